@@ -1,0 +1,27 @@
+"""Draw the prompts with a LoRA and without it, and score both; see --help."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from sdlora.command_line import run, to_typed
+from sdlora.config import EvaluateConfig
+
+
+def evaluate(composed: DictConfig) -> None:
+    """Config -> base and LoRA -> pictures -> scores -> report."""
+    config = to_typed(composed, EvaluateConfig)
+
+    from sdlora.build import checks  # imports wait: a typo should not take seconds to be seen
+
+    checks.check_evaluation(config)
+
+    from sdlora.build import evaluation
+    from sdlora.progress import Progress
+
+    with Progress() as progress:
+        evaluation.evaluate(config, Path(config.run_dir), progress)
+
+
+if __name__ == "__main__":
+    run(evaluate, "evaluate", EvaluateConfig)

@@ -1,0 +1,274 @@
+"""LoRA files of any layout (diffusers, kohya, peft) <-> adapters on a model."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from peft.utils.other import get_pattern_key
+from torch import Tensor, nn
+
+from sdlora.adapters.keys import PARTS, Layers, Layout, parse_key, sort_by_layer
+from sdlora.adapters.lora import (
+    LoraError,
+    LoraSpec,
+    add_lora,
+    listing,
+    load_lora_state_dict,
+    set_scale,
+)
+from sdlora.adapters.weights import DIFFUSERS_CONFIG, read_weights
+
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+PEFT_FILE = "adapter_model.safetensors"
+PEFT_CONFIG = "adapter_config.json"
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA as read from disk, whatever its layout was.
+
+    Attributes:
+        unet: Raw peft keys -> tensors; empty if the file has none for this part.
+        text_encoder: The same; layer names without the old ``text_model.`` in front.
+        unet_spec: Rank, alpha and layers; ``None`` if the part is empty.
+        text_encoder_spec: The same.
+        metadata: The header's strings.
+        layout: Which one it was.
+    """
+
+    unet: dict[str, Tensor]
+    text_encoder: dict[str, Tensor]
+    unet_spec: LoraSpec | None
+    text_encoder_spec: LoraSpec | None
+    metadata: dict[str, str]
+    layout: Layout
+
+
+def read_lora(path: Path | str, layers_per_block: int = 2) -> LoraFile:
+    """Read a LoRA file or folder made by this project or another trainer.
+
+    Args:
+        path: A ``.safetensors`` file, an export folder, or a peft folder.
+        layers_per_block: Of the UNet, for block names of the original Stable Diffusion code
+            (``input_blocks_4_1``); 2 in every released Stable Diffusion.
+
+    Returns:
+        Weights and spec of each part. Alpha comes from the file; where it says none, it is the
+        rank, as everywhere in the field.
+
+    Raises:
+        LoraError: If it cannot be read, or holds keys that are no LoRA for these parts.
+    """
+    path = Path(path)
+    folders = _peft_folders(path)
+    if folders:
+        return _read_peft(folders)
+    path = _weights_file(path)
+    tensors, metadata = read_weights(path)
+    is_kohya = any(key.startswith(("lora_unet_", "lora_te")) for key in tensors)
+    is_peft = any(key.startswith("base_model.") for key in tensors)
+    layout: Layout = "kohya" if is_kohya else "peft" if is_peft else "diffusers"
+    parts = sort_by_layer(path, tensors, layout, layers_per_block)
+    config = _json(path, metadata.get(DIFFUSERS_CONFIG, "{}"))
+    configs = {
+        part: {k.removeprefix(f"{part}."): v for k, v in config.items() if k.startswith(f"{part}.")}
+        for part in PARTS
+    }
+    return _lora_file(path, parts, configs, metadata, layout)
+
+
+def apply_lora(
+    unet: nn.Module, text_encoder: nn.Module | None, lora_file: LoraFile, scale: float = 1.0
+) -> None:
+    """Add a LoRA to a model, in place, as adapter ``default``.
+
+    Args:
+        unet: The denoiser, without an adapter.
+        text_encoder: The text encoder, without an adapter.
+        lora_file: As ``read_lora`` gives it.
+        scale: Strength; 1 as trained.
+
+    Raises:
+        LoraError: Listing every key that matches no layer and every shape that differs, before the
+            model is touched.
+    """
+    modules = {"unet": unet, "text_encoder": text_encoder}
+    fitted, problems = [], []
+    for part, module in modules.items():
+        spec: LoraSpec | None = getattr(lora_file, f"{part}_spec")
+        if spec is None:
+            continue
+        if module is None:
+            problems.append(f"{part}: the model has no such part")
+            continue
+        prefix = "text_model." if hasattr(module, "text_model") else ""  # transformers before 5
+        state = {prefix + key: value for key, value in getattr(lora_file, part).items()}
+        state, found = _fit(module, state)
+        problems += [f"{part}.{line}" for line in found]
+        fitted.append((module, _prefixed(spec, prefix), state))
+    if problems:
+        raise LoraError(
+            f"the LoRA does not fit this model: {len(problems)} problems{listing(problems)}\n"
+            "It was made for another base model; choose that one."
+        )
+    for module, spec, state in fitted:
+        add_lora(module, spec, seed=0)
+        load_lora_state_dict(module, state)
+        set_scale(module, scale)
+
+
+def _weights_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    if (path / DIFFUSERS_FILE).is_file():
+        return path / DIFFUSERS_FILE
+    found = sorted(path.glob("*.safetensors"))
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise LoraError(f"{path}: holds no {DIFFUSERS_FILE}; name one file of it (found: {names})")
+    return found[0]
+
+
+def _peft_folders(path: Path) -> list[Path]:
+    if path.name == PEFT_FILE:
+        path = path.parent
+    if (path / PEFT_CONFIG).is_file():
+        return [path]
+    if not path.is_dir() or list(path.glob("*.safetensors")):
+        return []
+    return [path / part for part in PARTS if (path / part / PEFT_CONFIG).is_file()]
+
+
+def _read_peft(folders: list[Path]) -> LoraFile:
+    parts: dict[str, Layers] = {part: {} for part in PARTS}
+    configs: dict[str, dict[str, Any]] = {}
+    metadata: dict[str, str] = {}
+    for folder in folders:
+        text = (folder / PEFT_CONFIG).read_text("utf-8")
+        config = _json(folder / PEFT_CONFIG, text)
+        if config.get("peft_type", "LORA") != "LORA":
+            raise LoraError(f"{folder}: a {config['peft_type']} adapter; only LORA is supported")
+        tensors, found = read_weights(folder / PEFT_FILE, text)
+        metadata |= found
+        for part, layers in sort_by_layer(folder, tensors, "peft", 2).items():
+            parts[part] |= layers
+            if layers:
+                configs[part] = config
+    return _lora_file(folders[0], parts, configs, metadata, "peft")
+
+
+def _json(path: Path, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise LoraError(f"{path}: its adapter config is damaged ({error})") from error
+    if not isinstance(value, dict):
+        raise LoraError(f"{path}: its adapter config is no mapping")
+    return value
+
+
+def _lora_file(
+    path: Path,
+    parts: Mapping[str, Layers],
+    configs: Mapping[str, dict[str, Any]],
+    metadata: dict[str, str],
+    layout: Layout,
+) -> LoraFile:
+    states, specs = {}, {}
+    for part, layers in parts.items():
+        specs[part] = _spec(path, layers, configs.get(part, {})) if layers else None
+        states[part] = _state(layers)
+    return LoraFile(
+        unet=states["unet"],
+        text_encoder=states["text_encoder"],
+        unet_spec=specs["unet"],
+        text_encoder_spec=specs["text_encoder"],
+        metadata=metadata,
+        layout=layout,
+    )
+
+
+def _state(layers: Layers) -> dict[str, Tensor]:
+    keys = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
+    return {
+        f"{layer}.{keys[kind]}": value.float()
+        for layer, found in layers.items()
+        for kind, value in found.items()
+        if kind in keys
+    }
+
+
+def _spec(path: Path, layers: Layers, config: Mapping[str, Any]) -> LoraSpec:
+    ranks = {layer: found["A"].shape[0] for layer, found in layers.items()}
+    with_magnitude = [layer for layer, found in layers.items() if "magnitude" in found]
+    if with_magnitude and len(with_magnitude) != len(layers):
+        raise LoraError(f"{path}: DoRA on some layers only, which peft cannot hold")
+    patterns = config.get("alpha_pattern") or {}
+    alphas = {}
+    for layer, found in layers.items():
+        default = patterns.get(get_pattern_key(list(patterns), layer), config.get("lora_alpha"))
+        stored = found["alpha"].item() if "alpha" in found else default
+        alphas[layer] = float(ranks[layer] if stored is None else stored)
+    r = Counter(ranks.values()).most_common(1)[0][0]
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    try:
+        return LoraSpec(
+            r=r,
+            alpha=alpha,
+            dropout=0.0,
+            targets=tuple(layers),
+            use_dora=bool(with_magnitude),
+            use_rslora=bool(config.get("use_rslora", False)),
+            rank_pattern={layer: value for layer, value in ranks.items() if value != r},
+            alpha_pattern={layer: value for layer, value in alphas.items() if value != alpha},
+        )
+    except ValueError as error:
+        raise LoraError(f"{path}: {error}") from error
+
+
+def _prefixed(spec: LoraSpec, prefix: str) -> LoraSpec:
+    return replace(
+        spec,
+        targets=tuple(prefix + target for target in spec.targets),
+        rank_pattern={prefix + layer: value for layer, value in spec.rank_pattern.items()},
+        alpha_pattern={prefix + layer: value for layer, value in spec.alpha_pattern.items()},
+    )
+
+
+def _fit(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors in the shapes that the layers need, and what does not fit.
+
+    A 1x1 convolution and a linear layer are the same thing, and files write either for the other.
+    """
+    modules = dict(module.named_modules())
+    fitted, problems = {}, []
+    for key, value in state.items():
+        layer, kind = parse_key(key)
+        weight = getattr(modules.get(layer), "weight", None)
+        if not isinstance(weight, Tensor) or weight.ndim not in (2, 4):
+            problems.append(f"{key}: matches no layer of {type(module).__name__}")
+            continue
+        r = state[f"{layer}.lora_A.weight"].shape[0]
+        ones = [1] * (weight.ndim - 2)
+        shapes = {
+            "A": [r, *weight.shape[1:]],
+            "B": [weight.shape[0], r, *ones],
+            "magnitude": [1, weight.shape[0], 1, 1] if ones else [weight.shape[0]],
+        }
+        if _without_ones(value.shape, kind) != _without_ones(shapes[kind], kind):
+            problems.append(f"{key}: shape {list(value.shape)}, the layer needs {shapes[kind]}")
+            continue
+        fitted[key] = value.reshape(shapes[kind])
+    return fitted, problems
+
+
+def _without_ones(shape: Any, kind: str) -> list[int]:
+    """A shape without what a 1x1 kernel adds to it; a DoRA scale must lie along the outputs."""
+    shape = list(shape)
+    if kind == "magnitude" and shape[:1] == [1] and len(shape) == 4:
+        shape = shape[1:]
+    keep = 1 if kind == "magnitude" else 2
+    while len(shape) > keep and shape[-1] == 1:
+        shape.pop()
+    return shape

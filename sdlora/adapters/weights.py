@@ -1,0 +1,117 @@
+"""One safetensors file of adapter weights: written whole with a seal, read with every check."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from sdlora.adapters.lora import LoraError, listing
+from sdlora.files import write_bytes
+
+SEAL = "sdlora_sha256"
+DIFFUSERS_CONFIG = "lora_adapter_metadata"
+"""Where diffusers keeps the adapter's config in the header, as JSON."""
+
+MAX_METADATA_BYTES = 16 * 2**20
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+CONVERT = "ask its author for a .safetensors file, or convert it where running its code is safe"
+
+
+def write_weights(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], config: str = ""
+) -> None:
+    """Write tensors and metadata, whole or not at all, sealed by a hash.
+
+    Args:
+        path: The ``.safetensors`` file.
+        tensors: By key; on any device.
+        metadata: Strings for the header.
+        config: Text of a config file that belongs to the weights, sealed with them.
+
+    Raises:
+        LoraError: If a tensor holds NaN or infinity, or the metadata is not text or too large.
+    """
+    check_finite(path, tensors)
+    wrong = [repr(key) for key, value in metadata.items() if not isinstance(value, str)]
+    if wrong:
+        raise LoraError(f"{path}: metadata must be text; these are not: {', '.join(wrong)}")
+    size = sum(len(k.encode()) + len(v.encode()) for k, v in metadata.items())
+    if size > MAX_METADATA_BYTES:
+        raise LoraError(
+            f"{path}: {size} bytes of metadata, more than {MAX_METADATA_BYTES}; leave out the "
+            "longest (a thumbnail?)"
+        )
+    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    seal = _seal(plain, metadata.get(DIFFUSERS_CONFIG, "") + config)
+    write_bytes(path, save(plain, {**metadata, "format": "pt", SEAL: seal}))
+
+
+def read_weights(path: Path, config: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read tensors and metadata; nothing in the file can run code.
+
+    Args:
+        path: A ``.safetensors`` file, by any trainer.
+        config: Text of the config file that belongs to the weights, if there is one.
+
+    Returns:
+        Tensors on the CPU, and the header's strings.
+
+    Raises:
+        LoraError: If it is missing, a pickle, cut, altered since this project sealed it, or holds
+            NaN or infinity.
+    """
+    _refuse_pickle(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise LoraError(
+            f"{path}: not a whole safetensors file ({error}); get it again"
+        ) from error
+    if SEAL in metadata:
+        seal = _seal(tensors, metadata.get(DIFFUSERS_CONFIG, "") + config)
+        if seal != metadata[SEAL]:
+            raise LoraError(
+                f"{path}: not what was written (its SHA-256 differs); export or copy it again"
+            )
+    check_finite(path, tensors)
+    return tensors, metadata
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that hold NaN or infinity.
+
+    Raises:
+        LoraError: Naming them.
+    """
+    bad = [key for key, value in tensors.items() if not torch.isfinite(value.float()).all()]
+    if bad:
+        raise LoraError(
+            f"{path}: NaN or infinity in {len(bad)} tensors{listing(bad)}\n"
+            "Its training diverged; use an earlier checkpoint."
+        )
+
+
+def _seal(tensors: Mapping[str, Tensor], config: str) -> str:
+    digest = hashlib.sha256(config.encode())
+    for key in sorted(tensors):
+        value = tensors[key].contiguous()
+        digest.update(f"\0{key}\0{value.dtype}\0{list(value.shape)}\0".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _refuse_pickle(path: Path) -> None:
+    if not path.is_file():
+        raise LoraError(f"{path}: no such file; name a .safetensors file or its folder")
+    with path.open("rb") as file:
+        start = file.read(16)
+    if path.suffix.lower() in PICKLE_SUFFIXES or start[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
+        raise LoraError(f"{path}: a pickle, which can run any code when loaded; {CONVERT}")
+    if start.lstrip()[:1] == b"<":
+        raise LoraError(f"{path}: a web page, not weights; download the file itself")

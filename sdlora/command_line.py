@@ -1,0 +1,229 @@
+"""The door from the command line: Hydra's composition, with errors that name key and remedy."""
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import hydra
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sdlora.composition_errors import explain, unknown_key, unknown_keys
+from sdlora.config import ConfigError, EvaluateConfig, TrainConfig, all_keys
+
+Config = TypeVar("Config")
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+TRACEBACK = "HYDRA_FULL_ERROR"
+"""Environment variable that asks for the whole traceback, as in every Hydra program."""
+
+USER_ERROR = 2
+"""Exit code of a run that was asked for something impossible, or that could not go on."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 plus the number of SIGINT."""
+
+MULTIRUN = ("-m", "--multirun")
+
+
+def run(task: Callable[[DictConfig], None], config_name: str, schema: type) -> None:
+    """Compose the config, run ``task`` with it, and report errors in one message.
+
+    Args:
+        task: What to do with the composed config.
+        config_name: Root file in ``conf/``.
+        schema: Its dataclass, to suggest keys from.
+    """
+    register_schemas()
+    _settle_libraries()
+    arguments = sys.argv[1:]
+    if os.environ.get(TRACEBACK) == "1":
+        sys.argv[1:] = prepared_arguments(arguments, schema)
+        _hydra_main(task, config_name)()
+        return
+    failed: list[BaseException] = []
+    try:
+        arguments = sys.argv[1:] = prepared_arguments(arguments, schema)
+        with _environment(TRACEBACK, "1"):  # Hydra hands errors on instead of printing its own
+            _hydra_main(_reporting(task, schema, failed), config_name)()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if not any(error is reported for reported in failed):
+            sys.exit(_report(error, schema, arguments))
+    if failed:
+        sys.exit(USER_ERROR)
+
+
+def register_schemas() -> None:
+    """Give Hydra the typed schemas that the first line of the defaults list names."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
+
+
+def to_typed(composed: DictConfig, schema: type[Config]) -> Config:
+    """Turn a composed config into its dataclass; every check of the schema runs here, once.
+
+    Raises:
+        ConfigError: If it has a key that the schema has not, or a value that cannot work.
+    """
+    for key, value in unknown_keys(composed, schema).items():
+        raise ConfigError(unknown_key(key, value, schema, [CONF]))
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, schema), "the root file's defaults begin with the schema"
+    return config
+
+
+def prepared_arguments(arguments: Sequence[str], schema: type) -> list[str]:
+    """The command line as Hydra needs it: resumed, options opened, a sweep's folders named.
+
+    Raises:
+        ValueError: If ``resume=`` does not name a run folder.
+    """
+    return named_by_sweep(opened_options(resumed_arguments(arguments), schema))
+
+
+def resumed_arguments(arguments: Sequence[str]) -> list[str]:
+    """Put the overrides of the run that ``resume=`` names before those given now.
+
+    So ``resume=RUN_FOLDER`` alone is enough, and writes on in that folder.
+
+    Args:
+        arguments: The command line without the program's name.
+
+    Raises:
+        ValueError: If the folder is not a run folder, or more than one run is asked for.
+    """
+    given = {_key(argument): argument for argument in arguments}
+    folder = given.get("resume", "resume=").partition("=")[2].strip("\"'")
+    if not folder or folder == "null":
+        return list(arguments)
+    if set(MULTIRUN) & set(arguments):
+        raise ValueError(f"resume={folder}: goes on with one run; leave out {MULTIRUN[0]}")
+    stored = Path(folder) / ".hydra" / "overrides.yaml"
+    if not stored.is_file():
+        raise ValueError(
+            f"resume={folder}: not a run folder (it has no .hydra/overrides.yaml); give the folder "
+            "that a run wrote, such as outputs/2026-01-31/12-00-00"
+        )
+    before = {_key(line): line for line in map(str, OmegaConf.load(stored))}
+    if given.pop("hydra.run.dir", None):
+        raise ValueError(f"resume={folder}: goes on in that folder; leave out hydra.run.dir")
+    here = [f"hydra.run.dir={_quoted(folder)}", "hydra.output_subdir=null"]
+    return [*(before | given).values(), *here]
+
+
+def opened_options(arguments: Sequence[str], schema: type) -> list[str]:
+    """Let ``optim.options.eps=1e-6`` add an option that the file does not list.
+
+    Options are checked against the real signature later, so Hydra need not know them.
+    """
+    open_keys = [key for key, kind in all_keys(schema).items() if kind == "dict"]
+    prefixes = tuple(f"{key}." for key in open_keys)
+    return [f"++{item}" if item.startswith(prefixes) else item for item in arguments]
+
+
+def named_by_sweep(arguments: Sequence[str]) -> list[str]:
+    """Name the folders of a sweep by the keys that it sweeps over, not by those all runs share."""
+    if not set(MULTIRUN) & set(arguments):
+        return list(arguments)
+    overrides = [item for item in arguments if "=" in item and not item.startswith("-")]
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException:
+        return list(arguments)  # Hydra will meet it again, and say so
+    shared = [item.key_or_group for item in parsed if not item.is_sweep_override()]
+    excluded = "hydra.job.config.override_dirname.exclude_keys"
+    return [*arguments, f"{excluded}=[{','.join(dict.fromkeys(shared))}]"]
+
+
+def _hydra_main(task: Callable[[DictConfig], None], config_name: str) -> Callable[[], None]:
+    return hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
+
+
+def _reporting(
+    task: Callable[[DictConfig], None], schema: type, failed: list[BaseException]
+) -> Callable[[DictConfig], None]:
+    """``task`` that reports its own error; the other runs of a sweep go on after it."""
+
+    @functools.wraps(task)
+    def reporting(composed: DictConfig) -> None:
+        try:
+            task(composed)
+        except Exception as error:
+            job = HydraConfig.get()
+            arguments = list(job.overrides.task)
+            if job.mode == RunMode.MULTIRUN:
+                print(f"run {job.job.num} ({job.job.override_dirname}):", file=sys.stderr)
+            _report(error, schema, arguments)
+            failed.append(error)
+            if job.mode == RunMode.MULTIRUN:
+                raise  # so that launchers in other processes know
+
+    return reporting
+
+
+def _report(error: Exception, schema: type, arguments: Sequence[str]) -> int:
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        message = explain(error, schema, arguments, [*_config_dirs(arguments), CONF])
+    elif isinstance(error, yaml.YAMLError):
+        message = f"a config file cannot be read: {' '.join(str(error).split())}"
+    elif isinstance(error, ValueError) or type(error).__module__.startswith("sdlora."):
+        message = str(error)
+    else:
+        message = f"{type(error).__name__}: {error}"
+    print(f"error: {message}", file=sys.stderr)
+    print(f"(set {TRACEBACK}=1 for the traceback)", file=sys.stderr)
+    return USER_ERROR
+
+
+def _config_dirs(arguments: Sequence[str]) -> list[Path]:
+    folders = []
+    for flag, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = flag.partition("=")
+        if name in ("--config-dir", "-cd"):
+            folders.append(Path(value if equals else following))
+    return folders
+
+
+def _settle_libraries() -> None:
+    """What the libraries read from the environment when they are imported."""
+    os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")  # a model folder runs no code
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
+def _key(argument: str) -> str:
+    return argument.partition("=")[0].lstrip("+~")
+
+
+def _quoted(value: str) -> str:
+    if re.fullmatch(r"[\w./:-]+", value):
+        return value
+    escaped = value.replace("'", "\\'")
+    return f"'{escaped}'"

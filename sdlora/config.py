@@ -1,0 +1,470 @@
+"""The typed schema of every config group; values live in ``conf/``, checks live here."""
+
+import difflib
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, get_type_hints
+
+from omegaconf import MISSING
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+METHODS = ("lora", "full", "frozen")
+
+
+class ConfigError(ValueError):
+    """A config value that cannot work; the message names key, value and remedy."""
+
+
+def require(ok: bool, key: str, value: object, remedy: str) -> None:
+    """Raise ``ConfigError`` as ``key=value: remedy`` unless ``ok``."""
+    if not ok:
+        raise ConfigError(f"{key}={value}: {remedy}")
+
+
+def require_choice(key: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise ``ConfigError`` with the nearest of ``known`` unless ``value`` is one of them."""
+    near = difflib.get_close_matches(value, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    require(value in known, key, value, f"unknown; {hint}choices: {', '.join(known)}")
+
+
+def _rate(key: str, value: float) -> None:
+    require(math.isfinite(value) and value > 0, key, value, "must be a finite number > 0")
+
+
+def _count(key: str, value: int, least: int = 1) -> None:
+    require(value >= least, key, value, f"must be a whole number >= {least}")
+
+
+def _fraction(key: str, value: float) -> None:
+    require(0 <= value < 1, key, value, "must be a number in [0, 1)")
+
+
+@dataclass(slots=True, kw_only=True)
+class ModelConfig:
+    family: str = MISSING
+    """Model family: which code holds the parts together. ``sd`` is Stable Diffusion 1.x / 2.x."""
+    path: str = MISSING
+    """Hub id, local folder in the diffusers layout, or ``embedded:NAME`` for the shipped base."""
+    revision: str | None = None
+    """Hub branch, tag or commit."""
+    variant: str | None = None
+    """Weight file variant on the Hub, such as ``fp16``."""
+    scratch: list[str] = field(default_factory=list)
+    """Parts that start from random weights: any of ``unet``, ``text_encoder``."""
+    clip_skip: int = 0
+    """How many of the text encoder's last layers to leave out; >= 0."""
+
+    def __post_init__(self) -> None:
+        _count("model.clip_skip", self.clip_skip, 0)
+        for part in self.scratch:
+            require_choice("model.scratch", part, ("unet", "text_encoder"))
+
+
+@dataclass(slots=True, kw_only=True)
+class LoraPartConfig:
+    method: str = MISSING
+    """How this part trains: ``lora`` (an adapter), ``full`` (all weights) or ``frozen``."""
+    targets: list[str] = field(default_factory=list)
+    """Names, or ends of names, of the layers that get an adapter."""
+    r: int | None = None
+    """Rank in this part; ``null``: ``lora.r``. >= 1."""
+    alpha: float | None = None
+    """Alpha in this part; ``null``: ``lora.alpha``. > 0."""
+
+
+@dataclass(slots=True, kw_only=True)
+class LoraConfig:
+    r: int = MISSING
+    """Rank of the update matrices; >= 1."""
+    alpha: float = MISSING
+    """The update is scaled by alpha / r (rsLoRA: alpha / sqrt(r)); > 0."""
+    dropout: float = MISSING
+    """Probability that an adapter's input is dropped while training; [0, 1)."""
+    init: str = MISSING
+    """How the adapter starts: ``default`` (Kaiming A, zero B) or ``gaussian`` (normal A, zero B)."""
+    use_rslora: bool = MISSING
+    """Rank-stabilised scale alpha / sqrt(r)."""
+    use_dora: bool = MISSING
+    """Weight-decomposed LoRA; UNet only (its text-encoder magnitudes do not survive export)."""
+    unet: LoraPartConfig = MISSING
+    text_encoder: LoraPartConfig = MISSING
+
+    def __post_init__(self) -> None:
+        _count("lora.r", self.r)
+        _rate("lora.alpha", self.alpha)
+        _fraction("lora.dropout", self.dropout)
+        require_choice("lora.init", self.init, ("default", "gaussian"))
+        for name, part in (("unet", self.unet), ("text_encoder", self.text_encoder)):
+            require_choice(f"lora.{name}.method", part.method, METHODS)
+            _count(f"lora.{name}.r", part.r or self.r)
+            _rate(f"lora.{name}.alpha", part.alpha or self.alpha)
+            require(
+                part.method != "lora" or bool(part.targets),
+                f"lora.{name}.targets",
+                part.targets,
+                f"names no layer; list some, or set lora.{name}.method=frozen",
+            )
+        methods = {self.unet.method, self.text_encoder.method}
+        require(
+            methods != {"frozen"},
+            "lora.unet.method",
+            "frozen",
+            "and lora.text_encoder.method=frozen leave nothing to train; set one to lora or full",
+        )
+        require(
+            methods < {"lora", "frozen"} or methods == {"lora", "frozen"} or "lora" not in methods,
+            "lora.text_encoder.method",
+            self.text_encoder.method,
+            f"cannot be mixed with lora.unet.method={self.unet.method}; train both the same way, "
+            "or freeze one",
+        )
+        require(
+            not (self.use_dora and self.text_encoder.method == "lora"),
+            "lora.use_dora",
+            True,
+            "works on the UNet only; set lora.text_encoder.method=frozen",
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class DataConfig:
+    source: str = MISSING
+    """Where pictures come from: ``folder`` (captioned files) or ``portraits`` (drawn)."""
+    root: str | None = None
+    """The folder of pictures and captions (``source: folder``)."""
+    caption_suffix: str = MISSING
+    """Ending of the caption beside a picture, such as ``.txt``."""
+    on_error: str = MISSING
+    """What a picture or caption that cannot be used does: ``raise`` or ``skip`` (and be listed)."""
+    num_pictures: int = MISSING
+    """How many portraits to draw (``source: portraits``); >= 1."""
+    resolution: int = MISSING
+    """Side of the square training pictures, in pixels."""
+    crop: str = MISSING
+    """``center`` or ``random`` (random crops cannot be cached)."""
+    flip: bool = MISSING
+    """Mirror a sample with probability 1/2. Leave off for faces and text."""
+    caption_dropout: float = MISSING
+    """Probability that a sample trains with an empty caption; [0, 1)."""
+    batch_size: int = MISSING
+    """Pictures in one forward pass on one device; >= 1."""
+    num_workers: int = MISSING
+    """Processes that read pictures; 0 reads in the training process."""
+    cache: str = MISSING
+    """``memory`` (each picture is encoded once, at the start) or ``off`` (at every step)."""
+
+    def __post_init__(self) -> None:
+        require_choice("data.source", self.source, ("folder", "portraits"))
+        require_choice("data.on_error", self.on_error, ("raise", "skip"))
+        require_choice("data.crop", self.crop, ("center", "random"))
+        require_choice("data.cache", self.cache, ("memory", "off"))
+        require(
+            self.source != "folder" or bool(self.root),
+            "data.root",
+            self.root,
+            "name the folder that holds your pictures and captions",
+        )
+        _count("data.num_pictures", self.num_pictures)
+        _count("data.batch_size", self.batch_size)
+        _count("data.num_workers", self.num_workers, 0)
+        _fraction("data.caption_dropout", self.caption_dropout)
+        near = max(8, round(self.resolution / 8) * 8)
+        require(
+            8 <= self.resolution <= 4096 and self.resolution % 8 == 0,
+            "data.resolution",
+            self.resolution,
+            f"must be a multiple of 8 between 8 and 4096; the nearest is {min(near, 4096)}",
+        )
+        require(
+            not (self.crop == "random" and self.cache == "memory"),
+            "data.crop",
+            "random",
+            "gives new pixels at every step, so it needs data.cache=off",
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class ObjectiveConfig:
+    prediction_type: str | None = None
+    """``epsilon`` or ``v_prediction``; ``null`` follows the model's own noise schedule."""
+    min_snr_gamma: float | None = None
+    """Cap of the min-SNR loss weight (5 in the paper); ``null`` weighs all timesteps alike."""
+
+    def __post_init__(self) -> None:
+        if self.prediction_type is not None:
+            known = ("epsilon", "v_prediction")
+            require_choice("objective.prediction_type", self.prediction_type, known)
+        if self.min_snr_gamma is not None:
+            _rate("objective.min_snr_gamma", self.min_snr_gamma)
+
+
+@dataclass(slots=True, kw_only=True)
+class OptimConfig:
+    name: str = MISSING
+    """Optimizer: adamw, adamw8bit, adafactor, prodigy, sgd, or one that a package adds."""
+    unet_lr: float = MISSING
+    """Learning rate of the UNet's trained weights; > 0."""
+    text_encoder_lr: float = MISSING
+    """Learning rate of the text encoder's trained weights; > 0."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the optimizer, checked against its signature."""
+
+    def __post_init__(self) -> None:
+        _rate("optim.unet_lr", self.unet_lr)
+        _rate("optim.text_encoder_lr", self.text_encoder_lr)
+
+
+@dataclass(slots=True, kw_only=True)
+class SchedulerConfig:
+    name: str = MISSING
+    """Learning-rate schedule: constant, constant_with_warmup, linear, cosine, ..."""
+    warmup_steps: int = MISSING
+    """Optimizer steps of linear warm-up; >= 0."""
+    num_cycles: int = MISSING
+    """How often ``cosine_with_restarts`` starts again at the full rate; >= 1."""
+
+    def __post_init__(self) -> None:
+        _count("scheduler.warmup_steps", self.warmup_steps, 0)
+        _count("scheduler.num_cycles", self.num_cycles)
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainerConfig:
+    max_steps: int = MISSING
+    """Optimizer steps of the run; epochs follow from it. >= 1."""
+    accelerator: str = MISSING
+    """``auto``, ``cpu``, ``gpu`` or ``mps``."""
+    devices: int = MISSING
+    """How many of them; >= 1."""
+    precision: str = MISSING
+    """Compute precision: fp32, bf16 or fp16. LoRA weights, noise and loss are float32 always."""
+    accumulate_grad_batches: int = MISSING
+    """Batches whose gradients one optimizer step averages; >= 1."""
+    gradient_clip_val: float | None = None
+    """Largest gradient norm; ``null`` does not clip. > 0."""
+    gradient_checkpointing: bool = MISSING
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    compile: bool = MISSING
+    """``torch.compile`` the UNet: slow first step, faster steps after."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the trained weights and use it; [0, 1)."""
+    log_every_n_steps: int = MISSING
+    """Optimizer steps between points of the curves; >= 1."""
+
+    def __post_init__(self) -> None:
+        require_choice("trainer.precision", self.precision, PRECISIONS)
+        require_choice("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "mps"))
+        for name in ("max_steps", "devices", "accumulate_grad_batches", "log_every_n_steps"):
+            _count(f"trainer.{name}", getattr(self, name))
+        if self.gradient_clip_val is not None:
+            _rate("trainer.gradient_clip_val", self.gradient_clip_val)
+        if self.ema_decay is not None:
+            _fraction("trainer.ema_decay", self.ema_decay)
+        require(
+            not (self.precision == "fp16" and self.accelerator == "cpu"),
+            "trainer.precision",
+            "fp16",
+            "needs a GPU; on the CPU use bf16 or fp32",
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class SamplingConfig:
+    prompts: str = MISSING
+    """Text file with one prompt a line; blank lines are left out."""
+    num_prompts: int | None = None
+    """Use only the first so many prompts; ``null``: all."""
+    negative_prompt: str = MISSING
+    """What the pictures should not show."""
+    sampler: str = MISSING
+    """ddim, ddpm, dpm++, dpm++_karras, euler, euler_a, heun, unipc, ..."""
+    num_steps: int = MISSING
+    """Denoising steps a picture; >= 1."""
+    guidance_scale: float = MISSING
+    """Classifier-free guidance; 1 is off."""
+    seeds: list[int] = field(default_factory=list)
+    """Every prompt is drawn once with each seed."""
+    batch_size: int = MISSING
+    """Pictures drawn at once; >= 1."""
+    every_n_steps: int = MISSING
+    """Optimizer steps between validation pictures; 0: only at the end."""
+    num_preview: int = MISSING
+    """How many of the prompts the validation pictures during training show; >= 1."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "num_preview"):
+            _count(f"sampling.{name}", getattr(self, name))
+        _count("sampling.every_n_steps", self.every_n_steps, 0)
+        if self.num_prompts is not None:
+            _count("sampling.num_prompts", self.num_prompts)
+        require(bool(self.seeds), "sampling.seeds", self.seeds, "give at least one seed")
+        require(
+            math.isfinite(self.guidance_scale) and self.guidance_scale >= 0,
+            "sampling.guidance_scale",
+            self.guidance_scale,
+            "must be a finite number >= 0",
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class ScorerConfig:
+    name: str = MISSING
+    """Which scorer, or ``none``."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Its further arguments, checked against its signature."""
+
+
+@dataclass(slots=True, kw_only=True)
+class EvaluationConfig:
+    face: ScorerConfig = MISSING
+    """Face distance and faceless count: ``tiny_face``, ``deepface`` or ``none``."""
+    clip: ScorerConfig = MISSING
+    """CLIP score: ``clip`` (``options.model``: ``tiny``, a folder or a Hub id), or ``none``."""
+    references: str | None = None
+    """Folder of pictures of the same person that training does not see. ``null``: the folder
+    ``held_out`` in ``data.root`` if there is one, else the training pictures."""
+    every_n_steps: int = MISSING
+    """Optimizer steps between scores; 0: only at the end."""
+
+    def __post_init__(self) -> None:
+        require_choice("evaluation.face.name", self.face.name, ("tiny_face", "deepface", "none"))
+        require_choice("evaluation.clip.name", self.clip.name, ("clip", "none"))
+        _count("evaluation.every_n_steps", self.every_n_steps, 0)
+
+
+@dataclass(slots=True, kw_only=True)
+class CheckpointConfig:
+    every_n_steps: int = MISSING
+    """Optimizer steps between checkpoints; 0: only the last."""
+    keep_last: int | None = None
+    """How many checkpoints stay on disk; ``null``: all."""
+
+    def __post_init__(self) -> None:
+        _count("checkpoint.every_n_steps", self.every_n_steps, 0)
+        if self.keep_last is not None:
+            _count("checkpoint.keep_last", self.keep_last)
+
+
+@dataclass(slots=True, kw_only=True)
+class LoggerConfig:
+    names: list[str] = field(default_factory=list)
+    """Where curves go: any of ``tensorboard``, ``csv``."""
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            require_choice("logger.names", name, ("tensorboard", "csv"))
+
+
+@dataclass(slots=True, kw_only=True)
+class ExportConfig:
+    name: str = MISSING
+    """Title of the LoRA, and name of the file for ComfyUI / A1111."""
+
+    def __post_init__(self) -> None:
+        allowed = all(letter.isalnum() or letter in "-_. " for letter in self.name)
+        require(
+            bool(self.name.strip(" .")) and allowed and len(self.name) <= 100,
+            "export.name",
+            self.name,
+            "becomes a file name: 1 to 100 letters, digits, spaces, '-', '_' or '.'",
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainConfig:
+    """Everything that ``train.py`` is told."""
+
+    seed: int = MISSING
+    """Seed of everything random; 0 is a seed."""
+    resume: str | None = None
+    """Run folder to go on with."""
+    run_dir: str = MISSING
+    """Where this run writes; set by Hydra, change it with ``hydra.run.dir``."""
+    model: ModelConfig = MISSING
+    lora: LoraConfig = MISSING
+    data: DataConfig = MISSING
+    objective: ObjectiveConfig = MISSING
+    optim: OptimConfig = MISSING
+    scheduler: SchedulerConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    sampling: SamplingConfig = MISSING
+    evaluation: EvaluationConfig = MISSING
+    checkpoint: CheckpointConfig = MISSING
+    logger: LoggerConfig = MISSING
+    export: ExportConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**63, "seed", self.seed, "must be a whole number in [0, 2**63)")
+        for part in self.model.scratch:
+            method = getattr(self.lora, part).method
+            require(
+                method == "full",
+                "model.scratch",
+                part,
+                f"random weights must all train; set lora.{part}.method=full",
+            )
+
+
+@dataclass(slots=True, kw_only=True)
+class EvaluateConfig:
+    """Everything that ``evaluate.py`` is told."""
+
+    run: str | None = None
+    """Run folder whose LoRA is scored; its config gives model, sampling and evaluation."""
+    checkpoint: str = MISSING
+    """Which adapter of the run: ``last``, or a step number."""
+    lora: str | None = None
+    """LoRA file or folder, made by any trainer; scored on ``model``."""
+    lora_scale: float = MISSING
+    """Strength of the LoRA; 1 is as trained."""
+    merge: bool = MISSING
+    """Add the LoRA into the weights before drawing, as an exported model would have it."""
+    run_dir: str = MISSING
+    """Where the pictures and the report go."""
+    precision: str = MISSING
+    """fp32, bf16 or fp16."""
+    accelerator: str = MISSING
+    """``auto``, ``cpu``, ``gpu`` or ``mps``."""
+    resolution: int | None = None
+    """Side of the pictures in pixels; ``null``: the model's own."""
+    model: ModelConfig = MISSING
+    sampling: SamplingConfig = MISSING
+    evaluation: EvaluationConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require_choice("precision", self.precision, PRECISIONS)
+        require(
+            (self.run is None) != (self.lora is None),
+            "run",
+            self.run,
+            "give either run=RUN_FOLDER or lora=FILE",
+        )
+        require(
+            math.isfinite(self.lora_scale), "lora_scale", self.lora_scale, "must be a finite number"
+        )
+
+
+def all_keys(schema: type, prefix: str = "") -> dict[str, str]:
+    """Every dotted key of a schema with its type's name, groups included."""
+    hints = get_type_hints(schema)
+    keys: dict[str, str] = {}
+    for item in fields(schema):
+        kind = hints[item.name]
+        keys[prefix + item.name] = getattr(kind, "__name__", str(kind))
+        if is_dataclass(kind):
+            keys |= all_keys(kind, f"{prefix}{item.name}.")
+    return keys
+
+
+def nearest_key(key: str, schema: type) -> str | None:
+    """The known key most like ``key``, or ``None`` if none is like it."""
+    known = list(all_keys(schema))
+    leaf = key.rpartition(".")[2]
+    same_group = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
+    for candidates, wanted in ((same_group, key), (known, key)):
+        near = difflib.get_close_matches(wanted, candidates, n=1, cutoff=0.7)
+        if near:
+            return near[0]
+    near = [name for name in known if name.rpartition(".")[2] == leaf]
+    return near[0] if near else None

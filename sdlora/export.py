@@ -1,0 +1,266 @@
+"""A trained model -> files for every program that reads them, proved by loading them back."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from peft import PeftModel
+from torch import Tensor, nn
+
+from sdlora.adapters.formats import DIFFUSERS_FILE, apply_lora, read_lora
+from sdlora.adapters.keys import PARTS
+from sdlora.adapters.lora import (
+    ADAPTER,
+    LoraError,
+    adapted_layers,
+    lora_parameters,
+    lora_state_dict,
+)
+from sdlora.adapters.weights import check_finite
+from sdlora.adapters.writing import adapted_parts, write_diffusers, write_kohya, write_peft
+
+TOLERANCE = 1e-4
+"""Largest difference of outputs, relative to the largest output (at least 1). Both sides are the
+same float32 operations on the same numbers; this leaves room for a GPU that picks other kernels."""
+
+
+class ExportError(ValueError):
+    """Files that do not give the model back; the message says which and by how much."""
+
+
+def export_lora(
+    folder: Path,
+    *,
+    unet: nn.Module | None,
+    text_encoder: nn.Module | None,
+    metadata: Mapping[str, str],
+    name: str,
+) -> list[Path]:
+    """Write a LoRA in three layouts; an older export is replaced only by a whole one.
+
+    ``pytorch_lora_weights.safetensors`` (diffusers), ``<name>.safetensors`` (kohya: ComfyUI, A1111)
+    and the peft folders ``unet/`` and ``text_encoder/``. Alpha is in each of them.
+
+    Args:
+        folder: Where to; replaced as a whole.
+        unet: The denoiser; ``None`` or without an adapter: left out.
+        text_encoder: The text encoder; ``None`` or without an adapter: left out.
+        metadata: Text for the headers, such as ``ss_*`` (kohya) and ``modelspec.*`` keys.
+        name: The LoRA's title and the kohya file's name.
+
+    Returns:
+        The files, in the order above.
+
+    Raises:
+        LoraError: If there is no adapter, it holds NaN or infinity, or the text encoder's is a DoRA
+            (whose magnitudes diffusers does not load).
+    """
+    kohya = f"{name}.safetensors"
+    if kohya == DIFFUSERS_FILE:
+        raise LoraError(f"name={name}: is the diffusers file's name; choose another")
+    with whole_folder(folder) as temporary:
+        parts = {"unet": unet, "text_encoder": text_encoder}
+        files = [
+            write_diffusers(temporary / DIFFUSERS_FILE, **parts, metadata=metadata),
+            write_kohya(temporary / kohya, **parts, metadata=metadata),
+        ]
+        for part, module in adapted_parts(unet, text_encoder).items():
+            files += write_peft(temporary / part, module)
+    return [folder / file.relative_to(temporary) for file in files]
+
+
+def prove_export(
+    folder: Path,
+    fresh_pipeline: Callable[[], StableDiffusionPipeline],
+    unet: nn.Module,
+    text_encoder: nn.Module,
+) -> dict[str, float]:
+    """Load an export back as its users will, and compare with the model that was trained.
+
+    Outputs are compared on fixed inputs in float32 (exact for weights kept in 16 bits), so that
+    rounding hides nothing. Adapter weights and scales are compared as well: a layer that hardly
+    trained has no effect that an output would show.
+
+    Args:
+        folder: As ``export_lora`` left it.
+        fresh_pipeline: Gives the base model anew, in the dtype it was trained in, no adapter on it.
+        unet: The trained denoiser.
+        text_encoder: The trained text encoder.
+
+    Returns:
+        Largest absolute difference by ``layout/part``: layouts ``diffusers``, ``kohya``, ``peft``.
+
+    Raises:
+        ExportError: If a difference is larger than ``TOLERANCE``, or an adapter's layers, weights
+            or scales are not the same.
+    """
+    trained = {"unet": unet, "text_encoder": text_encoder}
+    expected = _outputs(trained)
+    loaders = {"diffusers": _load_diffusers, "kohya": _load_kohya, "peft": _load_peft}
+    differences = {}
+    for layout, load in loaders.items():
+        pipeline = fresh_pipeline()
+        fresh: dict[str, nn.Module] = {part: getattr(pipeline, part) for part in PARTS}
+        for part, module in fresh.items():
+            module.to(next(trained[part].parameters()).device, torch.float32)
+        load(folder, pipeline)
+        found = _outputs(fresh)
+        for part in PARTS:
+            what = f"{layout}/{part}"
+            _require_same_adapter(f"{folder}: {what}", trained[part], fresh[part])
+            differences[what] = float((expected[part] - found[part]).abs().max())
+            limit = TOLERANCE * max(1.0, float(expected[part].abs().max()))
+            if not differences[what] <= limit:
+                raise ExportError(
+                    f"{folder}: {what}: loaded back, its output differs by {differences[what]:.3g} "
+                    f"(allowed {limit:.3g}); is the base model the one that was trained?"
+                )
+    return differences
+
+
+def export_pipeline(folder: Path, pipeline: StableDiffusionPipeline) -> Path:
+    """Write a whole model as a diffusers folder, for training without an adapter.
+
+    Args:
+        folder: Where to; replaced as a whole.
+        pipeline: The trained model.
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        LoraError: If its weights hold NaN or infinity, or it carries an adapter.
+    """
+    for part in PARTS:
+        module = getattr(pipeline, part)
+        if lora_parameters(module):
+            raise LoraError(f"{part} carries an adapter; write it with export_lora")
+        check_finite(folder / part, dict(module.named_parameters()))
+    with whole_folder(folder) as temporary:
+        pipeline.save_pretrained(temporary, safe_serialization=True)
+    return folder
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder that takes the place of ``folder`` when the block ends well.
+
+    An older ``folder`` is moved aside and removed last. A kill between the two renames leaves it
+    as ``.replaced-NAME``, from where the next call takes it back first. One process at a time.
+
+    Yields:
+        An empty folder beside ``folder``.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.with_name(f".replaced-{folder.name}")
+    if aside.exists() and not folder.exists():
+        aside.rename(folder)
+    prefix = f".exporting-{folder.name}-"
+    for stale in [aside, *folder.parent.glob(f"{prefix}*")]:
+        shutil.rmtree(stale, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=prefix))
+    try:
+        (temporary / "content").mkdir()  # mkdtemp's own folder is closed to other users
+        yield temporary / "content"
+        _sync_files(temporary)
+        if folder.exists():
+            folder.rename(aside)
+        (temporary / "content").rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync_files(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+
+
+def _load_diffusers(folder: Path, pipeline: StableDiffusionPipeline) -> None:
+    pipeline.load_lora_weights(folder, weight_name=DIFFUSERS_FILE, adapter_name=ADAPTER)
+
+
+def _load_kohya(folder: Path, pipeline: StableDiffusionPipeline) -> None:
+    found = [path for path in folder.glob("*.safetensors") if path.name != DIFFUSERS_FILE]
+    if len(found) != 1:
+        raise ExportError(f"{folder}: holds {len(found)} kohya files, not one; export again")
+    path = found[0]
+    lora_file = read_lora(path)
+    if lora_file.unet_spec is not None and lora_file.unet_spec.use_dora:
+        apply_lora(pipeline.unet, pipeline.text_encoder, lora_file)  # diffusers leaves DoRA out
+    else:
+        pipeline.load_lora_weights(folder, weight_name=path.name, adapter_name=ADAPTER)
+
+
+def _load_peft(folder: Path, pipeline: StableDiffusionPipeline) -> None:
+    for part in PARTS:
+        if (folder / part).is_dir():
+            module = getattr(pipeline, part)
+            device = str(next(module.parameters()).device)
+            PeftModel.from_pretrained(module, str(folder / part), torch_device=device)
+
+
+def _require_same_adapter(what: str, trained: nn.Module, loaded: nn.Module) -> None:
+    before, after = lora_state_dict(trained), lora_state_dict(loaded)
+    wrong = sorted(before.keys() ^ after.keys())
+    wrong += [k for k in before.keys() & after.keys() if not torch.equal(before[k], after[k])]
+    scales = adapted_layers(loaded)
+    wrong += [
+        f"{layer}: alpha {alpha} became {scales[layer][1]}"
+        for layer, (_, alpha) in adapted_layers(trained).items()
+        if layer in scales and abs(scales[layer][1] - alpha) > 1e-6 * alpha  # alpha is a float32
+    ]
+    if wrong:
+        raise ExportError(
+            f"{what}: loaded back, {len(wrong)} adapter entries are not the same, such as "
+            f"{wrong[0]}"
+        )
+
+
+@torch.no_grad()
+def _outputs(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Outputs of both parts on fixed inputs, float32, on the CPU."""
+    unet, text_encoder = modules["unet"], modules["text_encoder"]
+    draws = torch.Generator().manual_seed(0)
+    with ExitStack() as stack:
+        for module in modules.values():
+            stack.enter_context(_exact(module))
+        device = next(unet.parameters()).device
+        shape: Any = unet.config
+        side = 2 ** (len(shape.block_out_channels) + 1)  # pixels of latents: the least plus some
+        latents = torch.randn(2, shape.in_channels, side, side, generator=draws).to(device)
+        context = torch.randn(2, 7, shape.cross_attention_dim, generator=draws).to(device)
+        prediction = unet(latents, torch.tensor([1, 500], device=device), context).sample
+        words: Any = text_encoder.config
+        size = (2, words.max_position_embeddings)
+        ids = torch.randint(0, words.vocab_size, size, generator=draws)
+        device = next(text_encoder.parameters()).device
+        embedding = text_encoder(ids.to(device)).last_hidden_state
+    return {"unet": prediction.cpu(), "text_encoder": embedding.cpu()}
+
+
+@contextmanager
+def _exact(module: nn.Module) -> Iterator[None]:
+    """``module`` in float32 and without dropout, then as it was; 16-bit weights lose nothing."""
+    modes = [(m, m.training) for m in module.modules()]
+    tensors = [t for t in chain(module.parameters(), module.buffers()) if t.is_floating_point()]
+    dtypes = [t.dtype for t in tensors]
+    try:
+        module.eval()
+        for tensor in tensors:
+            tensor.data = tensor.data.float()
+        yield
+    finally:
+        for tensor, dtype in zip(tensors, dtypes, strict=True):
+            tensor.data = tensor.data.to(dtype)
+        for part, training in modes:
+            part.training = training

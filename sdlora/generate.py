@@ -1,0 +1,252 @@
+"""Prompts and a pipeline -> pictures, batched, one random generator for each (prompt, seed)."""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sdlora import randomness
+from sdlora.progress import Progress
+from sdlora.samplers import find_sampler, prepared, without_text_encoder
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+SIDE_STEP_PX = 8
+"""diffusers' pipelines refuse sides that are no multiple of 8 pixels, whatever the VAE needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One picture to draw: equal (text, seed) give equal pictures, whatever is drawn beside it.
+
+    Attributes:
+        text: What the picture shows.
+        seed: Any integer; 0 is a seed.
+    """
+
+    text: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a picture is drawn; the fields are the arguments of :func:`generate`."""
+
+    negative_prompt: str
+    num_steps: int
+    guidance_scale: float
+    resolution: int
+    encode_prompts: Callable[[Sequence[str]], Tensor] | None
+
+
+def read_prompts(path: Path | str) -> list[str]:
+    """Read one prompt a line; blank lines are no prompts, a byte-order mark is dropped.
+
+    Args:
+        path: A UTF-8 text file.
+
+    Returns:
+        The prompts, stripped, in order.
+
+    Raises:
+        ValueError: If the file is missing, is not UTF-8 (with the byte offset), or has no prompt.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"prompts={path}: not UTF-8 at byte {error.start}; save the file as UTF-8."
+        ) from error
+    except OSError as error:
+        raise ValueError(
+            f"prompts={path}: cannot be read ({error.strerror}); "
+            "give a text file with one prompt a line."
+        ) from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise ValueError(f"prompts={path}: no prompt in it; write one prompt a line.")
+    return prompts
+
+
+def picture_name(index: int, text: str) -> str:
+    """File name of a picture: index and hash, so that no prompt can choose a path.
+
+    Args:
+        index: Position in the list of pictures.
+        text: The prompt.
+    """
+    return f"{index:03d}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.png"
+
+
+@torch.no_grad()
+def generate(
+    pipeline: "StableDiffusionPipeline",
+    prompts: Sequence[Prompt],
+    *,
+    negative_prompt: str,
+    num_steps: int,
+    guidance_scale: float,
+    sampler: str,
+    resolution: int,
+    batch_size: int,
+    progress: Progress | None = None,
+    lora_scale: float = 1.0,
+    encode_prompts: Callable[[Sequence[str]], Tensor] | None = None,
+) -> list[Image.Image]:
+    """Draw one picture for each prompt.
+
+    The starting noise and the noise of stochastic samplers come from one CPU generator for each
+    (text, seed), so a picture does not depend on the batch it is drawn in (up to rounding) and the
+    global random state is neither read nor moved. The pipeline is left as it was found: training
+    mode of every module, scheduler, LoRA strength.
+
+    Args:
+        pipeline: Its modules are used as they are; adapters on them take part.
+        prompts: What to draw.
+        negative_prompt: What guidance leads away from; unused at ``guidance_scale <= 1``.
+        num_steps: Denoising steps, >= 1.
+        guidance_scale: Classifier-free guidance; <= 1 switches it off.
+        sampler: A key of :data:`sdlora.samplers.SAMPLERS`.
+        resolution: Side of the square pictures in pixels, a multiple of 8.
+        batch_size: Pictures at a time, >= 1; halved with a warning when memory runs out.
+        progress: Where a bar counts the pictures; a half denoised one counts half.
+        lora_scale: Factor on the strength of every adapter; 0 is the base model.
+        encode_prompts: Texts -> embeddings ``[n, L, D]`` in place of the pipeline's own (for a
+            clip skip, say).
+
+    Returns:
+        RGB pictures in the order of ``prompts``.
+
+    Raises:
+        ValueError: On an unknown sampler, a wrong number, or a picture that came out NaN.
+    """
+    build = find_sampler(sampler)
+    _check(pipeline, num_steps=num_steps, resolution=resolution, batch_size=batch_size)
+    if not prompts:
+        return []
+    sampling = Sampling(negative_prompt, num_steps, guidance_scale, resolution, encode_prompts)
+    progress = progress or Progress(enabled=False)
+    bar = progress.add("sampling", total=len(prompts))
+    pictures: list[Image.Image] = []
+    try:
+        with prepared(pipeline, build, lora_scale):
+            while len(pictures) < len(prompts):
+                batch = prompts[len(pictures) : len(pictures) + batch_size]
+                report = partial(_report, progress, bar, len(pictures), len(batch))
+                drawn = _draw_if_memory_allows(pipeline, batch, sampling, report)
+                if drawn is None:
+                    batch_size = len(batch) // 2
+                    warnings.warn(
+                        f"sampling.batch_size: out of memory with {len(batch)} pictures at a time; "
+                        f"going on with {batch_size}.",
+                        stacklevel=2,
+                    )
+                    continue
+                pictures += drawn
+    finally:
+        progress.remove(bar)
+    return pictures
+
+
+def _check(pipeline: Any, *, num_steps: int, resolution: int, batch_size: int) -> None:
+    if num_steps < 1:
+        raise ValueError(f"num_steps={num_steps}: must be at least 1.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: must be at least 1.")
+    step = max(SIDE_STEP_PX, int(pipeline.vae_scale_factor))
+    if resolution < step or resolution % step:
+        below = max(resolution // step, 1) * step
+        raise ValueError(
+            f"resolution={resolution}: must be a positive multiple of {step} pixels; "
+            f"the nearest are {below} and {below + step}."
+        )
+
+
+def _report(progress: Progress, bar: Any, done: int, num_now: int, step: int, steps: int) -> None:
+    progress.update(bar, done + num_now * step // steps, note=f"step {step}/{steps}")
+
+
+def _draw_if_memory_allows(
+    pipeline: Any, batch: Sequence[Prompt], sampling: Sampling, report: Callable[[int, int], None]
+) -> list[Image.Image] | None:
+    try:
+        return _draw(pipeline, batch, sampling, report)
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+    if torch.cuda.is_available():  # after the except: the traceback would keep the tensors alive
+        torch.cuda.empty_cache()
+    return None
+
+
+def _draw(
+    pipeline: Any, batch: Sequence[Prompt], sampling: Sampling, report: Callable[[int, int], None]
+) -> list[Image.Image]:
+    unet = pipeline.unet
+    generators = [randomness.generator(prompt.seed, "sample/" + prompt.text) for prompt in batch]
+    side = sampling.resolution // pipeline.vae_scale_factor
+    shape = (unet.config.in_channels, side, side)
+    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+    embeddings, negative = _embeddings(pipeline, [prompt.text for prompt in batch], sampling)
+
+    def on_step_end(pipe: Any, index: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        report(index + 1, pipe.num_timesteps)
+        return tensors
+
+    with without_text_encoder(pipeline):
+        latents = pipeline(
+            prompt_embeds=embeddings,
+            negative_prompt_embeds=negative,
+            latents=noise.to(unet.device, unet.dtype),  # [B, C, h, w]
+            generator=generators,
+            num_inference_steps=sampling.num_steps,
+            guidance_scale=sampling.guidance_scale,
+            height=sampling.resolution,
+            width=sampling.resolution,
+            output_type="latent",
+            callback_on_step_end=on_step_end,
+        ).images
+    return _decode(pipeline, latents, batch)
+
+
+def _embeddings(
+    pipeline: Any, texts: list[str], sampling: Sampling
+) -> tuple[Tensor, Tensor | None]:
+    unet = pipeline.unet
+    guided = sampling.guidance_scale > 1.0
+    if sampling.encode_prompts is None:
+        positive, negative = pipeline.encode_prompt(
+            texts, unet.device, 1, guided, [sampling.negative_prompt] * len(texts)
+        )
+    else:
+        positive = sampling.encode_prompts(texts)
+        negative = sampling.encode_prompts([sampling.negative_prompt] * len(texts))
+    positive = positive.to(unet.device, unet.dtype)
+    return positive, negative.to(unet.device, unet.dtype) if guided else None
+
+
+def _decode(pipeline: Any, latents: Tensor, batch: Sequence[Prompt]) -> list[Image.Image]:
+    vae = pipeline.vae
+    latents = latents.float() / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
+    pictures = []
+    # one by one: the decoder needs more memory than the UNet, and no step waits for it
+    for prompt, latent in zip(batch, latents, strict=True):
+        # in the VAE's own precision, whatever the caller's autocast is: VAEs overflow in fp16
+        with torch.autocast(latent.device.type, enabled=False):
+            pixels = vae.decode(latent[None].to(vae.dtype), return_dict=False)[0].float()
+        if not torch.isfinite(pixels).all():
+            raise ValueError(
+                f"prompt {prompt.text!r} (seed {prompt.seed}): the picture is NaN or infinite; "
+                "keep the frozen weights in bf16 or fp32, or train with a lower learning rate."
+            )
+        pictures += pipeline.image_processor.postprocess(pixels, output_type="pil")
+    return [picture.convert("RGB") for picture in pictures]

@@ -1,0 +1,184 @@
+"""Find a base model, check that it is whole, and load its parts."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from sdlora.files import sha256
+from sdlora.models.sd import StableDiffusion
+
+EMBEDDED = "embedded:"
+"""A path that begins so names a folder inside the package's own assets."""
+
+_PARTS = ("vae", "text_encoder", "unet")
+_WEIGHTS = {
+    "vae": "diffusion_pytorch_model",
+    "unet": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+
+
+class ModelError(ValueError):
+    """A base model that is missing, not whole, or of another kind; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a base model comes from and how it is held.
+
+    Attributes:
+        path: Hub id, local folder in the diffusers layout, or ``embedded:NAME``.
+        revision: Hub branch, tag or commit; ``None`` for the default branch.
+        variant: Weight file variant, e.g. ``"fp16"``.
+        frozen_dtype: Precision in which weights that do not train are kept.
+        trained: Parts whose own weights train; they are kept in float32.
+        scratch: Parts that start from random weights instead of the files'.
+        clip_skip: Last text-encoder layers to leave out.
+    """
+
+    path: str
+    revision: str | None = None
+    variant: str | None = None
+    frozen_dtype: torch.dtype = torch.float32
+    trained: tuple[str, ...] = ()
+    scratch: tuple[str, ...] = ()
+    clip_skip: int = 0
+
+
+def families() -> dict[str, Callable[[ModelSource, int], StableDiffusion]]:
+    """Model families by name: the built-in ones, and those that installed packages add."""
+    added = {entry.name: entry.load() for entry in entry_points(group="sdlora.models")}
+    return {"sd": load_stable_diffusion, **added}
+
+
+def load_stable_diffusion(source: ModelSource, seed: int) -> StableDiffusion:
+    """Load SD 1.x / 2.x, or any model of its layout.
+
+    Args:
+        source: Where from, and in which precision.
+        seed: For the parts that start from random weights.
+
+    Raises:
+        ModelError: If a file is missing; the message names it.
+    """
+    folder = resolve(source)
+    check_folder(folder, source)
+    parts = {name: _load_part(name, folder, source, seed) for name in _PARTS}
+    config = json.loads((folder / "scheduler/scheduler_config.json").read_text("utf-8"))
+    return StableDiffusion(
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        noise_schedule_config=config,
+        clip_skip=source.clip_skip,
+        **parts,
+    )
+
+
+def resolve(source: ModelSource) -> Path:
+    """The local folder of a base model, fetched from the Hub if it is an id.
+
+    Raises:
+        ModelError: If it is neither a folder nor a Hub id that can be fetched.
+    """
+    if source.path.startswith(EMBEDDED):
+        return Path(str(resources.files("sdlora") / "assets" / source.path.removeprefix(EMBEDDED)))
+    if Path(source.path).expanduser().is_dir():
+        return Path(source.path).expanduser()
+    if source.path.count("/") != 1 or source.path.startswith((".", "/", "~")):
+        raise ModelError(
+            f"model.path={source.path}: no such folder; give a folder in the diffusers layout "
+            "(it holds model_index.json), or a Hub id such as owner/name"
+        )
+    return _fetch(source)
+
+
+def check_folder(folder: Path, source: ModelSource) -> None:
+    """Fail with the name of the first file that a whole pipeline would have and this one lacks."""
+    for name in ("model_index.json", "tokenizer", "scheduler/scheduler_config.json"):
+        if not (folder / name).exists():
+            raise ModelError(
+                f"model.path={source.path}: {name} is missing in {folder}; the folder must be a "
+                "whole pipeline in the diffusers layout (half a download? fetch it again)"
+            )
+    for part in _PARTS:
+        _check_part(part, folder, source)
+
+
+def fingerprint(folder: Path, parts: tuple[str, ...] = _PARTS) -> dict[str, str]:
+    """SHA-256 of each part's weight files, so that a run can name its base."""
+    return {
+        f"{part}/{file.name}": sha256(file)
+        for part in parts
+        for file in sorted((folder / part).glob("*.safetensors"))
+    }
+
+
+def _check_part(part: str, folder: Path, source: ModelSource) -> None:
+    where = f"model.path={source.path}: {part}"
+    if not (folder / part / "config.json").is_file():
+        raise ModelError(f"{where}/config.json is missing in {folder}; fetch the model again")
+    if part in source.scratch:
+        return
+    infix = f".{source.variant}" if source.variant else ""
+    weights = sorted((folder / part).glob(f"{_WEIGHTS[part]}{infix}*.safetensors"))
+    if weights:
+        return
+    if any((folder / part).glob("*.bin")):
+        raise ModelError(
+            f"{where} has only .bin weights, which are pickle and can run code; convert them with "
+            "pipeline.save_pretrained(folder, safe_serialization=True)"
+        )
+    wanted = f"{_WEIGHTS[part]}{infix}.safetensors"
+    raise ModelError(f"{where}/{wanted} is missing in {folder}; fetch it, or set model.variant")
+
+
+def _fetch(source: ModelSource) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
+    try:
+        return Path(
+            snapshot_download(source.path, revision=source.revision, allow_patterns=patterns)
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"model.path={source.path}: not a local folder, and it could not be fetched from the "
+            f"Hub ({type(error).__name__}); check the id, log in if it is gated, or give a folder"
+        ) from error
+
+
+def _load_part(name: str, folder: Path, source: ModelSource, seed: int) -> nn.Module:
+    if name in source.scratch:
+        return _random_part(name, folder, seed)
+    classes: dict[str, Any] = {
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModel,
+        "unet": UNet2DConditionModel,
+    }
+    dtype = "dtype" if name == "text_encoder" else "torch_dtype"
+    return classes[name].from_pretrained(
+        folder / name,
+        variant=source.variant,
+        use_safetensors=True,
+        local_files_only=True,
+        **{dtype: torch.float32 if name in source.trained else source.frozen_dtype},
+    )
+
+
+def _random_part(name: str, folder: Path, seed: int) -> nn.Module:
+    """Random float32 weights, a function of the seed; the caller's generator is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name == "text_encoder":
+            return CLIPTextModel(CLIPTextConfig.from_pretrained(folder / name))
+        model = {"vae": AutoencoderKL, "unet": UNet2DConditionModel}[name]
+        return model.from_config(model.load_config(folder / name))

@@ -1,0 +1,173 @@
+"""The LightningModule: the only file where Lightning meets the mathematics of diffusion."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from sdlora.data.dataset import Batch
+from sdlora.diffusion.objective import Objective
+from sdlora.models.sd import StableDiffusion
+from sdlora.randomness import derive_seed, normal, uniform
+
+
+class TrainingError(RuntimeError):
+    """Training that cannot go on; the message says at which step and what to change."""
+
+
+class DiffusionModule(lightning.LightningModule):
+    """Trains whatever of a model family requires gradients, to remove noise from latents.
+
+    Args:
+        family: The model's parts; parameters that require gradients are trained.
+        objective: Target and loss, with the noise schedule.
+        make_optimizer: Trained parameters by part (``unet``, ``text_encoder``) -> optimizer.
+        make_schedule: Optimizer -> learning-rate schedule, stepped once an optimizer step.
+        seed: Every random draw is a function of it and of the sample's global index.
+    """
+
+    def __init__(
+        self,
+        family: StableDiffusion,
+        objective: Objective,
+        make_optimizer: Callable[[Mapping[str, list[nn.Parameter]]], Optimizer],
+        make_schedule: Callable[[Optimizer], LRScheduler],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.family = family
+        self.objective = objective
+        self.make_optimizer = make_optimizer
+        self.make_schedule = make_schedule
+        self.seed = seed
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One denoising step: draw (t, eps), form z_t, regress the target (DDPM, Algorithm 1)."""
+        noise = self.objective.noise
+        torch.manual_seed(derive_seed(self.seed, "dropout", int(batch.sample_index[0])))
+
+        z_0 = self.latents(batch)  # [B, C, h, w] fp32, scaled
+        conditioning = self.conditioning(batch)  # [B, L, D]
+
+        t = noise.sample_timesteps(uniform(self.seed, "timestep", batch.sample_index))  # [B]
+        t = t.to(z_0.device)
+        eps = self.draw("noise", batch, z_0)
+        z_t = noise.add(z_0, eps, t)  # DDPM eq. 4, in fp32
+
+        target = self.objective.target(z_0, eps, t)
+        prediction = self.family.denoise(z_t, t, conditioning)
+        loss = self.objective.loss(prediction, target, t)
+        self._require_finite(loss, batch)
+        self.log("train/loss", loss.detach(), batch_size=len(z_0))
+        return loss
+
+    def latents(self, batch: Batch) -> Tensor:
+        """Scaled latents, sampled from the VAE's posterior; ``[B, C, h, w]``, float32."""
+        moments = batch.moments
+        if moments is None:
+            assert batch.pixels is not None, "a batch holds pixels or cached moments"
+            moments = self.family.encode_images(batch.pixels)
+        return self.family.latents(moments, self.draw("posterior", batch, moments.chunk(2, 1)[0]))
+
+    def conditioning(self, batch: Batch) -> Tensor:
+        """Text embeddings, cached unless the text encoder trains; ``[B, L, D]``."""
+        if batch.embeddings is not None:
+            return batch.embeddings
+        with torch.set_grad_enabled(bool(self.trained_parameters("text_encoder"))):
+            return self.family.encode_prompts(batch.token_ids)
+
+    def draw(self, purpose: str, batch: Batch, like: Tensor) -> Tensor:
+        """Standard normal draws shaped like ``like``, one generator for each sample, float32."""
+        return normal(like.shape[1:], self.seed, purpose, batch.sample_index).to(like.device)
+
+    def trained_parameters(self, part: str) -> dict[str, nn.Parameter]:
+        """Parameters of one part (``unet``, ``text_encoder``) that require gradients, by name."""
+        return {
+            name: parameter
+            for name, parameter in getattr(self.family, part).named_parameters()
+            if parameter.requires_grad
+        }
+
+    def all_trained_parameters(self) -> dict[str, nn.Parameter]:
+        """Every trained parameter as ``part.name``."""
+        return {
+            f"{part}.{name}": parameter
+            for part in ("unet", "text_encoder")
+            for name, parameter in self.trained_parameters(part).items()
+        }
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer with one group a part, and its schedule, stepped every optimizer step."""
+        groups = {
+            part: list(self.trained_parameters(part).values()) for part in ("unet", "text_encoder")
+        }
+        optimizer = self.make_optimizer(groups)
+        schedule = {"scheduler": self.make_schedule(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm over all trained parameters, and log what it was before."""
+        parameters = self.all_trained_parameters().values()
+        largest = float("inf") if gradient_clip_val is None else gradient_clip_val
+        norm = nn.utils.clip_grad_norm_(list(parameters), largest)
+        self.log("train/grad_norm", norm)
+
+    def on_fit_start(self) -> None:
+        """Dropout is on in the parts that train, off in the others."""
+        for part in ("unet", "text_encoder", "vae"):
+            module = getattr(self.family, part)
+            module.train(any(parameter.requires_grad for parameter in module.parameters()))
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        """The trained weights only: a checkpoint never holds the base model."""
+        trained = self.all_trained_parameters()
+        return {name: parameter.detach() for name, parameter in trained.items()}
+
+    def load_state_dict(  # type: ignore[override]
+        self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
+    ) -> None:
+        """Put trained weights back; names and shapes must all match.
+
+        Raises:
+            TrainingError: Listing what is missing, unexpected or of another shape.
+        """
+        trained = self.all_trained_parameters()
+        differing = set(trained) ^ set(state_dict)
+        differing |= {
+            name
+            for name in set(trained) & set(state_dict)
+            if trained[name].shape != state_dict[name].shape
+        }
+        if differing:
+            names = ", ".join(sorted(differing)[:5])
+            raise TrainingError(
+                f"the checkpoint's weights do not fit this model: {len(differing)} differ "
+                f"({names}); resume with the settings that the run began with"
+            )
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                parameter.copy_(state_dict[name])
+
+    def _require_finite(self, loss: Tensor, batch: Batch) -> None:
+        """Stop at the first loss that is no number; on a GPU look only when a curve is written.
+
+        Looking at every step would make the processor wait for the GPU. A late look is safe, since
+        no checkpoint is written before one (``Checkpoints`` looks too).
+        """
+        if loss.device.type != "cpu" and self.global_step % self.trainer.log_every_n_steps:
+            return
+        if not torch.isfinite(loss.detach()):
+            names = ", ".join(batch.names)
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {self.global_step} (pictures: {names}); lower "
+                "optim.unet_lr, set trainer.gradient_clip_val=1.0, or use trainer.precision=fp32"
+            )

@@ -1,0 +1,96 @@
+"""One live progress display for all that takes long: caching, training, sampling, scoring."""
+
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self, TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+
+Item = TypeVar("Item")
+
+
+class Progress:
+    """Progress bars that share one display, as rich allows only one at a time.
+
+    Args:
+        enabled: Whether anything is drawn; the console stays usable either way.
+    """
+
+    def __init__(self, enabled: bool = True) -> None:
+        columns: list[ProgressColumn | str] = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        ]
+        self.console = Console()
+        self._bars = RichProgress(*columns, console=self.console, disable=not enabled)
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def add(self, description: str, total: int | None, completed: int = 0) -> TaskID:
+        """Start a bar; ``total`` in whatever is counted, ``None`` if unknown."""
+        return self._bars.add_task(description, total=total, completed=completed, note="")
+
+    def update(self, bar: TaskID, completed: int, note: str = "") -> None:
+        """Set a bar to ``completed`` and show ``note`` behind it."""
+        self._bars.update(bar, completed=completed, note=note)
+
+    def remove(self, bar: TaskID) -> None:
+        """Take a bar off the display."""
+        self._bars.remove_task(bar)
+
+    def print(self, message: object) -> None:
+        """Print above the bars; text is shown as it is, brackets are no markup."""
+        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    def track(
+        self, items: Iterable[Item], description: str, total: int | None = None
+    ) -> Iterator[Item]:
+        """Yield ``items`` while a bar counts them; the bar goes when they are done."""
+        if total is None and isinstance(items, Sized):
+            total = len(items)
+        bar = self.add(description, total)
+        try:
+            for count, item in enumerate(items, start=1):
+                yield item
+                self.update(bar, count)
+        finally:
+            self.remove(bar)
+
+    @contextmanager
+    def working(self, description: str) -> Iterator[None]:
+        """Show that something of unknown length goes on, while the block runs."""
+        bar = self.add(description, None)
+        try:
+            yield
+        finally:
+            self.remove(bar)
+
+    def tasks(self) -> list[Task]:
+        """The bars on display, for tests."""
+        return list(self._bars.tasks)

@@ -1,0 +1,129 @@
+"""A run's folder: one process at a time, its config written once and compared on resume."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sdlora.files import remove_stale_temporaries, write_json
+
+CONFIG = "config.json"
+"""The resolved config of the run, as it began."""
+
+FREE_KEYS = (
+    "resume",
+    "run_dir",
+    "sampling",
+    "evaluation",
+    "checkpoint",
+    "logger",
+    "export",
+    "trainer.max_steps",
+    "trainer.log_every_n_steps",
+    "trainer.accelerator",
+    "data.root",
+    "data.num_workers",
+    "data.cache",
+)
+"""What a resumed run may change: nothing that the weights depend on. ``data.root`` is here because
+a folder may move; its content is compared by hash."""
+
+
+class RunFolderError(ValueError):
+    """A run folder that cannot be used; the message says why and what to do."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[Path]:
+    """Hold the folder for this process; the lock goes with the process, even a killed one.
+
+    Raises:
+        RunFolderError: If another process works in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunFolderError(
+            f"run_dir={folder}: another process is training in it; wait for it, or choose another "
+            "folder with hydra.run.dir=FOLDER"
+        ) from None
+    try:
+        remove_stale_temporaries(folder)
+        yield folder
+    finally:
+        lock.release()
+
+
+def write_config(folder: Path, config: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
+    """Write down what the run was told, and the hashes of its data and base model."""
+    write_json(folder / CONFIG, {"config": config, "hashes": hashes})
+
+
+def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Config and hashes as ``write_config`` left them.
+
+    Raises:
+        RunFolderError: If the folder has none.
+    """
+    try:
+        stored = json.loads((folder / CONFIG).read_text("utf-8"))
+        return stored["config"], stored["hashes"]
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        raise RunFolderError(
+            f"resume={folder}: {CONFIG} is missing or damaged ({type(error).__name__}), so nothing "
+            "says how the run began; start a new run"
+        ) from error
+
+
+def refuse_changes(
+    folder: Path, config: Mapping[str, Any], hashes: Mapping[str, str] | None = None
+) -> None:
+    """Fail if a resumed run differs from its beginning in anything that the weights depend on.
+
+    Args:
+        folder: The run folder.
+        config: The config as it is now.
+        hashes: The data and model hashes as they are now; ``None``: not known yet.
+
+    Raises:
+        RunFolderError: Listing key, old and new value of each difference.
+    """
+    before, hashes_before = read_config(folder)
+    changed = [
+        f"{key}: was {old!r}, now {new!r}"
+        for key, old, new in differences(flat(before), flat(config))
+        if not key.startswith(FREE_KEYS)
+    ]
+    if hashes is not None:
+        changed += [
+            f"{key}: its content has changed (SHA-256 {str(old)[:12]} -> {str(new)[:12]})"
+            for key, old, new in differences(hashes_before, hashes)
+        ]
+    if changed:
+        listing = "".join(f"\n  {line}" for line in changed)
+        raise RunFolderError(
+            f"resume={folder}: cannot go on, since this changed:{listing}\n"
+            "Set it back, or start a new run."
+        )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Keys whose values differ, with both values (``None`` where there is none), sorted."""
+    keys = sorted(set(before) | set(now))
+    return [(k, before.get(k), now.get(k)) for k in keys if before.get(k) != now.get(k)]
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    values: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            values |= flat(value, f"{prefix}{key}.")
+        else:
+            values[prefix + key] = value
+    return values

@@ -1,0 +1,129 @@
+"""Samplers by name, and a pipeline made ready for one and given back as it was found."""
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+
+def _build_scheduler(class_name: str, config: Mapping[str, Any], **fixed: Any) -> Any:
+    # by name, so that reading the sampler names does not import diffusers
+    scheduler = getattr(importlib.import_module("diffusers"), class_name)
+    # latents are not pictures in [-1, 1]: clipping x0 there breaks them
+    return scheduler.from_config({**config, "clip_sample": False, "thresholding": False, **fixed})
+
+
+_DPM = "DPMSolverMultistepScheduler"
+
+SAMPLERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "ddim": partial(_build_scheduler, "DDIMScheduler"),
+    "ddpm": partial(_build_scheduler, "DDPMScheduler"),
+    "pndm": partial(_build_scheduler, "PNDMScheduler", skip_prk_steps=True),
+    "euler": partial(_build_scheduler, "EulerDiscreteScheduler"),
+    "euler_a": partial(_build_scheduler, "EulerAncestralDiscreteScheduler"),
+    "heun": partial(_build_scheduler, "HeunDiscreteScheduler"),
+    "dpm2": partial(_build_scheduler, "KDPM2DiscreteScheduler"),
+    "dpm2_a": partial(_build_scheduler, "KDPM2AncestralDiscreteScheduler"),
+    "dpm++": partial(_build_scheduler, _DPM, algorithm_type="dpmsolver++"),
+    "dpm++_karras": partial(
+        _build_scheduler, _DPM, algorithm_type="dpmsolver++", use_karras_sigmas=True
+    ),
+    "dpm++_sde": partial(_build_scheduler, _DPM, algorithm_type="sde-dpmsolver++"),
+    "dpm++_sde_karras": partial(
+        _build_scheduler, _DPM, algorithm_type="sde-dpmsolver++", use_karras_sigmas=True
+    ),
+    "deis": partial(_build_scheduler, "DEISMultistepScheduler"),
+    "unipc": partial(_build_scheduler, "UniPCMultistepScheduler"),
+}
+"""Sampler name -> builder from a scheduler config (LMS is left out: it would need scipy)."""
+
+
+def find_sampler(name: str) -> Callable[[Mapping[str, Any]], Any]:
+    """The builder of a sampler.
+
+    Args:
+        name: A key of :data:`SAMPLERS`.
+
+    Returns:
+        A function from a diffusers scheduler config to a scheduler.
+
+    Raises:
+        ValueError: If the name is unknown; it gives the nearest one.
+    """
+    if name in SAMPLERS:
+        return SAMPLERS[name]
+    nearest = difflib.get_close_matches(name.lower(), SAMPLERS, n=1, cutoff=0.0)[0]
+    raise ValueError(
+        f"sampler={name}: unknown; did you mean {nearest!r}? Known: {', '.join(SAMPLERS)}."
+    )
+
+
+@contextmanager
+def without_text_encoder(pipeline: Any) -> Iterator[None]:
+    """Hide the text encoder: a pipeline casts given embeddings to its dtype, not to the UNet's."""
+    text_encoder, pipeline.text_encoder = pipeline.text_encoder, None
+    try:
+        yield
+    finally:
+        pipeline.text_encoder = text_encoder
+
+
+@contextmanager
+def prepared(
+    pipeline: Any, build: Callable[[Mapping[str, Any]], Any], lora_scale: float
+) -> Iterator[None]:
+    """Eval mode, another scheduler, another LoRA strength and no tqdm bar, for as long as it lasts.
+
+    Args:
+        pipeline: A diffusers pipeline; afterwards it is exactly as it was.
+        build: Scheduler config -> scheduler.
+        lora_scale: Factor on the strength of every adapter layer.
+
+    Raises:
+        ValueError: If the strength is to change but an adapter is merged into the weights.
+    """
+    parts = [pipeline.unet, pipeline.text_encoder, pipeline.vae]
+    modes = [(module, module.training) for part in parts for module in part.modules()]
+    scheduler = pipeline.scheduler
+    bar_config = dict(getattr(pipeline, "_progress_bar_config", {}))
+    try:
+        for part in parts:
+            part.eval()
+        pipeline.scheduler = build(scheduler.config)
+        pipeline.set_progress_bar_config(disable=True)
+        with _scaled_adapters(parts, lora_scale):
+            yield
+    finally:
+        pipeline.scheduler = scheduler
+        pipeline.set_progress_bar_config(**bar_config)
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _scaled_adapters(parts: Sequence[nn.Module], factor: float) -> Iterator[None]:
+    if factor == 1.0:
+        yield
+        return
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers: list[Any] = [
+        m for part in parts for m in part.modules() if isinstance(m, BaseTunerLayer)
+    ]
+    if any(layer.merged for layer in layers):
+        raise ValueError(
+            f"lora_scale={factor}: the adapter is merged into the weights; set it before merging."
+        )
+    # kept and put back, as peft's unscale_layer divides and so drifts by rounding
+    kept = [(layer, dict(layer.scaling)) for layer in layers]
+    try:
+        for layer, scaling in kept:
+            layer.scaling = {name: value * factor for name, value in scaling.items()}
+        yield
+    finally:
+        for layer, scaling in kept:
+            layer.scaling = scaling

@@ -1,0 +1,46 @@
+"""What every test needs: no network, no leftovers of another test, the repository's folder."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of huggingface_hub, which reads it once
+os.environ["DIFFUSERS_DISABLE_REMOTE_CODE"] = "1"
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout's root: where ``train.py``, ``conf/`` and ``examples/`` lie."""
+    return REPOSITORY
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse every connection but to this machine (``gloo`` and TensorBoard use the loopback)."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        internet = self.family in (socket.AF_INET, socket.AF_INET6)
+        if internet and str(address[0]) not in ("127.0.0.1", "::1", "localhost"):  # type: ignore[index]
+            raise AssertionError(f"a test tried to reach {address}: no test needs the network")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_found() -> Iterator[None]:
+    """Start from one seed, and undo what a test did to torch's global switches."""
+    torch.manual_seed(0)
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_default_dtype(dtype)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)

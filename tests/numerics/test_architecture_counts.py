@@ -1,0 +1,58 @@
+"""The numbers of the real Stable Diffusion 1.5, on torch's meta device: shapes without weights."""
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from sdlora.adapters.lora import LoraSpec, add_lora
+
+SD15_UNET: dict[str, Any] = {  # unet/config.json of Stable Diffusion 1.5
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "center_input_sample": False,
+    "cross_attention_dim": 768,
+    "down_block_types": (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-5,
+    "norm_num_groups": 32,
+    "out_channels": 4,
+    "sample_size": 64,
+    "up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
+}
+
+
+@pytest.fixture
+def unet() -> UNet2DConditionModel:
+    with torch.device("meta"):
+        return UNet2DConditionModel(**SD15_UNET)
+
+
+def test_parameters_of_the_unet(unet: UNet2DConditionModel) -> None:
+    assert sum(p.numel() for p in unet.parameters()) == 859_520_964
+
+
+@pytest.mark.parametrize("r", [4, 16])
+def test_lora_on_q_k_v(unet: UNet2DConditionModel, r: int) -> None:
+    unet.requires_grad_(False)
+    spec = LoraSpec(r=r, alpha=16.0, dropout=0.0, targets=("to_q", "to_k", "to_v"))
+    add_lora(unet, spec, seed=0)
+    trained = {name: p for name, p in unet.named_parameters() if p.requires_grad}
+    layers = {name.partition(".lora_")[0] for name in trained}
+    # by hand: 16 transformer blocks (2 a down block of 3, 1 in the middle, 3 an up block of 3),
+    # each with self- and cross-attention, each with q, k, v
+    assert len(layers) == 16 * 2 * 3 == 96
+    # by hand, for a block of width c: r (in + out) for q, k, v of self-attention and q of
+    # cross-attention: 4 * 2c, and for its k, v: 2 (768 + c); widths 320, 640 five times, 1280 six
+    widths = [320] * 5 + [640] * 5 + [1280] * 6
+    by_hand = r * sum(4 * 2 * c + 2 * (768 + c) for c in widths)
+    assert sum(p.numel() for p in trained.values()) == by_hand
+    if r == 16:
+        assert by_hand == 2_390_016

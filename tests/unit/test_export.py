@@ -1,0 +1,232 @@
+"""Exports, read back by the programs that they are for."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+from sdlora.adapters.lora import LoraError, lora_parameters
+from sdlora.export import (
+    ExportError,
+    export_lora,
+    export_pipeline,
+    prove_export,
+    whole_folder,
+)
+from tests.unit.adapters.tiny_models import (
+    ATTENTION,
+    EVERYTHING,
+    outputs,
+    tiny_pipeline,
+    tiny_text_encoder,
+    tiny_unet,
+    with_lora,
+)
+
+METADATA = {"ss_base_model_version": "sd_v1", "modelspec.author": "somebody"}
+FILE = "pytorch_lora_weights.safetensors"
+
+
+@pytest.fixture
+def fresh(tmp_path: Path):
+    return partial(tiny_pipeline, tmp_path / "tokenizer")
+
+
+def tuned(targets: dict[str, tuple[str, ...]], **spec: object):
+    unet = with_lora(tiny_unet(), "unet", targets, **spec)
+    return unet, with_lora(tiny_text_encoder(), "text_encoder", targets, r=3, alpha=1.25)
+
+
+@pytest.mark.parametrize("targets", [ATTENTION, EVERYTHING], ids=["attention", "everything"])
+def test_all_layouts_give_the_model_back(targets, tmp_path: Path, fresh) -> None:
+    unet, text_encoder = tuned(targets)
+    folder = tmp_path / "lora"
+    files = export_lora(
+        folder, unet=unet, text_encoder=text_encoder, metadata=METADATA, name="my face"
+    )
+    assert sorted(files) == sorted(path for path in folder.rglob("*") if path.is_file())
+    assert {str(path.relative_to(folder)) for path in files} >= {
+        FILE, "my face.safetensors", "unet/adapter_config.json",
+        "text_encoder/adapter_model.safetensors",
+    }  # fmt: skip
+    differences = prove_export(folder, fresh, unet, text_encoder)
+    assert set(differences) == {
+        f"{layout}/{part}"
+        for layout in ("diffusers", "kohya", "peft")
+        for part in ("unet", "text_encoder")
+    }
+    assert max(differences.values()) == 0.0  # the same operations on the same numbers
+
+
+def test_each_program_by_itself(tmp_path: Path, fresh) -> None:
+    unet, text_encoder = tuned(EVERYTHING)
+    expected = outputs(unet, text_encoder)
+    folder = tmp_path / "lora"
+    export_lora(folder, unet=unet, text_encoder=text_encoder, metadata=METADATA, name="face")
+    base = fresh()
+    assert not torch.allclose(outputs(base.unet, base.text_encoder), expected, atol=1e-2)
+    for name in (FILE, "face.safetensors"):
+        pipeline = fresh()
+        pipeline.load_lora_weights(str(folder), weight_name=name)
+        assert torch.equal(outputs(pipeline.unet, pipeline.text_encoder), expected)
+    pipeline = fresh()
+    PeftModel.from_pretrained(pipeline.unet, str(folder / "unet"))
+    PeftModel.from_pretrained(pipeline.text_encoder, str(folder / "text_encoder"))
+    assert torch.equal(outputs(pipeline.unet, pipeline.text_encoder), expected)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [{"use_rslora": True}, {"rank_pattern": {"to_q": 2}, "alpha_pattern": {"to_k": 3.0}}],
+    ids=["rslora", "mixed ranks"],
+)
+def test_unusual_specs(spec: dict, tmp_path: Path, fresh) -> None:
+    unet, text_encoder = tuned(ATTENTION, **spec)
+    folder = tmp_path / "lora"
+    export_lora(folder, unet=unet, text_encoder=text_encoder, metadata={}, name="face")
+    assert max(prove_export(folder, fresh, unet, text_encoder).values()) < 1e-5
+
+
+def test_dora_on_the_unet(tmp_path: Path, fresh) -> None:
+    unet, text_encoder = with_lora(tiny_unet(), "unet", EVERYTHING, use_dora=True), None
+    folder = tmp_path / "lora"
+    export_lora(folder, unet=unet, text_encoder=text_encoder, metadata={}, name="face")
+    assert max(prove_export(folder, fresh, unet, tiny_text_encoder()).values()) < 1e-5
+    dora = with_lora(tiny_text_encoder(), "text_encoder", ATTENTION, use_dora=True)
+    with pytest.raises(LoraError, match="train it without DoRA"):
+        export_lora(folder, unet=unet, text_encoder=dora, metadata={}, name="face")
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_one_part_alone(part: str, tmp_path: Path, fresh) -> None:
+    modules = {"unet": tiny_unet(), "text_encoder": tiny_text_encoder()}
+    with_lora(modules[part], part, ATTENTION)
+    folder = tmp_path / "lora"
+    files = export_lora(folder, **modules, metadata={}, name="face")
+    assert {path.parent.name for path in files} == {"lora", part}
+    assert max(prove_export(folder, fresh, **modules).values()) == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_over_a_16_bit_base(dtype: torch.dtype, tmp_path: Path, fresh) -> None:
+    unet = with_lora(tiny_unet().to(dtype), "unet", ATTENTION).train()
+    text_encoder = tiny_text_encoder().to(dtype)
+    before = {name: value.clone() for name, value in unet.state_dict().items()}
+    folder = tmp_path / "lora"
+    export_lora(folder, unet=unet, text_encoder=text_encoder, metadata={}, name="face")
+    assert all(v.dtype == torch.float32 for v in load_file(folder / FILE).values())
+    differences = prove_export(folder, partial(fresh, dtype), unet, text_encoder)
+    assert max(differences.values()) == 0.0
+    assert unet.training
+    after = unet.state_dict()  # the proof looked at it in float32 and put it back
+    assert all(v.dtype == after[k].dtype and torch.equal(v, after[k]) for k, v in before.items())
+
+
+def test_a_file_that_lost_something_is_found(tmp_path: Path, fresh) -> None:
+    unet, text_encoder = tuned(ATTENTION)
+    folder = tmp_path / "lora"
+    export_lora(folder, unet=unet, text_encoder=text_encoder, metadata={}, name="face")
+    whole = load_file(folder / FILE)
+
+    lost = {key: value for key, value in whole.items() if "mid_block" not in key}
+    save_file(lost, folder / FILE)
+    with pytest.raises(ExportError, match="diffusers/unet.*adapter entries are not the same"):
+        prove_export(folder, fresh, unet, text_encoder)
+    save_file(whole, folder / FILE)  # without the header: alpha is taken for the rank
+    with pytest.raises(ExportError, match="alpha 6.0 became 4.0"):
+        prove_export(folder, fresh, unet, text_encoder)
+
+    export_lora(folder, unet=unet, text_encoder=text_encoder, metadata={}, name="face")
+
+    def other_base() -> StableDiffusionPipeline:
+        pipeline = fresh()
+        pipeline.unet.conv_in.weight.data.mul_(1.5)
+        return pipeline
+
+    with pytest.raises(ExportError, match="diffusers/unet: loaded back, its output differs by"):
+        prove_export(folder, other_base, unet, text_encoder)
+
+
+def test_nan_is_not_exported_and_the_old_export_stays(tmp_path: Path) -> None:
+    unet, text_encoder = tuned(ATTENTION)
+    folder = tmp_path / "lora"
+    export_lora(folder, unet=unet, text_encoder=text_encoder, metadata={}, name="face")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    next(iter(lora_parameters(text_encoder).values())).data[0, 0] = torch.nan
+    with pytest.raises(LoraError, match="NaN or infinity in 1 tensors"):
+        export_lora(folder, unet=unet, text_encoder=text_encoder, metadata={}, name="face")
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_without_an_adapter_there_is_nothing_to_write(tmp_path: Path) -> None:
+    with pytest.raises(LoraError, match="neither UNet nor text encoder"):
+        export_lora(
+            tmp_path / "lora", unet=tiny_unet(), text_encoder=None, metadata={}, name="face"
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_path_of_this_machine_is_in_the_files(tmp_path: Path) -> None:
+    unet, text_encoder = tuned(ATTENTION)
+    text_encoder.name_or_path = str(tmp_path)
+    folder = tmp_path / "lora"
+    export_lora(folder, unet=unet, text_encoder=text_encoder, metadata={}, name="face")
+    for path in folder.rglob("*"):
+        assert path.is_dir() or str(tmp_path).encode() not in path.read_bytes()
+    config = json.loads((folder / "unet" / "adapter_config.json").read_text("utf-8"))
+    assert config["inference_mode"]
+
+
+def test_a_whole_model(tmp_path: Path, fresh) -> None:
+    pipeline = fresh()
+    with torch.no_grad():
+        pipeline.unet.conv_in.weight.mul_(1.5)
+    folder = export_pipeline(tmp_path / "model", pipeline)
+    again = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    expected = outputs(pipeline.unet, pipeline.text_encoder)
+    assert torch.equal(outputs(again.unet, again.text_encoder), expected)
+    assert not list(folder.rglob("*.bin"))
+    with torch.no_grad():
+        pipeline.unet.conv_in.weight[0] = torch.nan
+    with pytest.raises(LoraError, match="NaN or infinity"):
+        export_pipeline(folder, pipeline)
+    again = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    assert torch.equal(outputs(again.unet, again.text_encoder), expected)
+    with pytest.raises(LoraError, match="export_lora"):
+        adapted = fresh()
+        with_lora(adapted.unet, "unet", ATTENTION)
+        export_pipeline(folder, adapted)
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "lora"
+
+    def write(text: str) -> None:
+        with whole_folder(folder) as temporary:
+            (temporary / "sub").mkdir()
+            (temporary / "sub" / "a").write_text(text, encoding="utf-8")
+
+    def read() -> str:
+        return (folder / "sub" / "a").read_text("utf-8")
+
+    write("one")
+    write("two")
+    assert read() == "two"
+    with pytest.raises(KeyboardInterrupt), whole_folder(folder) as temporary:
+        (temporary / "half").touch()
+        raise KeyboardInterrupt
+    assert read() == "two"
+    # a kill between the renames, and one while writing
+    folder.rename(tmp_path / ".replaced-lora")
+    (tmp_path / ".exporting-lora-abc" / "content").mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt), whole_folder(folder):
+        raise KeyboardInterrupt
+    assert read() == "two"
+    assert list(tmp_path.iterdir()) == [folder]
+    assert folder.stat().st_mode & 0o777 == tmp_path.joinpath("lora", "sub").stat().st_mode & 0o777

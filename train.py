@@ -1,0 +1,39 @@
+"""Fine-tune Stable Diffusion with LoRA on a folder of captioned pictures; see --help."""
+
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from sdlora.command_line import run, to_typed
+from sdlora.config import TrainConfig
+
+
+def train(composed: DictConfig) -> None:
+    """Config -> data -> model -> module -> fit -> export -> scores."""
+    config = to_typed(composed, TrainConfig)
+
+    from sdlora.build import checks  # imports wait: a typo should not take seconds to be seen
+
+    checks.check(config)
+
+    from sdlora.build import training
+    from sdlora.progress import Progress
+    from sdlora.run_folder import locked
+
+    with locked(Path(config.run_dir)) as folder, Progress() as progress:
+        job = training.training_job(config, folder, progress)
+        if job.is_finished:
+            steps = config.trainer.max_steps
+            progress.print(f"{folder} is finished: all {steps} steps are done and exported; raise")
+            progress.print("trainer.max_steps to go on, or start a new run")
+            return
+        training.fit(job)
+        if job.signals.received is not None:
+            sys.exit(128 + job.signals.received)
+        files = training.export(job)
+        training.summarise(job, files)
+
+
+if __name__ == "__main__":
+    run(train, "train", TrainConfig)
