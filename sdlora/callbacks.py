@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.progress import TaskID
 from torch import Tensor, nn
 
-from sdlora.checkpoint import MANIFEST, STATE, step_folder, steps_on_disk
+from sdlora.checkpoint import STATE, problem_of, step_folder, steps_on_disk
 from sdlora.evaluator import Evaluation, Evaluator
 from sdlora.module import DiffusionModule, TrainingError
 from sdlora.progress import Progress
@@ -157,7 +157,7 @@ class Checkpoints(OptimizerStepCallback):
                     "from it. Resume from the last checkpoint with a lower learning rate"
                 )
         folder = step_folder(self.folder, trainer.global_step)
-        if (folder / MANIFEST).is_file():
+        if problem_of(folder) is None:
             return
         if trainer.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
@@ -205,8 +205,9 @@ class StopSignals(OptimizerStepCallback):
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise SystemExit(128 + number)  # Lightning turns a KeyboardInterrupt into exit code 1
         self.received = number
+        print("stopping after this step; Ctrl-C once more stops at once", file=sys.stderr)
 
 
 class Evaluate(OptimizerStepCallback):
@@ -295,16 +296,24 @@ class Throughput(OptimizerStepCallback):
         num_pictures: Size of the set, for the epoch number.
         progress: The display; it gets the training bar.
         metrics: The run's ``metrics.jsonl``.
+        log_every_n_steps: Optimizer steps between points of the curves.
     """
 
     def __init__(
-        self, images_per_step: int, num_pictures: int, progress: Progress, metrics: Path
+        self,
+        images_per_step: int,
+        num_pictures: int,
+        progress: Progress,
+        metrics: Path,
+        log_every_n_steps: int,
     ) -> None:
         self.images_per_step = images_per_step
         self.num_pictures = num_pictures
         self.progress = progress
         self.metrics = metrics
+        self.log_every_n_steps = log_every_n_steps
         self._bar: TaskID | None = None
+        self._note = ""
         self._began = 0.0
         self._busy_s = 0.0
         self._steps = 0
@@ -338,11 +347,9 @@ class Throughput(OptimizerStepCallback):
     ) -> None:
         """Log where a curve point is due, and move the bar."""
         self._steps += 1
-        if self._bar is not None and step % 5 == 0 or step == trainer.max_steps:
-            rate = self._steps * self.images_per_step / max(self._busy_s, 1e-9)
-            assert self._bar is not None
-            self.progress.update(self._bar, step, f"{rate:.1f} images/s")
-        if not every(step, trainer.log_every_n_steps):
+        assert self._bar is not None, "training has started"
+        self.progress.update(self._bar, step, self._note)
+        if not every(step, self.log_every_n_steps):
             return
         rate = self._steps * self.images_per_step / self._busy_s
         values = {
@@ -360,9 +367,7 @@ class Throughput(OptimizerStepCallback):
             logger.log_metrics(values, step)
         if loss is not None:
             values["train/loss"] = float(loss)
-            if self._bar is not None:
-                note = f"loss {float(loss):.4f}, {rate:.1f} images/s"
-                self.progress.update(self._bar, step, note)
+            self._note = f"loss {float(loss):.4f}, {rate:.1f} images/s"
         if trainer.is_global_zero:
             append_metrics(self.metrics, step, values)
 

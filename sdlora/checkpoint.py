@@ -2,6 +2,8 @@
 
 import io
 import json
+import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ class WholeCheckpointIO(CheckpointIO):
     ) -> None:
         """Write ``checkpoint`` to ``path`` (a ``trainer.ckpt``), then the manifest beside it."""
         path = Path(path)
+        (path.parent / MANIFEST).unlink(missing_ok=True)
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         write_bytes(path, buffer.getvalue())
@@ -49,7 +52,11 @@ class WholeCheckpointIO(CheckpointIO):
         problem = problem_of(Path(path).parent)
         if problem:
             raise CheckpointError(f"{path}: {problem}; resume from an older checkpoint")
-        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            reason = f"holds more than plain data, or is of another torch ({type(error).__name__})"
+            raise CheckpointError(f"{path}: {reason}; start a new run") from error
 
     def remove_checkpoint(self, path: Any) -> None:
         """Remove a checkpoint's folder; the manifest goes first, so a cut removal is no lie."""
@@ -88,8 +95,8 @@ def newest_valid(checkpoints: Path) -> tuple[Path | None, list[str]]:
     Returns:
         Path of its ``trainer.ckpt`` (``None`` if there is none), and one line for each skipped.
     """
-    skipped = []
-    for folder in sorted(checkpoints.glob("step_*"), reverse=True):
+    skipped: list[str] = []
+    for folder in reversed(_step_folders(checkpoints)):
         problem = problem_of(folder)
         if problem is None:
             return folder / STATE, skipped
@@ -99,13 +106,16 @@ def newest_valid(checkpoints: Path) -> tuple[Path | None, list[str]]:
 
 def steps_on_disk(checkpoints: Path) -> list[int]:
     """Steps of the checkpoint folders that have a manifest, ascending."""
-    return sorted(
-        step_of(folder / STATE)
-        for folder in checkpoints.glob("step_*")
-        if (folder / MANIFEST).is_file()
-    )
+    folders = _step_folders(checkpoints)
+    return [step_of(folder / STATE) for folder in folders if (folder / MANIFEST).is_file()]
 
 
 def step_of(checkpoint: Path) -> int:
     """The step of a ``step_N/trainer.ckpt``."""
     return int(checkpoint.parent.name.removeprefix("step_"))
+
+
+def _step_folders(checkpoints: Path) -> list[Path]:
+    """Folders named by a step, by number (never by time: clocks go back)."""
+    named = [p for p in checkpoints.glob("step_*") if re.fullmatch(r"step_\d+", p.name)]
+    return sorted(named, key=lambda folder: step_of(folder / STATE))

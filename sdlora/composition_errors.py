@@ -43,10 +43,7 @@ def explain(
         if isinstance(item, MissingConfigException) and item.missing_cfg_file:
             return _missing_choice(item, folders)
         if isinstance(item, OverrideParseException):
-            return (
-                f"{item.override}: cannot be read as KEY=VALUE ({_first_line(item)}); put single "
-                "quotes around a value that holds commas, brackets or the like"
-            )
+            return _unreadable(item.override)
     key = _full_key(chain)
     if key is None:
         return _first_line(chain[0]) or type(chain[0]).__name__
@@ -77,11 +74,10 @@ def unknown_key(
     near = get_close_matches(key, groups, n=1) or [nearest_key(key, schema)]
     hint = f"did you mean {near[0]}? " if near[0] else ""
     parent = key.rpartition(".")[0]
-    siblings = [name for name in all_keys(schema) if name.rpartition(".")[0] == parent]
-    while not siblings:
-        parent = parent.rpartition(".")[0]
-        siblings = [name for name in all_keys(schema) if name.rpartition(".")[0] == parent]
-    return f"{shown(key, value)}{where}: unknown key; {hint}choices: {', '.join(siblings)}"
+    names = [name for name in all_keys(schema) if name.rpartition(".")[0] == parent]
+    if parent and names:
+        hint += f"{parent} has {', '.join(name.rpartition('.')[2] for name in names)}"
+    return f"{shown(key, value)}{where}: unknown key; {hint or '--cfg job lists all keys'}".strip()
 
 
 def unknown_keys(composed: DictConfig, schema: type) -> dict[str, Any]:
@@ -138,9 +134,9 @@ def _as_given(
     if file is not None:
         return key, _value_in(file, key, folders)
     for argument in reversed(arguments):
-        given, _, value = argument.lstrip("+~").partition("=")
+        given, equals, value = argument.lstrip("+~").partition("=")
         if given == key or given.startswith(f"{key}."):
-            return given, value
+            return given, value if equals else None
     return key, None
 
 
@@ -175,6 +171,15 @@ def _missing_choice(error: MissingConfigException, folders: Sequence[Path]) -> s
     return f"{group}={name}: unknown; {hint}choices: {', '.join(options)}"
 
 
+def _unreadable(override: str) -> str:
+    if "=" not in override:
+        return f"{override}: is not KEY=VALUE; write {override}=VALUE"
+    return (
+        f"{override}: cannot be read as KEY=VALUE; close every bracket, and put single quotes "
+        "around a value that holds commas, spaces or brackets"
+    )
+
+
 def _groups(folders: Sequence[Path]) -> set[str]:
     return {p.name for folder in folders if folder.is_dir() for p in folder.iterdir() if p.is_dir()}
 
@@ -187,6 +192,8 @@ def _reason(key: str, chain: Sequence[BaseException], schema: type) -> str:
         return f"{message}; write a value, or ${{KEY}} of a key that exists"
     if "issing mandatory value" in message:
         return f"has no value; set it with {key}=VALUE"
+    if "does not support deletion" in message:
+        return "is needed and cannot be removed"
     if kind in KINDS:
         return KINDS[kind]
     if kind:

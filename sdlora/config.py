@@ -82,7 +82,7 @@ class LoraConfig:
     dropout: float = MISSING
     """Probability that an adapter's input is dropped while training; [0, 1)."""
     init: str = MISSING
-    """How the adapter starts: ``default`` (Kaiming A, zero B) or ``gaussian`` (normal A, zero B)."""
+    """How matrix A starts: ``default`` (Kaiming uniform) or ``gaussian``; B starts at zero."""
     use_rslora: bool = MISSING
     """Rank-stabilised scale alpha / sqrt(r)."""
     use_dora: bool = MISSING
@@ -445,7 +445,7 @@ class EvaluateConfig:
         )
 
 
-def all_keys(schema: type, prefix: str = "") -> dict[str, str]:
+def all_keys(schema: Any, prefix: str = "") -> dict[str, str]:
     """Every dotted key of a schema with its type's name, groups included."""
     hints = get_type_hints(schema)
     keys: dict[str, str] = {}
@@ -457,7 +457,7 @@ def all_keys(schema: type, prefix: str = "") -> dict[str, str]:
     return keys
 
 
-def nearest_key(key: str, schema: type) -> str | None:
+def nearest_key(key: str, schema: Any) -> str | None:
     """The known key most like ``key``, or ``None`` if none is like it."""
     known = list(all_keys(schema))
     leaf = key.rpartition(".")[2]

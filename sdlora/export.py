@@ -109,7 +109,7 @@ def prove_export(
         pipeline = fresh_pipeline()
         fresh: dict[str, nn.Module] = {part: getattr(pipeline, part) for part in PARTS}
         for part, module in fresh.items():
-            module.to(next(trained[part].parameters()).device, torch.float32)
+            module.to(next(trained[part].parameters()).device).float()
         load(folder, pipeline)
         found = _outputs(fresh)
         for part in PARTS:

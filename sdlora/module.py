@@ -28,6 +28,7 @@ class DiffusionModule(lightning.LightningModule):
         make_optimizer: Trained parameters by part (``unet``, ``text_encoder``) -> optimizer.
         make_schedule: Optimizer -> learning-rate schedule, stepped once an optimizer step.
         seed: Every random draw is a function of it and of the sample's global index.
+        check_every_n_steps: How often a GPU is asked whether the loss is a number.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class DiffusionModule(lightning.LightningModule):
         make_optimizer: Callable[[Mapping[str, list[nn.Parameter]]], Optimizer],
         make_schedule: Callable[[Optimizer], LRScheduler],
         seed: int,
+        check_every_n_steps: int = 1,
     ) -> None:
         super().__init__()
         self.family = family
@@ -44,6 +46,7 @@ class DiffusionModule(lightning.LightningModule):
         self.make_optimizer = make_optimizer
         self.make_schedule = make_schedule
         self.seed = seed
+        self.check_every_n_steps = check_every_n_steps
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One denoising step: draw (t, eps), form z_t, regress the target (DDPM, Algorithm 1)."""
@@ -127,7 +130,7 @@ class DiffusionModule(lightning.LightningModule):
             module = getattr(self.family, part)
             module.train(any(parameter.requires_grad for parameter in module.parameters()))
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The trained weights only: a checkpoint never holds the base model."""
         trained = self.all_trained_parameters()
         return {name: parameter.detach() for name, parameter in trained.items()}
@@ -163,7 +166,7 @@ class DiffusionModule(lightning.LightningModule):
         Looking at every step would make the processor wait for the GPU. A late look is safe, since
         no checkpoint is written before one (``Checkpoints`` looks too).
         """
-        if loss.device.type != "cpu" and self.global_step % self.trainer.log_every_n_steps:
+        if loss.device.type != "cpu" and self.global_step % self.check_every_n_steps:
             return
         if not torch.isfinite(loss.detach()):
             names = ", ".join(batch.names)

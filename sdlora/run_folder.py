@@ -1,6 +1,7 @@
 """A run's folder: one process at a time, its config written once and compared on resume."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from sdlora.checkpoint import steps_on_disk
 from sdlora.files import remove_stale_temporaries, write_json
 
 CONFIG = "config.json"
@@ -28,8 +30,8 @@ FREE_KEYS = (
     "data.num_workers",
     "data.cache",
 )
-"""What a resumed run may change: nothing that the weights depend on. ``data.root`` is here because
-a folder may move; its content is compared by hash."""
+"""What a resumed run may change: how long it goes on, what it shows, and where things lie.
+``data.root`` is here because a folder may move; its content is compared by hash."""
 
 
 class RunFolderError(ValueError):
@@ -40,10 +42,16 @@ class RunFolderError(ValueError):
 def locked(folder: Path) -> Iterator[Path]:
     """Hold the folder for this process; the lock goes with the process, even a killed one.
 
+    Lightning starts one more process for each further device, with ``LOCAL_RANK`` set: those work
+    under the first one's lock. What a killed writer left behind is removed.
+
     Raises:
         RunFolderError: If another process works in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        yield folder
+        return
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -53,10 +61,24 @@ def locked(folder: Path) -> Iterator[Path]:
             "folder with hydra.run.dir=FOLDER"
         ) from None
     try:
-        remove_stale_temporaries(folder)
+        for inside in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
+            remove_stale_temporaries(inside)
         yield folder
     finally:
         lock.release()
+
+
+def refuse_used(folder: Path) -> None:
+    """Fail if a new run would write over the checkpoints or the result of an older one.
+
+    Raises:
+        RunFolderError: Naming both ways on.
+    """
+    if steps_on_disk(folder / "checkpoints") or (folder / "lora").exists():
+        raise RunFolderError(
+            f"run_dir={folder}: holds a run already; go on with it by resume={folder}, or choose "
+            "another folder with hydra.run.dir=FOLDER"
+        )
 
 
 def write_config(folder: Path, config: Mapping[str, Any], hashes: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from sdlora.config import ConfigError, EvaluateConfig, OptimConfig, SamplingConfig, TrainConfig
 from sdlora.generate import Prompt, read_prompts
-from sdlora.optim import SCHEDULES, build_optimizer, choice
+from sdlora.optim import SCHEDULES, check_options, choice, optimizer_factory
 from sdlora.samplers import find_sampler
 
 
@@ -27,12 +27,13 @@ def check(config: TrainConfig) -> None:
 
 def check_optimizer(config: OptimConfig) -> None:
     """Build the optimizer on one number, so that a wrong option is known before anything loads."""
-    group = {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": config.unet_lr}
+    factory = optimizer_factory(config.name)
+    check_options("optim.options", factory, config.options)
     try:
-        build_optimizer(config.name, [group], config.options)
-    except TypeError as error:
+        factory([torch.nn.Parameter(torch.zeros(1))], lr=config.unet_lr, **config.options)
+    except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"optim.options={config.options}: an option has a value of the wrong type ({error})"
+            f"optim.options={config.options}: {config.name} does not take such a value ({error})"
         ) from error
 
 

@@ -1,7 +1,9 @@
 """Typed config -> single objects: data, model, adapters, module, trainer, scorer."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -47,7 +49,7 @@ from sdlora.progress import Progress
 from sdlora.randomness import derive_seed
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-LIGHTNING_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+LIGHTNING_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 PARTS = ("unet", "text_encoder")
 
 
@@ -148,6 +150,8 @@ def memory_and_speed(config: TrainerConfig, family: StableDiffusion) -> None:
 
 
 def trainer(config: TrainConfig, folder: Path) -> lightning.Trainer:
+    """Lightning's trainer, with its own checkpoints, bar and summary off: the callbacks do that."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = config.trainer
     return lightning.Trainer(
         max_steps=trainer.max_steps,
@@ -233,6 +237,7 @@ def module(config: TrainConfig, family: StableDiffusion) -> DiffusionModule:
             num_cycles=scheduler.num_cycles,
         ),
         seed=config.seed,
+        check_every_n_steps=config.trainer.log_every_n_steps,
     )
 
 
@@ -267,6 +272,8 @@ def scorer(
     face: FaceModel | None = None
     clip: ClipScore | None = None
     if config.face.name != "none":
+        factory = DeepFaceModel if config.face.name == "deepface" else TinyFace
+        check_options("evaluation.face.options", factory, config.face.options)
         face = load_or_reason(lambda: _face(config.face), "face", missing)
     if config.clip.name != "none":
         check_options("evaluation.clip.options", ClipScore, config.clip.options)
@@ -297,11 +304,9 @@ def _references(
 
 def _face(config: ScorerConfig) -> FaceModel:
     if config.name == "deepface":
-        check_options("evaluation.face.options", DeepFaceModel, config.options)
         model = DeepFaceModel(**config.options)
         model.require_weights()
         return model
-    check_options("evaluation.face.options", TinyFace, config.options)
     return TinyFace(embedded("tiny-face"), **config.options)
 
 

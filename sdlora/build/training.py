@@ -34,7 +34,7 @@ from sdlora.models.sd import StableDiffusion
 from sdlora.module import DiffusionModule
 from sdlora.progress import Progress
 from sdlora.report import forget_metrics_after, gap_closed, score_table, write_report_json
-from sdlora.run_folder import flat, refuse_changes, write_config
+from sdlora.run_folder import flat, refuse_changes, refuse_used, write_config
 
 
 @dataclass(slots=True)
@@ -72,6 +72,8 @@ def training_job(config: TrainConfig, folder: Path, progress: Progress) -> Train
     """
     if config.resume:
         refuse_changes(folder, asdict(config))
+    else:
+        refuse_used(folder)
     checkpoint = _checkpoint_to_resume(config, folder, progress)
     source = parts.source(config.data)
     parts.say_findings(source, progress)
@@ -239,7 +241,13 @@ def _callbacks(job: TrainingJob, num_pictures: int) -> list[Callback]:
     images = (
         config.data.batch_size * config.trainer.accumulate_grad_batches * config.trainer.devices
     )
-    speed = Throughput(images, num_pictures, job.progress, job.folder / "metrics.jsonl")
+    speed = Throughput(
+        images,
+        num_pictures,
+        job.progress,
+        job.folder / "metrics.jsonl",
+        config.trainer.log_every_n_steps,
+    )
     save = Checkpoints(
         job.folder / "checkpoints",
         config.checkpoint.every_n_steps,

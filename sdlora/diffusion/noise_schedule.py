@@ -52,7 +52,7 @@ class NoiseSchedule:
         return len(self.alphas_cumprod)
 
     def sample_timesteps(self, uniform: Tensor) -> Tensor:
-        """Timesteps, uniform over 0 .. T-1, int64, from ``uniform`` draws in [0, 1), both ``[B]``."""
+        """Timesteps, int64, uniform over 0 .. T-1, from draws in [0, 1); both ``[B]``."""
         steps = (uniform.double() * self.num_train_timesteps).long()
         return steps.clamp_(max=self.num_train_timesteps - 1)
 

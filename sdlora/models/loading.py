@@ -72,7 +72,7 @@ def load_stable_diffusion(source: ModelSource, seed: int) -> StableDiffusion:
     """
     folder = resolve(source)
     check_folder(folder, source)
-    parts = {name: _load_part(name, folder, source, seed) for name in _PARTS}
+    parts: dict[str, Any] = {name: _load_part(name, folder, source, seed) for name in _PARTS}
     config = json.loads((folder / "scheduler/scheduler_config.json").read_text("utf-8"))
     return StableDiffusion(
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),

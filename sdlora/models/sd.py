@@ -87,7 +87,7 @@ class StableDiffusion(nn.Module):
         )
         whole = self.tokenizer(list(captions), truncation=False)["input_ids"]
         cut = [
-            self.tokenizer.decode(ids[length - 1 : -1]) if len(ids) > length else ""
+            str(self.tokenizer.decode(ids[length - 1 : -1])) if len(ids) > length else ""
             for ids in whole
         ]
         return Tokens(ids=batch["input_ids"].long(), cut=cut)

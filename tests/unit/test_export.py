@@ -198,9 +198,9 @@ def test_a_whole_model(tmp_path: Path, fresh) -> None:
         export_pipeline(folder, pipeline)
     again = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
     assert torch.equal(outputs(again.unet, again.text_encoder), expected)
+    adapted = fresh()
+    with_lora(adapted.unet, "unet", ATTENTION)
     with pytest.raises(LoraError, match="export_lora"):
-        adapted = fresh()
-        with_lora(adapted.unet, "unet", ATTENTION)
         export_pipeline(folder, adapted)
 
 
@@ -218,15 +218,15 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     write("one")
     write("two")
     assert read() == "two"
-    with pytest.raises(KeyboardInterrupt), whole_folder(folder) as temporary:
-        (temporary / "half").touch()
-        raise KeyboardInterrupt
+    with pytest.raises(FileExistsError), whole_folder(folder) as temporary:
+        (temporary / "half").mkdir()
+        (temporary / "half").mkdir()
     assert read() == "two"
     # a kill between the renames, and one while writing
     folder.rename(tmp_path / ".replaced-lora")
     (tmp_path / ".exporting-lora-abc" / "content").mkdir(parents=True)
     with pytest.raises(KeyboardInterrupt), whole_folder(folder):
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt  # what was interrupted is put right before anything is written
     assert read() == "two"
     assert list(tmp_path.iterdir()) == [folder]
     assert folder.stat().st_mode & 0o777 == tmp_path.joinpath("lora", "sub").stat().st_mode & 0o777

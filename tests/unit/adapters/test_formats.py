@@ -1,5 +1,6 @@
 """LoRA files of every layout, written here by each layout's own naming rule, not by the code."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -125,8 +126,6 @@ def test_kohya_metadata(tmp_path: Path, tuned) -> None:
     assert (metadata["ss_network_dim"], float(metadata["ss_network_alpha"])) == ("4", 6.0)
     assert metadata["ss_output_name"] == metadata["modelspec.title"] == "a"
     data = path.read_bytes()
-    import hashlib
-
     content = hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
     assert metadata["sshs_model_hash"] == content
     assert metadata["modelspec.hash_sha256"] == f"0x{content}"
@@ -226,14 +225,9 @@ def test_blocks_1_and_10_of_the_original_code_are_not_mixed_up(tmp_path: Path) -
     assert len(found) == 2 * len(pairs)
 
 
-OLD_UNET = {"to_q": "to_q_lora", "to_k": "to_k_lora", "to_v": "to_v_lora", "to_out.0": "to_out_lora"}
-OLD_TEXT = dict(
-    zip(
-        ("q_proj", "k_proj", "v_proj", "out_proj"),
-        ("to_q_lora", "to_k_lora", "to_v_lora", "to_out_lora"),
-        strict=True,
-    )
-)
+OLD_NAMES = ("to_q_lora", "to_k_lora", "to_v_lora", "to_out_lora")
+OLD_UNET = dict(zip(ATTENTION["unet"], OLD_NAMES, strict=True))
+OLD_TEXT = dict(zip(ATTENTION["text_encoder"], OLD_NAMES, strict=True))
 
 
 def renamed(state: dict[str, Tensor], prefix: str, style: str, old: dict[str, str]):
@@ -277,8 +271,6 @@ def test_old_diffusers_files(
 
 def test_a_folder_that_peft_wrote(tmp_path: Path) -> None:
     unet = with_lora(tiny_unet(), "unet", ATTENTION)
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-
     config = LoraConfig(r=4, lora_alpha=6, target_modules=list(ATTENTION["unet"]))
     theirs: PeftModel = get_peft_model(tiny_unet(), config)
     prefixed = {f"base_model.model.{k}": v for k, v in lora_state_dict(unet).items()}

@@ -82,11 +82,11 @@ def tiny_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> StableDif
         norm_num_groups=8,
     )
     return StableDiffusionPipeline(
-        vae=vae.to(dtype),
+        vae=vae,
         text_encoder=tiny_text_encoder().to(dtype),
         tokenizer=tiny_tokenizer(folder),
-        unet=tiny_unet().to(dtype),
-        scheduler=DDIMScheduler(),
+        unet=nn.Module.to(tiny_unet(), dtype),
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
