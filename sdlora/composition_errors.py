@@ -71,8 +71,8 @@ def unknown_key(
     if key.startswith("hydra."):
         return f"{shown(key, value)}{where}: unknown key; --cfg hydra shows all of Hydra's"
     groups = [] if "." in key else sorted(_groups(folders))
-    near = get_close_matches(key, groups, n=1) or [nearest_key(key, schema)]
-    hint = f"did you mean {near[0]}? " if near[0] else ""
+    near = next(iter(get_close_matches(key, groups, n=1)), None) or nearest_key(key, schema)
+    hint = f"did you mean {near}? " if near else ""
     parent = key.rpartition(".")[0]
     names = [name for name in all_keys(schema) if name.rpartition(".")[0] == parent]
     if parent and names:

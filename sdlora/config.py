@@ -97,8 +97,8 @@ class LoraConfig:
         require_choice("lora.init", self.init, ("default", "gaussian"))
         for name, part in (("unet", self.unet), ("text_encoder", self.text_encoder)):
             require_choice(f"lora.{name}.method", part.method, METHODS)
-            _count(f"lora.{name}.r", part.r or self.r)
-            _rate(f"lora.{name}.alpha", part.alpha or self.alpha)
+            _count(f"lora.{name}.r", self.r if part.r is None else part.r)
+            _rate(f"lora.{name}.alpha", self.alpha if part.alpha is None else part.alpha)
             require(
                 part.method != "lora" or bool(part.targets),
                 f"lora.{name}.targets",
@@ -434,6 +434,9 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         require_choice("precision", self.precision, PRECISIONS)
+        require_choice("accelerator", self.accelerator, ("auto", "cpu", "gpu", "mps"))
+        if self.resolution is not None:
+            _count("resolution", self.resolution, 8)
         require(
             (self.run is None) != (self.lora is None),
             "run",
@@ -452,7 +455,7 @@ def all_keys(schema: Any, prefix: str = "") -> dict[str, str]:
     for item in fields(schema):
         kind = hints[item.name]
         keys[prefix + item.name] = getattr(kind, "__name__", str(kind))
-        if is_dataclass(kind):
+        if isinstance(kind, type) and is_dataclass(kind):
             keys |= all_keys(kind, f"{prefix}{item.name}.")
     return keys
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import chain
@@ -86,7 +87,8 @@ def prove_export(
 
     Outputs are compared on fixed inputs in float32 (exact for weights kept in 16 bits), so that
     rounding hides nothing. Adapter weights and scales are compared as well: a layer that hardly
-    trained has no effect that an output would show.
+    trained has no effect that an output would show. diffusers reads the kohya file, or, where it
+    cannot (DoRA, alphas that differ by layer), this project's own reader.
 
     Args:
         folder: As ``export_lora`` left it.
@@ -195,8 +197,10 @@ def _load_kohya(folder: Path, pipeline: StableDiffusionPipeline) -> None:
         raise ExportError(f"{folder}: holds {len(found)} kohya files, not one; export again")
     path = found[0]
     lora_file = read_lora(path)
-    if lora_file.unet_spec is not None and lora_file.unet_spec.use_dora:
-        apply_lora(pipeline.unet, pipeline.text_encoder, lora_file)  # diffusers leaves DoRA out
+    specs = [spec for spec in (lora_file.unet_spec, lora_file.text_encoder_spec) if spec]
+    if any(spec.use_dora or spec.alpha_pattern for spec in specs):
+        # right for ComfyUI and A1111; diffusers drops DoRA scales, and alphas that differ by layer
+        apply_lora(pipeline.unet, pipeline.text_encoder, lora_file)
     else:
         pipeline.load_lora_weights(folder, weight_name=path.name, adapter_name=ADAPTER)
 
@@ -206,7 +210,9 @@ def _load_peft(folder: Path, pipeline: StableDiffusionPipeline) -> None:
         if (folder / part).is_dir():
             module = getattr(pipeline, part)
             device = str(next(module.parameters()).device)
-            PeftModel.from_pretrained(module, str(folder / part), torch_device=device)
+            with warnings.catch_warnings():  # peft asks transformers by a name on its way out
+                warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+                PeftModel.from_pretrained(module, str(folder / part), torch_device=device)
 
 
 def _require_same_adapter(what: str, trained: nn.Module, loaded: nn.Module) -> None:

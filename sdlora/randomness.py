@@ -36,11 +36,11 @@ def normal(shape: Sequence[int], seed: int, purpose: str, indices: Tensor) -> Te
     Returns:
         Shape ``[B, *shape]``, float32, on the CPU.
     """
-    draws = [torch.randn(*shape, generator=generator(seed, purpose, i)) for i in indices.tolist()]
-    return torch.stack(draws)
+    draws = [generator(seed, purpose, index) for index in indices.tolist()]
+    return torch.stack([torch.randn(*shape, generator=g, dtype=torch.float32) for g in draws])
 
 
 def uniform(seed: int, purpose: str, indices: Tensor) -> Tensor:
     """Uniform draws in [0, 1), one for each sample; shape ``[B]``, float32, on the CPU."""
-    draws = [torch.rand((), generator=generator(seed, purpose, i)) for i in indices.tolist()]
-    return torch.stack(draws)
+    draws = [generator(seed, purpose, index) for index in indices.tolist()]
+    return torch.stack([torch.rand((), generator=g, dtype=torch.float32) for g in draws])

@@ -44,3 +44,11 @@ def _torch_as_found() -> Iterator[None]:
     torch.set_default_dtype(dtype)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.fixture(scope="session")
+def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Stable Diffusion in the SD1.5 folder layout; read it, never write in it."""
+    from tests.models import write_random_base  # brings diffusers, which few tests need
+
+    return write_random_base(tmp_path_factory.mktemp("random-base"))

@@ -24,6 +24,8 @@ from sdlora.adapters.weights import DIFFUSERS_CONFIG, read_weights
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
+
+
 @dataclass(frozen=True)
 class LoraFile:
     """A LoRA as read from disk, whatever its layout was.

@@ -70,9 +70,7 @@ def read_weights(path: Path, config: str = "") -> tuple[dict[str, Tensor], dict[
             metadata = dict(file.metadata() or {})
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise LoraError(
-            f"{path}: not a whole safetensors file ({error}); get it again"
-        ) from error
+        raise LoraError(f"{path}: not a whole safetensors file ({error}); get it again") from error
     if SEAL in metadata:
         seal = _seal(tensors, metadata.get(DIFFUSERS_CONFIG, "") + config)
         if seal != metadata[SEAL]:

@@ -1,6 +1,7 @@
 """Find a base model, check that it is whole, and load its parts."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -68,12 +70,20 @@ def load_stable_diffusion(source: ModelSource, seed: int) -> StableDiffusion:
         seed: For the parts that start from random weights.
 
     Raises:
-        ModelError: If a file is missing; the message names it.
+        ModelError: If a file is missing or not whole, or the model is of another kind; the message
+            names it.
     """
     folder = resolve(source)
     check_folder(folder, source)
     parts: dict[str, Any] = {name: _load_part(name, folder, source, seed) for name in _PARTS}
-    config = json.loads((folder / "scheduler/scheduler_config.json").read_text("utf-8"))
+    _check_kind(source, **{name: part.config for name, part in parts.items()})
+    try:
+        config = json.loads((folder / "scheduler/scheduler_config.json").read_text("utf-8"))
+    except ValueError as error:
+        raise ModelError(
+            f"model.path={source.path}: scheduler/scheduler_config.json is no JSON ({error}); "
+            "fetch it again"
+        ) from error
     return StableDiffusion(
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         noise_schedule_config=config,
@@ -102,8 +112,15 @@ def resolve(source: ModelSource) -> Path:
 
 def check_folder(folder: Path, source: ModelSource) -> None:
     """Fail with the name of the first file that a whole pipeline would have and this one lacks."""
-    for name in ("model_index.json", "tokenizer", "scheduler/scheduler_config.json"):
-        if not (folder / name).exists():
+    whole = (folder / "tokenizer/tokenizer.json").is_file()  # else the older pair of files
+    vocabulary = () if whole else ("tokenizer/vocab.json", "tokenizer/merges.txt")
+    for name in (
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer/tokenizer_config.json",
+        *vocabulary,  # without one, transformers makes an empty tokenizer and says nothing
+    ):
+        if not (folder / name).is_file():
             raise ModelError(
                 f"model.path={source.path}: {name} is missing in {folder}; the folder must be a "
                 "whole pipeline in the diffusers layout (half a download? fetch it again)"
@@ -127,17 +144,33 @@ def _check_part(part: str, folder: Path, source: ModelSource) -> None:
         raise ModelError(f"{where}/config.json is missing in {folder}; fetch the model again")
     if part in source.scratch:
         return
-    infix = f".{source.variant}" if source.variant else ""
-    weights = sorted((folder / part).glob(f"{_WEIGHTS[part]}{infix}*.safetensors"))
-    if weights:
+    stem = _WEIGHTS[part] + (f".{source.variant}" if source.variant else "")
+    names = [path.name for path in (folder / part).glob(f"{_WEIGHTS[part]}*.safetensors")]
+    shard = re.compile(rf"{re.escape(_WEIGHTS[part])}.*-\d+-of-\d+.*\.safetensors")
+    if any(name == f"{stem}.safetensors" or shard.fullmatch(name) for name in names):
         return
     if any((folder / part).glob("*.bin")):
         raise ModelError(
             f"{where} has only .bin weights, which are pickle and can run code; convert them with "
             "pipeline.save_pretrained(folder, safe_serialization=True)"
         )
-    wanted = f"{_WEIGHTS[part]}{infix}.safetensors"
-    raise ModelError(f"{where}/{wanted} is missing in {folder}; fetch it, or set model.variant")
+    there = f" (there is {', '.join(sorted(names))})" if names else ""
+    raise ModelError(
+        f"{where}/{stem}.safetensors is missing in {folder}{there}; fetch it, or set model.variant"
+    )
+
+
+def _check_kind(source: ModelSource, *, vae: Any, text_encoder: Any, unet: Any) -> None:
+    """Refuse what has the layout but not the shape: SDXL, inpainting, parts of two models."""
+    for what, has, needs in (
+        ("unet's in_channels", unet.in_channels, vae.latent_channels),
+        ("unet's cross_attention_dim", unet.cross_attention_dim, text_encoder.hidden_size),
+    ):
+        if has != needs:
+            raise ModelError(
+                f"model.path={source.path}: {what} is {has}, where vae and text_encoder give "
+                f"{needs}: no text-to-image Stable Diffusion 1.x or 2.x; choose another model"
+            )
 
 
 def _fetch(source: ModelSource) -> Path:
@@ -165,13 +198,24 @@ def _load_part(name: str, folder: Path, source: ModelSource, seed: int) -> nn.Mo
         "unet": UNet2DConditionModel,
     }
     dtype = "dtype" if name == "text_encoder" else "torch_dtype"
-    return classes[name].from_pretrained(
-        folder / name,
-        variant=source.variant,
-        use_safetensors=True,
-        local_files_only=True,
-        **{dtype: torch.float32 if name in source.trained else source.frozen_dtype},
-    )
+    where = f"model.path={source.path}: {name}"
+    try:
+        part, report = classes[name].from_pretrained(
+            folder / name,
+            variant=source.variant,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **{dtype: torch.float32 if name in source.trained else source.frozen_dtype},
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{where} cannot be loaded ({error}); fetch it again") from error
+    if report["missing_keys"]:  # the libraries would go on with random weights there
+        keys = sorted(report["missing_keys"])
+        raise ModelError(
+            f"{where}: its files lack {len(keys)} weights ({', '.join(keys[:3])}); fetch it again"
+        )
+    return part
 
 
 def _random_part(name: str, folder: Path, seed: int) -> nn.Module:

@@ -1,0 +1,118 @@
+"""``train.py`` as a user runs it: in a process of its own, and, for errors, in this one."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+
+import train
+from sdlora.command_line import TRACEBACK, run
+from sdlora.config import TrainConfig
+
+SMALL = (
+    "sampling.num_steps=2",
+    "sampling.num_prompts=2",
+    "sampling.every_n_steps=0",
+    "evaluation=none",
+    "logger=none",
+)
+"""Overrides that leave little to draw and nothing to score."""
+
+Process = subprocess.CompletedProcess[str]
+Train = Callable[..., Process]
+
+
+@pytest.fixture(scope="session")
+def train_process(repository: Path, random_base: Path) -> Train:
+    """``train_process(*arguments)`` runs ``python train.py`` on the random base and waits for it.
+
+    ``script`` is another file to run with the same arguments; ``environment`` is added to.
+    """
+
+    def call(
+        *arguments: str, script: str = "train.py", environment: Mapping[str, str] | None = None
+    ) -> Process:
+        resumes = any(item.startswith("resume=") for item in arguments)
+        base = () if resumes else (f"model.path={random_base}",)
+        return subprocess.run(
+            [sys.executable, script, *base, *arguments],
+            cwd=repository,
+            env={
+                **{k: v for k, v in os.environ.items() if k != TRACEBACK},
+                "OMP_NUM_THREADS": "1",  # so that two can run side by side, with equal sums
+                "COLUMNS": "200",
+                **(environment or {}),
+            },
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=300,
+            check=False,
+        )
+
+    return call
+
+
+@pytest.fixture
+def message_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], repository: Path
+) -> Callable[..., str]:
+    """``message_of(*arguments)`` gives the one message with which ``train.py`` stops.
+
+    It runs in this process, which saves the start of another one for each error.
+    """
+
+    def call(*arguments: str) -> str:
+        GlobalHydra.instance().clear()
+        quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+        monkeypatch.setattr(sys, "argv", ["train.py", *quiet, *arguments])
+        monkeypatch.delenv(TRACEBACK, raising=False)
+        monkeypatch.chdir(repository)
+        with pytest.raises(SystemExit) as stop:
+            run(train.train, "train", TrainConfig)
+        assert stop.value.code == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert lines[-1] == f"(set {TRACEBACK}=1 for the traceback)"
+        message = "\n".join(lines[:-1])
+        assert message.startswith("error: ")
+        assert message.count("error: ") == 1
+        assert "Traceback" not in message
+        return message.removeprefix("error: ")
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def garbage_base(tmp_path_factory: pytest.TempPathFactory, random_base: Path) -> Path:
+    """The random base with weights that cannot be read: whoever opens one fails otherwise."""
+    folder = tmp_path_factory.mktemp("garbage") / "base"
+    for path in random_base.rglob("*"):
+        if path.is_file():
+            target = folder / path.relative_to(random_base)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            content = b"no weights" if path.suffix == ".safetensors" else path.read_bytes()
+            target.write_bytes(content)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five captioned pictures of random pixels."""
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def write_pictures(folder: Path, count: int = 5) -> Path:
+    """Write captioned pictures of 40 x 40 random pixels."""
+    generator = torch.Generator().manual_seed(0)
+    for index in range(count):
+        pixels = torch.randint(0, 256, (40, 40, 3), generator=generator, dtype=torch.uint8)
+        picture = Image.frombytes("RGB", (40, 40), pixels.numpy().tobytes())
+        picture.save(folder / f"picture_{index}.png")
+        (folder / f"picture_{index}.txt").write_text(f"picture number {index}", "utf-8")
+    return folder
