@@ -15,7 +15,7 @@ from rich.table import Table
 
 from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.assets.check import PROMPT_SEEDS, prompts_followed
-from sdlora.build.parts import embedded
+from sdlora.build.scorers import embedded
 from sdlora.data.pictures import to_tensor, to_unit_range
 from sdlora.files import atomic_path, write_text
 from sdlora.generate import Prompt, generate

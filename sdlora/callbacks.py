@@ -4,7 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -243,9 +243,9 @@ class Evaluate(OptimizerStepCallback):
         """Draw and score the bare base once: the control row of everything that follows."""
         if not trainer.is_global_zero:
             return
-        self.evaluator.draw_base()
-        assert self.evaluator.base is not None
-        append_metrics(self.folder / "metrics.jsonl", 0, self.evaluator.base.named("base"))
+        base = self.evaluator.draw_base()
+        if trainer.global_step == 0:  # a resumed run has this line
+            append_metrics(self.folder / "metrics.jsonl", 0, base.named("base"))
 
     def on_optimizer_step(
         self, trainer: lightning.Trainer, module: DiffusionModule, step: int
@@ -258,7 +258,7 @@ class Evaluate(OptimizerStepCallback):
         if not scored and not every(step, self.pictures_every_n_steps):
             return
         parameters = module.all_trained_parameters()
-        with self.average.applied(parameters) if self.average else _nothing():
+        with self.average.applied(parameters) if self.average else nullcontext():
             evaluation = self.evaluator.draw(preview=not scored)
         path = self.folder / "samples" / f"step_{step:07d}.png"
         grid = self.evaluator.write_grid(path, evaluation, f"step {step}")
@@ -281,11 +281,6 @@ class Evaluate(OptimizerStepCallback):
                 pixels = torch.frombuffer(bytearray(grid.tobytes()), dtype=torch.uint8)
                 picture = pixels.view(grid.height, grid.width, 3)
                 logger.experiment.add_image("samples", picture, step, dataformats="HWC")
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 class Throughput(OptimizerStepCallback):

@@ -165,10 +165,10 @@ def _reporting(
             task(composed)
         except Exception as error:
             job = HydraConfig.get()
-            arguments = list(job.overrides.task)
+            arguments = map(str, OmegaConf.to_container(job.overrides.task, resolve=False))
             if job.mode == RunMode.MULTIRUN:
                 print(f"run {job.job.num} ({job.job.override_dirname}):", file=sys.stderr)
-            _report(error, schema, arguments)
+            _report(error, schema, list(arguments))
             failed.append(error)
             if job.mode == RunMode.MULTIRUN:
                 raise  # so that launchers in other processes know

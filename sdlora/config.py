@@ -411,7 +411,7 @@ class EvaluateConfig:
     """Everything that ``evaluate.py`` is told."""
 
     run: str | None = None
-    """Run folder whose LoRA is scored; its config gives model, sampling and evaluation."""
+    """Run folder whose LoRA is scored; it gives the model, the references and the training set."""
     checkpoint: str = MISSING
     """Which adapter of the run: ``last``, or a step number."""
     lora: str | None = None

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.adapters.lora import merged
-from sdlora.build import parts
+from sdlora.build import parts, scorers
 from sdlora.build.checks import lora_path
 from sdlora.config import EvaluateConfig, ModelConfig
 from sdlora.data.sources import FolderSource, PictureSource
@@ -84,7 +84,7 @@ def _of_run(
     if data["source"] == "folder" and Path(data["root"]).is_dir():
         source = FolderSource(data["root"], caption_suffix=data["caption_suffix"], on_error="skip")
     references = config.evaluation.references or stored["evaluation"]["references"]
-    return replace(model, scratch=[]), references or parts.held_out(data["root"]), source
+    return replace(model, scratch=[]), references or scorers.held_out(data["root"]), source
 
 
 def _evaluator(
@@ -99,7 +99,7 @@ def _evaluator(
     return Evaluator(
         family=family,
         settings=parts.draw_settings(config.sampling, resolution, config.precision),
-        scorer=parts.scorer(config.evaluation, references, source, progress),
+        scorer=scorers.scorer(config.evaluation, references, source, progress),
         progress=progress,
         training_images=[source.image(index) for index in range(shown)] if source else (),
     )

@@ -8,7 +8,6 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from PIL import Image
 
 from sdlora.adapters.lora import LoraSpec, add_lora
 from sdlora.build.checks import prompts
@@ -16,32 +15,25 @@ from sdlora.checkpoint import WholeCheckpointIO
 from sdlora.config import (
     ConfigError,
     DataConfig,
-    EvaluationConfig,
     LoraConfig,
     ModelConfig,
     SamplingConfig,
-    ScorerConfig,
     TrainConfig,
     TrainerConfig,
 )
 from sdlora.data.cache import LatentCache
 from sdlora.data.captions import cut_report
 from sdlora.data.dataset import PictureDataset
-from sdlora.data.pictures import PICTURE_SUFFIXES, read_picture
 from sdlora.data.sources import FolderSource, PictureSource, PortraitSource
 from sdlora.diffusion.noise_schedule import NoiseSchedule
 from sdlora.diffusion.objective import Objective
 from sdlora.evaluator import DrawSettings
-from sdlora.metrics.clip import ClipScore
-from sdlora.metrics.face import DeepFaceModel, FaceModel, TinyFace
-from sdlora.metrics.scoring import Scorer, load_or_reason
-from sdlora.models.loading import EMBEDDED, ModelSource, families, fingerprint, resolve
+from sdlora.models.loading import ModelSource, families, fingerprint, resolve
 from sdlora.models.sd import StableDiffusion
 from sdlora.module import DiffusionModule
 from sdlora.optim import (
     build_optimizer,
     build_schedule,
-    check_options,
     choice,
     parameter_groups,
 )
@@ -108,6 +100,7 @@ def add_adapters(family: StableDiffusion, specs: Mapping[str, LoraSpec], seed: i
 
 
 def source(config: DataConfig) -> PictureSource:
+    """The captioned pictures; a folder is checked whole, here."""
     if config.source == "portraits":
         return PortraitSource(config.num_pictures, size=config.resolution)
     assert config.root is not None, "the schema requires it"
@@ -115,6 +108,7 @@ def source(config: DataConfig) -> PictureSource:
 
 
 def say_findings(source: PictureSource, progress: Progress) -> None:
+    """Print what was left out and what lies unread in the folder."""
     for line in source.left_out:
         progress.print(f"left out: {line}")
     for line in source.notes:
@@ -123,6 +117,7 @@ def say_findings(source: PictureSource, progress: Progress) -> None:
 
 
 def check_resolution(resolution: int, family: StableDiffusion) -> None:
+    """Fail if the UNet cannot halve the latents as often as it needs to."""
     step = family.resolution_step
     if resolution % step:
         below = max(step, resolution // step * step)
@@ -133,12 +128,14 @@ def check_resolution(resolution: int, family: StableDiffusion) -> None:
 
 
 def base_hashes(config: ModelConfig) -> dict[str, str]:
+    """SHA-256 of the base's weight files: what a LoRA and a checkpoint belong to."""
     folder = resolve(ModelSource(path=config.path, revision=config.revision))
     kept = tuple(part for part in ("vae", *PARTS) if part not in config.scratch)
     return fingerprint(folder, kept)
 
 
 def memory_and_speed(config: TrainerConfig, family: StableDiffusion) -> None:
+    """Gradient checkpointing, compilation and memory layout, as the config says."""
     if config.gradient_checkpointing:
         family.unet.enable_gradient_checkpointing()
         # not re-entrant: that form freezes a text encoder whose inputs need no gradient
@@ -186,6 +183,7 @@ def dataset(
     device: torch.device,
     progress: Progress,
 ) -> PictureDataset:
+    """The training samples, encoded once unless ``data.cache=off``; says what captions lose."""
     data = config.data
     tokens = family.tokenize([sample.caption for sample in source.samples])
     for line in cut_report(source.samples, tokens.cut):
@@ -214,6 +212,7 @@ def dataset(
 
 
 def module(config: TrainConfig, family: StableDiffusion) -> DiffusionModule:
+    """The LightningModule with its objective, optimizer and learning-rate schedule."""
     noise = NoiseSchedule.from_config(
         family.noise_schedule_config, config.objective.prediction_type
     )
@@ -254,62 +253,3 @@ def draw_settings(config: SamplingConfig, resolution: int, precision: str) -> Dr
         batch_size=config.batch_size,
         precision=DTYPES[precision],
     )
-
-
-def held_out(root: str | None) -> str | None:
-    folder = Path(root) / "held_out" if root else None
-    return str(folder) if folder and folder.is_dir() else None
-
-
-def scorer(
-    config: EvaluationConfig,
-    references: str | None,
-    source: PictureSource | None,
-    progress: Progress,
-) -> Scorer:
-    """The scores that the config names; one that cannot be loaded says why, now."""
-    missing: dict[str, str] = {}
-    face: FaceModel | None = None
-    clip: ClipScore | None = None
-    if config.face.name != "none":
-        factory = DeepFaceModel if config.face.name == "deepface" else TinyFace
-        check_options("evaluation.face.options", factory, config.face.options)
-        face = load_or_reason(lambda: _face(config.face), "face", missing)
-    if config.clip.name != "none":
-        check_options("evaluation.clip.options", ClipScore, config.clip.options)
-        clip = load_or_reason(lambda: ClipScore(**config.clip.options), "clip", missing)
-    for name, reason in missing.items():
-        progress.print(f"evaluation.{name}: will be reported as unavailable: {reason}")
-    names, images = _references(references, source) if face else ([], [])
-    if face and references is None:
-        progress.print("evaluation.references: none given; faces are compared with training's")
-    return Scorer(face, clip, images, reference_names=names, missing=missing)
-
-
-def _references(
-    folder: str | None, source: PictureSource | None
-) -> tuple[list[str], list[Image.Image]]:
-    if folder is None:
-        samples = source.samples if source else ()
-        assert source is not None or not samples
-        images = [source.image(index) for index in range(len(samples))] if source else []
-        return [sample.name for sample in samples], images
-    if not Path(folder).is_dir():
-        raise ConfigError(f"evaluation.references={folder}: no such folder; name one, or null")
-    paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
-    if not paths:
-        raise ConfigError(f"evaluation.references={folder}: holds no picture")
-    return [path.name for path in paths], [read_picture(path) for path in paths]
-
-
-def _face(config: ScorerConfig) -> FaceModel:
-    if config.name == "deepface":
-        model = DeepFaceModel(**config.options)
-        model.require_weights()
-        return model
-    return TinyFace(embedded("tiny-face"), **config.options)
-
-
-def embedded(name: str) -> Path:
-    """A folder among the package's own assets."""
-    return resolve(ModelSource(path=EMBEDDED + name))

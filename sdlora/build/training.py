@@ -8,13 +8,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from sdlora import __version__
 from sdlora.adapters.lora import LoraSpec
 from sdlora.adapters.writing import write_diffusers
-from sdlora.build import parts
+from sdlora.build import parts, scorers
 from sdlora.callbacks import (
     Checkpoints,
     Evaluate,
@@ -31,7 +32,7 @@ from sdlora.evaluator import Evaluation, Evaluator
 from sdlora.export import export_lora, export_pipeline, prove_export
 from sdlora.metrics.scoring import Scorer, Scores
 from sdlora.models.sd import StableDiffusion
-from sdlora.module import DiffusionModule
+from sdlora.module import DiffusionModule, TrainingError
 from sdlora.progress import Progress
 from sdlora.report import forget_metrics_after, gap_closed, score_table, write_report_json
 from sdlora.run_folder import flat, refuse_changes, refuse_used, write_config
@@ -137,13 +138,26 @@ def fit(job: TrainingJob) -> None:
     for logger in job.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_text("config", f"```json\n{text}\n```")
-    job.trainer.fit(
-        job.module,
-        job.datamodule,
-        ckpt_path=None if job.checkpoint is None else str(job.checkpoint),
-        weights_only=True,
-    )
-    if job.average is not None and job.signals.received is None:
+    try:
+        job.trainer.fit(
+            job.module,
+            job.datamodule,
+            ckpt_path=None if job.checkpoint is None else str(job.checkpoint),
+            weights_only=True,
+        )
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"data.batch_size={job.config.data.batch_size}: out of memory at step "
+            f"{job.trainer.global_step}; halve it and double trainer.accumulate_grad_batches, or "
+            "set trainer.gradient_checkpointing=true, trainer.precision=bf16 or a smaller "
+            "data.resolution"
+        ) from error
+    if job.signals.received is not None:
+        job.progress.print(
+            f"stopped at step {job.trainer.global_step} of {job.trainer.max_steps} and saved; go "
+            f"on with: python train.py resume={job.folder}"
+        )
+    elif job.average is not None:
         copy_into(job.module.all_trained_parameters(), job.average.average)
 
 
@@ -212,8 +226,9 @@ def _checkpoint_to_resume(config: TrainConfig, folder: Path, progress: Progress)
 
 
 def _scorer(config: TrainConfig, source: PictureSource, progress: Progress) -> Scorer:
-    references = config.evaluation.references or parts.held_out(config.data.root)
-    return parts.scorer(config.evaluation, references, source, progress)
+    references = config.evaluation.references or scorers.held_out(config.data.root)
+    scorers.warn_of_other_world(config.evaluation, config.model.path, progress)
+    return scorers.scorer(config.evaluation, references, source, progress)
 
 
 def _evaluator(

@@ -8,7 +8,8 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor, nn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from sdlora.randomness import generator
@@ -52,7 +53,7 @@ class Fit(L.LightningModule):
         self.recipe = recipe
         self.started = time.monotonic()
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW on a one-cycle schedule that ends near zero."""
         recipe = self.recipe
         optimizer = torch.optim.AdamW(
@@ -102,8 +103,3 @@ def fit(module: Fit, num_items: int, name: str) -> float:
     module.started = started = time.monotonic()
     trainer.fit(module, loader)
     return time.monotonic() - started
-
-
-def num_parameters(net: nn.Module) -> int:
-    """Count the parameters of ``net``."""
-    return sum(p.numel() for p in net.parameters())

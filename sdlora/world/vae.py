@@ -36,7 +36,8 @@ def new_vae() -> AutoencoderKL:
         sample_size=64,
         mid_block_add_attention=False,
     )
-    assert vae.quant_conv is not None and vae.quant_conv.bias is not None
+    assert vae.quant_conv is not None
+    assert vae.quant_conv.bias is not None
     with torch.no_grad():
         vae.quant_conv.bias[4:] += FIRST_LOG_VARIANCE
     return vae
@@ -56,9 +57,7 @@ def reconstruction_loss(predicted: Tensor, pixels: Tensor) -> Tensor:
     Returns:
         One number, the mean over all pixels.
     """
-    edges = sum(
-        F.l1_loss(a, b) for a, b in zip(_edges(predicted), _edges(pixels), strict=True)
-    )
+    edges = sum(F.l1_loss(a, b) for a, b in zip(_edges(predicted), _edges(pixels), strict=True))
     return F.l1_loss(predicted, pixels) + 2 * F.mse_loss(predicted, pixels) + edges
 
 

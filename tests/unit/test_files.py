@@ -26,9 +26,14 @@ def names_in(folder: Path) -> list[str]:
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old", encoding="utf-8")
-    with pytest.raises(RuntimeError, match="full"), atomic_path(path) as temporary:
-        temporary.write_text("half of the n", encoding="utf-8")
-        raise RuntimeError("the disk is full")
+
+    def write() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half of the n", encoding="utf-8")
+            raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError, match="full"):
+        write()
     assert path.read_text(encoding="utf-8") == "old"
     assert names_in(tmp_path) == ["a.txt"]
 

@@ -38,17 +38,23 @@ def test_a_generator_has_no_known_length_unless_told() -> None:
 
 def test_the_bar_goes_when_the_work_fails_or_is_left() -> None:
     progress = Progress(enabled=False)
-    with pytest.raises(ZeroDivisionError):
+
+    def fail_while_tracking() -> None:
         for _ in progress.track([1, 2], "x"):
             raise ZeroDivisionError
-    assert shown(progress) == []
+
+    def fail_while_working() -> None:
+        with progress.working("thinking"):
+            assert shown(progress) == [("thinking", 0, None, "")]
+            raise ZeroDivisionError
+
+    for fail in (fail_while_tracking, fail_while_working):
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert shown(progress) == []
     items = progress.track([1, 2], "x")
     next(items)
     items.close()  # type: ignore[attr-defined]
-    assert shown(progress) == []
-    with pytest.raises(ZeroDivisionError), progress.working("thinking"):
-        assert shown(progress) == [("thinking", 0, None, "")]
-        raise ZeroDivisionError
     assert shown(progress) == []
 
 

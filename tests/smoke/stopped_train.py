@@ -1,0 +1,65 @@
+"""``train.py`` that is hit by a signal at a chosen point: STOP="KILL ckpt 4", "TERM step 3", ...
+
+``ckpt N`` is after the state of step N was written under its temporary name, ``manifest N`` between
+state and manifest, ``step N`` in the middle of optimizer step N. ``NAN step N`` makes that step's
+loss NaN.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import train
+from sdlora.callbacks import StopSignals
+from sdlora.command_line import run
+from sdlora.config import TrainConfig
+from sdlora.diffusion.objective import Objective
+
+SIGNAL, PLACE, STEP = os.environ["STOP"].split()
+
+
+def hit() -> None:
+    """Send the signal to this very process."""
+    os.kill(os.getpid(), signal.Signals[f"SIG{SIGNAL}"])
+
+
+def replace(source: Any, target: Any, real: Any = os.replace) -> None:
+    """``os.replace`` that is hit before the file named by PLACE gets its name."""
+    name = {"ckpt": "trainer.ckpt", "manifest": "manifest.json"}.get(PLACE)
+    target = Path(target)
+    if target.name == name and target.parent.name == f"step_{int(STEP):07d}":
+        hit()
+    real(source, target)
+
+
+class InTheMiddle(StopSignals):
+    """Is hit between the two micro-batches of an optimizer step."""
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        """The optimizer step that is going on is one more than those done."""
+        if PLACE == "step" and trainer.global_step == int(STEP) - 1:
+            hit()
+
+
+def nan_loss(self: Objective, *tensors: torch.Tensor, real: Any = Objective.loss) -> torch.Tensor:
+    """``Objective.loss`` that is NaN from optimizer step STEP on, two micro-batches each."""
+    nan_loss.calls += 1  # type: ignore[attr-defined]
+    loss = real(self, *tensors)
+    return loss * float("nan") if nan_loss.calls > 2 * (int(STEP) - 1) else loss  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    os.replace = replace  # type: ignore[assignment]
+    if SIGNAL == "NAN":
+        nan_loss.calls = 0  # type: ignore[attr-defined]
+        Objective.loss = nan_loss  # type: ignore[assignment, method-assign]
+    else:
+        import sdlora.build.training
+
+        sdlora.build.training.StopSignals = InTheMiddle  # type: ignore[misc]
+    sys.argv[0] = "train.py"
+    run(train.train, "train", TrainConfig)

@@ -1,0 +1,221 @@
+"""A run that was stopped, however, ends bit-identical to one that never was (CPU).
+
+All runs here have what resuming can get wrong: accumulation, dropout, flips, dropped captions, an
+average, two learning rates, a schedule, and pictures drawn at other steps than the whole run's.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file
+
+from tests.smoke.conftest import SMALL, Process, Train, write_pictures
+
+pytestmark = pytest.mark.slow
+
+LAST = 6
+"""Optimizer steps of every run."""
+
+
+@pytest.fixture(scope="module")
+def two_at_once() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def settings(pictures: Path) -> tuple[str, ...]:
+    return (
+        *SMALL,
+        f"data.root={pictures}",
+        f"trainer.max_steps={LAST}",
+        "checkpoint.every_n_steps=2",
+        "trainer.accumulate_grad_batches=2",
+        "trainer.ema_decay=0.9",
+        "lora.dropout=0.1",
+        "data.batch_size=2",
+        "data.resolution=32",
+        "data.flip=true",
+        "data.caption_dropout=0.2",
+        "scheduler.warmup_steps=2",
+        "scheduler.num_cycles=2",
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(
+    settings: tuple[str, ...],
+    train_process: Train,
+    tmp_path_factory: pytest.TempPathFactory,
+    two_at_once: ThreadPoolExecutor,
+) -> Future[Path]:
+    """The run that was never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+
+    def go() -> Path:
+        done = train_process(*settings, f"hydra.run.dir={folder}")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return folder
+
+    return two_at_once.submit(go)
+
+
+def checkpoint(folder: Path, step: int = LAST) -> dict[str, Any]:
+    path = folder / "checkpoints" / f"step_{step:07d}" / "trainer.ckpt"
+    return torch.load(path, weights_only=True)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether nested values are equal, tensors bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def assert_same_end(folder: Path, whole: Path) -> None:
+    """Weights, optimizer, schedule and average of both runs are equal, and so is each export."""
+    resumed, expected = checkpoint(folder), checkpoint(whole)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "global_step"):
+        assert same(resumed[part], expected[part]), part
+    exported = sorted(path.relative_to(whole) for path in (whole / "lora").rglob("*.safetensors"))
+    assert len(exported) == 4
+    for path in exported:
+        assert same(load_file(folder / path), load_file(whole / path)), path
+
+
+def assert_metrics_are_whole(folder: Path) -> None:
+    lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == sorted(steps)
+    assert 0 in steps
+    assert LAST in steps
+
+
+def stop(
+    how: str, folder: Path, settings: tuple[str, ...], train_process: Train, *more: str
+) -> Process:
+    return train_process(
+        *settings,
+        f"hydra.run.dir={folder}",
+        *more,
+        script="tests/smoke/stopped_train.py",
+        environment={"STOP": how},
+    )
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "goes_on_from"),
+    [
+        ("KILL step 5", -9, "step 4"),
+        ("KILL ckpt 4", -9, "step 2"),
+        ("KILL manifest 4", -9, "step 2"),
+        ("KILL ckpt 2", -9, None),
+        ("TERM step 3", 143, "step 3"),
+        ("INT step 3", 130, "step 3"),
+    ],
+)
+def test_stopped_and_resumed_ends_as_if_never_stopped(
+    how: str,
+    code: int,
+    goes_on_from: str | None,
+    settings: tuple[str, ...],
+    whole: Future[Path],
+    train_process: Train,
+    tmp_path: Path,
+) -> None:
+    stopped = stop(how, tmp_path, settings, train_process, "sampling.every_n_steps=1")
+    assert stopped.returncode == code, stopped.stdout + stopped.stderr
+    assert not (tmp_path / "lora").exists()
+    cut = list(tmp_path.rglob(".writing-*"))
+    assert len(cut) == (0 if "step" in how else 1)
+
+    resumed = train_process(f"resume={tmp_path}")
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    if goes_on_from is None:
+        assert "no whole checkpoint yet; starting from step 0" in resumed.stdout
+    else:
+        assert f"going on from {goes_on_from} of {LAST}" in resumed.stdout
+    assert not list(tmp_path.rglob(".writing-*"))
+    assert_same_end(tmp_path, whole.result())
+    assert_metrics_are_whole(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit"])
+def test_a_damaged_newest_checkpoint_is_passed_over(
+    damage: str, whole: Future[Path], train_process: Train, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole.result(), folder)
+    shutil.rmtree(folder / "lora")
+    (folder / "report.json").unlink()
+    newest = folder / "checkpoints" / f"step_{LAST:07d}" / "trainer.ckpt"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content[:500] if damage == "cut" else content)
+
+    resumed = train_process(f"resume={folder}")
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert f"passed over {newest.parent}: trainer.ckpt is not what was written" in resumed.stdout
+    assert "going on from step 4" in resumed.stdout
+    assert_same_end(folder, whole.result())
+
+
+def test_a_finished_run_says_so_and_a_longer_one_goes_on(
+    whole: Future[Path], train_process: Train, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole.result(), folder)
+    before = {path: path.stat().st_mtime_ns for path in (folder / "lora").rglob("*")}
+    again = train_process(f"resume={folder}")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"{folder} is finished: all {LAST} steps are done" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in (folder / "lora").rglob("*")} == before
+
+    longer = train_process(f"resume={folder}", f"trainer.max_steps={LAST + 1}")
+    assert longer.returncode == 0, longer.stdout + longer.stderr
+    assert f"going on from step {LAST} of {LAST + 1}" in longer.stdout
+    assert checkpoint(folder, LAST + 1)["global_step"] == LAST + 1
+
+
+def test_what_cannot_change_is_named(
+    whole: Future[Path],
+    message_of: Any,
+    random_base: Path,
+    garbage_base: Path,
+    tmp_path: Path,
+) -> None:
+    folder = whole.result()
+    begins = f"resume={folder}: cannot go on, since this changed:\n  "
+    told = message_of(f"resume={folder}", "lora.r=4", "optim.unet_lr=1e-5")
+    assert told.startswith(begins + "lora.r: was 8, now 4\n  optim.unet_lr: was 0.002, now 1e-05\n")
+    told = message_of(f"resume={folder}", f"model.path={garbage_base}")
+    assert told.startswith(begins + f"model.path: was '{random_base}', now '{garbage_base}'\n")
+    told = message_of(f"resume={folder}", f"data.root={write_pictures(tmp_path, 4)}")
+    assert told.startswith(begins + "data: its content has changed (SHA-256 ")
+    with FileLock(folder / ".lock"):
+        told = message_of(f"resume={folder}")
+    assert told.startswith(f"run_dir={folder}: another process is training in it; wait for it")
+
+
+def test_nan_stops_the_run_and_is_never_saved(
+    settings: tuple[str, ...], train_process: Train, tmp_path: Path
+) -> None:
+    stopped = stop("NAN step 4", tmp_path, settings, train_process)
+    assert stopped.returncode == 2
+    assert "Traceback" not in stopped.stderr
+    assert "error: the loss is nan at step 3 (pictures: picture_" in stopped.stderr
+    assert "lower optim.unet_lr" in stopped.stderr.replace("\n", " ")
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_0000002"]
+    assert all(torch.isfinite(w).all() for w in checkpoint(tmp_path, 2)["state_dict"].values())
+    assert not (tmp_path / "lora").exists()

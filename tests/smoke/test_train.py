@@ -1,0 +1,225 @@
+"""``python train.py`` with the command lines of the README, on a random base of the SD1.5 layout."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.smoke.conftest import SMALL, Train, write_pictures
+
+
+def test_help_lists_groups_and_the_ten_most_used_keys(train_process: Train) -> None:
+    shown = train_process("--help")
+    assert shown.returncode == 0, shown.stderr
+    assert "optimizer: adafactor, adamw, adamw8bit, prodigy, sgd" in shown.stdout
+    keys = shown.stdout.partition("keys that people use most")[2].splitlines()[2:12]
+    assert [line.split()[0] for line in keys] == [
+        "data.root",
+        "data.resolution",
+        "data.batch_size",
+        "lora.r",
+        "lora.alpha",
+        "optim.unet_lr",
+        "optim.text_encoder_lr",
+        "trainer.max_steps",
+        "trainer.precision",
+        "sampling.prompts",
+    ]
+    assert all(len(line.split(maxsplit=1)[1]) > 10 for line in keys)
+
+
+def test_cfg_job_shows_the_config_and_writes_nothing(train_process: Train, tmp_path: Path) -> None:
+    shown = train_process("--cfg", "job", "experiment=tiny_base", f"hydra.run.dir={tmp_path}/run")
+    assert shown.returncode == 0, shown.stderr
+    config = yaml.safe_load(shown.stdout)
+    assert config["lora"]["unet"]["method"] == "full"
+    assert config["model"]["scratch"] == ["unet", "text_encoder"]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lora.rr=16", "error: lora.rr=16: unknown key; did you mean lora.r? lora has r, alpha"),
+        ("lora.r=0", "error: lora.r=0: must be a whole number >= 1\n"),
+        ("optim.name=adamq", "error: optim.name=adamq: unknown; did you mean adamw? choices: ada"),
+    ],
+)
+def test_bad_input_stops_with_one_message(
+    override: str, message: str, train_process: Train, tmp_path: Path
+) -> None:
+    stopped = train_process(override, f"hydra.run.dir={tmp_path}")
+    assert stopped.returncode == 2
+    assert stopped.stderr.startswith(message)
+    assert stopped.stderr.endswith("(set HYDRA_FULL_ERROR=1 for the traceback)\n")
+    assert len(stopped.stderr.splitlines()) == 2
+
+
+def test_the_traceback_is_there_when_asked_for(train_process: Train, tmp_path: Path) -> None:
+    arguments = ("lora.r=0", f"hydra.run.dir={tmp_path}")
+    stopped = train_process(*arguments, environment={"HYDRA_FULL_ERROR": "1"})
+    assert stopped.returncode == 1
+    assert "Traceback" in stopped.stderr
+    assert "lora.r=0: must be a whole number >= 1" in stopped.stderr
+
+
+@pytest.mark.slow
+def test_a_run_writes_everything_that_it_promises(
+    train_process: Train, pictures: Path, tmp_path: Path
+) -> None:
+    done = train_process(
+        "lora.r=16",
+        "optim.unet_lr=1e-4",
+        "trainer.max_steps=4",
+        "trainer.log_every_n_steps=2",
+        "sampling.num_steps=2",
+        "sampling.num_prompts=2",
+        "sampling.every_n_steps=2",
+        "checkpoint.every_n_steps=2",
+        "checkpoint.keep_last=1",
+        "evaluation=none",
+        f"data.root={pictures}",
+        f"hydra.run.dir={tmp_path}",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = [line.strip() for line in done.stdout.partition("Written:")[2].splitlines()]
+    paths = [Path(line) for line in written if line.startswith(str(tmp_path))]
+    assert len(paths) >= 8
+    assert all(path.exists() for path in paths)
+
+    weights = load_file(tmp_path / "lora" / "pytorch_lora_weights.safetensors")
+    down = {name: tensor for name, tensor in weights.items() if "lora_A" in name}
+    assert {tensor.shape[0] for tensor in down.values()} == {16}
+    assert {name.partition(".")[0] for name in down} == {"unet", "text_encoder"}
+
+    stored = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    assert stored["config"]["optim"]["unet_lr"] == 1e-4
+    assert "data" in stored["hashes"]
+    steps = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    assert steps == ["step_0000004"]
+    assert len(list((tmp_path / "samples").glob("step_*.png"))) == 2
+
+    lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()]
+    curves = [line for line in lines if "train/loss" in line]
+    assert [line["step"] for line in curves] == [2, 4]
+    for key in ("train/lr_unet", "train/lr_text_encoder", "train/images_per_s"):
+        assert all(line[key] > 0 for line in curves), key
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0}).Reload()
+    tags = events.Tags()
+    assert {"train/loss", "train/grad_norm", "train/lr_unet"} <= set(tags["scalars"])
+    assert "samples" in tags["images"]
+    assert any(tag.startswith("config") for tag in tags["tensors"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("optimizer=prodigy", "optim.unet_lr=1.0", "lora=attention_mlp"),
+        ("debug=overfit", "trainer.max_steps=2", "objective.prediction_type=v_prediction"),
+        ("lora=conv", "data.cache=off", "data.crop=random", "trainer.gradient_checkpointing=true"),
+        ("trainer.precision=bf16", "lora.text_encoder.method=frozen", "logger=csv"),
+        (
+            "experiment=tiny_base",
+            "data.num_pictures=4",
+            "data.batch_size=2",
+            "data.num_workers=0",
+            "trainer.compile=false",
+        ),
+    ],
+    ids=["prodigy", "overfit", "uncached", "bf16", "experiment"],
+)
+def test_other_settings_run_to_the_end(
+    arguments: tuple[str, ...], train_process: Train, pictures: Path, tmp_path: Path
+) -> None:
+    data = () if "experiment=tiny_base" in arguments else (f"data.root={pictures}",)
+    few = ("data.resolution=32", "trainer.max_steps=2", f"hydra.run.dir={tmp_path}")
+    done = train_process(*SMALL, *data, *few, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = "pipeline" if "experiment=tiny_base" in arguments else "lora"
+    assert (tmp_path / result).is_dir()
+
+
+@pytest.mark.slow
+def test_a_sweep_makes_a_folder_for_each_combination(
+    train_process: Train, pictures: Path, tmp_path: Path
+) -> None:
+    done = train_process(
+        *SMALL,
+        "-m",
+        "lora.r=2,4",
+        "optim.unet_lr=1e-3,1e-4",
+        "trainer.max_steps=1",
+        "data.resolution=32",
+        f"data.root={pictures}",
+        f"hydra.sweep.dir={tmp_path}",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    folders = {path.name: path for path in tmp_path.iterdir() if path.is_dir()}
+    rates = {"0.001": 1e-3, "0.0001": 1e-4}
+    assert set(folders) == {f"lora.r={r},optim.unet_lr={lr}" for r in (2, 4) for lr in rates}
+    for name, folder in folders.items():
+        config = json.loads((folder / "config.json").read_text("utf-8"))["config"]
+        assert f"lora.r={config['lora']['r']}," in name
+        assert (folder / "lora" / "pytorch_lora_weights.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_failing_run_of_a_sweep_is_named_and_the_others_go_on(
+    train_process: Train, pictures: Path, tmp_path: Path
+) -> None:
+    done = train_process(
+        *SMALL,
+        "-m",
+        "lora.r=0,2",
+        "trainer.max_steps=1",
+        "data.resolution=32",
+        f"data.root={pictures}",
+        f"hydra.sweep.dir={tmp_path}",
+    )
+    assert done.returncode == 2
+    assert "run 0 (lora.r=0):\nerror: lora.r=0: must be a whole number >= 1\n" in done.stderr
+    assert (tmp_path / "lora.r=2" / "lora" / "pytorch_lora_weights.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_broken_picture_stops_the_run_or_is_left_out_by_name(
+    train_process: Train, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    write_pictures(folder)
+    broken = folder / "picture_2.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    few = (*SMALL, f"data.root={folder}", "data.resolution=32", "trainer.max_steps=1")
+    stopped = train_process(*few, f"hydra.run.dir={tmp_path}/raise")
+    assert stopped.returncode == 2
+    assert "picture_2.png" in stopped.stderr
+    assert "data.on_error=skip" in stopped.stderr
+    done = train_process(*few, f"hydra.run.dir={tmp_path}/skip", "data.on_error=skip")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "left out: picture_2.png" in done.stdout
+    assert "4 pictures with captions" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_hundred_real_photos(train_process: Train, repository: Path, tmp_path: Path) -> None:
+    shared = Path(os.environ.get("SDLORA_SHARED", repository.parent / "shared"))
+    photos = shared / "data" / "hw10" / "photos"
+    if not photos.is_dir():
+        pytest.skip(f"the photos are not here ({photos})")
+    done = train_process(
+        *SMALL,
+        f"data.root={photos}",
+        f"sampling.prompts={photos.parent}/prompts/validation_prompt.txt",
+        "trainer.max_steps=2",
+        f"hydra.run.dir={tmp_path}",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "100 pictures with captions" in done.stdout
+    assert (tmp_path / "lora" / "pytorch_lora_weights.safetensors").is_file()
