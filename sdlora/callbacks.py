@@ -123,6 +123,7 @@ class Checkpoints(OptimizerStepCallback):
         every_n_steps: Optimizer steps between checkpoints; 0: only the last.
         keep_last: How many stay on disk; ``None``: all.
         write_adapter: Writes the adapter's own files into a step's folder.
+        say: Shows a line to the person who waits.
     """
 
     def __init__(
@@ -131,18 +132,27 @@ class Checkpoints(OptimizerStepCallback):
         every_n_steps: int,
         keep_last: int | None,
         write_adapter: Callable[[Path], None],
+        say: Callable[[str], None] = print,
     ) -> None:
         self.folder = folder
         self.every_n_steps = every_n_steps
         self.keep_last = keep_last
         self.write_adapter = write_adapter
+        self.say = say
 
     def on_optimizer_step(
         self, trainer: lightning.Trainer, module: DiffusionModule, step: int
     ) -> None:
-        """Save where a checkpoint is due."""
-        if every(step, self.every_n_steps) or step == trainer.max_steps or trainer.should_stop:
+        """Save where a checkpoint is due; a full disk stops the run only at its last step."""
+        at_end = step == trainer.max_steps or trainer.should_stop
+        if not at_end and not every(step, self.every_n_steps):
+            return
+        try:
             self.save(trainer, module)
+        except OSError as error:
+            if at_end:
+                raise
+            self.say(f"no checkpoint at step {step} ({error}); training goes on to the next one")
 
     def save(self, trainer: lightning.Trainer, module: DiffusionModule) -> None:
         """Write this step's checkpoint, then remove those that are too many.
@@ -168,7 +178,9 @@ class Checkpoints(OptimizerStepCallback):
     def _remove_old(self, trainer: lightning.Trainer) -> None:
         if self.keep_last is None or not trainer.is_global_zero:
             return
-        for step in steps_on_disk(self.folder)[: -self.keep_last]:
+        # a later step is a damaged one that resuming passed over: it takes no place of a whole one
+        done = [step for step in steps_on_disk(self.folder) if step <= trainer.global_step]
+        for step in done[: -self.keep_last]:
             trainer.strategy.remove_checkpoint(step_folder(self.folder, step) / STATE)
 
 
@@ -181,20 +193,29 @@ class StopSignals(OptimizerStepCallback):
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._before: dict[int, Any] = {}
 
-    def setup(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Install the handlers (before Lightning would install its own)."""
+        """Take the signals over, from Lightning too: its SIGTERM ends a run within a step."""
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._remember)
+            self._before[number] = signal.signal(number, self._remember)
 
-    def teardown(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
+    def on_train_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Give the signals back to Python."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        """Give the signals back."""
+        self._give_back()
+
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
+        """Give the signals back."""
+        self._give_back()
 
     def on_optimizer_step(
         self, trainer: lightning.Trainer, module: DiffusionModule, step: int
@@ -202,6 +223,10 @@ class StopSignals(OptimizerStepCallback):
         """Ask the trainer to stop; ``Checkpoints`` comes after this and saves."""
         if self.received is not None:
             trainer.should_stop = True
+
+    def _give_back(self) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:

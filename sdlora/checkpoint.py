@@ -41,7 +41,7 @@ class WholeCheckpointIO(CheckpointIO):
         step = int(checkpoint["global_step"])
         write_json(path.parent / MANIFEST, {"step": step, "sha256": sha256(path)})
 
-    def load_checkpoint(  # type: ignore[override]
+    def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Read a checkpoint after its hash was checked; only plain data is unpickled.

@@ -37,6 +37,12 @@ INTERRUPTED = 130
 
 MULTIRUN = ("-m", "--multirun")
 
+FLAGS_WITH_VALUE = (
+    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp"),
+    *("--config-name", "-cn", "--config-dir", "-cd", "--experimental-rerun"),
+)
+"""Hydra's flags that take the following word."""
+
 
 def run(task: Callable[[DictConfig], None], config_name: str, schema: type) -> None:
     """Compose the config, run ``task`` with it, and report errors in one message.
@@ -93,7 +99,14 @@ def prepared_arguments(arguments: Sequence[str], schema: type) -> list[str]:
     Raises:
         ValueError: If ``resume=`` does not name a run folder.
     """
-    return named_by_sweep(opened_options(resumed_arguments(arguments), schema))
+    if schema is EvaluateConfig:
+        arguments = named_lora_file(arguments)
+    return named_by_sweep(flags_first(opened_options(resumed_arguments(arguments), schema)))
+
+
+def named_lora_file(arguments: Sequence[str]) -> list[str]:
+    """Turn ``lora=FILE`` into ``lora_file=FILE``: Hydra would look FILE up in ``conf/lora``."""
+    return [re.sub("^lora=", "lora_file=", item) for item in arguments]
 
 
 def resumed_arguments(arguments: Sequence[str]) -> list[str]:
@@ -136,6 +149,18 @@ def opened_options(arguments: Sequence[str], schema: type) -> list[str]:
     return [f"++{item}" if item.startswith(prefixes) else item for item in arguments]
 
 
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """Move ``--flags`` before the overrides: Hydra's parser wants all overrides in a row."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    takes_value = False
+    for item in arguments:
+        is_flag = item.startswith("-")
+        (flags if is_flag or takes_value else overrides).append(item)
+        takes_value = is_flag and item in FLAGS_WITH_VALUE
+    return [*flags, *overrides]
+
+
 def named_by_sweep(arguments: Sequence[str]) -> list[str]:
     """Name the folders of a sweep by the keys that it sweeps over, not by those all runs share."""
     if not set(MULTIRUN) & set(arguments):
@@ -165,10 +190,11 @@ def _reporting(
             task(composed)
         except Exception as error:
             job = HydraConfig.get()
-            arguments = map(str, OmegaConf.to_container(job.overrides.task, resolve=False))
+            arguments = OmegaConf.to_container(job.overrides.task, resolve=False)
+            assert isinstance(arguments, list)
             if job.mode == RunMode.MULTIRUN:
                 print(f"run {job.job.num} ({job.job.override_dirname}):", file=sys.stderr)
-            _report(error, schema, list(arguments))
+            _report(error, schema, arguments)
             failed.append(error)
             if job.mode == RunMode.MULTIRUN:
                 raise  # so that launchers in other processes know

@@ -414,8 +414,9 @@ class EvaluateConfig:
     """Run folder whose LoRA is scored; it gives the model, the references and the training set."""
     checkpoint: str = MISSING
     """Which adapter of the run: ``last``, or a step number."""
-    lora: str | None = None
-    """LoRA file or folder, made by any trainer; scored on ``model``."""
+    lora_file: str | None = None
+    """LoRA file or folder, made by any trainer; scored on ``model``. On the command line it is
+    ``lora=FILE``."""
     lora_scale: float = MISSING
     """Strength of the LoRA; 1 is as trained."""
     merge: bool = MISSING
@@ -438,7 +439,7 @@ class EvaluateConfig:
         if self.resolution is not None:
             _count("resolution", self.resolution, 8)
         require(
-            (self.run is None) != (self.lora is None),
+            (self.run is None) != (self.lora_file is None),
             "run",
             self.run,
             "give either run=RUN_FOLDER or lora=FILE",

@@ -130,12 +130,14 @@ class DiffusionModule(lightning.LightningModule):
             module = getattr(self.family, part)
             module.train(any(parameter.requires_grad for parameter in module.parameters()))
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def state_dict(  # type: ignore[override]
+        self, *args: Any, **kwargs: Any
+    ) -> dict[str, Tensor]:
         """The trained weights only: a checkpoint never holds the base model."""
         trained = self.all_trained_parameters()
         return {name: parameter.detach() for name, parameter in trained.items()}
 
-    def load_state_dict(  # type: ignore[override]
+    def load_state_dict(
         self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
     ) -> None:
         """Put trained weights back; names and shapes must all match.

@@ -123,9 +123,13 @@ def lora_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def lora_state_dict(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of the adapter's weights by raw peft key, on the CPU."""
+    """Copies of the adapter's weights by raw peft key, on the CPU, in the order of files.
+
+    Convolutions of a model in ``channels_last`` lie in another order, which safetensors refuses.
+    """
+    order = torch.contiguous_format
     found = lora_parameters(module).items()
-    return {name: parameter.detach().cpu().clone() for name, parameter in found}
+    return {name: weight.detach().cpu().clone(memory_format=order) for name, weight in found}
 
 
 def load_lora_state_dict(module: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -80,8 +80,8 @@ def lora_path(config: EvaluateConfig) -> Path:
     Raises:
         ConfigError: If it is not there.
     """
-    if config.lora is not None:
-        path = Path(config.lora)
+    if config.lora_file is not None:
+        path = Path(config.lora_file)
         if not path.exists():
             raise ConfigError(f"lora={path}: no such file or folder")
         return path

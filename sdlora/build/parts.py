@@ -139,7 +139,7 @@ def memory_and_speed(config: TrainerConfig, family: StableDiffusion) -> None:
     if config.gradient_checkpointing:
         family.unet.enable_gradient_checkpointing()
         # not re-entrant: that form freezes a text encoder whose inputs need no gradient
-        family.text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
+        family.text_encoder.activation_checkpointing_enable({"use_reentrant": False})
     if config.compile:
         family.unet.compile()
     for part in (family.vae, family.unet):  # convolutions are faster so, on CPUs and GPUs

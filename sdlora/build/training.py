@@ -3,6 +3,7 @@
 import json
 import platform
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -268,14 +269,21 @@ def _callbacks(job: TrainingJob, num_pictures: int) -> list[Callback]:
         config.checkpoint.every_n_steps,
         config.checkpoint.keep_last,
         lambda folder: _write_adapter(job, folder),
+        job.progress.print,
     )
     average: list[Callback] = [job.average] if job.average else []
     return [*average, job.signals, speed, save, job.evaluate]
 
 
 def _write_adapter(job: TrainingJob, folder: Path) -> None:
-    """The adapter as it is now; a run that trains all weights has them in its checkpoint alone."""
-    if job.specs:
+    """The adapter as pictures show it, averaged where the run averages.
+
+    A run that trains all weights has them in its checkpoint alone.
+    """
+    if not job.specs:
+        return
+    parameters = job.module.all_trained_parameters()
+    with job.average.applied(parameters) if job.average else nullcontext():
         write_diffusers(
             folder / "pytorch_lora_weights.safetensors",
             unet=job.family.unet,

@@ -71,7 +71,7 @@ def message_of(
     def call(*arguments: str) -> str:
         GlobalHydra.instance().clear()
         quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
-        monkeypatch.setattr(sys, "argv", ["train.py", *quiet, *arguments])
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *quiet])
         monkeypatch.delenv(TRACEBACK, raising=False)
         monkeypatch.chdir(repository)
         with pytest.raises(SystemExit) as stop:

@@ -2,9 +2,10 @@
 
 ``ckpt N`` is after the state of step N was written under its temporary name, ``manifest N`` between
 state and manifest, ``step N`` in the middle of optimizer step N. ``NAN step N`` makes that step's
-loss NaN.
+loss NaN, ``FULL ckpt N`` says there that the disk is full.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -23,7 +24,9 @@ SIGNAL, PLACE, STEP = os.environ["STOP"].split()
 
 
 def hit() -> None:
-    """Send the signal to this very process."""
+    """Send the signal to this very process, or fail as a full disk does."""
+    if SIGNAL == "FULL":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.kill(os.getpid(), signal.Signals[f"SIG{SIGNAL}"])
 
 

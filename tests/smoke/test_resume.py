@@ -110,7 +110,7 @@ def stop(
         f"hydra.run.dir={folder}",
         *more,
         script="tests/smoke/stopped_train.py",
-        environment={"STOP": how},
+        environment={"STOP": how, "PYTHONPATH": "."},  # where train.py is
     )
 
 
@@ -206,6 +206,18 @@ def test_what_cannot_change_is_named(
     with FileLock(folder / ".lock"):
         told = message_of(f"resume={folder}")
     assert told.startswith(f"run_dir={folder}: another process is training in it; wait for it")
+
+
+def test_a_full_disk_costs_one_checkpoint(
+    settings: tuple[str, ...], whole: Future[Path], train_process: Train, tmp_path: Path
+) -> None:
+    done = stop("FULL ckpt 4", tmp_path, settings, train_process)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no checkpoint at step 4 ([Errno 28] No space left on device); training" in done.stdout
+    valid = [path.parent.name for path in (tmp_path / "checkpoints").glob("*/manifest.json")]
+    assert sorted(valid) == ["step_0000002", "step_0000006"]
+    assert not list(tmp_path.rglob(".writing-*"))
+    assert_same_end(tmp_path, whole.result())
 
 
 def test_nan_stops_the_run_and_is_never_saved(

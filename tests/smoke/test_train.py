@@ -1,4 +1,4 @@
-"""``python train.py`` with the command lines of the README, on a random base of the SD1.5 layout."""
+"""``python train.py`` as the README calls it, on a random base of the SD1.5 layout."""
 
 import json
 import os

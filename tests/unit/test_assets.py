@@ -69,8 +69,8 @@ def test_text_encoder_knows_the_tokenizer(assets: Path) -> None:
 def test_autoencoder_reconstructs_unseen_drawings(assets: Path, pictures: torch.Tensor) -> None:
     vae = AutoencoderKL.from_pretrained(assets / "tiny-sd" / "vae")
 
-    assert reconstruction_psnr(vae, pictures) >= 27
-    assert latents_std(vae, pictures) * vae.config.scaling_factor == pytest.approx(1, abs=0.1)
+    assert reconstruction_psnr(vae, pictures[:24]) >= 29
+    assert latents_std(vae, pictures[:24]) * vae.config.scaling_factor == pytest.approx(1, abs=0.1)
 
 
 def test_classifier_reads_unseen_drawings(assets: Path, pictures: torch.Tensor) -> None:

@@ -6,13 +6,15 @@ import pytest
 from omegaconf import OmegaConf
 
 from sdlora.command_line import (
+    flags_first,
     named_by_sweep,
     opened_options,
+    prepared_arguments,
     resumed_arguments,
     to_typed,
 )
 from sdlora.composition_errors import unknown_keys
-from sdlora.config import ConfigError, OptimConfig, TrainConfig
+from sdlora.config import ConfigError, EvaluateConfig, OptimConfig, TrainConfig
 
 EXCLUDED = "hydra.job.config.override_dirname.exclude_keys"
 
@@ -77,6 +79,20 @@ def test_options_may_be_added_without_a_plus() -> None:
         "++evaluation.face.options.x=1",
         "lora.r=1",
     ]
+
+
+def test_evaluate_takes_a_file_where_train_has_a_group() -> None:
+    given = ["lora=my file.safetensors", "lora_scale=0.5"]
+    renamed = ["lora_file=my file.safetensors", "lora_scale=0.5"]
+    assert prepared_arguments(given, EvaluateConfig) == renamed
+    assert prepared_arguments(["lora=conv"], TrainConfig) == ["lora=conv"]
+
+
+def test_flags_come_first() -> None:
+    given = ["lora.r=4", "-m", "a=1", "--config-dir", "mine", "b=2", "--config-name=x", "c=3"]
+    ordered = ["-m", "--config-dir", "mine", "--config-name=x", "lora.r=4", "a=1", "b=2", "c=3"]
+    assert flags_first(given) == ordered
+    assert flags_first([]) == []
 
 
 def test_a_sweep_is_named_by_what_it_sweeps() -> None:

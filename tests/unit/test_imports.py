@@ -36,9 +36,15 @@ LEVELS = {
     "sdlora.build": 5,
     "sdlora.build.*": 5,
     "sdlora.command_line": 5,
+    "sdlora.composition_errors": 5,
     "sdlora.assets.*": 5,
 }
-SEES_CONFIG = ("sdlora.config", "sdlora.command_line", "sdlora.build")  # and what lies in them
+SEES_CONFIG = (
+    "sdlora.config",
+    "sdlora.command_line",
+    "sdlora.composition_errors",
+    "sdlora.build",  # and what lies in it
+)
 NAMELESS = {"utils", "util", "helpers", "helper", "misc", "common", "src"}
 
 

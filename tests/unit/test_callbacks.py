@@ -1,0 +1,533 @@
+"""What happens around the steps: averages by hand, checkpoints on time, signals that save first."""
+
+import copy
+import json
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import lightning
+import psutil
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
+from torch import Tensor, nn
+
+from sdlora import callbacks
+from sdlora.callbacks import (
+    Checkpoints,
+    Evaluate,
+    ExponentialMovingAverage,
+    OptimizerStepCallback,
+    StopSignals,
+    Throughput,
+    every,
+    peak_memory_mib,
+)
+from sdlora.checkpoint import newest_valid, problem_of, step_folder, steps_on_disk
+from sdlora.evaluator import Evaluation, Evaluator
+from sdlora.generate import Prompt
+from sdlora.metrics.scoring import Scores
+from sdlora.models.sd import StableDiffusion
+from sdlora.module import DiffusionModule, TrainingError
+from sdlora.progress import Progress
+from tests.unit.tiny_training import Stream, adapted, diffusion_module, trainer
+
+
+def test_every() -> None:
+    assert [step for step in range(7) if every(step, 3)] == [3, 6]  # not at 0
+    assert not any(every(step, 0) for step in range(7))
+
+
+class Recorder(OptimizerStepCallback):
+    """Calls ``note`` after each optimizer step and keeps what it gives."""
+
+    def __init__(self, note: Callable[[lightning.Trainer, DiffusionModule], Any]) -> None:
+        self.note = note
+        self.seen: dict[int, Any] = {}
+
+    def on_optimizer_step(
+        self, trainer: lightning.Trainer, module: DiffusionModule, step: int
+    ) -> None:
+        assert step not in self.seen, "called twice for one step"
+        self.seen[step] = self.note(trainer, module)
+
+
+class OnMicroBatch(Callback):
+    """Does ``act`` when micro-batch number ``index`` begins."""
+
+    def __init__(self, index: int, act: Callable[[], None]) -> None:
+        self.index = index
+        self.act = act
+
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == self.index:
+            self.act()
+
+
+def weights_of(trainer: lightning.Trainer, module: DiffusionModule) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in module.all_trained_parameters().items()}
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_step_is_an_optimizer_step(
+    family: StableDiffusion, tmp_path: Path, accumulate: int
+) -> None:
+    module = diffusion_module(adapted(family))
+    start = weights_of(cast(Any, None), module)
+    recorder = Recorder(weights_of)
+    run = trainer(tmp_path, 3, [recorder], accumulate_grad_batches=accumulate)
+    run.fit(module, datamodule=Stream(accumulate=accumulate))
+    assert list(recorder.seen) == [1, 2, 3]
+    name = next(iter(start))
+    states = [start[name], *(weights[name] for weights in recorder.seen.values())]
+    for before, after in zip(states, states[1:], strict=False):
+        assert not torch.equal(before, after)  # the weights have moved by then
+
+
+# averages
+
+
+class Weights:
+    """One trained number, as far as the average looks at a module."""
+
+    def __init__(self, value: float) -> None:
+        self.weight = nn.Parameter(torch.tensor([value]))
+
+    def all_trained_parameters(self) -> dict[str, nn.Parameter]:
+        return {"w": self.weight}
+
+
+def average_of(values: list[float], decay: float, start: float = 0.0) -> list[float]:
+    """The average after each step, where the weight is ``values[n - 1]`` after step ``n``."""
+    average, weights = ExponentialMovingAverage(decay), Weights(start)
+    average.average = {"w": torch.tensor([start])}
+    seen = []
+    for step, value in enumerate(values, start=1):
+        weights.weight.data.fill_(value)
+        average.on_optimizer_step(cast(Any, None), cast(DiffusionModule, weights), step)
+        seen.append(average.average["w"].item())
+    return seen
+
+
+def test_the_average_by_hand() -> None:
+    """Decays 2/11, 3/12, 4/13, and then 0.35 where (1 + 4) / (10 + 4) = 0.357 is more."""
+    first = 9 / 11 * 1.0
+    second = 0.25 * first + 0.75 * 2.0
+    third = 4 / 13 * second + 9 / 13 * 4.0
+    fourth = 0.35 * third + 0.65 * 8.0
+    got = average_of([1.0, 2.0, 4.0, 8.0], decay=0.35)
+    assert got == pytest.approx([first, second, third, fourth], rel=1e-6)
+
+
+def test_the_average_in_closed_form() -> None:
+    """With a decay below its warm-up throughout, a step from 0 to 1 is 1 - decay ** n."""
+    got = average_of([1.0] * 12, decay=0.1)
+    assert got == pytest.approx([1 - 0.1**n for n in range(1, 13)], rel=1e-6)
+    assert average_of([3.0, 7.0, 5.0], decay=0.0) == [3.0, 7.0, 5.0]  # no memory at all
+
+
+def test_the_average_of_a_run(family: StableDiffusion, tmp_path: Path) -> None:
+    """Against the same recursion in float64 over the weights that the run went through."""
+    module = diffusion_module(adapted(family), lr=0.5)
+    expected = {n: w.double() for n, w in weights_of(cast(Any, None), module).items()}
+    average, recorder = ExponentialMovingAverage(0.3), Recorder(weights_of)
+    trainer(tmp_path, 4, [average, recorder], accumulate_grad_batches=2).fit(
+        module, datamodule=Stream(accumulate=2)
+    )
+    for step, decay in enumerate((2 / 11, 3 / 12, 0.3, 0.3), start=1):
+        for name, weight in recorder.seen[step].items():
+            expected[name] = decay * expected[name] + (1 - decay) * weight.double()
+    assert average.average.keys() == expected.keys()
+    for name, value in average.average.items():
+        torch.testing.assert_close(value.double(), expected[name], rtol=1e-6, atol=1e-7)
+        assert not torch.equal(value, recorder.seen[4][name])
+
+
+def test_applied_puts_the_average_in_and_the_weights_back() -> None:
+    weights, average = Weights(2.0), ExponentialMovingAverage(0.9)
+    average.average = {"w": torch.tensor([-1.0])}
+    with average.applied(weights.all_trained_parameters()):
+        assert weights.weight.item() == -1.0
+    assert weights.weight.item() == 2.0
+
+    def fail() -> None:
+        with average.applied(weights.all_trained_parameters()):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert weights.weight.item() == 2.0
+    assert average.average["w"].item() == -1.0
+
+
+# checkpoints
+
+
+def saving(folder: Path, every_n_steps: int, keep_last: int | None = None) -> Checkpoints:
+    def write_adapter(step_folder: Path) -> None:
+        assert problem_of(step_folder), "the manifest comes last"
+        (step_folder / "adapter.txt").write_text(step_folder.name, encoding="utf-8")
+
+    return Checkpoints(folder, every_n_steps, keep_last, write_adapter)
+
+
+@pytest.mark.parametrize(
+    ("every_n_steps", "keep_last", "steps"),
+    [(2, None, [2, 4, 5]), (2, 2, [4, 5]), (0, None, [5]), (1, 1, [5]), (5, None, [5])],
+)
+def test_checkpoints_come_on_time_and_old_ones_go(
+    family: StableDiffusion, tmp_path: Path, every_n_steps: int, keep_last: int, steps: list[int]
+) -> None:
+    save = saving(tmp_path / "checkpoints", every_n_steps, keep_last)
+    run = trainer(tmp_path, 5, [save], accumulate_grad_batches=2)
+    run.fit(diffusion_module(adapted(family)), datamodule=Stream(size=1, accumulate=2))
+    assert steps_on_disk(save.folder) == steps
+    folders = [step_folder(save.folder, step) for step in steps]
+    assert sorted(save.folder.iterdir()) == folders  # nothing else is left
+    for folder in folders:
+        assert problem_of(folder) is None
+        assert (folder / "adapter.txt").read_text(encoding="utf-8") == folder.name
+
+
+def test_a_checkpoint_holds_no_base_model(family: StableDiffusion, tmp_path: Path) -> None:
+    module = diffusion_module(adapted(family), optimizer=torch.optim.AdamW)
+    save = saving(tmp_path / "checkpoints", 0)
+    trainer(tmp_path, 1, [ExponentialMovingAverage(0.9), save]).fit(module, datamodule=Stream())
+    path, _ = newest_valid(save.folder)
+    assert path is not None
+    content = torch.load(path, weights_only=True)
+    assert content["state_dict"].keys() == module.all_trained_parameters().keys()
+    num_trained = sum(parameter.numel() for parameter in module.all_trained_parameters().values())
+
+    def count(value: Any) -> int:
+        if isinstance(value, Tensor):
+            return value.numel()
+        if isinstance(value, dict):
+            return sum(count(item) for item in value.values())
+        return sum(count(item) for item in value) if isinstance(value, list | tuple) else 0
+
+    num_tensors = len(module.all_trained_parameters())
+    # weights, average, and Adam's two moments with one counter a tensor
+    assert count(content) == 4 * num_trained + num_tensors
+
+
+def test_a_stopped_run_goes_on_bit_by_bit(loaded_family: StableDiffusion, tmp_path: Path) -> None:
+    def run(folder: str, steps: int, checkpoint: Path | None = None) -> dict[str, Tensor]:
+        family = adapted(copy.deepcopy(loaded_family), ("unet", "text_encoder"), dropout=0.2)
+        module = diffusion_module(family, optimizer=torch.optim.AdamW)
+        average = ExponentialMovingAverage(0.5)
+        save = saving(tmp_path / folder, 2)
+        trainer(tmp_path, steps, [average, save], accumulate_grad_batches=2).fit(
+            module,
+            datamodule=Stream(accumulate=2),
+            ckpt_path=None if checkpoint is None else str(checkpoint),
+            weights_only=True,
+        )
+        averages = {f"average/{name}": value for name, value in average.average.items()}
+        return {**weights_of(cast(Any, None), module), **averages}
+
+    whole = run("whole", 4)
+    run("parts", 2)
+    checkpoint, skipped = newest_valid(tmp_path / "parts")
+    assert checkpoint is not None
+    assert not skipped
+    resumed = run("parts", 4, checkpoint)
+    assert resumed.keys() == whole.keys()
+    for name, value in whole.items():
+        assert torch.equal(resumed[name], value), name
+    assert steps_on_disk(tmp_path / "parts") == [2, 4]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_never_saved(
+    family: StableDiffusion, tmp_path: Path, value: float
+) -> None:
+    module = diffusion_module(adapted(family))
+    name, parameter = list(module.all_trained_parameters().items())[3]
+
+    def spoil(trainer: lightning.Trainer, module: DiffusionModule) -> None:
+        if trainer.global_step == 2:
+            parameter.data[0, 0] = value
+
+    save = saving(tmp_path / "checkpoints", 1)
+    run = trainer(tmp_path, 4, [Recorder(spoil), save])
+    with pytest.raises(TrainingError, match=f"{name} is NaN or infinite at step 2; nothing was"):
+        run.fit(module, datamodule=Stream())
+    assert [path.name for path in save.folder.iterdir()] == ["step_0000001"]
+
+
+def test_a_full_disk_costs_a_checkpoint_and_only_the_last_stops_the_run(
+    family: StableDiffusion, tmp_path: Path
+) -> None:
+    full_at: set[str] = {"step_0000002"}
+
+    def write_adapter(folder: Path) -> None:
+        if folder.name in full_at:
+            raise OSError(28, "No space left on device")
+
+    said: list[str] = []
+    save = Checkpoints(tmp_path / "checkpoints", 1, None, write_adapter, said.append)
+    module = diffusion_module(adapted(family))
+    trainer(tmp_path, 3, [save]).fit(module, datamodule=Stream())
+    assert steps_on_disk(save.folder) == [1, 3]
+    (line,) = said
+    assert line.startswith("no checkpoint at step 2 ([Errno 28] No space left on device)")
+
+    full_at.add("step_0000005")
+    with pytest.raises(OSError, match="No space left"):
+        trainer(tmp_path, 5, [save]).fit(module, datamodule=Stream())
+
+
+def test_a_later_checkpoint_that_resuming_passed_over_takes_no_place(
+    family: StableDiffusion, tmp_path: Path
+) -> None:
+    """Step 9 is damaged, so the run went on from before it: two whole ones stay beside it."""
+    save = saving(tmp_path / "checkpoints", 1, keep_last=2)
+    damaged = step_folder(save.folder, 9)
+    damaged.mkdir(parents=True)
+    (damaged / "manifest.json").write_text("{", encoding="utf-8")
+    trainer(tmp_path, 3, [save]).fit(diffusion_module(adapted(family)), datamodule=Stream())
+    assert steps_on_disk(save.folder) == [2, 3, 9]
+    path, skipped = newest_valid(save.folder)
+    assert path is not None
+    assert path.parent == step_folder(save.folder, 3)
+    assert len(skipped) == 1
+
+
+# signals
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot send itself these signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("micro_batch", [2, 3])
+def test_a_signal_stops_after_the_step_and_its_checkpoint(
+    family: StableDiffusion, tmp_path: Path, number: int, micro_batch: int
+) -> None:
+    """Micro-batches 2 and 3 are step 2: whether it comes early or late in it, the step is whole."""
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    signals, save = StopSignals(), saving(tmp_path / "checkpoints", 0)
+    send = OnMicroBatch(micro_batch, lambda: os.kill(os.getpid(), number))
+    run = trainer(tmp_path, 9, [signals, save, send], accumulate_grad_batches=2)
+    run.fit(diffusion_module(adapted(family)), datamodule=Stream(accumulate=2))
+    assert signals.received == number
+    assert run.global_step == 2
+    assert steps_on_disk(save.folder) == [2]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot send itself these signals")
+def test_a_second_interrupt_stops_at_once(family: StableDiffusion, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    save = saving(tmp_path / "checkpoints", 1)
+    run = trainer(tmp_path, 9, [StopSignals(), save, OnMicroBatch(2, twice)])
+    with pytest.raises(SystemExit) as stop:
+        run.fit(diffusion_module(adapted(family)), datamodule=Stream())
+    assert stop.value.code == 130
+    assert steps_on_disk(save.folder) == [1, 2]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_signals_are_given_back_after_an_error(family: StableDiffusion, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    run = trainer(tmp_path, 9, [StopSignals(), OnMicroBatch(1, fail)])
+    with pytest.raises(ZeroDivisionError):
+        run.fit(diffusion_module(adapted(family)), datamodule=Stream())
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+# pictures and scores
+
+
+class Drawer:
+    """Stands for an evaluator: keeps what it was asked and which weights the model had then."""
+
+    def __init__(self, module: DiffusionModule) -> None:
+        self.module = module
+        self.base: Evaluation | None = None
+        self.drawn: list[tuple[bool, dict[str, Tensor]]] = []
+
+    def _evaluation(self, scored: bool, distance: float) -> Evaluation:
+        scores = Scores(2, distance, 1, None, {"clip_score": "no CLIP model"}) if scored else None
+        return Evaluation([Prompt("a", 0)], [Image.new("RGB", (8, 8))], scores)
+
+    def draw_base(self) -> Evaluation:
+        self.base = self._evaluation(True, 1.25)
+        return self.base
+
+    def draw(self, preview: bool = False) -> Evaluation:
+        self.drawn.append((preview, weights_of(cast(Any, None), self.module)))
+        return self._evaluation(not preview, 1.0 / len(self.drawn))
+
+    def write_grid(self, path: Path, evaluation: Evaluation, label: str) -> Image.Image:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(label, encoding="utf-8")
+        return evaluation.images[0]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_pictures_and_scores_come_on_time(family: StableDiffusion, tmp_path: Path) -> None:
+    module = diffusion_module(adapted(family))
+    drawer = Drawer(module)
+    evaluate = Evaluate(
+        cast(Evaluator, drawer), pictures_every_n_steps=2, scores_every_n_steps=3, folder=tmp_path
+    )
+    run = trainer(tmp_path, 5, [evaluate], accumulate_grad_batches=2)
+    run.fit(module, datamodule=Stream(size=1, accumulate=2))
+    # pictures at 2 and 4, scores at 3, both at the end
+    assert [preview for preview, _ in drawer.drawn] == [True, False, True, False]
+    samples = tmp_path / "samples"
+    assert {path.name: path.read_text(encoding="utf-8") for path in samples.iterdir()} == {
+        f"step_000000{step}.png": f"step {step}" for step in (2, 3, 4, 5)
+    }
+    no_clip = {"clip_score": None, "clip_score_reason": "no CLIP model"}
+    expected = [
+        (0, "base", {"face_distance": 1.25, "faceless": 1, **no_clip}),
+        (3, "eval", {"face_distance": 0.5, "faceless": 1, **no_clip}),
+        (5, "eval", {"face_distance": 0.25, "faceless": 1, **no_clip}),
+    ]
+    assert lines(tmp_path / "metrics.jsonl") == [
+        {"step": step, **{f"{prefix}/{name}": value for name, value in values.items()}}
+        for step, prefix, values in expected
+    ]
+    assert evaluate.last is not None
+    assert evaluate.last.scores is not None
+    assert evaluate.last.scores.face_distance == 0.25
+
+
+def test_the_average_is_drawn_and_the_weights_train_on(
+    family: StableDiffusion, tmp_path: Path
+) -> None:
+    module = diffusion_module(adapted(family), lr=0.5)
+    drawer, average, recorder = (
+        Drawer(module),
+        ExponentialMovingAverage(0.9),
+        Recorder(weights_of),
+    )
+    averages = Recorder(lambda *_: {name: w.clone() for name, w in average.average.items()})
+    after = Recorder(weights_of)
+    evaluate = Evaluate(
+        cast(Evaluator, drawer),
+        pictures_every_n_steps=1,
+        scores_every_n_steps=0,
+        folder=tmp_path,
+        average=average,
+    )
+    run = trainer(tmp_path, 2, [average, recorder, averages, evaluate, after])
+    run.fit(module, datamodule=Stream())
+    for step, (_, drawn) in enumerate(drawer.drawn, start=1):
+        for name, weight in drawn.items():
+            assert torch.equal(weight, averages.seen[step][name])
+            assert not torch.equal(weight, recorder.seen[step][name])
+            assert torch.equal(after.seen[step][name], recorder.seen[step][name])
+
+
+def test_a_resumed_run_does_not_note_the_base_twice(
+    loaded_family: StableDiffusion, tmp_path: Path
+) -> None:
+    def run(steps: int, checkpoint: Path | None = None) -> None:
+        module = diffusion_module(adapted(copy.deepcopy(loaded_family)))
+        evaluate = Evaluate(
+            cast(Evaluator, Drawer(module)),
+            pictures_every_n_steps=0,
+            scores_every_n_steps=0,
+            folder=tmp_path,
+        )
+        save = saving(tmp_path / "checkpoints", 1)
+        path = None if checkpoint is None else str(checkpoint)
+        trainer(tmp_path, steps, [save, evaluate]).fit(
+            module, datamodule=Stream(), ckpt_path=path, weights_only=True
+        )
+
+    run(1)
+    run(2, newest_valid(tmp_path / "checkpoints")[0])
+    assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [0, 1, 2]
+
+
+# speed and memory
+
+
+def test_throughput_by_a_clock_of_its_own(
+    family: StableDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each micro-batch takes 0.5 s; what comes between, drawing say, takes 100 s."""
+    now = iter([0.0, 0.5, 100.0, 100.5, 200.0, 200.5, 300.0, 300.5, 400.0, 400.5, 500.0, 500.5])
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: next(now))
+    progress = Progress(enabled=False)
+    metrics = tmp_path / "metrics.jsonl"
+    speed = Throughput(6, num_pictures=12, progress=progress, metrics=metrics, log_every_n_steps=2)
+    bars = Recorder(lambda *_: [(t.description, t.completed, t.total) for t in progress.tasks()])
+    module = diffusion_module(adapted(family, ("unet", "text_encoder")), lr=0.08)
+    logger = CSVLogger(tmp_path, name="", version="")
+    run = trainer(
+        tmp_path, 3, [speed, bars], accumulate_grad_batches=2, logger=logger, log_every_n_steps=2
+    )
+    run.fit(module, datamodule=Stream(size=3, accumulate=2))
+
+    (line,) = lines(metrics)
+    assert line["step"] == 2
+    assert line["train/images_per_s"] == 2 * 6 / (4 * 0.5)
+    assert line["train/epoch"] == 1.0  # 12 of 12 pictures
+    assert line["train/lr_unet"] == pytest.approx(0.08 / 4)  # of the step that comes
+    assert line["train/lr_text_encoder"] == pytest.approx(0.08 / 4)
+    assert 0 < line["train/loss"] < 100
+    assert line["train/peak_memory_mib"] > 50
+    assert bars.seen == {step: [("Training", step, 3)] for step in (1, 2, 3)}
+    assert progress.tasks() == []  # the bar is taken away at the end
+    logged = (tmp_path / "metrics.csv").read_text(encoding="utf-8")
+    for name in ("train/images_per_s", "train/lr_unet", "train/grad_norm", "train/loss"):
+        assert name in logged.splitlines()[0]
+
+
+def test_the_bar_of_a_resumed_run_begins_where_it_stands(
+    loaded_family: StableDiffusion, tmp_path: Path
+) -> None:
+    def run(steps: int, checkpoint: Path | None = None) -> Any:
+        progress = Progress(enabled=False)
+        speed = Throughput(2, 4, progress, tmp_path / "metrics.jsonl", 1)
+        begun: list[Any] = []
+        look = OnMicroBatch(
+            2, lambda: begun.extend((t.completed, t.total) for t in progress.tasks())
+        )
+        trainer(tmp_path, steps, [speed, saving(tmp_path / "checkpoints", 1), look]).fit(
+            diffusion_module(adapted(copy.deepcopy(loaded_family))),
+            datamodule=Stream(),
+            ckpt_path=None if checkpoint is None else str(checkpoint),
+            weights_only=True,
+        )
+        return begun
+
+    run(2)
+    assert run(4, newest_valid(tmp_path / "checkpoints")[0]) == [(2, 4)]
+    found = [line["step"] for line in lines(tmp_path / "metrics.jsonl")]
+    assert found == [1, 2, 3, 4]
+
+
+def test_peak_memory_counts_what_was_in_use_before() -> None:
+    now = psutil.Process().memory_info().rss / 2**20
+    before = peak_memory_mib(torch.device("cpu"))
+    assert before >= 0.99 * now
+    block = torch.ones(int((before - now + 64) * 2**20 / 4))
+    with_block = peak_memory_mib(torch.device("cpu"))
+    assert with_block >= before + 32
+    del block
+    assert peak_memory_mib(torch.device("cpu")) >= with_block

@@ -1,0 +1,154 @@
+"""The schema: every shipped file fits it, and what cannot work is named with a remedy."""
+
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from sdlora.command_line import register_schemas, to_typed
+from sdlora.config import (
+    ConfigError,
+    EvaluateConfig,
+    TrainConfig,
+    all_keys,
+    nearest_key,
+    require,
+    require_choice,
+)
+
+CONF = Path(__file__).parents[2] / "conf"
+GROUPS = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name != "hydra")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _schemas() -> None:
+    register_schemas()
+
+
+def train_config(*overrides: str) -> TrainConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return to_typed(compose("train", ["run_dir=here", *overrides]), TrainConfig)
+
+
+def evaluate_config(*overrides: str) -> EvaluateConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return to_typed(compose("evaluate", ["run_dir=here", *overrides]), EvaluateConfig)
+
+
+@pytest.mark.parametrize("path", GROUPS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_shipped_file_fits_the_schema(path: Path) -> None:
+    group, name = path.parent.name, path.stem
+    config = train_config(f"{group}={name}")
+    values = [getattr(config, item.name) for item in fields(TrainConfig)]
+    assert "???" not in repr(values)
+
+
+def test_defaults_and_overrides_meet_in_one_config() -> None:
+    config = train_config("optimizer=prodigy", "optim.unet_lr=0.5", "lora.unet.r=4", "seed=3")
+    assert (config.optim.name, config.optim.unet_lr) == ("prodigy", 0.5)
+    assert (config.lora.r, config.lora.unet.r, config.lora.text_encoder.r) == (8, 4, None)
+    assert (config.seed, config.run_dir) == (3, "here")
+    assert evaluate_config("lora_file=file.safetensors").lora_file == "file.safetensors"
+
+
+def test_an_experiment_may_be_changed_from_the_command_line() -> None:
+    config = train_config("experiment=tiny_base", "trainer.max_steps=7")
+    assert (config.trainer.max_steps, config.trainer.ema_decay) == (7, 0.999)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["lora.dropout=1"], r"^lora.dropout=1.0: must be a number in \[0, 1\)"),
+        (["lora.alpha=-inf"], "^lora.alpha=-inf: must be a finite number > 0"),
+        (["lora.text_encoder.r=0"], "^lora.text_encoder.r=0: must be a whole number >= 1"),
+        (["lora.text_encoder.alpha=0"], "^lora.text_encoder.alpha=0.0: must be a finite"),
+        (["lora.unet.targets=[]"], r"^lora.unet.targets=\[\]: names no layer; list some, or set"),
+        (["lora.init=zero"], "^lora.init=zero: unknown; choices: default, gaussian"),
+        (
+            ["lora.unet.method=frozen", "lora.text_encoder.method=frozen"],
+            "leave nothing to train; set one to lora or full",
+        ),
+        (["lora.unet.method=full"], "^lora.text_encoder.method=lora: cannot be mixed with"),
+        (["lora.use_dora=true"], "works on the UNet only; set lora.text_encoder.method=frozen"),
+        (["data.root=null"], "^data.root=None: name the folder that holds your pictures"),
+        (["data.resolution=100"], "multiple of 8 between 8 and 4096; the nearest is 96$"),
+        (["data.resolution=5000"], "the nearest is 4096$"),
+        (["data.crop=random"], "^data.crop=random: .* needs data.cache=off"),
+        (["objective.min_snr_gamma=0"], "^objective.min_snr_gamma=0.0: must be a finite"),
+        (["objective.prediction_type=x0"], "^objective.prediction_type=x0: unknown"),
+        (["trainer.precision=fp16", "trainer.accelerator=cpu"], "needs a GPU; on the CPU use bf16"),
+        (["trainer.devices=0"], "^trainer.devices=0: must be a whole number >= 1"),
+        (["trainer.gradient_clip_val=nan"], "^trainer.gradient_clip_val=nan: must be a finite"),
+        (["trainer.ema_decay=1"], "^trainer.ema_decay=1.0: must be a number in"),
+        (["sampling.guidance_scale=nan"], "^sampling.guidance_scale=nan: must be a finite"),
+        (["sampling.num_prompts=0"], "^sampling.num_prompts=0: must be a whole number >= 1"),
+        (["evaluation.face.name=tiny"], "^evaluation.face.name=tiny: .*did you mean tiny_face"),
+        (["checkpoint.keep_last=0"], "^checkpoint.keep_last=0: must be a whole number >= 1"),
+        (["logger.names=[tensorbord]"], "^logger.names=tensorbord: .*did you mean tensorboard"),
+        (["export.name=../x"], "^export.name=../x: becomes a file name"),
+        (["export.name=..."], "^export.name=...: becomes a file name"),
+        (["model.clip_skip=-1"], "^model.clip_skip=-1: must be a whole number >= 0"),
+        (["model.scratch=[unett]"], "^model.scratch=unett: unknown; did you mean unet"),
+        (["model.scratch=[unet]"], "random weights must all train; set lora.unet.method=full"),
+        (["seed=-1"], "^seed=-1: must be a whole number in"),
+    ],
+)
+def test_what_cannot_work_is_named_with_a_remedy(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train_config(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "^run=None: give either run=RUN_FOLDER or lora=FILE"),
+        (["run=a", "lora_file=b"], "^run=a: give either run=RUN_FOLDER or lora=FILE"),
+        (["run=a", "lora_scale=nan"], "^lora_scale=nan: must be a finite number"),
+        (["run=a", "precision=bf17"], "^precision=bf17: unknown; did you mean bf16"),
+        (["run=a", "accelerator=cuda"], "^accelerator=cuda: unknown; .*choices: auto, cpu, gpu"),
+        (["run=a", "resolution=0"], "^resolution=0: must be a whole number >= 8"),
+    ],
+)
+def test_evaluate_too(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        evaluate_config(*overrides)
+
+
+def test_numbers_are_chosen_in_conf_alone() -> None:
+    """The schema's own defaults say "nothing" (``None``, empty) or "as the model is" (0)."""
+    pending: list[type] = [TrainConfig]
+    while pending:
+        schema = pending.pop()
+        for item in fields(schema):
+            if item.default is not NO_DEFAULT:
+                assert item.default in (None, "???", 0), f"{schema.__name__}.{item.name}"
+            if isinstance(item.type, type) and is_dataclass(item.type):
+                pending.append(item.type)
+
+
+def test_all_keys_and_the_nearest() -> None:
+    keys = all_keys(TrainConfig)
+    assert keys["lora.r"] == "int"
+    assert keys["lora.unet.targets"] == "list"
+    assert keys["optim.options"] == "dict"
+    assert keys["trainer.ema_decay"] == "float | None"
+    for wrong, right in [
+        ("lora.rr", "lora.r"),
+        ("lora.rank", "lora.r"),
+        ("unet_lr", "optim.unet_lr"),
+        ("optim.unet_rl", "optim.unet_lr"),
+        ("training.max_steps", "trainer.max_steps"),
+        ("max_steps", "trainer.max_steps"),
+        ("qqq", None),
+    ]:
+        assert nearest_key(wrong, TrainConfig) == right, wrong
+
+
+def test_require() -> None:
+    require(True, "key", 1, "never")
+    require_choice("key", "a", ("a", "b"))
+    with pytest.raises(ConfigError, match=r"^key=c: unknown; choices: a, b$"):
+        require_choice("key", "c", ("a", "b"))

@@ -1,0 +1,211 @@
+"""Base and LoRA on the same noise; the model is given back as it was."""
+
+import copy
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sdlora.adapters.lora import lora_parameters, set_scale
+from sdlora.data.sources import PortraitSource
+from sdlora.evaluator import DrawSettings, Evaluation, Evaluator
+from sdlora.generate import Prompt, picture_name
+from sdlora.metrics.scoring import Scorer, Scores
+from sdlora.models.sd import StableDiffusion
+from sdlora.progress import Progress
+from tests.unit.tiny_training import adapted
+
+# diffusers 0.42 gives tensors to numpy functions, which torch 2.13 answers in the old protocol
+pytestmark = pytest.mark.filterwarnings("ignore:__array_(_ impl|wrap__ must):DeprecationWarning")
+
+PROMPTS = tuple(Prompt(text, seed) for text in ("a man", "a hat") for seed in (0, 1))
+BOTH = ("unet", "text_encoder")
+
+
+class Brightness:
+    """Stands for a scorer: the mean grey of the pictures is their face distance."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, list[str]]] = []
+
+    def score(self, images: list[Image.Image], prompts: list[str], progress: Any) -> Scores:
+        self.asked.append((len(images), prompts))
+        return Scores(len(images), float(pixels(images).mean()), 0, None)
+
+
+def evaluator(family: StableDiffusion, scorer: Any = None, **settings: Any) -> Evaluator:
+    chosen: dict[str, Any] = {
+        "prompts": PROMPTS,
+        "num_preview": 3,
+        "negative_prompt": "",
+        "sampler": "ddim",
+        "num_steps": 2,
+        "guidance_scale": 3.0,
+        "resolution": 32,
+        "batch_size": 4,
+    }
+    return Evaluator(
+        family=family,
+        settings=DrawSettings(**{**chosen, **settings}),
+        scorer=cast(Scorer, scorer or Brightness()),
+        progress=Progress(enabled=False),
+    )
+
+
+def pixels(images: list[Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(image, dtype=np.int16) for image in images])
+
+
+def strong(family: StableDiffusion) -> StableDiffusion:
+    """Adapters on both parts that change every picture."""
+    adapted(family, BOTH)
+    for part in BOTH:
+        set_scale(getattr(family, part), 20.0)
+    return family
+
+
+def test_the_base_is_the_model_without_its_adapters(
+    family: StableDiffusion, loaded_family: StableDiffusion
+) -> None:
+    """To the pixel, as a model that never had one; and drawn once, whatever happens later."""
+    found = evaluator(strong(family))
+    base = found.draw_base()
+    bare = evaluator(loaded_family).draw()
+    np.testing.assert_array_equal(pixels(base.images), pixels(bare.images))
+    assert not np.array_equal(pixels(found.draw().images), pixels(base.images))
+    for parameter in lora_parameters(family.unet).values():
+        parameter.data.zero_()
+    assert found.draw_base() is base
+
+
+def test_no_strength_is_the_base_and_half_is_neither(family: StableDiffusion) -> None:
+    found = evaluator(strong(family))
+    base = pixels(found.draw_base().images)
+    np.testing.assert_array_equal(pixels(found.draw(lora_scale=0.0).images), base)
+    half, whole = pixels(found.draw(lora_scale=0.5).images), pixels(found.draw().images)
+    assert not np.array_equal(half, whole)
+    assert not np.array_equal(half, base)
+
+
+def test_the_model_is_given_back_as_it_was(family: StableDiffusion) -> None:
+    found = evaluator(strong(family))
+    family.unet.train()
+    modes = [module.training for module in family.modules()]
+    trains = [parameter.requires_grad for parameter in family.parameters()]
+    weights = copy.deepcopy(family.state_dict())
+    state = torch.get_rng_state()
+    first = pixels(found.draw().images)
+    found.draw_base()
+    assert [module.training for module in family.modules()] == modes
+    assert [parameter.requires_grad for parameter in family.parameters()] == trains
+    assert all(torch.equal(value, weights[name]) for name, value in family.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    np.testing.assert_array_equal(pixels(found.draw().images), first)  # the adapter is back on
+
+
+def test_all_prompts_are_scored_and_a_preview_is_not(family: StableDiffusion) -> None:
+    scorer = Brightness()
+    found = evaluator(family, scorer)
+    preview = found.draw(preview=True)
+    assert preview.scores is None
+    assert preview.named("eval") == {}
+    assert len(preview.images) == 3
+    assert not scorer.asked
+    whole = found.draw()
+    assert scorer.asked == [(4, ["a man", "a man", "a hat", "a hat"])]
+    assert whole.scores is not None
+    assert whole.scores.face_distance == pixels(whole.images).mean()
+    # the preview shows the first of them, in a batch of three: up to rounding the same
+    difference = np.abs(pixels(whole.images[:3]) - pixels(preview.images))
+    assert difference.max() <= 1
+
+
+def test_scores_are_named_with_the_reason_of_what_is_missing() -> None:
+    scores = Scores(4, 1.25, 2, None, {"clip_score": "no CLIP model"})
+    assert Evaluation(PROMPTS, [], scores).named("eval") == {
+        "eval/face_distance": 1.25,
+        "eval/faceless": 2,
+        "eval/clip_score": None,
+        "eval/clip_score_reason": "no CLIP model",
+    }
+
+
+def test_skipped_layers_are_skipped_when_drawing(
+    family: StableDiffusion, loaded_family: StableDiffusion
+) -> None:
+    """A UNet trained on the last but one layer must be shown the same when it draws."""
+    family.clip_skip = 1
+    skipped = pixels(evaluator(family).draw().images)
+    # the same by hand: a text encoder whose last layer is gone
+    shorter = copy.deepcopy(loaded_family)
+    del shorter.text_encoder.encoder.layers[-1]
+    shorter.text_encoder.encoder.layers[0].self_attn.layer_idx = 0
+    shorter.text_encoder.config.num_hidden_layers = 1
+    expected = pixels(evaluator(shorter).draw().images)
+    assert np.abs(skipped - expected).max() <= 1
+    assert not np.array_equal(skipped, pixels(evaluator(loaded_family).draw().images))
+
+
+def test_low_precision_draws_nearly_the_same(family: StableDiffusion) -> None:
+    full = pixels(evaluator(family).draw().images)
+    low = pixels(evaluator(family, precision=torch.bfloat16).draw().images)
+    assert not np.array_equal(low, full)
+    # bfloat16 has 8 bits; guidance 3 magnifies its error: 4 of 255 grey levels on average
+    assert np.abs(low - full).mean() < 4
+
+
+def test_training_pictures_are_scored_up_to_a_hundred(family: StableDiffusion) -> None:
+    scorer = Brightness()
+    for num in (3, 120):
+        evaluator(family, scorer).score_training(PortraitSource(num, size=16))
+    assert [count for count, _ in scorer.asked] == [3, 100]
+    source = PortraitSource(3, size=16)
+    assert scorer.asked[0][1] == [sample.caption for sample in source.samples]
+
+
+def flat(red: int) -> Image.Image:
+    """Of a colour that the grey edges of letters do not have."""
+    return Image.new("RGB", (128, 128), (red, 0, 99))
+
+
+def has(sheet: np.ndarray, red: int) -> np.ndarray:
+    return (sheet == (red, 0, 99)).all(axis=2)
+
+
+def test_the_grid_shows_base_above_lora_above_training(
+    family: StableDiffusion, tmp_path: Path
+) -> None:
+    found = evaluator(family)
+    found.base = Evaluation(PROMPTS, [flat(40 + i) for i in range(4)])
+    found.training_images = [flat(200 + i) for i in range(5)]
+    lora = Evaluation(PROMPTS, [flat(90 + i) for i in range(4)])
+    path = tmp_path / "samples" / "step.png"
+    sheet = found.write_grid(path, lora, "step 5")
+    read = np.asarray(Image.open(path).convert("RGB"), dtype=np.int16)
+    np.testing.assert_array_equal(read, np.asarray(sheet))
+
+    def place(red: int) -> tuple[int, int]:
+        rows, columns = np.nonzero(has(read, red))
+        assert (np.ptp(rows), np.ptp(columns)) == (127, 127), red
+        return int(rows.min()), int(columns.min())
+
+    corners = [[place(first + i) for i in range(3)] for first in (40, 90, 200)]
+    tops = [{top for top, _ in row} for row in corners]
+    assert all(len(top) == 1 for top in tops)
+    assert max(tops[0]) < max(tops[1]) < max(tops[2])
+    lefts = [[left for _, left in row] for row in corners]
+    assert lefts[0] == lefts[1] == lefts[2] == sorted(lefts[0])
+    assert not has(read, 43).any()  # the fourth is no preview
+
+
+def test_each_picture_is_written_by_itself(family: StableDiffusion, tmp_path: Path) -> None:
+    drawn = Evaluation(PROMPTS, [flat(10 * i) for i in range(4)])
+    evaluator(family).write_pictures(tmp_path / "last", drawn)
+    expected = [picture_name(i, prompt.text) for i, prompt in enumerate(PROMPTS)]
+    paths = sorted((tmp_path / "last").iterdir())
+    assert [path.name for path in paths] == expected
+    for index, path in enumerate(paths):
+        assert has(np.asarray(Image.open(path)), 10 * index).all()
