@@ -1,8 +1,8 @@
 """``python -m benchmarks.default_run RUN_FOLDER``: what the default run's LoRA learnt and kept.
 
-The face gap comes from the run's own report. Whether prompts are still followed is measured on 200
-prompts that no training used, drawn with and without the LoRA and read by the shipped attribute
-classifier. ``--write`` puts the table and the run's picture grid into the README.
+The face gap comes from the run's own report. Whether prompts are still followed is measured on
+prompts that no training used, drawn with and without the LoRA at the run's guidance, and read by
+the shipped attribute classifier. ``--write`` puts the table and the run's pictures into the README.
 """
 
 import argparse
@@ -29,15 +29,17 @@ ROOT = Path(__file__).resolve().parents[1]
 OPENING, CLOSING = "<!-- results:begin -->", "<!-- results:end -->"
 
 
-def followed(family: StableDiffusion, progress: Progress) -> dict[str, float]:
+def followed(
+    family: StableDiffusion, count: int, guidance_scale: float, progress: Progress
+) -> dict[str, float]:
     """Share of named attributes that the model draws, overall and one by one, in [0, 1]."""
-    texts = [caption(random_scene(seed), seed) for seed in PROMPT_SEEDS]
+    texts = [caption(random_scene(seed), seed) for seed in PROMPT_SEEDS[:count]]
     images = generate(
         family.pipeline(),
         [Prompt(text, 0) for text in texts],
         negative_prompt="",
         num_steps=30,
-        guidance_scale=4.0,
+        guidance_scale=guidance_scale,
         sampler="ddim",
         resolution=64,
         batch_size=25,
@@ -48,14 +50,15 @@ def followed(family: StableDiffusion, progress: Progress) -> dict[str, float]:
     return prompts_followed(classifier, pixels, texts)
 
 
-def measure(run: Path, progress: Progress) -> list[tuple[str, str, str, str]]:
+def measure(run: Path, count: int, progress: Progress) -> list[tuple[str, str, str, str]]:
     """Rows of (what, base, LoRA, bound)."""
     report = json.loads((run / "report.json").read_text("utf-8"))
     scores, real = report["scores"], report["real_pictures"]
     family = load_stable_diffusion(ModelSource(path="embedded:tiny-sd"), seed=0)
-    base = followed(family, progress)
+    guidance = float(report["settings"]["config"]["sampling"]["guidance_scale"])
+    base = followed(family, count, guidance, progress)
     apply_lora(family.unet, family.text_encoder, read_lora(run / "lora"))
-    lora = followed(family, progress)
+    lora = followed(family, count, guidance, progress)
     distance = {name: scores[name]["face_distance"] for name in ("base", "LoRA")}
     rows = [
         (
@@ -78,10 +81,11 @@ def main() -> None:
     """Measure, print, and write if asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.default_run", description=__doc__)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--prompts", type=int, default=200, help="how many, at most 200")
     parser.add_argument("--write", action="store_true", help="put the results into the README")
     options = parser.parse_args()
     with Progress() as progress:
-        rows = measure(options.run, progress)
+        rows = measure(options.run, options.prompts, progress)
         table = Table("", "base", "LoRA", "wanted", title="The default run")
         for row in rows:
             table.add_row(*row)

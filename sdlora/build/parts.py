@@ -52,6 +52,11 @@ def device(accelerator: str) -> torch.device:
     return torch.device({"gpu": "cuda", "cpu": "cpu", "mps": "mps"}[accelerator])
 
 
+def check_family(config: ModelConfig) -> None:
+    """Fail on an unknown model family before any weight is read."""
+    choice("model.family", config.family, list(families()))
+
+
 def model(
     config: ModelConfig, lora: LoraConfig | None, precision: str, seed: int
 ) -> StableDiffusion:
@@ -66,10 +71,8 @@ def model(
         scratch=tuple(config.scratch),
         clip_skip=config.clip_skip,
     )
-    known = families()
-    family = known[choice("model.family", config.family, list(known))](
-        source, derive_seed(seed, "init")
-    )
+    check_family(config)
+    family = families()[config.family](source, derive_seed(seed, "init"))
     for part in trained:
         getattr(family, part).requires_grad_(True)
     return family

@@ -76,6 +76,7 @@ def training_job(config: TrainConfig, folder: Path, progress: Progress) -> Train
         refuse_changes(folder, asdict(config))
     else:
         refuse_used(folder)
+    parts.check_family(config.model)
     checkpoint = _checkpoint_to_resume(config, folder, progress)
     source = parts.source(config.data)
     parts.say_findings(source, progress)

@@ -1,8 +1,10 @@
 """``train.py`` that is hit by a signal at a chosen point: STOP="KILL ckpt 4", "TERM step 3", ...
 
-``ckpt N`` is after the state of step N was written under its temporary name, ``manifest N`` between
-state and manifest, ``step N`` in the middle of optimizer step N. ``NAN step N`` makes that step's
-loss NaN, ``FULL ckpt N`` says there that the disk is full.
+- ``ckpt N``: the state of step N is written, under its temporary name;
+- ``manifest N``: the state has its name, the manifest has not;
+- ``step N``: between the two micro-batches of optimizer step N; ``twice N``: before it, too.
+
+``NAN step N`` makes that step's loss NaN; ``FULL ckpt N`` says there that the disk is full.
 """
 
 import errno
@@ -40,11 +42,12 @@ def replace(source: Any, target: Any, real: Any = os.replace) -> None:
 
 
 class InTheMiddle(StopSignals):
-    """Is hit between the two micro-batches of an optimizer step."""
+    """Is hit at the start of an optimizer step's second micro-batch, or of both."""
 
-    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: Any, _: Any, __: Any, batch_idx: int) -> None:
         """The optimizer step that is going on is one more than those done."""
-        if PLACE == "step" and trainer.global_step == int(STEP) - 1:
+        due = PLACE == "twice" or (PLACE == "step" and batch_idx % 2 == 1)
+        if due and trainer.global_step == int(STEP) - 1:
             hit()
 
 
