@@ -1,8 +1,8 @@
 """``python -m benchmarks.default_run RUN_FOLDER``: what the default run's LoRA learnt and kept.
 
-The face gap comes from the run's own report. Whether prompts are still followed is measured on
-prompts that no training used, drawn with and without the LoRA at the run's guidance, and read by
-the shipped attribute classifier. ``--write`` puts the table and the run's pictures into the README.
+The face gap comes from the run's own report; whether its prompts are still followed is read off its
+pictures, base and LoRA, by the shipped attribute classifier. ``--write`` puts the table and the
+run's picture grid into the README.
 """
 
 import argparse
@@ -11,65 +11,43 @@ import shutil
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from rich.table import Table
 
-from sdlora.adapters.formats import apply_lora, read_lora
-from sdlora.assets.check import PROMPT_SEEDS, prompts_followed
+from sdlora.assets.check import prompts_followed
 from sdlora.build.scorers import embedded
-from sdlora.data.pictures import to_tensor, to_unit_range
+from sdlora.data.pictures import read_picture, to_tensor, to_unit_range
 from sdlora.files import atomic_path, write_text
-from sdlora.generate import Prompt, generate
-from sdlora.models.loading import ModelSource, load_stable_diffusion
-from sdlora.models.sd import StableDiffusion
-from sdlora.progress import Progress
 from sdlora.world.attributes import AttributeClassifier
-from sdlora.world.portraits import caption, random_scene
 
 ROOT = Path(__file__).resolve().parents[1]
 OPENING, CLOSING = "<!-- results:begin -->", "<!-- results:end -->"
 
 
-def followed(
-    family: StableDiffusion, count: int, guidance_scale: float, progress: Progress
-) -> dict[str, float]:
-    """Share of named attributes that the model draws, overall and one by one, in [0, 1]."""
-    texts = [caption(random_scene(seed), seed) for seed in PROMPT_SEEDS[:count]]
-    images = generate(
-        family.pipeline(),
-        [Prompt(text, 0) for text in texts],
-        negative_prompt="",
-        num_steps=30,
-        guidance_scale=guidance_scale,
-        sampler="ddim",
-        resolution=64,
-        batch_size=25,
-        progress=progress,
-    )
-    pixels = to_unit_range(torch.stack([to_tensor(image) for image in images]))
+def followed(folder: Path, prompts: list[str]) -> dict[str, float]:
+    """Share of named attributes that a folder's pictures show, overall and one by one, [0, 1]."""
+    paths = sorted(folder.glob("*.png"))
+    pixels = to_unit_range(torch.stack([to_tensor(read_picture(path)) for path in paths]))
     classifier = AttributeClassifier.from_pretrained(embedded("tiny-attributes")).eval()
-    return prompts_followed(classifier, pixels, texts)
+    return prompts_followed(classifier, pixels, prompts)
 
 
-def measure(run: Path, count: int, progress: Progress) -> list[tuple[str, str, str, str]]:
-    """Rows of (what, base, LoRA, bound)."""
+def measure(run: Path) -> list[tuple[str, str, str, str]]:
+    """Rows of (what, base, LoRA, wanted)."""
     report = json.loads((run / "report.json").read_text("utf-8"))
     scores, real = report["scores"], report["real_pictures"]
-    family = load_stable_diffusion(ModelSource(path="embedded:tiny-sd"), seed=0)
-    guidance = float(report["settings"]["config"]["sampling"]["guidance_scale"])
-    base = followed(family, count, guidance, progress)
-    apply_lora(family.unet, family.text_encoder, read_lora(run / "lora"))
-    lora = followed(family, count, guidance, progress)
-    distance = {name: scores[name]["face_distance"] for name in ("base", "LoRA")}
+    prompts = [picture["prompt"] for picture in scores["base"]["per_picture"]]
+    base = followed(run / "samples" / "base", prompts)
+    lora = followed(run / "samples" / "last", prompts)
+    names = ("base", "LoRA")
+    distance = [f"{scores[name]['face_distance']:.3f}" for name in names]
+    clip = [f"{scores[name]['clip_score']:.1f}" for name in names]
+    faceless = [str(scores[name]["faceless"]) for name in names]
     rows = [
-        (
-            f"face distance (real pictures: {real['face_distance']:.3f})",
-            f"{distance['base']:.3f}",
-            f"{distance['LoRA']:.3f}",
-            "",
-        ),
+        (f"face distance (real pictures: {real['face_distance']:.3f})", *distance, ""),
         ("gap closed", "", f"{report['gap_closed']['LoRA']:.0%}", ">= 60 %"),
-        ("faceless", *(str(scores[name]["faceless"]) for name in ("base", "LoRA")), ""),
-        ("CLIP score", *(f"{scores[n]['clip_score']:.1f}" for n in ("base", "LoRA")), ""),
+        ("faceless", *faceless, ""),
+        ("CLIP score", *clip, ""),
     ]
     for name in base:
         bound = f">= {base[name] - 0.05:.1%}" if name == "overall" else ""
@@ -81,15 +59,13 @@ def main() -> None:
     """Measure, print, and write if asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.default_run", description=__doc__)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--prompts", type=int, default=200, help="how many, at most 200")
     parser.add_argument("--write", action="store_true", help="put the results into the README")
     options = parser.parse_args()
-    with Progress() as progress:
-        rows = measure(options.run, options.prompts, progress)
-        table = Table("", "base", "LoRA", "wanted", title="The default run")
-        for row in rows:
-            table.add_row(*row)
-        progress.print(table)
+    rows = measure(options.run)
+    table = Table("", "base", "LoRA", "wanted", title="The default run")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
     if not options.write:
         return
     lines = ["| | base | LoRA | wanted |", "|---|---|---|---|"]
