@@ -7,6 +7,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of huggingface_hub, which reads it once
 os.environ["DIFFUSERS_DISABLE_REMOTE_CODE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; threads that wait spin
 
 import pytest
 import torch
