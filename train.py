@@ -17,11 +17,14 @@ def train(composed: DictConfig) -> None:
 
     checks.check(config)
 
-    from sdlora.build import training
+    from sdlora.build import results, training
     from sdlora.progress import Progress
     from sdlora.run_folder import locked
 
     with locked(Path(config.run_dir)) as folder, Progress() as progress:
+        if config.check:
+            training.check_data(config, folder, progress)
+            return
         job = training.training_job(config, folder, progress)
         if job.is_finished:
             steps = config.trainer.max_steps
@@ -31,8 +34,8 @@ def train(composed: DictConfig) -> None:
         training.fit(job)
         if job.signals.received is not None:
             sys.exit(128 + job.signals.received)
-        files = training.export(job)
-        training.summarise(job, files)
+        files = results.export(job)
+        results.summarise(job, files)
 
 
 if __name__ == "__main__":

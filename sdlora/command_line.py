@@ -4,6 +4,7 @@ import functools
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdlora.composition_errors import explain, unknown_key, unknown_keys
-from sdlora.config import ConfigError, EvaluateConfig, TrainConfig, all_keys
+from sdlora.config import EvaluateConfig, TrainConfig, all_keys
+from sdlora.config_rules import ConfigError
 
 Config = TypeVar("Config")
 
@@ -101,12 +103,18 @@ def prepared_arguments(arguments: Sequence[str], schema: type) -> list[str]:
     """
     if schema is EvaluateConfig:
         arguments = named_lora_file(arguments)
+    arguments = opened_shortcuts(arguments)
     return named_by_sweep(flags_first(opened_options(resumed_arguments(arguments), schema)))
 
 
 def named_lora_file(arguments: Sequence[str]) -> list[str]:
     """Turn ``lora=FILE`` into ``lora_file=FILE``: Hydra would look FILE up in ``conf/lora``."""
     return [re.sub("^lora=", "lora_file=", item) for item in arguments]
+
+
+def opened_shortcuts(arguments: Sequence[str]) -> list[str]:
+    """Let ``data.cache=off`` stand for ``data.cache.mode=off``."""
+    return [re.sub(r"^data\.cache=(?!\{)", "data.cache.mode=", item) for item in arguments]
 
 
 def resumed_arguments(arguments: Sequence[str]) -> list[str]:
@@ -230,6 +238,9 @@ def _settle_libraries() -> None:
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")  # a model folder runs no code
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    # remarks of Lightning about itself, and about frozen parts being in eval mode, as they should
+    warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
+    warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")
 
 
 @contextmanager

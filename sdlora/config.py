@@ -7,37 +7,17 @@ from typing import Any, get_type_hints
 
 from omegaconf import MISSING
 
+from sdlora.config_data import DataConfig
+from sdlora.config_rules import (
+    require,
+    require_choice,
+    require_count,
+    require_fraction,
+    require_rate,
+)
+
 PRECISIONS = ("fp32", "bf16", "fp16")
 METHODS = ("lora", "full", "frozen")
-
-
-class ConfigError(ValueError):
-    """A config value that cannot work; the message names key, value and remedy."""
-
-
-def require(ok: bool, key: str, value: object, remedy: str) -> None:
-    """Raise ``ConfigError`` as ``key=value: remedy`` unless ``ok``."""
-    if not ok:
-        raise ConfigError(f"{key}={value}: {remedy}")
-
-
-def require_choice(key: str, value: str, known: tuple[str, ...]) -> None:
-    """Raise ``ConfigError`` with the nearest of ``known`` unless ``value`` is one of them."""
-    near = difflib.get_close_matches(value, known, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    require(value in known, key, value, f"unknown; {hint}choices: {', '.join(known)}")
-
-
-def _rate(key: str, value: float) -> None:
-    require(math.isfinite(value) and value > 0, key, value, "must be a finite number > 0")
-
-
-def _count(key: str, value: int, least: int = 1) -> None:
-    require(value >= least, key, value, f"must be a whole number >= {least}")
-
-
-def _fraction(key: str, value: float) -> None:
-    require(0 <= value < 1, key, value, "must be a number in [0, 1)")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,7 +36,7 @@ class ModelConfig:
     """How many of the text encoder's last layers to leave out; >= 0."""
 
     def __post_init__(self) -> None:
-        _count("model.clip_skip", self.clip_skip, 0)
+        require_count("model.clip_skip", self.clip_skip, 0)
         for part in self.scratch:
             require_choice("model.scratch", part, ("unet", "text_encoder"))
 
@@ -91,14 +71,14 @@ class LoraConfig:
     text_encoder: LoraPartConfig = MISSING
 
     def __post_init__(self) -> None:
-        _count("lora.r", self.r)
-        _rate("lora.alpha", self.alpha)
-        _fraction("lora.dropout", self.dropout)
+        require_count("lora.r", self.r)
+        require_rate("lora.alpha", self.alpha)
+        require_fraction("lora.dropout", self.dropout)
         require_choice("lora.init", self.init, ("default", "gaussian"))
         for name, part in (("unet", self.unet), ("text_encoder", self.text_encoder)):
             require_choice(f"lora.{name}.method", part.method, METHODS)
-            _count(f"lora.{name}.r", self.r if part.r is None else part.r)
-            _rate(f"lora.{name}.alpha", self.alpha if part.alpha is None else part.alpha)
+            require_count(f"lora.{name}.r", self.r if part.r is None else part.r)
+            require_rate(f"lora.{name}.alpha", self.alpha if part.alpha is None else part.alpha)
             require(
                 part.method != "lora" or bool(part.targets),
                 f"lora.{name}.targets",
@@ -128,63 +108,6 @@ class LoraConfig:
 
 
 @dataclass(slots=True, kw_only=True)
-class DataConfig:
-    source: str = MISSING
-    """Where pictures come from: ``folder`` (captioned files) or ``portraits`` (drawn)."""
-    root: str | None = None
-    """The folder of pictures and captions (``source: folder``)."""
-    caption_suffix: str = MISSING
-    """Ending of the caption beside a picture, such as ``.txt``."""
-    on_error: str = MISSING
-    """What a picture or caption that cannot be used does: ``raise`` or ``skip`` (and be listed)."""
-    num_pictures: int = MISSING
-    """How many portraits to draw (``source: portraits``); >= 1."""
-    resolution: int = MISSING
-    """Side of the square training pictures, in pixels."""
-    crop: str = MISSING
-    """``center`` or ``random`` (random crops cannot be cached)."""
-    flip: bool = MISSING
-    """Mirror a sample with probability 1/2. Leave off for faces and text."""
-    caption_dropout: float = MISSING
-    """Probability that a sample trains with an empty caption; [0, 1)."""
-    batch_size: int = MISSING
-    """Pictures in one forward pass on one device; >= 1."""
-    num_workers: int = MISSING
-    """Processes that read pictures; 0 reads in the training process."""
-    cache: str = MISSING
-    """``memory`` (each picture is encoded once, at the start) or ``off`` (at every step)."""
-
-    def __post_init__(self) -> None:
-        require_choice("data.source", self.source, ("folder", "portraits"))
-        require_choice("data.on_error", self.on_error, ("raise", "skip"))
-        require_choice("data.crop", self.crop, ("center", "random"))
-        require_choice("data.cache", self.cache, ("memory", "off"))
-        require(
-            self.source != "folder" or bool(self.root),
-            "data.root",
-            self.root,
-            "name the folder that holds your pictures and captions",
-        )
-        _count("data.num_pictures", self.num_pictures)
-        _count("data.batch_size", self.batch_size)
-        _count("data.num_workers", self.num_workers, 0)
-        _fraction("data.caption_dropout", self.caption_dropout)
-        near = max(8, round(self.resolution / 8) * 8)
-        require(
-            8 <= self.resolution <= 4096 and self.resolution % 8 == 0,
-            "data.resolution",
-            self.resolution,
-            f"must be a multiple of 8 between 8 and 4096; the nearest is {min(near, 4096)}",
-        )
-        require(
-            not (self.crop == "random" and self.cache == "memory"),
-            "data.crop",
-            "random",
-            "gives new pixels at every step, so it needs data.cache=off",
-        )
-
-
-@dataclass(slots=True, kw_only=True)
 class ObjectiveConfig:
     prediction_type: str | None = None
     """``epsilon`` or ``v_prediction``; ``null`` follows the model's own noise schedule."""
@@ -196,7 +119,7 @@ class ObjectiveConfig:
             known = ("epsilon", "v_prediction")
             require_choice("objective.prediction_type", self.prediction_type, known)
         if self.min_snr_gamma is not None:
-            _rate("objective.min_snr_gamma", self.min_snr_gamma)
+            require_rate("objective.min_snr_gamma", self.min_snr_gamma)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -211,8 +134,8 @@ class OptimConfig:
     """Further arguments of the optimizer, checked against its signature."""
 
     def __post_init__(self) -> None:
-        _rate("optim.unet_lr", self.unet_lr)
-        _rate("optim.text_encoder_lr", self.text_encoder_lr)
+        require_rate("optim.unet_lr", self.unet_lr)
+        require_rate("optim.text_encoder_lr", self.text_encoder_lr)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -225,8 +148,8 @@ class SchedulerConfig:
     """How often ``cosine_with_restarts`` starts again at the full rate; >= 1."""
 
     def __post_init__(self) -> None:
-        _count("scheduler.warmup_steps", self.warmup_steps, 0)
-        _count("scheduler.num_cycles", self.num_cycles)
+        require_count("scheduler.warmup_steps", self.warmup_steps, 0)
+        require_count("scheduler.num_cycles", self.num_cycles)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -256,11 +179,11 @@ class TrainerConfig:
         require_choice("trainer.precision", self.precision, PRECISIONS)
         require_choice("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "mps"))
         for name in ("max_steps", "devices", "accumulate_grad_batches", "log_every_n_steps"):
-            _count(f"trainer.{name}", getattr(self, name))
+            require_count(f"trainer.{name}", getattr(self, name))
         if self.gradient_clip_val is not None:
-            _rate("trainer.gradient_clip_val", self.gradient_clip_val)
+            require_rate("trainer.gradient_clip_val", self.gradient_clip_val)
         if self.ema_decay is not None:
-            _fraction("trainer.ema_decay", self.ema_decay)
+            require_fraction("trainer.ema_decay", self.ema_decay)
         require(
             not (self.precision == "fp16" and self.accelerator == "cpu"),
             "trainer.precision",
@@ -294,10 +217,10 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "num_preview"):
-            _count(f"sampling.{name}", getattr(self, name))
-        _count("sampling.every_n_steps", self.every_n_steps, 0)
+            require_count(f"sampling.{name}", getattr(self, name))
+        require_count("sampling.every_n_steps", self.every_n_steps, 0)
         if self.num_prompts is not None:
-            _count("sampling.num_prompts", self.num_prompts)
+            require_count("sampling.num_prompts", self.num_prompts)
         require(bool(self.seeds), "sampling.seeds", self.seeds, "give at least one seed")
         require(
             math.isfinite(self.guidance_scale) and self.guidance_scale >= 0,
@@ -330,7 +253,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         require_choice("evaluation.face.name", self.face.name, ("tiny_face", "deepface", "none"))
         require_choice("evaluation.clip.name", self.clip.name, ("clip", "none"))
-        _count("evaluation.every_n_steps", self.every_n_steps, 0)
+        require_count("evaluation.every_n_steps", self.every_n_steps, 0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -341,9 +264,9 @@ class CheckpointConfig:
     """How many checkpoints stay on disk; ``null``: all."""
 
     def __post_init__(self) -> None:
-        _count("checkpoint.every_n_steps", self.every_n_steps, 0)
+        require_count("checkpoint.every_n_steps", self.every_n_steps, 0)
         if self.keep_last is not None:
-            _count("checkpoint.keep_last", self.keep_last)
+            require_count("checkpoint.keep_last", self.keep_last)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -379,6 +302,8 @@ class TrainConfig:
     """Seed of everything random; 0 is a seed."""
     resume: str | None = None
     """Run folder to go on with."""
+    check: bool = MISSING
+    """Only check the data: decode every picture, write the data sheet, and stop."""
     run_dir: str = MISSING
     """Where this run writes; set by Hydra, change it with ``hydra.run.dir``."""
     model: ModelConfig = MISSING
@@ -437,7 +362,7 @@ class EvaluateConfig:
         require_choice("precision", self.precision, PRECISIONS)
         require_choice("accelerator", self.accelerator, ("auto", "cpu", "gpu", "mps"))
         if self.resolution is not None:
-            _count("resolution", self.resolution, 8)
+            require_count("resolution", self.resolution, 8)
         require(
             (self.run is None) != (self.lora_file is None),
             "run",

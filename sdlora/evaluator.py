@@ -16,6 +16,9 @@ from sdlora.models.sd import StableDiffusion
 from sdlora.progress import Progress
 from sdlora.report import grid
 
+MOST_REAL_PICTURES = 100
+"""So many training pictures are scored, at most: the row of real pictures needs no more."""
+
 
 @dataclass(frozen=True, slots=True)
 class DrawSettings:
@@ -122,7 +125,7 @@ class Evaluator:
                 batch_size=settings.batch_size,
                 progress=self.progress,
                 lora_scale=lora_scale,
-                encode_prompts=self._encode if self.family.clip_skip else None,
+                encode_prompts=self._encode if self._is_encoded_here else None,
             )
         if preview:
             return Evaluation(prompts, images)
@@ -131,8 +134,9 @@ class Evaluator:
 
     def score_training(self, source: PictureSource) -> Scores:
         """Score the training pictures themselves: what drawing the person perfectly would give."""
-        images = [source.image(index) for index in range(min(100, len(source.samples)))]
-        captions = [sample.caption for sample in source.samples[: len(images)]]
+        pictures = source.pictures[:MOST_REAL_PICTURES]
+        images = [source.image(index) for index in range(len(pictures))]
+        captions = [picture.text for picture in pictures]
         return self.scorer.score(images, captions, self.progress)
 
     def write_grid(self, path: Path, evaluation: Evaluation, label: str) -> Image.Image:
@@ -158,6 +162,11 @@ class Evaluator:
         ):
             with atomic_path(folder / picture_name(index, prompt.text)) as temporary:
                 image.save(temporary)
+
+    @property
+    def _is_encoded_here(self) -> bool:
+        """Whether prompts are encoded in a way that the pipeline does not know."""
+        return bool(self.family.clip_skip) or self.family.max_chunks > 1
 
     def _encode(self, texts: Sequence[str]) -> torch.Tensor:
         device = next(self.family.text_encoder.parameters()).device

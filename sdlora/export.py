@@ -26,6 +26,7 @@ from sdlora.adapters.lora import (
 )
 from sdlora.adapters.weights import check_finite
 from sdlora.adapters.writing import adapted_parts, write_diffusers, write_kohya, write_peft
+from sdlora.files import default_mode
 
 TOLERANCE = 1e-4
 """Largest difference of outputs, relative to the largest output (at least 1). Both sides are the
@@ -183,6 +184,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 def _sync_files(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
+            path.chmod(default_mode())
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
 

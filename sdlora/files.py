@@ -32,7 +32,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         _sync(temporary)
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(default_mode())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     finally:
@@ -84,7 +84,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _umask() -> int:
+def default_mode() -> int:
+    """The mode of a new file as the umask has it; safetensors closes its own files to others."""
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    return 0o666 & ~mask

@@ -1,6 +1,7 @@
 """The LightningModule: the only file where Lightning meets the mathematics of diffusion."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import lightning
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from sdlora.adapters.lora import disabled
 from sdlora.data.dataset import Batch
 from sdlora.diffusion.objective import Objective
 from sdlora.models.sd import StableDiffusion
@@ -17,6 +19,22 @@ from sdlora.randomness import derive_seed, normal, uniform
 
 class TrainingError(RuntimeError):
     """Training that cannot go on; the message says at which step and what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """Prior preservation without class pictures: the bare base teaches what a class looks like.
+
+    On the noisy sample of each step, and with the class prompt, the adapted model should predict
+    what the model without adapters does.
+
+    Attributes:
+        token_ids: The class prompt's, ``[1, L]``, int64.
+        weight: Factor on this part of the loss, > 0.
+    """
+
+    token_ids: Tensor
+    weight: float
 
 
 class DiffusionModule(lightning.LightningModule):
@@ -29,6 +47,7 @@ class DiffusionModule(lightning.LightningModule):
         make_schedule: Optimizer -> learning-rate schedule, stepped once an optimizer step.
         seed: Every random draw is a function of it and of the sample's global index.
         check_every_n_steps: How often a GPU is asked whether the loss is a number.
+        teacher: Prior preservation by the base itself; ``None``: off.
     """
 
     def __init__(
@@ -39,6 +58,7 @@ class DiffusionModule(lightning.LightningModule):
         make_schedule: Callable[[Optimizer], LRScheduler],
         seed: int,
         check_every_n_steps: int = 1,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         self.family = family
@@ -47,6 +67,7 @@ class DiffusionModule(lightning.LightningModule):
         self.make_schedule = make_schedule
         self.seed = seed
         self.check_every_n_steps = check_every_n_steps
+        self.teacher = teacher
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One denoising step: draw (t, eps), form z_t, regress the target (DDPM, Algorithm 1)."""
@@ -63,10 +84,23 @@ class DiffusionModule(lightning.LightningModule):
 
         target = self.objective.target(z_0, eps, t)
         prediction = self.family.denoise(z_t, t, conditioning)
-        loss = self.objective.loss(prediction, target, t)
+        loss = self.objective.loss(prediction, target, t, batch.weights, batch.mask)
+        if self.teacher is not None:
+            loss = loss + self.teacher.weight * self.prior_loss(self.teacher.token_ids, z_t, t)
         self._require_finite(loss, batch)
         self.log("train/loss", loss.detach(), batch_size=len(z_0))
-        return loss
+        return loss * batch.share  # 1 unless the window has short batches
+
+    def prior_loss(self, token_ids: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
+        """How far the adapted model is from the bare base on the class prompt; a scalar."""
+        ids = token_ids.to(z_t.device)
+        unet, text_encoder = self.family.unet, self.family.text_encoder
+        with torch.no_grad(), disabled(unet), disabled(text_encoder):
+            prompt = self.family.encode_prompts(ids).expand(len(z_t), -1, -1)
+            target = self.family.denoise(z_t, t, prompt)
+        with torch.set_grad_enabled(bool(self.trained_parameters("text_encoder"))):
+            prompt = self.family.encode_prompts(ids).expand(len(z_t), -1, -1)
+        return self.objective.loss(self.family.denoise(z_t, t, prompt), target, t)
 
     def latents(self, batch: Batch) -> Tensor:
         """Scaled latents, sampled from the VAE's posterior; ``[B, C, h, w]``, float32."""

@@ -21,6 +21,14 @@ def repository() -> Path:
     return REPOSITORY
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests keep nothing in the user's cache folder, and find nothing there."""
+    os.environ["SDLORA_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    del os.environ["SDLORA_CACHE"]
+
+
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse every connection but to this machine (``gloo`` and TensorBoard use the loopback)."""

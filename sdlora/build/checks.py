@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import torch
+from transformers.utils import logging as transformers_logging
 
-from sdlora.config import ConfigError, EvaluateConfig, OptimConfig, SamplingConfig, TrainConfig
+from sdlora.config import EvaluateConfig, OptimConfig, SamplingConfig, TrainConfig
+from sdlora.config_rules import ConfigError
 from sdlora.generate import Prompt, read_prompts
 from sdlora.optim import SCHEDULES, check_options, choice, optimizer_factory
 from sdlora.samplers import find_sampler
@@ -16,6 +18,7 @@ def check(config: TrainConfig) -> None:
     Raises:
         ValueError: Naming key, value and remedy.
     """
+    transformers_logging.disable_progress_bar()  # it would draw over the run's own bars
     check_optimizer(config.optim)
     choice("scheduler.name", config.scheduler.name, SCHEDULES)
     check_sampling(config.sampling)
@@ -69,6 +72,7 @@ def check_evaluation(config: EvaluateConfig) -> None:
     Raises:
         ValueError: Naming key, value and remedy.
     """
+    transformers_logging.disable_progress_bar()  # it would draw over the run's own bars
     check_sampling(config.sampling)
     check_device(config.accelerator, config.precision)
     lora_path(config)

@@ -10,8 +10,10 @@ from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.adapters.lora import merged
 from sdlora.build import parts, scorers
 from sdlora.build.checks import lora_path
+from sdlora.build.sources import file_index, held_out, picture_source
 from sdlora.config import EvaluateConfig, ModelConfig
-from sdlora.data.sources import FolderSource, PictureSource
+from sdlora.config_data import DataConfig
+from sdlora.data.sources import DataError, PictureSource
 from sdlora.evaluator import Evaluation, Evaluator
 from sdlora.models.sd import StableDiffusion
 from sdlora.progress import Progress
@@ -26,7 +28,7 @@ def evaluate(config: EvaluateConfig, folder: Path, progress: Progress) -> Path:
         The report.
     """
     path = lora_path(config)
-    model, references, source = _of_run(config)
+    model, references, source = _of_run(config, progress)
     family = parts.model(model, None, config.precision, seed=0)
     family.to(parts.device(config.accelerator))
     lora = read_lora(path, int(family.unet.config.layers_per_block))
@@ -71,20 +73,25 @@ def _write(
 
 
 def _of_run(
-    config: EvaluateConfig,
+    config: EvaluateConfig, progress: Progress
 ) -> tuple[ModelConfig, str | None, PictureSource | None]:
     """Base model, references and training pictures: a run's own, else what the config says."""
     if config.run is None:
         return config.model, config.evaluation.references, None
     stored, _ = read_config(Path(config.run))
     model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), stored["model"]))
+    data = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), stored["data"]))
     assert isinstance(model, ModelConfig)
-    data = stored["data"]
-    source = None
-    if data["source"] == "folder" and Path(data["root"]).is_dir():
-        source = FolderSource(data["root"], caption_suffix=data["caption_suffix"], on_error="skip")
-    references = config.evaluation.references or stored["evaluation"]["references"]
-    return replace(model, scratch=[]), references or scorers.held_out(data["root"]), source
+    assert isinstance(data, DataConfig)
+    source, of_person = None, None
+    try:
+        of_person = held_out(data, progress)
+        with file_index(data) as index:
+            source = picture_source(data, index, progress)
+    except DataError as error:
+        progress.print(f"note: the run's training pictures are not there any more: {error}")
+    references = config.evaluation.references or stored["evaluation"]["references"] or of_person
+    return replace(model, scratch=[]), references, source
 
 
 def _evaluator(
@@ -95,7 +102,7 @@ def _evaluator(
     progress: Progress,
 ) -> Evaluator:
     resolution = config.resolution or family.native_resolution_px
-    shown = min(config.sampling.num_preview, len(source.samples)) if source else 0
+    shown = min(config.sampling.num_preview, len(source.pictures)) if source else 0
     return Evaluator(
         family=family,
         settings=parts.draw_settings(config.sampling, resolution, config.precision),

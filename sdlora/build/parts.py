@@ -13,31 +13,24 @@ from sdlora.adapters.lora import LoraSpec, add_lora
 from sdlora.build.checks import prompts
 from sdlora.checkpoint import WholeCheckpointIO
 from sdlora.config import (
-    ConfigError,
-    DataConfig,
     LoraConfig,
     ModelConfig,
     SamplingConfig,
     TrainConfig,
     TrainerConfig,
 )
-from sdlora.data.cache import LatentCache
-from sdlora.data.captions import cut_report
-from sdlora.data.dataset import PictureDataset
-from sdlora.data.sources import FolderSource, PictureSource, PortraitSource
 from sdlora.diffusion.noise_schedule import NoiseSchedule
 from sdlora.diffusion.objective import Objective
 from sdlora.evaluator import DrawSettings
-from sdlora.models.loading import ModelSource, families, fingerprint, resolve
+from sdlora.models.loading import ModelSource, families
 from sdlora.models.sd import StableDiffusion
-from sdlora.module import DiffusionModule
+from sdlora.module import DiffusionModule, Teacher
 from sdlora.optim import (
     build_optimizer,
     build_schedule,
     choice,
     parameter_groups,
 )
-from sdlora.progress import Progress
 from sdlora.randomness import derive_seed
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,6 +43,11 @@ def device(accelerator: str) -> torch.device:
     if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     return torch.device({"gpu": "cuda", "cpu": "cpu", "mps": "mps"}[accelerator])
+
+
+def model_source(config: ModelConfig) -> ModelSource:
+    """Where the base lies, for what reads no weight."""
+    return ModelSource(path=config.path, revision=config.revision, variant=config.variant)
 
 
 def check_family(config: ModelConfig) -> None:
@@ -102,41 +100,6 @@ def add_adapters(family: StableDiffusion, specs: Mapping[str, LoraSpec], seed: i
         add_lora(getattr(family, part), spec, derive_seed(seed, f"lora/{part}"))
 
 
-def source(config: DataConfig) -> PictureSource:
-    """The captioned pictures; a folder is checked whole, here."""
-    if config.source == "portraits":
-        return PortraitSource(config.num_pictures, size=config.resolution)
-    assert config.root is not None, "the schema requires it"
-    return FolderSource(config.root, caption_suffix=config.caption_suffix, on_error=config.on_error)
-
-
-def say_findings(source: PictureSource, progress: Progress) -> None:
-    """Print what was left out and what lies unread in the folder."""
-    for line in source.left_out:
-        progress.print(f"left out: {line}")
-    for line in source.notes:
-        progress.print(f"note: {line}")
-    progress.print(f"{len(source.samples)} pictures with captions")
-
-
-def check_resolution(resolution: int, family: StableDiffusion) -> None:
-    """Fail if the UNet cannot halve the latents as often as it needs to."""
-    step = family.resolution_step
-    if resolution % step:
-        below = max(step, resolution // step * step)
-        raise ConfigError(
-            f"data.resolution={resolution}: this model needs a multiple of {step}; the nearest are "
-            f"{below} and {below + step}"
-        )
-
-
-def base_hashes(config: ModelConfig) -> dict[str, str]:
-    """SHA-256 of the base's weight files: what a LoRA and a checkpoint belong to."""
-    folder = resolve(ModelSource(path=config.path, revision=config.revision))
-    kept = tuple(part for part in ("vae", *PARTS) if part not in config.scratch)
-    return fingerprint(folder, kept)
-
-
 def memory_and_speed(config: TrainerConfig, family: StableDiffusion) -> None:
     """Gradient checkpointing, compilation and memory layout, as the config says."""
     if config.gradient_checkpointing:
@@ -179,41 +142,6 @@ def _logger(name: str, folder: Path) -> Logger:
     return TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
 
 
-def dataset(
-    config: TrainConfig,
-    source: PictureSource,
-    family: StableDiffusion,
-    device: torch.device,
-    progress: Progress,
-) -> PictureDataset:
-    """The training samples, encoded once unless ``data.cache=off``; says what captions lose."""
-    data = config.data
-    tokens = family.tokenize([sample.caption for sample in source.samples])
-    for line in cut_report(source.samples, tokens.cut):
-        progress.print(f"caption cut: {line}")
-    dataset = PictureDataset(
-        source,
-        lambda captions: family.tokenize(captions).ids,
-        resolution=data.resolution,
-        crop=data.crop,
-        flip=data.flip,
-        caption_dropout=data.caption_dropout,
-        seed=config.seed,
-    )
-    if data.cache == "off":
-        return dataset
-    frozen_text = config.lora.text_encoder.method == "frozen"
-    cache = LatentCache.build(
-        dataset,
-        family.encode_images,
-        family.encode_prompts if frozen_text else None,
-        device=device,
-        progress=progress,
-        num_workers=data.num_workers,
-    )
-    return dataset.with_cache(cache)
-
-
 def module(config: TrainConfig, family: StableDiffusion) -> DiffusionModule:
     """The LightningModule with its objective, optimizer and learning-rate schedule."""
     noise = NoiseSchedule.from_config(
@@ -223,6 +151,10 @@ def module(config: TrainConfig, family: StableDiffusion) -> DiffusionModule:
     objective = Objective(noise) if gamma is None else Objective(noise, gamma)
     rates = {"unet": config.optim.unet_lr, "text_encoder": config.optim.text_encoder_lr}
     optim, scheduler = config.optim, config.scheduler
+    prior = config.data.prior
+    teacher = None
+    if prior.mode == "teacher":
+        teacher = Teacher(family.tokenize([prior.prompt]).ids, prior.weight)
     return DiffusionModule(
         family,
         objective,
@@ -240,6 +172,7 @@ def module(config: TrainConfig, family: StableDiffusion) -> DiffusionModule:
         ),
         seed=config.seed,
         check_every_n_steps=config.trainer.log_every_n_steps,
+        teacher=teacher,
     )
 
 

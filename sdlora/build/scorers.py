@@ -4,7 +4,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from sdlora.config import ConfigError, EvaluationConfig, ScorerConfig
+from sdlora.config import EvaluationConfig, ScorerConfig
+from sdlora.config_rules import ConfigError
 from sdlora.data.pictures import PICTURE_SUFFIXES, read_picture
 from sdlora.data.sources import PictureSource
 from sdlora.metrics.clip import ClipScore
@@ -14,11 +15,8 @@ from sdlora.models.loading import EMBEDDED, ModelSource, resolve
 from sdlora.optim import check_options
 from sdlora.progress import Progress
 
-
-def held_out(root: str | None) -> str | None:
-    """The folder ``held_out`` in the data root, if there is one."""
-    folder = Path(root) / "held_out" if root else None
-    return str(folder) if folder and folder.is_dir() else None
+MOST_REFERENCES = 100
+"""So many training pictures, at most, are references where none is held out."""
 
 
 def scorer(
@@ -77,8 +75,9 @@ def _references(
     if folder is None:
         if source is None:
             return [], []
-        images = [source.image(index) for index in range(len(source.samples))]
-        return [sample.name for sample in source.samples], images
+        pictures = source.pictures[:MOST_REFERENCES]
+        images = [source.image(index) for index in range(len(pictures))]
+        return [picture.name for picture in pictures], images
     if not Path(folder).is_dir():
         raise ConfigError(f"evaluation.references={folder}: no such folder; name one, or null")
     paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)

@@ -1,141 +1,171 @@
-"""Latents and prompt embeddings of a whole dataset, encoded once before training."""
+"""Latents and prompt embeddings of a whole dataset, encoded once and served by number."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from sdlora.data.captions import quoted
-from sdlora.data.dataset import PictureDataset
-from sdlora.data.pictures import to_unit_range
+from sdlora.data.buckets import Geometry
+from sdlora.data.sources import DataError, PictureSource, record
+from sdlora.data.store import TensorStore
 from sdlora.progress import Progress
 
-_WORTH_WORKERS = 256
-"""Below so many pictures, starting worker processes takes longer than it saves."""
 
-
-@dataclass(frozen=True, slots=True)
-class LatentCache:
-    """What the frozen parts of a model make of a dataset, in memory.
-
-    The moments are kept, not a sample: each step draws its own latents from them, so that a run
-    with a cache sees what a run without it does.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cache:
+    """Where encoded tensors are kept.
 
     Attributes:
-        moments: Posterior mean and log-variance, unscaled, ``[N, F, 2C, h, w]``, float32; ``F`` is
-            2 (as it is, mirrored) if the dataset flips, else 1.
-        embeddings: Prompt embeddings of ``captions``, ``[len(captions), L, D]``, or ``None``.
-        names: The pictures' names, in the order of ``moments``.
-        captions: The dataset's different captions; the first is ``""``.
-        resolution: Side of the encoded pictures in pixels.
+        store: On disk, shared by all runs; ``None``: in memory, for this run.
+        resident_bytes: Up to this size a set lives on ``device``; a larger one is memory-mapped.
+        device: Where the encoders work and the tables live.
+        progress: Display to count on.
+        num_workers: Processes that decode or draw; few pictures never use any.
     """
 
-    moments: Tensor
-    embeddings: Tensor | None
-    names: tuple[str, ...]
-    captions: tuple[str, ...]
-    resolution: int
+    store: TensorStore | None
+    resident_bytes: int
+    device: torch.device
+    progress: Progress = field(default_factory=lambda: Progress(enabled=False))
+    num_workers: int = 0
 
-    @classmethod
-    def build(
-        cls,
-        dataset: PictureDataset,
-        encode_images: Callable[[Tensor], Tensor],
-        encode_prompts: Callable[[Tensor], Tensor] | None = None,
-        *,
-        device: torch.device | str = "cpu",
-        batch_size: int = 16,
-        progress: Progress | None = None,
-        num_workers: int = 0,
-    ) -> "LatentCache":
-        """Encode every picture (and caption) once; decoded pictures are not kept.
 
-        Args:
-            dataset: What to encode; its own cache, if any, is not used.
-            encode_images: Pixels ``[B, 3, H, W]`` in [-1, 1] -> moments ``[B, 2C, h, w]``.
-            encode_prompts: Token ids ``[B, L]`` -> embeddings ``[B, L, D]``; ``None`` leaves the
-                prompts to the training steps.
-            device: Where both encoders work.
-            batch_size: Pictures, or captions, encoded at a time.
-            progress: Display to count on.
-            num_workers: Processes that decode or draw; 0 does it here. Few pictures never use any.
+EncodeNumbers = Callable[[list[int]], Iterator[tuple[int, Tensor]]]
+"""Numbers of keys -> (number, tensor) of all that can be encoded."""
+
+
+class Resident:
+    """Tensors by number, on one device, those of one shape in one block."""
+
+    def __init__(self, tensors: Sequence[Tensor], device: torch.device) -> None:
+        groups: dict[torch.Size, list[int]] = {}
+        for number, tensor in enumerate(tensors):
+            groups.setdefault(tensor.shape, []).append(number)
+        self._group = torch.empty(len(tensors), dtype=torch.int64)
+        self._row = torch.empty(len(tensors), dtype=torch.int64)
+        self._blocks = []
+        for group, numbers in enumerate(groups.values()):
+            self._group[numbers] = group
+            self._row[numbers] = torch.arange(len(numbers))
+            self._blocks.append(torch.stack([tensors[number] for number in numbers]).to(device))
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        """Tensors ``numbers`` ``[B]``, stacked."""
+        block = self._blocks[int(self._group[numbers[0]])]
+        return block[self._row[numbers].to(block.device)]
+
+
+class Mapped:
+    """Tensors by number, read from memory-mapped files when they are asked for."""
+
+    def __init__(self, entries: Mapping[str, Tensor], keys: Sequence[str]) -> None:
+        self._entries = entries
+        self._keys = list(keys)
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        """Tensors ``numbers`` ``[B]``, stacked, on the CPU."""
+        return torch.stack([self._entries[self._keys[number]] for number in numbers.tolist()])
+
+
+def latent_keys(
+    source: PictureSource, geometry: Sequence[Geometry], flip: bool, encoder: str
+) -> list[str]:
+    """Keys of all latents: whatever they depend on is in the key, so none can be stale.
+
+    Args:
+        source: The pictures, known by the hash of their bytes.
+        geometry: What of each is shown.
+        flip: Whether mirrored ones are wanted too.
+        encoder: What names the VAE's weights and precision.
+    """
+    return [
+        _key("latents", picture.content, str(cut.bucket), repr(cut.crop), view, encoder)
+        for picture, cut in zip(source.pictures, geometry, strict=True)
+        for view in (("as it is", "mirrored") if flip else ("as it is",))
+    ]
+
+
+def embedding_keys(captions: Sequence[str], encoder: str) -> list[str]:
+    """Keys of all prompt embeddings; ``encoder`` names tokenizer, text encoder and precision."""
+    return [_key("embeddings", caption, encoder) for caption in captions]
+
+
+def _key(*fields: str) -> str:
+    return hashlib.sha256(record(*fields)).hexdigest()
+
+
+class Encodings:
+    """Tensors by key: what the store has, and what was encoded for it.
+
+    Two moves: :meth:`fill` encodes what is missing, as far as it can be; :meth:`table` then serves
+    the keys that are wanted.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._fresh: dict[str, Tensor] = {}
+        self._fresh_bytes = 0
+
+    def fill(self, keys: Sequence[str], encode: EncodeNumbers) -> None:
+        """Encode what is missing; ``encode`` takes numbers of keys and yields what it can."""
+        store = self._cache.store
+        missing = _lacking(keys, set() if store is None else store.find(keys))
+        if store is None:
+            self._fresh |= {keys[number]: tensor for number, tensor in encode(missing)}
+            return
+        if not missing:
+            return
+        with store.filling("encodings"):
+            missing = _lacking(keys, store.find(keys))  # another process may have made them
+            with store.writer() as writer:
+                for number, tensor in encode(missing):
+                    writer.put(keys[number], tensor)
+                    self._keep(keys[number], tensor)
+
+    def table(self, keys: Sequence[str], encode: EncodeNumbers) -> Resident | Mapped:
+        """Serve ``keys``, in memory if they fit there; damaged entries are encoded again.
 
         Raises:
-            ValueError: If an encoder gives NaN or infinity, naming all pictures or captions
-                concerned, or if the dataset crops at random.
+            DataError: If a set too large for the memory could not be written to the store.
         """
-        progress = Progress(enabled=False) if progress is None else progress
-        moments = _moments(dataset, encode_images, device, batch_size, progress, num_workers)
-        embeddings = None
-        if encode_prompts is not None:
-            embeddings = _embeddings(dataset, encode_prompts, device, batch_size, progress)
-        return cls(moments, embeddings, dataset.names, dataset.captions, dataset.resolution)
+        store, fresh = self._cache.store, self._fresh
+        stored = [key for key in dict.fromkeys(keys) if key not in fresh]
+        if store is None or not stored:
+            return Resident([fresh[key] for key in keys], self._cache.device)
+        if store.num_bytes(stored) + self._fresh_bytes > self._cache.resident_bytes:
+            return Mapped(_mapped(store, keys), keys)
+        known = fresh | store.load(stored)
+        damaged = _lacking(keys, set(known))
+        if damaged:
+            with store.writer() as writer:
+                for number, tensor in encode(damaged):
+                    known[keys[number]] = tensor
+                    writer.put(keys[number], tensor)
+        return Resident([known[key] for key in keys], self._cache.device)
+
+    def _keep(self, key: str, tensor: Tensor) -> None:
+        """What was just encoded is kept while it fits: reading it back would only cost time."""
+        if self._fresh_bytes + tensor.nbytes <= self._cache.resident_bytes:
+            self._fresh[key] = tensor
+            self._fresh_bytes += tensor.nbytes
 
 
-class _Pictures(Dataset[Tensor]):
-    """The training squares as uint8, by picture index."""
-
-    def __init__(self, dataset: PictureDataset) -> None:
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return self._dataset.num_pictures
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self._dataset.picture(index)
+def _lacking(keys: Sequence[str], present: set[str]) -> list[int]:
+    """Numbers of the keys that are not there, each key once."""
+    first: dict[str, int] = {}
+    for number, key in enumerate(keys):
+        first.setdefault(key, number)
+    return [number for key, number in first.items() if key not in present]
 
 
-@torch.no_grad()
-def _moments(
-    dataset: PictureDataset,
-    encode_images: Callable[[Tensor], Tensor],
-    device: torch.device | str,
-    batch_size: int,
-    progress: Progress,
-    num_workers: int,
-) -> Tensor:
-    if dataset.crop != "center":
-        raise ValueError(
-            f"data.crop={dataset.crop}: cached latents hold one crop only; "
-            "set data.crop=center or switch the cache off"
+def _mapped(store: TensorStore, keys: Sequence[str]) -> Mapping[str, Tensor]:
+    lacking = len(_lacking(keys, store.find(keys)))
+    if lacking:
+        raise DataError(
+            f"data.cache.dir: {lacking} encodings could not be written there, and the set is "
+            "larger than data.cache.resident_gib; make room, name another folder, or set "
+            "data.cache=off"
         )
-    workers = num_workers if dataset.num_pictures >= _WORTH_WORKERS else 0
-    loader = DataLoader(_Pictures(dataset), batch_size, num_workers=workers)
-    encoded: list[Tensor] = []
-    for squares in progress.track(loader, f"encoding pictures, {batch_size} at a time"):
-        pixels = to_unit_range(squares.to(device))
-        views = [pixels, pixels.flip(-1)] if dataset.flip else [pixels]
-        encoded.append(torch.stack([encode_images(v).float().cpu() for v in views], dim=1))
-    moments = torch.cat(encoded)
-    finite = moments.isfinite().flatten(1).all(dim=1).tolist()
-    broken = [name for name, sound in zip(dataset.names, finite, strict=True) if not sound]
-    if broken:
-        listing = ", ".join(quoted(name) for name in broken)
-        raise ValueError(
-            f"the VAE gives NaN or infinity for {len(broken)} picture(s): {listing}; "
-            "use a VAE in float32 (SDXL's own overflows in float16)"
-        )
-    return moments
-
-
-@torch.no_grad()
-def _embeddings(
-    dataset: PictureDataset,
-    encode_prompts: Callable[[Tensor], Tensor],
-    device: torch.device | str,
-    batch_size: int,
-    progress: Progress,
-) -> Tensor:
-    chunks = dataset.token_ids.split(batch_size)
-    tracked = progress.track(chunks, f"encoding captions, {batch_size} at a time")
-    embeddings = torch.cat([encode_prompts(ids.to(device)).cpu() for ids in tracked])
-    finite = embeddings.isfinite().flatten(1).all(dim=1).tolist()
-    broken = [text for text, sound in zip(dataset.captions, finite, strict=True) if not sound]
-    if broken:
-        raise ValueError(
-            f"the text encoder gives NaN or infinity for {len(broken)} caption(s): {broken}; "
-            "run it in float32"
-        )
-    return embeddings
+    return store.mapped(keys)

@@ -1,246 +1,250 @@
-"""The endless stream of training samples, as a function of their global index."""
+"""The endless stream of training batches, each a function of its number."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sdlora.data.pictures import fit_square, to_tensor, to_unit_range
+from sdlora.data.batches import BatchPlan
+from sdlora.data.buckets import Geometry, fitted
+from sdlora.data.captions import CaptionRecipe
+from sdlora.data.pictures import to_tensor, to_unit_range
 from sdlora.data.sources import PictureSource
-from sdlora.randomness import generator, uniform
+from sdlora.randomness import uniform
 
-CROPS = ("center", "random")
+CROPS = ("center", "random", "face")
 
 
-class Encoded(Protocol):
-    """What serves a dataset in place of picture files; ``cache.LatentCache`` documents it."""
+class Table(Protocol):
+    """Tensors by number; ``cache`` has the kinds."""
 
-    @property
-    def moments(self) -> Tensor: ...
-    @property
-    def embeddings(self) -> Tensor | None: ...
-    @property
-    def names(self) -> tuple[str, ...]: ...
-    @property
-    def captions(self) -> tuple[str, ...]: ...
-    @property
-    def resolution(self) -> int: ...
+    def rows(self, numbers: Tensor) -> Tensor:
+        """Those of ``numbers`` ``[B]``, stacked; all of one shape."""
 
 
 @dataclass(slots=True)
 class Batch:
-    """Samples stacked along the first dimension.
+    """Samples stacked along the first dimension; all of one size.
 
     Attributes:
         sample_index: Global counter of the stream, ``[B]``, int64: the key of all randomness.
         picture_index: Which picture of the source, ``[B]``, int64.
         token_ids: Tokenised captions (that of ``""`` where dropped), ``[B, L]``, int64.
         names: The pictures' names.
+        weights: Factor on each sample's loss, ``[B]``, float32.
+        share: How much this batch counts in its optimizer step, see ``BatchPlan.share``.
         pixels: ``[B, 3, H, W]`` in [-1, 1], float32; ``None`` with a cache.
         moments: Posterior mean and log-variance, unscaled, ``[B, 2C, h, w]``; ``None`` without.
         embeddings: Prompt embeddings, ``[B, L, D]``; ``None`` unless cached.
+        mask: Factor on the loss of each latent pixel, ``[B, 1, h, w]``, float32; ``None``: 1.
     """
 
     sample_index: Tensor
     picture_index: Tensor
     token_ids: Tensor
     names: tuple[str, ...]
+    weights: Tensor
+    share: float = 1.0
     pixels: Tensor | None = None
     moments: Tensor | None = None
     embeddings: Tensor | None = None
+    mask: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """The same batch with its tensors on ``device``."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        """The same batch on ``device``; the indices stay, as all draws are made on the CPU."""
+        stay = ("sample_index", "picture_index")
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking), stay)
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory, from where copies to a GPU run alongside it."""
-        return self._map(lambda tensor: tensor.pin_memory())
+        return self._map(lambda tensor: tensor if tensor.is_cuda else tensor.pin_memory())
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+    def _map(self, change: Callable[[Tensor], Tensor], stay: tuple[str, ...] = ()) -> "Batch":
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        values = {k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()}
+        for name, value in values.items():
+            if isinstance(value, Tensor) and name not in stay:
+                values[name] = change(value)
         return Batch(**values)
 
 
-def collate(samples: Batch | Sequence[Batch]) -> Batch:
-    """Stack batches to one; a batch that is whole already (``__getitems__``) passes through."""
-    if isinstance(samples, Batch):
-        return samples
-    stacked: dict[str, Any] = {}
-    for field in fields(Batch):
-        values = [getattr(sample, field.name) for sample in samples]
-        if field.name == "names":
-            stacked["names"] = tuple(name for names in values for name in names)
-        else:
-            stacked[field.name] = None if values[0] is None else torch.cat(values)
-    return Batch(**stacked)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """How a sample is made of its picture.
+
+    Attributes:
+        seed: The run's seed.
+        flip: Whether each sample is mirrored with probability 1/2.
+        random_crop: Whether each sample shows another cut of its picture.
+        mask_weight: Factor on the loss where a mask is black, in [0, 1].
+        latent_scale: Pixels to one latent along a side: masks are that much coarser.
+    """
+
+    seed: int
+    flip: bool = False
+    random_crop: bool = False
+    mask_weight: float = 0.0
+    latent_scale: int = 8
 
 
 class PictureDataset(Dataset[Batch]):
-    """Training samples by their global index ``n`` in a stream without end.
+    """Training batches by their number in a stream without end.
 
-    Epoch ``n // N`` visits each of the ``N`` pictures once, in an order that only the seed and the
-    epoch decide; crop, flip and caption dropout are drawn with ``n`` as key. So a sample is the
-    same in any process, for any number of workers, and after any resume.
+    Which pictures a batch shows is the plan's; cut, flip and caption are drawn with the sample's
+    global index as key. So a batch is the same in any process, for any number of workers, and
+    after any resume.
 
     Args:
         source: The captioned pictures.
-        tokenize: Captions -> token ids ``[n, L]``, int64; called once, here.
-        resolution: Side of the training square in pixels.
-        crop: ``"center"`` or ``"random"``: which square of a picture is shown.
-        flip: Whether each sample is mirrored with probability 1/2.
-        caption_dropout: Probability in [0, 1] that a sample gets the caption ``""``.
-        seed: The run's seed.
-        cache: Latents made from this data before; see :meth:`with_cache`.
+        geometry: What of each picture is trained on.
+        plan: Which pictures each batch shows.
+        recipe: How a written caption becomes a sample's.
+        tokenize: Captions -> token ids ``[n, L]``, int64.
+        look: The rest.
 
     Attributes:
-        captions: All different captions; the first is ``""``.
+        captions: All different captions, the first ``""``; only that one if they vary.
         token_ids: Their token ids, ``[len(captions), L]``, int64.
+        latents: Moments by ``2 * picture + mirrored`` (by picture without flips), if cached.
+        embeddings: Prompt embeddings by caption, if cached.
     """
 
     def __init__(
         self,
         source: PictureSource,
+        geometry: Sequence[Geometry],
+        plan: BatchPlan,
+        recipe: CaptionRecipe,
         tokenize: Callable[[list[str]], Tensor],
-        *,
-        resolution: int,
-        crop: str = "center",
-        flip: bool = False,
-        caption_dropout: float = 0.0,
-        seed: int = 0,
-        cache: Encoded | None = None,
+        look: Look,
     ) -> None:
-        _check(resolution, crop, caption_dropout)
         self.source = source
-        self.resolution = resolution
-        self.crop = crop
-        self.flip = flip
-        self.caption_dropout = caption_dropout
-        self.seed = seed
-        self.names = tuple(sample.name for sample in source.samples)
-        texts = [sample.caption for sample in source.samples]
-        self.captions = tuple(dict.fromkeys(["", *texts]))
-        row = {text: index for index, text in enumerate(self.captions)}
-        self._caption_row = torch.tensor([row[text] for text in texts], dtype=torch.int64)
+        self.geometry = list(geometry)
+        self.plan = plan
+        self.recipe = recipe
+        self.look = look
+        self._tokenize = tokenize
+        self._weights = torch.tensor([picture.loss_weight for picture in source.pictures])
+        self._masked = any(picture.has_mask for picture in source.pictures)
+        self._masks: dict[int, Tensor] = {}
+        self.captions: tuple[str, ...] = ("",)
+        if recipe.is_static:
+            texts = [recipe.static_caption(p.text, p.prefix) for p in source.pictures]
+            self.captions = tuple(dict.fromkeys(["", *texts]))
+            row = {text: index for index, text in enumerate(self.captions)}
+            self._caption_row = torch.tensor([row[text] for text in texts], dtype=torch.int64)
         self.token_ids = tokenize(list(self.captions))
-        self.cache: Encoded | None = None
-        self._orders: dict[int, Tensor] = {}
-        if cache is not None:
-            self._attach(cache)
+        self.latents: Table | None = None
+        self.embeddings: Table | None = None
 
     @property
-    def num_pictures(self) -> int:
-        """Pictures of the source: the length of an epoch. The stream itself has no end."""
-        return len(self.names)
+    def num_samples(self) -> int:
+        """Samples of an epoch. The stream itself has no end."""
+        return self.plan.num_samples
 
-    def with_cache(self, cache: Encoded) -> "PictureDataset":
-        """This dataset, from now on served out of ``cache``.
+    def __getitem__(self, item: tuple[int, int]) -> Batch:
+        """Batch ``number`` of the stream, where ``window`` batches make one optimizer step.
 
-        Raises:
-            ValueError: If the cache was made from other data or settings, or cannot serve them.
+        Args:
+            item: ``(number, window)``.
         """
-        self._attach(cache)
-        return self
-
-    def __getitem__(self, sample_index: int) -> Batch:
-        """Sample ``sample_index`` of the stream, as a batch of one."""
-        return self.__getitems__([sample_index])
-
-    def __getitems__(self, sample_indices: Sequence[int]) -> Batch:
-        """Several samples of the stream at once: what a DataLoader asks for."""
-        index = torch.tensor(sample_indices, dtype=torch.int64)
-        picture = self._pictures(index)
-        flipped = self._draw("flip", index, 0.5 if self.flip else 0.0)
-        row = self._caption_row[picture]
-        row = row.masked_fill(self._draw("caption_dropout", index, self.caption_dropout), 0)
+        number, window = item
+        draw = self.plan.draw(number)
+        index, picture = draw.sample_index, draw.pictures
+        flipped = self._chance("flip", index, 0.5 if self.look.flip else 0.0)
         batch = Batch(
             sample_index=index,
             picture_index=picture,
-            token_ids=self.token_ids[row],
-            names=tuple(self.names[i] for i in picture.tolist()),
+            token_ids=self.token_ids[:0],
+            names=tuple(self.source.pictures[i].name for i in picture.tolist()),
+            weights=self._weights[picture],
+            share=self.plan.share(number, window),
         )
-        if self.cache is None:
-            batch.pixels = self._decoded(index, picture, flipped)
-            return batch
-        batch.moments = self.cache.moments[picture, flipped.long()]
-        if self.cache.embeddings is not None:
-            batch.embeddings = self.cache.embeddings[row]
+        self._caption(batch)
+        cuts = self._cuts(index, picture)
+        if self._masked:
+            batch.mask = self._mask(picture, cuts, flipped)
+        if self.latents is None:
+            batch.pixels = self._pixels(picture, cuts, flipped)
+        else:
+            views = 2 if self.look.flip else 1
+            batch.moments = self.latents.rows(picture * views + flipped)
         return batch
 
-    def picture(self, index: int, anchor: tuple[float, float] = (0.5, 0.5)) -> Tensor:
-        """Picture ``index`` of the source, cut to the training square.
+    def _caption(self, batch: Batch) -> None:
+        index = batch.sample_index
+        if self.recipe.is_static:
+            dropped = self._chance("caption_dropout", index, self.recipe.dropout)
+            row = self._caption_row[batch.picture_index].masked_fill(dropped, 0)
+            batch.token_ids = self.token_ids[row]
+            if self.embeddings is not None:
+                batch.embeddings = self.embeddings.rows(row)
+            return
+        shown = [self.source.pictures[i] for i in batch.picture_index.tolist()]
+        batch.token_ids = self._tokenize(
+            [
+                self.recipe.caption(picture.text, picture.prefix, self.look.seed, sample)
+                for picture, sample in zip(shown, index.tolist(), strict=True)
+            ]
+        )
 
-        Args:
-            index: Which picture, not which sample.
-            anchor: Where the square lies, see :func:`sdlora.data.pictures.fit_square`.
-
-        Returns:
-            Shape ``[3, resolution, resolution]``, uint8, never mirrored.
-        """
-        return to_tensor(fit_square(self.source.image(index), self.resolution, anchor))
-
-    def _pictures(self, index: Tensor) -> Tensor:
-        epoch = index // self.num_pictures
-        place = index % self.num_pictures
-        picture = torch.empty_like(index)
-        for number in epoch.unique().tolist():
-            here = epoch == number
-            picture[here] = self._order(number)[place[here]]
-        return picture
-
-    def _order(self, epoch: int) -> Tensor:
-        if epoch not in self._orders:
-            while len(self._orders) >= 2:
-                self._orders.pop(next(iter(self._orders)))
-            draw = generator(self.seed, "order", epoch)
-            self._orders[epoch] = torch.randperm(self.num_pictures, generator=draw)
-        return self._orders[epoch]
-
-    def _draw(self, purpose: str, index: Tensor, probability: float) -> Tensor:
+    def _chance(self, purpose: str, index: Tensor, probability: float) -> Tensor:
         if probability == 0.0:
             return torch.zeros(len(index), dtype=torch.bool)
-        return uniform(self.seed, purpose, index) < probability
+        return uniform(self.look.seed, purpose, index) < probability
 
-    def _decoded(self, index: Tensor, picture: Tensor, flipped: Tensor) -> Tensor:
-        anchors = [(0.5, 0.5)] * len(index)
-        if self.crop == "random":
-            across = uniform(self.seed, "crop_x", index).tolist()
-            down = uniform(self.seed, "crop_y", index).tolist()
-            anchors = list(zip(across, down, strict=True))
-        chosen = zip(picture.tolist(), anchors, strict=True)
-        pixels = torch.stack([self.picture(i, anchor) for i, anchor in chosen])
-        pixels = torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels)
-        return to_unit_range(pixels)
+    def _cuts(self, index: Tensor, picture: Tensor) -> list[Geometry]:
+        cuts = [self.geometry[i] for i in picture.tolist()]
+        if not self.look.random_crop:
+            return cuts
+        across = uniform(self.look.seed, "crop_x", index).tolist()
+        down = uniform(self.look.seed, "crop_y", index).tolist()
+        sizes = [self.source.pictures[i].size for i in picture.tolist()]
+        return [
+            fitted(size, cut.bucket, anchor)
+            for size, cut, anchor in zip(sizes, cuts, zip(across, down, strict=True), strict=True)
+        ]
 
-    def _attach(self, cache: Encoded) -> None:
-        if self.crop == "random":
-            raise ValueError(
-                "data.crop=random: cached latents hold one crop only; "
-                "set data.crop=center or switch the cache off"
-            )
-        if cache.names != self.names or cache.captions != self.captions:
-            raise ValueError("data.cache: made from other pictures or captions; build it anew")
-        if cache.resolution != self.resolution:
-            raise ValueError(
-                f"data.resolution={self.resolution}: the cache was built for {cache.resolution}; "
-                "build it anew"
-            )
-        if self.flip and cache.moments.shape[1] != 2:
-            raise ValueError("data.flip=true: the cache holds no mirrored latents; build it anew")
-        self.cache = cache
+    def _pixels(self, picture: Tensor, cuts: list[Geometry], flipped: Tensor) -> Tensor:
+        chosen = zip(picture.tolist(), cuts, strict=True)
+        pixels = torch.stack([to_tensor(cut_out(self.source.image(i), cut)) for i, cut in chosen])
+        return to_unit_range(torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels))
+
+    def _mask(self, picture: Tensor, cuts: list[Geometry], flipped: Tensor) -> Tensor:
+        chosen = zip(picture.tolist(), cuts, strict=True)
+        masks = torch.stack([self._one_mask(i, cut) for i, cut in chosen])  # [B, 1, h, w] uint8
+        masks = torch.where(flipped[:, None, None, None], masks.flip(-1), masks)
+        shown = masks.float() / 255
+        return shown + (1 - shown) * self.look.mask_weight
+
+    def _one_mask(self, picture: int, cut: Geometry) -> Tensor:
+        """Masks are kept once read, at the latents' resolution: a file a step would be slow."""
+        if picture in self._masks:
+            return self._masks[picture]
+        width, height = (side // self.look.latent_scale for side in cut.bucket)
+        mask = None
+        if self.source.pictures[picture].has_mask:
+            mask = self.source.mask(picture)
+        if mask is None:
+            tensor = torch.full((1, height, width), 255, dtype=torch.uint8)
+        else:
+            small = mask.resize((width, height), Image.Resampling.BOX, box=cut.crop)
+            tensor = torch.from_numpy(np.array(small, dtype=np.uint8))[None]
+        if not self.look.random_crop:
+            self._masks[picture] = tensor
+        return tensor
 
 
-def _check(resolution: int, crop: str, caption_dropout: float) -> None:
-    if resolution < 1:
-        raise ValueError(f"data.resolution={resolution}: must be a positive number of pixels")
-    if crop not in CROPS:
-        raise ValueError(f"data.crop={crop!r}: must be one of {', '.join(CROPS)}")
-    if not 0.0 <= caption_dropout <= 1.0:
-        raise ValueError(f"data.caption_dropout={caption_dropout}: a probability, 0 to 1")
+def cut_out(image: Image.Image, geometry: Geometry) -> Image.Image:
+    """Cut a picture and resize it to its bucket (Lanczos), in one pass."""
+    whole = (0.0, 0.0, float(image.width), float(image.height))
+    if geometry.crop == whole and image.size == geometry.bucket:
+        return image
+    return image.resize(geometry.bucket, Image.Resampling.LANCZOS, box=geometry.crop)

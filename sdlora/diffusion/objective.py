@@ -28,17 +28,34 @@ class Objective:
         signal, noise = self.noise.signal_and_noise(t, z_0)
         return velocity(z_0.float(), eps.float(), signal, noise)
 
-    def per_sample(self, prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
-        """Weighted mean squared error of each sample, shape ``[B]``, float32."""
-        error = per_sample_error(prediction, target)
+    def per_sample(
+        self, prediction: Tensor, target: Tensor, t: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """Weighted mean squared error of each sample, shape ``[B]``, float32.
+
+        Args:
+            prediction: Of the model, shape ``[B, C, h, w]``.
+            target: What it should be, same shape.
+            t: Timesteps, ``[B]``.
+            mask: Factor on each latent pixel, ``[B, 1, h, w]``, in [0, 1]; ``None``: 1.
+        """
+        error = per_sample_error(prediction, target, mask)
         if math.isinf(self.min_snr_gamma):
             return error
         weight = min_snr_weight(self.noise.snr(t), self.min_snr_gamma, self.noise.prediction_type)
         return weight * error
 
-    def loss(self, prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
-        """Mean of ``per_sample`` over the batch, a scalar."""
-        return self.per_sample(prediction, target, t).mean()
+    def loss(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        t: Tensor,
+        weights: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Mean of ``per_sample``, times the samples' ``weights`` ``[B]``, over the batch."""
+        error = self.per_sample(prediction, target, t, mask)
+        return (error if weights is None else error * weights).mean()
 
 
 def velocity(z_0: Tensor, eps: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
@@ -56,9 +73,18 @@ def velocity(z_0: Tensor, eps: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
     return signal * eps - noise * z_0
 
 
-def per_sample_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error over all but the first dimension, float32, shape ``[B]``."""
-    return (prediction.float() - target.float()).square().flatten(1).mean(dim=1)
+def per_sample_error(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared error over all but the first dimension, float32, shape ``[B]``.
+
+    With a mask ``[B, 1, h, w]`` it is the mean weighted by it: a sample whose mask shows a small
+    face counts as much as one that is trained whole. Where a mask is 0 everywhere, so is the error.
+    """
+    error = (prediction.float() - target.float()).square()
+    if mask is None:
+        return error.flatten(1).mean(dim=1)
+    weight = mask.float().expand_as(error)
+    total = weight.flatten(1).sum(dim=1)
+    return (error * weight).flatten(1).sum(dim=1) / total.clamp_min(torch.finfo(total.dtype).tiny)
 
 
 def min_snr_weight(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:

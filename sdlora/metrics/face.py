@@ -1,7 +1,6 @@
 """Face distance: how far the faces of pictures are from a person's reference pictures."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
+
+from sdlora.data.faces import DETECTOR_WEIGHTS, MIN_SIDE_PX, deepface, weights_folder
 
 FACELESS_DISTANCE = math.sqrt(2.0)
 """What a picture without a face counts: the distance of orthogonal unit vectors, i.e. of a person
@@ -97,17 +98,6 @@ DEEPFACE_WEIGHTS = {
 }
 """deepface model -> files its PyTorch backend reads (deepface 0.0.103, `models/`)."""
 
-DETECTOR_WEIGHTS: dict[str, tuple[str, ...]] = {
-    "opencv": (),  # its cascades come with opencv < 5
-    "ssd": ("deploy.prototxt", "res10_300x300_ssd_iter_140000.caffemodel"),
-    "yunet": ("face_detection_yunet_2023mar.onnx",),
-    "centerface": ("centerface.onnx",),
-}
-"""deepface detector -> files it reads."""
-
-MIN_DETECTOR_SIDE_PX = 256
-"""Smaller pictures are enlarged for the detectors, which miss faces of a few dozen pixels."""
-
 
 class DeepFaceModel:
     """Real faces: a detector, then a recognition network, both by deepface on PyTorch.
@@ -117,7 +107,7 @@ class DeepFaceModel:
 
     Args:
         model_name: A key of :data:`DEEPFACE_WEIGHTS`.
-        detector: A key of :data:`DETECTOR_WEIGHTS`.
+        detector: A key of :data:`sdlora.data.faces.DETECTOR_WEIGHTS`.
 
     Raises:
         ValueError: On an unknown name.
@@ -158,16 +148,16 @@ class DeepFaceModel:
         if not images:
             return no_faces()
         self.require_weights()
-        deepface = _deepface()
-        rows = [self._embed_one(deepface, image) for image in images]
+        library = deepface()
+        rows = [self._embed_one(library, image) for image in images]
         size = next((len(row) for row in rows if row is not None), 1)
         vectors = torch.tensor([[0.0] * size if row is None else row for row in rows])
         return as_faces(vectors, torch.tensor([row is not None for row in rows]))
 
-    def _embed_one(self, deepface: Any, image: Image.Image) -> list[float] | None:
+    def _embed_one(self, library: Any, image: Image.Image) -> list[float] | None:
         bgr = np.ascontiguousarray(np.array(_large_enough(image))[:, :, ::-1])
         # enforce_detection=True would raise for a faceless picture; False gives confidence 0
-        found = deepface.represent(
+        found = library.represent(
             bgr,
             model_name=self.model_name,
             detector_backend=self.detector,
@@ -181,23 +171,10 @@ class DeepFaceModel:
 
 
 def _large_enough(image: Image.Image) -> Image.Image:
-    factor = max(MIN_DETECTOR_SIDE_PX / min(image.size), 1.0)
+    factor = max(MIN_SIDE_PX / min(image.size), 1.0)
     size = (round(image.width * factor), round(image.height * factor))
     rgb = image.convert("RGB")
     return rgb if size == image.size else rgb.resize(size, Image.Resampling.BICUBIC)
-
-
-def weights_folder() -> Path:
-    """Where deepface keeps its weights: ``$DEEPFACE_HOME`` or the home folder."""
-    return Path(os.environ.get("DEEPFACE_HOME") or Path.home()) / ".deepface" / "weights"
-
-
-def _deepface() -> Any:
-    # read once a process, before the first use; otherwise tensorflow wins where it is installed
-    os.environ.setdefault("DEEPFACE_BACKEND_ENGINE", "pytorch")
-    from deepface import DeepFace
-
-    return DeepFace
 
 
 def no_faces() -> Faces:

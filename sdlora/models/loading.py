@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from sdlora.files import sha256
 from sdlora.models.sd import StableDiffusion
 
 EMBEDDED = "embedded:"
@@ -85,11 +84,25 @@ def load_stable_diffusion(source: ModelSource, seed: int) -> StableDiffusion:
             "fetch it again"
         ) from error
     return StableDiffusion(
-        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        tokenizer=load_tokenizer(folder),
         noise_schedule_config=config,
         clip_skip=source.clip_skip,
         **parts,
     )
+
+
+def load_tokenizer(folder: Path) -> CLIPTokenizer:
+    """The tokenizer alone, of a whole folder; captions are checked with it before any weight."""
+    return CLIPTokenizer.from_pretrained(folder / "tokenizer")
+
+
+def pixel_steps(folder: Path) -> tuple[int, int]:
+    """Pixels to one latent along a side, and what sides must be multiples of; reads no weight."""
+    scale, halvings = (
+        2 ** (len(json.loads((folder / name).read_text("utf-8"))["block_out_channels"]) - 1)
+        for name in ("vae/config.json", "unet/config.json")
+    )
+    return scale, scale * halvings
 
 
 def resolve(source: ModelSource) -> Path:
@@ -127,15 +140,6 @@ def check_folder(folder: Path, source: ModelSource) -> None:
             )
     for part in _PARTS:
         _check_part(part, folder, source)
-
-
-def fingerprint(folder: Path, parts: tuple[str, ...] = _PARTS) -> dict[str, str]:
-    """SHA-256 of each part's weight files, so that a run can name its base."""
-    return {
-        f"{part}/{file.name}": sha256(file)
-        for part in parts
-        for file in sorted((folder / part).glob("*.safetensors"))
-    }
 
 
 def _check_part(part: str, folder: Path, source: ModelSource) -> None:

@@ -1,7 +1,6 @@
 """Stable Diffusion 1.x / 2.x: one VAE, one CLIP text encoder, one UNet."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,18 +14,7 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """Token ids of captions, and what the tokenizer's length cut off.
-
-    Attributes:
-        ids: Shape ``[n, L]``, int64.
-        cut: For each caption the words that were lost, ``""`` if none.
-    """
-
-    ids: Tensor
-    cut: list[str]
+from sdlora.models.tokens import Tokens, tokenize
 
 
 class StableDiffusion(nn.Module):
@@ -39,6 +27,9 @@ class StableDiffusion(nn.Module):
         tokenizer: Captions -> token ids.
         noise_schedule_config: The ``scheduler_config.json`` as a mapping.
         clip_skip: How many of the text encoder's last layers are left out.
+
+    Attributes:
+        max_chunks: Longest caption in chunks of the tokenizer's length; each caption takes so many.
     """
 
     def __init__(
@@ -57,6 +48,7 @@ class StableDiffusion(nn.Module):
         self.tokenizer = tokenizer
         self.noise_schedule_config = dict(noise_schedule_config)
         self.clip_skip = clip_skip
+        self.max_chunks = 1
         self.requires_grad_(False)
         self.eval()
 
@@ -76,21 +68,8 @@ class StableDiffusion(nn.Module):
         return int(self.unet.config.sample_size) * self.latent_scale
 
     def tokenize(self, captions: Sequence[str]) -> Tokens:
-        """Encode captions, padded or cut to the tokenizer's length (77 for CLIP)."""
-        length = self.tokenizer.model_max_length
-        batch = self.tokenizer(
-            list(captions),
-            padding="max_length",
-            max_length=length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        whole = self.tokenizer(list(captions), truncation=False)["input_ids"]
-        cut = [
-            str(self.tokenizer.decode(ids[length - 1 : -1])) if len(ids) > length else ""
-            for ids in whole
-        ]
-        return Tokens(ids=batch["input_ids"].long(), cut=cut)
+        """Encode captions, padded or cut to ``max_chunks`` times the tokenizer's length."""
+        return tokenize(self.tokenizer, captions, self.max_chunks)
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
@@ -122,7 +101,14 @@ class StableDiffusion(nn.Module):
         return (sample - shift) * self.vae.config.scaling_factor
 
     def encode_prompts(self, token_ids: Tensor) -> Tensor:
-        """Text embeddings, shape ``[B, L, D]``, from token ids ``[B, L]``."""
+        """Text embeddings ``[B, L, D]`` of token ids ``[B, L]``; chunks are encoded each alone."""
+        longest = self.text_encoder.config.max_position_embeddings
+        if token_ids.shape[1] <= longest:
+            return self._encode_chunk(token_ids)
+        chunks = token_ids.unflatten(1, (-1, longest))  # [B, chunks, L]
+        return self._encode_chunk(chunks.flatten(0, 1)).unflatten(0, chunks.shape[:2]).flatten(1, 2)
+
+    def _encode_chunk(self, token_ids: Tensor) -> Tensor:
         if not self.clip_skip:
             return self.text_encoder(token_ids).last_hidden_state
         states = self.text_encoder(token_ids, output_hidden_states=True).hidden_states

@@ -111,3 +111,23 @@ def test_the_loss_weighs_each_sample_and_then_takes_the_mean(
         prediction, torch.zeros(2, 4, 2, 2), torch.tensor([0, 1])
     )
     assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_mask_makes_the_weighted_mean_over_its_pixels() -> None:
+    prediction = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]] * 2, [[[0.0, 0.0], [0.0, 6.0]]] * 2])
+    mask = torch.tensor([[[[1.0, 0.5], [0.0, 0.0]]], [[[0.0, 0.0], [0.0, 0.25]]]])
+    error = per_sample_error(prediction, torch.zeros(2, 2, 2, 2), mask)
+    # (1 * 1 + 0.5 * 4) / 1.5, and 36 whatever the only weight is
+    assert error.tolist() == [2.0, 36.0]
+    nothing = per_sample_error(prediction, torch.zeros(2, 2, 2, 2), torch.zeros(2, 1, 2, 2))
+    assert nothing.tolist() == [0.0, 0.0]
+
+
+def test_sample_weights_multiply_each_samples_loss() -> None:
+    schedule = NoiseSchedule(torch.tensor([0.9, 0.2]), "epsilon")
+    prediction = torch.stack([torch.full((4, 2, 2), 2.0), torch.full((4, 2, 2), -1.0)])
+    weights = torch.tensor([0.5, 3.0])
+    loss = Objective(schedule).loss(
+        prediction, torch.zeros(2, 4, 2, 2), torch.tensor([0, 1]), weights
+    )
+    assert loss.item() == (0.5 * 4 + 3 * 1) / 2

@@ -87,6 +87,7 @@ def tiny_batch(num: int = 3) -> Batch:
         picture_index=torch.arange(num),
         token_ids=torch.randint(0, 50, (num, LENGTH)),
         names=tuple(f"{i}.png" for i in range(num)),
+        weights=torch.ones(num),
         moments=torch.cat([torch.randn(num, 4, 8, 8) * 4, torch.randn(num, 4, 8, 8) - 3], dim=1),
     )
 
@@ -114,6 +115,7 @@ def pieces(batch: Batch, size: int) -> list[Batch]:
             picture_index=batch.picture_index[start : start + size],
             token_ids=batch.token_ids[start : start + size],
             names=batch.names[start : start + size],
+            weights=batch.weights[start : start + size],
             moments=batch.moments[start : start + size],
         )
         for start in range(0, len(batch), size)

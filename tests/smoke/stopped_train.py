@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import train
-from sdlora.callbacks import StopSignals
+from sdlora.callbacks.stopping import StopSignals
 from sdlora.command_line import run
 from sdlora.config import TrainConfig
 from sdlora.diffusion.objective import Objective
@@ -44,8 +44,9 @@ def replace(source: Any, target: Any, real: Any = os.replace) -> None:
 class InTheMiddle(StopSignals):
     """Is hit at the start of an optimizer step's second micro-batch, or of both."""
 
-    def on_train_batch_start(self, trainer: Any, _: Any, __: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         """The optimizer step that is going on is one more than those done."""
+        super().on_train_batch_start(trainer, module, batch, batch_idx)
         due = PLACE == "twice" or (PLACE == "step" and batch_idx % 2 == 1)
         if due and trainer.global_step == int(STEP) - 1:
             hit()

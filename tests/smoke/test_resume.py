@@ -43,7 +43,7 @@ def settings(pictures: Path) -> tuple[str, ...]:
         "data.batch_size=2",
         "data.resolution=32",
         "data.flip=true",
-        "data.caption_dropout=0.2",
+        "data.captions.dropout=0.2",
         "scheduler.warmup_steps=2",
         "scheduler.num_cycles=2",
     )

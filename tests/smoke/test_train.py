@@ -2,10 +2,15 @@
 
 import json
 import os
+import zipfile
+from io import BytesIO
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -123,6 +128,12 @@ def test_a_run_writes_everything_that_it_promises(
         ("optimizer=prodigy", "optim.unet_lr=1.0", "lora=attention_mlp"),
         ("debug=overfit", "trainer.max_steps=2", "objective.prediction_type=v_prediction"),
         ("lora=conv", "data.cache=off", "data.crop=random", "trainer.gradient_checkpointing=true"),
+        (
+            "data.cache.mode=memory",
+            "data.captions.max_chunks=2",
+            "data.prior.mode=teacher",
+            "data.prior.prompt=a person",
+        ),
         ("trainer.precision=bf16", "lora.text_encoder.method=frozen", "logger=csv"),
         (
             "experiment=tiny_base",
@@ -132,7 +143,7 @@ def test_a_run_writes_everything_that_it_promises(
             "trainer.compile=false",
         ),
     ],
-    ids=["prodigy", "overfit", "uncached", "bf16", "experiment"],
+    ids=["prodigy", "overfit", "uncached", "teacher", "bf16", "experiment"],
 )
 def test_other_settings_run_to_the_end(
     arguments: tuple[str, ...], train_process: Train, pictures: Path, tmp_path: Path
@@ -203,8 +214,12 @@ def test_a_broken_picture_stops_the_run_or_is_left_out_by_name(
     assert "data.on_error=skip" in stopped.stderr
     done = train_process(*few, f"hydra.run.dir={tmp_path}/skip", "data.on_error=skip")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "left out: picture_2.png" in done.stdout
-    assert "4 pictures with captions" in done.stdout
+    assert "error: unreadable (1)\n  picture_2.png: cannot be decoded" in done.stdout
+    assert "4 pictures, 4 samples an epoch" in done.stdout
+    sheet = json.loads((tmp_path / "skip" / "dataset.json").read_text("utf-8"))
+    assert [picture["name"] for picture in sheet["pictures"]] == [
+        f"picture_{number}.png" for number in (0, 1, 3, 4)
+    ]
 
 
 @pytest.mark.slow
@@ -221,5 +236,98 @@ def test_a_hundred_real_photos(train_process: Train, repository: Path, tmp_path:
         f"hydra.run.dir={tmp_path}",
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "100 pictures with captions" in done.stdout
+    assert "100 pictures, 100 samples an epoch" in done.stdout
     assert (tmp_path / "lora" / "pytorch_lora_weights.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_class_pictures_are_drawn_and_train_along(
+    train_process: Train, pictures: Path, tmp_path: Path
+) -> None:
+    done = train_process(
+        *SMALL,
+        f"data.root={pictures}",
+        "data.resolution=32",
+        "data.prior.mode=class",
+        "data.prior.prompt=a picture",
+        "data.prior.num_pictures=2",
+        "data.prior.weight=0.5",
+        "trainer.max_steps=2",
+        f"hydra.run.dir={tmp_path}",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 class pictures are drawn by the base into" in done.stdout
+    assert len(list((tmp_path / "class_pictures").glob("*.png"))) == 2
+    sheet = json.loads((tmp_path / "dataset.json").read_text("utf-8"))
+    kinds = [(item["caption"], item["loss_weight"], item["repeats"]) for item in sheet["pictures"]]
+    assert kinds[-2:] == [("a picture", 0.5, 2)] * 2  # 5 of ours: twice each
+    assert {weight for _, weight, _ in kinds[:-2]} == {1.0}
+
+
+def test_the_check_alone_decodes_everything_and_trains_nothing(
+    train_process: Train, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    write_pictures(folder)
+    broken = folder / "picture_2.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    (folder / "lost.txt").write_text("no picture", "utf-8")
+    arguments = ("check=true", f"data.root={folder}", "data.resolution=32")
+    checked = train_process(*arguments, f"hydra.run.dir={tmp_path}/check")
+    assert checked.returncode == 2
+    assert "error: 2 finding(s) stand in the way of training:" in checked.stderr
+    assert "lost.txt" in checked.stderr
+    assert "picture_2.png: cannot be decoded" in checked.stderr
+    assert (tmp_path / "check" / "contact_sheet.png").is_file()
+    assert not (tmp_path / "check" / "checkpoints").exists()
+    broken.unlink()
+    broken.with_suffix(".txt").unlink()
+    (folder / "lost.txt").unlink()
+    sound = train_process(*arguments, f"hydra.run.dir={tmp_path}/sound")
+    assert sound.returncode == 0, sound.stdout + sound.stderr
+    assert "4 pictures, 4 samples an epoch" in sound.stdout
+
+
+@pytest.mark.slow
+def test_every_sort_of_source_trains(train_process: Train, pictures: Path, tmp_path: Path) -> None:
+    """An archive in buckets with tags and masks, then the same pictures as a streamed set."""
+    packed = tmp_path / "pictures.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path in sorted(pictures.iterdir()):
+            archive.write(path, f"set/{path.name}")
+        mask = BytesIO()
+        Image.new("L", (40, 40), 255).save(mask, "PNG")
+        archive.writestr("set/picture_1.mask.png", mask.getvalue())
+    few = (*SMALL, "data.resolution=32", "trainer.max_steps=3")
+    done = train_process(
+        *few,
+        f"data.root={packed}",
+        "data.buckets.mode=auto",
+        "data.buckets.min_side=16",
+        "data.captions.tags=true",
+        "data.captions.shuffle=true",
+        "data.flip=true",
+        f"hydra.run.dir={tmp_path}/zip",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    sheet = json.loads((tmp_path / "zip" / "dataset.json").read_text("utf-8"))
+    assert [item["has_mask"] for item in sheet["pictures"]] == [False, True, False, False, False]
+
+    table = {"image": [], "text": []}
+    for path in sorted(pictures.glob("*.png")):
+        table["image"].append({"bytes": path.read_bytes(), "path": None})
+        table["text"].append(path.with_suffix(".txt").read_text("utf-8"))
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "set.parquet")
+    done = train_process(
+        *few,
+        "data=hub",
+        f"data.root={tmp_path}/set.parquet",
+        "data.hub.streaming=true",
+        "data.cache=off",
+        "data.batch_size=2",
+        f"hydra.run.dir={tmp_path}/hub",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the set is streamed; this tells of its first 5 rows" in done.stdout
+    assert (tmp_path / "hub" / "lora" / "pytorch_lora_weights.safetensors").is_file()

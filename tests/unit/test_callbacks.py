@@ -18,17 +18,13 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch import Tensor, nn
 
-from sdlora import callbacks
-from sdlora.callbacks import (
-    Checkpoints,
-    Evaluate,
-    ExponentialMovingAverage,
-    OptimizerStepCallback,
-    StopSignals,
-    Throughput,
-    every,
-    peak_memory_mib,
-)
+from sdlora.callbacks import speed as speed_module
+from sdlora.callbacks.averaging import ExponentialMovingAverage
+from sdlora.callbacks.drawing import Evaluate
+from sdlora.callbacks.saving import Checkpoints
+from sdlora.callbacks.speed import Throughput, peak_memory_mib
+from sdlora.callbacks.steps import OptimizerStepCallback, every
+from sdlora.callbacks.stopping import StopSignals
 from sdlora.checkpoint import newest_valid, problem_of, step_folder, steps_on_disk
 from sdlora.evaluator import Evaluation, Evaluator
 from sdlora.generate import Prompt
@@ -471,10 +467,10 @@ def test_throughput_by_a_clock_of_its_own(
 ) -> None:
     """Each micro-batch takes 0.5 s; what comes between, drawing say, takes 100 s."""
     now = iter([0.0, 0.5, 100.0, 100.5, 200.0, 200.5, 300.0, 300.5, 400.0, 400.5, 500.0, 500.5])
-    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(speed_module.time, "perf_counter", lambda: next(now))
     progress = Progress(enabled=False)
     metrics = tmp_path / "metrics.jsonl"
-    speed = Throughput(6, num_pictures=12, progress=progress, metrics=metrics, log_every_n_steps=2)
+    speed = Throughput(12, progress=progress, metrics=metrics, log_every_n_steps=2)
     bars = Recorder(lambda *_: [(t.description, t.completed, t.total) for t in progress.tasks()])
     module = diffusion_module(adapted(family, ("unet", "text_encoder")), lr=0.08)
     logger = CSVLogger(tmp_path, name="", version="")
@@ -503,7 +499,7 @@ def test_the_bar_of_a_resumed_run_begins_where_it_stands(
 ) -> None:
     def run(steps: int, checkpoint: Path | None = None) -> Any:
         progress = Progress(enabled=False)
-        speed = Throughput(2, 4, progress, tmp_path / "metrics.jsonl", 1)
+        speed = Throughput(4, progress, tmp_path / "metrics.jsonl", 1)
         begun: list[Any] = []
         look = OnMicroBatch(
             2, lambda: begun.extend((t.completed, t.total) for t in progress.tasks())

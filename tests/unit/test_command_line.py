@@ -14,7 +14,8 @@ from sdlora.command_line import (
     to_typed,
 )
 from sdlora.composition_errors import unknown_keys
-from sdlora.config import ConfigError, EvaluateConfig, OptimConfig, TrainConfig
+from sdlora.config import EvaluateConfig, OptimConfig, TrainConfig
+from sdlora.config_rules import ConfigError
 
 EXCLUDED = "hydra.job.config.override_dirname.exclude_keys"
 

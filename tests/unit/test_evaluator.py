@@ -163,7 +163,7 @@ def test_training_pictures_are_scored_up_to_a_hundred(family: StableDiffusion) -
         evaluator(family, scorer).score_training(PortraitSource(num, size=16))
     assert [count for count, _ in scorer.asked] == [3, 100]
     source = PortraitSource(3, size=16)
-    assert scorer.asked[0][1] == [sample.caption for sample in source.samples]
+    assert scorer.asked[0][1] == [picture.text for picture in source.pictures]
 
 
 def flat(red: int) -> Image.Image:

@@ -1,6 +1,7 @@
 """Exports, read back by the programs that they are for."""
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 
@@ -193,6 +194,11 @@ def test_a_whole_model(tmp_path: Path, fresh) -> None:
     expected = outputs(pipeline.unet, pipeline.text_encoder)
     assert torch.equal(outputs(again.unet, again.text_encoder), expected)
     assert not list(folder.rglob("*.bin"))
+    if os.name != "nt":
+        plain = tmp_path / "plain"
+        plain.touch()  # as the umask has it
+        modes = {path.stat().st_mode for path in folder.rglob("*") if path.is_file()}
+        assert modes == {plain.stat().st_mode}
     with torch.no_grad():
         pipeline.unet.conv_in.weight[0] = torch.nan
     with pytest.raises(LoraError, match="NaN or infinity"):

@@ -13,11 +13,17 @@ PACKAGE = REPOSITORY / "sdlora"
 LEVELS = {
     "sdlora": 0,  # the version
     "sdlora.config": 0,
+    "sdlora.config_data": 0,
+    "sdlora.config_rules": 0,
     "sdlora.files": 0,
     "sdlora.randomness": 0,
     "sdlora.progress": 0,
     "sdlora.diffusion.*": 1,
+    "sdlora.data.samples": 1,
     "sdlora.data.captions": 1,
+    "sdlora.data.caption_check": 1,
+    "sdlora.data.buckets": 1,
+    "sdlora.data.batches": 1,
     "sdlora.world.*": 1,
     "sdlora.data.*": 2,
     "sdlora.models.*": 2,
@@ -25,7 +31,7 @@ LEVELS = {
     "sdlora.optim": 2,
     "sdlora.module": 3,
     "sdlora.metrics.*": 3,  # beside the module: whatever draws and scores stands on both
-    "sdlora.callbacks": 4,
+    "sdlora.callbacks.*": 5,
     "sdlora.evaluator": 4,
     "sdlora.samplers": 4,
     "sdlora.generate": 4,
@@ -33,14 +39,16 @@ LEVELS = {
     "sdlora.run_folder": 4,
     "sdlora.export": 4,
     "sdlora.checkpoint": 4,
-    "sdlora.build": 5,
-    "sdlora.build.*": 5,
-    "sdlora.command_line": 5,
-    "sdlora.composition_errors": 5,
-    "sdlora.assets.*": 5,
+    "sdlora.build": 6,
+    "sdlora.build.*": 6,
+    "sdlora.command_line": 6,
+    "sdlora.composition_errors": 6,
+    "sdlora.assets.*": 6,
 }
 SEES_CONFIG = (
     "sdlora.config",
+    "sdlora.config_data",
+    "sdlora.config_rules",
     "sdlora.command_line",
     "sdlora.composition_errors",
     "sdlora.build",  # and what lies in it

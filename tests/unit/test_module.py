@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -12,11 +14,17 @@ from torch import Tensor
 
 from sdlora.build.parts import memory_and_speed
 from sdlora.config import TrainerConfig
-from sdlora.data.cache import LatentCache
-from sdlora.data.dataset import PictureDataset
+from sdlora.data.batches import BatchPlan
+from sdlora.data.buckets import fitted
+from sdlora.data.cache import Cache, Encodings, embedding_keys, latent_keys
+from sdlora.data.captions import CaptionRecipe
+from sdlora.data.dataset import Look, PictureDataset
+from sdlora.data.encoders import CaptionEncoder, PictureEncoder
 from sdlora.data.sources import PortraitSource
 from sdlora.models.sd import StableDiffusion
-from sdlora.module import DiffusionModule, TrainingError
+from sdlora.models.tokens import token_ids
+from sdlora.module import DiffusionModule, Teacher, TrainingError
+from sdlora.randomness import uniform
 from tests.unit.tiny_training import (
     Stream,
     adapted,
@@ -137,29 +145,99 @@ def test_cached_and_decoded_pictures_give_the_same_loss(
 ) -> None:
     """Through the dataset, flips and dropped captions included, over more than an epoch."""
     module = without_trainer(diffusion_module(adapted(family)))
+    source = PortraitSource(3, size=32)
+    geometry = [fitted((32, 32), (32, 32))] * 3
 
     def dataset() -> PictureDataset:
         return PictureDataset(
-            PortraitSource(3, size=32),
-            lambda captions: family.tokenize(captions).ids,
-            resolution=32,
-            flip=True,
-            caption_dropout=0.3,
-            seed=3,
+            source,
+            geometry,
+            BatchPlan([0] * 3, [1] * 3, 2, seed=3),
+            CaptionRecipe(dropout=0.3),
+            partial(token_ids, family.tokenizer, 1),
+            Look(seed=3, flip=True, latent_scale=4),
         )
 
-    plain = dataset()
-    prompts = family.encode_prompts if "embeddings" in cached else None
-    served = dataset().with_cache(LatentCache.build(plain, family.encode_images, prompts))
-    for first in (0, 3):
-        index = list(range(first, first + 3))
-        decoded, stored = plain.__getitems__(index), served.__getitems__(index)
+    plain, served = dataset(), dataset()
+    cache = Cache(store=None, resident_bytes=2**30, device=torch.device("cpu"))
+    pictures = PictureEncoder(source, geometry, True, family.encode_images, cache)
+    keys = latent_keys(source, geometry, True, "vae")
+    encodings = Encodings(cache)
+    encodings.fill(keys, pictures)
+    served.latents = encodings.table(keys, pictures)
+    if "embeddings" in cached:
+        captions = CaptionEncoder(served.token_ids, family.encode_prompts, cache)
+        keys = embedding_keys(served.captions, "text encoder")
+        encodings.fill(keys, captions)
+        served.embeddings = encodings.table(keys, captions)
+    for number in range(4):
+        decoded, stored = plain[number, 1], served[number, 1]
         assert decoded.moments is None
         assert stored.pixels is None
         assert (stored.embeddings is not None) == ("embeddings" in cached)
         got = module.training_step(stored, 0).item()
         # float32, and other kernels for another batch size
         assert got == pytest.approx(module.training_step(decoded, 0).item(), rel=1e-5)
+
+
+def test_a_batchs_share_multiplies_what_is_stepped_on(family: StableDiffusion) -> None:
+    module = without_trainer(diffusion_module(adapted(family)))
+    whole, short = batch(0), batch(0)
+    short.share = 0.25
+    expected = 0.25 * module.training_step(whole, 0).item()
+    assert module.training_step(short, 0).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_masks_and_weights_reach_the_loss(family: StableDiffusion) -> None:
+    module = without_trainer(diffusion_module(adapted(family)))
+    plain = module.training_step(batch(0), 0).item()
+    weighed, unmasked, hidden = batch(0), batch(0), batch(0)
+    weighed.weights = torch.tensor([2.0, 2.0])
+    assert module.training_step(weighed, 0).item() == pytest.approx(2 * plain, rel=1e-6)
+    unmasked.mask = torch.full((2, 1, 8, 8), 0.5)  # alike everywhere: the same mean
+    assert module.training_step(unmasked, 0).item() == pytest.approx(plain, rel=1e-5)
+    hidden.mask = torch.zeros(2, 1, 8, 8)
+    assert module.training_step(hidden, 0).item() == 0.0
+
+
+# prior preservation
+
+
+def test_the_teacher_is_the_bare_base_on_the_same_noisy_samples(family: StableDiffusion) -> None:
+    """Its part of the loss is the mean squared change that the adapters make to the prediction."""
+    bare = copy.deepcopy(family)
+    module = without_trainer(diffusion_module(adapted(family, BOTH)))
+    module.objective = replace(module.objective, min_snr_gamma=float("inf"))
+    plain = module.training_step(batch(0), 0).item()
+    prompt = family.tokenize(["a person"]).ids
+    module.teacher = Teacher(prompt, weight=0.5)
+    taught = module.training_step(batch(0), 0)
+
+    with torch.no_grad():
+        samples, noise = batch(0), module.objective.noise
+        z_0 = module.latents(samples)
+        t = noise.sample_timesteps(uniform(module.seed, "timestep", samples.sample_index))
+        z_t = noise.add(z_0, module.draw("noise", samples, z_0), t)
+        before = bare.denoise(z_t, t, bare.encode_prompts(prompt).expand(2, -1, -1))
+        after = family.denoise(z_t, t, family.encode_prompts(prompt).expand(2, -1, -1))
+    change = (before - after).double().square().mean().item()
+    assert change > 0
+    # the difference of two float32 losses of about 1
+    assert taught.item() - plain == pytest.approx(0.5 * change, rel=1e-3, abs=1e-6)
+    taught.backward()
+    assert all(p.grad is not None for p in module.all_trained_parameters().values())
+
+
+def test_an_adapter_that_does_nothing_has_nothing_to_learn_from_the_teacher(
+    family: StableDiffusion,
+) -> None:
+    module = without_trainer(diffusion_module(adapted(family)))
+    for name, parameter in module.all_trained_parameters().items():
+        if "lora_B" in name:
+            torch.nn.init.zeros_(parameter)
+    plain = module.training_step(batch(0), 0).item()
+    module.teacher = Teacher(family.tokenize(["a person"]).ids, weight=3.0)
+    assert module.training_step(batch(0), 0).item() == plain
 
 
 # gradients

@@ -1,6 +1,6 @@
 """A module on the random base, batches for it, and a Trainer that says and writes nothing."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from sdlora.adapters.lora import LoraSpec, add_lora
 from sdlora.checkpoint import WholeCheckpointIO
 from sdlora.data.datamodule import StreamSampler
-from sdlora.data.dataset import Batch, collate
+from sdlora.data.dataset import Batch
 from sdlora.diffusion.noise_schedule import NoiseSchedule
 from sdlora.diffusion.objective import Objective
 from sdlora.models.sd import StableDiffusion
@@ -71,18 +71,19 @@ def batch(first: int, size: int = 2) -> Batch:
         picture_index=torch.arange(size),
         token_ids=torch.stack([torch.randint(0, 188, (77,), generator=draw) for draw in draws]),
         names=tuple(f"{index}.png" for index in range(first, first + size)),
+        weights=torch.ones(size),
         moments=moments,
     )
 
 
 class Samples(Dataset[Batch]):
-    """Any samples of the stream, by their indices."""
+    """Batches of one size, by their number in the stream."""
 
-    def __getitem__(self, index: int) -> Batch:
-        return batch(index, 1)
+    def __init__(self, size: int) -> None:
+        self.size = size
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        return batch(indices[0], len(indices))
+    def __getitem__(self, item: tuple[int, int]) -> Batch:
+        return batch(item[0] * self.size, self.size)
 
 
 class Stream(lightning.LightningDataModule):
@@ -96,9 +97,7 @@ class Stream(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.trainer is not None
         done = self.trainer.global_step * self.accumulate
-        return DataLoader(
-            Samples(), batch_sampler=StreamSampler(done, self.size), collate_fn=collate
-        )
+        return DataLoader(Samples(self.size), batch_size=None, sampler=StreamSampler(done))
 
 
 def trainer(

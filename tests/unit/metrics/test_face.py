@@ -217,7 +217,7 @@ class FakeDeepFace:
 
 
 def test_deepface_sees_bgr_takes_the_largest_face_and_leaves_out_whole_pictures(monkeypatch):
-    monkeypatch.setattr("sdlora.metrics.face._deepface", lambda: FakeDeepFace)
+    monkeypatch.setattr("sdlora.metrics.face.deepface", lambda: FakeDeepFace)
     monkeypatch.setattr(DeepFaceModel, "require_weights", lambda self: None)
     images = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
     got = DeepFaceModel().embed(images)

@@ -9,12 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdlora.files import sha256
 from sdlora.models.loading import (
     ModelError,
     ModelSource,
     families,
-    fingerprint,
     load_stable_diffusion,
     resolve,
 )
@@ -262,19 +260,6 @@ def test_parts_from_scratch_need_no_weights(base: Path) -> None:
 
 def test_clip_skip_reaches_the_model(random_base: Path) -> None:
     assert load(random_base, clip_skip=1).clip_skip == 1
-
-
-def test_a_part_is_known_by_its_bytes(base: Path) -> None:
-    before = fingerprint(base)
-    assert before == {
-        name: sha256(base / name) for name in (UNET, TEXT, UNET.replace("unet", "vae"))
-    }
-    content = bytearray((base / UNET).read_bytes())
-    content[-1] ^= 1
-    (base / UNET).write_bytes(content)
-    after = fingerprint(base)
-    assert {name for name in before if before[name] != after[name]} == {UNET}
-    assert set(fingerprint(base, ("vae",))) == {UNET.replace("unet", "vae")}
 
 
 def test_embedded_names_a_folder_of_the_package() -> None:

@@ -1,0 +1,198 @@
+"""Typed config -> checked pictures: source, filters, and what of each picture is trained on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+
+from sdlora.build import parts
+from sdlora.build.prior import class_folder
+from sdlora.build.sources import file_index, picture_source, with_class_pictures
+from sdlora.config import TrainConfig
+from sdlora.config_data import DataConfig
+from sdlora.data.batches import BatchPlan
+from sdlora.data.buckets import (
+    CENTER,
+    Geometry,
+    Size,
+    anchor_around,
+    automatic_buckets,
+    fitted,
+    fixed_buckets,
+    nearest_bucket,
+    needs_enlarging,
+    own_bucket,
+)
+from sdlora.data.captions import CaptionRecipe
+from sdlora.data.faces import Box
+from sdlora.data.filters import Filters
+from sdlora.data.filters import apply as apply_filters
+from sdlora.data.measures import DECODE, FACE, Facts, Measures, box, measure, unreadable
+from sdlora.data.samples import Finding, Picture
+from sdlora.data.sources import DataError, PictureSource, Selection, fingerprint
+from sdlora.models.loading import check_folder, pixel_steps, resolve
+from sdlora.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedData:
+    """Pictures that can be trained on, and how.
+
+    Attributes:
+        source: The pictures.
+        geometry: What of each is trained on.
+        recipe: How captions are made.
+        fingerprint: Hex SHA-256 of all pictures found and their captions.
+        faces: The face in each picture, if they were looked for; else empty.
+    """
+
+    source: PictureSource
+    geometry: list[Geometry]
+    recipe: CaptionRecipe
+    fingerprint: str
+    faces: Sequence[Box | None] = ()
+
+    def without(self, faults: Mapping[int, Finding]) -> "CheckedData":
+        """The same without some pictures, by number, and why."""
+        if not faults:
+            return self
+        kept = [number for number in range(len(self.geometry)) if number not in faults]
+        source = Selection(self.source, kept, list(faults.values()))
+        geometry = [self.geometry[number] for number in kept]
+        faces = [self.faces[number] for number in kept] if self.faces else ()
+        return replace(self, source=source, geometry=geometry, faces=faces)
+
+
+def checked_data(config: TrainConfig, folder: Path, progress: Progress) -> CheckedData:
+    """Find the pictures, filter them, and choose what of each is trained on.
+
+    Headers and captions are read; pictures are decoded, each once for ever, only for what needs it:
+    ``check=true``, a run without cache, some filters, cuts around faces.
+
+    Raises:
+        ValueError: For a folder or a setting that cannot work. Single files raise nothing here.
+    """
+    data = config.data
+    base = resolve(parts.model_source(config.model))
+    check_folder(base, parts.model_source(config.model))
+    _, step = pixel_steps(base)
+    sizes = buckets(data, step)
+    with file_index(data) as index:
+        source = picture_source(data, index, progress)
+        for note in index.notes:
+            progress.print(f"note: {note}")
+        if data.prior.mode == "class":
+            others = class_folder(config, folder)
+            source = with_class_pictures(source, others, data, index, progress)
+
+        def measured(kinds: Sequence[str], numbers: Sequence[int]) -> Facts:
+            rendering = f"{data.background} {data.alpha}"
+            return measure(source, numbers, kinds, index, progress, rendering)
+
+        return _chosen(config, source, measured, sizes, step)
+
+
+def _chosen(
+    config: TrainConfig,
+    source: PictureSource,
+    measured: Measures,
+    sizes: Sequence[Size],
+    step: int,
+) -> CheckedData:
+    """The pictures that filters and faults leave, and what of each is trained on."""
+    data, pictures = config.data, source.pictures
+    everything = range(len(pictures))
+    faces = f"{FACE}{data.face_detector}" if data.crop == "face" else ""
+    facts: Facts = {DECODE: {}}
+    if config.check or faces or data.cache.mode == "off":
+        facts = measured([faces] if faces else [], everything)
+    boxes = [box(facts[faces].get(picture.content, "")) if faces else None for picture in pictures]
+    cuts, too_small = _cuts(pictures, boxes, sizes, data, step)
+    faults = unreadable(pictures, everything, facts) | too_small
+    kept, removed = apply_filters(pictures, filters(data), measured)
+    left = [number for number in kept if number not in faults]
+    findings = [*removed, *(faults[number] for number in kept if number in faults)]
+    return CheckedData(
+        source=Selection(source, left, findings),
+        geometry=[cuts[number] for number in left],
+        recipe=caption_recipe(data),
+        fingerprint=fingerprint(pictures),
+        faces=[boxes[number] for number in left] if faces else (),
+    )
+
+
+def caption_recipe(data: DataConfig) -> CaptionRecipe:
+    """How captions are made."""
+    captions = asdict(data.captions)
+    return CaptionRecipe(**{item.name: captions[item.name] for item in fields(CaptionRecipe)})
+
+
+def filters(data: DataConfig) -> Filters:
+    """What is left out on purpose."""
+    return Filters(**asdict(data.filters))
+
+
+def buckets(data: DataConfig, step: int) -> list[Size]:
+    """The sizes that pictures are cut to; ``step``: what the model's sides must be multiples of."""
+    if data.buckets.mode == "square":
+        if data.resolution % step:
+            below = max(step, data.resolution // step * step)
+            raise DataError(
+                f"data.resolution={data.resolution}: this model needs a multiple of {step}; the "
+                f"nearest are {below} and {below + step}"
+            )
+        return [(data.resolution, data.resolution)]
+    if data.buckets.mode == "fixed":
+        return fixed_buckets(data.buckets.sizes, step)
+    own = data.buckets.step or step
+    if own % step:
+        raise DataError(f"data.buckets.step={own}: this model needs a multiple of {step}")
+    return automatic_buckets(
+        data.resolution,
+        own,
+        min_side=data.buckets.min_side,
+        max_side=data.buckets.max_side,
+        max_aspect=data.buckets.max_aspect,
+    )
+
+
+def batch_plan(checked: CheckedData, config: TrainConfig) -> BatchPlan:
+    """Which pictures each batch shows."""
+    sizes = sorted({cut.bucket for cut in checked.geometry})
+    number = {size: place for place, size in enumerate(sizes)}
+    return BatchPlan(
+        [number[cut.bucket] for cut in checked.geometry],
+        [picture.repeats for picture in checked.source.pictures],
+        config.data.batch_size,
+        config.seed,
+    )
+
+
+def _cuts(
+    pictures: Sequence[Picture],
+    boxes: Sequence[Box | None],
+    sizes: Sequence[Size],
+    data: DataConfig,
+    step: int,
+) -> tuple[list[Geometry], dict[int, Finding]]:
+    """What of each picture is trained on, and those that are too small for it."""
+    nearest = cache(lambda size: nearest_bucket(size, sizes))
+    cuts, too_small = [], {}
+    for number, (picture, face) in enumerate(zip(pictures, boxes, strict=True)):
+        bucket = nearest(picture.size)
+        if not data.upscale and needs_enlarging(picture.size, bucket):
+            own = own_bucket(picture.size, bucket, step) if data.buckets.mode == "auto" else None
+            if own is None:
+                too_small[number] = _too_small(picture, bucket)
+            bucket = own or bucket
+        anchor = anchor_around(picture.size, bucket, face) if face else CENTER
+        cuts.append(fitted(picture.size, bucket, anchor))
+    return cuts, too_small
+
+
+def _too_small(picture: Picture, bucket: Size) -> Finding:
+    reason = (
+        f"is {picture.size[0]}x{picture.size[1]} pixels, too small for {bucket[0]}x{bucket[1]}; "
+        "use a larger version, or set data.upscale=true"
+    )
+    return Finding(picture.name, "too_small", reason)

@@ -1,0 +1,76 @@
+"""Checked data -> the data sheet: what a person should know before training, and what stops it."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from sdlora.build import parts
+from sdlora.build.data import CheckedData
+from sdlora.config import TrainConfig
+from sdlora.data import check, sheet
+from sdlora.data.caption_check import caption_findings, frequent_words
+from sdlora.data.contact_sheet import contact_pages, write_contact_sheets
+from sdlora.data.dataset import cut_out
+from sdlora.data.sources import DataError
+from sdlora.models.loading import load_tokenizer, resolve
+from sdlora.models.tokens import tokenize
+from sdlora.progress import Progress
+
+
+def data_sheet(config: TrainConfig, data: CheckedData) -> sheet.Sheet:
+    """Everything that is known of the pictures; captions are tokenised, nothing is decoded."""
+    recipe, pictures = data.recipe, data.source.pictures
+    captions = [
+        recipe.static_caption(picture.text, picture.prefix)
+        if recipe.is_static
+        else recipe.caption(picture.text, picture.prefix, config.seed, number)
+        for number, picture in enumerate(pictures)
+    ]
+    tokenizer = load_tokenizer(resolve(parts.model_source(config.model)))
+    cut = tokenize(tokenizer, captions, config.data.captions.max_chunks).cut
+    rows = [
+        sheet.row(picture, geometry, caption)
+        for picture, geometry, caption in zip(pictures, data.geometry, captions, strict=True)
+    ]
+    return sheet.sheet(
+        rows,
+        [*data.source.findings, *caption_findings(pictures, recipe, cut)],
+        data.source.notes,
+        frequent_words(pictures, recipe),
+        config.data.batch_size,
+        data.faces,
+    )
+
+
+def write_data_sheet(
+    config: TrainConfig, data: CheckedData, folder: Path, progress: Progress
+) -> sheet.Sheet:
+    """Write ``dataset.json`` and print what matters of it."""
+    found = data_sheet(config, data)
+    check.write_sheet(folder / check.FILE_NAME, found)
+    check.print_sheet(found, progress, with_errors=config.data.on_error == "skip")
+    return found
+
+
+def refuse_findings(config: TrainConfig, found: sheet.Sheet) -> None:
+    """Stop if some files cannot be trained on, or none is left.
+
+    Raises:
+        DataError: Listing all errors at once, unless ``data.on_error=skip``.
+    """
+    if config.data.on_error == "raise":
+        check.refuse(found.findings)
+    if not found.rows:
+        notes = "".join(f"\n  note: {note}" for note in found.notes)
+        raise DataError(f"data.root={config.data.root}: no usable picture{notes}")
+
+
+def draw_contact_sheets(
+    data: CheckedData, found: sheet.Sheet, folder: Path, progress: Progress
+) -> list[Path]:
+    """What the model will see, with captions, as pictures in the run folder."""
+
+    def tile(number: int) -> Image.Image:
+        return cut_out(data.source.image(number), data.geometry[number])
+
+    return write_contact_sheets(folder, contact_pages(found.rows, tile, progress))

@@ -1,0 +1,163 @@
+"""Typed config -> the training batches: encoded once through the frozen parts, or at every step."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from sdlora.build import parts
+from sdlora.build.data import CheckedData, batch_plan
+from sdlora.build.hashes import part_key
+from sdlora.build.sources import cache_folder, is_streamed, streamed_source
+from sdlora.config import TrainConfig
+from sdlora.data.cache import Cache, Encodings, embedding_keys, latent_keys
+from sdlora.data.datamodule import CaptionDataModule
+from sdlora.data.dataset import Look, PictureDataset, Table
+from sdlora.data.encoders import CaptionEncoder, PictureEncoder
+from sdlora.data.sources import DataError
+from sdlora.data.store import TensorStore
+from sdlora.data.streamed_batches import StreamedBatches
+from sdlora.models.loading import resolve
+from sdlora.models.sd import StableDiffusion
+from sdlora.models.tokens import token_ids
+from sdlora.progress import Progress
+
+GIB = 2**30
+
+
+def cache_of(config: TrainConfig, device: torch.device, progress: Progress) -> Cache | None:
+    """Where encodings are kept; ``None``: nowhere."""
+    settings = config.data.cache
+    if settings.mode == "off":
+        return None
+    store = None
+    if settings.mode == "disk":
+        store = TensorStore(
+            cache_folder(settings) / "encodings",
+            max_bytes=round(settings.max_gib * GIB),
+            say=progress.print,
+        )
+    return Cache(
+        store=store,
+        resident_bytes=round(settings.resident_gib * GIB),
+        device=device,
+        progress=progress,
+        num_workers=config.data.num_workers,
+    )
+
+
+def encoded_pictures(
+    config: TrainConfig, data: CheckedData, family: StableDiffusion, base: Path, cache: Cache
+) -> tuple[Table, CheckedData]:
+    """Latents of all pictures, and the data without those that turned out not to decode."""
+    dtype = next(family.vae.parameters()).dtype
+    settings = (str(dtype), config.data.background, config.data.alpha)
+    name = part_key(base, ["vae"], config.data, settings)
+    flip = config.data.flip
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        # what the VAE computed in half precision takes half the room, and loses nothing by it
+        return family.encode_images(pixels).to(dtype)
+
+    def keys(data: CheckedData) -> list[str]:
+        return latent_keys(data.source, data.geometry, flip, name)
+
+    def encoder(data: CheckedData) -> PictureEncoder:
+        return PictureEncoder(data.source, data.geometry, flip, encode, cache)
+
+    encodings, first = Encodings(cache), encoder(data)
+    encodings.fill(keys(data), first)
+    left = data.without(first.faults)
+    return encodings.table(keys(left), encoder(left)), left
+
+
+def encoded_captions(
+    config: TrainConfig, dataset: PictureDataset, family: StableDiffusion, base: Path, cache: Cache
+) -> Table:
+    """Prompt embeddings of all captions, in the order of ``dataset.captions``."""
+    dtype = str(next(family.text_encoder.parameters()).dtype)
+    settings = (dtype, str(config.model.clip_skip), str(config.data.captions.max_chunks))
+    name = part_key(base, ["text_encoder", "tokenizer"], config.data, settings)
+    keys = embedding_keys(dataset.captions, name)
+    encoder = CaptionEncoder(dataset.token_ids, family.encode_prompts, cache)
+    encodings = Encodings(cache)
+    encodings.fill(keys, encoder)
+    return encodings.table(keys, encoder)
+
+
+def dataset(config: TrainConfig, data: CheckedData, family: StableDiffusion) -> PictureDataset:
+    """The training batches, of pictures as they are."""
+    return PictureDataset(
+        data.source,
+        data.geometry,
+        batch_plan(data, config),
+        data.recipe,
+        partial(token_ids, family.tokenizer, config.data.captions.max_chunks),
+        look(config, family),
+    )
+
+
+def look(config: TrainConfig, family: StableDiffusion) -> Look:
+    """How samples are made of their pictures."""
+    return Look(
+        seed=config.seed,
+        flip=config.data.flip,
+        random_crop=config.data.crop == "random",
+        mask_weight=config.data.mask_weight,
+        latent_scale=family.latent_scale,
+    )
+
+
+def streamed_batches(
+    config: TrainConfig, data: CheckedData, family: StableDiffusion
+) -> StreamedBatches:
+    """The training batches of a set that is read as it comes."""
+    side = config.data.resolution
+    return StreamedBatches(
+        streamed_source(config.data, config.seed, config.data.hub.shuffle_buffer),
+        (side, side),
+        config.data.batch_size,
+        data.recipe,
+        partial(token_ids, family.tokenizer, config.data.captions.max_chunks),
+        look(config, family),
+    )
+
+
+def training_set(
+    config: TrainConfig,
+    data: CheckedData,
+    family: StableDiffusion,
+    device: torch.device,
+    progress: Progress,
+) -> tuple[PictureDataset | StreamedBatches, CheckedData]:
+    """The training batches, encoded once unless ``data.cache=off``.
+
+    Returns:
+        The batches, and the data without pictures that turned out not to decode.
+    """
+    if is_streamed(config.data):
+        return streamed_batches(config, data, family), data
+    cache = cache_of(config, device, progress)
+    if cache is None:
+        return dataset(config, data, family), data
+    base = resolve(parts.model_source(config.model))
+    latents, data = encoded_pictures(config, data, family, base, cache)
+    if not data.geometry:
+        raise DataError(f"data.root={config.data.root}: no picture can be decoded")
+    batches = dataset(config, data, family)
+    batches.latents = latents
+    if config.lora.text_encoder.method == "frozen" and data.recipe.is_static:
+        batches.embeddings = encoded_captions(config, batches, family, base, cache)
+    if cache.store is not None:
+        cache.store.evict()
+    return batches, data
+
+
+def datamodule(config: TrainConfig, batches: PictureDataset | StreamedBatches) -> CaptionDataModule:
+    """The stream of batches; workers are for pictures that must be decoded again and again."""
+    decodes = isinstance(batches, PictureDataset) and batches.latents is None
+    return CaptionDataModule(
+        batches,
+        num_workers=config.data.num_workers if decodes else 0,
+        accumulate_grad_batches=config.trainer.accumulate_grad_batches,
+    )

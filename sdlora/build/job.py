@@ -1,0 +1,47 @@
+"""Everything of one training run, in one place."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning
+
+from sdlora.adapters.lora import LoraSpec
+from sdlora.build.data import CheckedData
+from sdlora.callbacks.averaging import ExponentialMovingAverage
+from sdlora.callbacks.drawing import Evaluate
+from sdlora.callbacks.stopping import StopSignals
+from sdlora.checkpoint import step_of
+from sdlora.config import TrainConfig
+from sdlora.data.datamodule import CaptionDataModule
+from sdlora.evaluator import Evaluator
+from sdlora.models.sd import StableDiffusion
+from sdlora.module import DiffusionModule
+from sdlora.progress import Progress
+
+
+@dataclass(slots=True)
+class TrainingJob:
+    """Everything of one run, ready to fit."""
+
+    config: TrainConfig
+    folder: Path
+    progress: Progress
+    data: CheckedData
+    contact_sheets: list[Path]
+    family: StableDiffusion
+    module: DiffusionModule
+    datamodule: CaptionDataModule
+    trainer: lightning.Trainer
+    evaluator: Evaluator
+    evaluate: Evaluate
+    signals: StopSignals
+    average: ExponentialMovingAverage | None
+    specs: dict[str, LoraSpec]
+    hashes: dict[str, str]
+    checkpoint: Path | None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run that is resumed had come to its end, export and report included."""
+        done = self.checkpoint is not None and step_of(self.checkpoint) >= self.trainer.max_steps
+        return done and (self.folder / "report.json").is_file()

@@ -1,0 +1,122 @@
+"""A trained run -> its files, and the table that says what it became."""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from sdlora import __version__
+from sdlora.build import parts
+from sdlora.build.job import TrainingJob
+from sdlora.data.check import FILE_NAME
+from sdlora.evaluator import Evaluation
+from sdlora.export import export_lora, export_pipeline, prove_export
+from sdlora.metrics.scoring import Scores
+from sdlora.report import gap_closed, score_table, write_report_json
+from sdlora.run_folder import flat
+
+
+def export(job: TrainingJob) -> list[Path]:
+    """Write the LoRA in every layout and prove each file; or the whole model if all of it trained.
+
+    Raises:
+        ExportError: If a file, loaded back, does not give the trained model.
+    """
+    if not job.specs:
+        return [export_pipeline(job.folder / "pipeline", job.family.pipeline())]
+    config = job.config
+    job.family.eval()
+    files = export_lora(
+        job.folder / "lora",
+        unet=job.family.unet,
+        text_encoder=job.family.text_encoder,
+        metadata=metadata(job),
+        name=config.export.name,
+    )
+
+    def fresh() -> object:
+        again = parts.model(config.model, config.lora, config.trainer.precision, config.seed)
+        return again.pipeline()
+
+    with job.progress.working("Proving the export"):
+        differences = prove_export(
+            job.folder / "lora", fresh, job.family.unet, job.family.text_encoder
+        )
+    worst = max(differences.values())
+    job.progress.print(f"export proved: loaded back in 3 layouts, largest difference {worst:.2g}")
+    return files
+
+
+def summarise(job: TrainingJob, files: list[Path]) -> None:
+    """Show base and LoRA side by side, and where everything is."""
+    last = job.evaluate.last or job.evaluator.draw()
+    base = job.evaluator.draw_base()
+    real = job.evaluator.score_training(job.data.source)
+    rows = _rows({"base": base, "LoRA": last})
+    job.evaluator.write_pictures(job.folder / "samples" / "base", base)
+    job.evaluator.write_pictures(job.folder / "samples" / "last", last)
+    grid = job.folder / "samples" / "last.png"
+    job.evaluator.write_grid(grid, last, "LoRA")
+    if rows:
+        job.progress.print(score_table(rows, floor=real))
+        settings = {"config": asdict(job.config), "versions": _versions()}
+        write_report_json(job.folder / "report.json", rows, settings=settings, floor=real)
+        _log_hparams(job, rows, real)
+    job.progress.print("\nWritten:")
+    reports = [job.folder / name for name in ("metrics.jsonl", "report.json", FILE_NAME)]
+    for path in [*files, grid, *reports, *job.contact_sheets]:
+        if path.exists():
+            job.progress.print(f"  {path}")
+    job.progress.print(f"  tensorboard --logdir {job.folder}")
+
+
+def metadata(job: TrainingJob) -> dict[str, str]:
+    """The file's header: what A1111 shows (``ss_*``), and all that is needed to repeat the run."""
+    config = job.config
+    return {
+        "ss_sd_model_name": config.model.path,
+        "ss_base_model_version": "sd_v1",
+        "ss_v2": "False",
+        "ss_resolution": f"({config.data.resolution}, {config.data.resolution})",
+        "ss_num_train_images": str(len(job.data.source.pictures)),
+        "ss_steps": str(job.trainer.global_step),
+        "ss_seed": str(config.seed),
+        "ss_unet_lr": str(config.optim.unet_lr),
+        "ss_text_encoder_lr": str(config.optim.text_encoder_lr),
+        "ss_optimizer": config.optim.name,
+        "ss_mixed_precision": config.trainer.precision,
+        "sdlora.config": json.dumps(asdict(config), sort_keys=True),
+        "sdlora.hashes": json.dumps(job.hashes, sort_keys=True),
+        "sdlora.versions": json.dumps(_versions(), sort_keys=True),
+    }
+
+
+def _rows(evaluations: Mapping[str, Evaluation]) -> dict[str, Scores]:
+    return {name: item.scores for name, item in evaluations.items() if item.scores is not None}
+
+
+def _log_hparams(job: TrainingJob, rows: Mapping[str, Scores], real: Scores | None) -> None:
+    last, base = rows["LoRA"], rows["base"]
+    floor = None if real is None else real.face_distance
+    metrics = {
+        "final/face_distance": last.face_distance,
+        "final/faceless": last.faceless,
+        "final/clip_score": last.clip_score,
+        "final/gap_closed": gap_closed(base.face_distance, last.face_distance, floor),
+    }
+    known = {name: float(value) for name, value in metrics.items() if value is not None}
+    for logger in job.trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(flat(asdict(job.config)), known)
+            logger.finalize("success")
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "lightning", "diffusers", "transformers", "peft")
+    return {"sdlora": __version__, "python": platform.python_version()} | {
+        name: version(name) for name in names
+    }

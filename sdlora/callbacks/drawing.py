@@ -1,0 +1,89 @@
+"""Validation pictures and scores, of the base at the start and of the adapter while training."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from sdlora.callbacks.averaging import ExponentialMovingAverage
+from sdlora.callbacks.steps import OptimizerStepCallback, every
+from sdlora.evaluator import Evaluation, Evaluator
+from sdlora.module import DiffusionModule
+from sdlora.report import append_metrics
+
+
+class Evaluate(OptimizerStepCallback):
+    """Draws validation pictures and scores them, at the start (the base) and while training.
+
+    Args:
+        evaluator: Draws and scores.
+        pictures_every_n_steps: Steps between picture grids; 0: only at the end.
+        scores_every_n_steps: Steps between scores; 0: only at the end.
+        folder: The run folder; ``samples/`` and ``metrics.jsonl`` are written in it.
+        average: If weights are averaged: pictures show the average.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        *,
+        pictures_every_n_steps: int,
+        scores_every_n_steps: int,
+        folder: Path,
+        average: ExponentialMovingAverage | None = None,
+    ) -> None:
+        self.evaluator = evaluator
+        self.pictures_every_n_steps = pictures_every_n_steps
+        self.scores_every_n_steps = scores_every_n_steps
+        self.folder = folder
+        self.average = average
+        self.last: Evaluation | None = None
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Draw and score the bare base once: the control row of everything that follows."""
+        if not trainer.is_global_zero:
+            return
+        base = self.evaluator.draw_base()
+        if trainer.global_step == 0:  # a resumed run has this line
+            append_metrics(self.folder / "metrics.jsonl", 0, base.named("base"))
+
+    def on_optimizer_step(
+        self, trainer: lightning.Trainer, module: DiffusionModule, step: int
+    ) -> None:
+        """Pictures and scores where they are due; the last step always has both."""
+        if not trainer.is_global_zero:
+            return
+        at_end = step == trainer.max_steps
+        scored = at_end or every(step, self.scores_every_n_steps)
+        if not scored and not every(step, self.pictures_every_n_steps):
+            return
+        parameters = module.all_trained_parameters()
+        with self.average.applied(parameters) if self.average else nullcontext():
+            evaluation = self.evaluator.draw(preview=not scored)
+        path = self.folder / "samples" / f"step_{step:07d}.png"
+        grid = self.evaluator.write_grid(path, evaluation, f"step {step}")
+        if scored:
+            self.last = evaluation
+            append_metrics(self.folder / "metrics.jsonl", step, evaluation.named("eval"))
+        self._log(trainer, step, grid, evaluation.named("eval") if scored else {})
+
+    def _log(
+        self,
+        trainer: lightning.Trainer,
+        step: int,
+        grid: Any,
+        scores: Mapping[str, float | None | str],
+    ) -> None:
+        numbers = {name: value for name, value in scores.items() if isinstance(value, float | int)}
+        for logger in trainer.loggers:
+            logger.log_metrics(numbers, step)
+            if isinstance(logger, TensorBoardLogger):
+                pixels = torch.frombuffer(bytearray(grid.tobytes()), dtype=torch.uint8)
+                picture = pixels.view(grid.height, grid.width, 3)
+                logger.experiment.add_image("samples", picture, step, dataformats="HWC")

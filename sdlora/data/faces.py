@@ -1,0 +1,111 @@
+"""Where the face in a picture is, by deepface's detectors."""
+
+import os
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+Box = tuple[int, int, int, int]
+"""Left, top, width, height in pixels."""
+
+DETECTOR_WEIGHTS: dict[str, tuple[str, ...]] = {
+    "opencv": (),  # its cascades come with opencv < 5
+    "ssd": ("deploy.prototxt", "res10_300x300_ssd_iter_140000.caffemodel"),
+    "yunet": ("face_detection_yunet_2023mar.onnx",),
+    "centerface": ("centerface.onnx",),
+}
+"""deepface detector -> files it reads (deepface 0.0.103)."""
+
+MIN_SIDE_PX = 256
+"""Smaller pictures are enlarged for the detectors, which miss faces of a few dozen pixels."""
+
+MAX_SIDE_PX = 1024
+"""Larger pictures are reduced: a portrait's face stays large, and a photo takes no seconds."""
+
+# deepface keeps one detector a process, and OpenCV's cascades cannot be used by two threads
+_ONE_AT_A_TIME = Lock()
+
+
+def require_detector(detector: str) -> None:
+    """Check that a detector is known and deepface will find its files; downloads nothing.
+
+    Raises:
+        ValueError: On an unknown name, or if a file is missing; it names the files and the remedy.
+    """
+    if detector not in DETECTOR_WEIGHTS:
+        known = ", ".join(DETECTOR_WEIGHTS)
+        raise ValueError(f"data.face_detector={detector}: unknown; choose one of {known}.")
+    folder = weights_folder()
+    paths = [folder / name for name in DETECTOR_WEIGHTS[detector]]
+    missing = [p.name for p in paths if not p.is_file() or not p.stat().st_size]
+    if missing:
+        raise ValueError(
+            f"data.face_detector={detector}: missing {' and '.join(missing)} in {folder}; let "
+            'deepface download it once with network (python -c "from deepface import DeepFace; '
+            f"DeepFace.build_model('{detector}', 'face_detector')\"), copy it there from another "
+            "machine, or set data.face_detector=opencv, which needs no file."
+        )
+
+
+def find_face(image: Image.Image, detector: str) -> Box | None:
+    """The largest face in a picture.
+
+    Args:
+        image: Upright, any mode, any size.
+        detector: A key of :data:`DETECTOR_WEIGHTS`.
+
+    Returns:
+        Its box in pixels of ``image``, inside it; ``None`` if no face is found.
+
+    Raises:
+        ValueError: If the detector cannot be used, see :func:`require_detector`.
+    """
+    require_detector(detector)
+    shown = _resized(image)
+    bgr = np.ascontiguousarray(np.array(shown)[:, :, ::-1])
+    detector_of = deepface()
+    with _ONE_AT_A_TIME:
+        # enforce_detection=True would raise for a faceless picture; False gives confidence 0
+        found = detector_of.extract_faces(
+            bgr, detector_backend=detector, enforce_detection=False, align=False
+        )
+    areas = [face["facial_area"] for face in found if face["confidence"] != 0]
+    boxes = [(area["x"], area["y"], area["w"], area["h"]) for area in areas]
+    if not boxes:
+        return None
+    # of two like ones the upper left: detectors that run in threads give them in any order
+    largest = min(boxes, key=lambda box: (-box[2] * box[3], box[1], box[0]))
+    return _scaled_back(largest, shown.size, image.size)
+
+
+def _resized(image: Image.Image) -> Image.Image:
+    factor = max(MIN_SIDE_PX / min(image.size), 1.0)
+    factor = min(factor, MAX_SIDE_PX / max(image.size))
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    rgb = image.convert("RGB")
+    return rgb if size == image.size else rgb.resize(size, Image.Resampling.BICUBIC)
+
+
+def _scaled_back(box: Box, shown: tuple[int, int], size: tuple[int, int]) -> Box:
+    across, down = size[0] / shown[0], size[1] / shown[1]
+    left, top = round(box[0] * across), round(box[1] * down)
+    right, bottom = round((box[0] + box[2]) * across), round((box[1] + box[3]) * down)
+    left, top = min(left, size[0] - 1), min(top, size[1] - 1)
+    return left, top, max(1, min(right, size[0]) - left), max(1, min(bottom, size[1]) - top)
+
+
+def weights_folder() -> Path:
+    """Where deepface keeps its weights: ``$DEEPFACE_HOME`` or the home folder."""
+    return Path(os.environ.get("DEEPFACE_HOME") or Path.home()) / ".deepface" / "weights"
+
+
+def deepface() -> Any:
+    """The ``DeepFace`` class on its PyTorch backend; importing it takes seconds."""
+    # read once a process, before the first use; otherwise tensorflow wins where it is installed
+    os.environ.setdefault("DEEPFACE_BACKEND_ENGINE", "pytorch")
+    from deepface import DeepFace
+
+    return DeepFace

@@ -1,0 +1,66 @@
+"""What a source tells of its pictures without decoding them, and of files that want attention."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One captioned picture of a source.
+
+    Attributes:
+        name: Unique in the run: the path below its root, Unicode-normalised (NFC), ``/`` between
+            folders.
+        size: Width and height in pixels, upright (after the EXIF orientation).
+        text: The caption as it was written, perhaps of several lines; ``""`` trains without one.
+        content: Hex SHA-256 of the picture file's bytes, or of what a picture is drawn from.
+        repeats: How often an epoch shows it, >= 1.
+        prefix: Stands before every caption of its root, such as a trigger word.
+        loss_weight: Factor on its loss, > 0; below 1 for class pictures (prior preservation).
+        mask_content: Hex SHA-256 of the file that holds its loss mask; ``""`` trains it whole.
+        file_bytes: Size of its file; 0 where there is none.
+    """
+
+    name: str
+    size: tuple[int, int]
+    text: str
+    content: str
+    repeats: int = 1
+    prefix: str = ""
+    loss_weight: float = 1.0
+    mask_content: str = ""
+    file_bytes: int = 0
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether a loss mask comes with it."""
+        return bool(self.mask_content)
+
+
+ERROR, REMOVED, WARNING = "error", "removed", "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something about a file that its owner should know.
+
+    Attributes:
+        name: The file, below its root.
+        kind: A short word for counting: ``unreadable``, ``no_caption``, ``too_small``, ...
+        reason: What is wrong and the remedy, in one line.
+        severity: ``error`` (cannot be trained on: stops the run, or is left out with
+            ``data.on_error=skip``), ``removed`` (by a filter that the config asks for) or
+            ``warning`` (is trained on, but look at it).
+    """
+
+    name: str
+    kind: str
+    reason: str
+    severity: str = ERROR
+
+    def __str__(self) -> str:
+        return f"{quoted(self.name)}: {self.reason}"
+
+
+def quoted(name: str) -> str:
+    """A file name for a message: as it is, or escaped if it holds line breaks and the like."""
+    return name if name.isprintable() else repr(name)

@@ -1,0 +1,50 @@
+"""Captions as token ids, in one or more chunks of the text encoder's length."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token ids of captions, and what did not fit.
+
+    Attributes:
+        ids: Shape ``[n, chunks * L]``, int64.
+        cut: For each caption the words that were lost, ``""`` if none.
+    """
+
+    ids: Tensor
+    cut: list[str]
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: Sequence[str], num_chunks: int = 1) -> Tokens:
+    """Encode captions in chunks of the tokenizer's length ``L`` (77 for CLIP).
+
+    Each chunk has its own start and end token around up to ``L - 2`` tokens of text, and is padded;
+    a caption takes all its chunks, however short it is, so that all have one shape. With one chunk
+    this is the tokenizer's own padding and truncation.
+    """
+    length = tokenizer.model_max_length
+    room = length - 2
+    # not verbose: it would warn of long captions, which the chunks are for
+    texts = tokenizer(list(captions), add_special_tokens=False, truncation=False, verbose=False)[
+        "input_ids"
+    ]
+    ids = torch.full((len(texts), num_chunks, length), int(tokenizer.pad_token_id))
+    cut = []
+    for row, tokens in zip(ids, texts, strict=True):
+        for chunk, start in zip(row, range(0, num_chunks * room, room), strict=True):
+            words = [tokenizer.bos_token_id, *tokens[start : start + room], tokenizer.eos_token_id]
+            chunk[: len(words)] = torch.tensor(words)
+        lost = tokens[num_chunks * room :]
+        cut.append(str(tokenizer.decode(lost)) if lost else "")
+    return Tokens(ids=ids.flatten(1), cut=cut)
+
+
+def token_ids(tokenizer: CLIPTokenizer, num_chunks: int, captions: Sequence[str]) -> Tensor:
+    """Token ids alone, ``[n, chunks * L]``; a plain function, so that worker processes get it."""
+    return tokenize(tokenizer, captions, num_chunks).ids

@@ -1,0 +1,57 @@
+"""A base model is known by its files' bytes, which are read once."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from sdlora.build import hashes
+from sdlora.build.hashes import base_hashes, file_hashes, part_key
+from sdlora.command_line import CONF, register_schemas, to_typed
+from sdlora.config import TrainConfig
+from sdlora.files import sha256
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    base = tmp_path / "base"
+    for part in ("vae", "unet", "text_encoder", "tokenizer"):
+        (base / part).mkdir(parents=True)
+        (base / part / "config.json").write_text(f"{{{part}}}", "utf-8")
+        (base / part / "weights.safetensors").write_text(f"weights of {part}", "utf-8")
+    register_schemas()
+    given = [f"model.path={base}", "run_dir=here", f"data.cache.dir={tmp_path / 'cache'}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return to_typed(compose("train", given), TrainConfig)
+
+
+def test_weights_are_known_by_their_bytes(config: TrainConfig) -> None:
+    base = Path(config.model.path)
+    names = [f"{part}/weights.safetensors" for part in ("vae", "unet", "text_encoder")]
+    before = base_hashes(config)
+    assert before == {name: sha256(base / name) for name in names}
+    (base / names[1]).write_text("other weights", "utf-8")
+    after = base_hashes(config)
+    assert {name for name in before if before[name] != after[name]} == {names[1]}
+    config.model.scratch = ["unet"]
+    assert set(base_hashes(config)) == {names[0], names[2]}
+
+
+def test_a_key_changes_with_every_file_and_setting(config: TrainConfig) -> None:
+    base = Path(config.model.path)
+    first = part_key(base, ["vae"], config.data, ["fp32"])
+    assert part_key(base, ["vae"], config.data, ["fp32"]) == first
+    others = {
+        part_key(base, ["vae"], config.data, ["bf16"]),
+        part_key(base, ["unet"], config.data, ["fp32"]),
+    }
+    (base / "vae" / "config.json").write_text("{other}", "utf-8")
+    others.add(part_key(base, ["vae"], config.data, ["fp32"]))
+    assert len(others | {first}) == 4
+
+
+def test_files_are_read_once(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = Path(config.model.path)
+    first = file_hashes(base, ["vae"], config.data)
+    monkeypatch.setattr(hashes, "sha256", lambda path: f"read {path} again")
+    assert file_hashes(base, ["vae"], config.data) == first
