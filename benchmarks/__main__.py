@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-VARIANTS = {"with cache": "data.cache=memory", "without cache": "data.cache=off"}
+VARIANTS = {"with cache": "data.cache=disk", "without cache": "data.cache=off"}
 
 
 def main() -> None:

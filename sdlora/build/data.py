@@ -25,13 +25,16 @@ from sdlora.data.buckets import (
 )
 from sdlora.data.captions import CaptionRecipe
 from sdlora.data.faces import Box
-from sdlora.data.filters import Filters
+from sdlora.data.filters import Filters, look_alikes
 from sdlora.data.filters import apply as apply_filters
-from sdlora.data.measures import DECODE, FACE, Facts, Measures, box, measure, unreadable
-from sdlora.data.samples import Finding, Picture
+from sdlora.data.measures import DECODE, FACE, PHASH, Facts, Measures, box, measure, unreadable
+from sdlora.data.samples import WARNING, Finding, Picture, quoted
 from sdlora.data.sources import DataError, PictureSource, Selection, fingerprint
 from sdlora.models.loading import check_folder, pixel_steps, resolve
 from sdlora.progress import Progress
+
+LOOK_ALIKE_BITS = 4
+"""Pictures whose perceptual hashes differ in so few bits of 64 are nearly always one motif."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +108,14 @@ def _chosen(
     faces = f"{FACE}{data.face_detector}" if data.crop == "face" else ""
     facts: Facts = {DECODE: {}}
     if config.check or faces or data.cache.mode == "off":
-        facts = measured([faces] if faces else [], everything)
+        facts = measured([PHASH] * config.check + [faces] * bool(faces), everything)
     boxes = [box(facts[faces].get(picture.content, "")) if faces else None for picture in pictures]
     cuts, too_small = _cuts(pictures, boxes, sizes, data, step)
     faults = unreadable(pictures, everything, facts) | too_small
     kept, removed = apply_filters(pictures, filters(data), measured)
     left = [number for number in kept if number not in faults]
     findings = [*removed, *(faults[number] for number in kept if number in faults)]
+    findings += _look_alikes(pictures, left, facts[PHASH]) if config.check else []
     return CheckedData(
         source=Selection(source, left, findings),
         geometry=[cuts[number] for number in left],
@@ -188,6 +192,24 @@ def _cuts(
         anchor = anchor_around(picture.size, bucket, face) if face else CENTER
         cuts.append(fitted(picture.size, bucket, anchor))
     return cuts, too_small
+
+
+def _look_alikes(
+    pictures: Sequence[Picture], left: Sequence[int], hashes: Mapping[str, str]
+) -> list[Finding]:
+    """Warnings of pictures that look alike; equal files are told of elsewhere."""
+    alike = look_alikes(pictures, left, hashes, LOOK_ALIKE_BITS)
+    return [
+        Finding(
+            pictures[number].name,
+            "look_alike",
+            f"looks like {quoted(pictures[other].name)} ({bits} of 64 hash bits differ); keep one, "
+            f"or set data.filters.near_duplicates={LOOK_ALIKE_BITS}",
+            WARNING,
+        )
+        for number, (other, bits) in alike.items()
+        if pictures[number].content != pictures[other].content
+    ]
 
 
 def _too_small(picture: Picture, bucket: Size) -> Finding:

@@ -216,24 +216,46 @@ def _near_duplicates(
     values: Mapping[str, str],
     max_distance: int,
 ) -> dict[int, Finding]:
+    found = {}
+    for index, (kept, bits) in look_alikes(pictures, indices, values, max_distance).items():
+        other = pictures[kept]
+        reason = (
+            f"looks like {quoted(other.name)} ({'x'.join(map(str, other.size))}), which is kept: "
+            f"{bits} of 64 hash bits differ (data.filters.near_duplicates={max_distance})"
+        )
+        found[index] = _removed(pictures[index], "near_duplicate", reason)
+    return found
+
+
+def look_alikes(
+    pictures: Sequence[Picture],
+    indices: Sequence[int],
+    hashes: Mapping[str, str],
+    max_distance: int,
+) -> dict[int, tuple[int, int]]:
+    """Which pictures look like another one that is larger, or of the same size and first by name.
+
+    Args:
+        pictures: All of them.
+        indices: Those to compare.
+        hashes: Perceptual hashes (kind ``phash``) by content.
+        max_distance: Largest Hamming distance of two that are alike.
+
+    Returns:
+        Index of a picture -> index of the one it is like, and how many bits differ.
+    """
+
     def rank(index: int) -> tuple[int, str]:
         width, height = pictures[index].size
         return -width * height, pictures[index].name
 
     best_first = sorted(indices, key=rank)
-    hashes = [int(values[pictures[index].content], 16) for index in best_first]
-    found = {}
-    near = near_duplicates(np.array(hashes, dtype=np.uint64), max_distance)
-    for place, kept in near.items():
-        picture, other = pictures[best_first[place]], pictures[best_first[kept]]
-        bits = (hashes[place] ^ hashes[kept]).bit_count()
-        size = "x".join(map(str, other.size))
-        reason = (
-            f"looks like {quoted(other.name)} ({size}), which is kept: {bits} of 64 hash bits "
-            f"differ (data.filters.near_duplicates={max_distance})"
-        )
-        found[best_first[place]] = _removed(picture, "near_duplicate", reason)
-    return found
+    bits = [int(hashes[pictures[index].content], 16) for index in best_first]
+    near = near_duplicates(np.array(bits, dtype=np.uint64), max_distance)
+    return {
+        best_first[place]: (best_first[kept], (bits[place] ^ bits[kept]).bit_count())
+        for place, kept in near.items()
+    }
 
 
 def _rest(pictures: Sequence[Picture], found: Mapping[int, Finding]) -> list[int]:
