@@ -249,8 +249,38 @@ class EvaluationConfig:
     ``held_out`` in ``data.root`` if there is one, else the training pictures."""
     every_n_steps: int = MISSING
     """Optimizer steps between scores; 0: only at the end."""
+    select: str = MISSING
+    """What the best checkpoint has: the lowest ``face_distance``, or the highest ``clip_score``;
+    ``none`` keeps no best one."""
+    max_clip_loss: float = MISSING
+    """A checkpoint whose CLIP score is lower than the base's by more than this is never the best;
+    in points, >= 0."""
+    stop_patience: int | None = None
+    """Stop after so many scores without a better one; ``null``: train to the end."""
 
     def __post_init__(self) -> None:
+        require_choice("evaluation.select", self.select, ("face_distance", "clip_score", "none"))
+        scorer = {"face_distance": self.face, "clip_score": self.clip}.get(self.select)
+        require(
+            scorer is None or scorer.name != "none",
+            "evaluation.select",
+            self.select,
+            "is not scored; choose the score that is, or none",
+        )
+        require(
+            math.isfinite(self.max_clip_loss) and self.max_clip_loss >= 0,
+            "evaluation.max_clip_loss",
+            self.max_clip_loss,
+            "must be a finite number >= 0",
+        )
+        if self.stop_patience is not None:
+            require_count("evaluation.stop_patience", self.stop_patience)
+            require(
+                self.select != "none" and self.every_n_steps > 0,
+                "evaluation.stop_patience",
+                self.stop_patience,
+                "needs evaluation.select and evaluation.every_n_steps > 0",
+            )
         require_choice("evaluation.face.name", self.face.name, ("tiny_face", "deepface", "none"))
         require_choice("evaluation.clip.name", self.clip.name, ("clip", "none"))
         require_count("evaluation.every_n_steps", self.every_n_steps, 0)
@@ -338,7 +368,7 @@ class EvaluateConfig:
     run: str | None = None
     """Run folder whose LoRA is scored; it gives the model, the references and the training set."""
     checkpoint: str = MISSING
-    """Which adapter of the run: ``last``, or a step number."""
+    """Which adapter of the run: ``last``, ``best`` (by its own scores), or a step number."""
     lora_file: str | None = None
     """LoRA file or folder, made by any trainer; scored on ``model``. On the command line it is
     ``lora=FILE``."""

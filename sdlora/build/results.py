@@ -10,6 +10,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from sdlora import __version__
+from sdlora.best import Best
 from sdlora.build import parts
 from sdlora.build.job import TrainingJob
 from sdlora.data.check import FILE_NAME
@@ -57,6 +58,9 @@ def summarise(job: TrainingJob, files: list[Path]) -> None:
     base = job.evaluator.draw_base()
     real = job.evaluator.score_training(job.data.source)
     rows = _rows({"base": base, "LoRA": last})
+    best = None if job.evaluate.best is None else job.evaluate.best.best
+    if rows and best is not None and best.step != job.trainer.global_step:
+        rows = {"base": rows["base"], f"best, step {best.step}": best.scores, "LoRA": rows["LoRA"]}
     job.evaluator.write_pictures(job.folder / "samples" / "base", base)
     job.evaluator.write_pictures(job.folder / "samples" / "last", last)
     grid = job.folder / "samples" / "last.png"
@@ -66,6 +70,7 @@ def summarise(job: TrainingJob, files: list[Path]) -> None:
         settings = {"config": asdict(job.config), "versions": _versions()}
         write_report_json(job.folder / "report.json", rows, settings=settings, floor=real)
         _log_hparams(job, rows, real)
+    _say_best(job, best)
     job.progress.print("\nWritten:")
     reports = [job.folder / name for name in ("metrics.jsonl", "report.json", FILE_NAME)]
     for path in [*files, grid, *reports, *job.contact_sheets]:
@@ -99,6 +104,22 @@ def _rows(evaluations: Mapping[str, Evaluation]) -> dict[str, Scores]:
     return {name: item.scores for name, item in evaluations.items() if item.scores is not None}
 
 
+def _say_best(job: TrainingJob, best: Best | None) -> None:
+    """Name the checkpoint to take, or say why there is none."""
+    keeper = job.evaluate.best
+    if keeper is None:
+        return
+    if best is None:
+        margin = keeper.rule.max_clip_loss
+        job.progress.print(
+            f"no best checkpoint: none has a {keeper.rule.score} and a CLIP score within "
+            f"{margin:g} points of the base's (evaluation.max_clip_loss)"
+        )
+        return
+    which = "the last" if best.step == job.trainer.global_step else f"step {best.step}"
+    job.progress.print(f"best checkpoint: {which}, by {keeper.rule.score}; in {keeper.folder}")
+
+
 def _log_hparams(job: TrainingJob, rows: Mapping[str, Scores], real: Scores | None) -> None:
     last, base = rows["LoRA"], rows["base"]
     floor = None if real is None else real.face_distance
@@ -108,6 +129,10 @@ def _log_hparams(job: TrainingJob, rows: Mapping[str, Scores], real: Scores | No
         "final/clip_score": last.clip_score,
         "final/gap_closed": gap_closed(base.face_distance, last.face_distance, floor),
     }
+    best = None if job.evaluate.best is None else job.evaluate.best.best
+    if best is not None:
+        metrics |= {f"best/{name}": value for name, value in best.scores.values().items()}
+        metrics["best/step"] = best.step
     known = {name: float(value) for name, value in metrics.items() if value is not None}
     for logger in job.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):

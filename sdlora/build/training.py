@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,10 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
+from sdlora.adapters.formats import DIFFUSERS_FILE
 from sdlora.adapters.lora import LoraSpec
-from sdlora.adapters.writing import write_diffusers
+from sdlora.adapters.writing import write_diffusers, write_kohya
+from sdlora.best import BestAdapter
 from sdlora.build import parts, scorers
 from sdlora.build.data import CheckedData, checked_data
 from sdlora.build.data_sheet import (
@@ -39,6 +42,7 @@ from sdlora.data.check import FILE_NAME
 from sdlora.data.sources import PictureSource
 from sdlora.evaluator import Evaluator
 from sdlora.metrics.scoring import Scorer
+from sdlora.metrics.selection import Rule
 from sdlora.models.sd import StableDiffusion
 from sdlora.module import TrainingError
 from sdlora.progress import Progress
@@ -101,6 +105,7 @@ def training_job(config: TrainConfig, folder: Path, progress: Progress) -> Train
         hashes=hashes,
         checkpoint=checkpoint,
     )
+    job.evaluate.best = _best(job)
     trainer.callbacks.extend(_callbacks(job, batches.num_samples))  # type: ignore[attr-defined]
     return job
 
@@ -138,7 +143,13 @@ def fit(job: TrainingJob) -> None:
             f"stopped at step {job.trainer.global_step} of {job.trainer.max_steps} and saved; go "
             f"on with: python train.py resume={job.folder}"
         )
-    elif job.average is not None:
+        return
+    if job.trainer.global_step < job.trainer.max_steps:
+        job.progress.print(
+            f"stopped at step {job.trainer.global_step}: no better score in the last "
+            f"{job.config.evaluation.stop_patience}"
+        )
+    if job.average is not None:
         copy_into(job.module.all_trained_parameters(), job.average.average)
 
 
@@ -178,7 +189,17 @@ def _evaluate(
         scores_every_n_steps=config.evaluation.every_n_steps,
         folder=folder,
         average=average,
+        stop_patience=config.evaluation.stop_patience,
     )
+
+
+def _best(job: TrainingJob) -> BestAdapter | None:
+    """Keeps the best adapter, in the layouts that people load it in."""
+    evaluation = job.config.evaluation
+    if evaluation.select == "none":
+        return None
+    rule = Rule(evaluation.select, evaluation.max_clip_loss)
+    return BestAdapter(job.folder, rule, lambda folder: _write_adapter(job, folder, kohya=True))
 
 
 def _checkpoint_to_resume(config: TrainConfig, folder: Path, progress: Progress) -> Path | None:
@@ -241,7 +262,7 @@ def _callbacks(job: TrainingJob, num_samples: int) -> list[Callback]:
     return [*average, job.signals, speed, save, job.evaluate]
 
 
-def _write_adapter(job: TrainingJob, folder: Path) -> None:
+def _write_adapter(job: TrainingJob, folder: Path, kohya: bool = False) -> None:
     """The adapter as pictures show it, averaged where the run averages.
 
     A run that trains all weights has them in its checkpoint alone.
@@ -249,10 +270,12 @@ def _write_adapter(job: TrainingJob, folder: Path) -> None:
     if not job.specs:
         return
     parameters = job.module.all_trained_parameters()
+    parts_of: dict[str, Any] = {
+        "unet": job.family.unet,
+        "text_encoder": job.family.text_encoder,
+        "metadata": metadata(job),
+    }
     with job.average.applied(parameters) if job.average else nullcontext():
-        write_diffusers(
-            folder / "pytorch_lora_weights.safetensors",
-            unet=job.family.unet,
-            text_encoder=job.family.text_encoder,
-            metadata=metadata(job),
-        )
+        write_diffusers(folder / DIFFUSERS_FILE, **parts_of)
+        if kohya:
+            write_kohya(folder / f"{job.config.export.name}.safetensors", **parts_of)

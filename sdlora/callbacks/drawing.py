@@ -9,11 +9,12 @@ import lightning
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from sdlora.best import BestAdapter
 from sdlora.callbacks.averaging import ExponentialMovingAverage
 from sdlora.callbacks.steps import OptimizerStepCallback, every
 from sdlora.evaluator import Evaluation, Evaluator
 from sdlora.module import DiffusionModule
-from sdlora.report import append_metrics
+from sdlora.report import append_metrics, read_metrics
 
 
 class Evaluate(OptimizerStepCallback):
@@ -25,6 +26,8 @@ class Evaluate(OptimizerStepCallback):
         scores_every_n_steps: Steps between scores; 0: only at the end.
         folder: The run folder; ``samples/`` and ``metrics.jsonl`` are written in it.
         average: If weights are averaged: pictures show the average.
+        best: Keeps the best adapter; ``None``: none is kept.
+        stop_patience: Scores without a better one after which the run stops; ``None``: never.
     """
 
     def __init__(
@@ -35,12 +38,16 @@ class Evaluate(OptimizerStepCallback):
         scores_every_n_steps: int,
         folder: Path,
         average: ExponentialMovingAverage | None = None,
+        best: BestAdapter | None = None,
+        stop_patience: int | None = None,
     ) -> None:
         self.evaluator = evaluator
         self.pictures_every_n_steps = pictures_every_n_steps
         self.scores_every_n_steps = scores_every_n_steps
         self.folder = folder
         self.average = average
+        self.best = best
+        self.stop_patience = stop_patience
         self.last: Evaluation | None = None
 
     def on_train_start(
@@ -57,12 +64,20 @@ class Evaluate(OptimizerStepCallback):
         self, trainer: lightning.Trainer, module: DiffusionModule, step: int
     ) -> None:
         """Pictures and scores where they are due; the last step always has both."""
-        if not trainer.is_global_zero:
-            return
         at_end = step == trainer.max_steps
         scored = at_end or every(step, self.scores_every_n_steps)
         if not scored and not every(step, self.pictures_every_n_steps):
             return
+        if trainer.is_global_zero:
+            self._draw(trainer, module, step, scored)
+        if scored and self.stop_patience is not None:
+            is_over = trainer.is_global_zero and self._scores_since_best() >= self.stop_patience
+            if trainer.strategy.reduce_boolean_decision(is_over, all=False):  # every process asks
+                trainer.should_stop = True
+
+    def _draw(
+        self, trainer: lightning.Trainer, module: DiffusionModule, step: int, scored: bool
+    ) -> None:
         parameters = module.all_trained_parameters()
         with self.average.applied(parameters) if self.average else nullcontext():
             evaluation = self.evaluator.draw(preview=not scored)
@@ -71,7 +86,17 @@ class Evaluate(OptimizerStepCallback):
         if scored:
             self.last = evaluation
             append_metrics(self.folder / "metrics.jsonl", step, evaluation.named("eval"))
+            base = self.evaluator.draw_base().scores
+            if self.best is not None and base is not None and evaluation.scores is not None:
+                self.best.consider(step, evaluation.scores, base)
         self._log(trainer, step, grid, evaluation.named("eval") if scored else {})
+
+    def _scores_since_best(self) -> int:
+        """How often later steps were scored; counted in the file, which a resumed run has too."""
+        best = None if self.best is None else self.best.best
+        chosen = 0 if best is None else best.step
+        lines = read_metrics(self.folder / "metrics.jsonl")
+        return len({x["step"] for x in lines if "eval/faceless" in x and x["step"] > chosen})
 
     def _log(
         self,

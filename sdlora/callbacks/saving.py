@@ -50,6 +50,13 @@ class Checkpoints(OptimizerStepCallback):
                 raise
             self.say(f"no checkpoint at step {step} ({error}); training goes on to the next one")
 
+    def on_train_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """A run that stops early, as it no longer gets better, is saved where it stops."""
+        assert isinstance(pl_module, DiffusionModule)
+        self.save(trainer, pl_module)
+
     def save(self, trainer: lightning.Trainer, module: DiffusionModule) -> None:
         """Write this step's checkpoint, then remove those that are too many.
 

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch import Tensor, nn
 
+from sdlora.best import BestAdapter, read_best
 from sdlora.callbacks import speed as speed_module
 from sdlora.callbacks.averaging import ExponentialMovingAverage
 from sdlora.callbacks.drawing import Evaluate
@@ -29,6 +30,7 @@ from sdlora.checkpoint import newest_valid, problem_of, step_folder, steps_on_di
 from sdlora.evaluator import Evaluation, Evaluator
 from sdlora.generate import Prompt
 from sdlora.metrics.scoring import Scores
+from sdlora.metrics.selection import Rule
 from sdlora.models.sd import StableDiffusion
 from sdlora.module import DiffusionModule, TrainingError
 from sdlora.progress import Progress
@@ -457,6 +459,66 @@ def test_a_resumed_run_does_not_note_the_base_twice(
     run(1)
     run(2, newest_valid(tmp_path / "checkpoints")[0])
     assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [0, 1, 2]
+
+
+def best_adapter(folder: Path, module: DiffusionModule) -> BestAdapter:
+    """Writes the first trained weight's first number, to see whose adapter was kept."""
+
+    def write(target: Path) -> None:
+        weight = next(iter(module.all_trained_parameters().values()))
+        (target / "weight.txt").write_text(str(weight.detach().flatten()[0].item()), "utf-8")
+
+    return BestAdapter(folder, Rule("face_distance", 1.0), write)
+
+
+class Listed(Drawer):
+    """Gives the scored pictures these face distances, one after the other."""
+
+    def __init__(self, module: DiffusionModule, distances: list[float]) -> None:
+        super().__init__(module)
+        self.distances = iter(distances)
+
+    def draw(self, preview: bool = False) -> Evaluation:
+        return self._evaluation(True, next(self.distances))
+
+
+def test_the_best_adapter_is_kept_as_it_was(family: StableDiffusion, tmp_path: Path) -> None:
+    module = diffusion_module(adapted(family))
+    recorder = Recorder(lambda _, m: next(iter(m.all_trained_parameters().values()))[0, 0].item())
+    best = best_adapter(tmp_path, module)
+    evaluate = Evaluate(
+        cast(Evaluator, Listed(module, [0.9, 0.4, 0.4, 0.7])),
+        pictures_every_n_steps=0,
+        scores_every_n_steps=1,
+        folder=tmp_path,
+        best=best,
+    )
+    trainer(tmp_path, 4, [recorder, evaluate]).fit(module, datamodule=Stream())
+    assert best.best is not None
+    assert best.best.step == 2  # the first of two that are alike
+    kept = float((tmp_path / "best" / "weight.txt").read_text("utf-8"))
+    assert kept == recorder.seen[2]
+    assert read_best(tmp_path) == best.best
+
+
+def test_a_run_that_gets_no_better_stops_and_is_saved(
+    family: StableDiffusion, tmp_path: Path
+) -> None:
+    module = diffusion_module(adapted(family))
+    evaluate = Evaluate(
+        cast(Evaluator, Listed(module, [0.9, 0.4, 0.5, 0.6, 0.1])),
+        pictures_every_n_steps=0,
+        scores_every_n_steps=1,
+        folder=tmp_path,
+        best=best_adapter(tmp_path, module),
+        stop_patience=2,
+    )
+    save = saving(tmp_path / "checkpoints", 0)
+    run = trainer(tmp_path, 9, [save, evaluate])
+    run.fit(module, datamodule=Stream())
+    assert run.global_step == 4  # two scores after step 2 that are not better
+    assert steps_on_disk(tmp_path / "checkpoints") == [4]
+    assert problem_of(step_folder(tmp_path / "checkpoints", 4)) is None
 
 
 # speed and memory

@@ -38,6 +38,7 @@ LEVELS = {
     "sdlora.report": 4,
     "sdlora.run_folder": 4,
     "sdlora.export": 4,
+    "sdlora.best": 4,
     "sdlora.checkpoint": 4,
     "sdlora.build": 6,
     "sdlora.build.*": 6,

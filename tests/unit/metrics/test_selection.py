@@ -1,0 +1,39 @@
+"""The best checkpoint by hand: the lowest distance among those that still follow their prompts."""
+
+from dataclasses import replace
+
+import pytest
+
+from sdlora.metrics.scoring import Scores
+from sdlora.metrics.selection import Rule
+
+BASE = Scores(num_pictures=4, face_distance=1.4, faceless=0, clip_score=30.0)
+
+
+def scores(face_distance: float | None, clip_score: float | None) -> Scores:
+    return replace(BASE, face_distance=face_distance, clip_score=clip_score)
+
+
+@pytest.mark.parametrize(
+    ("rule", "candidates", "chosen"),
+    [
+        (Rule("face_distance", 1.0), [(0.9, 30.0), (0.5, 29.5), (0.7, 31.0)], 1),
+        # the closest face no longer draws what it is asked for
+        (Rule("face_distance", 1.0), [(0.9, 30.0), (0.5, 28.9), (0.7, 29.0)], 2),
+        (Rule("face_distance", 0.0), [(0.9, 30.0), (0.5, 29.9)], 0),
+        (Rule("face_distance", 1.0), [(0.9, None), (0.5, None)], 1),
+        (Rule("face_distance", 1.0), [(None, 30.0), (None, 31.0)], None),
+        (Rule("face_distance", 1.0), [(0.5, 20.0)], None),
+        (Rule("clip_score", 1.0), [(0.9, 30.0), (0.5, 29.5), (0.7, 31.0)], 2),
+        (Rule("clip_score", 1.0), [(0.9, None)], None),
+    ],
+)
+def test_the_rule_by_hand(
+    rule: Rule, candidates: list[tuple[float | None, float | None]], chosen: int | None
+) -> None:
+    costs = {
+        number: cost
+        for number, values in enumerate(candidates)
+        if (cost := rule.cost(scores(*values), BASE)) is not None
+    }
+    assert (min(costs, key=costs.__getitem__) if costs else None) == chosen
