@@ -9,7 +9,7 @@ from PIL import Image
 
 from sdlora.adapters.lora import disabled
 from sdlora.data.sources import PictureSource
-from sdlora.files import atomic_path
+from sdlora.files import atomic_path, write_json
 from sdlora.generate import Prompt, generate, picture_name
 from sdlora.metrics.scoring import Scorer, Scores
 from sdlora.models.sd import StableDiffusion
@@ -155,8 +155,22 @@ class Evaluator:
             picture.save(temporary)
         return picture
 
+    def write_preview(self, folder: Path, evaluation: Evaluation) -> None:
+        """Write the pictures that a grid shows, each by itself."""
+        count = self.settings.num_preview
+        shown = Evaluation(evaluation.prompts[:count], evaluation.images[:count])
+        self.write_pictures(folder, shown)
+
     def write_pictures(self, folder: Path, evaluation: Evaluation) -> None:
-        """Write each picture by itself, named by index and a hash of its prompt."""
+        """Write each picture by itself, named by index and a hash of its prompt.
+
+        ``prompts.json`` beside the folder tells which prompt and seed each was drawn from.
+        """
+        prompts = [
+            {"file": picture_name(index, prompt.text), "text": prompt.text, "seed": prompt.seed}
+            for index, prompt in enumerate(self.settings.prompts)
+        ]
+        write_json(folder.parent / "prompts.json", prompts)
         for index, (prompt, image) in enumerate(
             zip(evaluation.prompts, evaluation.images, strict=True)
         ):

@@ -83,6 +83,7 @@ class Evaluate(OptimizerStepCallback):
             evaluation = self.evaluator.draw(preview=not scored)
         path = self.folder / "samples" / f"step_{step:07d}.png"
         grid = self.evaluator.write_grid(path, evaluation, f"step {step}")
+        self.evaluator.write_preview(path.with_suffix(""), evaluation)
         if scored:
             self.last = evaluation
             append_metrics(self.folder / "metrics.jsonl", step, evaluation.named("eval"))

@@ -21,9 +21,10 @@ BASE = scores(1.4)
 
 
 def keeper(run: Path, content: str) -> BestAdapter:
-    return BestAdapter(
-        run, RULE, lambda folder: (folder / "w").write_text(content, "utf-8") and None
-    )
+    def write(folder: Path) -> None:
+        (folder / "w").write_text(content, "utf-8")
+
+    return BestAdapter(run, RULE, write)
 
 
 def test_a_better_one_takes_the_place_and_a_resumed_run_compares_with_it(tmp_path: Path) -> None:

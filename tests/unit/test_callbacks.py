@@ -373,6 +373,9 @@ class Drawer:
         self.drawn.append((preview, weights_of(cast(Any, None), self.module)))
         return self._evaluation(not preview, 1.0 / len(self.drawn))
 
+    def write_preview(self, folder: Path, evaluation: Evaluation) -> None:
+        """Nothing is looked at here."""
+
     def write_grid(self, path: Path, evaluation: Evaluation, label: str) -> Image.Image:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(label, encoding="utf-8")

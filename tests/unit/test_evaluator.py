@@ -1,6 +1,7 @@
 """Base and LoRA on the same noise; the model is given back as it was."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -209,3 +210,10 @@ def test_each_picture_is_written_by_itself(family: StableDiffusion, tmp_path: Pa
     assert [path.name for path in paths] == expected
     for index, path in enumerate(paths):
         assert has(np.asarray(Image.open(path)), 10 * index).all()
+    listed = json.loads((tmp_path / "prompts.json").read_text("utf-8"))
+    assert [(item["file"], item["text"], item["seed"]) for item in listed] == [
+        (name, prompt.text, prompt.seed) for name, prompt in zip(expected, PROMPTS, strict=True)
+    ]
+    evaluator(family).write_preview(tmp_path / "step_0000003", drawn)
+    preview = sorted(path.name for path in (tmp_path / "step_0000003").iterdir())
+    assert preview == expected[:3]
