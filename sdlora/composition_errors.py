@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -49,8 +50,11 @@ def explain(
         return _first_line(chain[0]) or type(chain[0]).__name__
     text = "\n".join(map(str, chain))
     file = _file_of(text)
-    key, value = _as_given(key, arguments, file, folders)
     where = f" in {file}.yaml" if file else ""
+    for item in chain:
+        if told := _in_list(item, schema, where):
+            return told
+    key, value = _as_given(key, arguments, file, folders)
     if "is not in struct" in text or re.search(r"Key '.*' not in '", text):
         return unknown_key(key, value, schema, folders, where)
     return f"{shown(key, value)}{where}: {_reason(key, chain, schema)}"
@@ -102,6 +106,39 @@ def unknown_keys(composed: DictConfig, schema: type) -> dict[str, Any]:
 def shown(key: str, value: object) -> str:
     """``key=value``, or the key alone if the value is not known."""
     return key if value is None else f"{key}={value}"
+
+
+def _in_list(error: BaseException, schema: type, where: str) -> str | None:
+    """The message for an error inside a list of groups, whose keys OmegaConf gives without it."""
+    if not isinstance(error, OmegaConfBaseException) or error.full_key is None:
+        return None
+    for name, group in _lists_of_groups(schema).items():
+        kinds, key = all_keys(group), error.full_key
+        if re.fullmatch(re.escape(name) + r"\[\d+\]", key):
+            needs = f"must be keys and values, such as {{{next(iter(kinds))}: ...}}"
+            return f"{shown(key, error.value)}{where}: {needs}"
+        if error.object_type is not group or key.startswith(f"{name}["):
+            continue
+        if key not in kinds:
+            near = next(iter(get_close_matches(key, kinds, n=1, cutoff=0.5)), None)
+            hint = f"did you mean {near}? " if near else ""
+            return f"{name}: {key}{where}: unknown key; {hint}each has {', '.join(kinds)}"
+        kind = kinds[key].removesuffix(" | None")
+        reason = KINDS.get(kind, _first_line(error))
+        return f"{name}: {shown(key, error.value)}{where}: {reason}"
+    return None
+
+
+def _lists_of_groups(schema: type, prefix: str = "") -> dict[str, type]:
+    """Dotted keys of lists whose elements are groups, such as ``data.roots``, with the group."""
+    found: dict[str, type] = {}
+    for name, kind in get_type_hints(schema).items():
+        elements = [part for part in get_args(kind) if isinstance(part, type)]
+        if get_origin(kind) is list and elements and is_dataclass(elements[0]):
+            found[f"{prefix}{name}"] = elements[0]
+        elif isinstance(kind, type) and is_dataclass(kind):
+            found |= _lists_of_groups(kind, f"{prefix}{name}.")
+    return found
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -173,7 +173,8 @@ class CacheConfig:
     max_gib: float = MISSING
     """Largest size on disk; what was not used for longest goes first. > 0."""
     resident_gib: float = MISSING
-    """Up to this size a set is kept on the training device; a larger one is memory-mapped. > 0."""
+    """Up to this size (and a quarter of a GPU's free memory) a set is kept on the training device;
+    a larger one is memory-mapped. > 0."""
 
     def __post_init__(self) -> None:
         require_choice("data.cache.mode", self.mode, ("disk", "memory", "off"))
@@ -210,6 +211,10 @@ class DataConfig:
     """Several folders, each with its own settings; instead of ``root``."""
     nested: bool = MISSING
     """Whether sub-folders are read; one called ``held_out`` never is."""
+    val_root: str | None = None
+    """Captioned pictures for the validation loss; ``null``: the folder ``held_out`` of a root."""
+    val_fraction: float = MISSING
+    """Share of the pictures that is not trained on but used for the validation loss; [0, 1)."""
     on_error: str = MISSING
     """What a picture or caption that cannot be used does: ``raise`` or ``skip`` (and be listed)."""
     num_pictures: int = MISSING
@@ -251,6 +256,13 @@ class DataConfig:
         require_count("data.batch_size", self.batch_size)
         require_count("data.num_workers", self.num_workers, 0)
         require_fraction("data.mask_weight", self.mask_weight)
+        require_fraction("data.val_fraction", self.val_fraction)
+        require(
+            not (self.val_root and self.val_fraction),
+            "data.val_fraction",
+            self.val_fraction,
+            "and data.val_root cannot both be given; set one to 0 or null",
+        )
         self._check_roots()
         near = max(8, round(self.resolution / 8) * 8)
         require(
@@ -294,7 +306,9 @@ class DataConfig:
             bool(self.root) or bool(self.roots),
             "data.root",
             self.root,
-            "name the folder that holds your pictures and captions",
+            "name the Hugging Face set, such as OWNER/NAME, or a local path"
+            if self.source == "hub"
+            else "name the folder that holds your pictures and captions",
         )
         require(
             not (self.root and self.roots),

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,11 @@ from sdlora.files import remove_stale_temporaries, write_json
 CONFIG = "config.json"
 """The resolved config of the run, as it began."""
 
+SHOWN_DETAILS = 10
+"""So many changed pictures are named when a resumed run is refused."""
+
 FREE_KEYS = (
+    "check",
     "resume",
     "run_dir",
     "sampling",
@@ -103,7 +107,10 @@ def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def refuse_changes(
-    folder: Path, config: Mapping[str, Any], hashes: Mapping[str, str] | None = None
+    folder: Path,
+    config: Mapping[str, Any],
+    hashes: Mapping[str, str] | None = None,
+    details: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Fail if a resumed run differs from its beginning in anything that the weights depend on.
 
@@ -111,6 +118,7 @@ def refuse_changes(
         folder: The run folder.
         config: The config as it is now.
         hashes: The data and model hashes as they are now; ``None``: not known yet.
+        details: Name of a hash -> what of it changed, one line each.
 
     Raises:
         RunFolderError: Listing key, old and new value of each difference.
@@ -122,16 +130,21 @@ def refuse_changes(
         if not key.startswith(FREE_KEYS)
     ]
     if hashes is not None:
-        changed += [
-            f"{key}: its content has changed (SHA-256 {str(old)[:12]} -> {str(new)[:12]})"
-            for key, old, new in differences(hashes_before, hashes)
-        ]
+        for key, old, new in differences(hashes_before, hashes):
+            marks = f"(SHA-256 {str(old)[:12]} -> {str(new)[:12]})"
+            changed.append(f"{key}: its content has changed {marks}")
+            changed += [f"  {line}" for line in _shortened((details or {}).get(key, ()))]
     if changed:
         listing = "".join(f"\n  {line}" for line in changed)
         raise RunFolderError(
             f"resume={folder}: cannot go on, since this changed:{listing}\n"
             "Set it back, or start a new run."
         )
+
+
+def _shortened(lines: Sequence[str]) -> list[str]:
+    more = len(lines) - SHOWN_DETAILS
+    return [*lines[:SHOWN_DETAILS], *([f"and {more} more"] if more > 0 else [])]
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

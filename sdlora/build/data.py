@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sdlora.build import parts
 from sdlora.build.prior import class_folder
-from sdlora.build.sources import file_index, picture_source, with_class_pictures
+from sdlora.build.sources import colour, file_index, picture_source, with_class_pictures
 from sdlora.config import TrainConfig
 from sdlora.config_data import DataConfig
 from sdlora.data.batches import BatchPlan
@@ -27,9 +27,16 @@ from sdlora.data.captions import CaptionRecipe
 from sdlora.data.faces import Box
 from sdlora.data.filters import Filters, look_alikes
 from sdlora.data.filters import apply as apply_filters
+from sdlora.data.folder import FolderSource, Root
 from sdlora.data.measures import DECODE, FACE, PHASH, Facts, Measures, box, measure, unreadable
 from sdlora.data.samples import WARNING, Finding, Picture, quoted
-from sdlora.data.sources import DataError, PictureSource, Selection, fingerprint
+from sdlora.data.sources import (
+    CLASS_PICTURES,
+    DataError,
+    PictureSource,
+    Selection,
+    fingerprint,
+)
 from sdlora.models.loading import check_folder, pixel_steps, resolve
 from sdlora.progress import Progress
 
@@ -61,8 +68,27 @@ class CheckedData:
             return self
         kept = [number for number in range(len(self.geometry)) if number not in faults]
         source = Selection(self.source, kept, list(faults.values()))
-        geometry = [self.geometry[number] for number in kept]
-        faces = [self.faces[number] for number in kept] if self.faces else ()
+        return self._of(source, kept)
+
+    def split(self, fraction: float) -> tuple["CheckedData", "CheckedData"]:
+        """What is trained on, and about this share of the pictures held out from it.
+
+        A picture's own bytes decide, so that it stays on its side when others come or go, and
+        copies stay together. Class pictures are never held out.
+        """
+        pictures = self.source.pictures
+        sides: tuple[list[int], list[int]] = [], []
+        for number, picture in enumerate(pictures):
+            place = int(picture.content[:13], 16) / 16**13
+            is_own = not picture.name.startswith(CLASS_PICTURES)
+            sides[is_own and place < fraction].append(number)
+        trained, held_out = (self._of(Selection(self.source, side), side) for side in sides)
+        return trained, held_out
+
+    def _of(self, source: PictureSource, numbers: Sequence[int]) -> "CheckedData":
+        """These pictures, which are those of ``source``."""
+        geometry = [self.geometry[number] for number in numbers]
+        faces = [self.faces[number] for number in numbers] if self.faces else ()
         return replace(self, source=source, geometry=geometry, faces=faces)
 
 
@@ -86,13 +112,33 @@ def checked_data(config: TrainConfig, folder: Path, progress: Progress) -> Check
             progress.print(f"note: {note}")
         if data.prior.mode == "class":
             others = class_folder(config, folder)
-            source = with_class_pictures(source, others, data, index, progress)
+            if others.is_dir() or not config.check:
+                source = with_class_pictures(source, others, data, index, progress)
+            else:
+                progress.print(f"note: the run will draw its class pictures into {others}")
 
         def measured(kinds: Sequence[str], numbers: Sequence[int]) -> Facts:
             rendering = f"{data.background} {data.alpha}"
             return measure(source, numbers, kinds, index, progress, rendering)
 
         return _chosen(config, source, measured, sizes, step)
+
+
+def folder_data(config: TrainConfig, folder: Path, recipe: CaptionRecipe) -> CheckedData:
+    """Pictures of another folder, cut as the training ones are; faults are findings."""
+    data = config.data
+    _, step = pixel_steps(resolve(parts.model_source(config.model)))
+    with file_index(data) as index:
+        source = FolderSource(
+            [Root(path=folder)],
+            caption_endings=data.captions.endings,
+            default_caption=data.captions.default,
+            background=colour(data.background),
+            index=index,
+        )
+    nobody = [None] * len(source.pictures)
+    cuts, _ = _cuts(source.pictures, nobody, buckets(data, step), data, step)
+    return CheckedData(source, cuts, recipe, fingerprint(source.pictures))
 
 
 def _chosen(

@@ -6,11 +6,13 @@ from PIL import Image
 
 from sdlora.build import parts
 from sdlora.build.data import CheckedData
+from sdlora.build.sources import named_roots
 from sdlora.config import TrainConfig
 from sdlora.data import check, sheet
 from sdlora.data.caption_check import caption_findings, frequent_words
 from sdlora.data.contact_sheet import contact_pages, write_contact_sheets
 from sdlora.data.dataset import cut_out
+from sdlora.data.samples import ERROR
 from sdlora.data.sources import DataError
 from sdlora.models.loading import load_tokenizer, resolve
 from sdlora.models.tokens import tokenize
@@ -34,12 +36,19 @@ def data_sheet(config: TrainConfig, data: CheckedData) -> sheet.Sheet:
     ]
     return sheet.sheet(
         rows,
-        [*data.source.findings, *caption_findings(pictures, recipe, cut)],
+        [*data.source.findings, *caption_findings(pictures, recipe, cut, _meant(config))],
         data.source.notes,
         frequent_words(pictures, recipe),
         config.data.batch_size,
         data.faces,
     )
+
+
+def _meant(config: TrainConfig) -> set[str]:
+    """Captions that many pictures share because the config says so."""
+    data = config.data
+    given = [data.captions.default, data.prior.prompt, *(root.class_caption for root in data.roots)]
+    return {text.strip() for text in given if text}
 
 
 def write_data_sheet(
@@ -52,6 +61,15 @@ def write_data_sheet(
     return found
 
 
+def say_left_out(found: sheet.Sheet, before: CheckedData, folder: Path, progress: Progress) -> None:
+    """Name pictures that turned out not to decode, and write the sheet without them."""
+    check.write_sheet(folder / check.FILE_NAME, found)
+    known = set(before.source.findings)
+    for finding in found.findings:
+        if finding.severity == ERROR and finding not in known:
+            progress.print(f"left out: {finding}")
+
+
 def refuse_findings(config: TrainConfig, found: sheet.Sheet) -> None:
     """Stop if some files cannot be trained on, or none is left.
 
@@ -61,8 +79,10 @@ def refuse_findings(config: TrainConfig, found: sheet.Sheet) -> None:
     if config.data.on_error == "raise":
         check.refuse(found.findings)
     if not found.rows:
+        removed = found.counts["files_removed"]
+        reason = f"; {removed} file(s) removed by filters" if removed else ""
         notes = "".join(f"\n  note: {note}" for note in found.notes)
-        raise DataError(f"data.root={config.data.root}: no usable picture{notes}")
+        raise DataError(f"{named_roots(config.data)}: no usable picture{reason}{notes}")
 
 
 def draw_contact_sheets(

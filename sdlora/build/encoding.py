@@ -8,12 +8,13 @@ import torch
 from sdlora.build import parts
 from sdlora.build.data import CheckedData, batch_plan
 from sdlora.build.hashes import part_key
-from sdlora.build.sources import cache_folder, is_streamed, streamed_source
+from sdlora.build.sources import cache_folder, is_streamed, named_roots, streamed_source
 from sdlora.config import TrainConfig
 from sdlora.data.cache import Cache, Encodings, embedding_keys, latent_keys
 from sdlora.data.datamodule import CaptionDataModule
 from sdlora.data.dataset import Look, PictureDataset, Table
 from sdlora.data.encoders import CaptionEncoder, PictureEncoder
+from sdlora.data.samples import ERROR
 from sdlora.data.sources import DataError
 from sdlora.data.store import TensorStore
 from sdlora.data.streamed_batches import StreamedBatches
@@ -39,11 +40,23 @@ def cache_of(config: TrainConfig, device: torch.device, progress: Progress) -> C
         )
     return Cache(
         store=store,
-        resident_bytes=round(settings.resident_gib * GIB),
+        resident_bytes=resident_bytes(settings.resident_gib, device),
         device=device,
         progress=progress,
         num_workers=config.data.num_workers,
     )
+
+
+def resident_bytes(gib: float, device: torch.device) -> int:
+    """How large a set may be to live on the device: of a GPU's free memory a quarter at most.
+
+    The rest is for activations and pictures drawn while training; an 8 GB card has little to spare.
+    """
+    wanted = round(gib * GIB)
+    if device.type != "cuda":
+        return wanted
+    free, _ = torch.cuda.mem_get_info(device)
+    return min(wanted, free // 4)
 
 
 def encoded_pictures(
@@ -143,7 +156,8 @@ def training_set(
     base = resolve(parts.model_source(config.model))
     latents, data = encoded_pictures(config, data, family, base, cache)
     if not data.geometry:
-        raise DataError(f"data.root={config.data.root}: no picture can be decoded")
+        lines = [f"\n  {item}" for item in data.source.findings if item.severity == ERROR]
+        raise DataError(f"{named_roots(config.data)}: no picture can be used:{''.join(lines)}")
     batches = dataset(config, data, family)
     batches.latents = latents
     if config.lora.text_encoder.method == "frozen" and data.recipe.is_static:

@@ -65,8 +65,10 @@ def summarise(job: TrainingJob, files: list[Path]) -> None:
     job.evaluator.write_pictures(job.folder / "samples" / "last", last)
     grid = job.folder / "samples" / "last.png"
     job.evaluator.write_grid(grid, last, "LoRA")
-    if rows:
+    is_scored = any(value is not None for row in rows.values() for value in row.values().values())
+    if rows and is_scored:
         job.progress.print(score_table(rows, floor=real))
+    if rows:
         settings = {"config": asdict(job.config), "versions": _versions()}
         write_report_json(job.folder / "report.json", rows, settings=settings, floor=real)
         _log_hparams(job, rows, real)

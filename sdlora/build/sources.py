@@ -127,6 +127,14 @@ def colour(text: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
+def named_roots(data: DataConfig) -> str:
+    """Key and value that say where the pictures come from, for a message."""
+    if data.source == "portraits":
+        return f"data.num_pictures={data.num_pictures}"
+    paths = ", ".join(root.path for root in data.roots)
+    return f"data.roots=[{paths}]" if data.roots else f"data.root={data.root}"
+
+
 def _roots(data: DataConfig) -> list[Root]:
     if data.roots:
         return [

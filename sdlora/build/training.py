@@ -23,6 +23,7 @@ from sdlora.build.data_sheet import (
     data_sheet,
     draw_contact_sheets,
     refuse_findings,
+    say_left_out,
     write_data_sheet,
 )
 from sdlora.build.encoding import datamodule, training_set
@@ -31,6 +32,7 @@ from sdlora.build.job import TrainingJob
 from sdlora.build.prior import draw_missing_class_pictures
 from sdlora.build.results import metadata
 from sdlora.build.sources import held_out
+from sdlora.build.validation import held_out_data, validation_loss
 from sdlora.callbacks.averaging import ExponentialMovingAverage, copy_into
 from sdlora.callbacks.drawing import Evaluate
 from sdlora.callbacks.saving import Checkpoints
@@ -38,7 +40,7 @@ from sdlora.callbacks.speed import Throughput
 from sdlora.callbacks.stopping import StopSignals
 from sdlora.checkpoint import newest_valid, step_of
 from sdlora.config import TrainConfig
-from sdlora.data.check import FILE_NAME
+from sdlora.data.check import FILE_NAME, changed_pictures
 from sdlora.data.sources import PictureSource
 from sdlora.evaluator import Evaluator
 from sdlora.metrics.scoring import Scorer
@@ -72,7 +74,7 @@ def training_job(config: TrainConfig, folder: Path, progress: Progress) -> Train
         ValueError: Whatever cannot work, before the first step.
     """
     checkpoint = _checkpoint_to_resume(config, folder, progress)
-    data, hashes = _data(config, folder, progress)
+    data, unseen, hashes = _data(config, folder, progress)
     scorer = _scorer(config, data.source, progress)
     specs = parts.lora_specs(config.lora)
     family = _model(config, specs)
@@ -81,7 +83,7 @@ def training_job(config: TrainConfig, folder: Path, progress: Progress) -> Train
     batches, left = training_set(config, data, family, trainer.strategy.root_device, progress)
     sheet = data_sheet(config, left)
     if left is not data:
-        sheet = write_data_sheet(config, left, folder, progress)
+        say_left_out(sheet, data, folder, progress)
         refuse_findings(config, sheet)
 
     decay = config.trainer.ema_decay
@@ -106,6 +108,7 @@ def training_job(config: TrainConfig, folder: Path, progress: Progress) -> Train
         checkpoint=checkpoint,
     )
     job.evaluate.best = _best(job)
+    job.evaluate.validation = validation_loss(config, job.module, left, unseen, progress)
     trainer.callbacks.extend(_callbacks(job, batches.num_samples))  # type: ignore[attr-defined]
     return job
 
@@ -155,17 +158,22 @@ def fit(job: TrainingJob) -> None:
 
 def _data(
     config: TrainConfig, folder: Path, progress: Progress
-) -> tuple[CheckedData, dict[str, str]]:
-    """The pictures, checked, and the hashes of what the run is made from."""
+) -> tuple[CheckedData, CheckedData | None, dict[str, str]]:
+    """The pictures, those that are held out, and the hashes of what the run is made from."""
     if config.data.prior.mode == "class":
         draw_missing_class_pictures(config, folder, progress)
     data = checked_data(config, folder, progress)
-    refuse_findings(config, write_data_sheet(config, data, folder, progress))
+    unseen = held_out_data(config, data, progress)
+    if config.data.val_fraction:
+        data, unseen = data.split(config.data.val_fraction)
+        progress.print(f"{len(unseen.geometry)} pictures are held out (data.val_fraction)")
     hashes = {"data": data.fingerprint, **base_hashes(config)}
-    if config.resume:
-        refuse_changes(folder, asdict(config), hashes)
+    if config.resume:  # before the sheet is written anew: it tells which pictures changed
+        changed = changed_pictures(folder / FILE_NAME, data.source.pictures)
+        refuse_changes(folder, asdict(config), hashes, {"data": changed})
+    refuse_findings(config, write_data_sheet(config, data, folder, progress))
     write_config(folder, asdict(config), hashes)
-    return data, hashes
+    return data, unseen, hashes
 
 
 def _model(config: TrainConfig, specs: Mapping[str, LoraSpec]) -> StableDiffusion:

@@ -15,6 +15,7 @@ from sdlora.callbacks.steps import OptimizerStepCallback, every
 from sdlora.evaluator import Evaluation, Evaluator
 from sdlora.module import DiffusionModule
 from sdlora.report import append_metrics, read_metrics
+from sdlora.validation import ValidationLoss
 
 
 class Evaluate(OptimizerStepCallback):
@@ -48,6 +49,7 @@ class Evaluate(OptimizerStepCallback):
         self.average = average
         self.best = best
         self.stop_patience = stop_patience
+        self.validation: ValidationLoss | None = None
         self.last: Evaluation | None = None
 
     def on_train_start(
@@ -58,7 +60,8 @@ class Evaluate(OptimizerStepCallback):
             return
         base = self.evaluator.draw_base()
         if trainer.global_step == 0:  # a resumed run has this line
-            append_metrics(self.folder / "metrics.jsonl", 0, base.named("base"))
+            values = {**base.named("base"), **self._validated()}
+            append_metrics(self.folder / "metrics.jsonl", 0, values)
 
     def on_optimizer_step(
         self, trainer: lightning.Trainer, module: DiffusionModule, step: int
@@ -81,16 +84,21 @@ class Evaluate(OptimizerStepCallback):
         parameters = module.all_trained_parameters()
         with self.average.applied(parameters) if self.average else nullcontext():
             evaluation = self.evaluator.draw(preview=not scored)
+            validated = self._validated() if scored else {}
         path = self.folder / "samples" / f"step_{step:07d}.png"
         grid = self.evaluator.write_grid(path, evaluation, f"step {step}")
         self.evaluator.write_preview(path.with_suffix(""), evaluation)
         if scored:
             self.last = evaluation
-            append_metrics(self.folder / "metrics.jsonl", step, evaluation.named("eval"))
+            values = {**evaluation.named("eval"), **validated}
+            append_metrics(self.folder / "metrics.jsonl", step, values)
             base = self.evaluator.draw_base().scores
             if self.best is not None and base is not None and evaluation.scores is not None:
                 self.best.consider(step, evaluation.scores, base)
-        self._log(trainer, step, grid, evaluation.named("eval") if scored else {})
+        self._log(trainer, step, grid, {**evaluation.named("eval"), **validated})
+
+    def _validated(self) -> dict[str, float]:
+        return {} if self.validation is None else self.validation.compute()
 
     def _scores_since_best(self) -> int:
         """How often later steps were scored; counted in the file, which a resumed run has too."""

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sdlora.data.captions import CaptionRecipe, has_broken_wildcard
 from sdlora.data.samples import WARNING, Finding, Picture, quoted
@@ -16,7 +16,10 @@ _QUOTED_LENGTH = 100
 
 
 def caption_findings(
-    pictures: Sequence[Picture], recipe: CaptionRecipe, cut: Sequence[str]
+    pictures: Sequence[Picture],
+    recipe: CaptionRecipe,
+    cut: Sequence[str],
+    meant: Collection[str] = (),
 ) -> list[Finding]:
     """Warn of captions that are cut, that several pictures share, or whose wildcards are broken.
 
@@ -25,6 +28,7 @@ def caption_findings(
         recipe: What they become.
         cut: For each picture the words that the tokenizer loses, ``""`` if none; as long as
             ``pictures``.
+        meant: Captions that the config gives to many pictures; sharing them is no finding.
     """
     findings = [
         Finding(
@@ -45,7 +49,7 @@ def caption_findings(
                 f"as it is, {_excerpt(picture.text)}; mend it, or remove the braces"
             )
             findings.append(Finding(picture.name, "broken_wildcard", reason, WARNING))
-        if picture.text:
+        if picture.text and picture.text not in meant:
             sharing[picture.prefix, picture.text].append(picture.name)
     return findings + [
         Finding(names[0], "same_caption", _shared(text, names), WARNING)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sdlora import files
-from sdlora.data.samples import ERROR, Finding, quoted
+from sdlora.data.samples import ERROR, Finding, Picture, quoted
 from sdlora.data.sheet import Row, Sheet
 from sdlora.data.sources import DataError
 from sdlora.progress import Progress
@@ -70,6 +70,29 @@ def write_sheet(path: Path | str, sheet: Sheet) -> None:
     text = "{\n" + ",\n".join(parts) + "\n}\n"
     # file names that are no Unicode hold lone surrogates, whose escape in Python is also JSON's
     files.write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def changed_pictures(path: Path, pictures: Sequence[Picture]) -> list[str]:
+    """Which pictures are not those that a sheet was written for; empty if it cannot be read.
+
+    Args:
+        path: A ``dataset.json``.
+        pictures: As they are now.
+
+    Returns:
+        One line each: ``changed: a.png``, ``gone: b.png``, ``new: c.png``, sorted. A changed
+        caption shows only where it is told by the fingerprint: the sheet holds captions as made.
+    """
+    try:
+        stored = json.loads(path.read_text("utf-8"))["pictures"]
+        before = {entry["name"]: entry["content"] for entry in stored}
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    now = {picture.name: picture.content for picture in pictures}
+    lines = [f"gone: {quoted(name)}" for name in before.keys() - now.keys()]
+    lines += [f"new: {quoted(name)}" for name in now.keys() - before.keys()]
+    both = before.keys() & now.keys()
+    return sorted(lines + [f"changed: {quoted(x)}" for x in both if before[x] != now[x]])
 
 
 def print_sheet(sheet: Sheet, progress: Progress, with_errors: bool = True) -> None:

@@ -1,6 +1,7 @@
 """Pictures and captions through the frozen encoders, batched, one bucket at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -58,7 +59,7 @@ class PictureEncoder:
         batch: list[tuple[int, Tensor]] = []
         for picture, pixels in self._decoded(sorted(views, key=self._bucket)):
             if isinstance(pixels, Finding):
-                self.faults[picture] = pixels
+                self._add_fault(picture, pixels.kind, pixels.reason)
                 continue
             if batch and (len(batch) == _BATCH or batch[0][1].shape != pixels.shape):
                 yield from self._encoded(batch, views)
@@ -66,6 +67,22 @@ class PictureEncoder:
             batch.append((picture, pixels))
         if batch:
             yield from self._encoded(batch, views)
+
+    def _add_fault(self, picture: int, kind: str, reason: str) -> None:
+        """Note what is wrong with a picture, and with its copies, whose latents have its key."""
+        for number in self._copies[self._identity(picture)]:
+            self.faults[number] = Finding(self._source.pictures[number].name, kind, reason)
+
+    @cached_property
+    def _copies(self) -> dict[tuple[str, Geometry], list[int]]:
+        """Pictures of the same bytes and the same cut."""
+        groups: dict[tuple[str, Geometry], list[int]] = {}
+        for number in range(len(self._geometry)):
+            groups.setdefault(self._identity(number), []).append(number)
+        return groups
+
+    def _identity(self, picture: int) -> tuple[str, Geometry]:
+        return self._source.pictures[picture].content, self._geometry[picture]
 
     def _bucket(self, picture: int) -> tuple[tuple[int, int], int]:
         return self._geometry[picture].bucket, picture
@@ -85,12 +102,11 @@ class PictureEncoder:
             sound = moments.isfinite().flatten(1).all(dim=1).tolist()
             for (picture, _), own, finite in zip(batch, moments, sound, strict=True):
                 if not finite:
-                    name = self._source.pictures[picture].name
                     reason = (
                         "the VAE gives NaN or infinity for it; use a VAE in float32 (SDXL's own "
                         "overflows in float16)"
                     )
-                    self.faults[picture] = Finding(name, "nan_latents", reason)
+                    self._add_fault(picture, "nan_latents", reason)
                 elif view in views[picture]:
                     yield picture * self._views + view, own.clone()
 

@@ -73,6 +73,10 @@ class Selection:
         return self._source.mask(self._indices[index])
 
 
+CLASS_PICTURES = "class pictures/"
+"""Names of class pictures begin so."""
+
+
 class WithClassPictures:
     """A source and, for prior preservation, class pictures that train along.
 
@@ -100,7 +104,7 @@ class WithClassPictures:
         ] + [
             replace(
                 picture,
-                name=f"class pictures/{picture.name}",
+                name=CLASS_PICTURES + picture.name,
                 repeats=picture.repeats * self.times[1],
                 loss_weight=picture.loss_weight * weight,
             )

@@ -30,10 +30,11 @@ def tokenize(tokenizer: CLIPTokenizer, captions: Sequence[str], num_chunks: int 
     """
     length = tokenizer.model_max_length
     room = length - 2
-    # not verbose: it would warn of long captions, which the chunks are for
-    texts = tokenizer(list(captions), add_special_tokens=False, truncation=False, verbose=False)[
-        "input_ids"
-    ]
+    texts = []
+    if captions:  # transformers fails on none; not verbose: it would warn of what chunks are for
+        texts = tokenizer(
+            list(captions), add_special_tokens=False, truncation=False, verbose=False
+        )["input_ids"]
     ids = torch.full((len(texts), num_chunks, length), int(tokenizer.pad_token_id))
     cut = []
     for row, tokens in zip(ids, texts, strict=True):

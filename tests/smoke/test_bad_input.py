@@ -34,6 +34,11 @@ TYPES = [
     ("lora.unet=4", "lora.unet=4: is a group of keys, not one value; set lora.unet.KEY=VALUE"),
     ("lora.r=${foo}", "lora.r=${foo}: Interpolation key 'foo' not found; write a value"),
 ]
+ROOTS = [
+    ("data.roots=[{pth: x}]", "data.roots: pth: unknown key; did you mean path? each has path, "),
+    ("data.roots=[{path: x, repeats: two}]", "data.roots: repeats=two: must be a whole number"),
+    ("data.roots=[x]", "data.roots[0]=x: must be keys and values, such as {path: ...}"),
+]
 RANGES = [
     ("lora.r=0", "lora.r=0: must be a whole number >= 1"),
     ("lora.unet.r=0", "lora.unet.r=0: must be a whole number >= 1"),
@@ -71,7 +76,7 @@ PATHS = [
 ]
 
 
-@pytest.mark.parametrize(("override", "message"), KEYS + TYPES + RANGES + NAMES + PATHS)
+@pytest.mark.parametrize(("override", "message"), KEYS + TYPES + ROOTS + RANGES + NAMES + PATHS)
 def test_stops_with_key_value_and_remedy(
     override: str, message: str, message_of: MessageOf, garbage_base: Path, tmp_path: Path
 ) -> None:

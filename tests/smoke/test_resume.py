@@ -204,6 +204,10 @@ def test_what_cannot_change_is_named(
     assert told.startswith(begins + f"model.path: was '{random_base}', now '{garbage_base}'\n")
     told = message_of(f"resume={folder}", f"data.root={write_pictures(tmp_path, 4)}")
     assert told.startswith(begins + "data: its content has changed (SHA-256 ")
+    assert told.splitlines()[2:] == [
+        "    gone: picture_4.png",
+        "Set it back, or start a new run.",
+    ]
     with FileLock(folder / ".lock"):
         told = message_of(f"resume={folder}")
     assert told.startswith(f"run_dir={folder}: another process is training in it; wait for it")

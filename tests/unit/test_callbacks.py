@@ -34,6 +34,7 @@ from sdlora.metrics.selection import Rule
 from sdlora.models.sd import StableDiffusion
 from sdlora.module import DiffusionModule, TrainingError
 from sdlora.progress import Progress
+from sdlora.validation import FixedSet, ValidationLoss
 from tests.unit.tiny_training import Stream, adapted, diffusion_module, trainer
 
 
@@ -483,6 +484,33 @@ class Listed(Drawer):
 
     def draw(self, preview: bool = False) -> Evaluation:
         return self._evaluation(True, next(self.distances))
+
+
+def test_looking_changes_nothing_of_the_training(
+    loaded_family: StableDiffusion, tmp_path: Path
+) -> None:
+    """Weights are the same, bit by bit, with and without scores and validation losses."""
+
+    def trained(looks: bool) -> dict[str, Tensor]:
+        module = diffusion_module(adapted(copy.deepcopy(loaded_family), dropout=0.2))
+        evaluate = Evaluate(
+            cast(Evaluator, Drawer(module)),
+            pictures_every_n_steps=0,
+            scores_every_n_steps=1,
+            folder=tmp_path / str(looks),
+        )
+        ids = module.family.tokenize(["a", "b"]).ids
+        fixed = FixedSet([torch.zeros(8, 8, 8), torch.ones(8, 8, 8)], ids)
+        evaluate.validation = ValidationLoss(module.family, module.objective, fixed, fixed)
+        trainer(tmp_path, 3, [evaluate] if looks else []).fit(module, datamodule=Stream())
+        return {name: p.detach().clone() for name, p in module.all_trained_parameters().items()}
+
+    alone, watched = trained(False), trained(True)
+    assert all(torch.equal(alone[name], watched[name]) for name in alone)
+    scored = [line for line in lines(tmp_path / "True" / "metrics.jsonl") if "val/loss" in line]
+    assert [line["step"] for line in scored] == [0, 1, 2, 3]
+    assert len({line["val/loss"] for line in scored}) == 4
+    assert {line["val/gap"] for line in scored} == {0.0}  # both sets are the same
 
 
 def test_the_best_adapter_is_kept_as_it_was(family: StableDiffusion, tmp_path: Path) -> None:

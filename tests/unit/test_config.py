@@ -68,6 +68,7 @@ def test_an_experiment_may_be_changed_from_the_command_line() -> None:
         (["lora.unet.method=full"], "^lora.text_encoder.method=lora: cannot be mixed with"),
         (["lora.use_dora=true"], "works on the UNet only; set lora.text_encoder.method=frozen"),
         (["data.root=null"], "^data.root=None: name the folder that holds your pictures"),
+        (["data=hub"], "^data.root=None: name the Hugging Face set, such as OWNER/NAME, or a"),
         (["data.resolution=100"], "multiple of 8 between 8 and 4096; the nearest is 96$"),
         (["data.resolution=5000"], "the nearest is 4096$"),
         (["data.crop=random"], "^data.crop=random: .* needs data.cache=off"),

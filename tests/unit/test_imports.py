@@ -39,6 +39,7 @@ LEVELS = {
     "sdlora.run_folder": 4,
     "sdlora.export": 4,
     "sdlora.best": 4,
+    "sdlora.validation": 4,
     "sdlora.checkpoint": 4,
     "sdlora.build": 6,
     "sdlora.build.*": 6,

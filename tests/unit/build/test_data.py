@@ -9,6 +9,8 @@ from hydra import compose, initialize_config_dir
 from PIL import Image, ImageDraw
 
 from sdlora.build.data import CheckedData, batch_plan, buckets, checked_data
+from sdlora.build.data_sheet import data_sheet, refuse_findings
+from sdlora.build.validation import held_out_data
 from sdlora.command_line import CONF, opened_shortcuts, register_schemas, to_typed
 from sdlora.config import TrainConfig
 from sdlora.data.sources import DataError
@@ -34,10 +36,11 @@ def checked(tmp_path: Path, folder: Path, *overrides: str) -> CheckedData:
 def write(folder: Path, **sizes: tuple[int, int]) -> Path:
     folder.mkdir(exist_ok=True)
     for number, (name, size) in enumerate(sizes.items()):
-        picture = Image.new("RGB", size, (40 * number, 99, 0))
+        place = number % 9
+        picture = Image.new("RGB", size, (40 * number % 256, 99, 0))
         draw = ImageDraw.Draw(picture)  # so that no two look alike
-        draw.rectangle((0, 0, size[0] * (number + 1) // 9, size[1] // 2), fill="white")
-        draw.ellipse((size[0] // 2, size[1] * number // 9, size[0], size[1]), fill="black")
+        draw.rectangle((0, 0, size[0] * (place + 1) // 9, size[1] // 2), fill="white")
+        draw.ellipse((size[0] // 2, size[1] * place // 9, size[0], size[1]), fill="black")
         picture.save(folder / f"{name}.png")
         (folder / f"{name}.txt").write_text(f"picture {name}", "utf-8")
     return folder
@@ -123,6 +126,26 @@ def test_class_pictures_train_along_as_often(tmp_path: Path) -> None:
     assert kinds == {("picture a", 1.0, 2): 1, ("picture b", 1.0, 2): 1, ("a thing", 0.25, 1): 5}
 
 
+def test_the_check_does_without_class_pictures_that_are_still_to_be_drawn(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", a=(90, 90))
+    prior = ("data.prior.mode=class", "data.prior.prompt=a thing")
+    data = checked(tmp_path, folder, "check=true", *prior)
+    assert [picture.name for picture in data.source.pictures] == ["a.png"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_set_of_which_nothing_is_left_says_where_it_went(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", a=(90, 90))
+    config = config_of(tmp_path, f"data.root={folder}", "data.filters.min_width=100")
+    data = checked_data(config, tmp_path, Progress(enabled=False))
+    found = data_sheet(config, data)
+    with pytest.raises(DataError, match=r"set: no usable picture; 1 file\(s\) removed by filters"):
+        refuse_findings(config, found)
+    two = config_of(tmp_path, "data.root=null", f"data.roots=[{{path: '{folder}'}}]")
+    with pytest.raises(DataError, match=r"^data\.roots=\[.*set\]: no usable picture"):
+        refuse_findings(two, found)
+
+
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"the photos are not here ({PHOTOS})")
 @pytest.mark.parametrize(
     "mode",
@@ -147,3 +170,41 @@ def test_a_hundred_photos_train_in_every_bucket_mode(mode: tuple[str, ...], tmp_
         assert right <= picture.size[0] + 1e-6
         assert bottom <= picture.size[1] + 1e-6
         assert all(side % 16 == 0 for side in geometry.bucket)
+
+
+def test_a_share_is_held_out_by_the_pictures_own_bytes(tmp_path: Path) -> None:
+    sizes = {f"p{number}": (64 + number, 64) for number in range(60)}
+    folder = write(tmp_path / "set", **sizes)
+    data = checked(tmp_path, folder)
+    trained, unseen = data.split(0.25)
+    names = {picture.name for picture in unseen.source.pictures}
+    assert 4 <= len(names) <= 28  # 15 expected: more than three standard deviations either way
+    assert {picture.name for picture in trained.source.pictures} == {
+        f"{name}.png" for name in sizes
+    } - names
+    assert len(unseen.geometry) == len(names)
+    (folder / "p0.png").unlink()
+    (folder / "p0.txt").unlink()
+    _, again = checked(tmp_path, folder).split(0.25)
+    assert {picture.name for picture in again.source.pictures} == names - {"p0.png"}
+
+
+def test_held_out_pictures_are_found_or_left_out_by_name(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", a=(90, 90), b=(90, 90))
+    config = config_of(tmp_path, f"data.root={folder}")
+    progress = Progress(enabled=False)
+    data = checked_data(config, tmp_path / "run", progress)
+    assert held_out_data(config, data, progress) is None
+    unseen = write(folder / "held_out", c=(90, 90), d=(200, 90))
+    found = held_out_data(config, data, progress)
+    assert found is not None
+    assert [picture.text for picture in found.source.pictures] == ["picture c", "picture d"]
+    assert [geometry.bucket for geometry in found.geometry] == [(64, 64), (64, 64)]
+    (unseen / "c.txt").unlink()
+    with progress.console.capture() as shown:
+        found = held_out_data(config, data, progress)
+    assert found is not None
+    assert [picture.name for picture in found.source.pictures] == ["d.png"]
+    assert "validation: left out: c.png: " in shown.get()
+    (unseen / "d.txt").unlink()
+    assert held_out_data(config, data, progress) is None

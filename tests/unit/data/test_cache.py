@@ -180,6 +180,24 @@ def test_pictures_that_cannot_be_encoded_are_named_and_the_rest_goes_on() -> Non
     assert str(encoder.faults[2]).startswith("2.png: cannot be decoded (cut off)")
 
 
+def test_every_copy_of_a_picture_that_cannot_be_encoded_is_named() -> None:
+    class Broken(Stripes):
+        def image(self, index: int) -> Image.Image:
+            if index in (1, 3):
+                raise PictureError("cannot be decoded (cut off)")
+            return super().image(index)
+
+    source = Broken(4)
+    source.pictures[3] = replace(source.pictures[3], content=source.pictures[1].content)
+    geometry = geometry_of(source)
+    encoder = PictureEncoder(source, geometry, True, encode_images, in_memory())
+    Encodings(in_memory()).fill(latent_keys(source, geometry, True, "vae"), encoder)
+    assert {n: str(finding) for n, finding in encoder.faults.items()} == {
+        1: "1.png: cannot be decoded (cut off)",
+        3: "3.png: cannot be decoded (cut off)",
+    }
+
+
 def test_a_text_encoder_that_gives_nan_stops_the_run() -> None:
     encoder = CaptionEncoder(torch.ones(2, 3), lambda ids: ids / torch.zeros(1), in_memory())
     with pytest.raises(DataError, match="text encoder gives NaN"):

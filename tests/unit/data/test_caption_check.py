@@ -41,6 +41,12 @@ def test_shared_captions_are_one_finding_for_each_text() -> None:
     assert '1 other picture(s) (8.png), "a hat"' in findings[1].reason
 
 
+def test_a_caption_that_the_config_gives_may_be_shared() -> None:
+    shown = pictures("a man", "a photo", "a man", "a photo")
+    findings = caption_findings(shown, CaptionRecipe(), [""] * 4, meant={"a photo"})
+    assert [finding.name for finding in findings] == ["0.png"]
+
+
 def test_one_text_behind_two_prefixes_is_two_captions() -> None:
     shown = [*pictures("a man", prefix="ohwx"), *pictures("a man", prefix="sks")]
     assert caption_findings(shown, CaptionRecipe(), ["", ""]) == []

@@ -27,6 +27,12 @@ def test_one_chunk_is_the_tokenizers_own_padding_and_cut(
     assert torch.equal(tokenize(family.tokenizer, [text]).ids, theirs)
 
 
+def test_no_caption_gives_no_row(family: StableDiffusion) -> None:
+    tokens = tokenize(family.tokenizer, [], num_chunks=2)
+    assert tokens.ids.shape == (0, 2 * 77)
+    assert tokens.cut == []
+
+
 @pytest.mark.parametrize("num_words", [0, 1, 75, 76, 150, 151, 225])
 def test_chunks_hold_every_token_in_order(family: StableDiffusion, num_words: int) -> None:
     tokenizer, text = family.tokenizer, sentence(num_words)
