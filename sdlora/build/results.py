@@ -16,6 +16,7 @@ from sdlora.build.job import TrainingJob
 from sdlora.data.check import FILE_NAME
 from sdlora.evaluator import Evaluation
 from sdlora.export import export_lora, export_pipeline, prove_export
+from sdlora.html_report import write_html_report
 from sdlora.metrics.scoring import Scores
 from sdlora.report import gap_closed, score_table, write_report_json
 from sdlora.run_folder import flat
@@ -73,8 +74,11 @@ def summarise(job: TrainingJob, files: list[Path]) -> None:
         write_report_json(job.folder / "report.json", rows, settings=settings, floor=real)
         _log_hparams(job, rows, real)
     _say_best(job, best)
+    with job.progress.working("Writing report.html"):
+        write_html_report(job.folder)
     job.progress.print("\nWritten:")
-    reports = [job.folder / name for name in ("metrics.jsonl", "report.json", FILE_NAME)]
+    names = ("report.html", "metrics.jsonl", "report.json", FILE_NAME)
+    reports = [job.folder / name for name in names]
     for path in [*files, grid, *reports, *job.contact_sheets]:
         if path.exists():
             job.progress.print(f"  {path}")
