@@ -77,6 +77,9 @@ def read_best(run: Path) -> Best | None:
         stored = json.loads((run / FOLDER / SCORES).read_text("utf-8"))
         scores = stored["scores"]
         pictures = tuple(PictureScores(**picture) for picture in scores.pop("per_picture"))
-        return Best(int(stored["step"]), Scores(**scores, per_picture=pictures))
-    except (OSError, ValueError, KeyError, TypeError):
+        ends = scores.pop("intervals", {}).items()  # no intervals: written by an older version
+        intervals = {name: (float(low), float(high)) for name, (low, high) in ends}
+        found = Scores(**scores, per_picture=pictures, intervals=intervals)
+        return Best(int(stored["step"]), found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -244,6 +244,9 @@ class EvaluationConfig:
     """Face distance and faceless count: ``tiny_face``, ``deepface`` or ``none``."""
     clip: ScorerConfig = MISSING
     """CLIP score: ``clip`` (``options.model``: ``tiny``, a folder or a Hub id), or ``none``."""
+    image: ScorerConfig = MISSING
+    """Image similarity, diversity and copying: ``image`` (``options.model``: ``tiny``, a folder or
+    a Hub id of a CLIP or DINOv2), or ``none``."""
     references: str | None = None
     """Folder of pictures of the same person that training does not see. ``null``: the folder
     ``held_out`` in ``data.root`` if there is one, else the training pictures."""
@@ -283,6 +286,7 @@ class EvaluationConfig:
             )
         require_choice("evaluation.face.name", self.face.name, ("tiny_face", "deepface", "none"))
         require_choice("evaluation.clip.name", self.clip.name, ("clip", "none"))
+        require_choice("evaluation.image.name", self.image.name, ("image", "none"))
         require_count("evaluation.every_n_steps", self.every_n_steps, 0)
 
 

@@ -62,15 +62,18 @@ class Evaluation:
     scores: Scores | None = None
 
     def named(self, prefix: str) -> dict[str, float | None | str]:
-        """Scores as ``prefix/name`` -> number, or ``None`` with ``prefix/name_reason``."""
+        """Scores as ``prefix/name`` -> number, or ``None`` with ``prefix/name_reason``.
+
+        Ends of an interval are ``prefix/name_low`` and ``prefix/name_high``.
+        """
         if self.scores is None:
             return {}
         scores = self.scores
         values: dict[str, float | None | str] = {
-            f"{prefix}/face_distance": scores.face_distance,
-            f"{prefix}/faceless": scores.faceless,
-            f"{prefix}/clip_score": scores.clip_score,
+            f"{prefix}/{name}": value for name, value in scores.values().items()
         }
+        for name, (low, high) in scores.intervals.items():
+            values.update({f"{prefix}/{name}_low": low, f"{prefix}/{name}_high": high})
         reasons = {f"{prefix}/{name}_reason": why for name, why in scores.reasons.items()}
         return {**values, **reasons}
 

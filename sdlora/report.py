@@ -19,6 +19,8 @@ MIN_CELL_PX = 128
 MARGIN_PX = 4
 FONT_PX = 13
 MAX_LABEL_LINES = 6
+EXTRA_SCORES = {"image_similarity": "alike ↑", "diversity": "varied ↑", "copying": "copying ↓"}
+"""Score -> header of its column, which is shown where some row has the score."""
 
 
 def grid(
@@ -110,6 +112,8 @@ def score_table(
 ) -> Table:
     """A table of scores for the terminal; the first row is what the others are compared with.
 
+    ``±`` is half the width of the 95 % interval of a mean over the pictures.
+
     Args:
         rows: Name -> scores, e.g. ``{"base": ..., "LoRA": ...}``, the base first.
         floor: Scores of real pictures of the person; adds their row and the gap closed.
@@ -128,15 +132,20 @@ def score_table(
     table.add_column("")
     for header in ("pictures", "face distance ↓", "faceless ↓", "CLIP score ↑"):
         table.add_column(header, justify="right")
+    shown = dict(rows) if floor is None else {**rows, "real pictures": floor}
+    extra = [n for n in EXTRA_SCORES if any(getattr(s, n) is not None for s in shown.values())]
+    table.padding = (0, 0) if extra else (0, 1)  # all numbers whole in 80 columns
+    for name in extra:
+        table.add_column(EXTRA_SCORES[name], justify="right")
     if floor is not None:
         table.add_column("gap closed ↑", justify="right")
-    shown = dict(rows) if floor is None else {**rows, "real pictures": floor}
     for name, scores in shown.items():
         cells = [
             str(scores.num_pictures),
-            _number(scores.face_distance, base.face_distance, 3),
-            _number(scores.faceless, base.faceless, 0),
-            _number(scores.clip_score, base.clip_score, 2),
+            _cell("face_distance", scores, base, 3),
+            _cell("faceless", scores, base, 0),
+            _cell("clip_score", scores, base, 2),
+            *(_cell(score, scores, None, 3) for score in extra),
         ]
         if floor is not None:
             closed = gap_closed(base.face_distance, scores.face_distance, floor.face_distance)
@@ -146,17 +155,23 @@ def score_table(
         f"{name}: no {score} ({reason})"
         for name, scores in shown.items()
         for score, reason in scores.reasons.items()
+        if score in extra or score not in EXTRA_SCORES
     ]
     table.caption = "\n".join(notes) or None
     return table
 
 
-def _number(value: float | None, base: float | None, digits: int) -> str:
+def _cell(name: str, scores: Scores, base: Scores | None, digits: int) -> str:
+    value, of_base = getattr(scores, name), getattr(base, name, None)
     if value is None:
         return "none"
-    if base is None or value == base:
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} ({value - base:+.{digits}f})"
+    text = f"{value:.{digits}f}"
+    low, high = scores.intervals.get(name, (value, value))
+    if low < high:
+        text += f" ± {(high - low) / 2:.{digits}f}"
+    return (
+        text if of_base is None or value == of_base else f"{text} ({value - of_base:+.{digits}f})"
+    )
 
 
 def append_metrics(

@@ -10,13 +10,15 @@ from sdlora.data.pictures import PICTURE_SUFFIXES, read_picture
 from sdlora.data.sources import PictureSource
 from sdlora.metrics.clip import ClipScore
 from sdlora.metrics.face import DeepFaceModel, FaceModel, TinyFace
+from sdlora.metrics.image_features import ImageFeatures
 from sdlora.metrics.scoring import Scorer, load_or_reason
 from sdlora.models.loading import EMBEDDED, ModelSource, resolve
 from sdlora.optim import check_options
 from sdlora.progress import Progress
 
 MOST_REFERENCES = 100
-"""So many training pictures, at most, are references where none is held out."""
+"""So many training pictures, at most, are references where none is held out; and among so many,
+copies are looked for."""
 
 
 def scorer(
@@ -43,15 +45,28 @@ def scorer(
     if config.clip.name != "none":
         check_options("evaluation.clip.options", ClipScore, config.clip.options)
         clip = load_or_reason(lambda: ClipScore(**config.clip.options), "clip", missing)
+    features: ImageFeatures | None = None
+    if config.image.name != "none":
+        check_options("evaluation.image.options", ImageFeatures, config.image.options)
+        features = load_or_reason(lambda: ImageFeatures(**config.image.options), "image", missing)
     for name, reason in missing.items():
         progress.print(f"evaluation.{name}: will be reported as unavailable: {reason}")
-    names, images = _references(references, source) if face else ([], [])
+    names, images = _references(references, source) if face or features else ([], [])
+    training = _first_pictures(source) if features and source is not None else []
     if face and references is None and source is not None:
         progress.print(
             "note: no held-out pictures (evaluation.references, or a folder held_out in data.root);"
             " faces are compared with the training pictures, which rewards copying them"
         )
-    return Scorer(face, clip, images, reference_names=names, missing=missing)
+    return Scorer(
+        face,
+        clip,
+        images,
+        reference_names=names,
+        missing=missing,
+        features=features,
+        training=training,
+    )
 
 
 def warn_of_other_world(config: EvaluationConfig, model_path: str, progress: Progress) -> None:
@@ -75,15 +90,18 @@ def _references(
     if folder is None:
         if source is None:
             return [], []
-        pictures = source.pictures[:MOST_REFERENCES]
-        images = [source.image(index) for index in range(len(pictures))]
-        return [picture.name for picture in pictures], images
+        names = [picture.name for picture in source.pictures[:MOST_REFERENCES]]
+        return names, _first_pictures(source)
     if not Path(folder).is_dir():
         raise ConfigError(f"evaluation.references={folder}: no such folder; name one, or null")
     paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
     if not paths:
         raise ConfigError(f"evaluation.references={folder}: holds no picture")
     return [path.name for path in paths], [read_picture(path) for path in paths]
+
+
+def _first_pictures(source: PictureSource) -> list[Image.Image]:
+    return [source.image(index) for index in range(min(len(source.pictures), MOST_REFERENCES))]
 
 
 def _face(config: ScorerConfig) -> FaceModel:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TypeVar
 
 from PIL import Image
@@ -9,9 +10,14 @@ from torch import Tensor
 
 from sdlora.metrics.clip import ClipScore
 from sdlora.metrics.face import FaceDistance, FaceModel, face_distances
+from sdlora.metrics.image_features import ImageFeatures
+from sdlora.metrics.image_scores import NAMES as IMAGE_SCORES
+from sdlora.metrics.image_scores import ImageScorer, ImageScores
+from sdlora.metrics.interval import bootstrap_interval
 from sdlora.progress import Progress
 
 Value = TypeVar("Value")
+Prompts = Sequence[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +29,18 @@ class PictureScores:
         face_distance: Mean distance to the references, in [0, 2]; sqrt(2) without a face.
         has_face: Whether a face was found.
         clip_score: 100 * cosine with the prompt, in [0, 100].
+        image_similarity: Mean cosine of its features with the references', in [-1, 1].
+        training_similarity: Largest cosine of its features with a training picture's, in [-1, 1].
+        nearest_training: Which training picture that is, counted from 0.
     """
 
     prompt: str | None
     face_distance: float | None
     has_face: bool | None
     clip_score: float | None
+    image_similarity: float | None = None
+    training_similarity: float | None = None
+    nearest_training: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +55,14 @@ class Scores:
         clip_score: Mean of 100 * cosine, in [0, 100], higher is closer.
         reasons: Score name -> why it is None.
         per_picture: In the order of the pictures.
+        image_similarity: Mean cosine of features with the references', in [-1, 1], higher is
+            closer.
+        diversity: Mean of 1 - cosine between pictures of one prompt, in [0, 2], higher is more
+            varied.
+        copying: Share of pictures taken for copies of a training picture
+            (:func:`sdlora.metrics.similarity.copying`), in [0, 1], lower is better.
+        copying_yardstick: The largest cosine between two different training pictures.
+        intervals: Score name -> ends of the 95 % bootstrap interval of its mean over the pictures.
     """
 
     num_pictures: int
@@ -51,13 +71,20 @@ class Scores:
     clip_score: float | None
     reasons: Mapping[str, str] = field(default_factory=dict)
     per_picture: tuple[PictureScores, ...] = ()
+    image_similarity: float | None = None
+    diversity: float | None = None
+    copying: float | None = None
+    copying_yardstick: float | None = None
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def values(self) -> dict[str, float | int | None]:
-        """Score name -> number, as it is logged."""
+        """Score name -> number, as it is logged; the optional ones where they were asked for."""
+        optional = {name: getattr(self, name) for name in IMAGE_SCORES}
         return {
             "face_distance": self.face_distance,
             "faceless": self.faceless,
             "clip_score": self.clip_score,
+            **{n: v for n, v in optional.items() if v is not None or n in self.reasons},
         }
 
 
@@ -68,7 +95,7 @@ def load_or_reason(
 
     Args:
         factory: What builds the model.
-        name: ``"face"`` or ``"clip"``.
+        name: ``"face"``, ``"clip"`` or ``"image"``.
         missing: Gets ``name`` -> reason on a failure; hand it to :class:`Scorer`.
     """
     try:
@@ -84,7 +111,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FaceScores:
-    """What the face model says of each picture, and the mean of it."""
+    """What the face model says of each picture, and the mean."""
 
     distances: list[float]
     found: list[bool]
@@ -96,20 +123,29 @@ class ClipScores:
     """What the CLIP model says of each picture, and the mean of it."""
 
     scores: list[float]
+    signed: list[float]  # those not raised to 0, which the mean is taken of
     mean: float
+
+    def interval(self) -> tuple[float, float]:
+        """Of the mean, which is itself at least 0."""
+        low, high = bootstrap_interval(self.signed)
+        return max(low, 0.0), max(high, 0.0)
 
 
 class Scorer:
     """Scores pictures against one person's reference pictures and their prompts.
 
-    The references are embedded at the first scoring and kept.
+    References and training pictures are embedded at the first scoring and kept.
 
     Args:
         face: What embeds faces; None leaves the face scores out.
         clip: The CLIP score; None leaves it out.
         references: Pictures of the person, best ones that were not trained on.
         reference_names: Their names, for messages; their numbers if left out.
-        missing: ``"face"`` or ``"clip"`` -> why that model is None.
+        missing: ``"face"``, ``"clip"`` or ``"image"`` -> why that model is None.
+        features: What embeds pictures as a whole; None leaves image similarity, diversity and
+            copying out.
+        training: The training pictures, which copies are looked for among.
 
     Attributes:
         faceless_references: Names of references that show no face and are left out; known after
@@ -124,6 +160,8 @@ class Scorer:
         *,
         reference_names: Sequence[str] | None = None,
         missing: Mapping[str, str] | None = None,
+        features: ImageFeatures | None = None,
+        training: Sequence[Image.Image] = (),
     ) -> None:
         names = [f"#{i}" for i in range(len(references))]
         self._face = face
@@ -132,6 +170,7 @@ class Scorer:
         self._names = names if reference_names is None else list(reference_names)
         self._missing = dict(missing or {})
         self._vectors: Tensor | None = None
+        self._images = ImageScorer(features, self._references, list(training)) if features else None
         self.faceless_references: tuple[str, ...] = ()
         if len(self._names) != len(self._references):
             raise ValueError("reference_names: give one for each reference.")
@@ -162,12 +201,27 @@ class Scorer:
         clip, reason = _attempt(lambda: self._score_clip(images, prompts, progress))
         if reason:
             reasons.update(clip_score=reason)
+        image, reason = _attempt(lambda: self._score_image(list(images), prompts))
+        if reason:
+            reasons.update(dict.fromkeys(IMAGE_SCORES, reason))
+        reasons.update(image.reasons if image else {})
+        similarity, copies = (image.similarity, image.copies) if image else (None, None)
+        each = {
+            "face_distance": face.distances if face else None,
+            "image_similarity": similarity,
+        }
+        intervals = {name: bootstrap_interval(values) for name, values in each.items() if values}
+        if clip:
+            intervals["clip_score"] = clip.interval()
         nothing = [None] * len(images)
         rows = zip(
             prompts or nothing,
             face.distances if face else nothing,
             face.found if face else nothing,
             clip.scores if clip else nothing,
+            similarity or nothing,
+            copies.similarity.tolist() if copies else nothing,
+            copies.nearest.tolist() if copies else nothing,
             strict=True,
         )
         return Scores(
@@ -177,6 +231,11 @@ class Scorer:
             clip_score=clip.mean if clip else None,
             reasons=reasons,
             per_picture=tuple(PictureScores(*row) for row in rows),
+            image_similarity=sum(similarity) / len(similarity) if similarity else None,
+            diversity=image.diversity if image else None,
+            copying=copies.share if copies else None,
+            copying_yardstick=copies.yardstick if copies else None,
+            intervals=intervals,
         )
 
     def _score_faces(self, images: Sequence[Image.Image]) -> FaceScores:
@@ -207,7 +266,7 @@ class Scorer:
         return self._vectors
 
     def _score_clip(
-        self, images: Sequence[Image.Image], prompts: Sequence[str] | None, progress: Progress
+        self, images: Sequence[Image.Image], prompts: Prompts, progress: Progress
     ) -> ClipScores:
         if self._clip is None:
             raise Unavailable(self._missing.get("clip", "no CLIP model was asked for"))
@@ -217,11 +276,20 @@ class Scorer:
             raise Unavailable("there is no picture to score")
         self._clip.reset()
         pairs = list(zip(images, prompts, strict=True))
-        scores = [
-            float(self._clip([image], [prompt]))
-            for image, prompt in progress.track(pairs, "CLIP score")
-        ]
-        return ClipScores(scores=scores, mean=float(self._clip.compute()))
+        scores: list[float] = []
+        sums = [0.0]
+        for image, prompt in progress.track(pairs, "CLIP score"):
+            scores.append(float(self._clip([image], [prompt])))
+            sums.append(float(self._clip.score))
+        signed = [after - before for before, after in pairwise(sums)]
+        return ClipScores(scores=scores, signed=signed, mean=float(self._clip.compute()))
+
+    def _score_image(self, images: list[Image.Image], prompts: Prompts) -> ImageScores:
+        if self._images is None:  # no reason where it was not asked for
+            raise Unavailable(self._missing.get("image", ""))
+        if not images:
+            raise Unavailable("there is no picture to score")
+        return self._images.score(images, prompts)
 
 
 def _attempt(compute: Callable[[], Value]) -> tuple[Value | None, str]:

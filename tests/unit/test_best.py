@@ -14,7 +14,10 @@ RULE = Rule("face_distance", 1.0)
 
 def scores(face_distance: float) -> Scores:
     picture = PictureScores("a man", face_distance, True, 30.0)
-    return Scores(1, face_distance, 0, 30.0, {}, (picture,))
+    intervals = {"face_distance": (face_distance - 0.1, face_distance + 0.1)}
+    return Scores(
+        1, face_distance, 0, 30.0, {}, (picture,), image_similarity=0.5, intervals=intervals
+    )
 
 
 BASE = scores(1.4)

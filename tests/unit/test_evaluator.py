@@ -134,6 +134,14 @@ def test_scores_are_named_with_the_reason_of_what_is_missing() -> None:
     }
 
 
+def test_interval_ends_and_further_scores_are_named() -> None:
+    scores = Scores(4, 1.25, 2, 30.0, diversity=0.5, intervals={"face_distance": (1.0, 1.5)})
+    named = Evaluation(PROMPTS, [], scores).named("eval")
+    assert (named["eval/face_distance_low"], named["eval/face_distance_high"]) == (1.0, 1.5)
+    assert named["eval/diversity"] == 0.5
+    assert "eval/copying" not in named
+
+
 def test_skipped_layers_are_skipped_when_drawing(
     family: StableDiffusion, loaded_family: StableDiffusion
 ) -> None:

@@ -112,6 +112,29 @@ def test_table_compares_with_the_first_row():
     assert "real pictures: no clip_score (there are no prompts to compare with)" in text
 
 
+def test_table_shows_intervals_and_the_further_scores_that_a_row_has():
+    row = Scores(4, 0.465, 0, 30.0, copying=0.25, intervals={"face_distance": (0.43, 0.49)})
+    text = shown(score_table({"base": scores(1.2, 0, 30.0, diversity="one seed"), "LoRA": row}))
+    assert "0.465 ± 0.030 (-0.735)" in text
+    assert "copying ↓" in text
+    assert "0.250" in text
+    assert "varied" not in text
+
+
+def test_table_loses_no_number_in_80_columns():
+    ends = {"face_distance": (1.1, 1.3), "clip_score": (80.0, 81.0), "image_similarity": (0.1, 0.2)}
+    further = {"image_similarity": 0.15, "diversity": 0.5, "copying": 0.25, "intervals": ends}
+    rows = {
+        "base": Scores(25, 1.2, 0, 85.0, **further),
+        "LoRA": Scores(25, 0.5, 1, 86.0, **further),
+    }
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(score_table(rows, floor=Scores(24, 0.182, 0, 87.0, **further)))
+    text = console.export_text()
+    assert "…" not in text
+    assert "(-0.700)" in text
+
+
 def test_table_without_floor_has_no_gap_and_needs_a_row():
     assert "gap" not in shown(score_table({"base": scores(1.2, 0, 30.0)}))
     with pytest.raises(ValueError, match="no scores"):
@@ -191,5 +214,6 @@ def test_report_json_holds_everything(tmp_path: Path):
     assert report["scores"]["LoRA"]["clip_score"] is None
     assert report["scores"]["LoRA"]["reasons"] == {"clip_score": "off"}
     assert report["scores"]["base"]["per_picture"][0]["prompt"] == "a"
+    assert report["scores"]["LoRA"]["intervals"] == {}
     assert report["gap_closed"]["LoRA"] == pytest.approx(0.8)
     assert report["gap_closed"]["base"] == 0

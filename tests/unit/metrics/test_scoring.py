@@ -148,3 +148,49 @@ def test_numbers_must_agree():
         Scorer(None, None, []).score(pictures("red"), ["a", "b"])
     with pytest.raises(ValueError, match="reference_names"):
         Scorer(None, None, pictures("red"), reference_names=[])
+
+
+class Shades:
+    """Stands for picture features: a colour's angle is its vector."""
+
+    def __init__(self) -> None:
+        self.num_embedded = 0
+
+    def embed(self, images):
+        self.num_embedded += len(images)
+        radians = [math.radians(ColourFaces.angle(image)) for image in images]
+        return torch.tensor([[math.cos(a), math.sin(a)] for a in radians])
+
+
+def test_picture_features_by_hand_and_known_pictures_embedded_once():
+    features = Shades()
+    scorer = Scorer(
+        None, None, pictures("white"), features=features, training=pictures("white", "red")
+    )
+    scores = scorer.score(pictures("white", "red", "lime"), ["a", "a", "b"])
+    assert scores.image_similarity == pytest.approx(0, abs=1e-6)
+    assert scores.diversity == pytest.approx(1)
+    assert scores.copying == pytest.approx(2 / 3)
+    assert scores.copying_yardstick == pytest.approx(0, abs=1e-6)
+    assert [p.image_similarity for p in scores.per_picture] == pytest.approx([1, 0, -1], abs=1e-6)
+    assert [p.nearest_training for p in scores.per_picture] == [0, 1, 1]
+    low, high = scores.intervals["image_similarity"]
+    assert -1 <= low < 0 < high <= 1
+    assert set(scores.intervals) == {"image_similarity"}
+    assert features.num_embedded == 3 + 3
+    scorer.score(pictures("white"), None)
+    assert features.num_embedded == 3 + 3 + 1
+
+
+def test_what_features_cannot_say_has_a_reason():
+    bare = Scorer(None, None, [], features=Shades()).score(pictures("red"), ["a"])
+    assert {n: bare.values()[n] for n in ("image_similarity", "diversity", "copying")} == {
+        "image_similarity": None,
+        "diversity": None,
+        "copying": None,
+    }
+    assert "no reference" in bare.reasons["image_similarity"]
+    assert "two seeds" in bare.reasons["diversity"]
+    assert "no training" in bare.reasons["copying"]
+    gone = Scorer(None, None, [], missing={"image": "no weights"}).score(pictures("red"), None)
+    assert gone.reasons["copying"] == "no weights"
