@@ -27,7 +27,16 @@ _PAGE = Path(__file__).parent / "report_page"
 _PICTURES_BYTES = 9 * 1024 * 1024
 _SHEET_BYTES = 2 * 1024 * 1024
 _SHEET_PX = (1600, 12000)
-_DIRECTIONS = {"face_distance": "↓", "faceless": "↓", "clip_score": "↑", "gap_closed": "↑"}
+_DIRECTIONS = {
+    "face_distance": "↓",
+    "faceless": "↓",
+    "clip_score": "↑",
+    "image_similarity": "↑",
+    "diversity": "↑",
+    "copying": "↓",
+    "gap_closed": "↑",
+}
+_NO_SCORES = ("copying_yardstick",)  # what a score is made with
 _NAMES = {"num_pictures": "pictures", "clip_score": "CLIP score"}
 _ONCE = ("resume=", "run_dir=", "check=")  # overrides that belong to one run only
 _PACKAGES = ("torch", "lightning", "diffusers", "transformers", "peft", "torchmetrics")
@@ -192,14 +201,14 @@ def _score_table(report: Mapping[str, Any]) -> dict[str, Any] | None:
     keys = [
         key
         for key in dict.fromkeys(key for row in shown.values() for key in row)
-        if any(_is_number(row.get(key)) for row in shown.values())
+        if key not in _NO_SCORES and any(_is_number(row.get(key)) for row in shown.values())
     ]
     return {
         "columns": [(_NAMES.get(key, key.replace("_", " ")), _DIRECTIONS.get(key)) for key in keys],
         "rows": [
             (
                 name,
-                [_cell(key, row.get(key), None if row is floor else base.get(key)) for key in keys],
+                [_cell(key, row, None if row is floor else base.get(key)) for key in keys],
             )
             for name, row in shown.items()
         ],
@@ -211,17 +220,22 @@ def _score_table(report: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _cell(key: str, value: Any, base: Any) -> tuple[str, str, str]:
+def _cell(key: str, row: Mapping[str, Any], base: Any) -> tuple[str, str, str]:
+    value: Any = row.get(key)
     if not _is_number(value):
         return "–", "", ""
     if key == "gap_closed":
         return f"{value:.0%}", "", ""
     digits = 0 if isinstance(value, int) else 3 if abs(value) < 10 else 1
+    text = f"{value:.{digits}f}"
+    match _mapping(row.get("intervals")).get(key):
+        case [low, high] if low < high:
+            text += f" ± {(high - low) / 2:.{digits}f}"
     arrow = _DIRECTIONS.get(key)
     if arrow is None or not _is_number(base) or value == base:
-        return f"{value:.{digits}f}", "", ""
+        return text, "", ""
     better = (value > base) == (arrow == "↑")
-    return f"{value:.{digits}f}", f"{value - base:+.{digits}f}", "better" if better else "worse"
+    return text, f"{value - base:+.{digits}f}", "better" if better else "worse"
 
 
 def _is_number(value: Any) -> bool:

@@ -15,7 +15,7 @@ from PIL import Image
 from sdlora import html_report
 from sdlora.html_charts import charts, scored_steps
 from sdlora.html_pictures import MAX_PNG_BYTES, data_uri, read_gallery
-from sdlora.html_report import MAX_BYTES, write_html_report
+from sdlora.html_report import MAX_BYTES, _score_table, write_html_report
 
 EVIL = """</script><script>alert(1)</script><img src=x onerror='alert(2)'>"&amp;"""
 PROMPTS = ("a red square", "a blue square", EVIL)
@@ -127,6 +127,19 @@ def test_it_shows_what_the_folder_holds(run: Path) -> None:
         assert text in page.text, text
     assert "python train.py lora.r=16 'data.root=my photos'" in page.text
     assert "resume=outputs/a" not in page.text
+
+
+def test_the_table_shows_intervals_and_which_way_is_better() -> None:
+    base = {"face_distance": 1.25, "copying": 0.5, "copying_yardstick": 0.7, "intervals": {}}
+    lora = {**base, "face_distance": 0.5, "intervals": {"face_distance": [0.4, 0.7]}}
+    table = _score_table({"scores": {"base": base, "LoRA": lora}, "gap_closed": {"LoRA": 0.75}})
+    assert table is not None
+    assert table["columns"] == [("face distance", "↓"), ("copying", "↓"), ("gap closed", "↑")]
+    assert table["rows"][1][1] == [
+        ("0.500 ± 0.150", "-0.750", "better"),
+        ("0.500", "", ""),
+        ("75%", "", ""),
+    ]
 
 
 def test_a_row_has_its_pictures_by_step(run: Path) -> None:
