@@ -108,8 +108,12 @@ def prepared_arguments(arguments: Sequence[str], schema: type) -> list[str]:
 
 
 def named_lora_file(arguments: Sequence[str]) -> list[str]:
-    """Turn ``lora=FILE`` into ``lora_file=FILE``: Hydra would look FILE up in ``conf/lora``."""
-    return [re.sub("^lora=", "lora_file=", item) for item in arguments]
+    """Turn ``lora=FILE`` into ``lora_file=FILE``: Hydra would look FILE up in ``conf/lora``.
+
+    And ``checkpoint=STEP`` into ``run_checkpoint=STEP``, as there is a folder of that name too.
+    """
+    names = {"lora": "lora_file", "checkpoint": "run_checkpoint"}
+    return [re.sub("^(lora|checkpoint)=", lambda m: f"{names[m[1]]}=", item) for item in arguments]
 
 
 def opened_shortcuts(arguments: Sequence[str]) -> list[str]:

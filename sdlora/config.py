@@ -371,8 +371,9 @@ class EvaluateConfig:
 
     run: str | None = None
     """Run folder whose LoRA is scored; it gives the model, the references and the training set."""
-    checkpoint: str = MISSING
-    """Which adapter of the run: ``last``, ``best`` (by its own scores), or a step number."""
+    run_checkpoint: str = MISSING
+    """Which adapter of the run: ``last``, ``best`` (by its own scores), or a step number. On the
+    command line it is ``checkpoint=STEP``."""
     lora_file: str | None = None
     """LoRA file or folder, made by any trainer; scored on ``model``. On the command line it is
     ``lora=FILE``."""

@@ -91,14 +91,14 @@ def lora_path(config: EvaluateConfig) -> Path:
         return path
     assert config.run is not None, "the schema requires one of both"
     run = Path(config.run)
-    if config.checkpoint == "best":
+    if config.run_checkpoint == "best":
         best = run / "best" / "pytorch_lora_weights.safetensors"
         if not best.is_file():
             raise ConfigError(f"checkpoint=best: {run} has kept none; choose last or a step number")
         return best
-    if config.checkpoint == "last" and (run / "lora").is_dir():
+    if config.run_checkpoint == "last" and (run / "lora").is_dir():
         return run / "lora" / "pytorch_lora_weights.safetensors"
-    return _checkpoint(run, config.checkpoint)
+    return _checkpoint(run, config.run_checkpoint)
 
 
 def _checkpoint(run: Path, checkpoint: str) -> Path:

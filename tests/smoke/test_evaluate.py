@@ -32,7 +32,7 @@ def test_a_run_and_its_files_draw_the_same(
 ) -> None:
     lora = run_folder / "lora"
     what = {
-        "run": (f"run={run_folder}",),
+        "run": (f"run={run_folder}", "checkpoint=2"),
         "kohya": (f"lora={lora / 'my_lora.safetensors'}",),
         "off": (f"lora={lora / 'pytorch_lora_weights.safetensors'}", "lora_scale=0"),
     }
