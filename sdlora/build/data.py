@@ -137,8 +137,9 @@ def folder_data(config: TrainConfig, folder: Path, recipe: CaptionRecipe) -> Che
             index=index,
         )
     nobody = [None] * len(source.pictures)
-    cuts, _ = _cuts(source.pictures, nobody, buckets(data, step), data, step)
-    return CheckedData(source, cuts, recipe, fingerprint(source.pictures))
+    cuts, too_small = _cuts(source.pictures, nobody, buckets(data, step), data, step)
+    found = CheckedData(source, cuts, recipe, fingerprint(source.pictures))
+    return found.without(too_small)
 
 
 def _chosen(

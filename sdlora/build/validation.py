@@ -10,7 +10,9 @@ from sdlora.build.parts import DTYPES
 from sdlora.build.sources import held_out
 from sdlora.config import TrainConfig
 from sdlora.data.dataset import cut_out
-from sdlora.data.pictures import to_tensor, to_unit_range
+from sdlora.data.pictures import PictureError, to_tensor, to_unit_range
+from sdlora.data.samples import quoted
+from sdlora.data.sources import DataError
 from sdlora.models.sd import StableDiffusion
 from sdlora.models.tokens import token_ids
 from sdlora.module import DiffusionModule
@@ -71,8 +73,12 @@ def _fixed_set(
         for number, picture in zip(numbers, pictures, strict=True)
     ]
     moments = []
-    for number in numbers:
-        pixels = to_tensor(cut_out(data.source.image(number), data.geometry[number]))
+    for number, picture in zip(numbers, pictures, strict=True):
+        try:
+            image = data.source.image(number)
+        except PictureError as error:
+            raise DataError(f"{quoted(picture.name)} (held out): {error}") from error
+        pixels = to_tensor(cut_out(image, data.geometry[number]))
         moments.append(family.encode_images(to_unit_range(pixels)[None])[0].cpu())
     return FixedSet(moments, token_ids(family.tokenizer, config.data.captions.max_chunks, captions))
 

@@ -200,6 +200,11 @@ def test_held_out_pictures_are_found_or_left_out_by_name(tmp_path: Path) -> None
     assert found is not None
     assert [picture.text for picture in found.source.pictures] == ["picture c", "picture d"]
     assert [geometry.bucket for geometry in found.geometry] == [(64, 64), (64, 64)]
+    strict = config_of(tmp_path, f"data.root={folder}", "data.upscale=false")
+    write(unseen, c=(30, 30), d=(200, 90))
+    found = held_out_data(strict, data, progress)
+    assert found is not None
+    assert [picture.name for picture in found.source.pictures] == ["d.png"]
     (unseen / "c.txt").unlink()
     with progress.console.capture() as shown:
         found = held_out_data(config, data, progress)
