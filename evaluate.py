@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sdlora.command_line import run, to_typed
+from sdlora.command_line import run, to_typed, with_run_settings
 from sdlora.config import EvaluateConfig
 
 
 def evaluate(composed: DictConfig) -> None:
     """Config -> base and LoRA -> pictures -> scores -> report."""
-    config = to_typed(composed, EvaluateConfig)
+    given = HydraConfig.get().overrides.task
+    config = to_typed(with_run_settings(composed, given), EvaluateConfig)
 
     from sdlora.build import checks  # imports wait: a typo should not take seconds to be seen
 

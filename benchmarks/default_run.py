@@ -36,15 +36,15 @@ def measure(run: Path) -> list[tuple[str, str, str, str]]:
     """Rows of (what, base, LoRA, wanted)."""
     report = json.loads((run / "report.json").read_text("utf-8"))
     scores, real = report["scores"], report["real_pictures"]
-    prompts = [picture["prompt"] for picture in scores["base"]["per_picture"]]
+    prompts = scores["base"]["per_picture"]["prompt"]
+    values = {name: scores[name]["values"] for name in ("base", "LoRA")}
     base = followed(run / "samples" / "base", prompts)
     lora = followed(run / "samples" / "last", prompts)
-    names = ("base", "LoRA")
-    distance = [f"{scores[name]['face_distance']:.3f}" for name in names]
-    clip = [f"{scores[name]['clip_score']:.1f}" for name in names]
-    faceless = [str(scores[name]["faceless"]) for name in names]
+    distance = [f"{row['face_distance']:.3f}" for row in values.values()]
+    clip = [f"{row['clip_score']:.1f}" for row in values.values()]
+    faceless = [str(row["faceless"]) for row in values.values()]
     rows = [
-        (f"face distance (real pictures: {real['face_distance']:.3f})", *distance, ""),
+        (f"face distance (real pictures: {real['values']['face_distance']:.3f})", *distance, ""),
         ("gap closed", "", f"{report['gap_closed']['LoRA']:.0%}", ">= 60 %"),
         ("faceless", *faceless, ""),
         ("CLIP score", *clip, ""),

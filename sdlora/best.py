@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sdlora.export import whole_folder
 from sdlora.files import write_json
-from sdlora.metrics.scoring import PictureScores, Scores
+from sdlora.metrics.scores import Scores, scores_from
 from sdlora.metrics.selection import Rule
 
 FOLDER = "best"
@@ -75,11 +75,6 @@ def read_best(run: Path) -> Best | None:
     """The best checkpoint of a run folder; ``None`` if it has none that can be read."""
     try:
         stored = json.loads((run / FOLDER / SCORES).read_text("utf-8"))
-        scores = stored["scores"]
-        pictures = tuple(PictureScores(**picture) for picture in scores.pop("per_picture"))
-        ends = scores.pop("intervals", {}).items()  # no intervals: written by an older version
-        intervals = {name: (float(low), float(high)) for name, (low, high) in ends}
-        found = Scores(**scores, per_picture=pictures, intervals=intervals)
-        return Best(int(stored["step"]), found)
+        return Best(int(stored["step"]), scores_from(stored["scores"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from sdlora.composition_errors import explain, unknown_key, unknown_keys
@@ -113,12 +113,60 @@ def named_lora_file(arguments: Sequence[str]) -> list[str]:
     And ``checkpoint=STEP`` into ``run_checkpoint=STEP``, as there is a folder of that name too.
     """
     names = {"lora": "lora_file", "checkpoint": "run_checkpoint"}
-    return [re.sub("^(lora|checkpoint)=", lambda m: f"{names[m[1]]}=", item) for item in arguments]
+    renamed = (
+        re.sub("^(lora|checkpoint)=", lambda m: f"{names[m[1]]}=", item) for item in arguments
+    )
+    # one value or several, side by side within one load: Hydra would start a run for each
+    listed = re.compile(r"^(lora_file|lora_scale|images)=(?!\[)(.*)", re.DOTALL)
+    return [listed.sub(r"\1=[\2]", item) for item in renamed]
+
+
+def with_run_settings(composed: DictConfig, arguments: Sequence[str]) -> DictConfig:
+    """A run is drawn and scored as it was while it trained, save for what is given now.
+
+    Args:
+        composed: The config of ``evaluate.py``.
+        arguments: The command line's overrides.
+
+    Raises:
+        ValueError: If ``run`` does not name a run folder.
+    """
+    if composed.run is None:
+        return composed
+    from sdlora.run_folder import read_config  # brings Lightning, which is slow
+
+    stored, _ = read_config(Path(composed.run), key="run")
+    for group in ("sampling", "evaluation"):
+        if any(item.startswith(f"{group}=") for item in arguments):
+            continue
+        if group == "sampling" and composed.evaluation.hw10:
+            continue  # the homework says how its pictures are drawn
+        given = [_key(item) for item in arguments if _key(item).startswith(f"{group}.")]
+        values = {key: OmegaConf.select(composed, key) for key in given}
+        options = {
+            f"{group}.{key}.options": value["options"]
+            for key, value in stored[group].items()
+            if isinstance(value, dict) and "options" in value
+        }
+        with open_dict(composed):  # options are the run's own, not those of the default scorers
+            composed[group] = OmegaConf.merge(composed[group], stored[group])
+            for key, value in {**options, **values}.items():
+                OmegaConf.update(composed, key, value, merge=False)
+    return composed
 
 
 def opened_shortcuts(arguments: Sequence[str]) -> list[str]:
-    """Let ``data.cache=off`` stand for ``data.cache.mode=off``."""
-    return [re.sub(r"^data\.cache=(?!\{)", "data.cache.mode=", item) for item in arguments]
+    """Let ``data.cache=off`` stand for its ``mode``, ``evaluation.face=none`` for its ``name``.
+
+    And ``run_dir`` for Hydra's folder too: what Hydra writes of a run (``.hydra/``, needed to
+    resume it) then lies in the same folder.
+    """
+    scorers = r"^evaluation\.(face|clip|image|aesthetic)=(?!\{)"
+    opened = [re.sub(r"^data\.cache=(?!\{)", "data.cache.mode=", item) for item in arguments]
+    opened = [re.sub(scorers, r"evaluation.\1.name=", item) for item in opened]
+    if set(MULTIRUN) & set(arguments):
+        return opened
+    return [re.sub(r"^run_dir=", "hydra.run.dir=", item) for item in opened]
 
 
 def resumed_arguments(arguments: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 from omegaconf import MISSING
 
 from sdlora.config_data import DataConfig
+from sdlora.config_evaluation import EvaluationConfig
 from sdlora.config_rules import (
     require,
     require_choice,
@@ -231,66 +232,6 @@ class SamplingConfig:
 
 
 @dataclass(slots=True, kw_only=True)
-class ScorerConfig:
-    name: str = MISSING
-    """Which scorer, or ``none``."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Its further arguments, checked against its signature."""
-
-
-@dataclass(slots=True, kw_only=True)
-class EvaluationConfig:
-    face: ScorerConfig = MISSING
-    """Face distance and faceless count: ``tiny_face``, ``deepface`` or ``none``."""
-    clip: ScorerConfig = MISSING
-    """CLIP score: ``clip`` (``options.model``: ``tiny``, a folder or a Hub id), or ``none``."""
-    image: ScorerConfig = MISSING
-    """Image similarity, diversity and copying: ``image`` (``options.model``: ``tiny``, a folder or
-    a Hub id of a CLIP or DINOv2), or ``none``."""
-    references: str | None = None
-    """Folder of pictures of the same person that training does not see. ``null``: the folder
-    ``held_out`` in ``data.root`` if there is one, else the training pictures."""
-    every_n_steps: int = MISSING
-    """Optimizer steps between scores; 0: only at the end."""
-    select: str = MISSING
-    """What the best checkpoint has: the lowest ``face_distance``, or the highest ``clip_score``;
-    ``none`` keeps no best one."""
-    max_clip_loss: float = MISSING
-    """A checkpoint whose CLIP score is lower than the base's by more than this is never the best;
-    in points, >= 0."""
-    stop_patience: int | None = None
-    """Stop after so many scores without a better one; ``null``: train to the end."""
-
-    def __post_init__(self) -> None:
-        require_choice("evaluation.select", self.select, ("face_distance", "clip_score", "none"))
-        scorer = {"face_distance": self.face, "clip_score": self.clip}.get(self.select)
-        require(
-            scorer is None or scorer.name != "none",
-            "evaluation.select",
-            self.select,
-            "is not scored; choose the score that is, or none",
-        )
-        require(
-            math.isfinite(self.max_clip_loss) and self.max_clip_loss >= 0,
-            "evaluation.max_clip_loss",
-            self.max_clip_loss,
-            "must be a finite number >= 0",
-        )
-        if self.stop_patience is not None:
-            require_count("evaluation.stop_patience", self.stop_patience)
-            require(
-                self.select != "none" and self.every_n_steps > 0,
-                "evaluation.stop_patience",
-                self.stop_patience,
-                "needs evaluation.select and evaluation.every_n_steps > 0",
-            )
-        require_choice("evaluation.face.name", self.face.name, ("tiny_face", "deepface", "none"))
-        require_choice("evaluation.clip.name", self.clip.name, ("clip", "none"))
-        require_choice("evaluation.image.name", self.image.name, ("image", "none"))
-        require_count("evaluation.every_n_steps", self.every_n_steps, 0)
-
-
-@dataclass(slots=True, kw_only=True)
 class CheckpointConfig:
     every_n_steps: int = MISSING
     """Optimizer steps between checkpoints; 0: only the last."""
@@ -366,19 +307,30 @@ class TrainConfig:
 
 
 @dataclass(slots=True, kw_only=True)
+class EvaluatedData:
+    root: str | None = None
+    """Folder of the pictures that the LoRA was trained on, if they are there: scores compare with
+    them, and with its folder ``held_out`` if it has one."""
+
+
+@dataclass(slots=True, kw_only=True)
 class EvaluateConfig:
     """Everything that ``evaluate.py`` is told."""
 
     run: str | None = None
     """Run folder whose LoRA is scored; it gives the model, the references and the training set."""
     run_checkpoint: str = MISSING
-    """Which adapter of the run: ``last``, ``best`` (by its own scores), or a step number. On the
-    command line it is ``checkpoint=STEP``."""
-    lora_file: str | None = None
-    """LoRA file or folder, made by any trainer; scored on ``model``. On the command line it is
-    ``lora=FILE``."""
-    lora_scale: float = MISSING
-    """Strength of the LoRA; 1 is as trained."""
+    """Which adapter of the run: ``last``, ``best`` (by its own scores), a step number, or ``all``
+    that are on the disk. On the command line it is ``checkpoint=STEP``."""
+    lora_file: list[str] = field(default_factory=list)
+    """LoRA files or folders, made by any trainer; scored on ``model``. On the command line:
+    ``lora=FILE`` or ``lora=[FILE,FILE]``."""
+    lora_scale: list[float] = field(default_factory=list)
+    """Strengths of the LoRA, each scored; 1 is as trained. On the command line:
+    ``lora_scale=0.8`` or ``lora_scale=0.6,0.8,1.0``."""
+    images: list[str] = field(default_factory=list)
+    """Folders of pictures made elsewhere, to be scored as they are; prompts are read from their
+    ``prompts.json``, or text files beside the pictures. On the command line: ``images=FOLDER``."""
     merge: bool = MISSING
     """Add the LoRA into the weights before drawing, as an exported model would have it."""
     run_dir: str = MISSING
@@ -390,6 +342,7 @@ class EvaluateConfig:
     resolution: int | None = None
     """Side of the pictures in pixels; ``null``: the model's own."""
     model: ModelConfig = MISSING
+    data: EvaluatedData = MISSING
     sampling: SamplingConfig = MISSING
     evaluation: EvaluationConfig = MISSING
 
@@ -398,14 +351,25 @@ class EvaluateConfig:
         require_choice("accelerator", self.accelerator, ("auto", "cpu", "gpu", "mps"))
         if self.resolution is not None:
             require_count("resolution", self.resolution, 8)
+        given = [bool(self.lora_file), bool(self.images)]
         require(
-            (self.run is None) != (self.lora_file is None),
+            any(given) != (self.run is not None) or given == [False, True],
             "run",
             self.run,
-            "give either run=RUN_FOLDER or lora=FILE",
+            "give either run=RUN_FOLDER, lora=FILE or images=FOLDER (images may come with a run)",
+        )
+        require(not all(given), "images", self.images, "is scored by itself, without lora=")
+        require(
+            bool(self.lora_scale) and all(math.isfinite(scale) for scale in self.lora_scale),
+            "lora_scale",
+            self.lora_scale,
+            "must be finite numbers, at least one",
         )
         require(
-            math.isfinite(self.lora_scale), "lora_scale", self.lora_scale, "must be a finite number"
+            self.run is None or self.data.root is None,
+            "data.root",
+            self.data.root,
+            "a run knows its own training pictures; leave it out",
         )
 
 

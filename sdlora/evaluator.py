@@ -1,6 +1,6 @@
 """Draw the prompts, score the pictures, and keep the base model's beside them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 
 from sdlora.adapters.lora import disabled
-from sdlora.data.sources import PictureSource
+from sdlora.data.sources import PictureSource, readable
 from sdlora.files import atomic_path, write_json
 from sdlora.generate import Prompt, generate, picture_name
-from sdlora.metrics.scoring import Scorer, Scores
+from sdlora.grid import grid
+from sdlora.metrics.scores import Scores
+from sdlora.metrics.scoring import Pictures, Prior, Scorer
 from sdlora.models.sd import StableDiffusion
 from sdlora.progress import Progress
-from sdlora.report import grid
 
 MOST_REAL_PICTURES = 100
 """So many training pictures are scored, at most: the row of real pictures needs no more."""
@@ -34,6 +35,8 @@ class DrawSettings:
         resolution: Side in pixels.
         batch_size: Pictures at once.
         precision: Compute dtype of the UNet and text encoder.
+        prior_prompts: Prompts of the class, without the trigger word: what the adapter should
+            leave as it is.
     """
 
     prompts: tuple[Prompt, ...]
@@ -45,6 +48,7 @@ class DrawSettings:
     resolution: int
     batch_size: int
     precision: torch.dtype = torch.float32
+    prior_prompts: tuple[Prompt, ...] = ()
 
 
 @dataclass(slots=True)
@@ -70,7 +74,7 @@ class Evaluation:
             return {}
         scores = self.scores
         values: dict[str, float | None | str] = {
-            f"{prefix}/{name}": value for name, value in scores.values().items()
+            f"{prefix}/{name}": value for name, value in scores.values.items()
         }
         for name, (low, high) in scores.intervals.items():
             values.update({f"{prefix}/{name}_low": low, f"{prefix}/{name}_high": high})
@@ -89,6 +93,7 @@ class Evaluator:
         progress: Shows how far drawing and scoring are.
         training_images: Shown as the last column of grids.
         base: The base model's pictures and scores, once drawn.
+        base_prior: Its pictures of the class, once drawn.
     """
 
     family: StableDiffusion
@@ -97,12 +102,14 @@ class Evaluator:
     progress: Progress
     training_images: Sequence[Image.Image] = ()
     base: Evaluation | None = field(default=None)
+    base_prior: list[Image.Image] = field(default_factory=list)
 
     def draw_base(self) -> Evaluation:
         """Draw and score the model with its adapter switched off, once."""
         if self.base is None:
             with disabled(self.family.unet), disabled(self.family.text_encoder):
-                self.base = self.draw()
+                self.base_prior = self._pictures(self.settings.prior_prompts)
+                self.base = self._scored(self._pictures(self.settings.prompts))
         return self.base
 
     def draw(self, preview: bool = False, lora_scale: float = 1.0) -> Evaluation:
@@ -113,11 +120,22 @@ class Evaluator:
             lora_scale: Strength of the adapter.
         """
         settings = self.settings
-        prompts = settings.prompts[: settings.num_preview] if preview else settings.prompts
+        if preview:
+            prompts = settings.prompts[: settings.num_preview]
+            return Evaluation(prompts, self._pictures(prompts, lora_scale))
+        images = self._pictures(settings.prompts, lora_scale)
+        prior = None
+        if settings.prior_prompts:
+            self.draw_base()
+            prior = (self.base_prior, self._pictures(settings.prior_prompts, lora_scale))
+        return self._scored(images, prior)
+
+    def _pictures(self, prompts: Sequence[Prompt], lora_scale: float = 1.0) -> list[Image.Image]:
+        settings = self.settings
         device = next(self.family.unet.parameters()).device.type
         low = settings.precision != torch.float32
         with torch.autocast(device, dtype=settings.precision, enabled=low):
-            images = generate(
+            return generate(
                 self.family.pipeline(),
                 prompts,
                 negative_prompt=settings.negative_prompt,
@@ -130,33 +148,17 @@ class Evaluator:
                 lora_scale=lora_scale,
                 encode_prompts=self._encode if self._is_encoded_here else None,
             )
-        if preview:
-            return Evaluation(prompts, images)
-        texts = [prompt.text for prompt in prompts]
-        return Evaluation(prompts, images, self.scorer.score(images, texts, self.progress))
 
-    def score_training(self, source: PictureSource) -> Scores:
-        """Score the training pictures themselves: what drawing the person perfectly would give."""
-        pictures = source.pictures[:MOST_REAL_PICTURES]
-        images = [source.image(index) for index in range(len(pictures))]
-        captions = [picture.text for picture in pictures]
-        return self.scorer.score(images, captions, self.progress)
+    def _scored(self, images: list[Image.Image], prior: Prior | None = None) -> Evaluation:
+        prompts = self.settings.prompts
+        pictures = Pictures(images, [prompt.text for prompt in prompts], prior=prior)
+        return Evaluation(prompts, images, self.scorer.score(pictures, self.progress))
 
     def write_grid(self, path: Path, evaluation: Evaluation, label: str) -> Image.Image:
         """Write base above LoRA, a column a prompt, and return the picture."""
-        count = min(len(evaluation.images), self.settings.num_preview)
-        rows = [evaluation.images[:count]]
-        labels = [label]
-        if self.base is not None:
-            rows.insert(0, self.base.images[:count])
-            labels.insert(0, "base")
-        if self.training_images:
-            rows.append(list(self.training_images[:count]))
-            labels.append("training")
-        picture = grid(rows, labels, [prompt.text for prompt in evaluation.prompts[:count]])
-        with atomic_path(path) as temporary:
-            picture.save(temporary)
-        return picture
+        rows = {} if self.base is None else {"base": self.base}
+        rows[label] = evaluation
+        return write_grid(path, rows, self.settings.num_preview, self.training_images)
 
     def write_preview(self, folder: Path, evaluation: Evaluation) -> None:
         """Write the pictures that a grid shows, each by itself."""
@@ -165,20 +167,9 @@ class Evaluator:
         self.write_pictures(folder, shown)
 
     def write_pictures(self, folder: Path, evaluation: Evaluation) -> None:
-        """Write each picture by itself, named by index and a hash of its prompt.
-
-        ``prompts.json`` beside the folder tells which prompt and seed each was drawn from.
-        """
-        prompts = [
-            {"file": picture_name(index, prompt.text), "text": prompt.text, "seed": prompt.seed}
-            for index, prompt in enumerate(self.settings.prompts)
-        ]
-        write_json(folder.parent / "prompts.json", prompts)
-        for index, (prompt, image) in enumerate(
-            zip(evaluation.prompts, evaluation.images, strict=True)
-        ):
-            with atomic_path(folder / picture_name(index, prompt.text)) as temporary:
-                image.save(temporary)
+        """Write each picture by itself, and beside the folder what each was drawn from."""
+        write_prompts(folder.parent, [self.settings.prompts])
+        write_pictures(folder, evaluation)
 
     @property
     def _is_encoded_here(self) -> bool:
@@ -188,3 +179,62 @@ class Evaluator:
     def _encode(self, texts: Sequence[str]) -> torch.Tensor:
         device = next(self.family.text_encoder.parameters()).device
         return self.family.encode_prompts(self.family.tokenize(texts).ids.to(device))
+
+
+def write_grid(
+    path: Path,
+    rows: Mapping[str, Evaluation],
+    num_shown: int,
+    training_images: Sequence[Image.Image] = (),
+) -> Image.Image:
+    """Write pictures of the same prompts below each other, and return the picture.
+
+    Args:
+        path: The file.
+        rows: Label -> what is in that row; at least one.
+        num_shown: Of each, the first so many.
+        training_images: The last row, if there are any.
+    """
+    longest = max((item.prompts for item in rows.values()), key=len)[:num_shown]
+    pictures = {label: item.images[:num_shown] for label, item in rows.items()}
+    if training_images:
+        pictures["training"] = list(training_images[: len(longest)])
+    labels = [prompt.text for prompt in longest]
+    picture = grid(list(pictures.values()), list(pictures), labels)
+    with atomic_path(path) as temporary:
+        picture.save(temporary)
+    return picture
+
+
+def write_prompts(folder: Path, rows: Iterable[Sequence[Prompt]]) -> None:
+    """Write ``prompts.json``: which prompt and seed each picture in the folders beside it is of.
+
+    Args:
+        folder: Where it is written.
+        rows: Prompts of one picture folder each; a file that is in several is listed once.
+    """
+    listed = {
+        picture_name(index, prompt.text): {"text": prompt.text, "seed": prompt.seed}
+        for prompts in rows
+        for index, prompt in enumerate(prompts)
+    }
+    entries = [{"file": name, **prompt} for name, prompt in listed.items()]
+    write_json(folder / "prompts.json", entries)
+
+
+def write_pictures(folder: Path, evaluation: Evaluation) -> None:
+    """Write pictures into a folder, named by index and a hash of their prompts."""
+    for index, (prompt, image) in enumerate(
+        zip(evaluation.prompts, evaluation.images, strict=True)
+    ):
+        with atomic_path(folder / picture_name(index, prompt.text)) as temporary:
+            image.save(temporary)
+
+
+def score_training(source: PictureSource, scorer: Scorer, progress: Progress) -> Scores:
+    """Score the training pictures themselves: what drawing the person perfectly would give."""
+    found = readable(source, MOST_REAL_PICTURES)
+    images = [image for _, image in found]
+    captions = [picture.text for picture, _ in found]
+    known = captions if all(captions) else None
+    return scorer.score(Pictures(images, known, are_training=True), progress)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 SIDE_STEP_PX = 8
 """diffusers' pipelines refuse sides that are no multiple of 8 pixels, whatever the VAE needs."""
 
+TILED_FROM = 192
+"""Latents with a longer side (1536 pixels of Stable Diffusion) are decoded in tiles: in one piece
+the VAE would need more memory than all the rest."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -240,9 +244,10 @@ def _decode(pipeline: Any, latents: Tensor, batch: Sequence[Prompt]) -> list[Ima
     pictures = []
     # one by one: the decoder needs more memory than the UNet, and no step waits for it
     for prompt, latent in zip(batch, latents, strict=True):
-        # in the VAE's own precision, whatever the caller's autocast is: VAEs overflow in fp16
-        with torch.autocast(latent.device.type, enabled=False):
-            pixels = vae.decode(latent[None].to(vae.dtype), return_dict=False)[0].float()
+        pixels = _decode_if_memory_allows(vae, latent[None].to(vae.dtype))
+        if pixels is None:
+            warnings.warn("out of memory in the VAE; it decodes in tiles", stacklevel=2)
+            pixels = _decode_tiled(vae, latent[None].to(vae.dtype))
         if not torch.isfinite(pixels).all():
             raise ValueError(
                 f"prompt {prompt.text!r} (seed {prompt.seed}): the picture is NaN or infinite; "
@@ -250,3 +255,32 @@ def _decode(pipeline: Any, latents: Tensor, batch: Sequence[Prompt]) -> list[Ima
             )
         pictures += pipeline.image_processor.postprocess(pixels, output_type="pil")
     return [picture.convert("RGB") for picture in pictures]
+
+
+def _decode_if_memory_allows(vae: Any, latents: Tensor) -> Tensor | None:
+    if max(latents.shape[-2:]) > TILED_FROM:
+        return _decode_tiled(vae, latents)
+    try:
+        return _decode_whole(vae, latents)
+    except torch.OutOfMemoryError:
+        pass
+    if torch.cuda.is_available():  # after the except: the traceback would keep the tensors alive
+        torch.cuda.empty_cache()
+    return None
+
+
+def _decode_whole(vae: Any, latents: Tensor) -> Tensor:
+    # in the VAE's own precision, whatever the caller's autocast is: VAEs overflow in fp16
+    with torch.autocast(latents.device.type, enabled=False):
+        pixels: Tensor = vae.decode(latents, return_dict=False)[0].float()
+    return pixels
+
+
+def _decode_tiled(vae: Any, latents: Tensor) -> Tensor:
+    """In overlapping tiles: seams are blended, colours may differ a little from tile to tile."""
+    before = vae.use_tiling
+    vae.enable_tiling()
+    try:
+        return _decode_whole(vae, latents)
+    finally:
+        vae.use_tiling = before

@@ -1,93 +1,25 @@
-"""Numbers and pictures a person looks at: grids, the score table, metrics.jsonl, report.json."""
+"""Numbers that a person looks at: the score table, metrics.jsonl, report.json."""
 
 import json
 import math
 import os
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from rich.box import SIMPLE
+from rich.console import Group
 from rich.table import Table
 
 from sdlora import files
-from sdlora.metrics.scoring import Scores
+from sdlora.metrics.scores import HIGHER, KINDS, Scores, kind
 
-MIN_CELL_PX = 128
-MARGIN_PX = 4
-FONT_PX = 13
-MAX_LABEL_LINES = 6
-EXTRA_SCORES = {"image_similarity": "alike ↑", "diversity": "varied ↑", "copying": "copying ↓"}
-"""Score -> header of its column, which is shown where some row has the score."""
+MOST_COLUMNS = 4
+"""So many models fit side by side into 80 columns."""
 
-
-def grid(
-    rows: Sequence[Sequence[Image.Image | None]],
-    row_labels: Sequence[str],
-    column_labels: Sequence[str],
-) -> Image.Image:
-    """Lay pictures out in a labelled table.
-
-    Small pictures are enlarged by a whole factor, pixel by pixel, to at least 128 pixels; larger
-    ones keep their size. Pictures smaller than their cell stand in its centre.
-
-    Args:
-        rows: One picture a column; None and the end of a shorter row leave cells empty.
-        row_labels: One a row, at the left.
-        column_labels: One a column, above, wrapped to its width and cut after 6 lines.
-
-    Raises:
-        ValueError: If a row is too long, a row label is missing, or there is no picture.
-    """
-    if not any(image for row in rows for image in row):
-        raise ValueError("rows: no picture to show.")
-    if len(row_labels) != len(rows) or max(len(row) for row in rows) > len(column_labels):
-        raise ValueError(
-            f"grid: {len(rows)} rows of {[len(row) for row in rows]} pictures do not fit "
-            f"{len(row_labels)} row labels and {len(column_labels)} column labels."
-        )
-    cells = [[None if image is None else _enlarged(image) for image in row] for row in rows]
-    shown = [image for row in cells for image in row if image is not None]
-    width = max(image.width for image in shown)
-    height = max(image.height for image in shown)
-    font = ImageFont.load_default(size=FONT_PX)
-    headers = [_wrapped(label, width, font) for label in column_labels]
-    top = _text_height(headers, font) + 2 * MARGIN_PX
-    left = max(math.ceil(font.getlength(label)) for label in row_labels) + 2 * MARGIN_PX
-    size = (left + len(headers) * (width + MARGIN_PX), top + len(cells) * (height + MARGIN_PX))
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    for column, header in enumerate(headers):
-        draw.text((left + column * (width + MARGIN_PX), MARGIN_PX), header, "black", font)
-    for index, (label, row) in enumerate(zip(row_labels, cells, strict=True)):
-        y = top + index * (height + MARGIN_PX)
-        draw.text((MARGIN_PX, y + height // 2), label, "black", font, anchor="lm")
-        for column, image in enumerate(row):
-            if image is not None:
-                x = left + column * (width + MARGIN_PX)
-                sheet.paste(
-                    image, (x + (width - image.width) // 2, y + (height - image.height) // 2)
-                )
-    return sheet
-
-
-def _enlarged(image: Image.Image) -> Image.Image:
-    factor = math.ceil(MIN_CELL_PX / max(image.size))
-    size = (image.width * factor, image.height * factor)
-    return image.convert("RGB").resize(size, Image.Resampling.NEAREST)
-
-
-def _wrapped(text: str, width: int, font: Any) -> str:
-    characters = max(int(width / font.getlength("n")), 4)
-    lines = textwrap.wrap(text, characters, max_lines=MAX_LABEL_LINES, placeholder=" ...")
-    return "\n".join(lines)
-
-
-def _text_height(texts: Sequence[str], font: Any) -> int:
-    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    return math.ceil(max(draw.multiline_textbbox((0, 0), text, font)[3] for text in texts))
+REPORT_VERSION = 2
+"""Of ``report.json``; 1 had the scores side by side with what explains them."""
 
 
 def gap_closed(base: float | None, now: float | None, floor: float | None) -> float | None:
@@ -109,69 +41,101 @@ def gap_closed(base: float | None, now: float | None, floor: float | None) -> fl
 
 def score_table(
     rows: Mapping[str, Scores], *, floor: Scores | None = None, title: str = "Scores"
-) -> Table:
-    """A table of scores for the terminal; the first row is what the others are compared with.
+) -> Group:
+    """Tables of scores for the terminal; the first of ``rows`` is what others are compared with.
 
-    ``±`` is half the width of the 95 % interval of a mean over the pictures.
+    A score is a line and its columns are the models, so that it fits a terminal however much is
+    measured; more than :data:`MOST_COLUMNS` models stand one a line, in as many tables as the
+    scores need. ``±`` is half the width of the 95 % interval of a mean; arrows say which direction
+    is better.
 
     Args:
         rows: Name -> scores, e.g. ``{"base": ..., "LoRA": ...}``, the base first.
-        floor: Scores of real pictures of the person; adds their row and the gap closed.
-        title: Above the table.
+        floor: Scores of real pictures of the person; adds them and the gap closed.
+        title: Above the tables.
 
     Returns:
-        A table; below it, why a score is missing.
+        What rich prints; below the tables, why a score is missing.
 
     Raises:
-        ValueError: If there is no row.
+        ValueError: If there is nothing to show.
     """
     if not rows:
         raise ValueError("rows: no scores to show.")
-    base = next(iter(rows.values()))
-    table = Table(title=title)
-    table.add_column("")
-    for header in ("pictures", "face distance ↓", "faceless ↓", "CLIP score ↑"):
-        table.add_column(header, justify="right")
     shown = dict(rows) if floor is None else {**rows, "real pictures": floor}
-    extra = [n for n in EXTRA_SCORES if any(getattr(s, n) is not None for s in shown.values())]
-    table.padding = (0, 0) if extra else (0, 1)  # all numbers whole in 80 columns
-    for name in extra:
-        table.add_column(EXTRA_SCORES[name], justify="right")
-    if floor is not None:
-        table.add_column("gap closed ↑", justify="right")
-    for name, scores in shown.items():
-        cells = [
-            str(scores.num_pictures),
-            _cell("face_distance", scores, base, 3),
-            _cell("faceless", scores, base, 0),
-            _cell("clip_score", scores, base, 2),
-            *(_cell(score, scores, None, 3) for score in extra),
-        ]
-        if floor is not None:
-            closed = gap_closed(base.face_distance, scores.face_distance, floor.face_distance)
-            cells.append("-" if scores is base or closed is None else f"{closed:.0%}")
-        table.add_row(name, *cells)
-    notes = [
-        f"{name}: no {score} ({reason})"
-        for name, scores in shown.items()
-        for score, reason in scores.reasons.items()
-        if score in extra or score not in EXTRA_SCORES
-    ]
-    table.caption = "\n".join(notes) or None
+    lines = _lines(rows, shown, floor)
+    if len(shown) <= MOST_COLUMNS:
+        tables = [_table(lines, list(shown), title)]
+    else:
+        headers = list(lines)
+        starts = range(0, len(headers), MOST_COLUMNS)
+        parts = [headers[start : start + MOST_COLUMNS] for start in starts]
+        tables = [_table(_turned(lines, part, list(shown)), part, title) for part in parts]
+    return Group(*tables, *_reasons(shown))
+
+
+def _table(lines: Mapping[str, Sequence[str]], columns: Sequence[str], title: str) -> Table:
+    table = Table(title=title, box=SIMPLE, pad_edge=False)
+    table.padding = (0, 1, 0, 0)  # all numbers whole in 80 columns
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for header, cells in lines.items():
+        table.add_row(header, *cells)
     return table
 
 
-def _cell(name: str, scores: Scores, base: Scores | None, digits: int) -> str:
-    value, of_base = getattr(scores, name), getattr(base, name, None)
+def _lines(
+    rows: Mapping[str, Scores], shown: Mapping[str, Scores], floor: Scores | None
+) -> dict[str, list[str]]:
+    """Header of a score -> its cells, one a model."""
+    base = next(iter(rows.values()))
+    lines = {"pictures": [str(scores.num_pictures) for scores in shown.values()]}
+    for name in measured_names(shown.values()):
+        look = kind(name)
+        header = f"{look.title} {look.arrow}".strip()
+        lines[header] = [_cell(name, scores) for scores in shown.values()]
+    if floor is not None:
+        shares = [gap_closed_by(scores, base, floor) for scores in shown.values()]
+        if any(share is not None for share in shares):
+            lines["gap closed " + HIGHER] = ["-" if s is None else f"{s:.0%}" for s in shares]
+    return lines
+
+
+def measured_names(scores: Iterable[Scores]) -> list[str]:
+    """Names that some of the scores have a number of, in the order of tables."""
+    found = {name for each in scores for name, value in each.values.items() if value is not None}
+    ranks = {name: rank for rank, name in enumerate(KINDS)}
+    return sorted(found, key=lambda name: ranks.get(name, len(ranks)))
+
+
+def _turned(
+    lines: Mapping[str, Sequence[str]], headers: Sequence[str], models: Sequence[str]
+) -> dict[str, list[str]]:
+    return {model: [lines[name][i] for name in headers] for i, model in enumerate(models)}
+
+
+def _reasons(shown: Mapping[str, Scores]) -> list[str]:
+    """Why scores are missing; a reason that all models share stands once."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for row, scores in shown.items():
+        for name, reason in scores.reasons.items():
+            rows.setdefault((name, reason), []).append(row)
+    return [
+        f"{'' if len(names) == len(shown) else ', '.join(names) + ': '}"
+        f"no {kind(name).title} ({reason})"
+        for (name, reason), names in rows.items()
+    ]
+
+
+def _cell(name: str, scores: Scores) -> str:
+    """Number and half its interval."""
+    value, digits = scores.value(name), kind(name).digits
     if value is None:
-        return "none"
-    text = f"{value:.{digits}f}"
+        return "none" if name in scores.reasons else "-"
     low, high = scores.intervals.get(name, (value, value))
-    if low < high:
-        text += f" ± {(high - low) / 2:.{digits}f}"
-    return (
-        text if of_base is None or value == of_base else f"{text} ({value - of_base:+.{digits}f})"
-    )
+    half = f" ± {(high - low) / 2:.{digits}f}" if low < high else ""
+    return f"{value:.{digits}f}{half}"
 
 
 def append_metrics(
@@ -256,32 +220,45 @@ def forget_metrics_after(path: Path | str, step: int) -> None:
         files.write_text(path, text)
 
 
+def gap_closed_by(scores: Scores, base: Scores, floor: Scores) -> float | None:
+    """:func:`gap_closed` of some scores; None for the base and the real pictures themselves."""
+    if scores is base or scores is floor:
+        return None
+    name = "face_distance"
+    return gap_closed(base.value(name), scores.value(name), floor.value(name))
+
+
 def write_report_json(
     path: Path | str,
     scores: Mapping[str, Scores],
     *,
     settings: Mapping[str, Any],
     floor: Scores | None = None,
+    pictures: Mapping[str, str] | None = None,
 ) -> None:
-    """Write everything that was measured, whole or not at all.
+    """Write everything that was measured, whole or not at all (docs/evaluation.md has the schema).
 
     Args:
         path: The file.
         scores: Name -> scores, the base first.
         settings: What the pictures were made with; plain JSON values and paths.
         floor: Scores of real pictures of the person.
+        pictures: Name -> folder with its pictures, relative to the file.
     """
-    base = next(iter(scores.values())).face_distance if scores else None
-    limit = None if floor is None else floor.face_distance
+    base = next(iter(scores.values()), None)
+    closed = {
+        name: None if base is None or floor is None else gap_closed_by(row, base, floor)
+        for name, row in scores.items()
+    }
     files.write_json(
         path,
         {
+            "version": REPORT_VERSION,
             "settings": _plain(settings),
             "scores": {name: _plain(row) for name, row in scores.items()},
             "real_pictures": None if floor is None else _plain(floor),
-            "gap_closed": {
-                name: gap_closed(base, row.face_distance, limit) for name, row in scores.items()
-            },
+            "gap_closed": closed,
+            "pictures": dict(pictures or {}),
         },
     )
 

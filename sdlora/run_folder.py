@@ -90,8 +90,12 @@ def write_config(folder: Path, config: Mapping[str, Any], hashes: Mapping[str, s
     write_json(folder / CONFIG, {"config": config, "hashes": hashes})
 
 
-def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def read_config(folder: Path, key: str = "resume") -> tuple[dict[str, Any], dict[str, str]]:
     """Config and hashes as ``write_config`` left them.
+
+    Args:
+        folder: The run folder.
+        key: Of the config, that names it; for the message.
 
     Raises:
         RunFolderError: If the folder has none.
@@ -101,8 +105,8 @@ def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
         return stored["config"], stored["hashes"]
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise RunFolderError(
-            f"resume={folder}: {CONFIG} is missing or damaged ({type(error).__name__}), so nothing "
-            "says how the run began; start a new run"
+            f"{key}={folder}: {CONFIG} is missing or damaged ({type(error).__name__}), so nothing "
+            "says how the run began; name another"
         ) from error
 
 

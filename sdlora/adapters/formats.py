@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diffusers.utils.peft_utils import recurse_remove_peft_layers
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from sdlora.adapters.lora import (
     add_lora,
     listing,
     load_lora_state_dict,
+    lora_parameters,
     set_scale,
 )
 from sdlora.adapters.weights import DIFFUSERS_CONFIG, read_weights
@@ -118,6 +120,20 @@ def apply_lora(
         add_lora(module, spec, seed=0)
         load_lora_state_dict(module, state)
         set_scale(module, scale)
+
+
+def remove_lora(*modules: nn.Module) -> None:
+    """Take adapters off again, in place: what :func:`apply_lora` did is undone.
+
+    Args:
+        modules: UNet and text encoders, as diffusers and transformers have them; those without an
+            adapter stay as they are.
+    """
+    for module in modules:
+        if lora_parameters(module):
+            recurse_remove_peft_layers(module)
+            del module.peft_config
+            module._hf_peft_config_loaded = False  # type: ignore[assignment]  # so do both libraries
 
 
 def _weights_file(path: Path) -> Path:

@@ -6,8 +6,10 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from sdlora.config import EvaluateConfig, OptimConfig, SamplingConfig, TrainConfig
+from sdlora.config_evaluation import EvaluationConfig
 from sdlora.config_rules import ConfigError
 from sdlora.generate import Prompt, read_prompts
+from sdlora.metrics.scoring import with_class_word
 from sdlora.optim import SCHEDULES, check_options, choice, optimizer_factory
 from sdlora.samplers import find_sampler
 
@@ -23,9 +25,7 @@ def check(config: TrainConfig) -> None:
     choice("scheduler.name", config.scheduler.name, SCHEDULES)
     check_sampling(config.sampling)
     check_device(config.trainer.accelerator, config.trainer.precision)
-    references = config.evaluation.references
-    if references is not None and not Path(references).is_dir():
-        raise ConfigError(f"evaluation.references={references}: no such folder; name one, or null")
+    check_scores(config.evaluation, config.sampling)
 
 
 def check_optimizer(config: OptimConfig) -> None:
@@ -49,6 +49,15 @@ def check_sampling(config: SamplingConfig) -> None:
         raise ConfigError(f"sampling.{error}") from error
 
 
+def check_scores(config: EvaluationConfig, sampling: SamplingConfig) -> None:
+    """Check what the scores compare with."""
+    prior_prompts(sampling, config)
+    if config.references is not None and not Path(config.references).is_dir():
+        raise ConfigError(
+            f"evaluation.references={config.references}: no such folder; name one, or null"
+        )
+
+
 def check_device(accelerator: str, precision: str) -> None:
     """Check that the machine has what is asked for."""
     has_gpu = torch.cuda.is_available()
@@ -66,6 +75,25 @@ def prompts(config: SamplingConfig) -> tuple[Prompt, ...]:
     return tuple(Prompt(text, seed) for text in texts for seed in config.seeds)
 
 
+def prior_prompts(config: SamplingConfig, evaluation: EvaluationConfig) -> tuple[Prompt, ...]:
+    """The first prompts that call the trigger word, with the class word instead.
+
+    Raises:
+        ConfigError: If they are wanted and no prompt calls it.
+    """
+    if not evaluation.prior_prompts:
+        return ()
+    words = evaluation.trigger_word, evaluation.class_word
+    reworded = [(each, with_class_word(each.text, *words)) for each in prompts(config)]
+    found = [Prompt(text, each.seed) for each, text in reworded if text != each.text]
+    if not found:
+        raise ConfigError(
+            f"evaluation.trigger_word={evaluation.trigger_word}: in no prompt of "
+            f"{config.prompts}; name the word that they call the person by"
+        )
+    return tuple(dict.fromkeys(found))[: evaluation.prior_prompts]
+
+
 def check_evaluation(config: EvaluateConfig) -> None:
     """Check names, prompts and paths before a weight is read.
 
@@ -74,34 +102,40 @@ def check_evaluation(config: EvaluateConfig) -> None:
     """
     transformers_logging.disable_progress_bar()  # it would draw over the run's own bars
     check_sampling(config.sampling)
+    check_scores(config.evaluation, config.sampling)
     check_device(config.accelerator, config.precision)
-    lora_path(config)
+    for key, paths in (("lora", config.lora_file), ("images", config.images)):
+        for path in paths:
+            if not Path(path).exists():
+                raise ConfigError(f"{key}={path}: no such file or folder")
+    if config.data.root is not None and not Path(config.data.root).is_dir():
+        raise ConfigError(f"data.root={config.data.root}: no such folder; name one, or null")
+    if config.run is not None and not config.images:
+        checkpoint_path(config.run, config.run_checkpoint)
 
 
-def lora_path(config: EvaluateConfig) -> Path:
-    """The file or folder that holds the LoRA.
+def checkpoint_path(folder: str, checkpoint: str) -> Path:
+    """The LoRA file of a run.
+
+    Args:
+        folder: The run folder.
+        checkpoint: ``last``, ``best`` or a step number; ``all`` checks that there is one.
 
     Raises:
         ConfigError: If it is not there.
     """
-    if config.lora_file is not None:
-        path = Path(config.lora_file)
-        if not path.exists():
-            raise ConfigError(f"lora={path}: no such file or folder")
-        return path
-    assert config.run is not None, "the schema requires one of both"
-    run = Path(config.run)
-    if config.run_checkpoint == "best":
+    run = Path(folder)
+    if checkpoint == "best":
         best = run / "best" / "pytorch_lora_weights.safetensors"
         if not best.is_file():
             raise ConfigError(f"checkpoint=best: {run} has kept none; choose last or a step number")
         return best
-    if config.run_checkpoint == "last" and (run / "lora").is_dir():
+    if checkpoint == "last" and (run / "lora").is_dir():
         return run / "lora" / "pytorch_lora_weights.safetensors"
-    return _checkpoint(run, config.run_checkpoint)
+    return _step_path(run, "last" if checkpoint == "all" else checkpoint)
 
 
-def _checkpoint(run: Path, checkpoint: str) -> Path:
+def _step_path(run: Path, checkpoint: str) -> Path:
     from sdlora.checkpoint import step_folder, steps_on_disk  # brings Lightning, which is slow
 
     steps = steps_on_disk(run / "checkpoints")

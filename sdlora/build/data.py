@@ -71,17 +71,8 @@ class CheckedData:
         return self._of(source, kept)
 
     def split(self, fraction: float) -> tuple["CheckedData", "CheckedData"]:
-        """What is trained on, and about this share of the pictures held out from it.
-
-        A picture's own bytes decide, so that it stays on its side when others come or go, and
-        copies stay together. Class pictures are never held out.
-        """
-        pictures = self.source.pictures
-        sides: tuple[list[int], list[int]] = [], []
-        for number, picture in enumerate(pictures):
-            place = int(picture.content[:13], 16) / 16**13
-            is_own = not picture.name.startswith(CLASS_PICTURES)
-            sides[is_own and place < fraction].append(number)
+        """What is trained on, and about this share of the pictures held out from it."""
+        sides = split_numbers(self.source.pictures, fraction)
         trained, held_out = (self._of(Selection(self.source, side), side) for side in sides)
         return trained, held_out
 
@@ -90,6 +81,20 @@ class CheckedData:
         geometry = [self.geometry[number] for number in numbers]
         faces = [self.faces[number] for number in numbers] if self.faces else ()
         return replace(self, source=source, geometry=geometry, faces=faces)
+
+
+def split_numbers(pictures: Sequence[Picture], fraction: float) -> tuple[list[int], list[int]]:
+    """Numbers of the pictures that are trained on, and of about this share that are held out.
+
+    A picture's own bytes decide, so that it stays on its side when others come or go, and copies
+    stay together. Class pictures are never held out.
+    """
+    sides: tuple[list[int], list[int]] = [], []
+    for number, picture in enumerate(pictures):
+        place = int(picture.content[:13], 16) / 16**13
+        is_own = not picture.name.startswith(CLASS_PICTURES)
+        sides[is_own and place < fraction].append(number)
+    return sides
 
 
 def checked_data(config: TrainConfig, folder: Path, progress: Progress) -> CheckedData:

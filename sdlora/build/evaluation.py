@@ -1,112 +1,194 @@
-"""Scoring what a run made, or any LoRA file: base and LoRA on the same prompts and noise."""
+"""Scoring what a run made, any LoRA files, or pictures: all on the same prompts and noise."""
 
-from contextlib import ExitStack
-from dataclasses import asdict, replace
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from PIL import Image
 
-from sdlora.adapters.formats import apply_lora, read_lora
-from sdlora.adapters.lora import merged
+from sdlora.adapters.formats import apply_lora, read_lora, remove_lora
+from sdlora.adapters.lora import lora_parameters, merged, set_scale
 from sdlora.build import parts, scorers
-from sdlora.build.checks import lora_path
-from sdlora.build.sources import file_index, held_out, picture_source
-from sdlora.config import EvaluateConfig, ModelConfig
-from sdlora.config_data import DataConfig
-from sdlora.data.sources import DataError, PictureSource
-from sdlora.evaluator import Evaluation, Evaluator
+from sdlora.build.nearest import write_nearest
+from sdlora.build.subject import NamedLora, Subject, subject
+from sdlora.config import EvaluateConfig
+from sdlora.config_rules import ConfigError
+from sdlora.data.pictures import PICTURE_SUFFIXES, PictureError, read_picture
+from sdlora.evaluator import (
+    Evaluation,
+    Evaluator,
+    score_training,
+    write_grid,
+    write_pictures,
+    write_prompts,
+)
+from sdlora.generate import Prompt
+from sdlora.html_report.page import write_html_report
+from sdlora.metrics.hw10 import tutorial_line
+from sdlora.metrics.scores import Scores
+from sdlora.metrics.scoring import KnownPictures, Pictures, Scorer
 from sdlora.models.sd import StableDiffusion
 from sdlora.progress import Progress
 from sdlora.report import score_table, write_report_json
-from sdlora.run_folder import read_config
 
 
 def evaluate(config: EvaluateConfig, folder: Path, progress: Progress) -> Path:
-    """Draw and score base and LoRA; write pictures, grid and ``report.json``.
+    """Draw and score base and LoRAs, or score pictures; write pictures, grid and reports.
 
     Returns:
-        The report.
+        ``report.json``.
     """
-    path = lora_path(config)
-    model, references, source = _of_run(config, progress)
-    family = parts.model(model, None, config.precision, seed=0)
+    what = subject(config, progress)
+    training = scorers.training_pictures(config.evaluation, what.training)
+    device = parts.device(config.accelerator)
+    scorer = scorers.scorer(config.evaluation, what.references, training, device, progress)
+    if config.images:
+        rows = _of_folders(config.images, scorer, progress)
+    else:
+        rows = _of_loras(config, what, scorer, training, progress)
+    return _write(config, what, folder, rows, scorer, training, progress)
+
+
+def _of_loras(
+    config: EvaluateConfig,
+    what: Subject,
+    scorer: Scorer,
+    training: KnownPictures,
+    progress: Progress,
+) -> dict[str, Evaluation]:
+    """The base, then each LoRA, all in the model that is loaded once."""
+    family = parts.model(what.model, None, config.precision, seed=0)
     family.to(parts.device(config.accelerator))
-    lora = read_lora(path, int(family.unet.config.layers_per_block))
-    apply_lora(family.unet, family.text_encoder, lora)
-    evaluator = _evaluator(config, family, references, source, progress)
+    resolution = what.resolution or family.native_resolution_px
+    evaluator = Evaluator(
+        family=family,
+        settings=parts.draw_settings(
+            config.sampling, config.evaluation, resolution, config.precision
+        ),
+        scorer=scorer,
+        progress=progress,
+    )
+    rows = {"base": evaluator.draw_base()}
+    for lora in progress.track(what.loras, "LoRAs"):
+        with _applied(family, lora, config.merge) as scale:
+            rows[lora.label] = evaluator.draw(lora_scale=scale)
+    return rows
 
-    base = evaluator.draw_base()
-    with ExitStack() as stack:
-        if config.merge:
-            _merge(family, config.lora_scale, stack)
-        drawn = evaluator.draw(lora_scale=1.0 if config.merge else config.lora_scale)
-    return _write(config, folder, evaluator, {"base": base, "LoRA": drawn}, source, progress)
+
+@contextmanager
+def _applied(family: StableDiffusion, lora: NamedLora, merge: bool) -> Iterator[float]:
+    """The model with a LoRA, inside the block; gives the strength that is still to be applied."""
+    modules = family.unet, family.text_encoder
+    apply_lora(*modules, read_lora(lora.path, int(family.unet.config.layers_per_block)))
+    try:
+        with ExitStack() as stack:
+            for module in modules if merge else ():
+                if lora_parameters(module):
+                    set_scale(module, lora.scale)
+                    stack.enter_context(merged(module))
+            yield 1.0 if merge else lora.scale
+    finally:
+        remove_lora(*modules)
 
 
-def _merge(family: StableDiffusion, scale: float, stack: ExitStack) -> None:
-    from sdlora.adapters.lora import lora_parameters, set_scale
+def _of_folders(
+    folders: Sequence[str], scorer: Scorer, progress: Progress
+) -> dict[str, Evaluation]:
+    """Pictures made elsewhere, a row for each folder."""
+    rows = {}
+    for folder in folders:
+        images, texts = _read(Path(folder))
+        known = [text for text in texts.values() if text is not None]
+        pictures = Pictures(images, known if len(known) == len(images) else None)
+        scores = scorer.score(pictures, progress)
+        prompts = [Prompt(text or "", seed=0) for text in texts.values()]
+        rows[folder if len(folders) > 1 else "pictures"] = Evaluation(prompts, images, scores)
+    return rows
 
-    for part in (family.unet, family.text_encoder):
-        if lora_parameters(part):
-            set_scale(part, scale)
-            stack.enter_context(merged(part))
+
+def _read(folder: Path) -> tuple[list[Image.Image], dict[str, str | None]]:
+    """The pictures of a folder, and name -> prompt, where one is known."""
+    if not folder.is_dir():
+        raise ConfigError(f"images={folder}: no such folder")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    if not paths:
+        raise ConfigError(f"images={folder}: holds no picture")
+    listed = _listed_prompts(folder)
+    images, texts = [], {}
+    for path in paths:
+        try:
+            images.append(read_picture(path))
+            beside = path.with_suffix(".txt")
+            own = beside.read_text("utf-8-sig").strip() if beside.is_file() else None
+        except (PictureError, UnicodeDecodeError) as error:
+            raise ConfigError(f"images={folder}: {path.name}: {error}") from error
+        texts[path.name] = listed.get(path.name, own)
+    return images, texts
+
+
+def _listed_prompts(folder: Path) -> dict[str, str]:
+    """File -> prompt, from a ``prompts.json`` in the folder or beside it."""
+    for path in (folder / "prompts.json", folder.parent / "prompts.json"):
+        if path.is_file():
+            try:
+                entries = json.loads(path.read_text("utf-8"))
+                return {str(each["file"]): str(each["text"]) for each in entries if each["text"]}
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(
+                    f"{path}: no list of {{file, text}} ({error}); mend or remove it"
+                ) from error
+    return {}
 
 
 def _write(
     config: EvaluateConfig,
+    what: Subject,
     folder: Path,
-    evaluator: Evaluator,
-    evaluations: dict[str, Evaluation],
-    source: PictureSource | None,
+    rows: Mapping[str, Evaluation],
+    scorer: Scorer,
+    training: KnownPictures,
     progress: Progress,
 ) -> Path:
-    real = evaluator.score_training(source) if source else None
-    rows = {name: item.scores for name, item in evaluations.items() if item.scores is not None}
-    for name, item in evaluations.items():
-        evaluator.write_pictures(folder / name.lower(), item)
-    evaluator.write_grid(folder / "grid.png", evaluations["LoRA"], "LoRA")
+    scores = {name: item.scores for name, item in rows.items() if item.scores is not None}
+    real = score_training(what.training, scorer, progress) if what.training else None
+    folders = _folder_names(list(rows))
+    for name, item in rows.items():
+        write_pictures(folder / folders[name], item)
+    write_prompts(folder, [item.prompts for item in rows.values()])
+    count = config.sampling.num_preview
+    write_grid(folder / "grid.png", rows, count, training.images[:count])
     report = folder / "report.json"
-    write_report_json(report, rows, settings={"config": asdict(config)}, floor=real)
-    progress.print(score_table(rows, floor=real))
-    progress.print(f"\nWritten: {report}, {folder / 'grid.png'} and the pictures beside them")
+    told = {**asdict(config), "model": asdict(what.model)}  # a run brings its own
+    settings = {"config": told, "versions": parts.versions()}
+    write_report_json(report, scores, settings=settings, floor=real, pictures=folders)
+    last = list(rows)[-1]
+    if what.training is not None:
+        prompts = rows[last].prompts
+        write_nearest(folder, scores[last], prompts, what.training, folders[last])
+    print_scores(scores, real, progress)
+    write_html_report(folder)
+    progress.print(f"\nWritten: {folder / 'report.html'}, {report}, grid.png and the pictures")
     return report
 
 
-def _of_run(
-    config: EvaluateConfig, progress: Progress
-) -> tuple[ModelConfig, str | None, PictureSource | None]:
-    """Base model, references and training pictures: a run's own, else what the config says."""
-    if config.run is None:
-        return config.model, config.evaluation.references, None
-    stored, _ = read_config(Path(config.run))
-    model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), stored["model"]))
-    data = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), stored["data"]))
-    assert isinstance(model, ModelConfig)
-    assert isinstance(data, DataConfig)
-    source, of_person = None, None
-    try:
-        of_person = held_out(data, progress)
-        with file_index(data) as index:
-            source = picture_source(data, index, progress)
-    except DataError as error:
-        progress.print(f"note: the run's training pictures are not there any more: {error}")
-    references = config.evaluation.references or stored["evaluation"]["references"] or of_person
-    return replace(model, scratch=[]), references, source
+def print_scores(scores: Mapping[str, Scores], real: Scores | None, progress: Progress) -> None:
+    """The table of all scores, and the homework's line of each model, as it prints it."""
+    if any(value is not None for row in scores.values() for value in row.values.values()):
+        progress.print(score_table(scores, floor=real))
+    for name, row in scores.items():
+        if "hw10_face" in row.values:
+            progress.print(f"{name}: {tutorial_line(row)}")
 
 
-def _evaluator(
-    config: EvaluateConfig,
-    family: StableDiffusion,
-    references: str | None,
-    source: PictureSource | None,
-    progress: Progress,
-) -> Evaluator:
-    resolution = config.resolution or family.native_resolution_px
-    shown = min(config.sampling.num_preview, len(source.pictures)) if source else 0
-    return Evaluator(
-        family=family,
-        settings=parts.draw_settings(config.sampling, resolution, config.precision),
-        scorer=scorers.scorer(config.evaluation, references, source, progress),
-        progress=progress,
-        training_images=[source.image(index) for index in range(shown)] if source else (),
-    )
+def _folder_names(labels: Sequence[str]) -> dict[str, str]:
+    """Label -> a folder name that is safe on every system, and no other's."""
+    names: dict[str, str] = {}
+    for label in labels:
+        name = re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-.") or "pictures"
+        while name in names.values():
+            name += "-2"
+        names[label] = name
+    return names

@@ -1,7 +1,9 @@
 """Typed config -> single objects: data, model, adapters, module, trainer, scorer."""
 
 import logging
+import platform
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,9 @@ import lightning
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from sdlora import __version__
 from sdlora.adapters.lora import LoraSpec, add_lora
-from sdlora.build.checks import prompts
+from sdlora.build.checks import prior_prompts, prompts
 from sdlora.checkpoint import WholeCheckpointIO
 from sdlora.config import (
     LoraConfig,
@@ -19,6 +22,7 @@ from sdlora.config import (
     TrainConfig,
     TrainerConfig,
 )
+from sdlora.config_evaluation import EvaluationConfig
 from sdlora.diffusion.noise_schedule import NoiseSchedule
 from sdlora.diffusion.objective import Objective
 from sdlora.evaluator import DrawSettings
@@ -176,7 +180,9 @@ def module(config: TrainConfig, family: StableDiffusion) -> DiffusionModule:
     )
 
 
-def draw_settings(config: SamplingConfig, resolution: int, precision: str) -> DrawSettings:
+def draw_settings(
+    config: SamplingConfig, evaluation: EvaluationConfig, resolution: int, precision: str
+) -> DrawSettings:
     """How validation pictures are drawn."""
     return DrawSettings(
         prompts=prompts(config),
@@ -188,4 +194,12 @@ def draw_settings(config: SamplingConfig, resolution: int, precision: str) -> Dr
         resolution=resolution,
         batch_size=config.batch_size,
         precision=DTYPES[precision],
+        prior_prompts=prior_prompts(config, evaluation),
     )
+
+
+def versions() -> dict[str, str]:
+    """Of what made the numbers."""
+    names = ("torch", "lightning", "diffusers", "transformers", "peft", "torchmetrics", "deepface")
+    known = {name: version(name) for name in names}
+    return {"sdlora": __version__, "python": platform.python_version()} | known

@@ -1,24 +1,24 @@
 """A trained run -> its files, and the table that says what it became."""
 
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from sdlora import __version__
 from sdlora.best import Best
 from sdlora.build import parts
+from sdlora.build.evaluation import print_scores
 from sdlora.build.job import TrainingJob
+from sdlora.build.nearest import write_nearest
 from sdlora.data.check import FILE_NAME
-from sdlora.evaluator import Evaluation
+from sdlora.evaluator import Evaluation, score_training
 from sdlora.export import export_lora, export_pipeline, prove_export
-from sdlora.html_report import write_html_report
-from sdlora.metrics.scoring import Scores
-from sdlora.report import gap_closed, score_table, write_report_json
+from sdlora.html_report.page import write_html_report
+from sdlora.metrics.scores import Scores
+from sdlora.report import gap_closed_by, write_report_json
 from sdlora.run_folder import flat
 
 
@@ -55,25 +55,14 @@ def export(job: TrainingJob) -> list[Path]:
 
 def summarise(job: TrainingJob, files: list[Path]) -> None:
     """Show base and LoRA side by side, and where everything is."""
-    last = job.evaluate.last or job.evaluator.draw()
-    base = job.evaluator.draw_base()
-    real = job.evaluator.score_training(job.data.source)
-    rows = _rows({"base": base, "LoRA": last})
-    best = None if job.evaluate.best is None else job.evaluate.best.best
-    if rows and best is not None and best.step != job.trainer.global_step:
-        rows = {"base": rows["base"], f"best, step {best.step}": best.scores, "LoRA": rows["LoRA"]}
-    job.evaluator.write_pictures(job.folder / "samples" / "base", base)
-    job.evaluator.write_pictures(job.folder / "samples" / "last", last)
     grid = job.folder / "samples" / "last.png"
-    job.evaluator.write_grid(grid, last, "LoRA")
-    is_scored = any(value is not None for row in rows.values() for value in row.values().values())
-    if rows and is_scored:
-        job.progress.print(score_table(rows, floor=real))
-    if rows:
-        settings = {"config": asdict(job.config), "versions": _versions()}
-        write_report_json(job.folder / "report.json", rows, settings=settings, floor=real)
-        _log_hparams(job, rows, real)
-    _say_best(job, best)
+    try:
+        _compare(job, grid)
+    except torch.OutOfMemoryError:
+        job.progress.print(
+            "warning: no memory to draw even one picture, so nothing is scored; score the LoRA on "
+            f"another machine: python evaluate.py run={job.folder}"
+        )
     with job.progress.working("Writing report.html"):
         write_html_report(job.folder)
     job.progress.print("\nWritten:")
@@ -83,6 +72,27 @@ def summarise(job: TrainingJob, files: list[Path]) -> None:
         if path.exists():
             job.progress.print(f"  {path}")
     job.progress.print(f"  tensorboard --logdir {job.folder}")
+
+
+def _compare(job: TrainingJob, grid: Path) -> None:
+    """Pictures and scores of base, best and last, for the terminal and the reports."""
+    last = job.evaluate.last or job.evaluator.draw()
+    base = job.evaluator.draw_base()
+    real = score_training(job.data.source, job.evaluator.scorer, job.progress)
+    rows = _rows({"base": base, "LoRA": last})
+    best = None if job.evaluate.best is None else job.evaluate.best.best
+    if rows and best is not None and best.step != job.trainer.global_step:
+        rows = {"base": rows["base"], f"best, step {best.step}": best.scores, "LoRA": rows["LoRA"]}
+    job.evaluator.write_pictures(job.folder / "samples" / "base", base)
+    job.evaluator.write_pictures(job.folder / "samples" / "last", last)
+    job.evaluator.write_grid(grid, last, "LoRA")
+    print_scores(rows, real, job.progress)
+    if rows:
+        settings = {"config": asdict(job.config), "versions": parts.versions()}
+        write_report_json(job.folder / "report.json", rows, settings=settings, floor=real)
+        write_nearest(job.folder, rows["LoRA"], job.evaluator.settings.prompts, job.data.source)
+        _log_hparams(job, rows, real)
+    _say_best(job, best)
 
 
 def metadata(job: TrainingJob) -> dict[str, str]:
@@ -102,7 +112,7 @@ def metadata(job: TrainingJob) -> dict[str, str]:
         "ss_mixed_precision": config.trainer.precision,
         "sdlora.config": json.dumps(asdict(config), sort_keys=True),
         "sdlora.hashes": json.dumps(job.hashes, sort_keys=True),
-        "sdlora.versions": json.dumps(_versions(), sort_keys=True),
+        "sdlora.versions": json.dumps(parts.versions(), sort_keys=True),
     }
 
 
@@ -128,26 +138,15 @@ def _say_best(job: TrainingJob, best: Best | None) -> None:
 
 def _log_hparams(job: TrainingJob, rows: Mapping[str, Scores], real: Scores | None) -> None:
     last, base = rows["LoRA"], rows["base"]
-    floor = None if real is None else real.face_distance
-    metrics = {
-        "final/face_distance": last.face_distance,
-        "final/faceless": last.faceless,
-        "final/clip_score": last.clip_score,
-        "final/gap_closed": gap_closed(base.face_distance, last.face_distance, floor),
-    }
+    metrics = {f"final/{name}": value for name, value in last.values.items()}
+    if real is not None:
+        metrics["final/gap_closed"] = gap_closed_by(last, base, real)
     best = None if job.evaluate.best is None else job.evaluate.best.best
     if best is not None:
-        metrics |= {f"best/{name}": value for name, value in best.scores.values().items()}
+        metrics |= {f"best/{name}": value for name, value in best.scores.values.items()}
         metrics["best/step"] = best.step
     known = {name: float(value) for name, value in metrics.items() if value is not None}
     for logger in job.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(flat(asdict(job.config)), known)
             logger.finalize("success")
-
-
-def _versions() -> dict[str, str]:
-    names = ("torch", "lightning", "diffusers", "transformers", "peft")
-    return {"sdlora": __version__, "python": platform.python_version()} | {
-        name: version(name) for name in names
-    }

@@ -1,17 +1,33 @@
-"""Typed config -> the scorer: its models, and the pictures that faces are compared with."""
+"""Typed config -> the scorer: its models, and the pictures that others are compared with."""
 
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
+import torch
 
-from sdlora.config import EvaluationConfig, ScorerConfig
+from sdlora.config_evaluation import EvaluationConfig, ScorerConfig
 from sdlora.config_rules import ConfigError
-from sdlora.data.pictures import PICTURE_SUFFIXES, read_picture
-from sdlora.data.sources import PictureSource
+from sdlora.data.pictures import PICTURE_SUFFIXES, PictureError, read_picture
+from sdlora.data.sources import PictureSource, readable
+from sdlora.metrics.aesthetic import AestheticScorer
 from sdlora.metrics.clip import ClipScore
-from sdlora.metrics.face import DeepFaceModel, FaceModel, TinyFace
+from sdlora.metrics.clip_scores import ClipScorer
+from sdlora.metrics.deepface import DeepFaceModel
+from sdlora.metrics.face import TinyFace
+from sdlora.metrics.face_scores import FaceScorer
+from sdlora.metrics.hw10 import Hw10Scorer
 from sdlora.metrics.image_features import ImageFeatures
-from sdlora.metrics.scoring import Scorer, load_or_reason
+from sdlora.metrics.image_scores import ImageScorer
+from sdlora.metrics.scoring import (
+    Absent,
+    KnownPictures,
+    PictureScorer,
+    Scorer,
+    with_class_word,
+)
 from sdlora.models.loading import EMBEDDED, ModelSource, resolve
 from sdlora.optim import check_options
 from sdlora.progress import Progress
@@ -20,53 +36,97 @@ MOST_REFERENCES = 100
 """So many training pictures, at most, are references where none is held out; and among so many,
 copies are looked for."""
 
+NAMES = {
+    "face": FaceScorer.names,
+    "clip": ClipScorer.names,
+    "image": ("image_similarity", "diversity", "copying"),
+    "aesthetic": ("aesthetic",),
+}
+"""Scores that are missing with the model of a config key."""
+
 
 def scorer(
     config: EvaluationConfig,
-    references: str | None,
-    source: PictureSource | None,
+    references: KnownPictures | None,
+    training: KnownPictures,
+    device: torch.device,
     progress: Progress,
 ) -> Scorer:
     """The scores that the config names; one that cannot be loaded says why, now.
 
     Args:
         config: Which scores.
-        references: Folder of pictures of the person; ``None``: the training pictures.
-        source: The training pictures, if they are known.
+        references: Pictures of the person that training does not see; ``None``: the training ones.
+        training: The training pictures, as far as they are known.
+        device: Where models run, unless their options name another.
         progress: Where notes are printed.
     """
     missing: dict[str, str] = {}
-    face: FaceModel | None = None
-    clip: ClipScore | None = None
-    if config.face.name != "none":
-        factory = DeepFaceModel if config.face.name == "deepface" else TinyFace
-        check_options("evaluation.face.options", factory, config.face.options)
-        face = load_or_reason(lambda: _face(config.face), "face", missing)
-    if config.clip.name != "none":
-        check_options("evaluation.clip.options", ClipScore, config.clip.options)
-        clip = load_or_reason(lambda: ClipScore(**config.clip.options), "clip", missing)
-    features: ImageFeatures | None = None
-    if config.image.name != "none":
-        check_options("evaluation.image.options", ImageFeatures, config.image.options)
-        features = load_or_reason(lambda: ImageFeatures(**config.image.options), "image", missing)
-    for name, reason in missing.items():
-        progress.print(f"evaluation.{name}: will be reported as unavailable: {reason}")
-    names, images = _references(references, source) if face or features else ([], [])
-    training = _first_pictures(source) if features and source is not None else []
-    if face and references is None and source is not None:
+    load = partial(_load, device, missing)
+    face = load("face", config.face, {"tiny_face": _tiny_face, "deepface": _deepface})
+    clip = load("clip", config.clip, {"clip": ClipScore})
+    features = load("image", config.image, {"image": ImageFeatures})
+    aesthetic = load("aesthetic", config.aesthetic, {"aesthetic": AestheticScorer})
+    for key, reason in missing.items():
+        chosen = {"face": "face_distance", "clip": "clip_score"}.get(key) == config.select
+        without = f"evaluation.{key}=none" + " evaluation.select=none" * chosen
         progress.print(
-            "note: no held-out pictures (evaluation.references, or a folder held_out in data.root);"
-            " faces are compared with the training pictures, which rewards copying them"
+            f"evaluation.{key}: will be reported as unavailable: {reason} Without it: {without}"
         )
-    return Scorer(
-        face,
-        clip,
-        images,
-        reference_names=names,
-        missing=missing,
-        features=features,
-        training=training,
+    if references is None and face and training.images:
+        progress.print(
+            "note: no held-out pictures (evaluation.references, data.val_fraction, or a folder "
+            "held_out in data.root); faces are compared with the training pictures, which rewards "
+            "copying them"
+        )
+    others = KnownPictures() if references is None else training
+    references = training if references is None else references
+    reworded = partial(
+        with_class_word, trigger_word=config.trigger_word, class_word=config.class_word
     )
+    scorers: list[PictureScorer] = [
+        *([FaceScorer(face, references, others)] if face else []),
+        *([ClipScorer(clip, reworded)] if clip else []),
+        *([ImageScorer(features, references, training, config.kid)] if features else []),
+        *([aesthetic] if aesthetic else []),
+        *(Absent(NAMES[key], reason) for key, reason in missing.items()),
+    ]
+    if config.hw10:
+        lacking = "; ".join(missing[key] for key in ("face", "clip") if key in missing)
+        whole = face and clip
+        scorers.append(
+            Hw10Scorer(face, clip, training) if whole else Absent(Hw10Scorer.names, lacking)
+        )
+    return Scorer(scorers)
+
+
+def _load(
+    device: torch.device,
+    missing: dict[str, str],
+    key: str,
+    config: ScorerConfig,
+    factories: Mapping[str, Callable[..., Any]],
+) -> Any:
+    """``None`` if it was not asked for, or cannot be loaded; then ``missing`` says why."""
+    if config.name == "none":
+        return None
+    factory = factories[config.name]
+    check_options(f"evaluation.{key}.options", factory, config.options)
+    options = dict(config.options)
+    if "device" in inspect.signature(factory).parameters:
+        options.setdefault("device", device)
+    try:
+        return factory(**options)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        missing[key] = f"{type(error).__name__}: {error}"
+        return None
+
+
+def training_pictures(config: EvaluationConfig, source: PictureSource | None) -> KnownPictures:
+    """The training pictures that scores compare with, if any do; the homework compares with all."""
+    if source is None or config.face.name == config.image.name == "none":
+        return KnownPictures()
+    return first_pictures(source, None if config.hw10 else MOST_REFERENCES)
 
 
 def warn_of_other_world(config: EvaluationConfig, model_path: str, progress: Progress) -> None:
@@ -84,29 +144,41 @@ def embedded(name: str) -> Path:
     return resolve(ModelSource(path=EMBEDDED + name))
 
 
-def _references(
-    folder: str | None, source: PictureSource | None
-) -> tuple[list[str], list[Image.Image]]:
-    if folder is None:
-        if source is None:
-            return [], []
-        names = [picture.name for picture in source.pictures[:MOST_REFERENCES]]
-        return names, _first_pictures(source)
+def pictures_in(folder: str) -> KnownPictures:
+    """The references that lie in a folder.
+
+    Raises:
+        ConfigError: If there is no such folder, no picture in it, or one that cannot be read.
+    """
     if not Path(folder).is_dir():
         raise ConfigError(f"evaluation.references={folder}: no such folder; name one, or null")
     paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
     if not paths:
         raise ConfigError(f"evaluation.references={folder}: holds no picture")
-    return [path.name for path in paths], [read_picture(path) for path in paths]
+    images = []
+    for path in paths:
+        try:
+            images.append(read_picture(path))
+        except PictureError as error:
+            raise ConfigError(f"evaluation.references: {path}: {error}") from error
+    return KnownPictures([path.name for path in paths], images)
 
 
-def _first_pictures(source: PictureSource) -> list[Image.Image]:
-    return [source.image(index) for index in range(min(len(source.pictures), MOST_REFERENCES))]
+def first_pictures(source: PictureSource, limit: int | None = MOST_REFERENCES) -> KnownPictures:
+    """As many pictures of a source as are compared with, save for those that cannot be read."""
+    found = readable(source, limit)
+    return KnownPictures([picture.name for picture, _ in found], [image for _, image in found])
 
 
-def _face(config: ScorerConfig) -> FaceModel:
-    if config.name == "deepface":
-        model = DeepFaceModel(**config.options)
-        model.require_weights()
-        return model
-    return TinyFace(embedded("tiny-face"), **config.options)
+def _tiny_face(
+    device: torch.device | str = "cpu", batch_size: int = 64, threshold: float = 0.5
+) -> TinyFace:
+    return TinyFace(embedded("tiny-face"), device, batch_size, threshold)
+
+
+def _deepface(
+    model_name: str = "GhostFaceNet", detector: str = "ssd", batch_size: int = 32
+) -> DeepFaceModel:
+    model = DeepFaceModel(model_name, detector, batch_size)
+    model.require_weights()
+    return model

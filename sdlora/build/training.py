@@ -43,7 +43,7 @@ from sdlora.config import TrainConfig
 from sdlora.data.check import FILE_NAME, changed_pictures
 from sdlora.data.sources import PictureSource
 from sdlora.evaluator import Evaluator
-from sdlora.metrics.scoring import Scorer
+from sdlora.metrics.scoring import KnownPictures, Scorer
 from sdlora.metrics.selection import Rule
 from sdlora.models.sd import StableDiffusion
 from sdlora.module import TrainingError
@@ -75,10 +75,10 @@ def training_job(config: TrainConfig, folder: Path, progress: Progress) -> Train
     """
     checkpoint = _checkpoint_to_resume(config, folder, progress)
     data, unseen, hashes = _data(config, folder, progress)
-    scorer = _scorer(config, data.source, progress)
+    trainer = parts.trainer(config, folder)
+    scorer = _scorer(config, data, unseen, trainer.strategy.root_device, progress)
     specs = parts.lora_specs(config.lora)
     family = _model(config, specs)
-    trainer = parts.trainer(config, folder)
     family.to(trainer.strategy.root_device)
     batches, left = training_set(config, data, family, trainer.strategy.root_device, progress)
     sheet = data_sheet(config, left)
@@ -225,10 +225,23 @@ def _checkpoint_to_resume(config: TrainConfig, folder: Path, progress: Progress)
     return checkpoint
 
 
-def _scorer(config: TrainConfig, source: PictureSource, progress: Progress) -> Scorer:
-    references = config.evaluation.references or held_out(config.data, progress)
+def _scorer(
+    config: TrainConfig,
+    data: CheckedData,
+    unseen: CheckedData | None,
+    device: torch.device,
+    progress: Progress,
+) -> Scorer:
+    """Compares with the pictures of a folder, else with those held out for the validation loss."""
     scorers.warn_of_other_world(config.evaluation, config.model.path, progress)
-    return scorers.scorer(config.evaluation, references, source, progress)
+    folder = config.evaluation.references or held_out(config.data, progress)
+    references: KnownPictures | None = None
+    if folder is not None:
+        references = scorers.pictures_in(folder)
+    elif unseen is not None and unseen.geometry:
+        references = scorers.first_pictures(unseen.source)
+    training = scorers.training_pictures(config.evaluation, data.source)
+    return scorers.scorer(config.evaluation, references, training, device, progress)
 
 
 def _evaluator(
@@ -242,7 +255,10 @@ def _evaluator(
     return Evaluator(
         family=family,
         settings=parts.draw_settings(
-            config.sampling, config.data.resolution, config.trainer.precision
+            config.sampling,
+            config.evaluation,
+            config.data.resolution,
+            config.trainer.precision,
         ),
         scorer=scorer,
         progress=progress,

@@ -1,7 +1,7 @@
 """Validation pictures and scores, of the base at the start and of the adapter while training."""
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,12 @@ class Evaluate(OptimizerStepCallback):
         """Draw and score the bare base once: the control row of everything that follows."""
         if not trainer.is_global_zero:
             return
-        base = self.evaluator.draw_base()
-        if trainer.global_step == 0:  # a resumed run has this line
-            values = {**base.named("base"), **self._validated()}
-            append_metrics(self.folder / "metrics.jsonl", 0, values)
+        with self._spared(trainer.global_step):
+            base = self.evaluator.draw_base()
+            if trainer.global_step == 0:  # a resumed run has this line
+                values = {**base.named("base"), **self._validated()}
+                append_metrics(self.folder / "metrics.jsonl", 0, values)
+                self._log(trainer, 0, values)
 
     def on_optimizer_step(
         self, trainer: lightning.Trainer, module: DiffusionModule, step: int
@@ -72,7 +74,8 @@ class Evaluate(OptimizerStepCallback):
         if not scored and not every(step, self.pictures_every_n_steps):
             return
         if trainer.is_global_zero:
-            self._draw(trainer, module, step, scored)
+            with self._spared(step):
+                self._draw(trainer, module, step, scored)
         if scored and self.stop_patience is not None:
             is_over = trainer.is_global_zero and self._scores_since_best() >= self.stop_patience
             if trainer.strategy.reduce_boolean_decision(is_over, all=False):  # every process asks
@@ -81,6 +84,8 @@ class Evaluate(OptimizerStepCallback):
     def _draw(
         self, trainer: lightning.Trainer, module: DiffusionModule, step: int, scored: bool
     ) -> None:
+        if scored:
+            self.last = None  # an older one is not what the run ends with, should memory run out
         parameters = module.all_trained_parameters()
         with self.average.applied(parameters) if self.average else nullcontext():
             evaluation = self.evaluator.draw(preview=not scored)
@@ -92,32 +97,63 @@ class Evaluate(OptimizerStepCallback):
             self.last = evaluation
             values = {**evaluation.named("eval"), **validated}
             append_metrics(self.folder / "metrics.jsonl", step, values)
-            base = self.evaluator.draw_base().scores
-            if self.best is not None and base is not None and evaluation.scores is not None:
-                self.best.consider(step, evaluation.scores, base)
-        self._log(trainer, step, grid, {**evaluation.named("eval"), **validated})
+            base = self.evaluator.draw_base()
+            if self.best is not None and base.scores and evaluation.scores:
+                self.best.consider(step, evaluation.scores, base.scores)
+            # the base does not change: a flat line that the curves start from
+            self._log(trainer, step, {**base.named("base"), **values}, grid)
+        else:
+            self._log(trainer, step, {}, grid)
 
     def _validated(self) -> dict[str, float]:
         return {} if self.validation is None else self.validation.compute()
 
     def _scores_since_best(self) -> int:
         """How often later steps were scored; counted in the file, which a resumed run has too."""
-        best = None if self.best is None else self.best.best
-        chosen = 0 if best is None else best.step
+        assert self.best is not None, "the schema requires evaluation.select"
+        chosen = 0 if self.best.best is None else self.best.best.step
+        name = f"eval/{self.best.rule.score}"
         lines = read_metrics(self.folder / "metrics.jsonl")
-        return len({x["step"] for x in lines if "eval/faceless" in x and x["step"] > chosen})
+        return len({line["step"] for line in lines if name in line and line["step"] > chosen})
+
+    @contextmanager
+    def _spared(self, step: int) -> Iterator[None]:
+        """Training goes on where not even one picture at a time fits into the memory beside it."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            self.evaluator.progress.print(
+                f"warning: step {step}: no memory to draw even one picture beside the training; no "
+                "pictures and scores of this step. Set trainer.gradient_checkpointing=true or a "
+                "smaller data.batch_size, or score later with evaluate.py checkpoint=all"
+            )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _log(
         self,
         trainer: lightning.Trainer,
         step: int,
-        grid: Any,
         scores: Mapping[str, float | None | str],
+        grid: Any = None,
     ) -> None:
         numbers = {name: value for name, value in scores.items() if isinstance(value, float | int)}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step)
             if isinstance(logger, TensorBoardLogger):
-                pixels = torch.frombuffer(bytearray(grid.tobytes()), dtype=torch.uint8)
-                picture = pixels.view(grid.height, grid.width, 3)
-                logger.experiment.add_image("samples", picture, step, dataformats="HWC")
+                _log_pictures(logger, step, numbers, grid)
+
+
+def _log_pictures(
+    logger: TensorBoardLogger, step: int, numbers: Mapping[str, float | int], grid: Any
+) -> None:
+    """The grid, and under Custom Scalars each score in one chart with the base's."""
+    if grid is not None:
+        pixels = torch.frombuffer(bytearray(grid.tobytes()), dtype=torch.uint8)
+        picture = pixels.view(grid.height, grid.width, 3)
+        logger.experiment.add_image("samples", picture, step, dataformats="HWC")
+    if step == 0:
+        names = [name.removeprefix("base/") for name in numbers if name.startswith("base/")]
+        shown = [name for name in names if not name.endswith(("_low", "_high"))]
+        charts = {name: ["Multiline", [f"eval/{name}", f"base/{name}"]] for name in shown}
+        logger.experiment.add_custom_scalars({"scores": charts})

@@ -1,6 +1,7 @@
 """Where the face in a picture is, by deepface's detectors."""
 
 import os
+import warnings
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -26,7 +27,7 @@ MAX_SIDE_PX = 1024
 """Larger pictures are reduced: a portrait's face stays large, and a photo takes no seconds."""
 
 # deepface keeps one detector a process, and OpenCV's cascades cannot be used by two threads
-_ONE_AT_A_TIME = Lock()
+ONE_AT_A_TIME = Lock()
 
 
 def require_detector(detector: str) -> None:
@@ -44,8 +45,9 @@ def require_detector(detector: str) -> None:
     if missing:
         raise ValueError(
             f"data.face_detector={detector}: missing {' and '.join(missing)} in {folder}; let "
-            'deepface download it once with network (python -c "from deepface import DeepFace; '
-            f"DeepFace.build_model('{detector}', 'face_detector')\"), copy it there from another "
+            'deepface download it once with network (python -c "import numpy; from deepface import '
+            "DeepFace; DeepFace.extract_faces(numpy.zeros((256, 256, 3), 'uint8'), "
+            f"'{detector}', enforce_detection=False)\"), copy it there from another "
             "machine, or set data.face_detector=opencv, which needs no file."
         )
 
@@ -64,12 +66,12 @@ def find_face(image: Image.Image, detector: str) -> Box | None:
         ValueError: If the detector cannot be used, see :func:`require_detector`.
     """
     require_detector(detector)
-    shown = _resized(image)
+    shown = resized_for_detector(image)
     bgr = np.ascontiguousarray(np.array(shown)[:, :, ::-1])
-    detector_of = deepface()
-    with _ONE_AT_A_TIME:
+    # importing deepface or RetinaFace silences all warnings of the process
+    with ONE_AT_A_TIME, warnings.catch_warnings():
         # enforce_detection=True would raise for a faceless picture; False gives confidence 0
-        found = detector_of.extract_faces(
+        found = deepface().extract_faces(
             bgr, detector_backend=detector, enforce_detection=False, align=False
         )
     areas = [face["facial_area"] for face in found if face["confidence"] != 0]
@@ -81,7 +83,8 @@ def find_face(image: Image.Image, detector: str) -> Box | None:
     return _scaled_back(largest, shown.size, image.size)
 
 
-def _resized(image: Image.Image) -> Image.Image:
+def resized_for_detector(image: Image.Image) -> Image.Image:
+    """RGB, within :data:`MIN_SIDE_PX` and :data:`MAX_SIDE_PX` in its own aspect."""
     factor = max(MIN_SIDE_PX / min(image.size), 1.0)
     factor = min(factor, MAX_SIDE_PX / max(image.size))
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from PIL import Image
 
+from sdlora.data.pictures import PictureError
 from sdlora.data.samples import Finding, Picture
 from sdlora.world.portraits import caption, portrait, random_scene
 
@@ -44,6 +45,21 @@ def fingerprint(pictures: Sequence[Picture]) -> str:
         own = (str(picture.repeats), str(picture.loss_weight), picture.mask_content)
         digest.update(record(picture.name, picture.text, picture.content, picture.prefix, *own))
     return digest.hexdigest()
+
+
+def readable(source: PictureSource, limit: int | None) -> list[tuple[Picture, Image.Image]]:
+    """Of the first ``limit`` pictures (None: of all) those that can be read.
+
+    For comparisons only: where pictures are encoded for training, one that cannot be read is named,
+    and stops the run or not, as the config says.
+    """
+    found = []
+    for number, picture in enumerate(source.pictures[:limit]):
+        try:
+            found.append((picture, source.image(number)))
+        except (PictureError, DataError, OSError):
+            continue
+    return found
 
 
 class Selection:

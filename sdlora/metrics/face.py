@@ -1,19 +1,18 @@
-"""Face distance: how far the faces of pictures are from a person's reference pictures."""
+"""Faces of pictures: how near they are to known faces, and the embedder of the drawn world."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
 
-from sdlora.data.faces import DETECTOR_WEIGHTS, MIN_SIDE_PX, deepface, weights_folder
+from sdlora.metrics.picture_mean import PictureMean
 
 FACELESS_DISTANCE = math.sqrt(2.0)
 """What a picture without a face counts: the distance of orthogonal unit vectors, i.e. of a person
@@ -27,11 +26,16 @@ class Faces:
 
     Attributes:
         vectors: Identity embeddings, unit rows, zero where no face was found; ``[n, D]``, float32.
-        found: Whether the picture shows a face, ``[n]``, bool.
+        counts: How many faces the picture shows, ``[n]``, int64.
     """
 
     vectors: Tensor
-    found: Tensor
+    counts: Tensor
+
+    @property
+    def found(self) -> Tensor:
+        """Whether the picture shows a face, ``[n]``, bool."""
+        return self.counts > 0
 
 
 class FaceModel(Protocol):
@@ -88,120 +92,32 @@ class TinyFace:
         return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1.0
 
 
-DEEPFACE_WEIGHTS = {
-    "ArcFace": ("arcface_weights.pth",),
-    "Facenet": ("facenet_weights.pth",),
-    "Facenet512": ("facenet512_weights.pth",),
-    "GhostFaceNet": ("ghostfacenet_v1.pth",),
-    "OpenFace": ("openface_weights.pth",),
-    "VGG-Face": ("vgg_face_weights.pth",),
-}
-"""deepface model -> files its PyTorch backend reads (deepface 0.0.103, `models/`)."""
-
-
-class DeepFaceModel:
-    """Real faces: a detector, then a recognition network, both by deepface on PyTorch.
-
-    Of several faces in a picture the largest counts. A picture in which the detector finds none
-    is faceless; its whole-picture embedding, which deepface would give, is not used.
-
-    Args:
-        model_name: A key of :data:`DEEPFACE_WEIGHTS`.
-        detector: A key of :data:`sdlora.data.faces.DETECTOR_WEIGHTS`.
-
-    Raises:
-        ValueError: On an unknown name.
-    """
-
-    def __init__(self, model_name: str = "GhostFaceNet", detector: str = "ssd") -> None:
-        for key, name, known in (
-            ("model_name", model_name, DEEPFACE_WEIGHTS),
-            ("detector", detector, DETECTOR_WEIGHTS),
-        ):
-            if name not in known:
-                raise ValueError(f"{key}={name}: unknown; choose one of {', '.join(known)}.")
-        self.model_name = model_name
-        self.detector = detector
-
-    def require_weights(self) -> None:
-        """Check that deepface will find its weight files; costs nothing, downloads nothing.
-
-        Raises:
-            ValueError: If a file is missing or empty; it names the file and the two ways on.
-        """
-        folder = weights_folder()
-        wanted = DEEPFACE_WEIGHTS[self.model_name] + DETECTOR_WEIGHTS[self.detector]
-        paths = [folder / name for name in wanted]
-        missing = [p.name for p in paths if not p.is_file() or not p.stat().st_size]
-        if missing:
-            raise ValueError(
-                f"face model {self.model_name} with detector {self.detector}: missing "
-                f"{' and '.join(missing)} in {folder}; either let deepface download it once with "
-                'network (python -c "from deepface import DeepFace; DeepFace.build_model('
-                f"'{self.model_name}'); DeepFace.build_model('{self.detector}', "
-                "'face_detector')\"), or copy it there from another machine (DEEPFACE_HOME chooses "
-                "the folder that holds .deepface/weights)."
-            )
-
-    def embed(self, images: Sequence[Image.Image]) -> Faces:
-        """Embed the largest face of each picture; a ValueError if weight files are missing."""
-        if not images:
-            return no_faces()
-        self.require_weights()
-        library = deepface()
-        rows = [self._embed_one(library, image) for image in images]
-        size = next((len(row) for row in rows if row is not None), 1)
-        vectors = torch.tensor([[0.0] * size if row is None else row for row in rows])
-        return as_faces(vectors, torch.tensor([row is not None for row in rows]))
-
-    def _embed_one(self, library: Any, image: Image.Image) -> list[float] | None:
-        bgr = np.ascontiguousarray(np.array(_large_enough(image))[:, :, ::-1])
-        # enforce_detection=True would raise for a faceless picture; False gives confidence 0
-        found = library.represent(
-            bgr,
-            model_name=self.model_name,
-            detector_backend=self.detector,
-            enforce_detection=False,
-        )
-        faces = [face for face in found if face["face_confidence"] != 0]
-        if not faces:
-            return None
-        largest = max(faces, key=lambda face: face["facial_area"]["w"] * face["facial_area"]["h"])
-        return list(largest["embedding"])
-
-
-def _large_enough(image: Image.Image) -> Image.Image:
-    factor = max(MIN_SIDE_PX / min(image.size), 1.0)
-    size = (round(image.width * factor), round(image.height * factor))
-    rgb = image.convert("RGB")
-    return rgb if size == image.size else rgb.resize(size, Image.Resampling.BICUBIC)
-
-
 def no_faces() -> Faces:
     """The answer to no pictures."""
-    return Faces(vectors=torch.zeros(0, 1), found=torch.zeros(0, dtype=torch.bool))
+    return Faces(vectors=torch.zeros(0, 1), counts=torch.zeros(0, dtype=torch.int64))
 
 
-def as_faces(vectors: Tensor, found: Tensor) -> Faces:
+def as_faces(vectors: Tensor, counts: Tensor) -> Faces:
     """Scale embeddings to unit length and blank those without a face.
 
     Args:
         vectors: Embeddings of any length, ``[n, D]``.
-        found: Whether there is a face, ``[n]``, bool.
+        counts: How many faces there are, ``[n]``, int64 or bool.
 
     Raises:
         ValueError: If the embedding of a found face is zero, NaN or infinite.
     """
     vectors = vectors.float()
     lengths = torch.linalg.vector_norm(vectors, dim=1)
-    broken = found & ~(torch.isfinite(lengths) & (lengths > 0))
+    counts = counts.long()
+    broken = (counts > 0) & ~(torch.isfinite(lengths) & (lengths > 0))
     if broken.any():
         raise ValueError(
             f"face embeddings of pictures {broken.nonzero().flatten().tolist()} are zero, NaN or "
             "infinite; check the face model's weights."
         )
     units = F.normalize(vectors, dim=1)
-    return Faces(vectors=torch.where(found[:, None], units, 0.0), found=found)
+    return Faces(vectors=torch.where(counts[:, None] > 0, units, 0.0), counts=counts)
 
 
 def face_distances(faces: Faces, references: Tensor) -> Tensor:
@@ -228,8 +144,8 @@ def face_distances(faces: Faces, references: Tensor) -> Tensor:
     return torch.where(faces.found, distances, FACELESS_DISTANCE)
 
 
-class FaceDistance(Metric):
-    """Mean face distance of pictures to references; lower is closer.
+class FaceDistance(PictureMean):
+    """Mean face distance of pictures to known faces; lower is closer.
 
     Args:
         references: Unit rows, ``[R, D]``, R >= 1.
@@ -238,34 +154,47 @@ class FaceDistance(Metric):
         ValueError: If there is no reference or one is not of unit length.
     """
 
-    is_differentiable = False
     higher_is_better = False
-    full_state_update = False
-
-    references: Tensor
-    distance_sum: Tensor
-    num_pictures: Tensor
-    num_faceless: Tensor
 
     def __init__(self, references: Tensor) -> None:
         super().__init__()
-        if references.ndim != 2 or not len(references):
-            raise ValueError("references: no face to compare with; give pictures that show one.")
-        lengths = torch.linalg.vector_norm(references, dim=1)
-        if not torch.allclose(lengths, torch.ones_like(lengths), atol=1e-3):
-            raise ValueError("references: rows must have unit length; use as_faces().")
-        self.register_buffer("references", references.float(), persistent=False)
-        self.add_state("distance_sum", torch.tensor(0.0, dtype=torch.float64), "sum")
-        self.add_state("num_pictures", torch.tensor(0), "sum")
-        self.add_state("num_faceless", torch.tensor(0), "sum")
+        self._references = _unit_rows(references)
+
+    def update(self, faces: Faces) -> None:
+        """Take in the faces of some pictures; one without a face counts FACELESS_DISTANCE."""
+        self.take(face_distances(faces, self._references))
+
+
+class FaceCosine(PictureMean):
+    """Mean cosine of pictures' faces with known faces, in [-1, 1]; higher is closer.
+
+    A picture without a face counts 0, the cosine of a stranger.
+
+    Args:
+        references: Unit rows, ``[R, D]``, R >= 1.
+
+    Raises:
+        ValueError: If there is no reference or one is not of unit length.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, references: Tensor) -> None:
+        super().__init__()
+        self._references = _unit_rows(references)
 
     def update(self, faces: Faces) -> None:
         """Take in the faces of some pictures."""
-        distances = face_distances(faces, self.references.cpu())
-        self.distance_sum += distances.double().sum().to(self.distance_sum.device)
-        self.num_pictures += len(faces.found)
-        self.num_faceless += int((~faces.found).sum())
+        if not faces.found.any():  # nothing has a width then
+            self.take(torch.zeros(len(faces.counts)))
+        else:
+            self.take((faces.vectors @ self._references.T).mean(dim=1))
 
-    def compute(self) -> Tensor:
-        """Mean distance over all pictures; NaN (torch's 0/0) before the first."""
-        return self.distance_sum / self.num_pictures
+
+def _unit_rows(references: Tensor) -> Tensor:
+    if references.ndim != 2 or not len(references):
+        raise ValueError("references: no face to compare with; give pictures that show one.")
+    lengths = torch.linalg.vector_norm(references, dim=1)
+    if not torch.allclose(lengths, torch.ones_like(lengths), atol=1e-3):
+        raise ValueError("references: rows must have unit length; use as_faces().")
+    return references.float()

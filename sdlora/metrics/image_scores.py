@@ -1,82 +1,103 @@
-"""Scores of picture features: similarity, diversity, copying; or why there is none."""
+"""Scores of whole pictures by their features: likeness, diversity, copying, distribution, drift."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from PIL import Image
 from torch import Tensor
 
 from sdlora.metrics.image_features import ImageFeatures
-from sdlora.metrics.similarity import Copies, copying, diversity, image_similarity
-
-NAMES = ("image_similarity", "diversity", "copying")
+from sdlora.metrics.kid import kid
+from sdlora.metrics.scoring import KnownPictures, Measured, Pictures
+from sdlora.metrics.similarity import Copying, Diversity, ImageSimilarity, PriorDrift
+from sdlora.progress import Progress
 
 
 @dataclass(slots=True)
-class ImageScores:
-    """What the features of some pictures say.
-
-    Attributes:
-        similarity: Mean cosine with the references, one a picture; None without references.
-        diversity: Mean distance within a prompt; None without a prompt of two pictures.
-        copies: Nearest training pictures; None without training pictures.
-        reasons: Name in :data:`NAMES` -> why it is None.
-    """
-
-    similarity: list[float] | None = None
-    diversity: float | None = None
-    copies: Copies | None = None
-    reasons: dict[str, str] = field(default_factory=dict)
-
-
 class ImageScorer:
     """Scores pictures by their features; references and training are embedded once, and kept.
 
-    Args:
+    Attributes:
         features: What embeds pictures.
-        references: Pictures of the person.
-        training: The training pictures.
+        references: Pictures of the person, best ones that were not trained on; may be empty.
+        training: The training pictures, which copies are looked for among; may be empty.
+        with_kid: Measure the kernel distance to the references, too.
     """
 
-    def __init__(
-        self,
-        features: ImageFeatures,
-        references: Sequence[Image.Image],
-        training: Sequence[Image.Image],
+    features: ImageFeatures
+    references: KnownPictures
+    training: KnownPictures
+    with_kid: bool = False
+    _known: dict[str, Tensor] = field(default_factory=dict, init=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it measures."""
+        kernel = ("kid",) if self.with_kid else ()
+        return ("image_similarity", "diversity", "copying", *kernel)
+
+    def score(self, pictures: Pictures, progress: Progress) -> Measured:
+        """Score pictures."""
+        measured = Measured()
+        vectors = self.features.embed(pictures.images)
+        self._compare_with_references(measured, vectors)
+        self._diversity(measured, vectors, pictures.prompts)
+        if not pictures.are_training:
+            self._compare_with_training(measured, vectors)
+        if pictures.prior is not None:
+            drift = PriorDrift()
+            drift.update(*(self.features.embed(images) for images in pictures.prior))
+            measured.add("prior_drift", drift, is_by_picture=False)
+        return measured
+
+    def _compare_with_references(self, measured: Measured, vectors: Tensor) -> None:
+        if not self.references.images:
+            for name in ("image_similarity", *(("kid",) if self.with_kid else ())):
+                measured.lack(name, "there are no reference pictures to compare with")
+            return
+        references = self._vectors("references", self.references)
+        metric = ImageSimilarity(references)
+        metric.update(vectors)
+        measured.add("image_similarity", metric)
+        if self.with_kid:
+            found = kid(vectors, references)
+            if found is None:
+                measured.lack("kid", "needs two pictures and two references")
+            else:
+                measured.values["kid"], measured.intervals["kid"] = found
+
+    def _diversity(
+        self, measured: Measured, vectors: Tensor, prompts: Sequence[str] | None
     ) -> None:
-        self._features = features
-        self._references = references
-        self._training = training
-        self._reference_vectors: Tensor | None = None
-        self._training_vectors: Tensor | None = None
-
-    def score(self, images: Sequence[Image.Image], prompts: Sequence[str] | None) -> ImageScores:
-        """Score pictures, at least one.
-
-        Args:
-            images: The pictures.
-            prompts: One for each picture, or None.
-        """
-        self._embed_known()
-        vectors = self._features.embed(images)
-        scores = ImageScores()
-        if self._reference_vectors is None:
-            scores.reasons["image_similarity"] = "there are no reference pictures to compare with"
+        metric = Diversity()
+        if prompts is not None:
+            metric.update(vectors, prompts)
+        if len(metric.each()):
+            measured.add("diversity", metric, is_by_picture=False)
         else:
-            scores.similarity = image_similarity(vectors, self._reference_vectors).tolist()
-        scores.diversity = None if prompts is None else diversity(vectors, prompts)
-        if scores.diversity is None:
-            scores.reasons["diversity"] = "no prompt was drawn with two seeds"
-        if self._training_vectors is None:
-            scores.reasons["copying"] = "there are no training pictures to compare with"
-        else:
-            scores.copies = copying(vectors, self._training_vectors)
-            if scores.copies.share is None:
-                scores.reasons["copying"] = "there are no two different training pictures"
-        return scores
+            measured.lack("diversity", "no prompt was drawn with two seeds")
 
-    def _embed_known(self) -> None:
-        if self._reference_vectors is None and self._references:
-            self._reference_vectors = self._features.embed(self._references)
-        if self._training_vectors is None and self._training:
-            self._training_vectors = self._features.embed(self._training)
+    def _compare_with_training(self, measured: Measured, vectors: Tensor) -> None:
+        if not self.training.images:
+            measured.lack("copying", "there are no training pictures to compare with")
+            return
+        training = self._vectors("training", self.training)
+        metric = Copying(training)
+        metric.update(vectors)
+        nearest = [self.training.names[number] for number in metric.nearest]
+        measured.per_picture["training_similarity"] = metric.similarity
+        measured.per_picture["nearest_training"] = nearest
+        measured.values["largest_training_similarity"] = max(metric.similarity)
+        if self.references.images and self.references is not self.training:
+            likeness = ImageSimilarity(training)
+            likeness.update(vectors)
+            measured.add("image_similarity_training", likeness)
+        if metric.yardstick is None:
+            measured.lack("copying", "there are no two different training pictures")
+            return
+        measured.values["copying_yardstick"] = metric.yardstick
+        measured.add("copying", metric)
+
+    def _vectors(self, what: str, known: KnownPictures) -> Tensor:
+        if what not in self._known:
+            self._known[what] = self.features.embed(known.images)
+        return self._known[what]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sdlora.metrics.scoring import Scores
+from sdlora.metrics.scores import Scores
 
 RULES = ("face_distance", "clip_score", "none")
 
@@ -25,12 +25,14 @@ class Rule:
         """What the best checkpoint has least of; ``None`` for one that cannot be chosen."""
         if not self.follows_prompts(scores, base):
             return None
-        if self.score == "face_distance":
-            return scores.face_distance
-        return None if scores.clip_score is None else -scores.clip_score
+        value = scores.value(self.score)
+        if value is None or self.score == "face_distance":
+            return value
+        return -value
 
     def follows_prompts(self, scores: Scores, base: Scores) -> bool:
         """Whether the CLIP score has not fallen by more than the margin."""
-        if scores.clip_score is None or base.clip_score is None:
+        now, before = scores.value("clip_score"), base.value("clip_score")
+        if now is None or before is None:
             return True
-        return base.clip_score - scores.clip_score <= self.max_clip_loss
+        return before - now <= self.max_clip_loss

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdlora.metrics.picture_mean import PictureMean
+
 SAME_PICTURE = 0.999
 """Two training pictures at least so alike are one picture twice, and no yardstick for copies."""
 
@@ -30,7 +32,7 @@ def image_similarity(pictures: Tensor, references: Tensor) -> Tensor:
     return (pictures @ references.T).mean(dim=1)
 
 
-def diversity(features: Tensor, groups: Sequence[Hashable]) -> float | None:
+def diversity(features: Tensor, groups: Sequence[Hashable]) -> Tensor:
     """How different the pictures of one prompt are; higher is more varied, noise is too.
 
     Args:
@@ -38,8 +40,8 @@ def diversity(features: Tensor, groups: Sequence[Hashable]) -> float | None:
         groups: The prompt of each picture.
 
     Returns:
-        Mean of ``1 - <f_i, f_j>`` over the pairs of a prompt, then over the prompts with at least
-        two pictures, in [0, 2]; None without such a prompt.
+        Mean of ``1 - <f_i, f_j>`` over the pairs of a prompt, in [0, 2], for each prompt with at
+        least two pictures, in the order of their first pictures; ``[g]``.
 
     Raises:
         ValueError: If the numbers of features and groups differ.
@@ -53,7 +55,7 @@ def diversity(features: Tensor, groups: Sequence[Hashable]) -> float | None:
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
     means = [(1 - _pairs(features[rows])).mean() for rows in members.values() if len(rows) > 1]
-    return float(torch.stack(means).mean()) if means else None
+    return torch.stack(means) if means else torch.zeros(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +71,6 @@ class Copies:
     similarity: Tensor
     nearest: Tensor
     yardstick: float | None
-
-    @property
-    def share(self) -> float | None:
-        """Share of copies, in [0, 1], lower is better; None without yardstick or pictures."""
-        if self.yardstick is None or not len(self.similarity):
-            return None
-        return float((self.similarity > _threshold(self.yardstick)).double().mean())
 
 
 def copying(pictures: Tensor, training: Tensor) -> Copies:
@@ -105,6 +100,92 @@ def copying(pictures: Tensor, training: Tensor) -> Copies:
         return Copies(torch.zeros(0), torch.zeros(0, dtype=torch.int64), _yardstick(training))
     similarity, nearest = (pictures @ training.T).max(dim=1)
     return Copies(similarity, nearest, _yardstick(training))
+
+
+class ImageSimilarity(PictureMean):
+    """Mean cosine of pictures with references; see :func:`image_similarity`.
+
+    Args:
+        references: Unit rows, ``[m, D]``, m >= 1.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, references: Tensor) -> None:
+        super().__init__()
+        self._references = references
+
+    def update(self, features: Tensor) -> None:
+        """Take in pictures' unit features, ``[n, D]``."""
+        self.take(image_similarity(features, self._references))
+
+
+class Diversity(PictureMean):
+    """Mean over prompts of the distance between a prompt's pictures; see :func:`diversity`.
+
+    A number is a prompt's here, not a picture's.
+    """
+
+    higher_is_better = True
+
+    def update(self, features: Tensor, groups: Sequence[Hashable]) -> None:
+        """Take in all pictures of some prompts: unit rows ``[n, D]``, and the prompt of each."""
+        self.take(diversity(features, groups))
+
+
+class Copying(PictureMean):
+    """Share of pictures that are copies of training pictures; see :func:`copying`.
+
+    Args:
+        training: Unit rows, ``[m, D]``, m >= 1.
+
+    Attributes:
+        yardstick: Largest cosine between different training pictures; None if there are no two.
+        similarity: Of each picture, its largest cosine with a training picture.
+        nearest: Of each picture, which training picture that is.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, training: Tensor) -> None:
+        super().__init__()
+        self._training = training
+        self.yardstick = _yardstick(training)
+        self.similarity: list[float] = []
+        self.nearest: list[int] = []
+
+    def update(self, features: Tensor) -> None:
+        """Take in pictures' unit features, ``[n, D]``; without a yardstick none is a copy."""
+        copies = copying(features, self._training)
+        self.similarity += copies.similarity.tolist()
+        self.nearest += copies.nearest.tolist()
+        if self.yardstick is not None:
+            self.take(copies.similarity > _threshold(self.yardstick))
+
+    def reset(self) -> None:
+        """Forget the pictures so far."""
+        super().reset()
+        self.similarity, self.nearest = [], []
+
+
+class PriorDrift(PictureMean):
+    """How far pictures without the trigger word moved from the base model's; lower is better.
+
+    ``1 - <f_i, g_i>`` of the pictures that base and adapter draw of one prompt from one noise,
+    [0, 2]; 0: the adapter changes nothing but what its trigger word calls.
+
+    Source:
+        Prior preservation of DreamBooth, Ruiz et al. 2022, arXiv:2208.12242, section 4.1 (PRES),
+        against the base's pictures instead of training ones.
+    """
+
+    higher_is_better = False
+
+    def update(self, features: Tensor, base: Tensor) -> None:
+        """Take in unit features of the adapter's and the base's pictures, both ``[n, D]``."""
+        if features.shape != base.shape:
+            raise ValueError("base: give one picture of the base for each of the adapter.")
+        self.take((1 - (features * base).sum(dim=1)).clamp(min=0))  # rounding gives -6e-8
 
 
 def _require_alike(pictures: Tensor, others: Tensor, name: str) -> None:

@@ -1,11 +1,15 @@
 """``python evaluate.py`` on a run, and on single LoRA files in both layouts."""
 
 import json
+import shutil
+import warnings
 from pathlib import Path
 
 import pytest
 
+from sdlora.world.portraits import EXAMPLE_IDENTITY_SEED, portrait
 from tests.smoke.conftest import SMALL, Train
+from tests.unit.metrics.random_deepface import write_weights
 
 pytestmark = pytest.mark.slow
 
@@ -57,3 +61,130 @@ def test_bad_input_stops_with_one_message(train_process: Train, tmp_path: Path) 
     assert stopped.returncode == 2
     assert stopped.stderr.startswith("error: lora=missing.safetensors: no such file or folder")
     assert len(stopped.stderr.splitlines()) == 2
+
+
+def test_checkpoints_and_strengths_share_one_load(
+    run_folder: Path, train_process: Train, tmp_path: Path
+) -> None:
+    done = train_process(
+        f"run={run_folder}",
+        "checkpoint=all",
+        "lora_scale=0,1",
+        *DRAW,
+        f"run_dir={tmp_path}",
+        script="evaluate.py",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    assert report["version"] == 2
+    assert report["pictures"] == {
+        "base": "base",
+        "step 2 x0": "step-2-x0",
+        "step 2 x1": "step-2-x1",
+    }
+    assert pngs(tmp_path / "step-2-x0") == pngs(tmp_path / "base") != pngs(tmp_path / "step-2-x1")
+    assert (tmp_path / "report.html").stat().st_size > 1000
+
+
+def test_several_files_are_taken_off_again(
+    run_folder: Path, train_process: Train, tmp_path: Path
+) -> None:
+    lora = run_folder / "lora"
+    files = (lora / "my_lora.safetensors", lora / "pytorch_lora_weights.safetensors")
+    done = train_process(
+        f"lora=[{','.join(map(str, files))}]", *DRAW, f"run_dir={tmp_path}", script="evaluate.py"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    first, second = (pngs(tmp_path / folder) for folder in list(report["pictures"].values())[1:])
+    # the same LoRA twice: had the first stayed on the model, the second would come on top
+    assert first == second != pngs(tmp_path / "base")
+
+
+def test_pictures_made_elsewhere_are_scored(
+    train_process: Train, repository: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "drawn"
+    folder.mkdir()
+    for seed in range(3):
+        drawn = portrait(900_000 + seed, EXAMPLE_IDENTITY_SEED)
+        drawn.image.save(folder / f"{seed}.png")
+        (folder / f"{seed}.txt").write_text(drawn.caption, "utf-8")
+    copied = repository / "examples/portraits/portrait_07"
+    shutil.copyfile(copied.with_suffix(".png"), folder / "copy.png")
+    shutil.copyfile(copied.with_suffix(".txt"), folder / "copy.txt")
+    done = train_process(
+        f"images={folder}",
+        "data.root=examples/portraits",
+        f"run_dir={tmp_path / 'out'}",
+        script="evaluate.py",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    values = report["scores"]["pictures"]["values"]
+    # drawings of the person with their own captions: as good as the held-out ones
+    assert values["face_distance"] < 0.4
+    assert values["clip_score"] > 70
+    assert values["faceless"] == 0
+    columns = report["scores"]["pictures"]["per_picture"]
+    assert [len(column) for column in columns.values()] == [4] * len(columns)
+    copy = columns["training_similarity"].index(max(columns["training_similarity"]))
+    assert columns["nearest_training"][copy] == "portrait_07.png"
+    assert values["largest_training_similarity"] == pytest.approx(1, abs=1e-4)
+    assert values["copying"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("lora=a", "images=b"), "error: images=['b']: is scored by itself, without lora="),
+        (("images=nowhere",), "error: images=nowhere: no such file or folder"),
+        ((), "error: run=None: give either run=RUN_FOLDER, lora=FILE or images=FOLDER"),
+        (("lora=pyproject.toml", "data.root=nowhere"), "error: data.root=nowhere: no such folder"),
+        (("lora=a", "lora_scale=nan"), "error: lora_scale=[nan]: must be finite numbers"),
+    ],
+)
+def test_what_cannot_be_scored_is_said(
+    arguments: tuple[str, ...], message: str, train_process: Train, tmp_path: Path
+) -> None:
+    stopped = train_process(*arguments, f"run_dir={tmp_path}", script="evaluate.py")
+    assert stopped.returncode == 2
+    assert stopped.stderr.startswith(message)
+
+
+def test_the_homework_prints_its_three_numbers(
+    train_process: Train, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEEPFACE_HOME", str(tmp_path))
+    monkeypatch.setenv("DEEPFACE_BACKEND_ENGINE", "pytorch")
+    with warnings.catch_warnings():  # deepface silences those of the process
+        write_weights(tmp_path)
+    for name, seeds in (("training", range(4)), ("drawn", range(10, 14))):
+        (tmp_path / name).mkdir()
+        for seed in seeds:
+            drawn = portrait(900_000 + seed, EXAMPLE_IDENTITY_SEED)
+            drawn.image.resize((512, 512)).save(tmp_path / name / f"{seed}.png")
+            (tmp_path / name / f"{seed}.txt").write_text(drawn.caption, "utf-8")
+    done = train_process(
+        f"images={tmp_path / 'drawn'}",
+        f"data.root={tmp_path / 'training'}",
+        "evaluation=hw10",
+        "evaluation.face.options.detector=opencv",
+        "evaluation.clip.options.model=tiny",
+        "evaluation.image.options.model=tiny",
+        f"run_dir={tmp_path / 'out'}",
+        script="evaluate.py",
+        environment={"DEEPFACE_HOME": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    values = report["scores"]["pictures"]["values"]
+    assert values["hw10_faceless"] < 4
+    printed = (
+        f"Face Similarity Score: {values['hw10_face']} CLIP Score: {values['hw10_clip']} "
+        f"Faceless Images: {values['hw10_faceless']}"
+    )
+    assert printed in done.stdout
+    # no adapter and no prompt file of the homework is needed to see the honest scores beside it
+    assert 0 < values["face_distance"] <= 2
+    assert values["kid"] is not None

@@ -3,19 +3,22 @@
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from sdlora.html_report import write_html_report
+from sdlora.html_report.page import write_html_report
+from sdlora.metrics.scores import KINDS
 
 EVIL = """a dog </script><script>alert(1)</script><img src=x onerror='alert(2)'>"""
 PROMPTS = ("a red cat in the snow", "a blue cat", EVIL, "x" * 300)
 STEPS = (75, 150)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDTHS_PX = (390, 1280)
+TIMEOUT_MS = 120_000  # the machine may be busy
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +40,17 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines: list[dict[str, Any]] = [{"step": 0, "base/face_distance": 1.3, "base/clip_score": 86.0}]
     lines += [{"step": step, "train/loss": 1 / step} for step in range(10, 210, 10)]
     lines += [{"step": s, "eval/face_distance": 50 / s, "eval/clip_score": 87.0} for s in STEPS]
+    lines += [{"step": s, "eval/kid": 1 / s, "eval/kid_low": 0, "eval/kid_high": 1} for s in STEPS]
+    lines += [{"step": s, "eval/several_faces": 1} for s in STEPS]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (run / "metrics.jsonl").write_text(text, encoding="utf-8")
-    scores = {"face_distance": 1.3, "clip_score": 86.0, "faceless": 0, "num_pictures": 25}
+    base, lora = scores(1.3, len(PROMPTS)), scores(0.4, len(PROMPTS))
+    Image.new("RGB", (64, 64), "green").save(samples / "nearest.png")
+    pair = {"picture": "samples/last/000-0123abcd.png", "training": "samples/nearest.png"}
     stored = {
         "best/scores.json": {"step": 75},
-        "report.json": {"scores": {"base": scores, "LoRA": {**scores, "face_distance": 0.4}}},
+        "report.json": {"version": 2, "scores": {"base": base, "best": lora, "LoRA": lora}},
+        "nearest.json": [{**pair, "prompt": EVIL, "name": "v" * 100, "similarity": 0.9}] * 3,
         "config.json": {"config": {"export": {"name": "my_lora"}, "data": {"root": "y" * 200}}},
         "dataset.json": {
             "counts": {"pictures": 24},
@@ -60,6 +68,46 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_html_report(run)
 
 
+def scores(face_distance: float, count: int) -> dict[str, Any]:
+    values = dict.fromkeys(KINDS, 0.5) | {"face_distance": face_distance, "faceless": 1}
+    return {
+        "num_pictures": count,
+        "values": values,
+        "reasons": {"own_score": EVIL},
+        "intervals": {"face_distance": [face_distance / 2, face_distance]},
+        "per_picture": {
+            "prompt": list(PROMPTS[:count]),
+            "face_distance": [face_distance, *[None] * (count - 1)],
+            "clip_score": [80.0] * count,
+            "num_faces": [1, *[0] * (count - 1)],
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As ``evaluate.py`` writes it, for many LoRAs."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    labels = ["base", *(f"a_lora_with_a_long_name_{number} x0.6" for number in range(7))]
+    listed = []
+    for number, text in enumerate(PROMPTS[:2]):
+        file = f"{number:03d}-0123abcd.png"
+        listed.append({"file": file, "text": text, "seed": 0})
+        for index, label in enumerate(labels):
+            (folder / label.replace(" ", "-")).mkdir(exist_ok=True)
+            picture = Image.new("RGB", (64, 64), (30 * index, 90, 0))
+            picture.save(folder / label.replace(" ", "-") / file)
+    (folder / "prompts.json").write_text(json.dumps(listed), encoding="utf-8")
+    report = {
+        "version": 2,
+        "settings": {"config": {"lora_file": ["u" * 200], "model": {"path": "sd-base"}}},
+        "scores": {label: scores(1 / (1 + index), 2) for index, label in enumerate(labels)},
+        "pictures": {label: label.replace(" ", "-") for label in labels},
+    }
+    (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    return write_html_report(folder)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -67,35 +115,56 @@ def browser() -> Iterator[Any]:
     if path is None:
         pytest.skip("chromium is not installed")
     with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        started = driver.chromium.launch(
+            executable_path=path, args=["--no-sandbox"], timeout=TIMEOUT_MS
+        )
         yield started
         started.close()
 
 
-@pytest.fixture(params=WIDTHS_PX)
-def page(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+@contextmanager
+def opened(browser: Any, report: Path, width: int) -> Iterator[Any]:
     """The opened page; what it wrote to the console, its errors and requests must be none."""
-    opened = browser.new_page(viewport={"width": request.param, "height": 900})
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.set_default_timeout(TIMEOUT_MS)
     wrong: list[str] = []
-    opened.on("pageerror", lambda error: wrong.append(str(error)))
-    opened.on("dialog", lambda dialog: wrong.append(f"a script ran: {dialog.message}"))
-    opened.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
-    opened.on(
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("dialog", lambda dialog: wrong.append(f"a script ran: {dialog.message}"))
+    page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
+    page.on(
         "request",
         lambda r: None if r.url.startswith(("data:", "file:")) else wrong.append(r.url),
     )
-    opened.goto(report.as_uri())
-    for chart in opened.locator(".chart").all():  # functions to wait for need eval: not allowed
-        chart.locator("> *").wait_for()
-    yield opened
-    opened.close()
+    page.goto(report.as_uri())
+    for chart in page.locator(".chart").all():  # functions to wait for need eval: not allowed
+        chart.locator("> *").wait_for(state="attached")
+    yield page
+    page.close()
     assert wrong == []
 
 
-def test_nothing_overflows_to_the_side(page: Any) -> None:
+@pytest.fixture(params=WIDTHS_PX)
+def page(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    with opened(browser, report, request.param) as shown:
+        yield shown
+
+
+@pytest.fixture(params=WIDTHS_PX)
+def evaluation_page(
+    browser: Any, evaluation: Path, request: pytest.FixtureRequest
+) -> Iterator[Any]:
+    with opened(browser, evaluation, request.param) as shown:
+        yield shown
+
+
+def require_no_overflow(page: Any) -> None:
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     widths = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert widths[0] <= widths[1]
+
+
+def test_nothing_overflows_to_the_side(page: Any) -> None:
+    require_no_overflow(page)
 
 
 def test_the_slider_moves_the_clip(page: Any) -> None:
@@ -124,13 +193,13 @@ def test_the_arrows_move_the_step_of_all_rows(page: Any) -> None:
     names = page.locator(".lora-name")
     assert names.all_inner_texts() == ["step 200"] * 4
     page.keyboard.press("ArrowLeft")
-    assert page.input_value("#step") == "1"
+    assert page.input_value("#state") == "1"
     # no picture of that step was drawn for the last two prompts: the nearest is shown and named
     assert names.all_inner_texts() == ["step 150"] * 2 + ["step 200"] * 2
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")  # stays at the first
-    assert page.inner_text("#step-name") == "75 ★"
-    page.locator("#step").focus()
+    assert page.inner_text("#state-name") == "step 75 ★"
+    page.locator("#state").focus()
     page.keyboard.press("End")
     assert names.all_inner_texts() == ["step 200"] * 4
 
@@ -143,6 +212,61 @@ def test_a_click_enlarges_and_the_arrows_turn(page: Any) -> None:
     assert page.inner_text("#viewer p").startswith("step 150: a red cat")
     page.keyboard.press("Escape")
     assert not page.locator("#viewer").is_visible()
+
+
+def test_a_picture_has_its_numbers(page: Any) -> None:
+    first = page.locator(".prompt").first.locator(".numbers")
+    assert [text.split("\n") for text in first.all_inner_texts()] == [
+        ["face 1.300", "CLIP 80.00"],
+        ["face 0.400", "CLIP 80.00"],
+    ]
+    assert page.locator(".faceless").count() == 2 * (len(PROMPTS) - 1)
+    page.locator(".prompt .frame").nth(1).click()
+    assert page.inner_text("#viewer p").endswith("(CLIP score 80.00, no face)")
+
+
+def test_the_names_of_the_scores_stay_in_view(page: Any) -> None:
+    def left() -> float:
+        return page.locator("#scores tbody th").nth(1).bounding_box()["x"]
+
+    before = left()
+    page.evaluate("document.querySelector('#scores .scroll').scrollLeft = 150")
+    assert left() == before
+
+
+def test_pairs_and_copies_are_shown(page: Any) -> None:
+    assert page.locator("#nearest .flag").is_visible()
+    assert page.locator("#nearest .pair img").count() == 6
+    page.locator("#nearest .pair button").nth(1).click()
+    assert page.inner_text("#viewer p") == "training picture " + "v" * 100
+    assert page.locator("#viewer img").bounding_box()["width"] > 300
+    page.keyboard.press("ArrowRight")  # there is none to turn to
+    assert page.inner_text("#viewer p").startswith("training picture")
+
+
+def test_charts_in_a_closed_part_are_drawn_when_it_is_opened(page: Any) -> None:
+    chart = page.locator("#chart-several_faces")
+    assert not chart.is_visible()
+    page.get_by_text("More curves").click()
+    chart.locator("canvas").first.wait_for()
+    assert chart.locator("canvas").first.bounding_box()["width"] > 200
+
+
+def test_an_evaluation_compares_its_rows_with_the_base(evaluation_page: Any) -> None:
+    names = evaluation_page.locator(".lora-name")
+    assert names.all_inner_texts() == ["a_lora_with_a_long_name_6 x0.6"] * 2
+    assert evaluation_page.locator(".base-name").all_inner_texts() == ["base"] * 2
+    evaluation_page.keyboard.press("ArrowLeft")
+    assert names.all_inner_texts() == ["a_lora_with_a_long_name_5 x0.6"] * 2
+    assert evaluation_page.inner_text("#state-name") == "a_lora_with_a_long_name_5 x0.6"
+    evaluation_page.locator(".strip button").nth(2).click()
+    assert evaluation_page.inner_text("#viewer p").startswith("a_lora_with_a_long_name_1 x0.6: ")
+
+
+def test_nothing_of_an_evaluation_overflows_to_the_side(evaluation_page: Any) -> None:
+    require_no_overflow(evaluation_page)
+    assert evaluation_page.locator("#scores tbody tr").count() == 8
+    assert evaluation_page.locator(".chart").count() == 1
 
 
 def test_the_copy_button_copies(page: Any) -> None:

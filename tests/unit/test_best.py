@@ -6,17 +6,19 @@ from pathlib import Path
 import pytest
 
 from sdlora.best import BestAdapter, read_best
-from sdlora.metrics.scoring import PictureScores, Scores
+from sdlora.metrics.scores import Scores
 from sdlora.metrics.selection import Rule
 
 RULE = Rule("face_distance", 1.0)
 
 
 def scores(face_distance: float) -> Scores:
-    picture = PictureScores("a man", face_distance, True, 30.0)
-    intervals = {"face_distance": (face_distance - 0.1, face_distance + 0.1)}
     return Scores(
-        1, face_distance, 0, 30.0, {}, (picture,), image_similarity=0.5, intervals=intervals
+        num_pictures=1,
+        values={"face_distance": face_distance, "clip_score": 30.0, "copying": None},
+        reasons={"copying": "no training pictures"},
+        intervals={"face_distance": (face_distance - 0.1, face_distance + 0.1)},
+        per_picture={"prompt": ["a man"], "face_distance": [face_distance]},
     )
 
 
@@ -63,3 +65,10 @@ def test_a_damaged_score_file_is_no_best(tmp_path: Path) -> None:
     (tmp_path / "best" / "scores.json").write_text("{", "utf-8")
     assert read_best(tmp_path) is None
     assert keeper(tmp_path, "again").consider(6, scores(0.9), BASE)
+
+
+def test_scores_of_an_older_version_are_no_best(tmp_path: Path) -> None:
+    keeper(tmp_path, "first").consider(3, scores(0.8), BASE)
+    flat = {"num_pictures": 1, "face_distance": 0.8, "faceless": 0, "clip_score": 30.0}
+    (tmp_path / "best" / "scores.json").write_text(json.dumps({"step": 3, "scores": flat}), "utf-8")
+    assert read_best(tmp_path) is None

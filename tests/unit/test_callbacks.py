@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 from torch import Tensor, nn
 
@@ -30,7 +30,7 @@ from sdlora.callbacks.stopping import StopSignals
 from sdlora.checkpoint import newest_valid, problem_of, step_folder, steps_on_disk
 from sdlora.evaluator import Evaluation, Evaluator
 from sdlora.generate import Prompt
-from sdlora.metrics.scoring import Scores
+from sdlora.metrics.scores import Scores
 from sdlora.metrics.selection import Rule
 from sdlora.models.sd import StableDiffusion
 from sdlora.module import DiffusionModule, TrainingError
@@ -362,9 +362,12 @@ class Drawer:
         self.module = module
         self.base: Evaluation | None = None
         self.drawn: list[tuple[bool, dict[str, Tensor]]] = []
+        self.progress = Progress(enabled=False)
 
     def _evaluation(self, scored: bool, distance: float) -> Evaluation:
-        scores = Scores(2, distance, 1, None, {"clip_score": "no CLIP model"}) if scored else None
+        values = {"face_distance": distance, "faceless": 1, "clip_score": None}
+        ends = {"face_distance": (distance / 2, distance * 2)}
+        scores = Scores(2, values, {"clip_score": "no CLIP model"}, ends) if scored else None
         return Evaluation([Prompt("a", 0)], [Image.new("RGB", (8, 8))], scores)
 
     def draw_base(self) -> Evaluation:
@@ -402,11 +405,16 @@ def test_pictures_and_scores_come_on_time(family: StableDiffusion, tmp_path: Pat
     assert {path.name: path.read_text(encoding="utf-8") for path in samples.iterdir()} == {
         f"step_000000{step}.png": f"step {step}" for step in (2, 3, 4, 5)
     }
-    no_clip = {"clip_score": None, "clip_score_reason": "no CLIP model"}
+    rest = {"faceless": 1, "clip_score": None, "clip_score_reason": "no CLIP model"}
+
+    def distance(value: float) -> dict[str, float]:
+        ends = {"face_distance_low": value / 2, "face_distance_high": value * 2}
+        return {"face_distance": value, **ends}
+
     expected = [
-        (0, "base", {"face_distance": 1.25, "faceless": 1, **no_clip}),
-        (3, "eval", {"face_distance": 0.5, "faceless": 1, **no_clip}),
-        (5, "eval", {"face_distance": 0.25, "faceless": 1, **no_clip}),
+        (0, "base", {**distance(1.25), **rest}),
+        (3, "eval", {**distance(0.5), **rest}),
+        (5, "eval", {**distance(0.25), **rest}),
     ]
     assert lines(tmp_path / "metrics.jsonl") == [
         {"step": step, **{f"{prefix}/{name}": value for name, value in values.items()}}
@@ -414,7 +422,7 @@ def test_pictures_and_scores_come_on_time(family: StableDiffusion, tmp_path: Pat
     ]
     assert evaluate.last is not None
     assert evaluate.last.scores is not None
-    assert evaluate.last.scores.face_distance == 0.25
+    assert evaluate.last.scores.value("face_distance") == 0.25
 
 
 def test_the_average_is_drawn_and_the_weights_train_on(
@@ -551,6 +559,119 @@ def test_a_run_that_gets_no_better_stops_and_is_saved(
     assert run.global_step == 4  # two scores after step 2 that are not better
     assert steps_on_disk(tmp_path / "checkpoints") == [4]
     assert problem_of(step_folder(tmp_path / "checkpoints", 4)) is None
+
+
+class Cramped(Drawer):
+    """Runs out of memory as a GPU beside a training would, at these calls (0: the base)."""
+
+    def __init__(self, module: DiffusionModule, fails_at: set[int]) -> None:
+        super().__init__(module)
+        self.fails_at = fails_at
+        self.num_calls = 0
+
+    def draw_base(self) -> Evaluation:
+        if self.base is None and 0 in self.fails_at:
+            self.fails_at.remove(0)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().draw_base()
+
+    def draw(self, preview: bool = False) -> Evaluation:
+        self.num_calls += 1
+        if self.num_calls in self.fails_at:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().draw(preview)
+
+
+def test_no_memory_for_pictures_costs_them_and_nothing_of_the_training(
+    loaded_family: StableDiffusion, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def trained(fails_at: set[int] | None) -> dict[str, Tensor]:
+        module = diffusion_module(adapted(copy.deepcopy(loaded_family), dropout=0.2), lr=0.5)
+        average = ExponentialMovingAverage(0.5)
+        evaluate = Evaluate(
+            cast(Evaluator, Cramped(module, fails_at or set())),
+            pictures_every_n_steps=0,
+            scores_every_n_steps=1,
+            folder=tmp_path / "run",
+            average=average,
+        )
+        callbacks = [average] if fails_at is None else [average, evaluate]
+        run = trainer(tmp_path, 4, callbacks)
+        run.fit(module, datamodule=Stream())
+        assert run.global_step == 4
+        assert evaluate.last is None  # of no step before the last one
+        averages = {f"average/{name}": value for name, value in average.average.items()}
+        return {**weights_of(cast(Any, None), module), **averages}
+
+    alone = trained(None)
+    capsys.readouterr()
+    cramped = trained({0, 2, 4})
+    warned = capsys.readouterr().out.splitlines()
+    assert cramped.keys() == alone.keys()
+    assert all(torch.equal(cramped[name], value) for name, value in alone.items())
+    words = "warning: step {}: no memory to draw even one picture beside the training; no pictures"
+    assert all(
+        line.startswith(words.format(step)) for step, line in zip((0, 2, 4), warned, strict=True)
+    )
+    assert "trainer.gradient_checkpointing=true or a smaller data.batch_size" in warned[0]
+    assert [line["step"] for line in lines(tmp_path / "run" / "metrics.jsonl")] == [1, 3]
+    samples = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
+    assert samples == ["step_0000001.png", "step_0000003.png"]
+
+
+def test_other_errors_while_drawing_end_the_run(family: StableDiffusion, tmp_path: Path) -> None:
+    class Broken(Drawer):
+        def draw(self, preview: bool = False) -> Evaluation:
+            raise RuntimeError("shapes do not fit")
+
+    module = diffusion_module(adapted(family))
+    evaluate = Evaluate(
+        cast(Evaluator, Broken(module)),
+        pictures_every_n_steps=1,
+        scores_every_n_steps=0,
+        folder=tmp_path,
+    )
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        trainer(tmp_path, 2, [evaluate]).fit(module, datamodule=Stream())
+
+
+def test_tensorboard_shows_every_score_beside_the_bases(
+    family: StableDiffusion, tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.custom_scalar import layout_pb2
+
+    module = diffusion_module(adapted(family))
+    evaluate = Evaluate(
+        cast(Evaluator, Drawer(module)),
+        pictures_every_n_steps=1,
+        scores_every_n_steps=2,
+        folder=tmp_path,
+    )
+    logger = TensorBoardLogger(tmp_path, name="", version="board")
+    run = trainer(tmp_path, 4, [evaluate], logger=logger, log_every_n_steps=100)
+    run.fit(module, datamodule=Stream())
+    board = EventAccumulator(str(tmp_path / "board"), size_guidance={"images": 0})
+    board.Reload()
+
+    def curve(name: str) -> list[tuple[int, float]]:
+        return [(point.step, point.value) for point in board.Scalars(name)]
+
+    # pictures 1 and 3 are previews, 2 and 4 are scored
+    assert curve("eval/face_distance") == [(2, 0.5), (4, 0.25)]
+    assert curve("eval/faceless") == [(2, 1.0), (4, 1.0)]
+    assert curve("eval/face_distance_high") == [(2, 1.0), (4, 0.5)]
+    assert curve("base/face_distance") == [(0, 1.25), (2, 1.25), (4, 1.25)]  # a flat line
+    assert "eval/clip_score" not in board.Tags()["scalars"]
+    assert [image.step for image in board.Images("samples")] == [1, 2, 3, 4]
+    (event,) = board.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout()
+    layout.ParseFromString(event.tensor_proto.string_val[0])
+    (category,) = layout.category
+    charts = {chart.title: list(chart.multiline.tag) for chart in category.chart}
+    assert charts == {
+        name: [f"eval/{name}", f"base/{name}"] for name in ("face_distance", "faceless")
+    }
 
 
 # speed and memory

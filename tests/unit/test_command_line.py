@@ -1,21 +1,28 @@
 """What happens to the command line before Hydra reads it, and to a config before it is used."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from sdlora.command_line import (
+    CONF,
     flags_first,
     named_by_sweep,
     opened_options,
+    opened_shortcuts,
     prepared_arguments,
+    register_schemas,
     resumed_arguments,
     to_typed,
+    with_run_settings,
 )
 from sdlora.composition_errors import unknown_keys
 from sdlora.config import EvaluateConfig, OptimConfig, TrainConfig
 from sdlora.config_rules import ConfigError
+from sdlora.run_folder import RunFolderError, write_config
 
 EXCLUDED = "hydra.job.config.override_dirname.exclude_keys"
 
@@ -82,11 +89,122 @@ def test_options_may_be_added_without_a_plus() -> None:
     ]
 
 
-def test_evaluate_takes_a_file_where_train_has_a_group() -> None:
-    given = ["lora=my file.safetensors", "lora_scale=0.5"]
-    renamed = ["lora_file=my file.safetensors", "lora_scale=0.5"]
-    assert prepared_arguments(given, EvaluateConfig) == renamed
-    assert prepared_arguments(["lora=conv"], TrainConfig) == ["lora=conv"]
+@pytest.mark.parametrize(
+    ("given", "prepared"),
+    [
+        ("lora=a.safetensors", "lora_file=[a.safetensors]"),
+        ("lora=my file.safetensors", "lora_file=[my file.safetensors]"),
+        ("lora='a, b.safetensors'", "lora_file=['a, b.safetensors']"),
+        ("lora=a,b", "lora_file=[a,b]"),
+        ("lora=[a,b]", "lora_file=[a,b]"),
+        ("lora_scale=0.5", "lora_scale=[0.5]"),
+        ("lora_scale=0.6,0.8", "lora_scale=[0.6,0.8]"),
+        ("lora_scale=[0.6,0.8]", "lora_scale=[0.6,0.8]"),
+        ("images=folder", "images=[folder]"),
+        ("images=[a,b]", "images=[a,b]"),
+        ("checkpoint=300", "run_checkpoint=300"),
+        ("run=a", "run=a"),
+    ],
+)
+def test_evaluate_takes_files_where_train_has_a_group(given: str, prepared: str) -> None:
+    assert prepared_arguments([given], EvaluateConfig) == [prepared]
+
+
+def test_train_takes_groups() -> None:
+    given = ["lora=conv", "checkpoint=default"]
+    assert prepared_arguments(given, TrainConfig) == given
+
+
+def evaluate_config(*given: str) -> EvaluateConfig:
+    """As ``evaluate.py`` has it, of its command line."""
+    register_schemas()
+    arguments = ["run_dir=here", *prepared_arguments(given, EvaluateConfig)]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("evaluate", arguments)
+    return to_typed(with_run_settings(composed, arguments), EvaluateConfig)
+
+
+def test_files_and_strengths_are_read_as_they_were_given() -> None:
+    config = evaluate_config("lora=my file,b.safetensors", "lora_scale=0.6,0.8", "resolution=64")
+    assert config.lora_file == ["my file", "b.safetensors"]
+    assert config.lora_scale == [0.6, 0.8]
+    assert evaluate_config("images='C:\\my, pictures'").images == ["C:\\my, pictures"]
+
+
+@pytest.fixture
+def finished_run(tmp_path: Path) -> Path:
+    """A run that was drawn and scored unlike the defaults."""
+    register_schemas()
+    given = [
+        "run_dir=here",
+        "sampling.num_steps=7",
+        "sampling.seeds=[4,5]",
+        "evaluation.every_n_steps=33",
+        "evaluation.kid=true",
+        "evaluation.face.options.threshold=0.25",
+    ]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = to_typed(compose("train", opened_options(given, TrainConfig)), TrainConfig)
+    write_config(tmp_path, asdict(config), {})
+    return tmp_path
+
+
+def test_a_run_is_drawn_and_scored_as_it_was(finished_run: Path) -> None:
+    config = evaluate_config(f"run={finished_run}")
+    assert (config.sampling.num_steps, config.sampling.seeds) == (7, [4, 5])
+    assert (config.evaluation.every_n_steps, config.evaluation.kid) == (33, True)
+    assert config.evaluation.face.options == {"threshold": 0.25}
+    assert evaluate_config("lora=a").sampling.num_steps != 7  # without a run
+
+
+def test_the_options_of_a_run_are_its_own(tmp_path: Path) -> None:
+    """Other scorers than the default ones take other options; none of the default ones is left."""
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = to_typed(compose("train", ["run_dir=here", "evaluation=photos"]), TrainConfig)
+    config.evaluation.clip.options = {}
+    write_config(tmp_path, asdict(config), {})
+    found = evaluate_config(f"run={tmp_path}").evaluation
+    assert found == config.evaluation
+    more = evaluate_config(f"run={tmp_path}", "evaluation.face.options.batch_size=3").evaluation
+    assert more.face.options == {**config.evaluation.face.options, "batch_size": 3}
+
+
+def test_what_is_given_now_goes_before_the_run(finished_run: Path) -> None:
+    now = ["sampling.num_steps=9", "evaluation.face.options.threshold=0.75"]
+    config = evaluate_config(f"run={finished_run}", *now)
+    assert (config.sampling.num_steps, config.sampling.seeds) == (9, [4, 5])
+    assert (config.evaluation.every_n_steps, config.evaluation.kid) == (33, True)
+    assert config.evaluation.face.options == {"threshold": 0.75}
+
+
+def test_a_group_that_is_chosen_now_is_taken_whole(finished_run: Path) -> None:
+    config = evaluate_config(
+        f"run={finished_run}", "evaluation=none", "evaluation.image.name=image"
+    )
+    assert (config.evaluation.every_n_steps, config.evaluation.kid) == (0, False)
+    assert (config.evaluation.face.name, config.evaluation.image.name) == ("none", "image")
+    assert config.sampling.num_steps == 7  # the other group is the run's
+
+
+def test_a_run_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="^run=.*: config.json is missing or damaged"):
+        evaluate_config(f"run={tmp_path}")
+
+
+def test_a_name_stands_for_a_scorer_as_for_a_group() -> None:
+    given = ["evaluation.face=none", "evaluation.clip={name: none}", "evaluation.kid=false"]
+    opened = ["evaluation.face.name=none", "evaluation.clip={name: none}", "evaluation.kid=false"]
+    assert opened_shortcuts([*given, "data.cache=off", "data.cache={mode: off}"]) == [
+        *opened,
+        "data.cache.mode=off",
+        "data.cache={mode: off}",
+    ]
+
+
+def test_the_folder_of_a_run_is_hydras_too_but_not_of_a_sweep() -> None:
+    assert opened_shortcuts(["run_dir=here", "a=1"]) == ["hydra.run.dir=here", "a=1"]
+    assert opened_shortcuts(["-m", "run_dir=here"]) == ["-m", "run_dir=here"]
 
 
 def test_flags_come_first() -> None:

@@ -44,7 +44,7 @@ def test_defaults_and_overrides_meet_in_one_config() -> None:
     assert (config.optim.name, config.optim.unet_lr) == ("prodigy", 0.5)
     assert (config.lora.r, config.lora.unet.r, config.lora.text_encoder.r) == (8, 4, None)
     assert (config.seed, config.run_dir) == (3, "here")
-    assert evaluate_config("lora_file=file.safetensors").lora_file == "file.safetensors"
+    assert evaluate_config("lora_file=[file.safetensors]").lora_file == ["file.safetensors"]
 
 
 def test_an_experiment_may_be_changed_from_the_command_line() -> None:
@@ -81,6 +81,7 @@ def test_an_experiment_may_be_changed_from_the_command_line() -> None:
         (["sampling.guidance_scale=nan"], "^sampling.guidance_scale=nan: must be a finite"),
         (["sampling.num_prompts=0"], "^sampling.num_prompts=0: must be a whole number >= 1"),
         (["evaluation.face.name=tiny"], "^evaluation.face.name=tiny: .*did you mean tiny_face"),
+        (["evaluation.prior_prompts=-1"], "^evaluation.prior_prompts=-1: must be a whole number"),
         (["checkpoint.keep_last=0"], "^checkpoint.keep_last=0: must be a whole number >= 1"),
         (["logger.names=[tensorbord]"], "^logger.names=tensorbord: .*did you mean tensorboard"),
         (["export.name=../x"], "^export.name=../x: becomes a file name"),
@@ -96,12 +97,76 @@ def test_what_cannot_work_is_named_with_a_remedy(overrides: list[str], message: 
         train_config(*overrides)
 
 
+TRIGGER = ("evaluation.trigger_word=sks", "evaluation.class_word=man")
+NO_FEATURES = "compares features; set evaluation.image.name=image, too$"
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], "^run=None: give either run=RUN_FOLDER or lora=FILE"),
-        (["run=a", "lora_file=b"], "^run=a: give either run=RUN_FOLDER or lora=FILE"),
-        (["run=a", "lora_scale=nan"], "^lora_scale=nan: must be a finite number"),
+        (["evaluation.kid=true"], f"^evaluation.kid=True: {NO_FEATURES}"),
+        (
+            ["evaluation.prior_prompts=3", *TRIGGER],
+            f"^evaluation.prior_prompts=3: {NO_FEATURES}",
+        ),
+        (
+            ["evaluation.prior_prompts=3", "evaluation.image.name=image"],
+            "^evaluation.prior_prompts=3: needs evaluation.trigger_word and evaluation.class_word$",
+        ),
+        (
+            ["evaluation.hw10=true"],
+            "^evaluation.hw10=True: is measured with evaluation.face.name=deepface and "
+            "evaluation.clip.name=clip$",
+        ),
+        (["evaluation.hw10=true", "evaluation.face.name=deepface"], "^evaluation.hw10=True: is"),
+        (
+            [
+                "evaluation.hw10=true",
+                "evaluation.face.name=tiny_face",
+                "evaluation.clip.name=clip",
+            ],
+            "^evaluation.hw10=True: is",
+        ),
+        (
+            ["evaluation.trigger_word=sks"],
+            "^evaluation.class_word=None: stands for evaluation.trigger_word; give both or none$",
+        ),
+        (["evaluation.class_word=man"], "^evaluation.class_word=man: stands for evaluation.trig"),
+        (["evaluation.aesthetic.name=x"], "^evaluation.aesthetic.name=x: unknown; choices: aesth"),
+        (["evaluation.select=clip_score"], "^evaluation.select=clip_score: is not scored; choose"),
+    ],
+)
+def test_what_a_score_stands_on_must_be_there(overrides: list[str], message: str) -> None:
+    """Beginning with no scores at all."""
+    with pytest.raises(ConfigError, match=message):
+        train_config("evaluation=none", *overrides)
+
+
+def test_scores_that_have_what_they_need_are_taken() -> None:
+    config = train_config(
+        "evaluation=none",
+        "evaluation.image.name=image",
+        "evaluation.kid=true",
+        "evaluation.prior_prompts=3",
+        *TRIGGER,
+    ).evaluation
+    assert (config.kid, config.prior_prompts, config.class_word) == (True, 3, "man")
+    homework = train_config("evaluation=hw10")
+    assert homework.evaluation.hw10
+    assert (homework.sampling.num_prompts, homework.sampling.seeds) == (25, [1126])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "^run=None: give either run=RUN_FOLDER, lora=FILE or images=FOLDER"),
+        (["run=a", "lora_file=[b]"], "^run=a: give either run=RUN_FOLDER, lora=FILE or images="),
+        (["run=a", "lora_file=[b]", "images=[c]"], "^run=a: give either run=RUN_FOLDER"),
+        (["lora_file=[b]", "images=[c]"], r"^images=\['c'\]: is scored by itself, without lora="),
+        (["run=a", "lora_scale=[nan]"], r"^lora_scale=\[nan\]: must be finite numbers, at least"),
+        (["run=a", "lora_scale=[1.0,inf]"], r"^lora_scale=\[1.0, inf\]: must be finite numbers"),
+        (["run=a", "lora_scale=[]"], r"^lora_scale=\[\]: must be finite numbers, at least one$"),
+        (["run=a", "data.root=b"], "^data.root=b: a run knows its own training pictures; leave it"),
         (["run=a", "precision=bf17"], "^precision=bf17: unknown; did you mean bf16"),
         (["run=a", "accelerator=cuda"], "^accelerator=cuda: unknown; .*choices: auto, cpu, gpu"),
         (["run=a", "resolution=0"], "^resolution=0: must be a whole number >= 8"),
@@ -110,6 +175,16 @@ def test_what_cannot_work_is_named_with_a_remedy(overrides: list[str], message: 
 def test_evaluate_too(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         evaluate_config(*overrides)
+
+
+def test_what_can_be_evaluated() -> None:
+    assert evaluate_config("run=a").lora_scale == [1.0]
+    beside = evaluate_config("run=a", "images=[b,c]")
+    assert (beside.run, beside.images, beside.lora_file) == ("a", ["b", "c"], [])
+    alone = evaluate_config("images=[b]", "data.root=c")
+    assert (alone.run, alone.images, alone.data.root) == (None, ["b"], "c")
+    many = evaluate_config("lora_file=[a,b]", "lora_scale=[0.5,1]")
+    assert (many.lora_file, many.lora_scale) == (["a", "b"], [0.5, 1.0])
 
 
 def test_numbers_are_chosen_in_conf_alone() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,9 +13,19 @@ from PIL import Image
 
 from sdlora.adapters.lora import lora_parameters, set_scale
 from sdlora.data.sources import PortraitSource
-from sdlora.evaluator import DrawSettings, Evaluation, Evaluator
+from sdlora.evaluator import (
+    DrawSettings,
+    Evaluation,
+    Evaluator,
+    score_training,
+    write_grid,
+    write_pictures,
+    write_prompts,
+)
 from sdlora.generate import Prompt, picture_name
-from sdlora.metrics.scoring import Scorer, Scores
+from sdlora.metrics.image_scores import ImageScorer
+from sdlora.metrics.scores import Scores
+from sdlora.metrics.scoring import KnownPictures, Pictures, Scorer
 from sdlora.models.sd import StableDiffusion
 from sdlora.progress import Progress
 from tests.unit.tiny_training import adapted
@@ -30,11 +41,12 @@ class Brightness:
     """Stands for a scorer: the mean grey of the pictures is their face distance."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[int, list[str]]] = []
+        self.asked: list[Pictures] = []
 
-    def score(self, images: list[Image.Image], prompts: list[str], progress: Any) -> Scores:
-        self.asked.append((len(images), prompts))
-        return Scores(len(images), float(pixels(images).mean()), 0, None)
+    def score(self, pictures: Pictures, progress: Progress) -> Scores:
+        self.asked.append(pictures)
+        mean = float(pixels(pictures.images).mean())
+        return Scores(len(pictures.images), {"face_distance": mean})
 
 
 def evaluator(family: StableDiffusion, scorer: Any = None, **settings: Any) -> Evaluator:
@@ -56,7 +68,7 @@ def evaluator(family: StableDiffusion, scorer: Any = None, **settings: Any) -> E
     )
 
 
-def pixels(images: list[Image.Image]) -> np.ndarray:
+def pixels(images: Sequence[Image.Image]) -> np.ndarray:
     return np.stack([np.asarray(image, dtype=np.int16) for image in images])
 
 
@@ -116,16 +128,20 @@ def test_all_prompts_are_scored_and_a_preview_is_not(family: StableDiffusion) ->
     assert len(preview.images) == 3
     assert not scorer.asked
     whole = found.draw()
-    assert scorer.asked == [(4, ["a man", "a man", "a hat", "a hat"])]
+    (asked,) = scorer.asked
+    assert asked.images == whole.images
+    assert asked.prompts == ["a man", "a man", "a hat", "a hat"]
+    assert (asked.prior, asked.are_training) == (None, False)
     assert whole.scores is not None
-    assert whole.scores.face_distance == pixels(whole.images).mean()
+    assert whole.scores.value("face_distance") == pixels(whole.images).mean()
     # the preview shows the first of them, in a batch of three: up to rounding the same
     difference = np.abs(pixels(whole.images[:3]) - pixels(preview.images))
     assert difference.max() <= 1
 
 
 def test_scores_are_named_with_the_reason_of_what_is_missing() -> None:
-    scores = Scores(4, 1.25, 2, None, {"clip_score": "no CLIP model"})
+    values = {"face_distance": 1.25, "faceless": 2, "clip_score": None}
+    scores = Scores(4, values, {"clip_score": "no CLIP model"})
     assert Evaluation(PROMPTS, [], scores).named("eval") == {
         "eval/face_distance": 1.25,
         "eval/faceless": 2,
@@ -135,11 +151,14 @@ def test_scores_are_named_with_the_reason_of_what_is_missing() -> None:
 
 
 def test_interval_ends_and_further_scores_are_named() -> None:
-    scores = Scores(4, 1.25, 2, 30.0, diversity=0.5, intervals={"face_distance": (1.0, 1.5)})
-    named = Evaluation(PROMPTS, [], scores).named("eval")
-    assert (named["eval/face_distance_low"], named["eval/face_distance_high"]) == (1.0, 1.5)
-    assert named["eval/diversity"] == 0.5
-    assert "eval/copying" not in named
+    values = {"face_distance": 1.25, "diversity": 0.5}
+    scores = Scores(4, values, intervals={"face_distance": (1.0, 1.5)})
+    assert Evaluation(PROMPTS, [], scores).named("eval") == {
+        "eval/face_distance": 1.25,
+        "eval/face_distance_low": 1.0,
+        "eval/face_distance_high": 1.5,
+        "eval/diversity": 0.5,
+    }
 
 
 def test_skipped_layers_are_skipped_when_drawing(
@@ -166,13 +185,71 @@ def test_low_precision_draws_nearly_the_same(family: StableDiffusion) -> None:
     assert np.abs(low - full).mean() < 4
 
 
-def test_training_pictures_are_scored_up_to_a_hundred(family: StableDiffusion) -> None:
+class Pixels:
+    """Stands for picture features: the pixels, as unit vectors."""
+
+    def embed(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        rows = torch.from_numpy(pixels(images)).flatten(1).float()
+        return torch.nn.functional.normalize(rows, dim=1)
+
+
+PRIOR = (Prompt("a person", 0), Prompt("a person", 1))
+
+
+def drift_scorer() -> Scorer:
+    return Scorer([ImageScorer(cast(Any, Pixels()), KnownPictures(), KnownPictures())])
+
+
+def test_the_class_drifts_by_what_the_adapter_does_to_it(family: StableDiffusion) -> None:
+    found = evaluator(strong(family), drift_scorer(), prior_prompts=PRIOR)
+    still, whole = found.draw(lora_scale=0.0).scores, found.draw().scores
+    base = found.draw_base().scores
+    assert still is not None
+    assert whole is not None
+    assert base is not None
+    assert still.value("prior_drift") == pytest.approx(0, abs=1e-6)  # float32
+    drift = whole.value("prior_drift")
+    assert drift is not None
+    assert drift > 1e-4
+    # by hand, from the pictures of the class alone
+    class_only = evaluator(family, prompts=PRIOR)
+    before, after = (Pixels().embed(e.images) for e in (class_only.draw_base(), class_only.draw()))
+    assert drift == pytest.approx(float((1 - (before * after).sum(1)).mean()), abs=1e-5)
+    assert "prior_drift" not in base.values  # the base does not drift from itself
+    assert whole.num_pictures == len(PROMPTS)
+
+
+def test_pictures_of_the_class_are_drawn_for_scores_alone(family: StableDiffusion) -> None:
+    scorer = Brightness()
+    found = evaluator(strong(family), scorer, prior_prompts=PRIOR)
+    found.draw(preview=True)
+    assert not scorer.asked
+    first, second = found.draw(), found.draw()
+    assert [len(pictures.images) for pictures in scorer.asked] == [4, 4, 4]  # the base is the first
+    assert scorer.asked[0].prior is None
+    for pictures, evaluation in zip(scorer.asked[1:], (first, second), strict=True):
+        assert pictures.images == evaluation.images
+        assert pictures.prior is not None
+        base, now = pictures.prior
+        assert (len(base), len(now)) == (2, 2)
+        assert not np.array_equal(pixels(base), pixels(now))
+        assert base is found.base_prior  # drawn once
+
+
+def test_training_pictures_are_scored_up_to_a_hundred() -> None:
     scorer = Brightness()
     for num in (3, 120):
-        evaluator(family, scorer).score_training(PortraitSource(num, size=16))
-    assert [count for count, _ in scorer.asked] == [3, 100]
+        scores = score_training(
+            PortraitSource(num, size=16), cast(Scorer, scorer), Progress(enabled=False)
+        )
+        assert scores.num_pictures == min(num, 100)
     source = PortraitSource(3, size=16)
-    assert scorer.asked[0][1] == [picture.text for picture in source.pictures]
+    few = scorer.asked[0]
+    assert few.prompts == [picture.text for picture in source.pictures]
+    np.testing.assert_array_equal(
+        pixels(few.images), pixels([source.image(number) for number in range(3)])
+    )
+    assert all(pictures.are_training for pictures in scorer.asked)
 
 
 def flat(red: int) -> Image.Image:
@@ -225,3 +302,30 @@ def test_each_picture_is_written_by_itself(family: StableDiffusion, tmp_path: Pa
     evaluator(family).write_preview(tmp_path / "step_0000003", drawn)
     preview = sorted(path.name for path in (tmp_path / "step_0000003").iterdir())
     assert preview == expected[:3]
+
+
+def test_pictures_from_anywhere_stand_below_each_other(tmp_path: Path) -> None:
+    """Rows of other lengths: what is not there stays white."""
+    rows = {
+        "a": Evaluation(PROMPTS[:1], [flat(10)]),
+        "b": Evaluation(PROMPTS, [flat(20 + i) for i in range(4)]),
+    }
+    write_grid(tmp_path / "grid.png", rows, 3)
+    read = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
+    assert [has(read, red).sum() for red in (10, 20, 21, 22, 23)] == [128 * 128] * 4 + [0]
+    write_pictures(tmp_path / "a", rows["a"])
+    (path,) = (tmp_path / "a").iterdir()
+    assert path.name == picture_name(0, "a man")
+    assert has(np.asarray(Image.open(path)), 10).all()
+
+
+def test_the_prompts_of_several_folders_are_listed_once(tmp_path: Path) -> None:
+    other = (Prompt("a man", 0), Prompt("a cat", 7))
+    write_prompts(tmp_path, [PROMPTS[:2], other, other])
+    listed = json.loads((tmp_path / "prompts.json").read_text("utf-8"))
+    assert {(item["file"], item["text"], item["seed"]) for item in listed} == {
+        (picture_name(0, "a man"), "a man", 0),
+        (picture_name(1, "a man"), "a man", 1),
+        (picture_name(1, "a cat"), "a cat", 7),
+    }
+    assert len(listed) == 3

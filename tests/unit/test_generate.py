@@ -256,6 +256,63 @@ def test_out_of_memory_with_one_picture_is_an_error(pipeline, monkeypatch):
         draw(pipeline, PROMPTS[:1])
 
 
+class CrampedVae:
+    """Takes the place of ``vae.decode``: too little memory for a whole picture at these calls."""
+
+    def __init__(self, vae, fails_at):
+        self.decode = vae.decode
+        self.vae = vae
+        self.fails_at = fails_at
+        self.was_tiled = []
+
+    def __call__(self, *args, **kwargs):
+        self.was_tiled.append(self.vae.use_tiling)
+        if len(self.was_tiled) in self.fails_at:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.decode(*args, **kwargs)
+
+
+@pytest.mark.parametrize("tiled_before", [False, True])
+def test_a_picture_that_the_vae_cannot_decode_whole_is_decoded_in_tiles(
+    pipeline, monkeypatch, tiled_before
+):
+    """Tiles are 8 latents wide here, so that these latents of 16 are four of them."""
+    vae = pipeline.vae
+    monkeypatch.setattr(vae, "use_tiling", tiled_before)
+    whole = draw(pipeline, PROMPTS[:2], resolution=64)
+    cramped = CrampedVae(vae, fails_at={1})
+    monkeypatch.setattr(vae, "decode", cramped)
+    with pytest.warns(UserWarning, match="out of memory in the VAE; it decodes in tiles") as warned:
+        got = draw(pipeline, PROMPTS[:2], resolution=64)
+    assert len(warned) == 1
+    assert cramped.was_tiled == [tiled_before, True, tiled_before]
+    assert vae.use_tiling is tiled_before
+    np.testing.assert_array_equal(got[1], whole[1])
+    assert got.shape == whole.shape
+    monkeypatch.setattr(vae, "decode", cramped.decode)
+    monkeypatch.setattr(vae, "use_tiling", True)
+    tiled = draw(pipeline, PROMPTS[:2], resolution=64)
+    np.testing.assert_array_equal(got[0], tiled[0])
+    assert np.array_equal(tiled[0], whole[0]) is tiled_before  # the tiles were real ones
+
+
+def test_no_memory_for_a_tile_either_is_an_error_and_tiling_is_off_again(pipeline, monkeypatch):
+    monkeypatch.setattr(pipeline.vae, "decode", CrampedVae(pipeline.vae, fails_at={1, 2}))
+    with pytest.warns(UserWarning, match="in tiles"), pytest.raises(torch.OutOfMemoryError):
+        draw(pipeline, PROMPTS[:1])
+    assert pipeline.vae.use_tiling is False
+
+
+@pytest.mark.parametrize(("longest", "is_tiled"), [(16, False), (15, True)])
+def test_large_pictures_are_tiled_from_the_start(pipeline, monkeypatch, longest, is_tiled):
+    monkeypatch.setattr(generate_module, "TILED_FROM", longest)
+    seen = CrampedVae(pipeline.vae, fails_at=())
+    monkeypatch.setattr(pipeline.vae, "decode", seen)
+    draw(pipeline, PROMPTS[:1], resolution=64)  # latents of 16 x 16
+    assert seen.was_tiled == [is_tiled]
+    assert pipeline.vae.use_tiling is False
+
+
 def test_low_precision_draws_nearly_the_same(parts, pipeline):
     exact = draw(pipeline, PROMPTS[:2])
     with torch.autocast("cpu", dtype=torch.bfloat16):

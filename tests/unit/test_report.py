@@ -1,4 +1,4 @@
-"""What a person looks at: grid pixels, table cells, metrics lines that survive a kill."""
+"""What a person looks at: table cells, metrics lines that survive a kill, report.json."""
 
 import io
 import json
@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from rich.console import Console
 
-from sdlora.metrics.scoring import PictureScores, Scores
+from sdlora.metrics.scores import KINDS, Scores, scores_from
 from sdlora.report import (
     append_metrics,
     forget_metrics_after,
     gap_closed,
-    grid,
     read_metrics,
     score_table,
     write_report_json,
@@ -23,50 +21,8 @@ from sdlora.report import (
 
 
 def scores(distance, faceless, clip, **reasons) -> Scores:
-    return Scores(4, distance, faceless, clip, reasons, (PictureScores("a", distance, True, clip),))
-
-
-def test_grid_places_every_picture_enlarged_by_whole_pixels():
-    rows = [[Image.new("RGB", (64, 64), c) for c in row] for row in (("red", "lime"), ("blue",))]
-    rows[0][0].putpixel((0, 0), (1, 2, 3))
-    sheet = grid(rows, ["base", "LoRA"], ["a cat", "a man with a very long red hat " * 9])
-    cell = 128 + 4
-    left, top = sheet.width - 2 * cell, sheet.height - 2 * cell
-    corner = sheet.crop((left, top, left + 3, top + 2))
-    assert corner.getpixel((1, 1)) == (1, 2, 3)  # one pixel became 2 x 2
-    assert corner.getpixel((2, 1)) == (255, 0, 0)
-    assert sheet.getpixel((left + 64, top + 64)) == (255, 0, 0)
-    assert sheet.getpixel((left + cell + 64, top + 64)) == (0, 255, 0)
-    assert sheet.getpixel((left + 64, top + cell + 64)) == (0, 0, 255)
-    assert sheet.getpixel((left + cell + 64, top + cell + 64)) == (255, 255, 255)
-    labels = sheet.crop((0, top, left, sheet.height)).convert("L")
-    headers = sheet.crop((left, 0, sheet.width, top)).convert("L")
-    assert labels.getextrema()[0] < 64  # something is written there
-    assert headers.getextrema()[0] < 64
-    assert top < 130  # a long prompt is cut
-
-
-def test_grid_keeps_large_pictures_and_odd_shapes():
-    sheet = grid(
-        [[Image.new("RGB", (300, 200), "red"), None, Image.new("L", (32, 64))]], ["x"], "abc"
-    )
-    assert sheet.height > 200
-    assert sheet.width > 3 * 300
-
-
-@pytest.mark.parametrize(
-    ("rows", "labels", "columns"),
-    [([], [], []), ([[None]], ["a"], ["b"]), ([["red"]], [], ["b"]), ([["red"] * 2], ["a"], ["b"])],
-)
-def test_grid_that_does_not_fit_is_an_error(rows, labels, columns):
-    rows = [[c and Image.new("RGB", (8, 8), c) for c in row] for row in rows]
-    with pytest.raises(ValueError, match=r"grid|rows"):
-        grid(rows, labels, columns)
-
-
-@pytest.mark.parametrize("label", ["", "   ", "Ärger 猫 🐈", "x" * 500, "two\nlines"])
-def test_grid_survives_any_label(label):
-    grid([[Image.new("RGB", (8, 8))]], [label], [label])
+    values = {"face_distance": distance, "faceless": faceless, "clip_score": clip}
+    return Scores(4, values, reasons, {}, {"prompt": ["a"], "face_distance": [distance]})
 
 
 @pytest.mark.parametrize(
@@ -87,64 +43,117 @@ def test_gap_closed_by_hand(base, now, floor, closed):
     assert got == (None if closed is None else pytest.approx(closed))
 
 
-def shown(table) -> str:
-    console = Console(width=200, record=True, file=io.StringIO())
+def shown(table, width: int = 200) -> list[str]:
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(table)
-    return console.export_text()
+    return [line.rstrip() for line in console.export_text().splitlines()]
 
 
-def test_table_compares_with_the_first_row():
-    text = shown(
+def flowing(lines: list[str]) -> str:
+    """In one line: what stands below a table is as wide as the table."""
+    return " ".join(" ".join(lines).split())
+
+
+def cells(lines: list[str], header: str) -> list[str]:
+    """Of the one line that begins with these words, without them."""
+    (line,) = [line.strip() for line in lines if line.strip().startswith(header)]
+    return [cell.strip() for cell in line.removeprefix(header).split("  ") if cell.strip()]
+
+
+def test_table_has_a_line_for_each_score_and_a_column_for_each_model():
+    lines = shown(
         score_table(
             {"base": scores(1.2, 0, 30.0), "LoRA": scores(0.8, 2, 31.5)},
             floor=scores(0.7, 0, None, clip_score="there are no prompts to compare with"),
         )
     )
-    lora = next(line for line in text.splitlines() if "LoRA" in line)
-    assert "0.800 (-0.400)" in lora
-    assert "2 (+2)" in lora
-    assert "31.50 (+1.50)" in lora
-    assert "80%" in lora
-    real = next(line for line in text.splitlines() if "real pictures" in line and "0.700" in line)
-    assert "none" in real
-    assert "face distance ↓" in text
-    assert "CLIP score ↑" in text
-    assert "real pictures: no clip_score (there are no prompts to compare with)" in text
+    assert cells(lines, "base") == ["LoRA", "real pictures"]
+    assert cells(lines, "pictures") == ["4", "4", "4"]
+    assert cells(lines, "face distance ↓") == ["1.200", "0.800", "0.700"]
+    assert cells(lines, "faceless ↓") == ["0", "2", "0"]
+    assert cells(lines, "CLIP score ↑") == ["30.00", "31.50", "none"]
+    assert cells(lines, "gap closed ↑") == ["-", "80%", "-"]
+    told = "real pictures: no CLIP score (there are no prompts to compare with)"
+    assert flowing(lines).count(told) == 1
 
 
-def test_table_shows_intervals_and_the_further_scores_that_a_row_has():
-    row = Scores(4, 0.465, 0, 30.0, copying=0.25, intervals={"face_distance": (0.43, 0.49)})
-    text = shown(score_table({"base": scores(1.2, 0, 30.0, diversity="one seed"), "LoRA": row}))
-    assert "0.465 ± 0.030 (-0.735)" in text
-    assert "copying ↓" in text
-    assert "0.250" in text
-    assert "varied" not in text
+def test_table_shows_half_of_intervals_and_only_scores_that_a_model_has():
+    values = {"face_distance": 0.465, "several_faces": 1, "copying": 0.25, "my_own": 7.0}
+    row = Scores(4, values, {}, {"face_distance": (0.43, 0.49), "copying": (0.25, 0.25)})
+    base = scores(1.2, 0, 30.0, diversity="no prompt was drawn with two seeds")
+    lines = shown(score_table({"base": base, "LoRA": row}))
+    assert cells(lines, "face distance ↓") == ["1.200", "0.465 ± 0.030"]
+    assert cells(lines, "copying ↓") == ["-", "0.250"]
+    assert cells(lines, "several faces") == ["-", "1"]
+    assert cells(lines, "my own") == ["-", "7.000"]
+    assert not [line for line in lines if line.strip().startswith("diversity")]
+    order = [line for line in lines if line.strip().startswith(("several", "CLIP", "my own"))]
+    assert [line.split()[0] for line in order] == ["several", "CLIP", "my"]
 
 
-def test_table_loses_no_number_in_80_columns():
-    ends = {"face_distance": (1.1, 1.3), "clip_score": (80.0, 81.0), "image_similarity": (0.1, 0.2)}
-    further = {"image_similarity": 0.15, "diversity": 0.5, "copying": 0.25, "intervals": ends}
-    rows = {
-        "base": Scores(25, 1.2, 0, 85.0, **further),
-        "LoRA": Scores(25, 0.5, 1, 86.0, **further),
-    }
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(score_table(rows, floor=Scores(24, 0.182, 0, 87.0, **further)))
-    text = console.export_text()
-    assert "…" not in text
-    assert "(-0.700)" in text
+def test_a_reason_that_all_models_share_stands_once():
+    why = {"copying": "no training pictures"}
+    own = {**why, "clip_score": "no prompts"}
+    lines = shown(
+        score_table({"base": scores(1.2, 0, None, **own), "LoRA": scores(1, 0, 1, **why)})
+    )
+    told = "no copying (no training pictures) base: no CLIP score (no prompts)"
+    assert flowing(lines).endswith(" " + told)
+    assert flowing(lines).count("no training pictures") == 1
+
+
+def test_up_to_four_models_are_columns_and_more_are_lines():
+    rows = {f"step {number}": scores(number / 10, 0, 30.0) for number in range(1, 5)}
+    assert cells(shown(score_table(rows)), "face distance ↓") == [
+        "0.100",
+        "0.200",
+        "0.300",
+        "0.400",
+    ]
+    lines = shown(score_table(rows, floor=scores(0.0, 0, 30.0)))
+    # a model a line, four scores a table
+    found = [line.split() for line in lines if line.strip().startswith("step 2")]
+    assert found == [["step", "2", "4", "0.200", "0", "30.00"], ["step", "2", "-100%"]]
+    real = [line.split()[2:] for line in lines if line.strip().startswith("real pictures")]
+    assert real == [["4", "0.000", "0", "30.00"], ["-"]]
+    (header,) = [line for line in lines if "face distance ↓" in line]
+    assert "CLIP score ↑" in header
+    assert "gap closed ↑" not in header
+
+
+def everything(value: float, half: float) -> Scores:
+    """Every score there is, each mean with an interval."""
+    means = [name for name, look in KINDS.items() if look.digits]
+    values = {name: value if name in means else 100 for name in KINDS}
+    return Scores(100, values, {}, {name: (value - half, value + half) for name in means})
+
+
+def test_table_loses_nothing_in_80_columns():
+    rows = {"base": everything(0.123, 0.045), "best, step 75": everything(0.234, 0.056)}
+    rows["LoRA"] = everything(0.345, 0.067)
+    lines = shown(score_table(rows, floor=everything(0.456, 0.078)), 80)
+    assert max(map(len, lines)) <= 80
+    assert "…" not in "".join(lines)
+    numbers = "0.123 ± 0.045  0.234 ± 0.056  0.345 ± 0.067  0.456 ± 0.078"
+    assert sum(numbers in line for line in lines) == sum(k.digits == 3 for k in KINDS.values())
+    for look in KINDS.values():
+        assert len(cells(lines, f"{look.title} {look.arrow}".strip())) == 4
 
 
 def test_table_without_floor_has_no_gap_and_needs_a_row():
-    assert "gap" not in shown(score_table({"base": scores(1.2, 0, 30.0)}))
+    assert not [
+        line for line in shown(score_table({"base": scores(1.2, 0, 30.0)})) if "gap" in line
+    ]
     with pytest.raises(ValueError, match="no scores"):
         score_table({})
 
 
 def test_missing_score_is_never_zero():
-    text = shown(score_table({"base": scores(None, None, None, face_distance="no weights")}))
-    assert "0.0" not in text
-    assert "base: no face_distance (no weights)" in text
+    base = scores(None, None, None, face_distance="no weights")
+    lines = shown(score_table({"base": base, "LoRA": scores(0.5, 1, None)}))
+    assert "0.0" not in "".join(lines)
+    assert cells(lines, "face distance ↓") == ["none", "0.500"]
+    assert flowing(lines).endswith(" base: no face distance (no weights)")
 
 
 def test_metrics_lines_come_back(tmp_path: Path):
@@ -202,18 +211,39 @@ def test_steps_that_will_be_made_again_are_forgotten(tmp_path: Path):
 
 def test_report_json_holds_everything(tmp_path: Path):
     path = tmp_path / "report.json"
+    interval = {"face_distance": (0.75, 0.875)}
+    values = {"face_distance": 0.8, "faceless": 2, "clip_score": None}
+    lora = Scores(4, values, {"clip_score": "off"}, interval, {"prompt": ["a"], "num_faces": [1]})
     write_report_json(
         path,
-        {"base": scores(1.2, 0, 30.0), "LoRA": scores(0.8, 2, None, clip_score="off")},
+        {"base": scores(1.2, 0, 30.0), "LoRA": lora},
         settings={"lora": Path("a/b.safetensors"), "seeds": (0, 1), "loss": float("nan")},
         floor=scores(0.7, 0, None),
+        pictures={"base": "base", "LoRA": "lora"},
     )
     report = json.loads(path.read_text("utf-8"))
+    assert set(report) == {
+        "version",
+        "settings",
+        "scores",
+        "real_pictures",
+        "gap_closed",
+        "pictures",
+    }
+    assert report["version"] == 2
     assert report["settings"] == {"lora": "a/b.safetensors", "seeds": [0, 1], "loss": None}
-    assert report["scores"]["LoRA"]["face_distance"] == 0.8
-    assert report["scores"]["LoRA"]["clip_score"] is None
-    assert report["scores"]["LoRA"]["reasons"] == {"clip_score": "off"}
-    assert report["scores"]["base"]["per_picture"][0]["prompt"] == "a"
-    assert report["scores"]["LoRA"]["intervals"] == {}
-    assert report["gap_closed"]["LoRA"] == pytest.approx(0.8)
-    assert report["gap_closed"]["base"] == 0
+    assert scores_from(report["scores"]["LoRA"]) == lora
+    assert scores_from(report["scores"]["base"]) == scores(1.2, 0, 30.0)
+    assert scores_from(report["real_pictures"]) == scores(0.7, 0, None)
+    assert report["gap_closed"] == {"base": None, "LoRA": pytest.approx(0.8)}
+    assert report["pictures"] == {"base": "base", "LoRA": "lora"}
+
+
+def test_report_json_of_pictures_alone(tmp_path: Path):
+    path = tmp_path / "report.json"
+    write_report_json(path, {"pictures": scores(0.5, 0, float("nan"))}, settings={})
+    report = json.loads(path.read_text("utf-8"))
+    assert report["scores"]["pictures"]["values"]["clip_score"] is None
+    assert report["real_pictures"] is None
+    assert report["gap_closed"] == {"pictures": None}
+    assert report["pictures"] == {}

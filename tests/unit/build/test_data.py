@@ -8,12 +8,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image, ImageDraw
 
-from sdlora.build.data import CheckedData, batch_plan, buckets, checked_data
+from sdlora.build.data import CheckedData, batch_plan, buckets, checked_data, split_numbers
 from sdlora.build.data_sheet import data_sheet, refuse_findings
 from sdlora.build.validation import held_out_data
 from sdlora.command_line import CONF, opened_shortcuts, register_schemas, to_typed
 from sdlora.config import TrainConfig
-from sdlora.data.sources import DataError
+from sdlora.data.samples import Picture
+from sdlora.data.sources import CLASS_PICTURES, DataError
 from sdlora.progress import Progress
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -23,9 +24,9 @@ PHOTOS = SHARED / "data" / "hw10" / "photos"
 
 def config_of(tmp_path: Path, *overrides: str) -> TrainConfig:
     register_schemas()
-    given = ["run_dir=here", f"data.cache.dir={tmp_path / 'cache'}", *overrides]
+    given = opened_shortcuts([f"data.cache.dir={tmp_path / 'cache'}", *overrides])
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return to_typed(compose("train", opened_shortcuts(given)), TrainConfig)
+        return to_typed(compose("train", ["run_dir=here", *given]), TrainConfig)
 
 
 def checked(tmp_path: Path, folder: Path, *overrides: str) -> CheckedData:
@@ -187,6 +188,26 @@ def test_a_share_is_held_out_by_the_pictures_own_bytes(tmp_path: Path) -> None:
     (folder / "p0.txt").unlink()
     _, again = checked(tmp_path, folder).split(0.25)
     assert {picture.name for picture in again.source.pictures} == names - {"p0.png"}
+
+
+def listed(*places: float, prefix: str = "p") -> list[Picture]:
+    """Pictures whose bytes' hash lies at these places of all hashes, from 0 to 1."""
+    return [
+        Picture(
+            name=f"{prefix}{number}.png", text="", size=(8, 8), content=f"{hash_at:013x}" + "0" * 51
+        )
+        for number, place in enumerate(places)
+        for hash_at in [int(place * 16**13)]
+    ]
+
+
+def test_the_split_by_hand() -> None:
+    pictures = listed(0.0, 0.9, 0.24, 0.25, 0.1, 0.9)
+    assert split_numbers(pictures, 0.25) == ([1, 3, 5], [0, 2, 4])
+    assert split_numbers(pictures, 0.0) == ([0, 1, 2, 3, 4, 5], [])
+    assert split_numbers(pictures[::-1], 0.25) == ([0, 2, 4], [1, 3, 5])  # each stays on its side
+    of_class = listed(0.0, 0.1, prefix=CLASS_PICTURES)
+    assert split_numbers([*pictures, *of_class], 0.25) == ([1, 3, 5, 6, 7], [0, 2, 4])
 
 
 def test_held_out_pictures_are_found_or_left_out_by_name(tmp_path: Path) -> None:

@@ -2,11 +2,20 @@
 
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from sdlora.data.folder import FolderSource, Root
 from sdlora.data.samples import Finding
-from sdlora.data.sources import PortraitSource, Selection, WithClassPictures, fingerprint
+from sdlora.data.sources import (
+    PortraitSource,
+    Selection,
+    WithClassPictures,
+    fingerprint,
+    readable,
+)
 from sdlora.world.portraits import portrait
 
 
@@ -85,3 +94,15 @@ def test_class_pictures_are_shown_about_as_often_as_the_others() -> None:
     assert joined.image(1).tobytes() == own.image(1).tobytes()
     assert joined.image(2).tobytes() == others.image(0).tobytes()
     assert joined.mask(6) is None
+
+
+def test_what_cannot_be_read_is_left_out_of_comparisons(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (8, 8), "red").save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(name, "utf-8")
+    source = FolderSource([Root(path=tmp_path)])
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:60])
+    found = readable(source, None)
+    assert [picture.name for picture, _ in found] == ["a.png", "c.png"]
+    assert [image.getpixel((0, 0)) for _, image in found] == [(255, 0, 0)] * 2
+    assert [picture.name for picture, _ in readable(source, 2)] == ["a.png"]

@@ -1,4 +1,4 @@
-"""Face distance against vectors whose distances are known by hand."""
+"""Face distance and cosine against vectors whose angles are known by hand."""
 
 import math
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import nn
 
 from sdlora.metrics.face import (
     FACELESS_DISTANCE,
-    DeepFaceModel,
+    FaceCosine,
     FaceDistance,
     Faces,
     TinyFace,
@@ -26,7 +26,7 @@ X, Y = [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]
 def faces(*rows) -> Faces:
     """Rows as they are; None is a picture without a face."""
     vectors = torch.tensor([[0.0] * 3 if row is None else row for row in rows])
-    return Faces(vectors, torch.tensor([row is not None for row in rows]))
+    return Faces(vectors, torch.tensor([int(row is not None) for row in rows]))
 
 
 def test_distances_of_known_unit_vectors():
@@ -48,16 +48,14 @@ def test_same_face_among_many_is_at_distance_zero():
         torch.randn(64, 512, generator=torch.Generator().manual_seed(0)), dim=1
     )
     for row in vectors[:4]:
-        got = face_distances(as_faces(row[None], torch.tensor([True])), row.repeat(64, 1))
+        got = face_distances(as_faces(row[None], torch.tensor([1])), row.repeat(64, 1))
         assert got.item() < 1e-6
 
 
 def test_agrees_with_numpy_in_float64():
     generator = torch.Generator().manual_seed(0)
-    drawn = as_faces(torch.randn(40, 16, generator=generator), torch.ones(40, dtype=torch.bool))
-    references = as_faces(
-        torch.randn(30, 16, generator=generator), torch.ones(30, dtype=torch.bool)
-    ).vectors
+    drawn = as_faces(torch.randn(40, 16, generator=generator), torch.ones(40, dtype=torch.int64))
+    references = torch.nn.functional.normalize(torch.randn(30, 16, generator=generator), dim=1)
     a, b = drawn.vectors.double().numpy(), references.double().numpy()
     expected = np.linalg.norm(a[:, None] - b[None], axis=-1).mean(axis=1)
     np.testing.assert_allclose(face_distances(drawn, references).numpy(), expected, atol=1e-6)
@@ -69,11 +67,22 @@ def test_a_picture_without_a_face_counts_as_an_unrelated_face_never_as_zero():
     metric.update(faces(None, None))
     assert math.sqrt(2) == FACELESS_DISTANCE
     assert metric.compute().item() == pytest.approx((0 + 3 * math.sqrt(2)) / 4, abs=1e-7)
-    assert metric.num_faceless == 3
-    assert metric.num_pictures == 4
+    assert metric.each().tolist() == pytest.approx([0, *[math.sqrt(2)] * 3], abs=1e-7)
     metric.reset()
     metric.update(faces(None))
     assert metric.compute().item() == pytest.approx(math.sqrt(2))
+
+
+def test_cosines_of_known_unit_vectors_and_of_no_face():
+    metric = FaceCosine(torch.tensor([X, Y]))
+    metric.update(faces([0.6, 0.8, 0.0], None, [0.0, 0.0, 1.0]))
+    metric.update(faces([-1.0, 0.0, 0.0]))
+    metric.update(faces(None))
+    assert metric.each().tolist() == pytest.approx([0.7, 0, 0, -0.5, 0], abs=1e-7)
+    assert metric.compute().item() == pytest.approx(0.04, abs=1e-7)
+    metric.reset()
+    metric.update(Faces(torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64)))  # of no known width
+    assert metric.each().tolist() == [0, 0]
 
 
 def test_mean_does_not_depend_on_how_pictures_are_split():
@@ -85,15 +94,18 @@ def test_mean_does_not_depend_on_how_pictures_are_split():
     assert whole.compute().item() == pytest.approx(parts.compute().item(), abs=1e-12)
 
 
+@pytest.mark.parametrize("metric", [FaceDistance, FaceCosine])
 @pytest.mark.parametrize("references", [torch.zeros(0, 3), torch.tensor([[2.0, 0, 0]])])
-def test_references_must_be_faces(references):
+def test_references_must_be_faces(references, metric):
     with pytest.raises(ValueError, match="references"):
-        FaceDistance(references)
+        metric(references)
 
 
 def test_as_faces_scales_and_blanks():
-    got = as_faces(torch.tensor([[3.0, 4.0], [9.0, 9.0]]), torch.tensor([True, False]))
+    got = as_faces(torch.tensor([[3.0, 4.0], [9.0, 9.0]]), torch.tensor([2, 0]))
     torch.testing.assert_close(got.vectors, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+    assert got.counts.tolist() == [2, 0]
+    assert got.found.tolist() == [True, False]
     # what stands where no face was found does not matter, not even NaN
     as_faces(torch.tensor([[1.0], [float("nan")]]), torch.tensor([True, False]))
 
@@ -146,84 +158,3 @@ def test_tiny_face_is_the_worlds_embedder(tmp_path: Path):
     assert torch.equal(got.found, probabilities >= probabilities.median())
     shown = got.found
     torch.testing.assert_close(got.vectors[shown], expected.vectors[shown], atol=1e-6, rtol=0)
-
-
-def test_missing_deepface_weights_are_found_without_deepface(monkeypatch, tmp_path: Path):
-    monkeypatch.setenv("DEEPFACE_HOME", str(tmp_path))
-    model = DeepFaceModel()
-    with pytest.raises(ValueError, match="ghostfacenet_v1.pth and deploy.prototxt and") as error:
-        model.require_weights()
-    assert str(tmp_path) in str(error.value)
-    assert "DEEPFACE_HOME" in str(error.value)
-    with pytest.raises(ValueError, match="missing"):
-        model.embed([Image.new("RGB", (8, 8))])
-    folder = tmp_path / ".deepface" / "weights"
-    folder.mkdir(parents=True)
-    (folder / "ghostfacenet_v1.pth").touch()  # an empty file is a download that broke off
-    with pytest.raises(ValueError, match="missing ghostfacenet_v1.pth in"):
-        DeepFaceModel(detector="opencv").require_weights()
-
-
-@pytest.mark.parametrize("names", [{"model_name": "GhostNet"}, {"detector": "sdd"}])
-def test_unknown_deepface_names_are_errors(names):
-    with pytest.raises(ValueError, match="choose one of"):
-        DeepFaceModel(**names)
-
-
-@pytest.fixture(scope="module")
-def deepface_home(tmp_path_factory):
-    """Random GhostFaceNet weights where deepface looks for them: the path, not the identity."""
-    home = tmp_path_factory.mktemp("home")
-    folder = home / ".deepface" / "weights"
-    folder.mkdir(parents=True)
-    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
-        patch.setenv("DEEPFACE_HOME", str(home))
-        patch.setenv("DEEPFACE_BACKEND_ENGINE", "pytorch")
-        from deepface.models.facial_recognition.pytorch import GhostFaceNet
-
-        torch.manual_seed(0)
-        torch.save(GhostFaceNet.base_model().state_dict(), folder / "ghostfacenet_v1.pth")
-        yield home
-
-
-def test_real_deepface_finds_drawn_faces_offline(deepface_home):
-    from sdlora.world.portraits import portrait
-
-    drawn = [portrait(seed).image for seed in range(12)]
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    blanks = [Image.new("RGB", (64, 64), "white"), Image.fromarray(noise)]
-    model = DeepFaceModel("GhostFaceNet", "opencv")
-    model.require_weights()
-    got = model.embed([*drawn, *blanks])
-    assert got.vectors.shape == (14, 512)
-    assert got.found[:12].sum() >= 4  # 60 % over many drawings; hats hide some
-    assert not got.found[12:].any()
-    lengths = got.vectors.norm(dim=1)
-    torch.testing.assert_close(lengths, got.found.float(), atol=1e-5, rtol=0)
-
-
-class FakeDeepFace:
-    """Answers as deepface 0.0.103 does: a list of faces, confidence 0 where there is none."""
-
-    @staticmethod
-    def represent(picture, **options):
-        assert options["enforce_detection"] is False
-        blue, green, red = picture[0, 0].tolist()
-        small = {"facial_area": {"w": 2, "h": 2}, "face_confidence": 0.9, "embedding": [0.0, 5.0]}
-        large = {"facial_area": {"w": 9, "h": 9}, "face_confidence": 0.9, "embedding": [2.0, 0.0]}
-        none = {"facial_area": {"w": 64, "h": 64}, "face_confidence": 0, "embedding": [1.0, 1.0]}
-        assert green == 0
-        return [small, large] if red > blue else [none]
-
-
-def test_deepface_sees_bgr_takes_the_largest_face_and_leaves_out_whole_pictures(monkeypatch):
-    monkeypatch.setattr("sdlora.metrics.face.deepface", lambda: FakeDeepFace)
-    monkeypatch.setattr(DeepFaceModel, "require_weights", lambda self: None)
-    images = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
-    got = DeepFaceModel().embed(images)
-    assert got.found.tolist() == [True, False]
-    torch.testing.assert_close(got.vectors, torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
-    nobody = DeepFaceModel().embed(images[1:])
-    assert face_distances(nobody, torch.tensor([[1.0, 0.0]])).tolist() == [
-        pytest.approx(FACELESS_DISTANCE)
-    ]

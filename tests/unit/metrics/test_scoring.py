@@ -1,40 +1,24 @@
-"""All scores of a list of pictures: by hand, and with every part of it missing."""
+"""All scores of a list of pictures: folded from several scorers, with parts of them missing."""
 
-import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
-import torch
-from PIL import Image
 
 from sdlora.metrics.clip import ClipScore
-from sdlora.metrics.face import Faces
-from sdlora.metrics.scoring import Scorer, load_or_reason
+from sdlora.metrics.clip_scores import ClipScorer
+from sdlora.metrics.face_scores import FaceScorer
+from sdlora.metrics.scoring import (
+    Absent,
+    KnownPictures,
+    Measured,
+    Pictures,
+    Scorer,
+    Unavailable,
+    with_class_word,
+)
 from sdlora.progress import Progress
-
-ANGLES = {"white": 0, "red": 90, "lime": 180}
-
-
-class ColourFaces:
-    """A colour is a face at a known angle; black shows none."""
-
-    def __init__(self) -> None:
-        self.num_embedded = 0
-
-    def embed(self, images):
-        self.num_embedded += len(images)
-        angles = [self.angle(image) for image in images]
-        rows = [
-            [0.0, 0.0]
-            if a is None
-            else [round(math.cos(math.radians(a))), round(math.sin(math.radians(a)))]
-            for a in angles
-        ]
-        return Faces(torch.tensor(rows).float(), torch.tensor([a is not None for a in angles]))
-
-    @staticmethod
-    def angle(image):
-        named = {Image.new("RGB", (1, 1), n).getpixel((0, 0)): a for n, a in ANGLES.items()}
-        return named.get(image.getpixel((0, 0)))
+from tests.unit.metrics.colours import ColourFaces, known, pictures
 
 
 class BrokenFaces:
@@ -42,155 +26,127 @@ class BrokenFaces:
         raise RuntimeError("no cascade")
 
 
-def pictures(*colours):
-    return [Image.new("RGB", (8, 8), colour) for colour in colours]
+@dataclass
+class Fixed:
+    """Finds what it is told to, or raises it."""
+
+    found: Measured | Exception
+    names: Sequence[str] = ("fixed",)
+
+    def score(self, pictures: Pictures, progress: Progress) -> Measured:
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
 
 
-def test_face_scores_by_hand():
-    scores = Scorer(ColourFaces(), None, pictures("white")).score(
-        pictures("white", "red", "lime", "black"), ["a", "b", "c", "d"]
-    )
-    root = math.sqrt(2)
-    assert scores.face_distance == pytest.approx((0 + root + 2 + root) / 4, abs=1e-6)
-    assert scores.faceless == 1
-    assert [p.has_face for p in scores.per_picture] == [True, True, True, False]
-    assert [p.face_distance for p in scores.per_picture] == pytest.approx([0, root, 2, root])
-    assert [p.prompt for p in scores.per_picture] == ["a", "b", "c", "d"]
-    assert scores.num_pictures == 4
-
-
-def test_references_are_embedded_once_and_faceless_ones_named():
-    face = ColourFaces()
-    scorer = Scorer(
-        face, None, pictures("white", "black", "white"), reference_names=["a.png", "b.png", "c.png"]
-    )
-    assert face.num_embedded == 0
-    first = scorer.score(pictures("red"), None)
-    assert face.num_embedded == 3 + 1
-    assert scorer.score(pictures("red"), None).face_distance == first.face_distance
-    assert face.num_embedded == 3 + 1 + 1
-    assert scorer.faceless_references == ("b.png",)
-    assert first.face_distance == pytest.approx(math.sqrt(2))
-
-
-def test_clip_score_and_per_picture_scores(clip_folder):
-    seen = []
-
-    class Recorder(Progress):
-        def update(self, bar, completed, note=""):
-            seen.append(completed)
-
-    scorer = Scorer(None, ClipScore(clip_folder), [])
-    images = pictures("white", "red")
-    scores = scorer.score(images, ["a cat", "hat"], Recorder(enabled=False))
-    alone = ClipScore(clip_folder)
-    alone.update(images, ["a cat", "hat"])
-    assert scores.clip_score == pytest.approx(alone.compute().item(), abs=1e-4)
-    assert len(scores.per_picture) == 2
-    assert seen == [1, 2]
-    again = scorer.score(images[:1], ["a cat"])  # nothing is left of the first scoring
-    assert again.clip_score == pytest.approx(scores.per_picture[0].clip_score, abs=1e-5)
-    assert scores.reasons["face_distance"] == "no face model was asked for"
-
-
-def test_what_cannot_be_scored_is_none_with_a_reason_and_the_rest_is_scored(clip_folder):
-    clip = ClipScore(clip_folder)
-    scores = Scorer(BrokenFaces(), clip, pictures("white")).score(pictures("red"), ["a"])
-    assert scores.face_distance is None
-    assert scores.faceless is None
-    assert scores.clip_score is not None
-    assert scores.reasons == {
-        "face_distance": "RuntimeError: no cascade",
-        "faceless": "RuntimeError: no cascade",
-    }
-    assert scores.per_picture[0].face_distance is None
-    assert scores.values() == {
-        "face_distance": None,
-        "faceless": None,
-        "clip_score": scores.clip_score,
-    }
+def test_what_scorers_find_is_put_together():
+    first = Measured({"a": 1.5}, {}, {"a": (1.0, 2.0)}, {"a": [1.0, 2.0]})
+    second = Measured({"b": 2, "c": None}, {"c": "too few"}, {}, {"b": [0, 2]})
+    scores = Scorer([Fixed(first), Fixed(second)]).score(Pictures(pictures("red", "red"), "xy"))
+    assert scores.num_pictures == 2
+    assert scores.values == {"a": 1.5, "b": 2, "c": None}
+    assert scores.reasons == {"c": "too few"}
+    assert scores.intervals == {"a": (1.0, 2.0)}
+    assert scores.per_picture == {"prompt": ["x", "y"], "a": [1.0, 2.0], "b": [0, 2]}
+    assert scores.value("a") == 1.5
+    assert scores.value("c") is None
+    assert scores.value("never asked for") is None
 
 
 @pytest.mark.parametrize(
-    ("references", "images", "reason"),
+    ("error", "reason"),
     [
-        ([], ["red"], "no reference pictures"),
-        (["black", "black"], ["red"], "none of the 2 references shows a face"),
-        (["white"], [], "no picture to score"),
+        (RuntimeError("no cascade"), "RuntimeError: no cascade"),
+        (Unavailable("there is no face"), "there is no face"),
     ],
 )
-def test_face_reasons(references, images, reason):
-    scores = Scorer(ColourFaces(), None, pictures(*references)).score(pictures(*images), None)
-    assert scores.face_distance is None
-    assert reason in scores.reasons["face_distance"]
+def test_a_scorer_that_fails_costs_all_its_own_scores_and_no_others(error, reason):
+    whole = Fixed(Measured({"b": 2.0}), ("b",))
+    scores = Scorer([Fixed(error, ("a", "z")), whole]).score(Pictures(pictures("red"), ["a"]))
+    assert scores.values == {"a": None, "z": None, "b": 2.0}
+    assert scores.reasons == {"a": reason, "z": reason}
+    assert scores.intervals == {}
+    assert scores.per_picture == {"prompt": ["a"]}
+
+
+def test_what_cannot_be_scored_is_none_with_a_reason_and_the_rest_is_scored(clip_folder):
+    clip = ClipScorer(ClipScore(clip_folder))
+    scorer = Scorer([FaceScorer(BrokenFaces(), known("white")), clip])
+    scores = scorer.score(Pictures(pictures("red"), ["a"]))
+    assert scores.value("clip_score") is not None
+    assert scores.values == {
+        **dict.fromkeys(FaceScorer.names),
+        "clip_score": scores.value("clip_score"),
+    }
+    assert set(FaceScorer.names) == {"face_distance", "face_cosine", "faceless", "several_faces"}
+    assert scores.reasons == dict.fromkeys(FaceScorer.names, "RuntimeError: no cascade")
+
+
+def test_no_pictures_have_no_scores():
+    face = ColourFaces()
+    scores = Scorer([FaceScorer(face, known("white"))]).score(Pictures([]))
+    assert scores.num_pictures == 0
+    assert scores.values == dict.fromkeys(FaceScorer.names)
+    assert set(scores.reasons.values()) == {"there is no picture to score"}
+    assert face.num_embedded == 0
 
 
 def test_real_pictures_need_no_prompts(clip_folder):
-    scores = Scorer(ColourFaces(), ClipScore(clip_folder), pictures("white")).score(
-        pictures("white"), None
-    )
-    assert scores.face_distance == 0
-    assert scores.clip_score is None
-    assert "no prompts" in scores.reasons["clip_score"]
+    scorer = Scorer([FaceScorer(ColourFaces(), known("white")), ClipScorer(ClipScore(clip_folder))])
+    scores = scorer.score(Pictures(pictures("white")))
+    assert scores.value("face_distance") == 0
+    assert scores.value("clip_score") is None
+    assert scores.reasons == {"clip_score": "there are no prompts to compare with"}
+    assert "prompt" not in scores.per_picture
 
 
-def test_a_model_that_is_not_there_gives_its_reason(tmp_path):
-    missing: dict[str, str] = {}
-    clip = load_or_reason(lambda: ClipScore(tmp_path / "nothing"), "clip", missing)
-    assert clip is None
-    scores = Scorer(None, clip, [], missing=missing).score(pictures("red"), ["a"])
-    assert "cannot be loaded" in scores.reasons["clip_score"]
-    assert scores.clip_score is None
+def test_a_model_that_is_not_there_gives_its_reason():
+    absent = Absent(("copying", "diversity"), "no weights")
+    scores = Scorer([absent]).score(Pictures(pictures("red"), ["a"]))
+    assert scores.values == {"copying": None, "diversity": None}
+    assert scores.reasons == {"copying": "no weights", "diversity": "no weights"}
+
+
+def test_nothing_asked_for_is_nothing_found():
+    scores = Scorer([]).score(Pictures(pictures("red"), ["a"]))
+    assert (scores.num_pictures, scores.values, scores.reasons) == (1, {}, {})
 
 
 def test_numbers_must_agree():
     with pytest.raises(ValueError, match="1 pictures but 2 prompts"):
-        Scorer(None, None, []).score(pictures("red"), ["a", "b"])
-    with pytest.raises(ValueError, match="reference_names"):
-        Scorer(None, None, pictures("red"), reference_names=[])
+        Pictures(pictures("red"), ["a", "b"])
+    with pytest.raises(ValueError, match="1 pictures but 0 names"):
+        KnownPictures([], pictures("red"))
 
 
-class Shades:
-    """Stands for picture features: a colour's angle is its vector."""
-
-    def __init__(self) -> None:
-        self.num_embedded = 0
-
-    def embed(self, images):
-        self.num_embedded += len(images)
-        radians = [math.radians(ColourFaces.angle(image)) for image in images]
-        return torch.tensor([[math.cos(a), math.sin(a)] for a in radians])
-
-
-def test_picture_features_by_hand_and_known_pictures_embedded_once():
-    features = Shades()
-    scorer = Scorer(
-        None, None, pictures("white"), features=features, training=pictures("white", "red")
-    )
-    scores = scorer.score(pictures("white", "red", "lime"), ["a", "a", "b"])
-    assert scores.image_similarity == pytest.approx(0, abs=1e-6)
-    assert scores.diversity == pytest.approx(1)
-    assert scores.copying == pytest.approx(2 / 3)
-    assert scores.copying_yardstick == pytest.approx(0, abs=1e-6)
-    assert [p.image_similarity for p in scores.per_picture] == pytest.approx([1, 0, -1], abs=1e-6)
-    assert [p.nearest_training for p in scores.per_picture] == [0, 1, 1]
-    low, high = scores.intervals["image_similarity"]
-    assert -1 <= low < 0 < high <= 1
-    assert set(scores.intervals) == {"image_similarity"}
-    assert features.num_embedded == 3 + 3
-    scorer.score(pictures("white"), None)
-    assert features.num_embedded == 3 + 3 + 1
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("sks man", "man"),
+        ("a photo of sks man in a hat", "a photo of man in a hat"),
+        ("a photo of sks in a hat", "a photo of man in a hat"),
+        ("SKS Man", "man"),  # any case
+        ("(sks), sks man; sks.", "(man), man; man."),
+        ("sks\n  man", "man"),
+        ("sks, man", "man, man"),  # not side by side
+        ("sks manual", "man manual"),  # the noun is a word of its own, too
+        ("sks sks man", "man man"),
+        ("skscraper, asks and task_sks", "skscraper, asks and task_sks"),
+        ("a man", "a man"),
+        ("", ""),
+    ],
+)
+def test_the_class_word_stands_for_the_trigger_word(text, expected):
+    assert with_class_word(text, "sks", "man") == expected
 
 
-def test_what_features_cannot_say_has_a_reason():
-    bare = Scorer(None, None, [], features=Shades()).score(pictures("red"), ["a"])
-    assert {n: bare.values()[n] for n in ("image_similarity", "diversity", "copying")} == {
-        "image_similarity": None,
-        "diversity": None,
-        "copying": None,
-    }
-    assert "no reference" in bare.reasons["image_similarity"]
-    assert "two seeds" in bare.reasons["diversity"]
-    assert "no training" in bare.reasons["copying"]
-    gone = Scorer(None, None, [], missing={"image": "no weights"}).score(pictures("red"), None)
-    assert gone.reasons["copying"] == "no weights"
+def test_words_are_no_patterns():
+    assert with_class_word("a c.t (x) and a cat", "c.t", "dog") == "a dog (x) and a cat"
+    assert with_class_word("<sks> in <sks> a+b", "<sks>", "a+b") == "a+b in a+b"
+    assert with_class_word("sks", "sks", r"\1 \g<0>") == r"\1 \g<0>"
+    assert with_class_word("[v] old man", "[V]", "old man") == "old man"
+
+
+@pytest.mark.parametrize("words", [(None, None), (None, "man"), ("", "man"), ("sks", None)])
+def test_without_both_words_a_prompt_stays_as_it_is(words):
+    assert with_class_word("sks man", *words) == "sks man"

@@ -1,17 +1,16 @@
 """The best checkpoint by hand: the lowest distance among those that still follow their prompts."""
 
-from dataclasses import replace
-
 import pytest
 
-from sdlora.metrics.scoring import Scores
+from sdlora.metrics.scores import Scores
 from sdlora.metrics.selection import Rule
-
-BASE = Scores(num_pictures=4, face_distance=1.4, faceless=0, clip_score=30.0)
 
 
 def scores(face_distance: float | None, clip_score: float | None) -> Scores:
-    return replace(BASE, face_distance=face_distance, clip_score=clip_score)
+    return Scores(4, {"face_distance": face_distance, "faceless": 0, "clip_score": clip_score})
+
+
+BASE = scores(1.4, 30.0)
 
 
 @pytest.mark.parametrize(
@@ -37,3 +36,10 @@ def test_the_rule_by_hand(
         if (cost := rule.cost(scores(*values), BASE)) is not None
     }
     assert (min(costs, key=costs.__getitem__) if costs else None) == chosen
+
+
+def test_a_score_that_nobody_asked_for_is_no_condition_and_chooses_nothing() -> None:
+    without_clip = Scores(4, {"face_distance": 0.5})
+    assert Rule("face_distance", 0.0).cost(without_clip, BASE) == 0.5
+    assert Rule("face_distance", 0.0).cost(scores(0.5, 1.0), without_clip) == 0.5
+    assert Rule("clip_score", 0.0).cost(without_clip, without_clip) is None

@@ -8,20 +8,31 @@ from PIL import Image, ImageFilter
 
 from sdlora.assets import __file__ as assets
 from sdlora.metrics.clip import ClipScore
+from sdlora.metrics.clip_scores import ClipScorer
 from sdlora.metrics.face import TinyFace
+from sdlora.metrics.face_scores import FaceScorer
 from sdlora.metrics.image_features import ImageFeatures
-from sdlora.metrics.scoring import Scorer
+from sdlora.metrics.image_scores import ImageScorer
+from sdlora.metrics.scores import HIGHER, LOWER, kind
+from sdlora.metrics.scoring import KnownPictures, Pictures, Scorer
 from sdlora.world.portraits import EXAMPLE_IDENTITY_SEED, HELD_OUT_SEEDS, portrait
 
 PORTRAITS = Path(__file__).parents[3] / "examples" / "portraits"
 DRAWN = [portrait(seed, EXAMPLE_IDENTITY_SEED) for seed in HELD_OUT_SEEDS[:24]]
 CAPTIONS = [drawn.caption for drawn in DRAWN]
+OTHERS = [portrait(seed) for seed in HELD_OUT_SEEDS[:24]]
+STRANGERS = [other.image for other in OTHERS]
+STRANGERS_CAPTIONS = [other.caption for other in OTHERS]
 
 
 def read(folder):
     paths = sorted(folder.glob("*.png"))
-    captions = [path.with_suffix(".txt").read_text("utf-8").strip() for path in paths]
-    return [Image.open(path).convert("RGB") for path in paths], captions
+    images = [Image.open(path).convert("RGB") for path in paths]
+    return KnownPictures([path.name for path in paths], images)
+
+
+def blurred(images, radius_px):
+    return [image.filter(ImageFilter.GaussianBlur(radius_px)) for image in images]
 
 
 def noise(count):
@@ -30,64 +41,89 @@ def noise(count):
 
 
 @pytest.fixture(scope="module")
-def features():
-    return ImageFeatures("tiny")
+def training():
+    return read(PORTRAITS)
 
 
 @pytest.fixture(scope="module")
-def scorer(features):
-    held_out, _ = read(PORTRAITS / "held_out")
-    face = TinyFace(Path(assets).parent / "tiny-face")
-    training, _ = read(PORTRAITS)
-    return Scorer(face, ClipScore("tiny"), held_out, features=features, training=training)
+def scorer(training):
+    held_out = read(PORTRAITS / "held_out")
+    return Scorer(
+        [
+            FaceScorer(TinyFace(Path(assets).parent / "tiny-face"), held_out, training),
+            ClipScorer(ClipScore("tiny")),
+            ImageScorer(ImageFeatures("tiny"), held_out, training, with_kid=True),
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
 def right(scorer):
-    return scorer.score([drawn.image for drawn in DRAWN], CAPTIONS)
+    """What a perfect adapter would draw; it changes others so little as a slight blur does."""
+    prior = STRANGERS, blurred(STRANGERS, 0.5)
+    return scorer.score(Pictures([drawn.image for drawn in DRAWN], CAPTIONS, prior=prior))
 
 
 def test_the_person_is_nearer_than_others_beyond_the_intervals(scorer, right):
-    others = scorer.score([portrait(seed).image for seed in HELD_OUT_SEEDS[:24]], None)
-    # measured: 0.19 and 1.35
+    others = scorer.score(Pictures(STRANGERS))
+    # measured: 0.19 and 1.32; 0.98 and 0.02
     assert right.intervals["face_distance"][1] < others.intervals["face_distance"][0]
+    assert right.intervals["face_cosine"][0] > others.intervals["face_cosine"][1]
 
 
 def test_right_captions_score_higher_than_shuffled_ones(scorer, right):
-    shuffled = scorer.score([d.image for d in DRAWN], CAPTIONS[1:] + CAPTIONS[:1])
+    shuffled = scorer.score(Pictures([d.image for d in DRAWN], CAPTIONS[1:] + CAPTIONS[:1]))
     # measured: 86 and 0
     assert right.intervals["clip_score"][0] > shuffled.intervals["clip_score"][1]
     low, high = shuffled.intervals["clip_score"]
-    assert low <= shuffled.clip_score <= high
+    assert low <= shuffled.value("clip_score") <= high
 
 
 @pytest.mark.parametrize("blur_px", [0, 0.7, 1.0])
-def test_copies_of_training_pictures_are_flagged_and_named(scorer, blur_px):
-    training, _ = read(PORTRAITS)
-    copies = [picture.filter(ImageFilter.GaussianBlur(blur_px)) for picture in training]
-    found = scorer.score(copies, None)
-    assert found.copying == 1
-    assert [p.nearest_training for p in found.per_picture] == list(range(len(training)))
+def test_copies_of_training_pictures_are_flagged_and_named(scorer, training, blur_px):
+    found = scorer.score(Pictures(blurred(training.images, blur_px)))
+    assert found.value("copying") == 1
+    assert found.per_picture["nearest_training"] == list(training.names)
+    assert found.value("largest_training_similarity") > found.value("copying_yardstick")
 
 
-def test_new_drawings_of_the_person_are_no_copies(scorer, features):
-    held_out, _ = read(PORTRAITS / "held_out")
-    assert scorer.score(held_out, None).copying == 0
+def test_new_drawings_of_the_person_are_no_copies(scorer):
+    held_out = read(PORTRAITS / "held_out")
+    assert scorer.score(Pictures(held_out.images)).value("copying") == 0
     # 1,000 others: 1 %, among them scenes that chance drew almost alike (cosine 0.99)
     many = [portrait(seed, EXAMPLE_IDENTITY_SEED).image for seed in HELD_OUT_SEEDS[:300]]
-    assert scorer.score(many, None).copying <= 0.03
+    assert scorer.score(Pictures(many)).value("copying") <= 0.03
 
 
 def test_blank_pictures_are_faceless(scorer):
     blank = [Image.new("RGB", (64, 64), colour) for colour in ("white", "black", "gray", "red")]
-    assert scorer.score(blank, None).faceless == 4
+    assert scorer.score(Pictures(blank)).value("faceless") == 4
 
 
-def test_noise_is_worst(scorer, right):
-    """Image similarity is left out: the tiny CLIP, which knows scenes, puts noise at 0.07."""
-    others = [portrait(seed) for seed in HELD_OUT_SEEDS[:24]]
-    strangers = scorer.score([p.image for p in others], [p.caption for p in others])
-    worst = scorer.score(noise(24), CAPTIONS)
-    assert worst.faceless == 24
-    assert worst.face_distance > max(right.face_distance, strangers.face_distance)
-    assert worst.clip_score < min(right.clip_score, strangers.clip_score)
+def test_a_broken_adapter_is_worst_in_every_score_that_has_a_direction(scorer, right):
+    """It draws noise, whatever it is asked for: worse than the person, and than strangers.
+
+    Left out are copying and diversity, whose best values noise has (it repeats nothing), and image
+    similarity: the tiny CLIP knows scenes, and puts noise at 0.07, the person at 0.02.
+    """
+    strangers = scorer.score(
+        Pictures(STRANGERS, STRANGERS_CAPTIONS, prior=(STRANGERS, blurred(STRANGERS, 1.0)))
+    )
+    worst = scorer.score(Pictures(noise(24), CAPTIONS, prior=(STRANGERS, noise(24))))
+    directed = {name for name in worst.values if kind(name).arrow}
+    assert directed - {"copying", "diversity", "image_similarity"} == {
+        "face_distance",
+        "face_cosine",
+        "faceless",
+        "clip_score",
+        "kid",
+        "prior_drift",
+    }
+    for name in directed - {"copying", "diversity", "image_similarity"}:
+        others = right.value(name), strangers.value(name)
+        if kind(name).arrow == LOWER:
+            assert worst.value(name) > max(others), name
+        else:
+            assert kind(name).arrow == HIGHER
+            assert worst.value(name) < min(others), name
+    assert worst.value("faceless") == 24

@@ -5,24 +5,29 @@ import io
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
 from PIL import Image
 
-from sdlora import html_report
-from sdlora.html_charts import charts, scored_steps
-from sdlora.html_pictures import MAX_PNG_BYTES, data_uri, read_gallery
-from sdlora.html_report import MAX_BYTES, _score_table, write_html_report
+from sdlora.html_report import page as html_report
+from sdlora.html_report.charts import charts
+from sdlora.html_report.columns import row_columns, step_columns
+from sdlora.html_report.nearest import read_pairs
+from sdlora.html_report.page import MAX_BYTES, write_html_report
+from sdlora.html_report.pictures import MAX_PNG_BYTES, Gallery, data_uri, read_gallery
+from sdlora.metrics.scores import Scores
 
 EVIL = """</script><script>alert(1)</script><img src=x onerror='alert(2)'>"&amp;"""
 PROMPTS = ("a red square", "a blue square", EVIL)
 LINES = (
-    {"step": 0, "base/face_distance": 1.3, "base/clip_score": 86.0},
+    {"step": 0, "base/face_distance": 1.3, "base/face_distance_low": 1.2, "base/clip_score": 86.0},
     {"step": 10, "train/loss": 0.5},
-    {"step": 75, "eval/face_distance": 0.8, "eval/clip_score": 88.0},
+    {"step": 75, "eval/face_distance": 0.8, "eval/clip_score": 88.0, "eval/aesthetic": None},
     {"step": 150, "eval/face_distance": 0.5, "eval/clip_score": None, "reasons": {}},
     {"step": 150, "train/loss": 0.4},
 )
@@ -60,6 +65,19 @@ def draw(path: Path, color: str, size: tuple[int, int] = (32, 32)) -> None:
     Image.new("RGB", size, color).save(path)
 
 
+def scores_of(**values: Any) -> dict[str, Any]:
+    return asdict(Scores(num_pictures=25, values=values))
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def gallery_of(run: Path, last_step: int | None, max_bytes: int = MAX_BYTES) -> Gallery:
+    return read_gallery(run, step_columns(run / "samples", last_step), max_bytes)
+
+
 def write_pictures(run: Path) -> None:
     samples = run / "samples"
     names = [f"{number:03d}-0123abcd.png" for number in range(len(PROMPTS))]
@@ -84,8 +102,16 @@ def run(tmp_path: Path) -> Path:
         "trainer": {"max_steps": 150},
     }
     rows = {
-        "base": {"face_distance": 1.3, "clip_score": 86.0, "faceless": 0, "reasons": {}},
-        "LoRA": {"face_distance": 0.5, "clip_score": None, "reasons": {"clip_score": EVIL}},
+        "base": scores_of(face_distance=1.3, clip_score=86.0, faceless=0),
+        "LoRA": {
+            **scores_of(face_distance=0.5, clip_score=None),
+            "reasons": {"clip_score": EVIL},
+            "per_picture": {
+                "prompt": list(PROMPTS),
+                "face_distance": [0.4, None, 0.6],
+                "num_faces": [1, 0, 1],
+            },
+        },
     }
     dataset = {
         "counts": {"pictures": 24},
@@ -100,7 +126,8 @@ def run(tmp_path: Path) -> Path:
         "config.json": {"config": config, "hashes": {"data": "3262"}},
         "report.json": {
             "scores": rows,
-            "real_pictures": {"face_distance": 0.18},
+            "version": 2,
+            "real_pictures": scores_of(face_distance=0.18),
             "gap_closed": {"base": 0.0, "LoRA": 0.714},
         },
         "dataset.json": dataset,
@@ -129,26 +156,135 @@ def test_it_shows_what_the_folder_holds(run: Path) -> None:
     assert "resume=outputs/a" not in page.text
 
 
-def test_the_table_shows_intervals_and_which_way_is_better() -> None:
-    base = {"face_distance": 1.25, "copying": 0.5, "copying_yardstick": 0.7, "intervals": {}}
-    lora = {**base, "face_distance": 0.5, "intervals": {"face_distance": [0.4, 0.7]}}
-    table = _score_table({"scores": {"base": base, "LoRA": lora}, "gap_closed": {"LoRA": 0.75}})
-    assert table is not None
-    assert table["columns"] == [("face distance", "↓"), ("copying", "↓"), ("gap closed", "↑")]
-    assert table["rows"][1][1] == [
-        ("0.500 ± 0.150", "-0.750", "better"),
-        ("0.500", "", ""),
-        ("75%", "", ""),
-    ]
-
-
 def test_a_row_has_its_pictures_by_step(run: Path) -> None:
     page = page_of(run)
-    steps = [button["data-step"] for button in page.all("button") if "data-step" in button]
-    assert steps == ["base", "75", "150", "base", "150", "base", "150"]
-    slider = next(element for element in page.all("input") if element.get("id") == "step")
-    assert json.loads(slider["data-steps"] or "") == [75, 150]
-    assert slider["data-best"] == "75"
+    columns = [button["data-column"] for button in page.all("button") if "data-column" in button]
+    first = ["base", "step 75", "step 150"]
+    assert columns == [*first, "base", "step 150", "base", "step 150"]
+    slider = next(element for element in page.all("input") if element.get("id") == "state")
+    assert json.loads(slider["data-columns"] or "") == ["step 75", "step 150"]
+    assert slider["data-best"] == "step 75"
+
+
+def test_the_numbers_of_a_picture_stand_under_it(run: Path) -> None:
+    page = page_of(run)
+    shown = [
+        (button["data-column"], button["data-scores"])
+        for button in page.all("button")
+        if "data-scores" in button
+    ]
+    assert shown == [
+        ("step 150", "face distance 0.400"),
+        ("step 150", "no face"),
+        ("step 150", "face distance 0.600"),
+    ]
+    assert page.text.count("face 0.400") == 1
+    assert page.text.count("no face") == 1
+
+
+@pytest.fixture
+def evaluation(tmp_path: Path) -> Path:
+    """As ``evaluate.py`` writes it."""
+    folder = tmp_path / "evaluation"
+    labels = {"base": "base", "my_lora x0.6": "my_lora-x0.6", "step 75": "step-75"}
+    names = [f"{number:03d}-0123abcd.png" for number in range(2)]
+    listed = [
+        {"file": name, "text": text, "seed": 0} for name, text in zip(names, PROMPTS, strict=False)
+    ]
+    write_json(folder / "prompts.json", listed)
+    for label in labels.values():
+        for name in names:
+            draw(folder / label / name, "red")
+    row = scores_of(face_distance=0.5, clip_score=86.0)
+    row["intervals"] = {"face_distance": [0.4, 0.7]}
+    row["per_picture"] = {"prompt": list(PROMPTS[:2]), "clip_score": [85.0, 87.0]}
+    config = {"run": None, "lora_file": ["a/my_lora.safetensors"], "model": {"path": "sd-base"}}
+    report = {
+        "version": 2,
+        "settings": {"config": config},
+        "scores": dict.fromkeys(labels, row),
+        "real_pictures": None,
+        "gap_closed": {},
+        "pictures": labels,
+    }
+    write_json(folder / "report.json", report)
+    (folder / ".hydra").mkdir()
+    (folder / ".hydra" / "overrides.yaml").write_text("- lora_scale=[0.6]\n", encoding="utf-8")
+    return folder
+
+
+def test_an_evaluation_has_its_rows_as_columns(evaluation: Path) -> None:
+    page = page_of(evaluation)
+    columns = [button["data-column"] for button in page.all("button") if "data-column" in button]
+    assert columns == ["base", "my_lora x0.6", "step 75"] * 2
+    based = [button["data-column"] for button in page.all("button") if "data-base" in button]
+    assert based == ["base"] * 2
+    for text in ("a/my_lora.safetensors", "sd-base", "CLIP 85.00", "a blue square", "Trade-off"):
+        assert text in page.text, text
+    assert "python evaluate.py 'lora_scale=[0.6]'" in page.text
+
+
+def test_the_base_of_a_run_is_not_guessed(evaluation: Path) -> None:
+    report = json.loads((evaluation / "report.json").read_text(encoding="utf-8"))
+    report["settings"]["config"] |= {"run": "outputs/a", "lora_file": []}
+    write_json(evaluation / "report.json", report)
+    page = page_of(evaluation)
+    assert "outputs/a" in page.text
+    facts = page.text.partition("Scores")[2].partition("Pictures")[0]
+    assert "sd-base" not in facts  # model.path is not read where the run has a base of its own
+
+
+@pytest.mark.parametrize("name", ["../run/samples", "/etc", 3, None, "a\0b"])
+def test_picture_folders_outside_are_not_followed(evaluation: Path, name: Any) -> None:
+    notes: list[str] = []
+    columns = row_columns(evaluation, {"base": "base", "LoRA": name}, "base", notes)
+    assert [column.label for column in columns] == ["base"]
+    assert "pictures of LoRA" in notes[0]
+
+
+def test_an_evaluation_without_its_pictures_is_a_page(evaluation: Path) -> None:
+    for file in evaluation.glob("*/*.png"):
+        file.unlink()
+    assert "This evaluation has no pictures." in page_of(evaluation).text
+
+
+PAIR = {
+    "picture": "samples/last/000-0123abcd.png",
+    "prompt": EVIL,
+    "training": "samples/nearest/00.png",
+    "name": "portrait_07.png",
+    "similarity": 0.93,
+}
+
+
+def test_the_nearest_training_pictures_are_shown(run: Path) -> None:
+    draw(run / "samples" / "nearest" / "00.png", "green")
+    write_json(run / "nearest.json", [PAIR])
+    page = page_of(run)
+    for text in ("Nearest training pictures", "0.930", "portrait_07.png"):
+        assert text in page.text, text
+    (run / "nearest.json").unlink()
+    assert "Nearest training pictures" not in page_of(run).text
+
+
+@pytest.mark.parametrize(
+    ("changed", "note"),
+    [
+        ({"picture": "samples/last/none.png"}, "samples/last/none.png cannot be read"),
+        ({"training": "../../secret.png"}, "does not lie in this folder"),
+        ({"training": None}, "does not lie in this folder"),
+        ({"similarity": "high"}, None),
+    ],
+)
+def test_a_pair_that_cannot_be_shown_is_left_out(
+    run: Path, changed: dict[str, Any], note: str | None
+) -> None:
+    draw(run / "samples" / "nearest" / "00.png", "green")
+    draw(run.parent.parent / "secret.png", "green")
+    write_json(run / "nearest.json", [{**PAIR, **changed}, PAIR])
+    notes: list[str] = []
+    assert len(read_pairs(run, notes)) == 1
+    assert [note in found for found in notes if note] == ([True] if note else [])
 
 
 def test_foreign_text_stays_text(run: Path) -> None:
@@ -189,6 +325,7 @@ def test_an_empty_folder_gives_a_page(tmp_path: Path) -> None:
         "metrics.jsonl",
         "contact_sheet.png",
         ".hydra/overrides.yaml",
+        "nearest.json",
         "samples/prompts.json",
         "samples/base/000-0123abcd.png",
     ],
@@ -201,8 +338,17 @@ def test_a_part_may_be_missing_or_broken(run: Path, name: str) -> None:
     assert "cannot be read" not in page_of(run).text
 
 
-@pytest.mark.parametrize("name", ["config.json", "report.json", "dataset.json", "best/scores.json"])
-@pytest.mark.parametrize("content", ["[]", '{"scores": [1], "config": 3, "counts": 4}'])
+@pytest.mark.parametrize(
+    "name", ["config.json", "report.json", "dataset.json", "best/scores.json", "nearest.json"]
+)
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("[]", "[1, {}]", '{"scores": [1], "config": 3, "counts": 4}'),
+        '{"scores": {"base": 3, "LoRA": {"values": [], "intervals": {"a": 1}}}, "pictures": [1]}',
+        '{"scores": {"base": {"values": {"kid": NaN}, "per_picture": {"prompt": 3}}}}',
+    ],
+)
 def test_other_json_is_no_crash(run: Path, name: str, content: str) -> None:
     (run / name).write_text(content, encoding="utf-8")
     assert page_of(run).all("h1")
@@ -217,7 +363,7 @@ def test_a_name_outside_the_folder_is_not_followed(run: Path) -> None:
     draw(run / "secret.png", "green")
     listed = [{"file": "../../secret.png", "text": "out", "seed": 0}]
     (run / "samples" / "prompts.json").write_text(json.dumps(listed), encoding="utf-8")
-    gallery = read_gallery(run / "samples", 150, MAX_BYTES)
+    gallery = gallery_of(run, 150)
     assert "out" not in [row.text for row in gallery.rows]
 
 
@@ -229,10 +375,10 @@ def test_a_name_that_is_no_unicode_is_written(run: Path) -> None:
 
 def test_large_pictures_are_reduced_and_small_drawn_ones_stay_exact(tmp_path: Path) -> None:
     noise = numpy.random.default_rng(0).integers(0, 256, (900, 600, 3), dtype=numpy.uint8)
-    (tmp_path / "last").mkdir()
-    Image.fromarray(noise).save(tmp_path / "last" / "000-a.png")
-    draw(tmp_path / "last" / "001-b.png", "#123456")
-    large, small = (row.pictures[0] for row in read_gallery(tmp_path, 1, MAX_BYTES).rows)
+    last = tmp_path / "samples" / "last"
+    draw(last / "001-b.png", "#123456")
+    Image.fromarray(noise).save(last / "000-a.png")
+    large, small = (row.pictures[0] for row in gallery_of(tmp_path, 1).rows)
     assert (large.width, large.height) == (256, 384)
     assert large.uri.startswith("data:image/jpeg;base64,")
     exact = Image.open(io.BytesIO(base64.b64decode(small.uri.partition(",")[2])))
@@ -246,18 +392,18 @@ def test_what_does_not_fit_is_left_out_and_said(tmp_path: Path) -> None:
     folders = ["base", "last"] + [f"step_{step:07d}" for step in range(10, 130, 10)]
     for folder in folders:
         for number in range(4):
-            (tmp_path / folder).mkdir(exist_ok=True)
-            Image.fromarray(noise).save(tmp_path / folder / f"{number:03d}-a.png")
-    reduced = read_gallery(tmp_path, 130, 56 * 60_000)
+            (tmp_path / "samples" / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(noise).save(tmp_path / "samples" / folder / f"{number:03d}-a.png")
+    reduced = gallery_of(tmp_path, 130, 56 * 60_000)
     assert len(reduced.rows) == 4
-    assert len(reduced.steps) == 13
+    assert len(reduced.compared) == 13
     assert "reduced to" in reduced.notes[0]
-    fewer = read_gallery(tmp_path, 130, 200_000)
+    fewer = gallery_of(tmp_path, 130, 200_000)
     assert sum(len(picture.uri) for row in fewer.rows for picture in row.pictures) <= 200_000
-    assert fewer.steps[-1] == 130  # the last stays
+    assert fewer.compared[-1] == "step 130"  # the last stays
     assert "of 13 steps are shown" in fewer.notes[1]
     assert "of 4 prompts are shown" in fewer.notes[2]
-    none = read_gallery(tmp_path, 130, 10)
+    none = gallery_of(tmp_path, 130, 10)
     assert (none.rows, len(none.notes)) == ([], 1)
 
 
@@ -269,23 +415,3 @@ def test_the_page_keeps_its_size(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
         Image.fromarray(noise[:512, :512]).save(file)
     assert write_html_report(run).stat().st_size < 4_500_000  # library, sheet of 2 MiB, pictures
     assert html_report._SHEET_BYTES + 9 * 2**20 + 2 * 2**20 < MAX_BYTES
-
-
-def test_charts_are_those_that_the_numbers_give() -> None:
-    assert [chart.name for chart in charts(LINES, 75)] == [
-        "loss",
-        "face_distance",
-        "clip_score",
-        "trade_off",
-    ]
-    assert [chart.name for chart in charts(LINES[:2], None)] == ["loss"]
-    assert charts([], None) == []
-
-
-def test_scored_steps_keep_what_is_missing_missing() -> None:
-    assert scored_steps(LINES) == [(75, 0.8, 88.0), (150, 0.5, None)]
-
-
-def test_a_long_curve_is_averaged() -> None:
-    lines = [{"step": step, "train/loss": float(step)} for step in range(1, 5001)]
-    assert len(json.dumps(charts(lines, None)[0].item)) < 60_000

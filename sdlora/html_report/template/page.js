@@ -4,27 +4,25 @@
   const one = (selector, within = document) => within.querySelector(selector);
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 
-  const slider = one("#step");
+  const slider = one("#state");
   const rows = all(".prompt").map((article) => ({
     article,
     text: one("h3", article).textContent.toLowerCase(),
     compare: one(".compare", article),
     pictures: all(".strip button", article),
   }));
-  const steps = slider
-    ? JSON.parse(slider.dataset.steps)
-    : [...new Set(all(".strip button").map((button) => button.dataset.step))]
-        .filter((name) => name !== "base").map(Number);
-  let at = steps.length - 1;
+  const isBase = (button) => "base" in button.dataset;
+  const nameOf = (button) => button.dataset.column;
+  const columns = slider
+    ? JSON.parse(slider.dataset.columns)
+    : [...new Set(all(".strip button").filter((button) => !isBase(button)).map(nameOf))];
+  let at = columns.length - 1;
 
-  const named = (row, name) => row.pictures.find((button) => button.dataset.step === String(name));
-  const nameOf = (name) => (name === "base" ? "base" : `step ${name}`);
-
-  // The picture of the step, else of the nearest one that the row has.
-  function nearest(row, step) {
-    const own = row.pictures.filter((button) => button.dataset.step !== "base");
-    return own.sort((a, b) =>
-      Math.abs(a.dataset.step - step) - Math.abs(b.dataset.step - step))[0];
+  // The picture of the column, else of the nearest one that the row has.
+  function nearest(row, index) {
+    const distance = (button) => Math.abs(columns.indexOf(nameOf(button)) - index);
+    const own = row.pictures.filter((button) => !isBase(button));
+    return own.sort((a, b) => distance(a) - distance(b))[0];
   }
 
   function copyOf(button, kind) {
@@ -33,10 +31,10 @@
     return image;
   }
 
-  function showStep(row) {
-    const base = named(row, "base");
-    const lora = steps.length ? nearest(row, steps[at]) : undefined;
-    row.pictures.forEach((button) => button.toggleAttribute("aria-current", button === lora));
+  function show(row) {
+    const base = row.pictures.find(isBase);
+    const lora = nearest(row, at);
+    row.pictures.forEach((button) => button.removeAttribute("aria-current"));
     if (lora) {
       lora.setAttribute("aria-current", "true");
       const strip = lora.closest("ol");
@@ -49,20 +47,21 @@
     frame.classList.toggle("single", !(base && lora));
     one(".split", row.compare).hidden = !(base && lora);
     one(".ends", row.compare).hidden = !(base && lora);
-    one(".lora-name", row.compare).textContent = lora ? nameOf(lora.dataset.step) : "";
-    frame.dataset.step = (lora ?? base).dataset.step;
-    frame.setAttribute("aria-label", `Enlarge ${nameOf(frame.dataset.step)}`);
+    one(".base-name", row.compare).textContent = base ? nameOf(base) : "";
+    one(".lora-name", row.compare).textContent = lora ? nameOf(lora) : "";
+    row.framed = lora ?? base;
+    frame.setAttribute("aria-label", `Enlarge ${nameOf(row.framed)}`);
     row.compare.hidden = false;
   }
 
-  function setStep(index) {
-    at = Math.min(Math.max(index, 0), steps.length - 1);
-    rows.forEach(showStep);
+  function choose(index) {
+    at = Math.min(Math.max(index, 0), columns.length - 1);
+    rows.forEach(show);
     if (!slider) return;
-    const best = String(steps[at]) === slider.dataset.best ? " ★" : "";
+    const best = columns[at] === slider.dataset.best ? " ★" : "";
     slider.value = at;
-    slider.setAttribute("aria-valuetext", nameOf(steps[at]));
-    one("#step-name").textContent = `${steps[at]}${best}`;
+    slider.setAttribute("aria-valuetext", columns[at]);
+    one("#state-name").textContent = `${columns[at]}${best}`;
   }
 
   // Enlarged: one picture of a row, or another picture of the page as it is.
@@ -72,7 +71,8 @@
   function view(row, button) {
     viewed = { row, index: row.pictures.indexOf(button) };
     const image = copyOf(button, "one");
-    open(image, `${nameOf(button.dataset.step)}: ${one("h3", row.article).textContent}`, true);
+    const scores = button.dataset.scores ? ` (${button.dataset.scores})` : "";
+    open(image, `${nameOf(button)}: ${one("h3", row.article).textContent}${scores}`, true);
   }
 
   function open(image, text, isOfRow) {
@@ -86,24 +86,23 @@
     const button = viewed && viewed.row.pictures[viewed.index + by];
     if (!button) return;
     view(viewed.row, button);
-    const index = steps.indexOf(Number(button.dataset.step));
-    if (index >= 0) setStep(index);
+    const index = columns.indexOf(nameOf(button));
+    if (index >= 0 && !isBase(button)) choose(index);
   }
 
   rows.forEach((row) => {
     row.pictures.forEach((button) => button.addEventListener("click", () => view(row, button)));
-    one(".frame", row.compare).addEventListener("click", (event) =>
-      view(row, named(row, event.currentTarget.dataset.step)));
+    one(".frame", row.compare).addEventListener("click", () => view(row, row.framed));
     one(".split", row.compare).addEventListener("input", (event) =>
       row.compare.style.setProperty("--split", `${event.target.value}%`));
   });
-  if (rows.length) setStep(at);
-  slider?.addEventListener("input", () => setStep(Number(slider.value)));
+  if (rows.length) choose(at);
+  slider?.addEventListener("input", () => choose(Number(slider.value)));
 
   all("[data-enlarge]").forEach((button) => button.addEventListener("click", () => {
     viewed = null;
     const image = one("img", button);
-    open(copyOf(button, "whole"), image.alt, false);
+    open(copyOf(button, button.dataset.enlarge), image.alt, false);
   }));
   one("#previous").addEventListener("click", () => turn(-1));
   one("#next").addEventListener("click", () => turn(1));
@@ -115,7 +114,7 @@
     if (!by || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
     if (event.target.closest("input, pre, .scroll")) return; // these use the arrows themselves
     if (viewer.open) turn(by);
-    else if (rows.length) setStep(at + by);
+    else if (rows.length) choose(at + by);
     else return;
     event.preventDefault();
   });

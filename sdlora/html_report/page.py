@@ -3,19 +3,21 @@
 import base64
 import hashlib
 import json
-import platform
-import shlex
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from sdlora import __version__, files
-from sdlora.html_charts import charts, library_script, scored_steps
-from sdlora.html_pictures import data_uri, read_gallery, read_picture
+from sdlora import files
+from sdlora.html_report.charts import charts, state_charts
+from sdlora.html_report.columns import Column, inside, row_columns, step_columns
+from sdlora.html_report.nearest import copying, read_pairs
+from sdlora.html_report.pictures import data_uri, read_gallery, read_picture
+from sdlora.html_report.plots import library_script
+from sdlora.html_report.repeat import command, versions
+from sdlora.html_report.scores import State, mapping, read_states, reasons, score_table, step_table
 from sdlora.report import read_metrics
 
 FILE_NAME = "report.html"
@@ -23,33 +25,20 @@ MAX_BYTES = 15 * 1024 * 1024
 SHOWN_FINDINGS = 40
 """Of each kind; the rest is counted and stays in ``dataset.json``."""
 
-_PAGE = Path(__file__).parent / "report_page"
+_PAGE = Path(__file__).parent / "template"
 _PICTURES_BYTES = 9 * 1024 * 1024
 _SHEET_BYTES = 2 * 1024 * 1024
 _SHEET_PX = (1600, 12000)
-_DIRECTIONS = {
-    "face_distance": "↓",
-    "faceless": "↓",
-    "clip_score": "↑",
-    "image_similarity": "↑",
-    "diversity": "↑",
-    "copying": "↓",
-    "gap_closed": "↑",
-}
-_NO_SCORES = ("copying_yardstick",)  # what a score is made with
-_NAMES = {"num_pictures": "pictures", "clip_score": "CLIP score"}
-_ONCE = ("resume=", "run_dir=", "check=")  # overrides that belong to one run only
-_PACKAGES = ("torch", "lightning", "diffusers", "transformers", "peft", "torchmetrics")
 
 
 def write_html_report(run: Path) -> Path:
-    """Write ``report.html`` into a run folder, whole or not at all.
+    """Write ``report.html`` into the folder of a run or of an evaluation, whole or not at all.
 
     Every part is optional: what the folder does not hold is said on the page. A file that is there
     but cannot be read is named on the page.
 
     Args:
-        run: The run folder.
+        run: The folder, of ``train.py`` or of ``evaluate.py``.
 
     Returns:
         The page, one file under 15 MiB.
@@ -86,32 +75,80 @@ def _script_hash(script: str) -> str:
 def _facts(run: Path) -> dict[str, Any]:
     notes: list[str] = []
     stored = _json(run, "config.json", notes)
-    config = _mapping(stored.get("config"))
+    config = mapping(stored.get("config"))
     report = _json(run, "report.json", notes)
     dataset = _sheet(_json(run, "dataset.json", notes))
     best = _json(run, "best/scores.json", notes).get("step")
     lines = _metrics(run, notes)
     last = max((line["step"] for line in lines), default=None)
-    gallery = read_gallery(run / "samples", last, _PICTURES_BYTES)
+    states = read_states(report)
+    is_run = bool(stored or lines or not mapping(report.get("pictures")))
+    if not is_run:
+        config = mapping(mapping(report.get("settings")).get("config"))
+    columns = _columns(run, report, states, last, notes, is_run=is_run)
+    numbers = _numbers(run, report, states, columns, is_run=is_run)
+    gallery = read_gallery(run, columns, _PICTURES_BYTES, numbers)
+    head = _head(config, dataset, best, last) if is_run else _evaluation_head(config)
     return {
         "title": str(_at(config, "export.name") or run.resolve().name),
-        "head": _head(config, dataset, best, last),
-        "table": _score_table(report),
-        "rows": gallery.rows,
-        "steps": gallery.steps,
-        "best": best,
-        "charts": charts(lines, best),
-        "scored": scored_steps(lines),
+        "what": "run" if is_run else "evaluation",
+        "head": head,
+        "table": score_table(states),
+        "reasons": reasons(states),
+        "base": states[0].name if len(states) > 1 else None,  # what others are compared with
+        "gallery": gallery,
+        "best": None if best is None else f"step {best}",
+        "pairs": read_pairs(run, notes),
+        "copying": copying(states),
+        "charts": charts(lines, best) if is_run else state_charts(states),
+        "steps": step_table(lines, best),
         "dataset": dataset,
         "findings": _findings(dataset),
         "shown_findings": SHOWN_FINDINGS,
         "contact_sheet": _contact_sheet(run, notes),
-        "command": _command(run, notes),
+        "command": command(run, "train.py" if is_run else "evaluate.py", notes),
         "config": json.dumps(config, indent=2, ensure_ascii=False) if config else None,
-        "hashes": _mapping(stored.get("hashes")),
-        "versions": _versions(),
+        "hashes": mapping(stored.get("hashes")),
+        "versions": versions(),
         "notes": notes + gallery.notes,
     }
+
+
+def _columns(
+    run: Path,
+    report: Mapping[str, Any],
+    states: list[State],
+    last: int | None,
+    notes: list[str],
+    *,
+    is_run: bool,
+) -> list[Column]:
+    """The steps of a run; of an evaluation, the rows of its report."""
+    if is_run:
+        return step_columns(run / "samples", last)
+    folders = mapping(report.get("pictures"))
+    base = states[0].name if states else next(iter(folders))
+    return row_columns(run, folders, base, notes)
+
+
+def _numbers(
+    run: Path,
+    report: Mapping[str, Any],
+    states: list[State],
+    columns: list[Column],
+    *,
+    is_run: bool,
+) -> dict[str, Mapping[str, Any]]:
+    """The scores one by one of each column whose pictures are those of a row of the report."""
+    folders = mapping(report.get("pictures"))
+    if is_run:
+        folders = {"base": "samples/base", "LoRA": "samples/last", **folders}
+    of_folder = {
+        folder.resolve(): state.per_picture
+        for state in states
+        if (folder := inside(run, folders.get(state.name))) is not None
+    }
+    return {column.label: of_folder.get(column.folder.resolve(), {}) for column in columns}
 
 
 def _json(run: Path, name: str, notes: list[str]) -> dict[str, Any]:
@@ -123,13 +160,13 @@ def _json(run: Path, name: str, notes: list[str]) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         notes.append(f"{name} cannot be read ({error}).")
         return {}
-    return _mapping(value)
+    return mapping(value)
 
 
 def _sheet(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """What the page shows of ``dataset.json``, in the shapes that the page expects."""
     shown: dict[str, Any] = {
-        name: found for name in ("counts", "faces") if (found := _mapping(dataset.get(name)))
+        name: found for name in ("counts", "faces") if (found := mapping(dataset.get(name)))
     }
     for name, kind in (("buckets", dict), ("findings", dict), ("notes", str)):
         listed = dataset.get(name)
@@ -147,14 +184,10 @@ def _metrics(run: Path, notes: list[str]) -> list[dict[str, Any]]:
     return [line for line in lines if isinstance(line.get("step"), int)]
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _at(config: Mapping[str, Any], key: str) -> Any:
     value: Any = config
     for part in key.split("."):
-        value = _mapping(value).get(part)
+        value = mapping(value).get(part)
     return value
 
 
@@ -162,10 +195,10 @@ def _head(
     config: Mapping[str, Any], dataset: Mapping[str, Any], best: Any, last: int | None
 ) -> list[tuple[str, str]]:
     """What was trained on what, as (name, value); without what is not known."""
-    counts = _mapping(dataset.get("counts"))
+    counts = mapping(dataset.get("counts"))
     asked = _at(config, "trainer.max_steps")
     roots = [_at(config, "data.root")] + [
-        _mapping(root).get("path", root) for root in _at(config, "data.roots") or []
+        mapping(root).get("path", root) for root in _at(config, "data.roots") or []
     ]
     steps = None if last is None and asked is None else f"{last if last is not None else 0}"
     if steps is not None and asked is not None and asked != last:
@@ -182,64 +215,35 @@ def _head(
         "Steps": steps,
         "Best step": best,
     }
-    return [(name, str(value)) for name, value in rows.items() if value not in (None, "")]
+    return _known(rows)
 
 
-def _score_table(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Columns with their arrows, and rows of ``(text, change against the base, better)``."""
-    scores = {name: _mapping(row) for name, row in _mapping(report.get("scores")).items()}
-    if not scores:
-        return None
-    base = next(iter(scores.values()))
-    closed = _mapping(report.get("gap_closed"))
-    shown = {name: {**row, "gap_closed": closed.get(name)} for name, row in scores.items()}
-    if first := next(iter(shown), None):
-        shown[first]["gap_closed"] = None
-    floor = _mapping(report.get("real_pictures"))
-    if floor:
-        shown["real pictures"] = floor
-    keys = [
-        key
-        for key in dict.fromkeys(key for row in shown.values() for key in row)
-        if key not in _NO_SCORES and any(_is_number(row.get(key)) for row in shown.values())
-    ]
-    return {
-        "columns": [(_NAMES.get(key, key.replace("_", " ")), _DIRECTIONS.get(key)) for key in keys],
-        "rows": [
-            (
-                name,
-                [_cell(key, row, None if row is floor else base.get(key)) for key in keys],
-            )
-            for name, row in shown.items()
-        ],
-        "reasons": [
-            f"{name}: no {score.replace('_', ' ')} ({reason})"
-            for name, row in shown.items()
-            for score, reason in _mapping(row.get("reasons")).items()
-        ],
+def _evaluation_head(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was scored, as (name, value); without what is not known."""
+    rows = {
+        "Run": _at(config, "run"),
+        "LoRA": _at(config, "lora") or _at(config, "lora_file"),
+        "Pictures": _at(config, "images"),
     }
+    if rows["Run"]:
+        rows["Checkpoint"] = _at(config, "run_checkpoint")
+    if not rows["Pictures"]:
+        rows |= {
+            "Base": _at(config, "model.path"),
+            "Strength": _at(config, "lora_scale"),
+            "Resolution": _at(config, "resolution"),
+            "Sampling steps": _at(config, "sampling.num_steps"),
+            "Guidance": _at(config, "sampling.guidance_scale"),
+        }
+    return _known(rows)
 
 
-def _cell(key: str, row: Mapping[str, Any], base: Any) -> tuple[str, str, str]:
-    value: Any = row.get(key)
-    if not _is_number(value):
-        return "–", "", ""
-    if key == "gap_closed":
-        return f"{value:.0%}", "", ""
-    digits = 0 if isinstance(value, int) else 3 if abs(value) < 10 else 1
-    text = f"{value:.{digits}f}"
-    match _mapping(row.get("intervals")).get(key):
-        case [low, high] if low < high:
-            text += f" ± {(high - low) / 2:.{digits}f}"
-    arrow = _DIRECTIONS.get(key)
-    if arrow is None or not _is_number(base) or value == base:
-        return text, "", ""
-    better = (value > base) == (arrow == "↑")
-    return text, f"{value - base:+.{digits}f}", "better" if better else "worse"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _known(rows: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        for name, value in rows.items()
+        if value not in (None, "", [])
+    ]
 
 
 def _findings(dataset: Mapping[str, Any]) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -266,29 +270,3 @@ def _contact_sheet(run: Path, notes: list[str]) -> dict[str, Any] | None:
         if len(uri) <= _SHEET_BYTES:
             return {"uri": uri, "width": image.width, "height": image.height}
         width, height = width * 3 // 4, height * 3 // 4
-
-
-def _command(run: Path, notes: list[str]) -> str | None:
-    import yaml
-
-    path = run / ".hydra" / "overrides.yaml"
-    if not path.is_file():
-        return None
-    try:
-        overrides = yaml.safe_load(path.read_text(encoding="utf-8")) or []
-    except (ValueError, yaml.YAMLError) as error:
-        notes.append(f".hydra/overrides.yaml cannot be read ({error}).")
-        return None
-    kept = [str(override) for override in overrides if not str(override).startswith(_ONCE)]
-    return shlex.join(["python", "train.py", *kept])
-
-
-def _versions() -> dict[str, str]:
-    """Of the program that writes the page."""
-    versions = {"sdlora": __version__, "Python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
