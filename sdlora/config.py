@@ -24,7 +24,8 @@ METHODS = ("lora", "full", "frozen")
 @dataclass(slots=True, kw_only=True)
 class ModelConfig:
     family: str = MISSING
-    """Model family: which code holds the parts together. ``sd`` is Stable Diffusion 1.x / 2.x."""
+    """Model family: which code holds the parts together. ``sd`` is Stable Diffusion 1.x / 2.x,
+    ``sdxl`` is XL."""
     path: str = MISSING
     """Hub id, local folder in the diffusers layout, or ``embedded:NAME`` for the shipped base."""
     revision: str | None = None
@@ -34,10 +35,17 @@ class ModelConfig:
     scratch: list[str] = field(default_factory=list)
     """Parts that start from random weights: any of ``unet``, ``text_encoder``."""
     clip_skip: int = 0
-    """How many of the text encoder's last layers to leave out; >= 0."""
+    """How many of the text encoder's last layers to leave out (SDXL never uses the last one; these
+    are further ones); >= 0."""
+    vae: str | None = None
+    """Another VAE instead of the model's own: Hub id or folder, such as sdxl-vae-fp16-fix."""
+    vae_precision: str | None = None
+    """Precision of the VAE: fp32, bf16 or fp16; ``null``: that of the run."""
 
     def __post_init__(self) -> None:
         require_count("model.clip_skip", self.clip_skip, 0)
+        if self.vae_precision is not None:
+            require_choice("model.vae_precision", self.vae_precision, PRECISIONS)
         for part in self.scratch:
             require_choice("model.scratch", part, ("unet", "text_encoder"))
 

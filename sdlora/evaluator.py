@@ -14,7 +14,7 @@ from sdlora.generate import Prompt, generate, picture_name
 from sdlora.grid import grid
 from sdlora.metrics.scores import Scores
 from sdlora.metrics.scoring import Pictures, Prior, Scorer
-from sdlora.models.sd import StableDiffusion
+from sdlora.models.family import Family
 from sdlora.progress import Progress
 
 MOST_REAL_PICTURES = 100
@@ -96,7 +96,7 @@ class Evaluator:
         base_prior: Its pictures of the class, once drawn.
     """
 
-    family: StableDiffusion
+    family: Family
     settings: DrawSettings
     scorer: Scorer
     progress: Progress
@@ -107,7 +107,7 @@ class Evaluator:
     def draw_base(self) -> Evaluation:
         """Draw and score the model with its adapter switched off, once."""
         if self.base is None:
-            with disabled(self.family.unet), disabled(self.family.text_encoder):
+            with disabled(*self.family.parts.values()):
                 self.base_prior = self._pictures(self.settings.prior_prompts)
                 self.base = self._scored(self._pictures(self.settings.prompts))
         return self.base
@@ -146,7 +146,7 @@ class Evaluator:
                 batch_size=settings.batch_size,
                 progress=self.progress,
                 lora_scale=lora_scale,
-                encode_prompts=self._encode if self._is_encoded_here else None,
+                encode_prompts=self._encode,
             )
 
     def _scored(self, images: list[Image.Image], prior: Prior | None = None) -> Evaluation:
@@ -171,14 +171,10 @@ class Evaluator:
         write_prompts(folder.parent, [self.settings.prompts])
         write_pictures(folder, evaluation)
 
-    @property
-    def _is_encoded_here(self) -> bool:
-        """Whether prompts are encoded in a way that the pipeline does not know."""
-        return bool(self.family.clip_skip) or self.family.max_chunks > 1
-
-    def _encode(self, texts: Sequence[str]) -> torch.Tensor:
-        device = next(self.family.text_encoder.parameters()).device
-        return self.family.encode_prompts(self.family.tokenize(texts).ids.to(device))
+    def _encode(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        device = next(self.family.unet.parameters()).device
+        ids = self.family.tokenize(texts).ids.to(device)
+        return self.family.prompt_arguments(self.family.encode_prompts(ids))
 
 
 def write_grid(

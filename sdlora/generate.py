@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sdlora import randomness
 from sdlora.progress import Progress
-from sdlora.samplers import find_sampler, prepared, without_text_encoder
+from sdlora.samplers import find_sampler, prepared, without_text_encoders
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -48,7 +48,7 @@ class Sampling:
     num_steps: int
     guidance_scale: float
     resolution: int
-    encode_prompts: Callable[[Sequence[str]], Tensor] | None
+    encode_prompts: Callable[[Sequence[str]], dict[str, Tensor]] | None
 
 
 def read_prompts(path: Path | str) -> list[str]:
@@ -104,7 +104,7 @@ def generate(
     batch_size: int,
     progress: Progress | None = None,
     lora_scale: float = 1.0,
-    encode_prompts: Callable[[Sequence[str]], Tensor] | None = None,
+    encode_prompts: Callable[[Sequence[str]], dict[str, Tensor]] | None = None,
 ) -> list[Image.Image]:
     """Draw one picture for each prompt.
 
@@ -124,8 +124,8 @@ def generate(
         batch_size: Pictures at a time, >= 1; halved with a warning when memory runs out.
         progress: Where a bar counts the pictures; a half denoised one counts half.
         lora_scale: Factor on the strength of every adapter; 0 is the base model.
-        encode_prompts: Texts -> embeddings ``[n, L, D]`` in place of the pipeline's own (for a
-            clip skip, say).
+        encode_prompts: Texts -> what the pipeline is told of them (``prompt_embeds``
+            ``[n, L, D]``, and what else it takes); ``None``: a Stable Diffusion pipeline's own way.
 
     Returns:
         RGB pictures in the order of ``prompts``.
@@ -200,16 +200,15 @@ def _draw(
     side = sampling.resolution // pipeline.vae_scale_factor
     shape = (unet.config.in_channels, side, side)
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-    embeddings, negative = _embeddings(pipeline, [prompt.text for prompt in batch], sampling)
+    told = _told(pipeline, [prompt.text for prompt in batch], sampling)
 
     def on_step_end(pipe: Any, index: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         report(index + 1, pipe.num_timesteps)
         return tensors
 
-    with without_text_encoder(pipeline):
+    with without_text_encoders(pipeline):
         latents = pipeline(
-            prompt_embeds=embeddings,
-            negative_prompt_embeds=negative,
+            **told,
             latents=noise.to(unet.device, unet.dtype),  # [B, C, h, w]
             generator=generators,
             num_inference_steps=sampling.num_steps,
@@ -222,20 +221,22 @@ def _draw(
     return _decode(pipeline, latents, batch)
 
 
-def _embeddings(
-    pipeline: Any, texts: list[str], sampling: Sampling
-) -> tuple[Tensor, Tensor | None]:
+def _told(pipeline: Any, texts: list[str], sampling: Sampling) -> dict[str, Tensor]:
+    """What the pipeline is told of prompts and, with guidance, of the negative prompt."""
     unet = pipeline.unet
     guided = sampling.guidance_scale > 1.0
+    negatives = [sampling.negative_prompt] * len(texts)
     if sampling.encode_prompts is None:
-        positive, negative = pipeline.encode_prompt(
-            texts, unet.device, 1, guided, [sampling.negative_prompt] * len(texts)
-        )
+        positive, negative = pipeline.encode_prompt(texts, unet.device, 1, guided, negatives)
+        told = {"prompt_embeds": positive}
+        if guided:
+            told["negative_prompt_embeds"] = negative
     else:
-        positive = sampling.encode_prompts(texts)
-        negative = sampling.encode_prompts([sampling.negative_prompt] * len(texts))
-    positive = positive.to(unet.device, unet.dtype)
-    return positive, negative.to(unet.device, unet.dtype) if guided else None
+        told = sampling.encode_prompts(texts)
+        if guided:
+            against = sampling.encode_prompts(negatives)
+            told |= {f"negative_{name}": value for name, value in against.items()}
+    return {name: value.to(unet.device, unet.dtype) for name, value in told.items()}
 
 
 def _decode(pipeline: Any, latents: Tensor, batch: Sequence[Prompt]) -> list[Image.Image]:

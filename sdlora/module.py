@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from sdlora.adapters.lora import disabled
 from sdlora.data.dataset import Batch
 from sdlora.diffusion.objective import Objective
-from sdlora.models.sd import StableDiffusion
+from sdlora.models.family import Family
 from sdlora.randomness import derive_seed, normal, uniform
 
 
@@ -43,7 +43,7 @@ class DiffusionModule(lightning.LightningModule):
     Args:
         family: The model's parts; parameters that require gradients are trained.
         objective: Target and loss, with the noise schedule.
-        make_optimizer: Trained parameters by part (``unet``, ``text_encoder``) -> optimizer.
+        make_optimizer: Trained parameters by part (``unet``, ``text_encoder``, ...) -> optimizer.
         make_schedule: Optimizer -> learning-rate schedule, stepped once an optimizer step.
         seed: Every random draw is a function of it and of the sample's global index.
         check_every_n_steps: How often a GPU is asked whether the loss is a number.
@@ -52,7 +52,7 @@ class DiffusionModule(lightning.LightningModule):
 
     def __init__(
         self,
-        family: StableDiffusion,
+        family: Family,
         objective: Objective,
         make_optimizer: Callable[[Mapping[str, list[nn.Parameter]]], Optimizer],
         make_schedule: Callable[[Optimizer], LRScheduler],
@@ -83,24 +83,26 @@ class DiffusionModule(lightning.LightningModule):
         z_t = noise.add(z_0, eps, t)  # DDPM eq. 4, in fp32
 
         target = self.objective.target(z_0, eps, t)
-        prediction = self.family.denoise(z_t, t, conditioning)
+        prediction = self.family.denoise(z_t, t, conditioning, batch.sizes)
         loss = self.objective.loss(prediction, target, t, batch.weights, batch.mask)
         if self.teacher is not None:
-            loss = loss + self.teacher.weight * self.prior_loss(self.teacher.token_ids, z_t, t)
+            prior = self.prior_loss(self.teacher.token_ids, z_t, t, batch.sizes)
+            loss = loss + self.teacher.weight * prior
         self._require_finite(loss, batch)
         self.log("train/loss", loss.detach(), batch_size=len(z_0))
         return loss * batch.share  # 1 unless the window has short batches
 
-    def prior_loss(self, token_ids: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
+    def prior_loss(
+        self, token_ids: Tensor, z_t: Tensor, t: Tensor, sizes: Tensor | None = None
+    ) -> Tensor:
         """How far the adapted model is from the bare base on the class prompt; a scalar."""
         ids = token_ids.to(z_t.device)
-        unet, text_encoder = self.family.unet, self.family.text_encoder
-        with torch.no_grad(), disabled(unet), disabled(text_encoder):
+        with torch.no_grad(), disabled(*self.family.parts.values()):
             prompt = self.family.encode_prompts(ids).expand(len(z_t), -1, -1)
-            target = self.family.denoise(z_t, t, prompt)
-        with torch.set_grad_enabled(bool(self.trained_parameters("text_encoder"))):
+            target = self.family.denoise(z_t, t, prompt, sizes)
+        with torch.set_grad_enabled(self._trains_text):
             prompt = self.family.encode_prompts(ids).expand(len(z_t), -1, -1)
-        return self.objective.loss(self.family.denoise(z_t, t, prompt), target, t)
+        return self.objective.loss(self.family.denoise(z_t, t, prompt, sizes), target, t)
 
     def latents(self, batch: Batch) -> Tensor:
         """Scaled latents, sampled from the VAE's posterior; ``[B, C, h, w]``, float32."""
@@ -111,21 +113,25 @@ class DiffusionModule(lightning.LightningModule):
         return self.family.latents(moments, self.draw("posterior", batch, moments.chunk(2, 1)[0]))
 
     def conditioning(self, batch: Batch) -> Tensor:
-        """Text embeddings, cached unless the text encoder trains; ``[B, L, D]``."""
+        """What the UNet is told of prompts, cached unless a text encoder trains; ``[B, L, D]``."""
         if batch.embeddings is not None:
             return batch.embeddings
-        with torch.set_grad_enabled(bool(self.trained_parameters("text_encoder"))):
+        with torch.set_grad_enabled(self._trains_text):
             return self.family.encode_prompts(batch.token_ids)
 
     def draw(self, purpose: str, batch: Batch, like: Tensor) -> Tensor:
         """Standard normal draws shaped like ``like``, one generator for each sample, float32."""
         return normal(like.shape[1:], self.seed, purpose, batch.sample_index).to(like.device)
 
+    @property
+    def _trains_text(self) -> bool:
+        return any(self.trained_parameters(part) for part in self.family.text_encoders)
+
     def trained_parameters(self, part: str) -> dict[str, nn.Parameter]:
         """Parameters of one part (``unet``, ``text_encoder``) that require gradients, by name."""
         return {
             name: parameter
-            for name, parameter in getattr(self.family, part).named_parameters()
+            for name, parameter in self.family.parts[part].named_parameters()
             if parameter.requires_grad
         }
 
@@ -133,15 +139,13 @@ class DiffusionModule(lightning.LightningModule):
         """Every trained parameter as ``part.name``."""
         return {
             f"{part}.{name}": parameter
-            for part in ("unet", "text_encoder")
+            for part in self.family.parts
             for name, parameter in self.trained_parameters(part).items()
         }
 
     def configure_optimizers(self) -> Any:
         """Optimizer with one group a part, and its schedule, stepped every optimizer step."""
-        groups = {
-            part: list(self.trained_parameters(part).values()) for part in ("unet", "text_encoder")
-        }
+        groups = {part: list(self.trained_parameters(part).values()) for part in self.family.parts}
         optimizer = self.make_optimizer(groups)
         schedule = {"scheduler": self.make_schedule(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
@@ -160,8 +164,7 @@ class DiffusionModule(lightning.LightningModule):
 
     def on_fit_start(self) -> None:
         """Dropout is on in the parts that train, off in the others."""
-        for part in ("unet", "text_encoder", "vae"):
-            module = getattr(self.family, part)
+        for module in (*self.family.parts.values(), self.family.vae):
             module.train(any(parameter.requires_grad for parameter in module.parameters()))
 
     def state_dict(  # type: ignore[override]

@@ -62,14 +62,20 @@ def find_sampler(name: str) -> Callable[[Mapping[str, Any]], Any]:
     )
 
 
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+
+
 @contextmanager
-def without_text_encoder(pipeline: Any) -> Iterator[None]:
-    """Hide the text encoder: a pipeline casts given embeddings to its dtype, not to the UNet's."""
-    text_encoder, pipeline.text_encoder = pipeline.text_encoder, None
+def without_text_encoders(pipeline: Any) -> Iterator[None]:
+    """Hide the text encoders: a pipeline casts given embeddings to their dtype, not the UNet's."""
+    hidden = {name: getattr(pipeline, name) for name in TEXT_ENCODERS if hasattr(pipeline, name)}
     try:
+        for name in hidden:
+            setattr(pipeline, name, None)
         yield
     finally:
-        pipeline.text_encoder = text_encoder
+        for name, module in hidden.items():
+            setattr(pipeline, name, module)
 
 
 @contextmanager
@@ -86,7 +92,8 @@ def prepared(
     Raises:
         ValueError: If the strength is to change but an adapter is merged into the weights.
     """
-    parts = [pipeline.unet, pipeline.text_encoder, pipeline.vae]
+    encoders = [getattr(pipeline, name, None) for name in TEXT_ENCODERS]
+    parts = [pipeline.unet, pipeline.vae, *(module for module in encoders if module is not None)]
     modes = [(module, module.training) for part in parts for module in part.modules()]
     scheduler = pipeline.scheduler
     bar_config = dict(getattr(pipeline, "_progress_bar_config", {}))

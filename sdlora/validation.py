@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sdlora.diffusion.objective import Objective, per_sample_error
-from sdlora.models.sd import StableDiffusion
+from sdlora.models.family import Family
 from sdlora.randomness import normal, uniform
 
 NUM_BINS = 4
@@ -22,10 +22,12 @@ class FixedSet:
     Attributes:
         moments: Posterior mean and log-variance of each picture, ``[2C, h, w]``; shapes may differ.
         token_ids: Of each caption, ``[n, L]``, int64.
+        sizes: Of each picture and its cut, as :class:`sdlora.data.dataset.Batch` has them.
     """
 
     moments: Sequence[Tensor]
     token_ids: Tensor
+    sizes: Tensor
 
 
 class ValidationLoss:
@@ -46,7 +48,7 @@ class ValidationLoss:
 
     def __init__(
         self,
-        family: StableDiffusion,
+        family: Family,
         objective: Objective,
         held_out: FixedSet,
         training: FixedSet,
@@ -85,10 +87,11 @@ class ValidationLoss:
         with torch.autocast(device.type, dtype=self._precision, enabled=low):
             for number, moments in enumerate(pictures.moments):
                 ids = pictures.token_ids[number : number + 1].to(device)
-                losses[number] = self._errors(number, moments.to(device), ids).double().cpu()
+                sizes = pictures.sizes[number : number + 1].to(device)
+                losses[number] = self._errors(number, moments.to(device), ids, sizes).double().cpu()
         return losses.mean(dim=0)
 
-    def _errors(self, number: int, moments: Tensor, token_ids: Tensor) -> Tensor:
+    def _errors(self, number: int, moments: Tensor, token_ids: Tensor, sizes: Tensor) -> Tensor:
         """The error of one picture in each quarter, ``[4]``."""
         noise = self._objective.noise
         index = torch.arange(NUM_BINS) + number * NUM_BINS
@@ -99,12 +102,13 @@ class ValidationLoss:
         z_0 = z_0.expand(NUM_BINS, -1, -1, -1)
         eps = normal(z_0.shape[1:], self._seed, "val/noise", index).to(moments.device)
         prompt = self._family.encode_prompts(token_ids).expand(NUM_BINS, -1, -1)
-        prediction = self._family.denoise(noise.add(z_0, eps, t), t, prompt)
+        told = sizes.expand(NUM_BINS, -1)
+        prediction = self._family.denoise(noise.add(z_0, eps, t), t, prompt, told)
         return per_sample_error(prediction, self._objective.target(z_0, eps, t))
 
 
 @contextmanager
-def _evaluating(family: StableDiffusion) -> Iterator[None]:
+def _evaluating(family: Family) -> Iterator[None]:
     """Without dropout inside the block."""
     modes = [(module, module.training) for module in family.modules()]
     family.eval()

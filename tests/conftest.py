@@ -61,3 +61,11 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.models import write_random_base  # brings diffusers, which few tests need
 
     return write_random_base(tmp_path_factory.mktemp("random-base"))
+
+
+@pytest.fixture(scope="session")
+def random_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Stable Diffusion XL in its folder layout; read it, never write in it."""
+    from tests.models import write_random_xl
+
+    return write_random_xl(tmp_path_factory.mktemp("random-xl"))

@@ -175,20 +175,22 @@ def set_scale(module: nn.Module, scale: float) -> None:
 
 
 @contextmanager
-def disabled(module: nn.Module) -> Iterator[nn.Module]:
-    """The base model: ``module`` without its adapter, inside the block; may be nested.
+def disabled(*modules: nn.Module) -> Iterator[None]:
+    """The base model: the modules without their adapters, inside the block; may be nested.
 
     Raises:
-        LoraError: If the adapter is merged, as the base's weights are not there then.
+        LoraError: If an adapter is merged, as the base's weights are not there then.
     """
-    _require_unmerged(module, "switch it off")
-    layers = list(_layers(module).values())
+    for module in modules:
+        _require_unmerged(module, "switch it off")
+    layers = [layer for module in modules for layer in _layers(module).values()]
     before = [layer.disable_adapters for layer in layers]
-    trained = [(p, p.requires_grad) for p in lora_parameters(module).values()]
+    parameters = [p for module in modules for p in lora_parameters(module).values()]
+    trained = [(p, p.requires_grad) for p in parameters]
     try:
         for layer in layers:
             layer.enable_adapters(False)
-        yield module
+        yield
     finally:
         for layer, was_disabled in zip(layers, before, strict=True):
             layer.enable_adapters(not was_disabled)

@@ -14,7 +14,7 @@ from sdlora.data.contact_sheet import contact_pages, write_contact_sheets
 from sdlora.data.dataset import cut_out
 from sdlora.data.samples import ERROR
 from sdlora.data.sources import DataError
-from sdlora.models.loading import load_tokenizer, resolve
+from sdlora.models.loading import load_tokenizers, resolve
 from sdlora.models.tokens import tokenize
 from sdlora.progress import Progress
 
@@ -28,7 +28,7 @@ def data_sheet(config: TrainConfig, data: CheckedData) -> sheet.Sheet:
         else recipe.caption(picture.text, picture.prefix, config.seed, number)
         for number, picture in enumerate(pictures)
     ]
-    tokenizer = load_tokenizer(resolve(parts.model_source(config.model)))
+    tokenizer = load_tokenizers(resolve(parts.model_source(config.model)), config.model.family)
     cut = tokenize(tokenizer, captions, config.data.captions.max_chunks).cut
     rows = [
         sheet.row(picture, geometry, caption)

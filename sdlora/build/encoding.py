@@ -1,11 +1,9 @@
 """Typed config -> the training batches: encoded once through the frozen parts, or at every step."""
 
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from sdlora.build import parts
 from sdlora.build.data import CheckedData, batch_plan
 from sdlora.build.hashes import part_key
 from sdlora.build.sources import cache_folder, is_streamed, named_roots, streamed_source
@@ -18,8 +16,8 @@ from sdlora.data.samples import ERROR
 from sdlora.data.sources import DataError
 from sdlora.data.store import TensorStore
 from sdlora.data.streamed_batches import StreamedBatches
-from sdlora.models.loading import resolve
-from sdlora.models.sd import StableDiffusion
+from sdlora.models.family import Family
+from sdlora.models.loading import tokenizer_names
 from sdlora.models.tokens import token_ids
 from sdlora.progress import Progress
 
@@ -60,12 +58,12 @@ def resident_bytes(gib: float, device: torch.device) -> int:
 
 
 def encoded_pictures(
-    config: TrainConfig, data: CheckedData, family: StableDiffusion, base: Path, cache: Cache
+    config: TrainConfig, data: CheckedData, family: Family, cache: Cache
 ) -> tuple[Table, CheckedData]:
     """Latents of all pictures, and the data without those that turned out not to decode."""
     dtype = next(family.vae.parameters()).dtype
     settings = (str(dtype), config.data.background, config.data.alpha)
-    name = part_key(base, ["vae"], config.data, settings)
+    name = part_key(["vae"], config, settings)
     flip = config.data.flip
 
     def encode(pixels: torch.Tensor) -> torch.Tensor:
@@ -85,12 +83,13 @@ def encoded_pictures(
 
 
 def encoded_captions(
-    config: TrainConfig, dataset: PictureDataset, family: StableDiffusion, base: Path, cache: Cache
+    config: TrainConfig, dataset: PictureDataset, family: Family, cache: Cache
 ) -> Table:
     """Prompt embeddings of all captions, in the order of ``dataset.captions``."""
-    dtype = str(next(family.text_encoder.parameters()).dtype)
+    dtype = str(next(next(iter(family.text_encoders.values())).parameters()).dtype)
     settings = (dtype, str(config.model.clip_skip), str(config.data.captions.max_chunks))
-    name = part_key(base, ["text_encoder", "tokenizer"], config.data, settings)
+    files = [*family.text_encoders, *tokenizer_names(config.model.family)]
+    name = part_key(files, config, settings)
     keys = embedding_keys(dataset.captions, name)
     encoder = CaptionEncoder(dataset.token_ids, family.encode_prompts, cache)
     encodings = Encodings(cache)
@@ -98,19 +97,19 @@ def encoded_captions(
     return encodings.table(keys, encoder)
 
 
-def dataset(config: TrainConfig, data: CheckedData, family: StableDiffusion) -> PictureDataset:
+def dataset(config: TrainConfig, data: CheckedData, family: Family) -> PictureDataset:
     """The training batches, of pictures as they are."""
     return PictureDataset(
         data.source,
         data.geometry,
         batch_plan(data, config),
         data.recipe,
-        partial(token_ids, family.tokenizer, config.data.captions.max_chunks),
+        partial(token_ids, family.tokenizers, config.data.captions.max_chunks),
         look(config, family),
     )
 
 
-def look(config: TrainConfig, family: StableDiffusion) -> Look:
+def look(config: TrainConfig, family: Family) -> Look:
     """How samples are made of their pictures."""
     return Look(
         seed=config.seed,
@@ -121,9 +120,7 @@ def look(config: TrainConfig, family: StableDiffusion) -> Look:
     )
 
 
-def streamed_batches(
-    config: TrainConfig, data: CheckedData, family: StableDiffusion
-) -> StreamedBatches:
+def streamed_batches(config: TrainConfig, data: CheckedData, family: Family) -> StreamedBatches:
     """The training batches of a set that is read as it comes."""
     side = config.data.resolution
     return StreamedBatches(
@@ -131,7 +128,7 @@ def streamed_batches(
         (side, side),
         config.data.batch_size,
         data.recipe,
-        partial(token_ids, family.tokenizer, config.data.captions.max_chunks),
+        partial(token_ids, family.tokenizers, config.data.captions.max_chunks),
         look(config, family),
     )
 
@@ -139,7 +136,7 @@ def streamed_batches(
 def training_set(
     config: TrainConfig,
     data: CheckedData,
-    family: StableDiffusion,
+    family: Family,
     device: torch.device,
     progress: Progress,
 ) -> tuple[PictureDataset | StreamedBatches, CheckedData]:
@@ -153,15 +150,14 @@ def training_set(
     cache = cache_of(config, device, progress)
     if cache is None:
         return dataset(config, data, family), data
-    base = resolve(parts.model_source(config.model))
-    latents, data = encoded_pictures(config, data, family, base, cache)
+    latents, data = encoded_pictures(config, data, family, cache)
     if not data.geometry:
         lines = [f"\n  {item}" for item in data.source.findings if item.severity == ERROR]
         raise DataError(f"{named_roots(config.data)}: no picture can be used:{''.join(lines)}")
     batches = dataset(config, data, family)
     batches.latents = latents
     if config.lora.text_encoder.method == "frozen" and data.recipe.is_static:
-        batches.embeddings = encoded_captions(config, batches, family, base, cache)
+        batches.embeddings = encoded_captions(config, batches, family, cache)
     if cache.store is not None:
         cache.store.evict()
     return batches, data

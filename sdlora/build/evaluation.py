@@ -30,7 +30,7 @@ from sdlora.html_report.page import write_html_report
 from sdlora.metrics.hw10 import tutorial_line
 from sdlora.metrics.scores import Scores
 from sdlora.metrics.scoring import KnownPictures, Pictures, Scorer
-from sdlora.models.sd import StableDiffusion
+from sdlora.models.family import Family
 from sdlora.progress import Progress
 from sdlora.report import score_table, write_report_json
 
@@ -79,10 +79,12 @@ def _of_loras(
 
 
 @contextmanager
-def _applied(family: StableDiffusion, lora: NamedLora, merge: bool) -> Iterator[float]:
+def _applied(family: Family, lora: NamedLora, merge: bool) -> Iterator[float]:
     """The model with a LoRA, inside the block; gives the strength that is still to be applied."""
-    modules = family.unet, family.text_encoder
-    apply_lora(*modules, read_lora(lora.path, int(family.unet.config.layers_per_block)))
+    modules = list(family.parts.values())
+    apply_lora(
+        modules[0], modules[1], read_lora(lora.path, int(family.unet.config.layers_per_block))
+    )
     try:
         with ExitStack() as stack:
             for module in modules if merge else ():

@@ -4,45 +4,51 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdlora.build.parts import PARTS, model_source
+from sdlora.build.parts import model_source
 from sdlora.build.sources import file_index
 from sdlora.config import TrainConfig
-from sdlora.config_data import DataConfig
 from sdlora.data.sources import record
 from sdlora.files import sha256
-from sdlora.models.loading import resolve
+from sdlora.models.loading import part_folder, part_names, resolve
 
 _KIND = "file/sha256"
 
 
 def base_hashes(config: TrainConfig) -> dict[str, str]:
     """SHA-256 of the base's weight files: what a LoRA and a checkpoint belong to."""
-    kept = [part for part in ("vae", *PARTS) if part not in config.model.scratch]
-    base = resolve(model_source(config.model))
-    hashes = file_hashes(base, kept, config.data)
+    names = part_names(config.model.family)
+    hashes = file_hashes([part for part in names if part not in config.model.scratch], config)
     return {name: value for name, value in hashes.items() if name.endswith(".safetensors")}
 
 
-def part_key(base: Path, parts: Sequence[str], data: DataConfig, settings: Sequence[str]) -> str:
+def part_key(parts: Sequence[str], config: TrainConfig, settings: Sequence[str]) -> str:
     """A name for what a frozen part computes: its files' bytes, and how it is run."""
-    hashes = [f"{name} {value}" for name, value in file_hashes(base, parts, data).items()]
+    hashes = [f"{name} {value}" for name, value in file_hashes(parts, config).items()]
     return hashlib.sha256(record(*settings, *hashes)).hexdigest()
 
 
-def file_hashes(base: Path, parts: Sequence[str], data: DataConfig) -> dict[str, str]:
-    """SHA-256 of every file of some parts, by its path below ``base``.
+def file_hashes(parts: Sequence[str], config: TrainConfig) -> dict[str, str]:
+    """SHA-256 of every file of some parts of the base, by part and name.
 
     Gigabytes take long to read; so a file counts as unchanged while size and times are (as for
     git).
     """
-    files = [path for part in parts for path in sorted((base / part).rglob("*")) if path.is_file()]
+    source = model_source(config.model)
+    base = resolve(source)
+    places = {part: part_folder(part, base, source) for part in parts}
+    files = {
+        path: f"{part}/{path.relative_to(place).as_posix()}"
+        for part, place in places.items()
+        for path in sorted(place.rglob("*"))
+        if path.is_file()
+    }
     marks = {path: _mark(path) for path in files}
-    with file_index(data) as index:
+    with file_index(config.data) as index:
         known = index.facts(_KIND, list(marks.values()))
         fresh = {mark: sha256(path) for path, mark in marks.items() if mark not in known}
         index.store_facts(_KIND, fresh)
     found = {**known, **fresh}
-    return {path.relative_to(base).as_posix(): found[mark] for path, mark in marks.items()}
+    return {files[path]: found[mark] for path, mark in marks.items()}
 
 
 def _mark(path: Path) -> str:

@@ -14,7 +14,7 @@ from sdlora.checkpoint import step_of
 from sdlora.config import TrainConfig
 from sdlora.data.datamodule import CaptionDataModule
 from sdlora.evaluator import Evaluator
-from sdlora.models.sd import StableDiffusion
+from sdlora.models.family import Family
 from sdlora.module import DiffusionModule
 from sdlora.progress import Progress
 
@@ -28,7 +28,7 @@ class TrainingJob:
     progress: Progress
     data: CheckedData
     contact_sheets: list[Path]
-    family: StableDiffusion
+    family: Family
     module: DiffusionModule
     datamodule: CaptionDataModule
     trainer: lightning.Trainer

@@ -3,6 +3,7 @@
 import logging
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sdlora.build.checks import prior_prompts, prompts
 from sdlora.checkpoint import WholeCheckpointIO
 from sdlora.config import (
     LoraConfig,
+    LoraPartConfig,
     ModelConfig,
     SamplingConfig,
     TrainConfig,
@@ -26,8 +28,8 @@ from sdlora.config_evaluation import EvaluationConfig
 from sdlora.diffusion.noise_schedule import NoiseSchedule
 from sdlora.diffusion.objective import Objective
 from sdlora.evaluator import DrawSettings
-from sdlora.models.loading import ModelSource, families
-from sdlora.models.sd import StableDiffusion
+from sdlora.models.family import Family
+from sdlora.models.loading import ModelSource, families, part_names
 from sdlora.module import DiffusionModule, Teacher
 from sdlora.optim import (
     build_optimizer,
@@ -39,7 +41,6 @@ from sdlora.randomness import derive_seed
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LIGHTNING_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-PARTS = ("unet", "text_encoder")
 
 
 def device(accelerator: str) -> torch.device:
@@ -51,7 +52,13 @@ def device(accelerator: str) -> torch.device:
 
 def model_source(config: ModelConfig) -> ModelSource:
     """Where the base lies, for what reads no weight."""
-    return ModelSource(path=config.path, revision=config.revision, variant=config.variant)
+    return ModelSource(
+        path=config.path,
+        family=config.family,
+        revision=config.revision,
+        variant=config.variant,
+        vae=config.vae,
+    )
 
 
 def check_family(config: ModelConfig) -> None:
@@ -59,33 +66,36 @@ def check_family(config: ModelConfig) -> None:
     choice("model.family", config.family, list(families()))
 
 
-def model(
-    config: ModelConfig, lora: LoraConfig | None, precision: str, seed: int
-) -> StableDiffusion:
+def model(config: ModelConfig, lora: LoraConfig | None, precision: str, seed: int) -> Family:
     """Load the base; its frozen weights are kept once, in the compute precision."""
-    trained = tuple(p for p in PARTS if lora and getattr(lora, p).method == "full")
-    source = ModelSource(
-        path=config.path,
-        revision=config.revision,
-        variant=config.variant,
+    names = [part for part in part_names(config.family) if part != "vae"]
+    trained = tuple(part for part in names if lora and part_config(lora, part).method == "full")
+    source = replace(
+        model_source(config),
         frozen_dtype=DTYPES[precision],
         trained=trained,
         scratch=tuple(config.scratch),
         clip_skip=config.clip_skip,
+        vae_dtype=None if config.vae_precision is None else DTYPES[config.vae_precision],
     )
     check_family(config)
     family = families()[config.family](source, derive_seed(seed, "init"))
     for part in trained:
-        getattr(family, part).requires_grad_(True)
+        family.parts[part].requires_grad_(True)
     return family
 
 
-def lora_specs(config: LoraConfig) -> dict[str, LoraSpec]:
+def part_config(config: LoraConfig, part: str) -> LoraPartConfig:
+    """How a part is trained: all text encoders alike."""
+    return config.unet if part == "unet" else config.text_encoder
+
+
+def lora_specs(config: LoraConfig, family: str) -> dict[str, LoraSpec]:
     """The adapter of each part that gets one."""
     specs = {}
-    for part in PARTS:
-        own = getattr(config, part)
-        if own.method == "lora":
+    for part in part_names(family):
+        own = part_config(config, part)
+        if part != "vae" and own.method == "lora":
             specs[part] = LoraSpec(
                 r=own.r or config.r,
                 alpha=own.alpha or config.alpha,
@@ -98,18 +108,19 @@ def lora_specs(config: LoraConfig) -> dict[str, LoraSpec]:
     return specs
 
 
-def add_adapters(family: StableDiffusion, specs: Mapping[str, LoraSpec], seed: int) -> None:
+def add_adapters(family: Family, specs: Mapping[str, LoraSpec], seed: int) -> None:
     """Put the adapters on the model's parts, in place."""
     for part, spec in specs.items():
-        add_lora(getattr(family, part), spec, derive_seed(seed, f"lora/{part}"))
+        add_lora(family.parts[part], spec, derive_seed(seed, f"lora/{part}"))
 
 
-def memory_and_speed(config: TrainerConfig, family: StableDiffusion) -> None:
+def memory_and_speed(config: TrainerConfig, family: Family) -> None:
     """Gradient checkpointing, compilation and memory layout, as the config says."""
     if config.gradient_checkpointing:
         family.unet.enable_gradient_checkpointing()
         # not re-entrant: that form freezes a text encoder whose inputs need no gradient
-        family.text_encoder.activation_checkpointing_enable({"use_reentrant": False})
+        for text_encoder in family.text_encoders.values():
+            text_encoder.activation_checkpointing_enable({"use_reentrant": False})
     if config.compile:
         family.unet.compile()
     for part in (family.vae, family.unet):  # convolutions are faster so, on CPUs and GPUs
@@ -146,14 +157,15 @@ def _logger(name: str, folder: Path) -> Logger:
     return TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
 
 
-def module(config: TrainConfig, family: StableDiffusion) -> DiffusionModule:
+def module(config: TrainConfig, family: Family) -> DiffusionModule:
     """The LightningModule with its objective, optimizer and learning-rate schedule."""
     noise = NoiseSchedule.from_config(
         family.noise_schedule_config, config.objective.prediction_type
     )
     gamma = config.objective.min_snr_gamma
     objective = Objective(noise) if gamma is None else Objective(noise, gamma)
-    rates = {"unet": config.optim.unet_lr, "text_encoder": config.optim.text_encoder_lr}
+    rates = dict.fromkeys(family.text_encoders, config.optim.text_encoder_lr)
+    rates["unet"] = config.optim.unet_lr
     optim, scheduler = config.optim, config.scheduler
     prior = config.data.prior
     teacher = None

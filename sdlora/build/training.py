@@ -45,7 +45,7 @@ from sdlora.data.sources import PictureSource
 from sdlora.evaluator import Evaluator
 from sdlora.metrics.scoring import KnownPictures, Scorer
 from sdlora.metrics.selection import Rule
-from sdlora.models.sd import StableDiffusion
+from sdlora.models.family import Family
 from sdlora.module import TrainingError
 from sdlora.progress import Progress
 from sdlora.report import forget_metrics_after
@@ -77,7 +77,7 @@ def training_job(config: TrainConfig, folder: Path, progress: Progress) -> Train
     data, unseen, hashes = _data(config, folder, progress)
     trainer = parts.trainer(config, folder)
     scorer = _scorer(config, data, unseen, trainer.strategy.root_device, progress)
-    specs = parts.lora_specs(config.lora)
+    specs = parts.lora_specs(config.lora, config.model.family)
     family = _model(config, specs)
     family.to(trainer.strategy.root_device)
     batches, left = training_set(config, data, family, trainer.strategy.root_device, progress)
@@ -176,7 +176,7 @@ def _data(
     return data, unseen, hashes
 
 
-def _model(config: TrainConfig, specs: Mapping[str, LoraSpec]) -> StableDiffusion:
+def _model(config: TrainConfig, specs: Mapping[str, LoraSpec]) -> Family:
     """The base with its adapters."""
     family = parts.model(config.model, config.lora, config.trainer.precision, config.seed)
     family.max_chunks = config.data.captions.max_chunks
@@ -247,7 +247,7 @@ def _scorer(
 def _evaluator(
     config: TrainConfig,
     source: PictureSource,
-    family: StableDiffusion,
+    family: Family,
     scorer: Scorer,
     progress: Progress,
 ) -> Evaluator:

@@ -5,15 +5,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from sdlora.build.data import CheckedData, folder_data
 from sdlora.build.parts import DTYPES
 from sdlora.build.sources import held_out
 from sdlora.config import TrainConfig
-from sdlora.data.dataset import cut_out
+from sdlora.data.dataset import cut_out, told_sizes
 from sdlora.data.pictures import PictureError, to_tensor, to_unit_range
 from sdlora.data.samples import quoted
 from sdlora.data.sources import DataError
-from sdlora.models.sd import StableDiffusion
+from sdlora.models.family import Family
 from sdlora.models.tokens import token_ids
 from sdlora.module import DiffusionModule
 from sdlora.progress import Progress
@@ -64,7 +66,7 @@ def validation_loss(
 
 
 def _fixed_set(
-    config: TrainConfig, family: StableDiffusion, data: CheckedData, numbers: Sequence[int]
+    config: TrainConfig, family: Family, data: CheckedData, numbers: Sequence[int]
 ) -> FixedSet:
     recipe = replace(data.recipe, dropout=0.0)
     pictures = [data.source.pictures[number] for number in numbers]
@@ -80,7 +82,10 @@ def _fixed_set(
             raise DataError(f"{quoted(picture.name)} (held out): {error}") from error
         pixels = to_tensor(cut_out(image, data.geometry[number]))
         moments.append(family.encode_images(to_unit_range(pixels)[None])[0].cpu())
-    return FixedSet(moments, token_ids(family.tokenizer, config.data.captions.max_chunks, captions))
+    cuts = [data.geometry[number] for number in numbers]
+    sizes = told_sizes([picture.size for picture in pictures], cuts, torch.zeros(len(cuts)))
+    ids = token_ids(family.tokenizers, config.data.captions.max_chunks, captions)
+    return FixedSet(moments, ids, sizes)
 
 
 def _evenly(count: int, most: int) -> list[int]:

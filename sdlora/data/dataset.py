@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sdlora.data.batches import BatchPlan
-from sdlora.data.buckets import Geometry, fitted
+from sdlora.data.buckets import Geometry, Size, fitted
 from sdlora.data.captions import CaptionRecipe
 from sdlora.data.pictures import to_tensor, to_unit_range
 from sdlora.data.sources import PictureSource
@@ -42,6 +42,8 @@ class Batch:
         moments: Posterior mean and log-variance, unscaled, ``[B, 2C, h, w]``; ``None`` without.
         embeddings: Prompt embeddings, ``[B, L, D]``; ``None`` unless cached.
         mask: Factor on the loss of each latent pixel, ``[B, 1, h, w]``, float32; ``None``: 1.
+        sizes: In pixels: height and width of the picture, top and left of its cut, height and width
+            of the cut; ``[B, 6]``, float32 (see :func:`told_sizes`).
     """
 
     sample_index: Tensor
@@ -54,6 +56,7 @@ class Batch:
     moments: Tensor | None = None
     embeddings: Tensor | None = None
     mask: Tensor | None = None
+    sizes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -169,6 +172,8 @@ class PictureDataset(Dataset[Batch]):
         )
         self._caption(batch)
         cuts = self._cuts(index, picture)
+        own = [self.source.pictures[i].size for i in picture.tolist()]
+        batch.sizes = told_sizes(own, cuts, flipped)
         if self._masked:
             batch.mask = self._mask(picture, cuts, flipped)
         if self.latents is None:
@@ -240,6 +245,31 @@ class PictureDataset(Dataset[Batch]):
         if not self.look.random_crop:
             self._masks[picture] = tensor
         return tensor
+
+
+def told_sizes(sizes: Sequence[Size], cuts: Sequence[Geometry], flipped: Tensor) -> Tensor:
+    """What SDXL is told of pictures: how large they were, and where they were cut.
+
+    Args:
+        sizes: Width and height of each picture as it lies there.
+        cuts: What of each is shown.
+        flipped: Whether each is mirrored, ``[B]``, bool.
+
+    Returns:
+        Height and width of the picture; top and left of the cut, in pixels of the picture resized
+        (and mirrored) to be cut; height and width of the cut; ``[B, 6]``, float32.
+
+    Source:
+        Podell et al. 2023, arXiv:2307.01952, section 2.2; in the order of diffusers'
+        ``_get_add_time_ids``.
+    """
+    rows = []
+    for (width, height), cut, mirrored in zip(sizes, cuts, flipped.tolist(), strict=True):
+        left, top, right, bottom = cut.crop
+        across, down = cut.bucket[0] / (right - left), cut.bucket[1] / (bottom - top)
+        start = width - right if mirrored else left
+        rows.append([height, width, round(top * down), round(start * across), *cut.bucket[::-1]])
+    return torch.tensor(rows, dtype=torch.float32).view(-1, 6)
 
 
 def cut_out(image: Image.Image, geometry: Geometry) -> Image.Image:

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sdlora.data.buckets import Size, fitted
+from sdlora.data.buckets import Geometry, Size, fitted
 from sdlora.data.captions import CaptionRecipe
-from sdlora.data.dataset import Batch, Look, cut_out
+from sdlora.data.dataset import Batch, Look, cut_out, told_sizes
 from sdlora.data.pictures import to_tensor, to_unit_range
 from sdlora.data.sources import DataError
 from sdlora.data.streaming import StreamedPicture, StreamedSource
@@ -92,30 +92,40 @@ class StreamedBatches:
             self._recipe.caption(picture.text, picture.prefix, self._look.seed, number)
             for number, picture in zip(index.tolist(), pictures, strict=True)
         ]
+        cuts = self._cuts(index, held)
+        flipped = self._flipped(index)
         return Batch(
             sample_index=index,
             picture_index=index % self._source.num_rows,
             token_ids=self._tokenize(captions),
             names=tuple(picture.name for picture in pictures),
             weights=torch.ones(len(held)),
-            pixels=self._pixels(index, held),
+            pixels=self._pixels(held, cuts, flipped),
+            sizes=told_sizes([row.image.size for _, row in held], cuts, flipped),
         )
 
-    def _pixels(self, index: Tensor, held: list[tuple[int, StreamedPicture]]) -> Tensor:
+    def _cuts(self, index: Tensor, held: list[tuple[int, StreamedPicture]]) -> list[Geometry]:
         across = down = torch.full((len(held),), 0.5)
         if self._look.random_crop:
             across = uniform(self._look.seed, "crop_x", index)
             down = uniform(self._look.seed, "crop_y", index)
         anchors = torch.stack([across, down], dim=1).tolist()
-        cuts = [
-            cut_out(row.image, fitted(row.image.size, self._size, (x, y)))
+        return [
+            fitted(row.image.size, self._size, (x, y))
             for (_, row), (x, y) in zip(held, anchors, strict=True)
         ]
-        pixels = torch.stack([to_tensor(cut) for cut in cuts])
-        if self._look.flip:
-            flipped = uniform(self._look.seed, "flip", index) < 0.5
-            pixels = torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels)
-        return to_unit_range(pixels)
+
+    def _flipped(self, index: Tensor) -> Tensor:
+        if not self._look.flip:
+            return torch.zeros(len(index), dtype=torch.bool)
+        return uniform(self._look.seed, "flip", index) < 0.5
+
+    def _pixels(
+        self, held: list[tuple[int, StreamedPicture]], cuts: list[Geometry], flipped: Tensor
+    ) -> Tensor:
+        chosen = zip(held, cuts, strict=True)
+        pixels = torch.stack([to_tensor(cut_out(row.image, cut)) for (_, row), cut in chosen])
+        return to_unit_range(torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels))
 
 
 class Head:

@@ -1,9 +1,8 @@
 """Stable Diffusion 1.x / 2.x: one VAE, one CLIP text encoder, one UNet."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -14,11 +13,11 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from sdlora.models.tokens import Tokens, tokenize
+from sdlora.models.family import Family
 
 
-class StableDiffusion(nn.Module):
-    """The parts of a Stable Diffusion model and the four things that training asks of them.
+class StableDiffusion(Family):
+    """Stable Diffusion 1.x or 2.x; a row of its conditioning is a token's embedding.
 
     Args:
         vae: Pictures <-> latents.
@@ -27,9 +26,6 @@ class StableDiffusion(nn.Module):
         tokenizer: Captions -> token ids.
         noise_schedule_config: The ``scheduler_config.json`` as a mapping.
         clip_skip: How many of the text encoder's last layers are left out.
-
-    Attributes:
-        max_chunks: Longest caption in chunks of the tokenizer's length; each caption takes so many.
     """
 
     def __init__(
@@ -41,64 +37,15 @@ class StableDiffusion(nn.Module):
         noise_schedule_config: Mapping[str, Any],
         clip_skip: int = 0,
     ) -> None:
-        super().__init__()
-        self.vae = vae
+        super().__init__(vae, unet, [tokenizer], noise_schedule_config, clip_skip)
         self.text_encoder = text_encoder
-        self.unet = unet
-        self.tokenizer = tokenizer
-        self.noise_schedule_config = dict(noise_schedule_config)
-        self.clip_skip = clip_skip
-        self.max_chunks = 1
         self.requires_grad_(False)
         self.eval()
 
     @property
-    def latent_scale(self) -> int:
-        """Pixels to one latent along a side (8 for SD)."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
-
-    @property
-    def resolution_step(self) -> int:
-        """Sides of training pictures, in pixels, must be a multiple of this."""
-        return int(self.latent_scale * 2 ** (len(self.unet.config.block_out_channels) - 1))
-
-    @property
-    def native_resolution_px(self) -> int:
-        """The side the UNet was made for, in pixels."""
-        return int(self.unet.config.sample_size) * self.latent_scale
-
-    def tokenize(self, captions: Sequence[str]) -> Tokens:
-        """Encode captions, padded or cut to ``max_chunks`` times the tokenizer's length."""
-        return tokenize(self.tokenizer, captions, self.max_chunks)
-
-    @torch.no_grad()
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """Posterior of the latents of pictures.
-
-        Args:
-            pixels: Shape ``[B, 3, H, W]``, in [-1, 1].
-
-        Returns:
-            Mean and log-variance, unscaled, concatenated: ``[B, 2C, H/f, W/f]``, float32.
-        """
-        parameter = next(self.vae.parameters())
-        posterior = self.vae.encode(pixels.to(parameter.device, parameter.dtype)).latent_dist
-        return torch.cat([posterior.mean.float(), posterior.logvar.float()], dim=1)
-
-    def latents(self, moments: Tensor, eps: Tensor) -> Tensor:
-        """Sample the posterior and scale: what the UNet works on, float32.
-
-        Args:
-            moments: Mean and log-variance as ``encode_images`` gives them, ``[B, 2C, h, w]``.
-            eps: Standard normal draws, ``[B, C, h, w]``.
-
-        Returns:
-            ``(mean + exp(logvar / 2) eps) * scaling_factor``, shape ``[B, C, h, w]``.
-        """
-        mean, logvar = moments.float().chunk(2, dim=1)
-        sample = mean + torch.exp(0.5 * logvar.clamp(-30.0, 20.0)) * eps
-        shift = self.vae.config.get("shift_factor") or 0.0
-        return (sample - shift) * self.vae.config.scaling_factor
+    def text_encoders(self) -> dict[str, nn.Module]:
+        """The one text encoder."""
+        return {"text_encoder": self.text_encoder}
 
     def encode_prompts(self, token_ids: Tensor) -> Tensor:
         """Text embeddings ``[B, L, D]`` of token ids ``[B, L]``; chunks are encoded each alone."""
@@ -114,28 +61,36 @@ class StableDiffusion(nn.Module):
         states = self.text_encoder(token_ids, output_hidden_states=True).hidden_states
         return self._final_layer_norm(states[-(self.clip_skip + 1)])
 
-    def denoise(self, z_t: Tensor, t: Tensor, conditioning: Tensor) -> Tensor:
-        """The UNet's prediction at noise level ``t``, float32, shaped like ``z_t``."""
+    def denoise(
+        self, z_t: Tensor, t: Tensor, conditioning: Tensor, sizes: Tensor | None = None
+    ) -> Tensor:
+        """The UNet's prediction at noise level ``t``, float32; sizes do not matter."""
         dtype = self.unet.dtype
         return self.unet(z_t.to(dtype), t, conditioning.to(dtype)).sample.float()
+
+    def prompt_arguments(self, conditioning: Tensor) -> dict[str, Tensor]:
+        """The embeddings."""
+        return {"prompt_embeds": conditioning}
 
     def pipeline(self) -> StableDiffusionPipeline:
         """A diffusers pipeline that shares these very modules (no copies)."""
         return StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
+            tokenizer=self.tokenizers[0],
             unet=self.unet,
-            scheduler=self._sampling_scheduler(),
+            scheduler=sampling_scheduler(self.noise_schedule_config),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
         )
 
-    def _sampling_scheduler(self) -> DDIMScheduler:
-        config = {**DDPMScheduler.from_config(self.noise_schedule_config).config}
-        return DDIMScheduler.from_config(config)
-
     def _final_layer_norm(self, hidden: Tensor) -> Tensor:
         encoder = getattr(self.text_encoder, "text_model", self.text_encoder)
         return encoder.final_layer_norm(hidden)
+
+
+def sampling_scheduler(noise_schedule_config: Mapping[str, Any]) -> DDIMScheduler:
+    """The scheduler that a pipeline is exported with."""
+    config = {**DDPMScheduler.from_config(dict(noise_schedule_config)).config}
+    return DDIMScheduler.from_config(config)

@@ -13,7 +13,7 @@ class Tokens:
     """Token ids of captions, and what did not fit.
 
     Attributes:
-        ids: Shape ``[n, chunks * L]``, int64.
+        ids: Shape ``[n, tokenizers * chunks * L]``, int64.
         cut: For each caption the words that were lost, ``""`` if none.
     """
 
@@ -21,13 +21,23 @@ class Tokens:
     cut: list[str]
 
 
-def tokenize(tokenizer: CLIPTokenizer, captions: Sequence[str], num_chunks: int = 1) -> Tokens:
+def tokenize(
+    tokenizers: Sequence[CLIPTokenizer], captions: Sequence[str], num_chunks: int = 1
+) -> Tokens:
     """Encode captions in chunks of the tokenizer's length ``L`` (77 for CLIP).
 
     Each chunk has its own start and end token around up to ``L - 2`` tokens of text, and is padded;
     a caption takes all its chunks, however short it is, so that all have one shape. With one chunk
-    this is the tokenizer's own padding and truncation.
+    this is the tokenizer's own padding and truncation. What several tokenizers give stands side by
+    side; the first says what is cut (SDXL's two differ in nothing but the padding).
     """
+    ids, cuts = zip(*(_tokenize(each, captions, num_chunks) for each in tokenizers), strict=True)
+    return Tokens(ids=torch.cat(ids, dim=1), cut=cuts[0])
+
+
+def _tokenize(
+    tokenizer: CLIPTokenizer, captions: Sequence[str], num_chunks: int
+) -> tuple[Tensor, list[str]]:
     length = tokenizer.model_max_length
     room = length - 2
     texts = []
@@ -43,9 +53,11 @@ def tokenize(tokenizer: CLIPTokenizer, captions: Sequence[str], num_chunks: int 
             chunk[: len(words)] = torch.tensor(words)
         lost = tokens[num_chunks * room :]
         cut.append(str(tokenizer.decode(lost)) if lost else "")
-    return Tokens(ids=ids.flatten(1), cut=cut)
+    return ids.flatten(1), cut
 
 
-def token_ids(tokenizer: CLIPTokenizer, num_chunks: int, captions: Sequence[str]) -> Tensor:
-    """Token ids alone, ``[n, chunks * L]``; a plain function, so that worker processes get it."""
-    return tokenize(tokenizer, captions, num_chunks).ids
+def token_ids(
+    tokenizers: Sequence[CLIPTokenizer], num_chunks: int, captions: Sequence[str]
+) -> Tensor:
+    """Token ids alone, ``[n, tokenizers * chunks * L]``; plain, so that worker processes get it."""
+    return tokenize(tokenizers, captions, num_chunks).ids

@@ -1,4 +1,4 @@
-"""The numbers of the real Stable Diffusion 1.5, on torch's meta device: shapes without weights."""
+"""The numbers of the real UNets, on torch's meta device: shapes without weights."""
 
 from typing import Any
 
@@ -56,3 +56,42 @@ def test_lora_on_q_k_v(unet: UNet2DConditionModel, r: int) -> None:
     assert sum(p.numel() for p in trained.values()) == by_hand
     if r == 16:
         assert by_hand == 2_390_016
+
+
+SDXL_UNET: dict[str, Any] = {  # unet/config.json of Stable Diffusion XL base 1.0
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "attention_head_dim": (5, 10, 20),
+    "block_out_channels": (320, 640, 1280),
+    "cross_attention_dim": 2048,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "out_channels": 4,
+    "projection_class_embeddings_input_dim": 2816,
+    "sample_size": 128,
+    "transformer_layers_per_block": (1, 2, 10),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "use_linear_projection": True,
+}
+
+
+def test_lora_on_the_attention_of_sdxl() -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**SDXL_UNET)
+    assert sum(p.numel() for p in unet.parameters()) == 2_567_463_684
+    unet.requires_grad_(False)
+    spec = LoraSpec(r=8, alpha=8.0, dropout=0.0, targets=("to_q", "to_k", "to_v", "to_out.0"))
+    add_lora(unet, spec, seed=0)
+    trained = {name: p for name, p in unet.named_parameters() if p.requires_grad}
+    layers = {name.partition(".lora_")[0] for name in trained}
+    # by hand: attentions x transformer blocks: 2 x 2 and 2 x 10 down, 10 in the middle, 3 x 10 and
+    # 3 x 2 up; each block has self- and cross-attention of four layers
+    narrow, wide = 2 * 2 + 3 * 2, 2 * 10 + 10 + 3 * 10
+    assert len(layers) == (narrow + wide) * 2 * 4 == 560
+    # r (in + out): eight layers a block, of which k and v of cross-attention read 2048 wide text
+    by_hand = 8 * sum(
+        count * (6 * 2 * c + 2 * (2048 + c)) for count, c in ((narrow, 640), (wide, 1280))
+    )
+    assert sum(p.numel() for p in trained.values()) == by_hand

@@ -22,7 +22,8 @@ def family(random_base: Path) -> StableDiffusion:
 def pictures(family: StableDiffusion, shapes: list[tuple[int, int]], seed: int) -> FixedSet:
     draw = torch.Generator().manual_seed(seed)
     moments = [torch.randn(8, *shape, generator=draw) for shape in shapes]
-    return FixedSet(moments, family.tokenize([f"picture {n}" for n in range(len(shapes))]).ids)
+    ids = family.tokenize([f"picture {n}" for n in range(len(shapes))]).ids
+    return FixedSet(moments, ids, torch.zeros(len(shapes), 6))
 
 
 def measured(family: StableDiffusion, prediction_type: str | None = None) -> ValidationLoss:

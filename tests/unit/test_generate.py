@@ -204,7 +204,8 @@ def test_guidance_off_ignores_the_negative_prompt(pipeline):
 
 def test_own_prompt_encoder_takes_the_place_of_the_pipelines(pipeline):
     def encode(texts):
-        return pipeline.text_encoder(pipeline.tokenizer(list(texts)).input_ids).last_hidden_state
+        ids = pipeline.tokenizer(list(texts)).input_ids
+        return {"prompt_embeds": pipeline.text_encoder(ids).last_hidden_state}
 
     np.testing.assert_array_equal(draw(pipeline), draw(pipeline, encode_prompts=encode))
 

@@ -154,7 +154,7 @@ def test_cached_and_decoded_pictures_give_the_same_loss(
             geometry,
             BatchPlan([0] * 3, [1] * 3, 2, seed=3),
             CaptionRecipe(dropout=0.3),
-            partial(token_ids, family.tokenizer, 1),
+            partial(token_ids, family.tokenizers, 1),
             Look(seed=3, flip=True, latent_scale=4),
         )
 

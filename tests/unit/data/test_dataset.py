@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sdlora.data.buckets import Geometry
 from sdlora.data.captions import CaptionRecipe
-from sdlora.data.dataset import Batch
+from sdlora.data.dataset import Batch, told_sizes
 from tests.unit.data.stripes import Stripes, batches, dataset, joined
 
 
@@ -136,3 +137,18 @@ def test_any_batch_can_be_the_first(first: int) -> None:
     batch = dataset(Stripes(5), flip=True)[first, 1]
     assert torch.equal(batch.sample_index, whole[first].sample_index)
     assert torch.equal(batch.pixels, whole[first].pixels)  # type: ignore[arg-type]
+
+
+def test_sizes_that_sdxl_is_told_by_hand() -> None:
+    # 200 x 100 pixels, cut to a square of 64: resized to 128 x 64, and 40 of the 64 spare pixels
+    # are left of the cut
+    cut = Geometry(bucket=(64, 64), crop=(62.5, 0.0, 162.5, 100.0))
+    whole = Geometry(bucket=(96, 48), crop=(0.0, 0.0, 200.0, 100.0))
+    flipped = torch.tensor([False, True, True])
+    found = told_sizes([(200, 100)] * 3, [cut, cut, whole], flipped)
+    assert found.tolist() == [
+        [100, 200, 0, 40, 64, 64],
+        [100, 200, 0, 24, 64, 64],  # mirrored, the other 24 are
+        [100, 200, 0, 0, 48, 96],
+    ]
+    assert told_sizes([], [], flipped[:0]).shape == (0, 6)

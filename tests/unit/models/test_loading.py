@@ -52,7 +52,7 @@ def test_weights_are_those_of_the_files(random_base: Path) -> None:
     query = "encoder.layers.1.self_attn.q_proj.weight"
     assert torch.equal(family.text_encoder.state_dict()[query], stored[query])
     assert family.noise_schedule_config["beta_end"] == 0.012
-    assert family.tokenizer.model_max_length == 77
+    assert family.tokenizers[0].model_max_length == 77
 
 
 def test_old_files_of_the_hub_load(base: Path, random_base: Path) -> None:

@@ -79,7 +79,7 @@ def test_latents_have_unit_scale_and_shift_of_newer_vaes(family: StableDiffusion
         shift_factor=0.25,
     )
     shifted = StableDiffusion(
-        vae, family.text_encoder, family.unet, family.tokenizer, family.noise_schedule_config
+        vae, family.text_encoder, family.unet, family.tokenizers[0], family.noise_schedule_config
     )
     moments = torch.tensor([1.0, 0.0]).repeat_interleave(4).view(1, 8, 1, 1)
     got = shifted.latents(moments, torch.full((1, 4, 1, 1), 0.5))
@@ -131,7 +131,7 @@ def test_what_a_cut_caption_loses(family: StableDiffusion, num_words: int, lost:
     words = [chr(ord("a") + (i + 14) % 26) for i in range(num_words)]  # word 75 is "l"
     tokens = family.tokenize([" ".join(words), "short"])
     assert tokens.cut == [lost, ""]
-    kept = family.tokenizer.decode(tokens.ids[0], skip_special_tokens=True).split()
+    kept = family.tokenizers[0].decode(tokens.ids[0], skip_special_tokens=True).split()
     assert kept == words[:75]
     assert tokens.ids[0, -1] == 189
 
@@ -162,7 +162,7 @@ def test_clip_skip_is_that_of_diffusers(
         family.vae,
         family.text_encoder,
         family.unet,
-        family.tokenizer,
+        family.tokenizers[0],
         family.noise_schedule_config,
         clip_skip=clip_skip,
     )
@@ -214,7 +214,7 @@ def test_the_pipeline_shares_the_modules(family: StableDiffusion) -> None:
     assert pipeline.unet is family.unet
     assert pipeline.vae is family.vae
     assert pipeline.text_encoder is family.text_encoder
-    assert pipeline.tokenizer is family.tokenizer
+    assert pipeline.tokenizer is family.tokenizers[0]
 
 
 def test_the_pipelines_scheduler_has_the_models_noise_schedule(
@@ -230,5 +230,7 @@ def test_the_pipelines_scheduler_has_the_models_noise_schedule(
 
 def test_v_prediction_reaches_the_pipeline(family: StableDiffusion) -> None:
     config = {**family.noise_schedule_config, "prediction_type": "v_prediction"}
-    other = StableDiffusion(family.vae, family.text_encoder, family.unet, family.tokenizer, config)
+    other = StableDiffusion(
+        family.vae, family.text_encoder, family.unet, family.tokenizers[0], config
+    )
     assert other.pipeline().scheduler.config.prediction_type == "v_prediction"

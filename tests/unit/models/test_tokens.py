@@ -21,22 +21,22 @@ def test_one_chunk_is_the_tokenizers_own_padding_and_cut(
     family: StableDiffusion, num_words: int
 ) -> None:
     text = sentence(num_words)
-    theirs = family.tokenizer(
+    theirs = family.tokenizers[0](
         [text], padding="max_length", max_length=77, truncation=True, return_tensors="pt"
     )["input_ids"]
-    assert torch.equal(tokenize(family.tokenizer, [text]).ids, theirs)
+    assert torch.equal(tokenize(family.tokenizers, [text]).ids, theirs)
 
 
 def test_no_caption_gives_no_row(family: StableDiffusion) -> None:
-    tokens = tokenize(family.tokenizer, [], num_chunks=2)
+    tokens = tokenize(family.tokenizers, [], num_chunks=2)
     assert tokens.ids.shape == (0, 2 * 77)
     assert tokens.cut == []
 
 
 @pytest.mark.parametrize("num_words", [0, 1, 75, 76, 150, 151, 225])
 def test_chunks_hold_every_token_in_order(family: StableDiffusion, num_words: int) -> None:
-    tokenizer, text = family.tokenizer, sentence(num_words)
-    tokens = tokenize(tokenizer, [text], num_chunks=3)
+    tokenizer, text = family.tokenizers[0], sentence(num_words)
+    tokens = tokenize([tokenizer], [text], num_chunks=3)
     assert tokens.cut == [""]
     chunks = tokens.ids.reshape(3, 77).tolist()
     found = []
@@ -51,7 +51,7 @@ def test_chunks_hold_every_token_in_order(family: StableDiffusion, num_words: in
 def test_what_is_cut_is_quoted(family: StableDiffusion) -> None:
     text = sentence(160)
     kept = " ".join(text.split()[:150])
-    tokens = tokenize(family.tokenizer, [text, kept], num_chunks=2)
+    tokens = tokenize(family.tokenizers, [text, kept], num_chunks=2)
     lost = "".join(text.split()[150:])
     assert "".join(tokens.cut[0].replace("</w>", "").split()) == lost
     assert tokens.cut[1] == ""
@@ -59,7 +59,7 @@ def test_what_is_cut_is_quoted(family: StableDiffusion) -> None:
 
 
 def test_chunks_are_encoded_each_alone(family: StableDiffusion) -> None:
-    ids = token_ids(family.tokenizer, 2, [sentence(100), "a"])
+    ids = token_ids(family.tokenizers, 2, [sentence(100), "a"])
     together = family.encode_prompts(ids)
     assert together.shape == (2, 154, 16)
     alone = torch.cat([family.encode_prompts(ids[:, :77]), family.encode_prompts(ids[:, 77:])], 1)

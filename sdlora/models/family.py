@@ -1,0 +1,135 @@
+"""What a family of text-to-image models is to the rest of the project."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+
+from sdlora.models.tokens import Tokens, tokenize
+
+
+class Family(nn.Module, ABC):
+    """The parts of a latent diffusion model, and what training and drawing ask of them.
+
+    All weights are frozen and in eval mode at first.
+
+    Args:
+        vae: Pictures <-> latents.
+        unet: The denoiser.
+        tokenizers: Captions -> token ids, one for each text encoder.
+        noise_schedule_config: The ``scheduler_config.json`` as a mapping.
+        clip_skip: How many of the text encoders' last layers are left out.
+
+    Attributes:
+        max_chunks: Longest caption in chunks of the tokenizer's length; each caption takes so many.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        unet: UNet2DConditionModel,
+        tokenizers: Sequence[Any],
+        noise_schedule_config: Mapping[str, Any],
+        clip_skip: int,
+    ) -> None:
+        super().__init__()
+        self.vae = vae
+        self.unet = unet
+        self.tokenizers = tuple(tokenizers)
+        self.noise_schedule_config = dict(noise_schedule_config)
+        self.clip_skip = clip_skip
+        self.max_chunks = 1
+
+    @property
+    @abstractmethod
+    def text_encoders(self) -> dict[str, nn.Module]:
+        """Text encoders by part name."""
+
+    @abstractmethod
+    def encode_prompts(self, token_ids: Tensor) -> Tensor:
+        """What the UNet is told of prompts, as one tensor, so that it is cached as one.
+
+        Args:
+            token_ids: Of all tokenizers side by side, ``[B, tokenizers * chunks * L]``, int64.
+
+        Returns:
+            ``[B, rows, D]``; only this family knows what its rows are.
+        """
+
+    @abstractmethod
+    def denoise(
+        self, z_t: Tensor, t: Tensor, conditioning: Tensor, sizes: Tensor | None = None
+    ) -> Tensor:
+        """The UNet's prediction at noise level ``t``, float32, shaped like ``z_t``.
+
+        Args:
+            z_t: Noisy latents, ``[B, C, h, w]``.
+            t: Timesteps, ``[B]``.
+            conditioning: As ``encode_prompts`` gives it.
+            sizes: Of each picture, in pixels: its own height and width, top and left of the cut,
+                height and width of the cut; ``[B, 6]``. Only some families ask for it.
+        """
+
+    @abstractmethod
+    def prompt_arguments(self, conditioning: Tensor) -> dict[str, Tensor]:
+        """The same as arguments of the diffusers pipeline (``prompt_embeds``, ...)."""
+
+    @abstractmethod
+    def pipeline(self) -> Any:
+        """A diffusers pipeline that shares these very modules (no copies)."""
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """What can be trained, by part name: the UNet first."""
+        return {"unet": self.unet, **self.text_encoders}
+
+    @property
+    def latent_scale(self) -> int:
+        """Pixels to one latent along a side (8 for SD)."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def resolution_step(self) -> int:
+        """Sides of training pictures, in pixels, must be a multiple of this."""
+        return int(self.latent_scale * 2 ** (len(self.unet.config.block_out_channels) - 1))
+
+    @property
+    def native_resolution_px(self) -> int:
+        """The side the UNet was made for, in pixels."""
+        return int(self.unet.config.sample_size) * self.latent_scale
+
+    def tokenize(self, captions: Sequence[str]) -> Tokens:
+        """Encode captions, padded or cut to ``max_chunks`` times the tokenizer's length."""
+        return tokenize(self.tokenizers, captions, self.max_chunks)
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Posterior of the latents of pictures.
+
+        Args:
+            pixels: Shape ``[B, 3, H, W]``, in [-1, 1].
+
+        Returns:
+            Mean and log-variance, unscaled, concatenated: ``[B, 2C, H/f, W/f]``, float32.
+        """
+        parameter = next(self.vae.parameters())
+        posterior = self.vae.encode(pixels.to(parameter.device, parameter.dtype)).latent_dist
+        return torch.cat([posterior.mean.float(), posterior.logvar.float()], dim=1)
+
+    def latents(self, moments: Tensor, eps: Tensor) -> Tensor:
+        """Sample the posterior and scale: what the UNet works on, float32.
+
+        Args:
+            moments: Mean and log-variance as ``encode_images`` gives them, ``[B, 2C, h, w]``.
+            eps: Standard normal draws, ``[B, C, h, w]``.
+
+        Returns:
+            ``(mean + exp(logvar / 2) eps) * scaling_factor``, shape ``[B, C, h, w]``.
+        """
+        mean, logvar = moments.float().chunk(2, dim=1)
+        sample = mean + torch.exp(0.5 * logvar.clamp(-30.0, 20.0)) * eps
+        shift = self.vae.config.get("shift_factor") or 0.0
+        return (sample - shift) * self.vae.config.scaling_factor

@@ -1,0 +1,110 @@
+"""Stable Diffusion XL: two text encoders, a pooled embedding, and the sizes of pictures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from sdlora.models.family import Family
+from sdlora.models.sd import sampling_scheduler
+
+
+class StableDiffusionXL(Family):
+    """Stable Diffusion XL.
+
+    A row of its conditioning is a token's embedding by both encoders side by side; the last row is
+    the pooled embedding of the second encoder, filled up with zeros.
+
+    Args:
+        vae: Pictures <-> latents; its own weights overflow in half precision.
+        text_encoder: CLIP ViT-L.
+        text_encoder_2: OpenCLIP bigG, with the projection that gives the pooled embedding.
+        unet: The denoiser.
+        tokenizer: Of the first encoder.
+        tokenizer_2: Of the second, which pads with another token.
+        noise_schedule_config: The ``scheduler_config.json`` as a mapping.
+        clip_skip: Further layers that are left out, beside the last, which SDXL never uses.
+
+    Source:
+        Podell et al. 2023, arXiv:2307.01952.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        text_encoder_2: CLIPTextModelWithProjection,
+        unet: UNet2DConditionModel,
+        tokenizer: CLIPTokenizer,
+        tokenizer_2: CLIPTokenizer,
+        noise_schedule_config: Mapping[str, Any],
+        clip_skip: int = 0,
+    ) -> None:
+        super().__init__(vae, unet, [tokenizer, tokenizer_2], noise_schedule_config, clip_skip)
+        self.text_encoder = text_encoder
+        self.text_encoder_2 = text_encoder_2
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def text_encoders(self) -> dict[str, nn.Module]:
+        """Both text encoders."""
+        return {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}
+
+    def encode_prompts(self, token_ids: Tensor) -> Tensor:
+        """Embeddings of both encoders and the pooled one, ``[B, chunks * L + 1, D]``.
+
+        Chunks are encoded each alone; the first gives the pooled embedding.
+        """
+        longest = self.text_encoder.config.max_position_embeddings
+        hidden: list[Tensor] = []
+        for encoder, ids in zip(self._encoders(), token_ids.chunk(2, dim=1), strict=True):
+            chunks = ids.unflatten(1, (-1, longest))  # [B, chunks, L]
+            output = encoder(chunks.flatten(0, 1), output_hidden_states=True)
+            state = output.hidden_states[-(self.clip_skip + 2)]
+            hidden.append(state.unflatten(0, chunks.shape[:2]).flatten(1, 2))
+            pooled = output[0].unflatten(0, chunks.shape[:2])[:, 0]  # of the second encoder: [B, P]
+        embeddings = torch.cat([state.to(pooled.dtype) for state in hidden], dim=2)
+        last = F.pad(pooled, (0, embeddings.shape[2] - pooled.shape[1]))
+        return torch.cat([embeddings, last[:, None]], dim=1)
+
+    def denoise(
+        self, z_t: Tensor, t: Tensor, conditioning: Tensor, sizes: Tensor | None = None
+    ) -> Tensor:
+        """The UNet's prediction at noise level ``t``, float32, shaped like ``z_t``."""
+        assert sizes is not None, "SDXL is told the sizes of pictures"
+        dtype = self.unet.dtype
+        told = self.prompt_arguments(conditioning.to(dtype))
+        added = {"text_embeds": told["pooled_prompt_embeds"], "time_ids": sizes.to(z_t.device)}
+        predicted = self.unet(
+            z_t.to(dtype), t, told["prompt_embeds"], added_cond_kwargs=added
+        ).sample
+        return predicted.float()
+
+    def prompt_arguments(self, conditioning: Tensor) -> dict[str, Tensor]:
+        """Token embeddings and pooled embedding."""
+        width = self.text_encoder_2.text_projection.out_features
+        return {
+            "prompt_embeds": conditioning[:, :-1],
+            "pooled_prompt_embeds": conditioning[:, -1, :width],
+        }
+
+    def pipeline(self) -> StableDiffusionXLPipeline:
+        """A diffusers pipeline that shares these very modules (no copies)."""
+        return StableDiffusionXLPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            text_encoder_2=self.text_encoder_2,
+            tokenizer=self.tokenizers[0],
+            tokenizer_2=self.tokenizers[1],
+            unet=self.unet,
+            scheduler=sampling_scheduler(self.noise_schedule_config),
+            add_watermarker=False,
+        )
+
+    def _encoders(self) -> Sequence[nn.Module]:
+        return self.text_encoder, self.text_encoder_2
