@@ -94,7 +94,7 @@ def test_noisier_quarters_are_easier_for_a_net_that_copies_its_input(
     family: StableDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where z_t is nearly all noise, z_t itself predicts the noise well."""
-    monkeypatch.setattr(family, "denoise", lambda z_t, t, prompt: z_t.float())
+    monkeypatch.setattr(family, "denoise", lambda z_t, t, prompt, sizes: z_t.float())
     found = measured(family, "epsilon").compute()
     quarters = [found[f"val/loss_q{number}"] for number in (1, 2, 3, 4)]
     assert quarters == sorted(quarters, reverse=True)

@@ -509,7 +509,7 @@ def test_looking_changes_nothing_of_the_training(
             folder=tmp_path / str(looks),
         )
         ids = module.family.tokenize(["a", "b"]).ids
-        fixed = FixedSet([torch.zeros(8, 8, 8), torch.ones(8, 8, 8)], ids)
+        fixed = FixedSet([torch.zeros(8, 8, 8), torch.ones(8, 8, 8)], ids, torch.zeros(2, 6))
         evaluate.validation = ValidationLoss(module.family, module.objective, fixed, fixed)
         trainer(tmp_path, 3, [evaluate] if looks else []).fit(module, datamodule=Stream())
         return {name: p.detach().clone() for name, p in module.all_trained_parameters().items()}

@@ -39,19 +39,31 @@ def test_weights_are_known_by_their_bytes(config: TrainConfig) -> None:
 
 def test_a_key_changes_with_every_file_and_setting(config: TrainConfig) -> None:
     base = Path(config.model.path)
-    first = part_key(base, ["vae"], config.data, ["fp32"])
-    assert part_key(base, ["vae"], config.data, ["fp32"]) == first
+    first = part_key(["vae"], config, ["fp32"])
+    assert part_key(["vae"], config, ["fp32"]) == first
     others = {
-        part_key(base, ["vae"], config.data, ["bf16"]),
-        part_key(base, ["unet"], config.data, ["fp32"]),
+        part_key(["vae"], config, ["bf16"]),
+        part_key(["unet"], config, ["fp32"]),
     }
     (base / "vae" / "config.json").write_text("{other}", "utf-8")
-    others.add(part_key(base, ["vae"], config.data, ["fp32"]))
+    others.add(part_key(["vae"], config, ["fp32"]))
     assert len(others | {first}) == 4
 
 
 def test_files_are_read_once(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = Path(config.model.path)
-    first = file_hashes(base, ["vae"], config.data)
+    first = file_hashes(["vae"], config)
     monkeypatch.setattr(hashes, "sha256", lambda path: f"read {path} again")
-    assert file_hashes(base, ["vae"], config.data) == first
+    assert file_hashes(["vae"], config) == first
+
+
+def test_another_vae_is_known_by_its_own_bytes(config: TrainConfig, tmp_path: Path) -> None:
+    first = part_key(["vae"], config, [])
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text("{vae}", "utf-8")
+    (other / "weights.safetensors").write_text("weights of another", "utf-8")
+    config.model.vae = str(other)
+    assert part_key(["vae"], config, []) != first
+    names = {"vae/config.json": "config.json", "vae/weights.safetensors": "weights.safetensors"}
+    expected = {name: sha256(other / file) for name, file in names.items()}
+    assert file_hashes(["vae"], config) == expected
