@@ -101,7 +101,8 @@ class Evaluator:
     def draw_base(self) -> Evaluation:
         """Draw and score the model with its adapter switched off, once."""
         if self.base is None:
-            with disabled(self.family.unet), disabled(self.family.text_encoder):
+            unet, text_encoder = self.family.unet, self.family.text_encoder
+            with disabled(unet), disabled(text_encoder), self.family.own_noise_schedule():
                 self.base = self.draw()
         return self.base
 

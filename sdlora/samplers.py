@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,13 +14,25 @@ from torch import nn
 def _build_scheduler(class_name: str, config: Mapping[str, Any], **fixed: Any) -> Any:
     # by name, so that reading the sampler names does not import diffusers
     scheduler = getattr(importlib.import_module("diffusers"), class_name)
+    if config.get(_RESCALE) and not _can_rescale(class_name):
+        able = [name for name, build in SAMPLERS.items() if _can_rescale(build.args[0])]
+        raise ValueError(
+            f"{class_name} does not know schedules of zero-terminal SNR; set sampling.sampler to "
+            f"one of {', '.join(able)}"
+        )
     # latents are not pictures in [-1, 1]: clipping x0 there breaks them
     return scheduler.from_config({**config, "clip_sample": False, "thresholding": False, **fixed})
 
 
+def _can_rescale(class_name: str) -> bool:
+    scheduler = getattr(importlib.import_module("diffusers"), class_name)
+    return _RESCALE in inspect.signature(scheduler.__init__).parameters
+
+
+_RESCALE = "rescale_betas_zero_snr"
 _DPM = "DPMSolverMultistepScheduler"
 
-SAMPLERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+SAMPLERS: dict[str, partial[Any]] = {
     "ddim": partial(_build_scheduler, "DDIMScheduler"),
     "ddpm": partial(_build_scheduler, "DDPMScheduler"),
     "pndm": partial(_build_scheduler, "PNDMScheduler", skip_prk_steps=True),

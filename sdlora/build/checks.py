@@ -22,6 +22,14 @@ def check(config: TrainConfig) -> None:
     check_optimizer(config.optim)
     choice("scheduler.name", config.scheduler.name, SCHEDULES)
     check_sampling(config.sampling)
+    if config.objective.zero_terminal_snr:
+        try:
+            find_sampler(config.sampling.sampler)({"rescale_betas_zero_snr": True})
+        except ValueError as error:
+            raise ConfigError(
+                f"objective.zero_terminal_snr=True: sampling.sampler={config.sampling.sampler} is "
+                f"{error}"
+            ) from error
     check_device(config.trainer.accelerator, config.trainer.precision)
     references = config.evaluation.references
     if references is not None and not Path(references).is_dir():

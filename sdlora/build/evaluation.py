@@ -30,6 +30,8 @@ def evaluate(config: EvaluateConfig, folder: Path, progress: Progress) -> Path:
     path = lora_path(config)
     model, references, source = _of_run(config, progress)
     family = parts.model(model, None, config.precision, seed=0)
+    if config.run is not None:
+        _as_trained(family, Path(config.run))
     family.to(parts.device(config.accelerator))
     lora = read_lora(path, int(family.unet.config.layers_per_block))
     apply_lora(family.unet, family.text_encoder, lora)
@@ -41,6 +43,15 @@ def evaluate(config: EvaluateConfig, folder: Path, progress: Progress) -> Path:
             _merge(family, config.lora_scale, stack)
         drawn = evaluator.draw(lora_scale=1.0 if config.merge else config.lora_scale)
     return _write(config, folder, evaluator, {"base": base, "LoRA": drawn}, source, progress)
+
+
+def _as_trained(family: StableDiffusion, run: Path) -> None:
+    """Sample with the LoRA as the run trained it; the bare base keeps its own noise schedule."""
+    stored, _ = read_config(run)
+    objective = stored["objective"]
+    family.change_noise_schedule(
+        objective["prediction_type"], objective.get("zero_terminal_snr", False)
+    )
 
 
 def _merge(family: StableDiffusion, scale: float, stack: ExitStack) -> None:

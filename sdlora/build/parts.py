@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from sdlora.adapters.lora import LoraSpec, add_lora
 from sdlora.build.checks import prompts
+from sdlora.build.objective import objective
 from sdlora.checkpoint import WholeCheckpointIO
 from sdlora.config import (
     LoraConfig,
@@ -19,8 +20,6 @@ from sdlora.config import (
     TrainConfig,
     TrainerConfig,
 )
-from sdlora.diffusion.noise_schedule import NoiseSchedule
-from sdlora.diffusion.objective import Objective
 from sdlora.evaluator import DrawSettings
 from sdlora.models.loading import ModelSource, families
 from sdlora.models.sd import StableDiffusion
@@ -144,11 +143,6 @@ def _logger(name: str, folder: Path) -> Logger:
 
 def module(config: TrainConfig, family: StableDiffusion) -> DiffusionModule:
     """The LightningModule with its objective, optimizer and learning-rate schedule."""
-    noise = NoiseSchedule.from_config(
-        family.noise_schedule_config, config.objective.prediction_type
-    )
-    gamma = config.objective.min_snr_gamma
-    objective = Objective(noise) if gamma is None else Objective(noise, gamma)
     rates = {"unet": config.optim.unet_lr, "text_encoder": config.optim.text_encoder_lr}
     optim, scheduler = config.optim, config.scheduler
     prior = config.data.prior
@@ -157,7 +151,7 @@ def module(config: TrainConfig, family: StableDiffusion) -> DiffusionModule:
         teacher = Teacher(family.tokenize([prior.prompt]).ids, prior.weight)
     return DiffusionModule(
         family,
-        objective,
+        objective(config.objective, family),
         make_optimizer=lambda parts: build_optimizer(
             optim.name,
             parameter_groups({part: (found, rates[part]) for part, found in parts.items()}),

@@ -29,6 +29,7 @@ from sdlora.build.data_sheet import (
 from sdlora.build.encoding import datamodule, training_set
 from sdlora.build.hashes import base_hashes
 from sdlora.build.job import TrainingJob
+from sdlora.build.objective import change_noise_schedule
 from sdlora.build.prior import draw_missing_class_pictures
 from sdlora.build.results import metadata
 from sdlora.build.sources import held_out
@@ -179,6 +180,7 @@ def _data(
 def _model(config: TrainConfig, specs: Mapping[str, LoraSpec]) -> StableDiffusion:
     """The base with its adapters."""
     family = parts.model(config.model, config.lora, config.trainer.precision, config.seed)
+    change_noise_schedule(config.objective, family)
     family.max_chunks = config.data.captions.max_chunks
     parts.add_adapters(family, specs, config.seed)
     parts.memory_and_speed(config.trainer, family)

@@ -1,6 +1,7 @@
 """Stable Diffusion 1.x / 2.x: one VAE, one CLIP text encoder, one UNet."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class StableDiffusion(nn.Module):
         clip_skip: How many of the text encoder's last layers are left out.
 
     Attributes:
+        noise_schedule_config: The one that is trained and sampled with.
         max_chunks: Longest caption in chunks of the tokenizer's length; each caption takes so many.
     """
 
@@ -47,6 +49,7 @@ class StableDiffusion(nn.Module):
         self.unet = unet
         self.tokenizer = tokenizer
         self.noise_schedule_config = dict(noise_schedule_config)
+        self._own_schedule_config = self.noise_schedule_config
         self.clip_skip = clip_skip
         self.max_chunks = 1
         self.requires_grad_(False)
@@ -66,6 +69,31 @@ class StableDiffusion(nn.Module):
     def native_resolution_px(self) -> int:
         """The side the UNet was made for, in pixels."""
         return int(self.unet.config.sample_size) * self.latent_scale
+
+    def change_noise_schedule(self, prediction_type: str | None, zero_terminal_snr: bool) -> None:
+        """From now on train and sample otherwise than the model came.
+
+        Args:
+            prediction_type: ``None``: the model's own.
+            zero_terminal_snr: Rescale the schedule to end in pure noise, and sample from its very
+                last timestep on ("trailing"; Lin et al. 2023, arXiv:2305.08891). ``False``: as the
+                model has it.
+        """
+        config = dict(self._own_schedule_config)
+        if prediction_type is not None:
+            config["prediction_type"] = prediction_type
+        if zero_terminal_snr:
+            config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        self.noise_schedule_config = config
+
+    @contextmanager
+    def own_noise_schedule(self) -> Iterator[None]:
+        """Inside the block the schedule is the one that the model came with."""
+        changed, self.noise_schedule_config = self.noise_schedule_config, self._own_schedule_config
+        try:
+            yield
+        finally:
+            self.noise_schedule_config = changed
 
     def tokenize(self, captions: Sequence[str]) -> Tokens:
         """Encode captions, padded or cut to ``max_chunks`` times the tokenizer's length."""

@@ -1,5 +1,6 @@
 """Validation loss against a reference of a few lines, and what it must leave alone."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from sdlora.diffusion.noise_schedule import NoiseSchedule
 from sdlora.diffusion.objective import Objective
+from sdlora.diffusion.weighting import min_snr_weight
 from sdlora.models.loading import ModelSource, load_stable_diffusion
 from sdlora.models.sd import StableDiffusion
 from sdlora.randomness import generator
@@ -27,9 +29,10 @@ def pictures(family: StableDiffusion, shapes: list[tuple[int, int]], seed: int) 
 
 def measured(family: StableDiffusion, prediction_type: str | None = None) -> ValidationLoss:
     noise = NoiseSchedule.from_config(family.noise_schedule_config, prediction_type)
+    objective = Objective(noise, partial(min_snr_weight, gamma=5.0))
     held_out = pictures(family, [(8, 8), (8, 4), (8, 8)], 1)
     training = pictures(family, [(8, 8), (4, 8)], 2)
-    return ValidationLoss(family, Objective(noise, 5.0), held_out, training, seed=3)
+    return ValidationLoss(family, objective, held_out, training, seed=3)
 
 
 def reference(family: StableDiffusion, fixed: FixedSet, v: bool) -> Tensor:

@@ -14,6 +14,7 @@ LEVELS = {
     "sdlora": 0,  # the version
     "sdlora.config": 0,
     "sdlora.config_data": 0,
+    "sdlora.config_objective": 0,
     "sdlora.config_rules": 0,
     "sdlora.files": 0,
     "sdlora.randomness": 0,
@@ -53,6 +54,7 @@ LEVELS = {
 SEES_CONFIG = (
     "sdlora.config",
     "sdlora.config_data",
+    "sdlora.config_objective",
     "sdlora.config_rules",
     "sdlora.command_line",
     "sdlora.composition_errors",

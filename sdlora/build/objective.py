@@ -1,0 +1,84 @@
+"""Typed config -> the objective, and the noise schedule that training and sampling share."""
+
+from functools import partial
+
+from sdlora.config_objective import ObjectiveConfig
+from sdlora.config_rules import ConfigError
+from sdlora.diffusion.huber import Huber
+from sdlora.diffusion.noise_schedule import NoiseSchedule
+from sdlora.diffusion.objective import Objective, Weight
+from sdlora.diffusion.timesteps import timestep_sampling
+from sdlora.diffusion.training_noise import TrainingNoise
+from sdlora.diffusion.weighting import debiased_weight, min_snr_weight, p2_weight
+from sdlora.models.sd import StableDiffusion
+
+
+def change_noise_schedule(config: ObjectiveConfig, family: StableDiffusion) -> None:
+    """Give the model the prediction type and schedule of the config, and refuse what cannot train.
+
+    What depends on the model's own schedule is refused here, before anything is encoded.
+
+    Raises:
+        ConfigError: Naming key, value and remedy.
+    """
+    own = NoiseSchedule.from_config(family.noise_schedule_config)
+    if config.zero_terminal_snr and (config.prediction_type or own.prediction_type) == "epsilon":
+        raise ConfigError(
+            "objective.zero_terminal_snr=True: this model predicts epsilon, which leaves its last "
+            "timestep nothing to learn; set objective.prediction_type=v_prediction, or choose a "
+            "model that predicts v"
+        )
+    end = config.timesteps.max_timestep
+    if (end or config.timesteps.min_timestep + 1) > own.num_train_timesteps:
+        key, value = ("max", end) if end else ("min", config.timesteps.min_timestep)
+        raise ConfigError(
+            f"objective.timesteps.{key}_timestep={value}: this model has "
+            f"{own.num_train_timesteps} timesteps; choose fewer, or leave it out"
+        )
+    family.change_noise_schedule(config.prediction_type, config.zero_terminal_snr)
+    try:
+        NoiseSchedule.from_config(family.noise_schedule_config)
+    except ValueError as error:  # names its argument; here that is a key of this group
+        raise ConfigError(f"objective.{error}") from error
+
+
+def objective(config: ObjectiveConfig, family: StableDiffusion) -> Objective:
+    """Target, weight, error, noise and timesteps of training, on the model's noise schedule."""
+    steps, noise = config.timesteps, config.noise
+    return Objective(
+        NoiseSchedule.from_config(family.noise_schedule_config),
+        weight=_weight(config),
+        huber=_huber(config),
+        timesteps=timestep_sampling(
+            steps.name,
+            min_timestep=steps.min_timestep,
+            max_timestep=steps.max_timestep,
+            logit_mean=steps.logit_mean,
+            logit_std=steps.logit_std,
+            bin_weights=tuple(steps.bin_weights),
+        ),
+        training_noise=TrainingNoise(
+            offset=noise.offset,
+            pyramid_iterations=noise.pyramid_iterations,
+            pyramid_discount=noise.pyramid_discount,
+            perturbation=noise.perturbation,
+        ),
+    )
+
+
+def _weight(config: ObjectiveConfig) -> Weight | None:
+    if config.min_snr_gamma is not None:
+        return partial(min_snr_weight, gamma=config.min_snr_gamma)
+    weights: dict[str | None, Weight | None] = {
+        None: None,
+        "debiased": debiased_weight,
+        "p2": partial(p2_weight, gamma=config.p2_gamma, k=config.p2_k),
+    }
+    return weights[config.weighting]
+
+
+def _huber(config: ObjectiveConfig) -> Huber | None:
+    error = config.error
+    if error.name == "l2":
+        return None
+    return Huber(error.threshold, error.schedule, smooth_l1=error.name == "smooth_l1")
