@@ -1,11 +1,15 @@
-"""Typed config -> the objective, and the noise schedule that training and sampling share."""
+"""Typed config -> the objective, and what the model's noise schedule forbids."""
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
+
+from diffusers import DDPMScheduler
 
 from sdlora.config_objective import ObjectiveConfig
-from sdlora.config_rules import ConfigError
+from sdlora.config_rules import ConfigError, require
 from sdlora.diffusion.huber import Huber
-from sdlora.diffusion.noise_schedule import NoiseSchedule
+from sdlora.diffusion.noise_schedule import NoiseSchedule, changed_schedule
 from sdlora.diffusion.objective import Objective, Weight
 from sdlora.diffusion.timesteps import timestep_sampling
 from sdlora.diffusion.training_noise import TrainingNoise
@@ -13,31 +17,36 @@ from sdlora.diffusion.weighting import debiased_weight, min_snr_weight, p2_weigh
 from sdlora.models.sd import StableDiffusion
 
 
-def change_noise_schedule(config: ObjectiveConfig, family: StableDiffusion) -> None:
-    """Give the model the prediction type and schedule of the config, and refuse what cannot train.
+def check_objective(config: ObjectiveConfig, schedule_config: Mapping[str, Any]) -> None:
+    """Refuse what the model's own noise schedule makes impossible; reads no weight.
 
-    What depends on the model's own schedule is refused here, before anything is encoded.
+    Args:
+        config: What is to be trained.
+        schedule_config: The model's ``scheduler_config.json``.
 
     Raises:
         ConfigError: Naming key, value and remedy.
     """
-    own = NoiseSchedule.from_config(family.noise_schedule_config)
-    if config.zero_terminal_snr and (config.prediction_type or own.prediction_type) == "epsilon":
-        raise ConfigError(
-            "objective.zero_terminal_snr=True: this model predicts epsilon, which leaves its last "
-            "timestep nothing to learn; set objective.prediction_type=v_prediction, or choose a "
-            "model that predicts v"
+    own = DDPMScheduler.from_config(dict(schedule_config)).config
+    if config.zero_terminal_snr and not config.prediction_type:
+        require(
+            own["prediction_type"] != "epsilon",
+            "objective.zero_terminal_snr",
+            True,
+            "this model predicts epsilon, which leaves its last timestep nothing to learn; set "
+            "objective.prediction_type=v_prediction, or choose a model that predicts v",
         )
-    end = config.timesteps.max_timestep
-    if (end or config.timesteps.min_timestep + 1) > own.num_train_timesteps:
-        key, value = ("max", end) if end else ("min", config.timesteps.min_timestep)
-        raise ConfigError(
-            f"objective.timesteps.{key}_timestep={value}: this model has "
-            f"{own.num_train_timesteps} timesteps; choose fewer, or leave it out"
+    steps, count = config.timesteps, own["num_train_timesteps"]
+    for key, value in (("min", steps.min_timestep + 1), ("max", steps.max_timestep or 1)):
+        require(
+            value <= count,
+            f"objective.timesteps.{key}_timestep",
+            value - (key == "min"),
+            f"this model has {count} timesteps",
         )
-    family.change_noise_schedule(config.prediction_type, config.zero_terminal_snr)
+    changed = changed_schedule(schedule_config, config.prediction_type, config.zero_terminal_snr)
     try:
-        NoiseSchedule.from_config(family.noise_schedule_config)
+        NoiseSchedule.from_config(changed)
     except ValueError as error:  # names its argument; here that is a key of this group
         raise ConfigError(f"objective.{error}") from error
 

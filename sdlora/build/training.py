@@ -29,7 +29,7 @@ from sdlora.build.data_sheet import (
 from sdlora.build.encoding import datamodule, training_set
 from sdlora.build.hashes import base_hashes
 from sdlora.build.job import TrainingJob
-from sdlora.build.objective import change_noise_schedule
+from sdlora.build.objective import check_objective
 from sdlora.build.prior import draw_missing_class_pictures
 from sdlora.build.results import metadata
 from sdlora.build.sources import held_out
@@ -46,6 +46,7 @@ from sdlora.data.sources import PictureSource
 from sdlora.evaluator import Evaluator
 from sdlora.metrics.scoring import Scorer
 from sdlora.metrics.selection import Rule
+from sdlora.models.loading import noise_schedule_config
 from sdlora.models.sd import StableDiffusion
 from sdlora.module import TrainingError
 from sdlora.progress import Progress
@@ -75,6 +76,7 @@ def training_job(config: TrainConfig, folder: Path, progress: Progress) -> Train
         ValueError: Whatever cannot work, before the first step.
     """
     checkpoint = _checkpoint_to_resume(config, folder, progress)
+    check_objective(config.objective, noise_schedule_config(parts.model_source(config.model)))
     data, unseen, hashes = _data(config, folder, progress)
     scorer = _scorer(config, data.source, progress)
     specs = parts.lora_specs(config.lora)
@@ -180,7 +182,8 @@ def _data(
 def _model(config: TrainConfig, specs: Mapping[str, LoraSpec]) -> StableDiffusion:
     """The base with its adapters."""
     family = parts.model(config.model, config.lora, config.trainer.precision, config.seed)
-    change_noise_schedule(config.objective, family)
+    objective = config.objective
+    family.change_noise_schedule(objective.prediction_type, objective.zero_terminal_snr)
     family.max_chunks = config.data.captions.max_chunks
     parts.add_adapters(family, specs, config.seed)
     parts.memory_and_speed(config.trainer, family)

@@ -93,4 +93,23 @@ class NoiseSchedule:
         return alpha_bar / (1 - alpha_bar)
 
 
+def changed_schedule(
+    config: Mapping[str, Any], prediction_type: str | None, zero_terminal_snr: bool
+) -> dict[str, Any]:
+    """A diffusers scheduler config that trains and samples otherwise.
+
+    Args:
+        config: The model's own.
+        prediction_type: ``None``: as it has it.
+        zero_terminal_snr: Rescale the schedule to end in pure noise, and sample from its very last
+            timestep on ("trailing"; Lin et al. 2023, arXiv:2305.08891). ``False``: as it has it.
+    """
+    changed = dict(config)
+    if prediction_type is not None:
+        changed["prediction_type"] = prediction_type
+    if zero_terminal_snr:
+        changed |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return changed
+
+
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")

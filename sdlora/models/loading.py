@@ -76,19 +76,29 @@ def load_stable_diffusion(source: ModelSource, seed: int) -> StableDiffusion:
     check_folder(folder, source)
     parts: dict[str, Any] = {name: _load_part(name, folder, source, seed) for name in _PARTS}
     _check_kind(source, **{name: part.config for name, part in parts.items()})
-    try:
-        config = json.loads((folder / "scheduler/scheduler_config.json").read_text("utf-8"))
-    except ValueError as error:
-        raise ModelError(
-            f"model.path={source.path}: scheduler/scheduler_config.json is no JSON ({error}); "
-            "fetch it again"
-        ) from error
     return StableDiffusion(
         tokenizer=load_tokenizer(folder),
-        noise_schedule_config=config,
+        noise_schedule_config=noise_schedule_config(source),
         clip_skip=source.clip_skip,
         **parts,
     )
+
+
+def noise_schedule_config(source: ModelSource) -> dict[str, Any]:
+    """The model's ``scheduler_config.json``; reads no weight.
+
+    Raises:
+        ModelError: If it is missing or no JSON.
+    """
+    path = resolve(source) / "scheduler/scheduler_config.json"
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        fault = "is missing" if isinstance(error, OSError) else "is no JSON"
+        raise ModelError(
+            f"model.path={source.path}: scheduler/scheduler_config.json {fault} ({error}); "
+            "fetch it again"
+        ) from error
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:

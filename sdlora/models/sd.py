@@ -15,6 +15,7 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from sdlora.diffusion.noise_schedule import changed_schedule
 from sdlora.models.tokens import Tokens, tokenize
 
 
@@ -71,20 +72,10 @@ class StableDiffusion(nn.Module):
         return int(self.unet.config.sample_size) * self.latent_scale
 
     def change_noise_schedule(self, prediction_type: str | None, zero_terminal_snr: bool) -> None:
-        """From now on train and sample otherwise than the model came.
-
-        Args:
-            prediction_type: ``None``: the model's own.
-            zero_terminal_snr: Rescale the schedule to end in pure noise, and sample from its very
-                last timestep on ("trailing"; Lin et al. 2023, arXiv:2305.08891). ``False``: as the
-                model has it.
-        """
-        config = dict(self._own_schedule_config)
-        if prediction_type is not None:
-            config["prediction_type"] = prediction_type
-        if zero_terminal_snr:
-            config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-        self.noise_schedule_config = config
+        """From now on train and sample otherwise than the model came; see ``changed_schedule``."""
+        self.noise_schedule_config = changed_schedule(
+            self._own_schedule_config, prediction_type, zero_terminal_snr
+        )
 
     @contextmanager
     def own_noise_schedule(self) -> Iterator[None]:
