@@ -173,10 +173,17 @@ def test_what_it_allows(overrides: list[str]) -> None:
 @pytest.mark.parametrize("sampler", ["heun", "pndm", "deis", "dpm2"])
 def test_a_sampler_that_cannot_follow_zero_terminal_snr_is_refused(sampler: str) -> None:
     config = train_config("objective=zero_terminal_snr", f"sampling.sampler={sampler}")
-    message = (
-        f"^objective.zero_terminal_snr=True: sampling.sampler={sampler} is .*ddim, ddpm, euler"
-    )
+    message = f"^sampling.sampler={sampler}: .* does not know schedules of zero.* ddim, ddpm, euler"
     with pytest.raises(ConfigError, match=message):
         check(config)
     check(train_config(f"sampling.sampler={sampler}"))
     check(train_config("objective=zero_terminal_snr"))
+
+
+def test_so_is_one_that_cannot_follow_x0_prediction() -> None:
+    x0 = "objective.prediction_type=sample"
+    with pytest.raises(
+        ConfigError, match="^sampling.sampler=euler_a: .*prediction_type=sample; set"
+    ):
+        check(train_config(x0, "sampling.sampler=euler_a"))
+    check(train_config(x0))
