@@ -17,12 +17,15 @@ from sdlora.diffusion.weighting import debiased_weight, min_snr_weight, p2_weigh
 from sdlora.models.sd import StableDiffusion
 
 
-def check_objective(config: ObjectiveConfig, schedule_config: Mapping[str, Any]) -> None:
+def check_objective(
+    config: ObjectiveConfig, schedule_config: Mapping[str, Any], has_teacher: bool = False
+) -> None:
     """Refuse what the model's own noise schedule makes impossible; reads no weight.
 
     Args:
         config: What is to be trained.
         schedule_config: The model's ``scheduler_config.json``.
+        has_teacher: Whether the bare base teaches what a class looks like.
 
     Raises:
         ConfigError: Naming key, value and remedy.
@@ -45,6 +48,16 @@ def check_objective(config: ObjectiveConfig, schedule_config: Mapping[str, Any])
             f"this model has {count} timesteps",
         )
     changed = changed_schedule(schedule_config, config.prediction_type, config.zero_terminal_snr)
+    for key in ("prediction_type", "rescale_betas_zero_snr"):
+        after = changed.get(key, own[key])
+        require(
+            not has_teacher or after == own[key],
+            "data.prior.mode",
+            "teacher",
+            f"the base was trained with {key}={own[key]} and cannot teach {key}={after}; set "
+            "data.prior.mode=class, or leave objective.prediction_type and "
+            "objective.zero_terminal_snr as the base has them",
+        )
     try:
         NoiseSchedule.from_config(changed)
     except ValueError as error:  # names its argument; here that is a key of this group

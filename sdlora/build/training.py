@@ -76,7 +76,8 @@ def training_job(config: TrainConfig, folder: Path, progress: Progress) -> Train
         ValueError: Whatever cannot work, before the first step.
     """
     checkpoint = _checkpoint_to_resume(config, folder, progress)
-    check_objective(config.objective, noise_schedule_config(parts.model_source(config.model)))
+    schedule = noise_schedule_config(parts.model_source(config.model))
+    check_objective(config.objective, schedule, config.data.prior.mode == "teacher")
     data, unseen, hashes = _data(config, folder, progress)
     scorer = _scorer(config, data.source, progress)
     specs = parts.lora_specs(config.lora)

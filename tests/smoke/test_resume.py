@@ -1,8 +1,8 @@
 """A run that was stopped, however, ends bit-identical to one that never was (CPU).
 
 All runs here have what resuming can get wrong: accumulation, dropout, flips, dropped captions, an
-average, two learning rates, a schedule, noise of three draws, and pictures drawn at other steps than
-the whole run's.
+average, two learning rates, a schedule, noise of three draws, and pictures drawn at other steps
+than the whole run's.
 """
 
 import json

@@ -158,6 +158,24 @@ def test_what_the_models_schedule_forbids(
 
 
 @pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["objective.prediction_type=sample"],
+            "prediction_type=v_prediction and cannot teach pred",
+        ),
+        (["objective=zero_terminal_snr"], "rescale_betas_zero_snr=False and cannot teach rescale"),
+    ],
+)
+def test_a_teacher_cannot_teach_what_it_never_did(overrides: list[str], message: str) -> None:
+    config = train_config(*overrides).objective
+    check_objective(config, V)
+    with pytest.raises(ConfigError, match=f"^data.prior.mode=teacher: the base .*{message}"):
+        check_objective(config, V, has_teacher=True)
+    check_objective(train_config("objective.prediction_type=v_prediction").objective, V, True)
+
+
+@pytest.mark.parametrize(
     "overrides",
     [
         [],
