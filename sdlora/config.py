@@ -9,6 +9,7 @@ from omegaconf import MISSING
 
 from sdlora.config_data import DataConfig
 from sdlora.config_evaluation import EvaluationConfig
+from sdlora.config_objective import ObjectiveConfig
 from sdlora.config_rules import (
     require,
     require_choice,
@@ -114,21 +115,6 @@ class LoraConfig:
             True,
             "works on the UNet only; set lora.text_encoder.method=frozen",
         )
-
-
-@dataclass(slots=True, kw_only=True)
-class ObjectiveConfig:
-    prediction_type: str | None = None
-    """``epsilon`` or ``v_prediction``; ``null`` follows the model's own noise schedule."""
-    min_snr_gamma: float | None = None
-    """Cap of the min-SNR loss weight (5 in the paper); ``null`` weighs all timesteps alike."""
-
-    def __post_init__(self) -> None:
-        if self.prediction_type is not None:
-            known = ("epsilon", "v_prediction")
-            require_choice("objective.prediction_type", self.prediction_type, known)
-        if self.min_snr_gamma is not None:
-            require_rate("objective.min_snr_gamma", self.min_snr_gamma)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -107,7 +107,7 @@ class Evaluator:
     def draw_base(self) -> Evaluation:
         """Draw and score the model with its adapter switched off, once."""
         if self.base is None:
-            with disabled(*self.family.parts.values()):
+            with disabled(*self.family.parts.values()), self.family.own_noise_schedule():
                 self.base_prior = self._pictures(self.settings.prior_prompts)
                 self.base = self._scored(self._pictures(self.settings.prompts))
         return self.base

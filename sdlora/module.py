@@ -71,16 +71,17 @@ class DiffusionModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One denoising step: draw (t, eps), form z_t, regress the target (DDPM, Algorithm 1)."""
-        noise = self.objective.noise
+        noise, drawn = self.objective.noise, self.objective.training_noise
         torch.manual_seed(derive_seed(self.seed, "dropout", int(batch.sample_index[0])))
 
         z_0 = self.latents(batch)  # [B, C, h, w] fp32, scaled
         conditioning = self.conditioning(batch)  # [B, L, D]
 
-        t = noise.sample_timesteps(uniform(self.seed, "timestep", batch.sample_index))  # [B]
-        t = t.to(z_0.device)
-        eps = self.draw("noise", batch, z_0)
-        z_t = noise.add(z_0, eps, t)  # DDPM eq. 4, in fp32
+        u = uniform(self.seed, "timestep", batch.sample_index)
+        t = self.objective.timesteps.sample(noise, u).to(z_0.device)  # [B]
+        eps = drawn.eps(z_0.shape[1:], self.seed, batch.sample_index).to(z_0.device)
+        eps_in = drawn.perturbed(eps, self.seed, batch.sample_index)  # eps, unless perturbed
+        z_t = noise.add(z_0, eps_in, t)  # DDPM eq. 4, in fp32
 
         target = self.objective.target(z_0, eps, t)
         prediction = self.family.denoise(z_t, t, conditioning, batch.sizes)

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,13 +14,44 @@ from torch import nn
 def _build_scheduler(class_name: str, config: Mapping[str, Any], **fixed: Any) -> Any:
     # by name, so that reading the sampler names does not import diffusers
     scheduler = getattr(importlib.import_module("diffusers"), class_name)
+    _refuse_what_it_cannot(class_name, config)
     # latents are not pictures in [-1, 1]: clipping x0 there breaks them
     return scheduler.from_config({**config, "clip_sample": False, "thresholding": False, **fixed})
 
 
+def _refuse_what_it_cannot(class_name: str, config: Mapping[str, Any]) -> None:
+    """diffusers passes over the first in silence, and stops at the second once pictures are due."""
+    refusals = (
+        (bool(config.get(_RESCALE)), _can_rescale, "schedules of zero-terminal SNR"),
+        (config.get("prediction_type") == "sample", _knows_x0, "prediction_type=sample"),
+    )
+    for is_asked, can, what in refusals:
+        if is_asked and not can(class_name):
+            able = ", ".join(name for name, build in SAMPLERS.items() if can(build.args[0]))
+            raise ValueError(
+                f"{class_name} does not know {what}; set sampling.sampler to one of {able}"
+            )
+
+
+def _can_rescale(class_name: str) -> bool:
+    scheduler = getattr(importlib.import_module("diffusers"), class_name)
+    return _RESCALE in inspect.signature(scheduler.__init__).parameters
+
+
+def _knows_x0(class_name: str) -> bool:
+    return class_name not in _WITHOUT_X0
+
+
+_WITHOUT_X0 = (
+    "PNDMScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+)
+_RESCALE = "rescale_betas_zero_snr"
 _DPM = "DPMSolverMultistepScheduler"
 
-SAMPLERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+SAMPLERS: dict[str, partial[Any]] = {
     "ddim": partial(_build_scheduler, "DDIMScheduler"),
     "ddpm": partial(_build_scheduler, "DDPMScheduler"),
     "pndm": partial(_build_scheduler, "PNDMScheduler", skip_prk_steps=True),
@@ -60,6 +92,19 @@ def find_sampler(name: str) -> Callable[[Mapping[str, Any]], Any]:
     raise ValueError(
         f"sampler={name}: unknown; did you mean {nearest!r}? Known: {', '.join(SAMPLERS)}."
     )
+
+
+def check_sampler(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a sampler that cannot follow a noise schedule.
+
+    Args:
+        name: A key of :data:`SAMPLERS`.
+        config: A diffusers scheduler config, or what of it is asked for.
+
+    Raises:
+        ValueError: Naming those that can.
+    """
+    _refuse_what_it_cannot(SAMPLERS[name].args[0], config)
 
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")

@@ -8,10 +8,11 @@ from transformers.utils import logging as transformers_logging
 from sdlora.config import EvaluateConfig, OptimConfig, SamplingConfig, TrainConfig
 from sdlora.config_evaluation import EvaluationConfig
 from sdlora.config_rules import ConfigError
+from sdlora.diffusion.noise_schedule import changed_schedule
 from sdlora.generate import Prompt, read_prompts
 from sdlora.metrics.scoring import with_class_word
 from sdlora.optim import SCHEDULES, check_options, choice, optimizer_factory
-from sdlora.samplers import find_sampler
+from sdlora.samplers import check_sampler, find_sampler
 
 
 def check(config: TrainConfig) -> None:
@@ -24,6 +25,12 @@ def check(config: TrainConfig) -> None:
     check_optimizer(config.optim)
     choice("scheduler.name", config.scheduler.name, SCHEDULES)
     check_sampling(config.sampling)
+    objective, sampler = config.objective, config.sampling.sampler
+    try:
+        asked = changed_schedule({}, objective.prediction_type, objective.zero_terminal_snr)
+        check_sampler(sampler, asked)
+    except ValueError as error:
+        raise ConfigError(f"sampling.sampler={sampler}: {error}") from error
     check_device(config.trainer.accelerator, config.trainer.precision)
     check_scores(config.evaluation, config.sampling)
 

@@ -33,6 +33,7 @@ from sdlora.metrics.scoring import KnownPictures, Pictures, Scorer
 from sdlora.models.family import Family
 from sdlora.progress import Progress
 from sdlora.report import score_table, write_report_json
+from sdlora.run_folder import read_config
 
 
 def evaluate(config: EvaluateConfig, folder: Path, progress: Progress) -> Path:
@@ -61,6 +62,8 @@ def _of_loras(
 ) -> dict[str, Evaluation]:
     """The base, then each LoRA, all in the model that is loaded once."""
     family = parts.model(what.model, None, config.precision, seed=0)
+    if config.run is not None:
+        _as_trained(family, Path(config.run))
     family.to(parts.device(config.accelerator))
     resolution = what.resolution or family.native_resolution_px
     evaluator = Evaluator(
@@ -76,6 +79,15 @@ def _of_loras(
         with _applied(family, lora, config.merge) as scale:
             rows[lora.label] = evaluator.draw(lora_scale=scale)
     return rows
+
+
+def _as_trained(family: Family, run: Path) -> None:
+    """Sample with the LoRA as the run trained it; the bare base keeps its own noise schedule."""
+    stored, _ = read_config(run, key="run")
+    objective = stored["objective"]
+    family.change_noise_schedule(
+        objective["prediction_type"], objective.get("zero_terminal_snr", False)
+    )
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from sdlora import __version__
 from sdlora.adapters.lora import LoraSpec, add_lora
 from sdlora.build.checks import prior_prompts, prompts
+from sdlora.build.objective import objective
 from sdlora.checkpoint import WholeCheckpointIO
 from sdlora.config import (
     LoraConfig,
@@ -25,8 +26,6 @@ from sdlora.config import (
     TrainerConfig,
 )
 from sdlora.config_evaluation import EvaluationConfig
-from sdlora.diffusion.noise_schedule import NoiseSchedule
-from sdlora.diffusion.objective import Objective
 from sdlora.evaluator import DrawSettings
 from sdlora.models.family import Family
 from sdlora.models.loading import ModelSource, families, part_names
@@ -120,7 +119,7 @@ def memory_and_speed(config: TrainerConfig, family: Family) -> None:
         family.unet.enable_gradient_checkpointing()
         # not re-entrant: that form freezes a text encoder whose inputs need no gradient
         for text_encoder in family.text_encoders.values():
-            text_encoder.activation_checkpointing_enable({"use_reentrant": False})
+            text_encoder.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     if config.compile:
         family.unet.compile()
     for part in (family.vae, family.unet):  # convolutions are faster so, on CPUs and GPUs
@@ -159,11 +158,6 @@ def _logger(name: str, folder: Path) -> Logger:
 
 def module(config: TrainConfig, family: Family) -> DiffusionModule:
     """The LightningModule with its objective, optimizer and learning-rate schedule."""
-    noise = NoiseSchedule.from_config(
-        family.noise_schedule_config, config.objective.prediction_type
-    )
-    gamma = config.objective.min_snr_gamma
-    objective = Objective(noise) if gamma is None else Objective(noise, gamma)
     rates = dict.fromkeys(family.text_encoders, config.optim.text_encoder_lr)
     rates["unet"] = config.optim.unet_lr
     optim, scheduler = config.optim, config.scheduler
@@ -173,7 +167,7 @@ def module(config: TrainConfig, family: Family) -> DiffusionModule:
         teacher = Teacher(family.tokenize([prior.prompt]).ids, prior.weight)
     return DiffusionModule(
         family,
-        objective,
+        objective(config.objective, family),
         make_optimizer=lambda parts: build_optimizer(
             optim.name,
             parameter_groups({part: (found, rates[part]) for part, found in parts.items()}),

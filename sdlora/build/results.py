@@ -98,6 +98,7 @@ def _compare(job: TrainingJob, grid: Path) -> None:
 def metadata(job: TrainingJob) -> dict[str, str]:
     """The file's header: what A1111 shows (``ss_*``), and all that is needed to repeat the run."""
     config = job.config
+    prediction = job.module.objective.noise.prediction_type
     return {
         "ss_sd_model_name": config.model.path,
         "ss_base_model_version": "sd_v1",
@@ -110,6 +111,11 @@ def metadata(job: TrainingJob) -> dict[str, str]:
         "ss_text_encoder_lr": str(config.optim.text_encoder_lr),
         "ss_optimizer": config.optim.name,
         "ss_mixed_precision": config.trainer.precision,
+        "ss_min_snr_gamma": str(config.objective.min_snr_gamma),
+        "ss_debiased_estimation": str(config.objective.weighting == "debiased"),
+        "ss_noise_offset": str(config.objective.noise.offset or None),
+        "ss_zero_terminal_snr": str(config.objective.zero_terminal_snr),
+        "modelspec.prediction_type": "v" if prediction == "v_prediction" else prediction,
         "sdlora.config": json.dumps(asdict(config), sort_keys=True),
         "sdlora.hashes": json.dumps(job.hashes, sort_keys=True),
         "sdlora.versions": json.dumps(parts.versions(), sort_keys=True),

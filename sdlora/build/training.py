@@ -29,6 +29,7 @@ from sdlora.build.data_sheet import (
 from sdlora.build.encoding import datamodule, training_set
 from sdlora.build.hashes import base_hashes
 from sdlora.build.job import TrainingJob
+from sdlora.build.objective import check_objective
 from sdlora.build.prior import draw_missing_class_pictures
 from sdlora.build.results import metadata
 from sdlora.build.sources import held_out
@@ -46,6 +47,7 @@ from sdlora.evaluator import Evaluator
 from sdlora.metrics.scoring import KnownPictures, Scorer
 from sdlora.metrics.selection import Rule
 from sdlora.models.family import Family
+from sdlora.models.loading import noise_schedule_config
 from sdlora.module import TrainingError
 from sdlora.progress import Progress
 from sdlora.report import forget_metrics_after
@@ -74,6 +76,8 @@ def training_job(config: TrainConfig, folder: Path, progress: Progress) -> Train
         ValueError: Whatever cannot work, before the first step.
     """
     checkpoint = _checkpoint_to_resume(config, folder, progress)
+    schedule = noise_schedule_config(parts.model_source(config.model))
+    check_objective(config.objective, schedule, config.data.prior.mode == "teacher")
     data, unseen, hashes = _data(config, folder, progress)
     trainer = parts.trainer(config, folder)
     scorer = _scorer(config, data, unseen, trainer.strategy.root_device, progress)
@@ -179,6 +183,8 @@ def _data(
 def _model(config: TrainConfig, specs: Mapping[str, LoraSpec]) -> Family:
     """The base with its adapters."""
     family = parts.model(config.model, config.lora, config.trainer.precision, config.seed)
+    objective = config.objective
+    family.change_noise_schedule(objective.prediction_type, objective.zero_terminal_snr)
     family.max_chunks = config.data.captions.max_chunks
     parts.add_adapters(family, specs, config.seed)
     parts.memory_and_speed(config.trainer, family)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 
@@ -16,16 +15,22 @@ class NoiseSchedule:
     Args:
         alphas_cumprod: ``alpha_bar_t`` for t = 0 .. T-1, shape ``[T]``, in (0, 1] or 0 at the end
             (zero-terminal SNR). Kept in float32, computed in whatever precision is given.
-        prediction_type: What the model predicts: ``"epsilon"`` or ``"v_prediction"``.
+        prediction_type: What the model predicts: ``"epsilon"``, ``"v_prediction"`` or ``"sample"``
+            (``z_0`` itself).
 
     Raises:
-        ValueError: If ``prediction_type`` is unknown.
+        ValueError: If ``prediction_type`` is unknown, or epsilon where a timestep has no signal.
     """
 
     def __init__(self, alphas_cumprod: Tensor, prediction_type: str) -> None:
         if prediction_type not in PREDICTION_TYPES:
             known = ", ".join(PREDICTION_TYPES)
             raise ValueError(f"prediction_type={prediction_type}: unknown; choose one of {known}")
+        if prediction_type == "epsilon" and not bool((alphas_cumprod > 0).all()):
+            raise ValueError(
+                "prediction_type=epsilon: the noise schedule ends without signal (zero-terminal "
+                "SNR), where noise is found by copying; use v_prediction or sample"
+            )
         self.alphas_cumprod = alphas_cumprod.float()
         self.prediction_type = prediction_type
 
@@ -36,7 +41,8 @@ class NoiseSchedule:
         """Build the schedule that a diffusers ``scheduler_config.json`` describes.
 
         Args:
-            config: The scheduler's config; its betas decide.
+            config: The scheduler's config; its betas decide, and ``rescale_betas_zero_snr``, which
+                makes the last timestep pure noise (Lin et al. 2023, arXiv:2305.08891, algorithm 1).
             prediction_type: Overrides the config's own.
         """
         from diffusers import DDPMScheduler
@@ -51,10 +57,20 @@ class NoiseSchedule:
         """T, the number of noise levels."""
         return len(self.alphas_cumprod)
 
-    def sample_timesteps(self, uniform: Tensor) -> Tensor:
-        """Timesteps, int64, uniform over 0 .. T-1, from draws in [0, 1); both ``[B]``."""
-        steps = (uniform.double() * self.num_train_timesteps).long()
-        return steps.clamp_(max=self.num_train_timesteps - 1)
+    def sample_timesteps(self, place: Tensor, first: int = 0, end: int | None = None) -> Tensor:
+        """Timesteps at places in [0, 1) of the range ``first`` .. ``end`` - 1; both ``[B]``.
+
+        Args:
+            place: Uniform draws give uniform timesteps.
+            first: Start of the range.
+            end: First timestep after it; ``None``: T.
+
+        Returns:
+            int64.
+        """
+        last = (self.num_train_timesteps if end is None else end) - 1
+        steps = first + (place.double() * (last + 1 - first)).long()
+        return steps.clamp_(max=last)
 
     def signal_and_noise(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """``sqrt(alpha_bar_t)`` and ``sqrt(1 - alpha_bar_t)``, float32, broadcastable to ``like``.
@@ -77,21 +93,23 @@ class NoiseSchedule:
         return alpha_bar / (1 - alpha_bar)
 
 
-PREDICTION_TYPES = ("epsilon", "v_prediction")
-
-
-def rescale_to_zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
-    """Shift and scale ``sqrt(alpha_bar)`` so that the last one is 0 and the first stays.
+def changed_schedule(
+    config: Mapping[str, Any], prediction_type: str | None, zero_terminal_snr: bool
+) -> dict[str, Any]:
+    """A diffusers scheduler config that trains and samples otherwise.
 
     Args:
-        alphas_cumprod: Shape ``[T]``.
-
-    Returns:
-        Shape ``[T]``, same dtype.
-
-    Source:
-        Lin et al. 2023, arXiv:2305.08891, algorithm 1.
+        config: The model's own.
+        prediction_type: ``None``: as it has it.
+        zero_terminal_snr: Rescale the schedule to end in pure noise, and sample from its very last
+            timestep on ("trailing"; Lin et al. 2023, arXiv:2305.08891). ``False``: as it has it.
     """
-    signal = alphas_cumprod.sqrt()
-    first, last = signal[0].clone(), signal[-1].clone()
-    return torch.square((signal - last) * first / (first - last))
+    changed = dict(config)
+    if prediction_type is not None:
+        changed["prediction_type"] = prediction_type
+    if zero_terminal_snr:
+        changed |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return changed
+
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")

@@ -1,37 +1,51 @@
 """What the model is asked to predict, and how each sample's error is weighed; pure tensors."""
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sdlora.diffusion.huber import Huber
 from sdlora.diffusion.noise_schedule import NoiseSchedule
+from sdlora.diffusion.timesteps import TimestepSampling
+from sdlora.diffusion.training_noise import TrainingNoise
+
+Weight = Callable[[Tensor, str], Tensor]
+"""SNR ``[B]`` and prediction type -> weights ``[B]``: a function of ``weighting.py``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """The training loss of a diffusion model.
+    """The training loss of a diffusion model: ``E_{t, eps} weight(t) error(prediction, target)``.
 
     Attributes:
         noise: The forward process; its ``prediction_type`` decides the target.
-        min_snr_gamma: Cap of the min-SNR weight; ``inf`` weighs every sample by 1 (for epsilon).
+        weight: Factor on each sample by its noise level; ``None``: 1.
+        huber: Error of each entry; ``None``: squared.
+        timesteps: What t is drawn from.
+        training_noise: What eps is drawn from.
     """
 
     noise: NoiseSchedule
-    min_snr_gamma: float = math.inf
+    weight: Weight | None = None
+    huber: Huber | None = None
+    timesteps: TimestepSampling = TimestepSampling()
+    training_noise: TrainingNoise = TrainingNoise()
 
     def target(self, z_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """What the model should predict at ``z_t``; float32, shape ``[B, ...]``."""
         if self.noise.prediction_type == "epsilon":
             return eps.float()
+        if self.noise.prediction_type == "sample":
+            return z_0.float()
         signal, noise = self.noise.signal_and_noise(t, z_0)
         return velocity(z_0.float(), eps.float(), signal, noise)
 
     def per_sample(
         self, prediction: Tensor, target: Tensor, t: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """Weighted mean squared error of each sample, shape ``[B]``, float32.
+        """Weighted mean error of each sample, shape ``[B]``, float32.
 
         Args:
             prediction: Of the model, shape ``[B, C, h, w]``.
@@ -39,11 +53,14 @@ class Objective:
             t: Timesteps, ``[B]``.
             mask: Factor on each latent pixel, ``[B, 1, h, w]``, in [0, 1]; ``None``: 1.
         """
-        error = per_sample_error(prediction, target, mask)
-        if math.isinf(self.min_snr_gamma):
+        difference = prediction.float() - target.float()
+        entries = difference.square()
+        if self.huber is not None:
+            entries = self.huber(difference, self.noise, t)
+        error = masked_mean(entries, mask)
+        if self.weight is None:
             return error
-        weight = min_snr_weight(self.noise.snr(t), self.min_snr_gamma, self.noise.prediction_type)
-        return weight * error
+        return self.weight(self.noise.snr(t), self.noise.prediction_type) * error
 
     def loss(
         self,
@@ -74,45 +91,18 @@ def velocity(z_0: Tensor, eps: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
 
 
 def per_sample_error(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean squared error over all but the first dimension, float32, shape ``[B]``.
+    """Mean squared error over all but the first dimension, float32, shape ``[B]``."""
+    return masked_mean((prediction.float() - target.float()).square(), mask)
+
+
+def masked_mean(error: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over all but the first dimension, shape ``[B]``.
 
     With a mask ``[B, 1, h, w]`` it is the mean weighted by it: a sample whose mask shows a small
-    face counts as much as one that is trained whole. Where a mask is 0 everywhere, so is the error.
+    face counts as much as one that is trained whole. Where a mask is 0 everywhere, so is the mean.
     """
-    error = (prediction.float() - target.float()).square()
     if mask is None:
         return error.flatten(1).mean(dim=1)
     weight = mask.float().expand_as(error)
     total = weight.flatten(1).sum(dim=1)
     return (error * weight).flatten(1).sum(dim=1) / total.clamp_min(torch.finfo(total.dtype).tiny)
-
-
-def min_snr_weight(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
-    """Weight each sample's loss by its signal-to-noise ratio, capped at ``gamma``.
-
-    The weight for x0-prediction, ``min(snr, gamma)``, divided by the factor that turns an x0 error
-    into an error of the predicted quantity: ``snr`` for epsilon, ``snr + 1`` for v.
-
-    Args:
-        snr: ``alpha_t**2 / sigma_t**2`` (a ratio, not decibels), shape ``[B]``; > 0 for epsilon,
-            0 (zero-terminal SNR) is fine for v.
-        gamma: The cap, > 0; 5 in the paper. ``inf`` switches it off for epsilon.
-        prediction_type: ``"epsilon"`` or ``"v_prediction"``.
-
-    Returns:
-        Weights, shape ``[B]``, in ``snr``'s dtype and on its device.
-
-    Raises:
-        ValueError: If ``gamma`` is not positive or ``prediction_type`` is unknown.
-
-    Source:
-        Hang et al. 2023, arXiv:2303.09556.
-    """
-    if not gamma > 0:
-        raise ValueError(f"min_snr_gamma={gamma}: must be > 0; 5 is the paper's, null is off")
-    capped = torch.clamp(snr, max=gamma)
-    if prediction_type == "epsilon":
-        return capped / snr
-    if prediction_type == "v_prediction":
-        return capped / (snr + 1)
-    raise ValueError(f"prediction_type={prediction_type}: choose epsilon or v_prediction")

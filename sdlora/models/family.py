@@ -1,13 +1,15 @@
 """What a family of text-to-image models is to the rest of the project."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
+from sdlora.diffusion.noise_schedule import changed_schedule
 from sdlora.models.tokens import Tokens, tokenize
 
 
@@ -24,6 +26,7 @@ class Family(nn.Module, ABC):
         clip_skip: How many of the text encoders' last layers are left out.
 
     Attributes:
+        noise_schedule_config: The one that is trained and sampled with.
         max_chunks: Longest caption in chunks of the tokenizer's length; each caption takes so many.
     """
 
@@ -40,6 +43,7 @@ class Family(nn.Module, ABC):
         self.unet = unet
         self.tokenizers = tuple(tokenizers)
         self.noise_schedule_config = dict(noise_schedule_config)
+        self._own_schedule_config = self.noise_schedule_config
         self.clip_skip = clip_skip
         self.max_chunks = 1
 
@@ -100,6 +104,21 @@ class Family(nn.Module, ABC):
     def native_resolution_px(self) -> int:
         """The side the UNet was made for, in pixels."""
         return int(self.unet.config.sample_size) * self.latent_scale
+
+    def change_noise_schedule(self, prediction_type: str | None, zero_terminal_snr: bool) -> None:
+        """From now on train and sample otherwise than the model came; see ``changed_schedule``."""
+        self.noise_schedule_config = changed_schedule(
+            self._own_schedule_config, prediction_type, zero_terminal_snr
+        )
+
+    @contextmanager
+    def own_noise_schedule(self) -> Iterator[None]:
+        """Inside the block the schedule is the one that the model came with."""
+        changed, self.noise_schedule_config = self.noise_schedule_config, self._own_schedule_config
+        try:
+            yield
+        finally:
+            self.noise_schedule_config = changed
 
     def tokenize(self, captions: Sequence[str]) -> Tokens:
         """Encode captions, padded or cut to ``max_chunks`` times the tokenizer's length."""

@@ -111,7 +111,7 @@ def load_stable_diffusion(source: ModelSource, seed: int) -> StableDiffusion:
     _check_kind(source, parts, widths, "Stable Diffusion 1.x or 2.x")
     return StableDiffusion(
         tokenizer=load_tokenizers(folder, source.family)[0],
-        noise_schedule_config=_noise_schedule_config(folder, source),
+        noise_schedule_config=noise_schedule_config(source),
         clip_skip=source.clip_skip,
         **parts,
     )
@@ -127,7 +127,7 @@ def load_stable_diffusion_xl(source: ModelSource, seed: int) -> StableDiffusionX
     return StableDiffusionXL(
         tokenizer=tokenizer,
         tokenizer_2=tokenizer_2,
-        noise_schedule_config=_noise_schedule_config(folder, source),
+        noise_schedule_config=noise_schedule_config(source),
         clip_skip=source.clip_skip,
         **parts,
     )
@@ -140,13 +140,19 @@ def _load_parts(source: ModelSource, seed: int) -> tuple[Path, dict[str, Any]]:
     return folder, {name: _load_part(name, folder, source, seed) for name in names}
 
 
-def _noise_schedule_config(folder: Path, source: ModelSource) -> dict[str, Any]:
+def noise_schedule_config(source: ModelSource) -> dict[str, Any]:
+    """The model's ``scheduler_config.json``; reads no weight.
+
+    Raises:
+        ModelError: If it is missing or no JSON.
+    """
+    path = resolve(source) / "scheduler/scheduler_config.json"
     try:
-        text = (folder / "scheduler/scheduler_config.json").read_text("utf-8")
-        config: dict[str, Any] = json.loads(text)
-    except ValueError as error:
+        config: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        fault = "is missing" if isinstance(error, OSError) else "is no JSON"
         raise ModelError(
-            f"model.path={source.path}: scheduler/scheduler_config.json is no JSON ({error}); "
+            f"model.path={source.path}: scheduler/scheduler_config.json {fault} ({error}); "
             "fetch it again"
         ) from error
     return config

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdlora.diffusion.noise_schedule import NoiseSchedule, rescale_to_zero_terminal_snr
+from sdlora.diffusion.noise_schedule import NoiseSchedule
 
 SD15: dict[str, Any] = {  # scheduler_config.json of Stable Diffusion 1.5
     "_class_name": "PNDMScheduler",
@@ -129,17 +129,38 @@ def test_timesteps_are_uniform_over_all_levels(schedule: NoiseSchedule) -> None:
     assert abs(((counts - 200) ** 2 / 200).sum().item() - 999) < 5 * 44.7
 
 
-def test_zero_terminal_snr(schedule: NoiseSchedule) -> None:
-    from diffusers import DDPMScheduler
+def test_timesteps_of_a_range(schedule: NoiseSchedule) -> None:
+    t = schedule.sample_timesteps(torch.tensor([0.0, 0.5, 0.99999994]), 200, 203)
+    assert t.tolist() == [200, 201, 202]
+    t = schedule.sample_timesteps(torch.tensor([0.0, 0.5, 0.99999994]), 998)
+    assert t.tolist() == [998, 999, 999]
 
-    rescaled = rescale_to_zero_terminal_snr(schedule.alphas_cumprod.double())
-    assert rescaled[-1].item() == 0
-    assert rescaled[0].item() == pytest.approx(0.99915, abs=1e-6)
-    assert (rescaled.diff() < 0).all()
-    config = {**SD15, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    theirs = DDPMScheduler.from_config(config).alphas_cumprod.double()
-    # diffusers goes back to betas and multiplies again in float32, and keeps 2**-24 at the end
-    torch.testing.assert_close(rescaled, theirs, rtol=2e-4, atol=1e-6)
+
+ZERO_TERMINAL = {**SD15, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+
+
+def test_zero_terminal_snr() -> None:
+    """Lin et al. 2023, algorithm 1, in float64: sqrt(alpha_bar) shifted to end at 0, then scaled to
+    begin where it did."""
+    rescaled = NoiseSchedule.from_config(ZERO_TERMINAL, "v_prediction")
+    signal = np.sqrt(alphas_cumprod("scaled_linear"))
+    expected = ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])) ** 2
+    # diffusers goes back to betas and multiplies again in float32
+    np.testing.assert_allclose(rescaled.alphas_cumprod, expected, rtol=4e-4, atol=1e-7)
+    assert rescaled.alphas_cumprod[-1].item() == 0
+    assert rescaled.alphas_cumprod[0].item() == pytest.approx(0.99915, abs=1e-6)
+    assert (rescaled.alphas_cumprod.diff() < 0).all()
+    last = torch.tensor([999])
+    z_0, eps = torch.randn(1, 4, 2, 2), torch.randn(1, 4, 2, 2)
+    assert torch.equal(rescaled.add(z_0, eps, last), eps)
+    assert rescaled.snr(last).item() == 0
+
+
+def test_what_has_no_signal_cannot_be_trained_to_find_the_noise() -> None:
+    message = "^prediction_type=epsilon: .*use v_prediction or sample"
+    with pytest.raises(ValueError, match=message):
+        NoiseSchedule.from_config(ZERO_TERMINAL)
+    assert NoiseSchedule.from_config(ZERO_TERMINAL, "sample").prediction_type == "sample"
 
 
 def test_prediction_type_comes_from_the_config_unless_told() -> None:
@@ -147,5 +168,5 @@ def test_prediction_type_comes_from_the_config_unless_told() -> None:
     v = {**SD15, "prediction_type": "v_prediction"}
     assert NoiseSchedule.from_config(v).prediction_type == "v_prediction"
     assert NoiseSchedule.from_config(v, "epsilon").prediction_type == "epsilon"
-    with pytest.raises(ValueError, match="prediction_type=score.*epsilon, v_prediction"):
+    with pytest.raises(ValueError, match="prediction_type=score.*epsilon, v_prediction, sample"):
         NoiseSchedule(torch.tensor([0.5]), "score")

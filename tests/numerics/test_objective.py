@@ -1,12 +1,14 @@
 """Targets, weights and errors against numbers worked by hand and formulas in float64."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from sdlora.diffusion.noise_schedule import NoiseSchedule
-from sdlora.diffusion.objective import Objective, min_snr_weight, per_sample_error, velocity
+from sdlora.diffusion.objective import Objective, per_sample_error, velocity
+from sdlora.diffusion.weighting import debiased_weight, min_snr_weight
 
 
 @pytest.mark.parametrize(
@@ -18,30 +20,34 @@ from sdlora.diffusion.objective import Objective, min_snr_weight, per_sample_err
         (2.0, "epsilon", 1.0),  # below the cap nothing changes
         (4.0, "v_prediction", 0.8),  # 4 / (4 + 1)
         (0.0, "v_prediction", 0.0),  # zero-terminal SNR
+        (10.0, "sample", 5.0),
+        (2.0, "sample", 2.0),
+        (0.0, "sample", 0.0),
         (1176.0, "epsilon", 5 / 1176),  # about the first step of Stable Diffusion
     ],
 )
 def test_min_snr_weight_by_hand(snr: float, prediction_type: str, weight: float) -> None:
     for dtype in (torch.float64, torch.float32):
-        got = min_snr_weight(torch.tensor([snr], dtype=dtype), 5.0, prediction_type)
+        got = min_snr_weight(torch.tensor([snr], dtype=dtype), prediction_type, gamma=5.0)
         assert got.dtype == dtype
         assert got.item() == pytest.approx(weight, rel=4 * torch.finfo(dtype).eps, abs=0)
 
 
 def test_min_snr_with_an_infinite_gamma_is_off_for_epsilon() -> None:
     snr = torch.tensor([1e-3, 1.0, 1e3], dtype=torch.float64)
-    assert min_snr_weight(snr, math.inf, "epsilon").tolist() == [1.0, 1.0, 1.0]
+    assert min_snr_weight(snr, "epsilon", gamma=math.inf).tolist() == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("gamma", [0.0, -5.0, math.nan])
 def test_a_gamma_that_is_not_positive_is_refused(gamma: float) -> None:
     with pytest.raises(ValueError, match="min_snr_gamma="):
-        min_snr_weight(torch.tensor([1.0]), gamma, "epsilon")
+        min_snr_weight(torch.tensor([1.0]), "epsilon", gamma=gamma)
 
 
 def test_an_unknown_prediction_type_is_refused() -> None:
-    with pytest.raises(ValueError, match="prediction_type=sample"):
-        min_snr_weight(torch.tensor([1.0]), 5.0, "sample")
+    for weight in (partial(min_snr_weight, gamma=5.0), debiased_weight):
+        with pytest.raises(ValueError, match="prediction_type=score: choose epsilon"):
+            weight(torch.tensor([1.0]), "score")
 
 
 def test_velocity_by_hand() -> None:
@@ -61,7 +67,7 @@ def test_velocity_gives_back_image_and_noise() -> None:
     torch.testing.assert_close(noise * z_t + signal * v, eps, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 def test_target_against_diffusers(prediction_type: str) -> None:
     from diffusers import DDPMScheduler
 
@@ -71,6 +77,7 @@ def test_target_against_diffusers(prediction_type: str) -> None:
     target = Objective(schedule).target(z_0, eps, t)
     theirs = {
         "epsilon": eps,
+        "sample": z_0,
         "v_prediction": DDPMScheduler.from_config(config).get_velocity(z_0, eps, t),
     }
     # the same float32 formula; only the order of roundings may differ
@@ -107,7 +114,8 @@ def test_the_loss_weighs_each_sample_and_then_takes_the_mean(
 ) -> None:
     schedule = NoiseSchedule(torch.tensor([0.9, 0.2]), prediction_type)
     prediction = torch.stack([torch.full((4, 2, 2), 2.0), torch.full((4, 2, 2), -1.0)])
-    loss = Objective(schedule, gamma).loss(
+    weight = None if math.isinf(gamma) else partial(min_snr_weight, gamma=gamma)
+    loss = Objective(schedule, weight).loss(
         prediction, torch.zeros(2, 4, 2, 2), torch.tensor([0, 1])
     )
     assert loss.item() == pytest.approx(expected, rel=1e-6)

@@ -7,6 +7,7 @@ builds each adapted layer as W + alpha / r * B A, without peft, and takes gradie
 import copy
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from sdlora.adapters.lora import LoraSpec, add_lora
 from sdlora.data.dataset import Batch
 from sdlora.diffusion.noise_schedule import NoiseSchedule
 from sdlora.diffusion.objective import Objective
+from sdlora.diffusion.weighting import min_snr_weight
 from sdlora.models.sd import StableDiffusion
 from sdlora.module import DiffusionModule
 from sdlora.randomness import normal, uniform
@@ -102,7 +104,8 @@ def adapted(family: StableDiffusion, case: Case) -> DiffusionModule:
             nn.init.normal_(parameter, std=0.1)
     schedule = NoiseSchedule.from_config(BETAS, case.prediction_type)
     unused = cast(Any, None)
-    module = DiffusionModule(family, Objective(schedule, case.gamma), unused, unused, SEED)
+    weight = partial(min_snr_weight, gamma=case.gamma)
+    module = DiffusionModule(family, Objective(schedule, weight), unused, unused, SEED)
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign]  # no Trainer here
     return module
 

@@ -1,13 +1,19 @@
 """Validation loss against a reference of a few lines, and what it must leave alone."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from sdlora.diffusion.huber import Huber
 from sdlora.diffusion.noise_schedule import NoiseSchedule
 from sdlora.diffusion.objective import Objective
+from sdlora.diffusion.timesteps import TimestepSampling
+from sdlora.diffusion.training_noise import TrainingNoise
+from sdlora.diffusion.weighting import debiased_weight, min_snr_weight
 from sdlora.models.loading import ModelSource, load_stable_diffusion
 from sdlora.models.sd import StableDiffusion
 from sdlora.randomness import generator
@@ -28,9 +34,10 @@ def pictures(family: StableDiffusion, shapes: list[tuple[int, int]], seed: int) 
 
 def measured(family: StableDiffusion, prediction_type: str | None = None) -> ValidationLoss:
     noise = NoiseSchedule.from_config(family.noise_schedule_config, prediction_type)
+    objective = Objective(noise, partial(min_snr_weight, gamma=5.0))
     held_out = pictures(family, [(8, 8), (8, 4), (8, 8)], 1)
     training = pictures(family, [(8, 8), (4, 8)], 2)
-    return ValidationLoss(family, Objective(noise, 5.0), held_out, training, seed=3)
+    return ValidationLoss(family, objective, held_out, training, seed=3)
 
 
 def reference(family: StableDiffusion, fixed: FixedSet, v: bool) -> Tensor:
@@ -88,6 +95,24 @@ def test_it_is_a_function_of_the_weights_alone(family: StableDiffusion) -> None:
     assert loss.compute() != first
     with torch.no_grad():
         family.unet.conv_out.bias.sub_(0.5)
+
+
+def test_no_option_of_the_training_loss_moves_it(family: StableDiffusion) -> None:
+    """Uniform timesteps, plain noise, squared errors, no weight: numbers compare between runs."""
+    loss = measured(family)
+    expected = loss.compute()
+    loss._objective = replace(
+        loss._objective,
+        weight=debiased_weight,
+        huber=Huber(0.1),
+        timesteps=TimestepSampling(min_timestep=500),
+        training_noise=TrainingNoise(offset=0.5, perturbation=0.5),
+    )
+    assert loss.compute() == expected
+    loss._objective = replace(
+        loss._objective, training_noise=TrainingNoise(pyramid_iterations=6), weight=None
+    )
+    assert loss.compute() == expected
 
 
 def test_noisier_quarters_are_easier_for_a_net_that_copies_its_input(

@@ -65,6 +65,10 @@ NAMES = [
     ("sampling.sampler=ddimm", "sampling.sampler=ddimm: unknown; did you mean 'ddim'?"),
     ("evaluation.clip.name=clp", "evaluation.clip.name=clp: unknown; did you mean clip?"),
     ("evaluation.face.options.thresh=1", "evaluation.face.options.thresh=1: unknown; did you mean"),
+    (
+        "objective.zero_terminal_snr=true",
+        "objective.zero_terminal_snr=True: this model predicts ep",
+    ),
     ("model.family=sx", "model.family=sx: unknown; choices: sd"),
 ]
 PATHS = [

@@ -54,6 +54,21 @@ def test_a_run_and_its_files_draw_the_same(
     assert drawn["run"] != drawn["off"]
 
 
+def test_a_run_of_another_schedule_is_drawn_as_it_was_trained(
+    train_process: Train, pictures: Path, tmp_path: Path
+) -> None:
+    """v-prediction and zero-terminal SNR on a base that has neither: the run's own pictures."""
+    few = ("data.resolution=32", "trainer.max_steps=2", "objective=zero_terminal_snr")
+    run = tmp_path / "run"
+    done = train_process(*SMALL, *few, f"data.root={pictures}", f"hydra.run.dir={run}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    here = f"hydra.run.dir={tmp_path / 'drawn'}"
+    done = train_process(f"run={run}", *DRAW, here, script="evaluate.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert pngs(tmp_path / "drawn" / "lora") == pngs(run / "samples" / "last")
+    assert pngs(tmp_path / "drawn" / "base") == pngs(run / "samples" / "base")
+
+
 def test_bad_input_stops_with_one_message(train_process: Train, tmp_path: Path) -> None:
     stopped = train_process(
         "lora=missing.safetensors", f"hydra.run.dir={tmp_path}", script="evaluate.py"

@@ -1,7 +1,8 @@
 """A run that was stopped, however, ends bit-identical to one that never was (CPU).
 
 All runs here have what resuming can get wrong: accumulation, dropout, flips, dropped captions, an
-average, two learning rates, a schedule, and pictures drawn at other steps than the whole run's.
+average, two learning rates, a schedule, noise of three draws, and pictures drawn at other steps
+than the whole run's.
 """
 
 import json
@@ -46,6 +47,9 @@ def settings(pictures: Path) -> tuple[str, ...]:
         "data.captions.dropout=0.2",
         "scheduler.warmup_steps=2",
         "scheduler.num_cycles=2",
+        "objective.noise.offset=0.1",
+        "objective.noise.perturbation=0.1",
+        "objective.timesteps.name=logit_normal",
     )
 
 

@@ -127,6 +127,13 @@ def test_a_run_writes_everything_that_it_promises(
     [
         ("optimizer=prodigy", "optim.unet_lr=1.0", "lora=attention_mlp"),
         ("debug=overfit", "trainer.max_steps=2", "objective.prediction_type=v_prediction"),
+        (
+            "objective=zero_terminal_snr",
+            "objective.error.name=huber",
+            "objective.noise.pyramid_iterations=6",
+            "objective.timesteps.name=bins",
+            "objective.timesteps.bin_weights=[1,2]",
+        ),
         ("lora=conv", "data.cache=off", "data.crop=random", "trainer.gradient_checkpointing=true"),
         (
             "data.cache.mode=memory",
@@ -143,7 +150,7 @@ def test_a_run_writes_everything_that_it_promises(
             "trainer.compile=false",
         ),
     ],
-    ids=["prodigy", "overfit", "uncached", "teacher", "bf16", "experiment"],
+    ids=["prodigy", "overfit", "objective", "uncached", "teacher", "bf16", "experiment"],
 )
 def test_other_settings_run_to_the_end(
     arguments: tuple[str, ...], train_process: Train, pictures: Path, tmp_path: Path

@@ -94,6 +94,19 @@ def test_the_base_is_the_model_without_its_adapters(
     assert found.draw_base() is base
 
 
+def test_the_base_keeps_the_schedule_that_it_came_with(
+    family: StableDiffusion, loaded_family: StableDiffusion
+) -> None:
+    """The adapter is drawn as it was trained; the bare base would draw noise so."""
+    found = evaluator(strong(family))
+    as_it_came = pixels(found.draw().images)
+    family.change_noise_schedule("v_prediction", zero_terminal_snr=True)
+    base = found.draw_base()
+    bare = evaluator(loaded_family).draw()
+    np.testing.assert_array_equal(pixels(base.images), pixels(bare.images))
+    assert not np.array_equal(pixels(found.draw().images), as_it_came)
+
+
 def test_no_strength_is_the_base_and_half_is_neither(family: StableDiffusion) -> None:
     found = evaluator(strong(family))
     base = pixels(found.draw_base().images)

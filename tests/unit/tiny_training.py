@@ -1,6 +1,7 @@
 """A module on the random base, batches for it, and a Trainer that says and writes nothing."""
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sdlora.data.datamodule import StreamSampler
 from sdlora.data.dataset import Batch
 from sdlora.diffusion.noise_schedule import NoiseSchedule
 from sdlora.diffusion.objective import Objective
+from sdlora.diffusion.weighting import min_snr_weight
 from sdlora.models.sd import StableDiffusion
 from sdlora.module import DiffusionModule
 
@@ -46,7 +48,10 @@ def diffusion_module(
     """One learning rate for all parts; the schedule halves it after each optimizer step."""
     return DiffusionModule(
         family,
-        Objective(NoiseSchedule.from_config(family.noise_schedule_config), min_snr_gamma=5.0),
+        Objective(
+            NoiseSchedule.from_config(family.noise_schedule_config),
+            partial(min_snr_weight, gamma=5.0),
+        ),
         make_optimizer=lambda parts: optimizer(
             [{"name": n, "params": list(p), "lr": lr} for n, p in parts.items() if p]
         ),
