@@ -2,15 +2,19 @@
 
 import logging
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from sdlora.adapters.lora import LoraSpec, add_lora
-from sdlora.build.checks import prompts
+from sdlora.build.checks import prompts, trained_rates
+from sdlora.callbacks.averaging import Average, ExponentialMovingAverage, ScheduleFreeAverage
 from sdlora.checkpoint import WholeCheckpointIO
 from sdlora.config import (
     LoraConfig,
@@ -26,9 +30,12 @@ from sdlora.models.loading import ModelSource, families
 from sdlora.models.sd import StableDiffusion
 from sdlora.module import DiffusionModule, Teacher
 from sdlora.optim import (
+    averages_itself,
     build_optimizer,
     build_schedule,
     choice,
+    fused_where_faster,
+    optimizer_factory,
     parameter_groups,
 )
 from sdlora.randomness import derive_seed
@@ -142,15 +149,24 @@ def _logger(name: str, folder: Path) -> Logger:
     return TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
 
 
-def module(config: TrainConfig, family: StableDiffusion) -> DiffusionModule:
+def average(config: TrainConfig) -> Average | None:
+    """The average of the weights that pictures and files show; ``None``: the weights themselves."""
+    if config.trainer.ema_decay is not None:
+        return ExponentialMovingAverage(config.trainer.ema_decay)
+    if averages_itself(optimizer_factory(config.optim.name)):
+        return ScheduleFreeAverage()
+    return None
+
+
+def module(
+    config: TrainConfig, family: StableDiffusion, batches_per_epoch: int | None
+) -> DiffusionModule:
     """The LightningModule with its objective, optimizer and learning-rate schedule."""
     noise = NoiseSchedule.from_config(
         family.noise_schedule_config, config.objective.prediction_type
     )
     gamma = config.objective.min_snr_gamma
     objective = Objective(noise) if gamma is None else Objective(noise, gamma)
-    rates = {"unet": config.optim.unet_lr, "text_encoder": config.optim.text_encoder_lr}
-    optim, scheduler = config.optim, config.scheduler
     prior = config.data.prior
     teacher = None
     if prior.mode == "teacher":
@@ -158,21 +174,42 @@ def module(config: TrainConfig, family: StableDiffusion) -> DiffusionModule:
     return DiffusionModule(
         family,
         objective,
-        make_optimizer=lambda parts: build_optimizer(
-            optim.name,
-            parameter_groups({part: (found, rates[part]) for part, found in parts.items()}),
-            optim.options,
-        ),
-        make_schedule=lambda optimizer: build_schedule(
-            scheduler.name,
-            optimizer,
-            warmup_steps=scheduler.warmup_steps,
-            num_steps=config.trainer.max_steps,
-            num_cycles=scheduler.num_cycles,
-        ),
+        make_optimizer=lambda named: optimizer(config, named),
+        make_schedule=lambda of: schedule(config, of, batches_per_epoch),
         seed=config.seed,
         check_every_n_steps=config.trainer.log_every_n_steps,
         teacher=teacher,
+    )
+
+
+def optimizer(
+    config: TrainConfig, trained: Mapping[str, Mapping[str, torch.nn.Parameter]]
+) -> Optimizer:
+    """The optimizer over the trained parameters, by part and name."""
+    settings = config.optim
+    groups = parameter_groups(trained, trained_rates(config), settings.lora_plus_ratio)
+    options = fused_where_faster(
+        settings.name, groups, settings.options, scales_loss=config.trainer.precision == "fp16"
+    )
+    return build_optimizer(settings.name, groups, options)
+
+
+def schedule(config: TrainConfig, of: Optimizer, batches_per_epoch: int | None) -> LRScheduler:
+    """The learning-rate schedule, by step or by epoch."""
+    settings = config.scheduler
+    steps_per_epoch = None
+    if settings.per == "epoch":
+        assert batches_per_epoch is not None, "the checks refuse a stream"
+        window = config.trainer.accumulate_grad_batches * config.trainer.devices
+        steps_per_epoch = Fraction(batches_per_epoch, window)
+    return build_schedule(
+        settings.name,
+        of,
+        warmup_steps=settings.warmup_steps,
+        num_steps=config.trainer.max_steps,
+        num_cycles=settings.num_cycles,
+        eta_min=settings.eta_min,
+        steps_per_epoch=steps_per_epoch,
     )
 
 
