@@ -78,6 +78,9 @@ PACKAGES = {
 ONE_RATE = ("prodigy",)
 """Optimizers that refuse parameter groups of different learning rates."""
 
+FINDS_ITS_STEP = ("prodigy",)
+"""Optimizers whose rate is a factor on a step size that they find; 1 is usual."""
+
 CUDA_ONLY = ("paged_adamw8bit",)
 """Optimizers that elsewhere would silently be another one: bitsandbytes pages on CUDA alone."""
 

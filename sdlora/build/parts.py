@@ -30,6 +30,7 @@ from sdlora.models.loading import ModelSource, families
 from sdlora.models.sd import StableDiffusion
 from sdlora.module import DiffusionModule, Teacher
 from sdlora.optim import (
+    FINDS_ITS_STEP,
     averages_itself,
     build_optimizer,
     build_schedule,
@@ -156,6 +157,18 @@ def average(config: TrainConfig) -> Average | None:
     if averages_itself(optimizer_factory(config.optim.name)):
         return ScheduleFreeAverage()
     return None
+
+
+def rate_notes(config: TrainConfig) -> list[str]:
+    """What to say of learning rates that are allowed, and probably not meant."""
+    if config.optim.name not in FINDS_ITS_STEP:
+        return []
+    return [
+        f"optim.{part}_lr={rate}: {config.optim.name} finds its own step size, and this is a "
+        "factor on it; 1 is usual"
+        for part, rate in trained_rates(config).items()
+        if not 0.1 <= rate <= 10
+    ]
 
 
 def module(

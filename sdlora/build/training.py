@@ -86,6 +86,8 @@ def training_job(config: TrainConfig, folder: Path, progress: Progress) -> Train
         say_left_out(sheet, data, folder, progress)
         refuse_findings(config, sheet)
 
+    for line in parts.rate_notes(config):
+        progress.print(line)
     average = parts.average(config)
     evaluator = _evaluator(config, left.source, family, scorer, progress)
     job = TrainingJob(

@@ -102,6 +102,21 @@ def test_which_average_pictures_show(config: Callable[..., TrainConfig]) -> None
     assert isinstance(parts.average(config("optimizer=schedule_free_adamw")), ScheduleFreeAverage)
 
 
+def test_a_rate_that_is_probably_not_meant_is_noted(config: Callable[..., TrainConfig]) -> None:
+    small = config("optimizer=prodigy", "optim.unet_lr=1e-4", "optim.text_encoder_lr=1e-4")
+    check(small)
+    notes = parts.rate_notes(small)
+    assert [note.partition(": ")[0] for note in notes] == [
+        "optim.unet_lr=0.0001",
+        "optim.text_encoder_lr=0.0001",
+    ]
+    assert notes[0].endswith(
+        "prodigy finds its own step size, and this is a factor on it; 1 is usual"
+    )
+    assert parts.rate_notes(config("optimizer=prodigy")) == []
+    assert parts.rate_notes(config("optimizer=adamw", "optim.unet_lr=1e-4")) == []
+
+
 def test_rates_are_those_of_the_parts_that_train(config: Callable[..., TrainConfig]) -> None:
     assert trained_rates(config()) == {"unet": 3e-3, "text_encoder": 2e-4}
     frozen = config("lora.text_encoder.method=frozen")
