@@ -5,19 +5,10 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
+from sdlora.build.optimizer import check_optimizer, check_schedule
 from sdlora.config import EvaluateConfig, SamplingConfig, TrainConfig
-from sdlora.config_rules import ConfigError, require
+from sdlora.config_rules import ConfigError
 from sdlora.generate import Prompt, read_prompts
-from sdlora.optim import (
-    CUDA_ONLY,
-    FLAT_SCHEDULES,
-    ONE_RATE,
-    SCHEDULES,
-    averages_itself,
-    check_options,
-    choice,
-    optimizer_factory,
-)
 from sdlora.samplers import find_sampler
 
 
@@ -35,66 +26,6 @@ def check(config: TrainConfig) -> None:
     references = config.evaluation.references
     if references is not None and not Path(references).is_dir():
         raise ConfigError(f"evaluation.references={references}: no such folder; name one, or null")
-
-
-def check_optimizer(config: TrainConfig) -> None:
-    """Build the optimizer on one number, so that a wrong option is known before anything loads."""
-    optim = config.optim
-    factory = optimizer_factory(optim.name)
-    check_options("optim.options", factory, optim.options)
-    try:
-        factory([torch.nn.Parameter(torch.zeros(1))], lr=optim.unet_lr, **optim.options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"optim.options={optim.options}: {optim.name} does not take such a value ({error})"
-        ) from error
-    if optim.name in ONE_RATE:
-        rates = trained_rates(config)
-        require(
-            len(set(rates.values())) == 1,
-            "optim.text_encoder_lr",
-            optim.text_encoder_lr,
-            f"{optim.name} takes one rate for all; set it to optim.unet_lr={optim.unet_lr}",
-        )
-        require(
-            optim.lora_plus_ratio in (None, 1),
-            "optim.lora_plus_ratio",
-            optim.lora_plus_ratio,
-            f"{optim.name} takes one rate for all; set it to null",
-        )
-    has_cuda = torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu")
-    require(
-        has_cuda or optim.name not in CUDA_ONLY,
-        "optim.name",
-        optim.name,
-        "needs an NVIDIA GPU, whose driver moves the state out of a full memory; elsewhere use "
-        "adamw8bit",
-    )
-
-
-def check_schedule(config: TrainConfig) -> None:
-    """Check the schedule's name, and that it suits the optimizer."""
-    name = choice("scheduler.name", config.scheduler.name, SCHEDULES)
-    if averages_itself(optimizer_factory(config.optim.name)):
-        require(
-            name in FLAT_SCHEDULES,
-            "scheduler.name",
-            name,
-            f"{config.optim.name} averages the weights instead of lowering the rate; use "
-            "scheduler=constant or constant_with_warmup",
-        )
-        require(
-            config.trainer.ema_decay is None,
-            "trainer.ema_decay",
-            config.trainer.ema_decay,
-            f"{config.optim.name} averages the weights itself; set it to null",
-        )
-
-
-def trained_rates(config: TrainConfig) -> dict[str, float]:
-    """Learning rates of the parts that train."""
-    rates = {"unet": config.optim.unet_lr, "text_encoder": config.optim.text_encoder_lr}
-    return {p: rate for p, rate in rates.items() if getattr(config.lora, p).method != "frozen"}
 
 
 def check_sampling(config: SamplingConfig) -> None:

@@ -2,18 +2,16 @@
 
 import logging
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from sdlora.adapters.lora import LoraSpec, add_lora
-from sdlora.build.checks import prompts, trained_rates
+from sdlora.build.checks import prompts
+from sdlora.build.optimizer import optimizer, schedule
 from sdlora.callbacks.averaging import Average, ExponentialMovingAverage, ScheduleFreeAverage
 from sdlora.checkpoint import WholeCheckpointIO
 from sdlora.config import (
@@ -29,16 +27,7 @@ from sdlora.evaluator import DrawSettings
 from sdlora.models.loading import ModelSource, families
 from sdlora.models.sd import StableDiffusion
 from sdlora.module import DiffusionModule, Teacher
-from sdlora.optim import (
-    FINDS_ITS_STEP,
-    averages_itself,
-    build_optimizer,
-    build_schedule,
-    choice,
-    fused_where_faster,
-    optimizer_factory,
-    parameter_groups,
-)
+from sdlora.optim import averages_itself, choice, optimizer_factory
 from sdlora.randomness import derive_seed
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -159,18 +148,6 @@ def average(config: TrainConfig) -> Average | None:
     return None
 
 
-def rate_notes(config: TrainConfig) -> list[str]:
-    """What to say of learning rates that are allowed, and probably not meant."""
-    if config.optim.name not in FINDS_ITS_STEP:
-        return []
-    return [
-        f"optim.{part}_lr={rate}: {config.optim.name} finds its own step size, and this is a "
-        "factor on it; 1 is usual"
-        for part, rate in trained_rates(config).items()
-        if not 0.1 <= rate <= 10
-    ]
-
-
 def module(
     config: TrainConfig, family: StableDiffusion, batches_per_epoch: int | None
 ) -> DiffusionModule:
@@ -192,37 +169,6 @@ def module(
         seed=config.seed,
         check_every_n_steps=config.trainer.log_every_n_steps,
         teacher=teacher,
-    )
-
-
-def optimizer(
-    config: TrainConfig, trained: Mapping[str, Mapping[str, torch.nn.Parameter]]
-) -> Optimizer:
-    """The optimizer over the trained parameters, by part and name."""
-    settings = config.optim
-    groups = parameter_groups(trained, trained_rates(config), settings.lora_plus_ratio)
-    options = fused_where_faster(
-        settings.name, groups, settings.options, scales_loss=config.trainer.precision == "fp16"
-    )
-    return build_optimizer(settings.name, groups, options)
-
-
-def schedule(config: TrainConfig, of: Optimizer, batches_per_epoch: int | None) -> LRScheduler:
-    """The learning-rate schedule, by step or by epoch."""
-    settings = config.scheduler
-    steps_per_epoch = None
-    if settings.per == "epoch":
-        assert batches_per_epoch is not None, "the checks refuse a stream"
-        window = config.trainer.accumulate_grad_batches * config.trainer.devices
-        steps_per_epoch = Fraction(batches_per_epoch, window)
-    return build_schedule(
-        settings.name,
-        of,
-        warmup_steps=settings.warmup_steps,
-        num_steps=config.trainer.max_steps,
-        num_cycles=settings.num_cycles,
-        eta_min=settings.eta_min,
-        steps_per_epoch=steps_per_epoch,
     )
 
 

@@ -29,6 +29,7 @@ from sdlora.build.data_sheet import (
 from sdlora.build.encoding import batches_per_epoch, datamodule, training_set
 from sdlora.build.hashes import base_hashes
 from sdlora.build.job import TrainingJob
+from sdlora.build.optimizer import rate_notes
 from sdlora.build.prior import draw_missing_class_pictures
 from sdlora.build.results import metadata
 from sdlora.build.sources import held_out
@@ -86,7 +87,7 @@ def training_job(config: TrainConfig, folder: Path, progress: Progress) -> Train
         say_left_out(sheet, data, folder, progress)
         refuse_findings(config, sheet)
 
-    for line in parts.rate_notes(config):
+    for line in rate_notes(config):
         progress.print(line)
     average = parts.average(config)
     evaluator = _evaluator(config, left.source, family, scorer, progress)

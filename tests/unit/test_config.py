@@ -131,17 +131,6 @@ def test_what_cannot_work_is_named_with_a_remedy(overrides: list[str], message: 
         train_config(*overrides)
 
 
-def test_an_optimizer_may_choose_its_schedule_and_the_command_line_another() -> None:
-    chosen = train_config("optimizer=schedule_free_adamw")
-    assert (chosen.optim.name, chosen.scheduler.name) == (
-        "schedule_free_adamw",
-        "constant_with_warmup",
-    )
-    other = train_config("optimizer=schedule_free_adamw", "scheduler=constant")
-    assert other.scheduler.name == "constant"
-    assert train_config("optimizer=lion").scheduler.name == "cosine_with_restarts"
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -156,6 +145,17 @@ def test_an_optimizer_may_choose_its_schedule_and_the_command_line_another() -> 
 def test_evaluate_too(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         evaluate_config(*overrides)
+
+
+def test_an_optimizer_may_choose_its_schedule_and_the_command_line_another() -> None:
+    chosen = train_config("optimizer=schedule_free_adamw")
+    assert (chosen.optim.name, chosen.scheduler.name) == (
+        "schedule_free_adamw",
+        "constant_with_warmup",
+    )
+    other = train_config("optimizer=schedule_free_adamw", "scheduler=constant")
+    assert other.scheduler.name == "constant"
+    assert train_config("optimizer=lion").scheduler.name == "cosine_with_restarts"
 
 
 def test_numbers_are_chosen_in_conf_alone() -> None:

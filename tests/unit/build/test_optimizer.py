@@ -11,7 +11,8 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from sdlora.build import parts
-from sdlora.build.checks import check, trained_rates
+from sdlora.build.checks import check
+from sdlora.build.optimizer import optimizer, rate_notes, schedule, trained_rates
 from sdlora.callbacks.averaging import ExponentialMovingAverage, ScheduleFreeAverage
 from sdlora.command_line import CONF, register_schemas, to_typed
 from sdlora.config import TrainConfig
@@ -105,7 +106,7 @@ def test_which_average_pictures_show(config: Callable[..., TrainConfig]) -> None
 def test_a_rate_that_is_probably_not_meant_is_noted(config: Callable[..., TrainConfig]) -> None:
     small = config("optimizer=prodigy", "optim.unet_lr=1e-4", "optim.text_encoder_lr=1e-4")
     check(small)
-    notes = parts.rate_notes(small)
+    notes = rate_notes(small)
     assert [note.partition(": ")[0] for note in notes] == [
         "optim.unet_lr=0.0001",
         "optim.text_encoder_lr=0.0001",
@@ -113,8 +114,8 @@ def test_a_rate_that_is_probably_not_meant_is_noted(config: Callable[..., TrainC
     assert notes[0].endswith(
         "prodigy finds its own step size, and this is a factor on it; 1 is usual"
     )
-    assert parts.rate_notes(config("optimizer=prodigy")) == []
-    assert parts.rate_notes(config("optimizer=adamw", "optim.unet_lr=1e-4")) == []
+    assert rate_notes(config("optimizer=prodigy")) == []
+    assert rate_notes(config("optimizer=adamw", "optim.unet_lr=1e-4")) == []
 
 
 def test_rates_are_those_of_the_parts_that_train(config: Callable[..., TrainConfig]) -> None:
@@ -122,10 +123,10 @@ def test_rates_are_those_of_the_parts_that_train(config: Callable[..., TrainConf
     frozen = config("lora.text_encoder.method=frozen")
     assert trained_rates(frozen) == {"unet": 3e-3}
     named: dict[str, dict[str, Any]] = {"unet": {"w.lora_B": nn.Parameter(torch.ones(1))}}
-    groups = parts.optimizer(frozen, {**named, "text_encoder": {}}).param_groups
+    groups = optimizer(frozen, {**named, "text_encoder": {}}).param_groups
     assert [(group["name"], group["lr"]) for group in groups] == [("unet", 3e-3)]
     plus = config("optim.lora_plus_ratio=2")
-    assert parts.optimizer(plus, named).param_groups[0]["lr"] == 6e-3
+    assert optimizer(plus, named).param_groups[0]["lr"] == 6e-3
 
 
 @pytest.mark.parametrize(("accumulate", "changes"), [(1, [3, 6]), (2, [2, 3, 5, 6])])
@@ -139,12 +140,12 @@ def test_epochs_are_counted_in_batches(
         "trainer.max_steps=8",
         f"trainer.accumulate_grad_batches={accumulate}",
     )
-    optimizer = parts.optimizer(given, {"unet": {"w": nn.Parameter(torch.ones(1))}})
-    schedule = parts.schedule(given, optimizer, batches_per_epoch=3)
-    found = schedule.get_last_lr()
+    driven = optimizer(given, {"unet": {"w": nn.Parameter(torch.ones(1))}})
+    rates = schedule(given, driven, batches_per_epoch=3)
+    found = rates.get_last_lr()
     for _ in range(7):
-        optimizer.step()
-        schedule.step()
-        found += schedule.get_last_lr()
+        driven.step()
+        rates.step()
+        found += rates.get_last_lr()
     assert [step for step in range(1, 8) if found[step] != found[step - 1]] == changes
     assert Fraction(3, accumulate) * len(changes) <= 8
