@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -27,13 +28,26 @@ from sdlora.optim import (
 
 
 def check_optimizer(config: TrainConfig) -> None:
-    """Build the optimizer on one number, so that a wrong option is known before anything loads."""
+    """Take a step with four numbers, so that a wrong option is known before anything loads."""
     optim = config.optim
     factory = optimizer_factory(optim.name)
     check_options("optim.options", factory, optim.options)
+    has_cuda = torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu")
+    require(
+        has_cuda or optim.name not in CUDA_ONLY,
+        "optim.name",
+        optim.name,
+        "needs an NVIDIA GPU, whose driver moves the state out of a full memory; elsewhere use "
+        "adamw8bit",
+    )
+    weight = torch.nn.Parameter(torch.ones(2, 2, device="cuda" if has_cuda else "cpu"))
+    weight.grad = torch.ones_like(weight)
     try:
-        factory([torch.nn.Parameter(torch.zeros(1))], lr=optim.unet_lr, **optim.options)
-    except (TypeError, ValueError) as error:
+        probe: Any = factory([weight], lr=optim.unet_lr, **optim.options)
+        if averages_itself(factory):
+            probe.train()
+        probe.step(lambda: torch.zeros(()))
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise ConfigError(
             f"optim.options={optim.options}: {optim.name} does not take such a value ({error})"
         ) from error
@@ -51,14 +65,6 @@ def check_optimizer(config: TrainConfig) -> None:
             optim.lora_plus_ratio,
             f"{optim.name} takes one rate for all; set it to null",
         )
-    has_cuda = torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu")
-    require(
-        has_cuda or optim.name not in CUDA_ONLY,
-        "optim.name",
-        optim.name,
-        "needs an NVIDIA GPU, whose driver moves the state out of a full memory; elsewhere use "
-        "adamw8bit",
-    )
 
 
 def check_schedule(config: TrainConfig) -> None:

@@ -17,9 +17,9 @@ from sdlora.callbacks.averaging import ExponentialMovingAverage, ScheduleFreeAve
 from sdlora.command_line import CONF, register_schemas, to_typed
 from sdlora.config import TrainConfig
 from sdlora.config_rules import ConfigError
-from sdlora.optim import OPTIMIZERS
+from sdlora.optim import CUDA_ONLY, OPTIMIZERS, PACKAGES
 
-PROMPTS = Path(CONF).parent / "examples" / "prompts.txt"
+PROMPTS = CONF.parent / "examples" / "prompts.txt"
 
 
 class Averaging(torch.optim.SGD):
@@ -34,7 +34,7 @@ class Averaging(torch.optim.SGD):
 
 @pytest.fixture
 def config(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainConfig]:
-    monkeypatch.chdir(Path(CONF).parent)
+    monkeypatch.chdir(CONF.parent)
     monkeypatch.setitem(OPTIMIZERS, "schedule_free_adamw", lambda: Averaging)
     monkeypatch.setitem(OPTIMIZERS, "paged_adamw8bit", lambda: torch.optim.AdamW)
     register_schemas()
@@ -50,6 +50,11 @@ def config(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainConfig]:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (
+            ["+optim.options.fused=true", "+optim.options.foreach=true"],
+            "^optim.options=.*: adamw does not take such a value .*cannot be `True` together",
+        ),
+        (["+optim.options.capturable=true"], "^optim.options=.*: adamw does not take such a value"),
         (
             ["optimizer=prodigy", "optim.unet_lr=0.5"],
             "^optim.text_encoder_lr=1.0: prodigy takes one rate for all; set it to optim.unet_lr=0",
@@ -95,6 +100,21 @@ def test_what_goes_together_passes(
     config: Callable[..., TrainConfig], overrides: list[str]
 ) -> None:
     check(config(*overrides))
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "optimizer").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_optimizer_takes_its_options(
+    config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    given = config(f"optimizer={path.stem}")
+    assert given.optim.name == path.stem
+    monkeypatch.undo()
+    monkeypatch.chdir(CONF.parent)
+    if path.stem in CUDA_ONLY and not torch.cuda.is_available():
+        pytest.skip(f"{path.stem} needs an NVIDIA GPU")
+    if path.stem in PACKAGES:
+        pytest.importorskip(PACKAGES[path.stem].replace("-", "_"))
+    check(given)
 
 
 def test_which_average_pictures_show(config: Callable[..., TrainConfig]) -> None:
