@@ -33,10 +33,15 @@ class Averaging(torch.optim.SGD):
 
 
 @pytest.fixture
-def config(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainConfig]:
-    monkeypatch.chdir(CONF.parent)
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what is refused does not depend on what is installed."""
     monkeypatch.setitem(OPTIMIZERS, "schedule_free_adamw", lambda: Averaging)
     monkeypatch.setitem(OPTIMIZERS, "paged_adamw8bit", lambda: torch.optim.AdamW)
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainConfig]:
+    monkeypatch.chdir(CONF.parent)
     register_schemas()
 
     def make(*overrides: str) -> TrainConfig:
@@ -47,6 +52,7 @@ def config(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainConfig]:
     return make
 
 
+@pytest.mark.usefixtures("stand_ins")
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -84,6 +90,7 @@ def test_what_does_not_go_together_is_named(
         check(config(*overrides, *options))
 
 
+@pytest.mark.usefixtures("stand_ins")
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -104,12 +111,10 @@ def test_what_goes_together_passes(
 
 @pytest.mark.parametrize("path", sorted((CONF / "optimizer").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_optimizer_takes_its_options(
-    config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch, path: Path
+    config: Callable[..., TrainConfig], path: Path
 ) -> None:
     given = config(f"optimizer={path.stem}")
     assert given.optim.name == path.stem
-    monkeypatch.undo()
-    monkeypatch.chdir(CONF.parent)
     if path.stem in CUDA_ONLY and not torch.cuda.is_available():
         pytest.skip(f"{path.stem} needs an NVIDIA GPU")
     if path.stem in PACKAGES:
@@ -117,6 +122,7 @@ def test_every_shipped_optimizer_takes_its_options(
     check(given)
 
 
+@pytest.mark.usefixtures("stand_ins")
 def test_which_average_pictures_show(config: Callable[..., TrainConfig]) -> None:
     assert parts.average(config()) is None
     assert isinstance(parts.average(config("trainer.ema_decay=0.9")), ExponentialMovingAverage)
