@@ -1,6 +1,7 @@
 """The door from the command line: Hydra's composition, with errors that name key and remedy."""
 
 import functools
+import logging
 import os
 import re
 import sys
@@ -290,6 +291,8 @@ def _settle_libraries() -> None:
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")  # a model folder runs no code
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    # bitsandbytes' advice on 4-bit matrix products, which nothing here makes
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # remarks of Lightning about itself, and about frozen parts being in eval mode, as they should
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
     warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")

@@ -120,31 +120,54 @@ class LoraConfig:
 @dataclass(slots=True, kw_only=True)
 class OptimConfig:
     name: str = MISSING
-    """Optimizer: adamw, adamw8bit, adafactor, prodigy, sgd, or one that a package adds."""
+    """Optimizer: adamw, sgd, adafactor, prodigy, adamw8bit, paged_adamw8bit, schedule_free_adamw,
+    lion, came, or one that a package adds."""
     unet_lr: float = MISSING
     """Learning rate of the UNet's trained weights; > 0."""
     text_encoder_lr: float = MISSING
     """Learning rate of the text encoder's trained weights; > 0."""
+    lora_plus_ratio: float | None = None
+    """LoRA+: the rate of an adapter's matrices B is this many times that of its A, > 0 (16 in the
+    paper); ``null``: the same."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the optimizer, checked against its signature."""
 
     def __post_init__(self) -> None:
         require_rate("optim.unet_lr", self.unet_lr)
         require_rate("optim.text_encoder_lr", self.text_encoder_lr)
+        if self.lora_plus_ratio is not None:
+            require_rate("optim.lora_plus_ratio", self.lora_plus_ratio)
 
 
 @dataclass(slots=True, kw_only=True)
 class SchedulerConfig:
     name: str = MISSING
-    """Learning-rate schedule: constant, constant_with_warmup, linear, cosine, ..."""
+    """Learning-rate schedule: constant, constant_with_warmup, linear, cosine,
+    cosine_with_restarts, polynomial or cosine_annealing."""
     warmup_steps: int = MISSING
     """Optimizer steps of linear warm-up; >= 0."""
     num_cycles: int = MISSING
     """How often ``cosine_with_restarts`` starts again at the full rate; >= 1."""
+    eta_min: float | None = None
+    """Rate at which ``cosine_annealing`` ends, one for all trained weights; >= 0."""
+    per: str | None = None
+    """How often ``cosine_annealing`` sets the rate anew: ``step`` or ``epoch``."""
 
     def __post_init__(self) -> None:
         require_count("scheduler.warmup_steps", self.warmup_steps, 0)
         require_count("scheduler.num_cycles", self.num_cycles)
+        if self.name == "cosine_annealing":
+            eta_min = -1.0 if self.eta_min is None else self.eta_min
+            is_rate = math.isfinite(eta_min) and eta_min >= 0
+            require(is_rate, "scheduler.eta_min", self.eta_min, "must be a finite number >= 0")
+            require_choice("scheduler.per", str(self.per), ("step", "epoch"))
+        for key in ("eta_min", "per"):
+            require(
+                self.name == "cosine_annealing" or getattr(self, key) is None,
+                f"scheduler.{key}",
+                getattr(self, key),
+                f"{self.name} has none; use scheduler=cosine_annealing, or set it to null",
+            )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -298,6 +321,35 @@ class TrainConfig:
                 part,
                 f"random weights must all train; set lora.{part}.method=full",
             )
+        methods = {part: getattr(self.lora, part).method for part in ("unet", "text_encoder")}
+        for part, method in methods.items():
+            rate, eta_min = getattr(self.optim, f"{part}_lr"), self.scheduler.eta_min
+            require(
+                method == "frozen" or eta_min is None or eta_min <= rate,
+                "scheduler.eta_min",
+                eta_min,
+                f"is above optim.{part}_lr={rate}, from which the rate comes down to it; lower it",
+            )
+        is_streamed = self.data.source == "hub" and self.data.hub.streaming
+        require(
+            not (self.scheduler.per == "epoch" and is_streamed),
+            "scheduler.per",
+            "epoch",
+            "a streamed set has no epochs of whole batches; use step",
+        )
+        require(
+            self.optim.lora_plus_ratio is None or "lora" in methods.values(),
+            "optim.lora_plus_ratio",
+            self.optim.lora_plus_ratio,
+            "needs an adapter; set it to null where all weights train",
+        )
+        require(
+            not (self.optim.options.get("fused") and self.trainer.precision == "fp16"),
+            "optim.options.fused",
+            True,
+            "takes the loss scale of fp16 out of the gradients after they are clipped; set it to "
+            "false, or use trainer.precision=bf16",
+        )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -43,7 +43,8 @@ class DiffusionModule(lightning.LightningModule):
     Args:
         family: The model's parts; parameters that require gradients are trained.
         objective: Target and loss, with the noise schedule.
-        make_optimizer: Trained parameters by part (``unet``, ``text_encoder``, ...) -> optimizer.
+        make_optimizer: Trained parameters by part (``unet``, ``text_encoder``, ...) and name ->
+            optimizer.
         make_schedule: Optimizer -> learning-rate schedule, stepped once an optimizer step.
         seed: Every random draw is a function of it and of the sample's global index.
         check_every_n_steps: How often a GPU is asked whether the loss is a number.
@@ -54,7 +55,7 @@ class DiffusionModule(lightning.LightningModule):
         self,
         family: Family,
         objective: Objective,
-        make_optimizer: Callable[[Mapping[str, list[nn.Parameter]]], Optimizer],
+        make_optimizer: Callable[[Mapping[str, Mapping[str, nn.Parameter]]], Optimizer],
         make_schedule: Callable[[Optimizer], LRScheduler],
         seed: int,
         check_every_n_steps: int = 1,
@@ -145,9 +146,9 @@ class DiffusionModule(lightning.LightningModule):
         }
 
     def configure_optimizers(self) -> Any:
-        """Optimizer with one group a part, and its schedule, stepped every optimizer step."""
-        groups = {part: list(self.trained_parameters(part).values()) for part in self.family.parts}
-        optimizer = self.make_optimizer(groups)
+        """Optimizer over all trained parts, and its schedule, stepped every optimizer step."""
+        parts = {part: self.trained_parameters(part) for part in self.family.parts}
+        optimizer = self.make_optimizer(parts)
         schedule = {"scheduler": self.make_schedule(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 

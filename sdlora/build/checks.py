@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
-from sdlora.config import EvaluateConfig, OptimConfig, SamplingConfig, TrainConfig
+from sdlora.build.optimizer import check_optimizer, check_schedule
+from sdlora.config import EvaluateConfig, SamplingConfig, TrainConfig
 from sdlora.config_evaluation import EvaluationConfig
 from sdlora.config_rules import ConfigError
 from sdlora.diffusion.noise_schedule import changed_schedule
 from sdlora.generate import Prompt, read_prompts
 from sdlora.metrics.scoring import with_class_word
-from sdlora.optim import SCHEDULES, check_options, choice, optimizer_factory
 from sdlora.samplers import check_sampler, find_sampler
 
 
@@ -22,8 +22,8 @@ def check(config: TrainConfig) -> None:
         ValueError: Naming key, value and remedy.
     """
     transformers_logging.disable_progress_bar()  # it would draw over the run's own bars
-    check_optimizer(config.optim)
-    choice("scheduler.name", config.scheduler.name, SCHEDULES)
+    check_optimizer(config)
+    check_schedule(config)
     check_sampling(config.sampling)
     objective, sampler = config.objective, config.sampling.sampler
     try:
@@ -33,18 +33,6 @@ def check(config: TrainConfig) -> None:
         raise ConfigError(f"sampling.sampler={sampler}: {error}") from error
     check_device(config.trainer.accelerator, config.trainer.precision)
     check_scores(config.evaluation, config.sampling)
-
-
-def check_optimizer(config: OptimConfig) -> None:
-    """Build the optimizer on one number, so that a wrong option is known before anything loads."""
-    factory = optimizer_factory(config.name)
-    check_options("optim.options", factory, config.options)
-    try:
-        factory([torch.nn.Parameter(torch.zeros(1))], lr=config.unet_lr, **config.options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"optim.options={config.options}: {config.name} does not take such a value ({error})"
-        ) from error
 
 
 def check_sampling(config: SamplingConfig) -> None:

@@ -163,6 +163,11 @@ def training_set(
     return batches, data
 
 
+def batches_per_epoch(batches: PictureDataset | StreamedBatches) -> int | None:
+    """Batches of an epoch over all processes; ``None``: a stream has no epochs of batches."""
+    return batches.plan.batches_per_epoch if isinstance(batches, PictureDataset) else None
+
+
 def datamodule(config: TrainConfig, batches: PictureDataset | StreamedBatches) -> CaptionDataModule:
     """The stream of batches; workers are for pictures that must be decoded again and again."""
     decodes = isinstance(batches, PictureDataset) and batches.latents is None

@@ -7,7 +7,7 @@ import lightning
 
 from sdlora.adapters.lora import LoraSpec
 from sdlora.build.data import CheckedData
-from sdlora.callbacks.averaging import ExponentialMovingAverage
+from sdlora.callbacks.averaging import Average
 from sdlora.callbacks.drawing import Evaluate
 from sdlora.callbacks.stopping import StopSignals
 from sdlora.checkpoint import step_of
@@ -35,7 +35,7 @@ class TrainingJob:
     evaluator: Evaluator
     evaluate: Evaluate
     signals: StopSignals
-    average: ExponentialMovingAverage | None
+    average: Average | None
     specs: dict[str, LoraSpec]
     hashes: dict[str, str]
     checkpoint: Path | None

@@ -16,6 +16,8 @@ from sdlora import __version__
 from sdlora.adapters.lora import LoraSpec, add_lora
 from sdlora.build.checks import prior_prompts, prompts
 from sdlora.build.objective import objective
+from sdlora.build.optimizer import optimizer, schedule
+from sdlora.callbacks.averaging import Average, ExponentialMovingAverage, ScheduleFreeAverage
 from sdlora.checkpoint import WholeCheckpointIO
 from sdlora.config import (
     LoraConfig,
@@ -30,12 +32,7 @@ from sdlora.evaluator import DrawSettings
 from sdlora.models.family import Family
 from sdlora.models.loading import ModelSource, families, part_names
 from sdlora.module import DiffusionModule, Teacher
-from sdlora.optim import (
-    build_optimizer,
-    build_schedule,
-    choice,
-    parameter_groups,
-)
+from sdlora.optim import averages_itself, choice, optimizer_factory
 from sdlora.randomness import derive_seed
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -156,11 +153,17 @@ def _logger(name: str, folder: Path) -> Logger:
     return TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
 
 
-def module(config: TrainConfig, family: Family) -> DiffusionModule:
+def average(config: TrainConfig) -> Average | None:
+    """The average of the weights that pictures and files show; ``None``: the weights themselves."""
+    if config.trainer.ema_decay is not None:
+        return ExponentialMovingAverage(config.trainer.ema_decay)
+    if averages_itself(optimizer_factory(config.optim.name)):
+        return ScheduleFreeAverage()
+    return None
+
+
+def module(config: TrainConfig, family: Family, batches_per_epoch: int | None) -> DiffusionModule:
     """The LightningModule with its objective, optimizer and learning-rate schedule."""
-    rates = dict.fromkeys(family.text_encoders, config.optim.text_encoder_lr)
-    rates["unet"] = config.optim.unet_lr
-    optim, scheduler = config.optim, config.scheduler
     prior = config.data.prior
     teacher = None
     if prior.mode == "teacher":
@@ -168,18 +171,8 @@ def module(config: TrainConfig, family: Family) -> DiffusionModule:
     return DiffusionModule(
         family,
         objective(config.objective, family),
-        make_optimizer=lambda parts: build_optimizer(
-            optim.name,
-            parameter_groups({part: (found, rates[part]) for part, found in parts.items()}),
-            optim.options,
-        ),
-        make_schedule=lambda optimizer: build_schedule(
-            scheduler.name,
-            optimizer,
-            warmup_steps=scheduler.warmup_steps,
-            num_steps=config.trainer.max_steps,
-            num_cycles=scheduler.num_cycles,
-        ),
+        make_optimizer=lambda named: optimizer(config, named),
+        make_schedule=lambda of: schedule(config, of, batches_per_epoch),
         seed=config.seed,
         check_every_n_steps=config.trainer.log_every_n_steps,
         teacher=teacher,

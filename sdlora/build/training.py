@@ -26,15 +26,16 @@ from sdlora.build.data_sheet import (
     say_left_out,
     write_data_sheet,
 )
-from sdlora.build.encoding import datamodule, training_set
+from sdlora.build.encoding import batches_per_epoch, datamodule, training_set
 from sdlora.build.hashes import base_hashes
 from sdlora.build.job import TrainingJob
 from sdlora.build.objective import check_objective
+from sdlora.build.optimizer import rate_notes
 from sdlora.build.prior import draw_missing_class_pictures
 from sdlora.build.results import metadata
 from sdlora.build.sources import held_out
 from sdlora.build.validation import held_out_data, validation_loss
-from sdlora.callbacks.averaging import ExponentialMovingAverage, copy_into
+from sdlora.callbacks.averaging import Average
 from sdlora.callbacks.drawing import Evaluate
 from sdlora.callbacks.saving import Checkpoints
 from sdlora.callbacks.speed import Throughput
@@ -90,8 +91,9 @@ def training_job(config: TrainConfig, folder: Path, progress: Progress) -> Train
         say_left_out(sheet, data, folder, progress)
         refuse_findings(config, sheet)
 
-    decay = config.trainer.ema_decay
-    average = None if decay is None else ExponentialMovingAverage(decay)
+    for line in rate_notes(config):
+        progress.print(line)
+    average = parts.average(config)
     evaluator = _evaluator(config, left.source, family, scorer, progress)
     job = TrainingJob(
         config=config,
@@ -100,7 +102,7 @@ def training_job(config: TrainConfig, folder: Path, progress: Progress) -> Train
         data=left,
         contact_sheets=draw_contact_sheets(left, sheet, folder, progress),
         family=family,
-        module=parts.module(config, family),
+        module=parts.module(config, family, batches_per_epoch(batches)),
         datamodule=datamodule(config, batches),
         trainer=trainer,
         evaluator=evaluator,
@@ -157,7 +159,7 @@ def fit(job: TrainingJob) -> None:
             f"{job.config.evaluation.stop_patience}"
         )
     if job.average is not None:
-        copy_into(job.module.all_trained_parameters(), job.average.average)
+        job.average.settle(job.module.all_trained_parameters())
 
 
 def _data(
@@ -195,7 +197,7 @@ def _evaluate(
     config: TrainConfig,
     folder: Path,
     evaluator: Evaluator,
-    average: ExponentialMovingAverage | None,
+    average: Average | None,
 ) -> Evaluate:
     return Evaluate(
         evaluator,

@@ -1,4 +1,4 @@
-"""An average of the trained weights over the steps."""
+"""Averages of the trained weights, which pictures, scores and saved adapters show."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from sdlora.callbacks.steps import OptimizerStepCallback
@@ -60,6 +61,10 @@ class ExponentialMovingAverage(OptimizerStepCallback):
         finally:
             copy_into(parameters, kept)
 
+    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Training is over: the model keeps the averaged weights."""
+        copy_into(parameters, self.average)
+
     def state_dict(self) -> dict[str, Any]:
         """The average, for the checkpoint."""
         return {"average": self.average}
@@ -67,6 +72,52 @@ class ExponentialMovingAverage(OptimizerStepCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the average back from a checkpoint."""
         self.average = state_dict["average"]
+
+
+class ScheduleFreeAverage(Callback):
+    """The average that a schedule-free optimizer keeps by itself.
+
+    While such an optimizer trains, the model has the weights at which gradients are taken; ``eval``
+    turns them into the average, in place, and ``train`` back again, but for rounding. So that
+    looking does not change the training, the weights are put back as they were. Checkpoints hold
+    the weights that train; the average follows from them and the optimizer's state.
+
+    Source:
+        Defazio et al. 2024, arXiv:2405.15682; the package ``schedulefree``.
+    """
+
+    def __init__(self) -> None:
+        self._optimizer: Any = None
+
+    def on_fit_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Take the optimizer, which exists from here on."""
+        self._optimizer = trainer.optimizers[0]
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """A new optimizer is told that training begins; a restored one knows."""
+        self._optimizer.train()
+
+    @contextmanager
+    def applied(self, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+        """Within the block the model has the averaged weights."""
+        kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        self._optimizer.eval()
+        try:
+            yield
+        finally:
+            self._optimizer.train()
+            copy_into(parameters, kept)
+
+    def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Training is over: the model keeps the averaged weights."""
+        self._optimizer.eval()
+
+
+Average = ExponentialMovingAverage | ScheduleFreeAverage
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from sdlora.best import BestAdapter
-from sdlora.callbacks.averaging import ExponentialMovingAverage
+from sdlora.callbacks.averaging import Average
 from sdlora.callbacks.steps import OptimizerStepCallback, every
 from sdlora.evaluator import Evaluation, Evaluator
 from sdlora.module import DiffusionModule
@@ -38,7 +38,7 @@ class Evaluate(OptimizerStepCallback):
         pictures_every_n_steps: int,
         scores_every_n_steps: int,
         folder: Path,
-        average: ExponentialMovingAverage | None = None,
+        average: Average | None = None,
         best: BestAdapter | None = None,
         stop_patience: int | None = None,
     ) -> None:

@@ -277,7 +277,7 @@ def test_accumulated_batches_make_the_step_of_the_whole_batch(size: int, tmp_pat
 
     rates = {"unet": 0.5, "text_encoder": 0.25}
     module.make_optimizer = lambda parts: torch.optim.SGD(
-        [{"params": list(found), "lr": rates[part]} for part, found in parts.items()]
+        [{"params": list(found.values()), "lr": rates[part]} for part, found in parts.items()]
     )
     module.make_schedule = lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
     trainer = lightning.Trainer(

@@ -20,7 +20,8 @@ from tests.smoke.conftest import SMALL, Train, write_pictures
 def test_help_lists_groups_and_the_ten_most_used_keys(train_process: Train) -> None:
     shown = train_process("--help")
     assert shown.returncode == 0, shown.stderr
-    assert "optimizer: adafactor, adamw, adamw8bit, prodigy, sgd" in shown.stdout
+    optimizers = "adafactor, adamw, adamw8bit, came, lion, paged_adamw8bit, prodigy, "
+    assert f"optimizer: {optimizers}schedule_free_adamw, sgd" in shown.stdout
     keys = shown.stdout.partition("keys that people use most")[2].splitlines()[2:12]
     assert [line.split()[0] for line in keys] == [
         "data.root",

@@ -132,6 +132,41 @@ def test_an_experiment_may_be_changed_from_the_command_line() -> None:
         (["trainer.precision=fp16", "trainer.accelerator=cpu"], "needs a GPU; on the CPU use bf16"),
         (["trainer.devices=0"], "^trainer.devices=0: must be a whole number >= 1"),
         (["trainer.gradient_clip_val=nan"], "^trainer.gradient_clip_val=nan: must be a finite"),
+        (["optim.lora_plus_ratio=0"], "^optim.lora_plus_ratio=0.0: must be a finite number > 0"),
+        (
+            ["experiment=tiny_base", "optim.lora_plus_ratio=16"],
+            "^optim.lora_plus_ratio=16.0: needs an adapter; set it to null where all weights",
+        ),
+        (
+            ["trainer.precision=fp16", "+optim.options.fused=true"],
+            "^optim.options.fused=True: takes the loss scale of fp16 out of the gradients after",
+        ),
+        (["scheduler.eta_min=1e-6"], "^scheduler.eta_min=1e-06: cosine_with_restarts has none"),
+        (["scheduler=linear", "scheduler.per=step"], "^scheduler.per=step: linear has none; use"),
+        (
+            ["scheduler=cosine_annealing", "scheduler.eta_min=-1"],
+            "^scheduler.eta_min=-1.0: must be a finite number >= 0",
+        ),
+        (
+            ["scheduler=cosine_annealing", "scheduler.eta_min=nan"],
+            "^scheduler.eta_min=nan: must be a finite number >= 0",
+        ),
+        (
+            ["scheduler=cosine_annealing", "scheduler.eta_min=null"],
+            "^scheduler.eta_min=None: must be a finite number >= 0",
+        ),
+        (["scheduler=cosine_annealing", "scheduler.per=steps"], "^scheduler.per=steps: .*step, ep"),
+        (
+            ["scheduler=cosine_annealing", "scheduler.eta_min=1e-3"],
+            "^scheduler.eta_min=0.001: is above optim.text_encoder_lr=0.0002, from which",
+        ),
+        (
+            [
+                *("data=hub", "data.root=a/b", "data.hub.streaming=true", "data.cache.mode=off"),
+                *("scheduler=cosine_annealing", "scheduler.per=epoch"),
+            ],
+            "^scheduler.per=epoch: a streamed set has no epochs of whole batches; use step",
+        ),
         (["trainer.ema_decay=1"], "^trainer.ema_decay=1.0: must be a number in"),
         (["sampling.guidance_scale=nan"], "^sampling.guidance_scale=nan: must be a finite"),
         (["sampling.num_prompts=0"], "^sampling.num_prompts=0: must be a whole number >= 1"),
@@ -240,6 +275,17 @@ def test_what_can_be_evaluated() -> None:
     assert (alone.run, alone.images, alone.data.root) == (None, ["b"], "c")
     many = evaluate_config("lora_file=[a,b]", "lora_scale=[0.5,1]")
     assert (many.lora_file, many.lora_scale) == (["a", "b"], [0.5, 1.0])
+
+
+def test_an_optimizer_may_choose_its_schedule_and_the_command_line_another() -> None:
+    chosen = train_config("optimizer=schedule_free_adamw")
+    assert (chosen.optim.name, chosen.scheduler.name) == (
+        "schedule_free_adamw",
+        "constant_with_warmup",
+    )
+    other = train_config("optimizer=schedule_free_adamw", "scheduler=constant")
+    assert other.scheduler.name == "constant"
+    assert train_config("optimizer=lion").scheduler.name == "cosine_with_restarts"
 
 
 def test_numbers_are_chosen_in_conf_alone() -> None:

@@ -53,7 +53,7 @@ def diffusion_module(
             partial(min_snr_weight, gamma=5.0),
         ),
         make_optimizer=lambda parts: optimizer(
-            [{"name": n, "params": list(p), "lr": lr} for n, p in parts.items() if p]
+            [{"name": n, "params": list(p.values()), "lr": lr} for n, p in parts.items() if p]
         ),
         make_schedule=lambda opt: torch.optim.lr_scheduler.StepLR(opt, step_size=1, gamma=0.5),
         seed=SEED,
