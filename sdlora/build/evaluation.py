@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from sdlora.adapters.formats import apply_lora, read_lora, remove_lora
+from sdlora.adapters.keys import PARTS
 from sdlora.adapters.lora import lora_parameters, merged, set_scale
 from sdlora.build import parts, scorers
 from sdlora.build.nearest import write_nearest
@@ -81,17 +82,17 @@ def _of_loras(
 @contextmanager
 def _applied(family: StableDiffusion, lora: NamedLora, merge: bool) -> Iterator[float]:
     """The model with a LoRA, inside the block; gives the strength that is still to be applied."""
-    modules = family.unet, family.text_encoder
-    apply_lora(*modules, read_lora(lora.path, int(family.unet.config.layers_per_block)))
+    modules = {part: getattr(family, part) for part in PARTS if hasattr(family, part)}
+    apply_lora(modules, read_lora(lora.path, int(family.unet.config.layers_per_block)))
     try:
         with ExitStack() as stack:
-            for module in modules if merge else ():
+            for module in modules.values() if merge else ():
                 if lora_parameters(module):
                     set_scale(module, lora.scale)
                     stack.enter_context(merged(module))
             yield 1.0 if merge else lora.scale
     finally:
-        remove_lora(*modules)
+        remove_lora(*modules.values())
 
 
 def _of_folders(
