@@ -107,7 +107,14 @@ def write_kohya(path: Path, *, parts: Mapping[str, nn.Module], metadata: Mapping
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(config.r),
         "ss_network_alpha": str(next(iter(layers[first].values()))[1]),
-        "ss_network_args": json.dumps({"mixed_ranks": len(set(ranks)) > 1}),
+        "ss_network_args": json.dumps(
+            {
+                "mixed_ranks": len(set(ranks)) > 1,
+                "use_dora": config.use_dora,
+                "use_rslora": config.use_rslora,
+            }
+        ),
+        "ss_network_dropout": str(config.lora_dropout),
         "ss_output_name": path.stem,
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.implementation": "diffusers",

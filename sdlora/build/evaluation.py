@@ -10,7 +10,6 @@ from pathlib import Path
 from PIL import Image
 
 from sdlora.adapters.formats import apply_lora, read_lora, remove_lora
-from sdlora.adapters.keys import PARTS
 from sdlora.adapters.lora import lora_parameters, merged, set_scale
 from sdlora.build import parts, scorers
 from sdlora.build.nearest import write_nearest
@@ -82,7 +81,7 @@ def _of_loras(
 @contextmanager
 def _applied(family: StableDiffusion, lora: NamedLora, merge: bool) -> Iterator[float]:
     """The model with a LoRA, inside the block; gives the strength that is still to be applied."""
-    modules = {part: getattr(family, part) for part in PARTS if hasattr(family, part)}
+    modules = parts.adaptable(family)
     apply_lora(modules, read_lora(lora.path, int(family.unet.config.layers_per_block)))
     try:
         with ExitStack() as stack:

@@ -10,8 +10,10 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch import nn
 
 from sdlora import __version__
+from sdlora.adapters.keys import PARTS as ADAPTABLE
 from sdlora.adapters.lora import LoraSpec, add_lora
 from sdlora.build.checks import prior_prompts, prompts
 from sdlora.checkpoint import WholeCheckpointIO
@@ -102,6 +104,11 @@ def add_adapters(family: StableDiffusion, specs: Mapping[str, LoraSpec], seed: i
     """Put the adapters on the model's parts, in place."""
     for part, spec in specs.items():
         add_lora(getattr(family, part), spec, derive_seed(seed, f"lora/{part}"))
+
+
+def adaptable(family: StableDiffusion) -> dict[str, nn.Module]:
+    """The model's parts that may carry an adapter, by name, whether they do or not."""
+    return {part: getattr(family, part) for part in ADAPTABLE if hasattr(family, part)}
 
 
 def memory_and_speed(config: TrainerConfig, family: StableDiffusion) -> None:
