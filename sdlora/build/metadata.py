@@ -97,7 +97,7 @@ def tag_frequency(captions: list[str], separator: str) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for caption in captions:
         tags = (tag.strip() for line in caption.splitlines() for tag in line.split(separator))
-        counts.update(dict.fromkeys(tag for tag in tags if tag))
+        counts.update(list(dict.fromkeys(tag for tag in tags if tag)))
     return dict(counts.most_common(MOST_TAGS))
 
 
@@ -114,13 +114,14 @@ def write_card(job: TrainingJob, last: Evaluation | None) -> list[Path]:
     samples = [] if last is None else zip(last.prompts, last.images, strict=True)
     adapted = [f"{part} (rank {s.r}, alpha {s.alpha:g})" for part, s in job.specs.items()]
     base = hub_id(config.model)
+    window = config.trainer.accumulate_grad_batches * job.trainer.world_size
     facts = {
         "Base model": base or Path(config.model.path).name,  # no path of this machine
         "Adapted parts": ", ".join(adapted),
         "Training pictures": str(len(job.data.source.pictures)),
         "Resolution": f"{config.data.resolution} px",
         "Steps": str(job.trainer.global_step),
-        "Batch size": str(config.data.batch_size * config.trainer.accumulate_grad_batches),
+        "Batch size": str(config.data.batch_size * window),
         "Learning rate": f"{config.optim.unet_lr:g} ({config.optim.name})",
         "Made with": f"sdlora {__version__}",
     }
