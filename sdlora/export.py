@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from peft import PeftModel
 from torch import Tensor, nn
 
@@ -40,20 +40,19 @@ class ExportError(ValueError):
 def export_lora(
     folder: Path,
     *,
-    unet: nn.Module | None,
-    text_encoder: nn.Module | None,
+    parts: Mapping[str, nn.Module],
     metadata: Mapping[str, str],
     name: str,
 ) -> list[Path]:
     """Write a LoRA in three layouts; an older export is replaced only by a whole one.
 
     ``pytorch_lora_weights.safetensors`` (diffusers), ``<name>.safetensors`` (kohya: ComfyUI, A1111)
-    and the peft folders ``unet/`` and ``text_encoder/``. Alpha is in each of them.
+    and a peft folder for each adapted part, such as ``unet/``. Alpha is in each of them.
 
     Args:
         folder: Where to; replaced as a whole.
-        unet: The denoiser; ``None`` or without an adapter: left out.
-        text_encoder: The text encoder; ``None`` or without an adapter: left out.
+        parts: All of the model's, by name (``unet``, ``text_encoder``, ``text_encoder_2``); those
+            without an adapter are left out.
         metadata: Text for the headers, such as ``ss_*`` (kohya) and ``modelspec.*`` keys.
         name: The LoRA's title and the kohya file's name.
 
@@ -61,28 +60,26 @@ def export_lora(
         The files, in the order above.
 
     Raises:
-        LoraError: If there is no adapter, it holds NaN or infinity, or the text encoder's is a DoRA
+        LoraError: If there is no adapter, it holds NaN or infinity, or a text encoder's is a DoRA
             (whose magnitudes diffusers does not load).
     """
     kohya = f"{name}.safetensors"
     if kohya == DIFFUSERS_FILE:
         raise LoraError(f"name={name}: is the diffusers file's name; choose another")
     with whole_folder(folder) as temporary:
-        parts = {"unet": unet, "text_encoder": text_encoder}
         files = [
-            write_diffusers(temporary / DIFFUSERS_FILE, **parts, metadata=metadata),
-            write_kohya(temporary / kohya, **parts, metadata=metadata),
+            write_diffusers(temporary / DIFFUSERS_FILE, parts=parts, metadata=metadata),
+            write_kohya(temporary / kohya, parts=parts, metadata=metadata),
         ]
-        for part, module in adapted_parts(unet, text_encoder).items():
+        for part, module in adapted_parts(parts).items():
             files += write_peft(temporary / part, module)
     return [folder / file.relative_to(temporary) for file in files]
 
 
 def prove_export(
     folder: Path,
-    fresh_pipeline: Callable[[], StableDiffusionPipeline],
-    unet: nn.Module,
-    text_encoder: nn.Module,
+    fresh_pipeline: Callable[[], DiffusionPipeline],
+    parts: Mapping[str, nn.Module],
 ) -> dict[str, float]:
     """Load an export back as its users will, and compare with the model that was trained.
 
@@ -94,8 +91,7 @@ def prove_export(
     Args:
         folder: As ``export_lora`` left it.
         fresh_pipeline: Gives the base model anew, in the dtype it was trained in, no adapter on it.
-        unet: The trained denoiser.
-        text_encoder: The trained text encoder.
+        parts: The trained parts, by their names as attributes of the pipeline.
 
     Returns:
         Largest absolute difference by ``layout/part``: layouts ``diffusers``, ``kohya``, ``peft``.
@@ -104,20 +100,19 @@ def prove_export(
         ExportError: If a difference is larger than ``TOLERANCE``, or an adapter's layers, weights
             or scales are not the same.
     """
-    trained = {"unet": unet, "text_encoder": text_encoder}
-    expected = _outputs(trained)
+    expected = _outputs(parts)
     loaders = {"diffusers": _load_diffusers, "kohya": _load_kohya, "peft": _load_peft}
     differences = {}
     for layout, load in loaders.items():
         pipeline = fresh_pipeline()
-        fresh: dict[str, nn.Module] = {part: getattr(pipeline, part) for part in PARTS}
+        fresh: dict[str, nn.Module] = {part: getattr(pipeline, part) for part in parts}
         for part, module in fresh.items():
-            module.to(next(trained[part].parameters()).device).float()
-        load(folder, pipeline)
+            module.to(next(parts[part].parameters()).device).float()
+        load(folder, pipeline, fresh)
         found = _outputs(fresh)
-        for part in PARTS:
+        for part, trained in parts.items():
             what = f"{layout}/{part}"
-            _require_same_adapter(f"{folder}: {what}", trained[part], fresh[part])
+            _require_same_adapter(f"{folder}: {what}", trained, fresh[part])
             differences[what] = float((expected[part] - found[part]).abs().max())
             limit = TOLERANCE * max(1.0, float(expected[part].abs().max()))
             if not differences[what] <= limit:
@@ -128,7 +123,7 @@ def prove_export(
     return differences
 
 
-def export_pipeline(folder: Path, pipeline: StableDiffusionPipeline) -> Path:
+def export_pipeline(folder: Path, pipeline: DiffusionPipeline) -> Path:
     """Write a whole model as a diffusers folder, for training without an adapter.
 
     Args:
@@ -142,7 +137,9 @@ def export_pipeline(folder: Path, pipeline: StableDiffusionPipeline) -> Path:
         LoraError: If its weights hold NaN or infinity, or it carries an adapter.
     """
     for part in PARTS:
-        module = getattr(pipeline, part)
+        module = getattr(pipeline, part, None)
+        if module is None:
+            continue
         if lora_parameters(module):
             raise LoraError(f"{part} carries an adapter; write it with export_lora")
         check_finite(folder / part, dict(module.named_parameters()))
@@ -189,28 +186,26 @@ def _sync_files(folder: Path) -> None:
                 os.fsync(file.fileno())
 
 
-def _load_diffusers(folder: Path, pipeline: StableDiffusionPipeline) -> None:
+def _load_diffusers(folder: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> None:
     pipeline.load_lora_weights(folder, weight_name=DIFFUSERS_FILE, adapter_name=ADAPTER)
 
 
-def _load_kohya(folder: Path, pipeline: StableDiffusionPipeline) -> None:
+def _load_kohya(folder: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> None:
     found = [path for path in folder.glob("*.safetensors") if path.name != DIFFUSERS_FILE]
     if len(found) != 1:
         raise ExportError(f"{folder}: holds {len(found)} kohya files, not one; export again")
     path = found[0]
     lora_file = read_lora(path)
-    specs = [spec for spec in (lora_file.unet_spec, lora_file.text_encoder_spec) if spec]
-    if any(spec.use_dora or spec.alpha_pattern for spec in specs):
+    if any(spec.use_dora or spec.alpha_pattern for spec in lora_file.specs.values()):
         # right for ComfyUI and A1111; diffusers drops DoRA scales, and alphas that differ by layer
-        apply_lora(pipeline.unet, pipeline.text_encoder, lora_file)
+        apply_lora(parts, lora_file)
     else:
         pipeline.load_lora_weights(folder, weight_name=path.name, adapter_name=ADAPTER)
 
 
-def _load_peft(folder: Path, pipeline: StableDiffusionPipeline) -> None:
-    for part in PARTS:
+def _load_peft(folder: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> None:
+    for part, module in parts.items():
         if (folder / part).is_dir():
-            module = getattr(pipeline, part)
             device = str(next(module.parameters()).device)
             with warnings.catch_warnings():  # peft asks transformers by a name on its way out
                 warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
@@ -235,25 +230,43 @@ def _require_same_adapter(what: str, trained: nn.Module, loaded: nn.Module) -> N
 
 
 @torch.no_grad()
-def _outputs(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Outputs of both parts on fixed inputs, float32, on the CPU."""
-    unet, text_encoder = modules["unet"], modules["text_encoder"]
+def _outputs(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Outputs of each part on fixed inputs, float32, on the CPU."""
     draws = torch.Generator().manual_seed(0)
+    found = {}
     with ExitStack() as stack:
-        for module in modules.values():
+        for module in parts.values():
             stack.enter_context(_exact(module))
-        device = next(unet.parameters()).device
-        shape: Any = unet.config
-        side = 2 ** (len(shape.block_out_channels) + 1)  # pixels of latents: the least plus some
-        latents = torch.randn(2, shape.in_channels, side, side, generator=draws).to(device)
-        context = torch.randn(2, 7, shape.cross_attention_dim, generator=draws).to(device)
-        prediction = unet(latents, torch.tensor([1, 500], device=device), context).sample
-        words: Any = text_encoder.config
-        size = (2, words.max_position_embeddings)
-        ids = torch.randint(0, words.vocab_size, size, generator=draws)
-        device = next(text_encoder.parameters()).device
-        embedding = text_encoder(ids.to(device)).last_hidden_state
-    return {"unet": prediction.cpu(), "text_encoder": embedding.cpu()}
+        for part, module in parts.items():
+            output = _denoised if part == "unet" else _embedded
+            found[part] = output(module, draws).cpu()
+    return found
+
+
+def _denoised(unet: Any, draws: torch.Generator) -> Tensor:
+    shape, device = unet.config, next(unet.parameters()).device
+    side = 2 ** (len(shape.block_out_channels) + 1)  # pixels of latents: the least plus some
+    latents = torch.randn(2, shape.in_channels, side, side, generator=draws).to(device)
+    width = shape.encoder_hid_dim or shape.cross_attention_dim
+    context = torch.randn(2, 7, width, generator=draws).to(device)
+    added = None
+    if shape.addition_embed_type == "text_time":  # SDXL: pooled text, and six sizes
+        pooled = shape.projection_class_embeddings_input_dim - 6 * shape.addition_time_embed_dim
+        text = torch.randn(2, pooled, generator=draws).to(device)
+        sizes = torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]] * 2, device=device)
+        added = {"text_embeds": text, "time_ids": sizes}
+    t = torch.tensor([1, 500], device=device)
+    return unet(latents, t, context, added_cond_kwargs=added).sample
+
+
+def _embedded(text_encoder: Any, draws: torch.Generator) -> Tensor:
+    words, device = text_encoder.config, next(text_encoder.parameters()).device
+    size = (2, words.max_position_embeddings)
+    ids = torch.randint(0, words.vocab_size, size, generator=draws).to(device)
+    output = text_encoder(ids)
+    pooled = getattr(output, "text_embeds", None)  # of an encoder with projection
+    found = [output.last_hidden_state] if pooled is None else [output.last_hidden_state, pooled]
+    return torch.cat([each.flatten() for each in found])
 
 
 @contextmanager

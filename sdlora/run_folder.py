@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,8 +87,30 @@ def refuse_used(folder: Path) -> None:
 
 
 def write_config(folder: Path, config: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
-    """Write down what the run was told, and the hashes of its data and base model."""
-    write_json(folder / CONFIG, {"config": config, "hashes": hashes})
+    """Write down what the run was told, when it began, and the hashes of its data and base model.
+
+    A run that is resumed began when it first did.
+    """
+    began = (started_at(folder) if config.get("resume") else None) or now()
+    write_json(folder / CONFIG, {"config": config, "hashes": hashes, "started_at": began})
+
+
+def started_at(folder: Path) -> float | None:
+    """When the run of this folder began, as :func:`now` gives it; ``None`` if nothing says."""
+    try:
+        return float(json.loads((folder / CONFIG).read_text("utf-8"))["started_at"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def now() -> float:
+    """Seconds since 1970 (UTC); ``SOURCE_DATE_EPOCH`` if it is set, for files that can be compared.
+
+    Source:
+        reproducible-builds.org, SOURCE_DATE_EPOCH.
+    """
+    fixed = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return float(fixed) if fixed.isdecimal() else time.time()
 
 
 def read_config(folder: Path, key: str = "resume") -> tuple[dict[str, Any], dict[str, str]]:

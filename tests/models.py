@@ -1,13 +1,14 @@
-"""A random Stable Diffusion in the SD1.5 folder layout, small enough to train in a second."""
+"""Random Stable Diffusions in the folder layouts of SD1.5 and SDXL, small enough to train in a
+second."""
 
 import string
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    EulerDiscreteScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -27,10 +28,17 @@ def write_random_base(folder: Path, seed: int = 0) -> Path:
         tokenizer = _letter_tokenizer()
         pipeline = StableDiffusionPipeline(
             vae=_vae(),
-            text_encoder=CLIPTextModel(_text_config(len(tokenizer))),
+            text_encoder=_text_encoder(len(tokenizer)),
             unet=_unet(),
             tokenizer=tokenizer,
-            scheduler=_scheduler(),
+            scheduler=DDIMScheduler(
+                beta_start=0.00085,
+                beta_end=0.012,
+                beta_schedule="scaled_linear",
+                clip_sample=False,
+                set_alpha_to_one=False,
+                steps_offset=1,
+            ),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
@@ -39,64 +47,61 @@ def write_random_base(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def write_random_xl(folder: Path, seed: int = 0) -> Path:
-    """Write a random Stable Diffusion XL; its second tokenizer pads with ``!``, as the real one."""
+def random_xl(seed: int = 0) -> StableDiffusionXLPipeline:
+    """SDXL's parts, widths aside: two text encoders, three levels, sizes and pooled text added."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tokenizer, tokenizer_2 = _letter_tokenizer(), _letter_tokenizer(pad_token="!")
-        pipeline = StableDiffusionXLPipeline(
+        tokenizer, tokenizer_2 = _letter_tokenizer(), _letter_tokenizer()
+        tokenizer_2.pad_token = "!"  # as SDXL has it
+        num_tokens = len(tokenizer)
+        return StableDiffusionXLPipeline(
             vae=_vae(),
-            text_encoder=CLIPTextModel(_text_config(len(tokenizer))),
-            text_encoder_2=CLIPTextModelWithProjection(
-                _text_config(len(tokenizer), hidden_size=24, projection_dim=20)
-            ),
-            unet=_unet(
-                cross_attention_dim=16 + 24,
-                addition_embed_type="text_time",
-                addition_time_embed_dim=8,
-                projection_class_embeddings_input_dim=20 + 6 * 8,
-                transformer_layers_per_block=(1, 2),
-            ),
+            text_encoder=CLIPTextModel(_text_config(num_tokens, 16)),
+            text_encoder_2=CLIPTextModelWithProjection(_text_config(num_tokens, 24)),
             tokenizer=tokenizer,
             tokenizer_2=tokenizer_2,
-            scheduler=_scheduler(),
+            unet=_xl_unet(),
+            scheduler=EulerDiscreteScheduler(
+                beta_start=0.00085,
+                beta_end=0.012,
+                beta_schedule="scaled_linear",
+                timestep_spacing="leading",
+                steps_offset=1,
+            ),
             add_watermarker=False,
         )
-    pipeline.save_pretrained(folder)
+
+
+def write_random_xl(folder: Path, seed: int = 0) -> Path:
+    """Write :func:`random_xl` as a diffusers folder; latents are a quarter of a picture's side."""
+    random_xl(seed).save_pretrained(folder)
     return folder
 
 
-def _scheduler() -> DDIMScheduler:
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
-
-
-def _letter_tokenizer(**options: str) -> CLIPTokenizer:
+def _letter_tokenizer() -> CLIPTokenizer:
     letters = [letter + end for letter in string.printable[:94] for end in ("", "</w>")]
     vocabulary = [*letters, "<|startoftext|>", "<|endoftext|>"]
     ids = {token: index for index, token in enumerate(vocabulary)}
-    return CLIPTokenizer(vocab=ids, merges=[], model_max_length=77, **options)
+    return CLIPTokenizer(vocab=ids, merges=[], model_max_length=77)
 
 
-def _text_config(num_tokens: int, **changed: int) -> CLIPTextConfig:
-    values = {
-        "vocab_size": num_tokens,
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "max_position_embeddings": 77,
-        "bos_token_id": num_tokens - 2,
-        "eos_token_id": num_tokens - 1,
-        "pad_token_id": num_tokens - 1,
-    }
-    return CLIPTextConfig(**{**values, **changed})
+def _text_encoder(num_tokens: int) -> CLIPTextModel:
+    return CLIPTextModel(_text_config(num_tokens, 16))
+
+
+def _text_config(num_tokens: int, width: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=num_tokens,
+        hidden_size=width,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        projection_dim=width,
+        bos_token_id=num_tokens - 2,
+        eos_token_id=num_tokens - 1,
+        pad_token_id=num_tokens - 1,
+    )
 
 
 def _vae() -> AutoencoderKL:
@@ -110,8 +115,8 @@ def _vae() -> AutoencoderKL:
     )
 
 
-def _unet(**changed: Any) -> UNet2DConditionModel:
-    values: dict[str, Any] = dict(
+def _unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(8, 16),
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -121,4 +126,22 @@ def _unet(**changed: Any) -> UNet2DConditionModel:
         attention_head_dim=4,
         layers_per_block=1,
     )
-    return UNet2DConditionModel(**{**values, **changed})
+
+
+def _xl_unet() -> UNet2DConditionModel:
+    """Blocks as in SDXL: no attention at the top, then one and two transformer layers."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(8, 16, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1, 2),
+        attention_head_dim=(1, 2, 2),
+        cross_attention_dim=16 + 24,
+        norm_num_groups=4,
+        layers_per_block=2,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=24 + 6 * 4,
+    )

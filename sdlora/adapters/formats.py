@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,14 @@ from diffusers.utils.peft_utils import recurse_remove_peft_layers
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
-from sdlora.adapters.keys import PARTS, Layers, Layout, parse_key, sort_by_layer
+from sdlora.adapters.keys import (
+    PARTS,
+    Layers,
+    Layout,
+    clip_name,
+    parse_key,
+    sort_by_layer,
+)
 from sdlora.adapters.lora import (
     LoraError,
     LoraSpec,
@@ -33,18 +40,15 @@ class LoraFile:
     """A LoRA as read from disk, whatever its layout was.
 
     Attributes:
-        unet: Raw peft keys -> tensors; empty if the file has none for this part.
-        text_encoder: The same; layer names without the old ``text_model.`` in front.
-        unet_spec: Rank, alpha and layers; ``None`` if the part is empty.
-        text_encoder_spec: The same.
+        states: For each part that the file has, raw peft keys -> tensors; layer names of text
+            encoders without ``text_model.`` in front.
+        specs: For the same parts rank, alpha and layers.
         metadata: The header's strings.
         layout: Which one it was.
     """
 
-    unet: dict[str, Tensor]
-    text_encoder: dict[str, Tensor]
-    unet_spec: LoraSpec | None
-    text_encoder_spec: LoraSpec | None
+    states: dict[str, dict[str, Tensor]]
+    specs: dict[str, LoraSpec]
     metadata: dict[str, str]
     layout: Layout
 
@@ -82,14 +86,14 @@ def read_lora(path: Path | str, layers_per_block: int = 2) -> LoraFile:
     return _lora_file(path, parts, configs, metadata, layout)
 
 
-def apply_lora(
-    unet: nn.Module, text_encoder: nn.Module | None, lora_file: LoraFile, scale: float = 1.0
-) -> None:
+def apply_lora(parts: Mapping[str, nn.Module], lora_file: LoraFile, scale: float = 1.0) -> None:
     """Add a LoRA to a model, in place, as adapter ``default``.
 
+    Which model a file was made for is not guessed from its names: it fits this one or it does not.
+
     Args:
-        unet: The denoiser, without an adapter.
-        text_encoder: The text encoder, without an adapter.
+        parts: The model's, by name (``unet``, ``text_encoder``, ``text_encoder_2``), all without an
+            adapter.
         lora_file: As ``read_lora`` gives it.
         scale: Strength; 1 as trained.
 
@@ -97,20 +101,18 @@ def apply_lora(
         LoraError: Listing every key that matches no layer and every shape that differs, before the
             model is touched.
     """
-    modules = {"unet": unet, "text_encoder": text_encoder}
     fitted, problems = [], []
-    for part, module in modules.items():
-        spec: LoraSpec | None = getattr(lora_file, f"{part}_spec")
-        if spec is None:
-            continue
-        if module is None:
+    for part, spec in lora_file.specs.items():
+        if part not in parts:
             problems.append(f"{part}: the model has no such part")
             continue
-        prefix = "text_model." if hasattr(module, "text_model") else ""  # transformers before 5
-        state = {prefix + key: value for key, value in getattr(lora_file, part).items()}
+        module = parts[part]
+        is_nested = part != "unet" and hasattr(module, "text_model")
+        rename = clip_name if is_nested else _unchanged
+        state = {rename(key): value for key, value in lora_file.states[part].items()}
         state, found = _fit(module, state)
         problems += [f"{part}.{line}" for line in found]
-        fitted.append((module, _prefixed(spec, prefix), state))
+        fitted.append((module, _renamed(spec, rename), state))
     if problems:
         raise LoraError(
             f"the LoRA does not fit this model: {len(problems)} problems{listing(problems)}\n"
@@ -169,7 +171,8 @@ def _read_peft(folders: list[Path]) -> LoraFile:
             raise LoraError(f"{folder}: a {config['peft_type']} adapter; only LORA is supported")
         tensors, found = read_weights(folder / PEFT_FILE, text)
         metadata |= found
-        for part, layers in sort_by_layer(folder, tensors, "peft", 2).items():
+        text_encoder = "text_encoder_2" if folder.name == "text_encoder_2" else "text_encoder"
+        for part, layers in sort_by_layer(folder, tensors, "peft", 2, text_encoder).items():
             parts[part] |= layers
             if layers:
                 configs[part] = config
@@ -193,15 +196,10 @@ def _lora_file(
     metadata: dict[str, str],
     layout: Layout,
 ) -> LoraFile:
-    states, specs = {}, {}
-    for part, layers in parts.items():
-        specs[part] = _spec(path, layers, configs.get(part, {})) if layers else None
-        states[part] = _state(layers)
+    found = {part: layers for part, layers in parts.items() if layers}
     return LoraFile(
-        unet=states["unet"],
-        text_encoder=states["text_encoder"],
-        unet_spec=specs["unet"],
-        text_encoder_spec=specs["text_encoder"],
+        states={part: _state(layers) for part, layers in found.items()},
+        specs={part: _spec(path, layers, configs.get(part, {})) for part, layers in found.items()},
         metadata=metadata,
         layout=layout,
     )
@@ -245,12 +243,16 @@ def _spec(path: Path, layers: Layers, config: Mapping[str, Any]) -> LoraSpec:
         raise LoraError(f"{path}: {error}") from error
 
 
-def _prefixed(spec: LoraSpec, prefix: str) -> LoraSpec:
+def _unchanged(layer: str) -> str:
+    return layer
+
+
+def _renamed(spec: LoraSpec, rename: Callable[[str], str]) -> LoraSpec:
     return replace(
         spec,
-        targets=tuple(prefix + target for target in spec.targets),
-        rank_pattern={prefix + layer: value for layer, value in spec.rank_pattern.items()},
-        alpha_pattern={prefix + layer: value for layer, value in spec.alpha_pattern.items()},
+        targets=tuple(rename(target) for target in spec.targets),
+        rank_pattern={rename(layer): value for layer, value in spec.rank_pattern.items()},
+        alpha_pattern={rename(layer): value for layer, value in spec.alpha_pattern.items()},
     )
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sdlora.adapters.formats import PEFT_CONFIG, PEFT_FILE
-from sdlora.adapters.keys import to_diffusers, to_kohya
+from sdlora.adapters.keys import PARTS, to_diffusers, to_kohya
 from sdlora.adapters.lora import (
     LoraError,
     adapted_layers,
@@ -36,43 +36,46 @@ CONFIG_FIELDS = (
 stop it from loading."""
 
 
-def adapted_parts(unet: nn.Module | None, text_encoder: nn.Module | None) -> dict[str, nn.Module]:
-    """The parts that carry an adapter, by name.
+def adapted_parts(parts: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Those of a model's parts that carry an adapter, in the order of ``PARTS``.
 
     Raises:
-        LoraError: If none does, or if the text encoder's is a DoRA.
+        LoraError: If none does, if one of them has no place in the files, or if a text encoder's is
+            a DoRA.
     """
-    modules = {"unet": unet, "text_encoder": text_encoder}
-    found = {part: m for part, m in modules.items() if m is not None and lora_parameters(m)}
+    found = {part: parts[part] for part in PARTS if part in parts and lora_parameters(parts[part])}
+    others = [part for part in parts if part not in PARTS and lora_parameters(parts[part])]
+    if others:
+        known = ", ".join(PARTS)
+        raise LoraError(f"{', '.join(others)}: files hold adapters of {known} only; freeze it")
     if not found:
-        raise LoraError("neither UNet nor text encoder carries an adapter; there is none to write")
-    if "text_encoder" in found and lora_config(found["text_encoder"]).use_dora:
-        raise LoraError(
-            "text_encoder: a DoRA, whose magnitudes diffusers does not load; train it without DoRA"
-        )
+        raise LoraError(f"no adapter on any of {', '.join(parts) or 'no parts'}: nothing to write")
+    for part, module in found.items():
+        if part != "unet" and lora_config(module).use_dora:
+            raise LoraError(
+                f"{part}: a DoRA, whose magnitudes diffusers does not load; train it without DoRA"
+            )
     return found
 
 
 def write_diffusers(
-    path: Path,
-    *,
-    unet: nn.Module | None,
-    text_encoder: nn.Module | None,
-    metadata: Mapping[str, str],
+    path: Path, *, parts: Mapping[str, nn.Module], metadata: Mapping[str, str]
 ) -> Path:
     """Write the layout that ``pipeline.load_lora_weights`` reads, whole or not at all.
 
     Args:
         path: The ``.safetensors`` file.
-        unet: The denoiser; ``None`` or without an adapter: left out.
-        text_encoder: The text encoder; ``None`` or without an adapter: left out.
+        parts: The model's, by name; those without an adapter are left out.
         metadata: Text for the header; the adapters' configs are added, without which diffusers
             takes alpha for the rank.
 
+    Returns:
+        ``path``.
+
     Raises:
-        LoraError: If there is no adapter, or it holds NaN or infinity.
+        LoraError: If there is no adapter, it holds NaN or infinity, or a text encoder's is a DoRA.
     """
-    modules = adapted_parts(unet, text_encoder)
+    modules = adapted_parts(parts)
     tensors = to_diffusers({part: lora_state_dict(module) for part, module in modules.items()})
     config: dict[str, Any] = {}
     for part, module in modules.items():
@@ -83,22 +86,20 @@ def write_diffusers(
     return path
 
 
-def write_kohya(
-    path: Path,
-    *,
-    unet: nn.Module | None,
-    text_encoder: nn.Module | None,
-    metadata: Mapping[str, str],
-) -> Path:
-    """Write the layout that ComfyUI and A1111 read; arguments and errors as ``write_diffusers``."""
-    modules = adapted_parts(unet, text_encoder)
+def write_kohya(path: Path, *, parts: Mapping[str, nn.Module], metadata: Mapping[str, str]) -> Path:
+    """Write the layout that ComfyUI and A1111 read; arguments and errors as ``write_diffusers``.
+
+    Which base it belongs to (``ss_base_model_version``, ``modelspec.architecture``) is for
+    ``metadata`` to say. A model with a second text encoder, adapted or not, gets SDXL's names.
+    """
+    modules = adapted_parts(parts)
     states = {part: lora_state_dict(module) for part, module in modules.items()}
     layers = {part: adapted_layers(module) for part, module in modules.items()}
     alphas = {
         part: {layer: alpha for layer, (_, alpha) in found.items()}
         for part, found in layers.items()
     }
-    tensors = to_kohya(states, alphas)
+    tensors = to_kohya(states, alphas, is_sdxl="text_encoder_2" in parts)
     ranks = [found for part in layers.values() for found in part.values()]
     first = next(iter(modules))
     config = lora_config(modules[first])
@@ -106,10 +107,16 @@ def write_kohya(
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(config.r),
         "ss_network_alpha": str(next(iter(layers[first].values()))[1]),
-        "ss_network_args": json.dumps({"mixed_ranks": len(set(ranks)) > 1}),
+        "ss_network_args": json.dumps(
+            {
+                "mixed_ranks": len(set(ranks)) > 1,
+                "use_dora": config.use_dora,
+                "use_rslora": config.use_rslora,
+            }
+        ),
+        "ss_network_dropout": str(config.lora_dropout),
         "ss_output_name": path.stem,
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "stable-diffusion-v1/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.title": path.stem,
         **metadata,

@@ -93,19 +93,17 @@ def _as_trained(family: Family, run: Path) -> None:
 @contextmanager
 def _applied(family: Family, lora: NamedLora, merge: bool) -> Iterator[float]:
     """The model with a LoRA, inside the block; gives the strength that is still to be applied."""
-    modules = list(family.parts.values())
-    apply_lora(
-        modules[0], modules[1], read_lora(lora.path, int(family.unet.config.layers_per_block))
-    )
+    modules = family.parts
+    apply_lora(modules, read_lora(lora.path, int(family.unet.config.layers_per_block)))
     try:
         with ExitStack() as stack:
-            for module in modules if merge else ():
+            for module in modules.values() if merge else ():
                 if lora_parameters(module):
                     set_scale(module, lora.scale)
                     stack.enter_context(merged(module))
             yield 1.0 if merge else lora.scale
     finally:
-        remove_lora(*modules)
+        remove_lora(*modules.values())
 
 
 def _of_folders(

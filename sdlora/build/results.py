@@ -1,6 +1,5 @@
 """A trained run -> its files, and the table that says what it became."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from sdlora.best import Best
 from sdlora.build import parts
 from sdlora.build.evaluation import print_scores
 from sdlora.build.job import TrainingJob
+from sdlora.build.metadata import metadata, write_card
 from sdlora.build.nearest import write_nearest
 from sdlora.data.check import FILE_NAME
 from sdlora.evaluator import Evaluation, score_training
@@ -32,10 +32,10 @@ def export(job: TrainingJob) -> list[Path]:
         return [export_pipeline(job.folder / "pipeline", job.family.pipeline())]
     config = job.config
     job.family.eval()
+    trained = job.family.parts
     files = export_lora(
         job.folder / "lora",
-        unet=job.family.unet,
-        text_encoder=job.family.text_encoder,
+        parts=trained,
         metadata=metadata(job),
         name=config.export.name,
     )
@@ -45,9 +45,7 @@ def export(job: TrainingJob) -> list[Path]:
         return again.pipeline()
 
     with job.progress.working("Proving the export"):
-        differences = prove_export(
-            job.folder / "lora", fresh, job.family.unet, job.family.text_encoder
-        )
+        differences = prove_export(job.folder / "lora", fresh, trained)
     worst = max(differences.values())
     job.progress.print(f"export proved: loaded back in 3 layouts, largest difference {worst:.2g}")
     return files
@@ -56,13 +54,16 @@ def export(job: TrainingJob) -> list[Path]:
 def summarise(job: TrainingJob, files: list[Path]) -> None:
     """Show base and LoRA side by side, and where everything is."""
     grid = job.folder / "samples" / "last.png"
+    last: Evaluation | None = None
     try:
-        _compare(job, grid)
+        last = _compare(job, grid)
     except torch.OutOfMemoryError:
         job.progress.print(
             "warning: no memory to draw even one picture, so nothing is scored; score the LoRA on "
             f"another machine: python evaluate.py run={job.folder}"
         )
+    if job.specs:
+        files = [*files, *write_card(job, last)]
     with job.progress.working("Writing report.html"):
         write_html_report(job.folder)
     job.progress.print("\nWritten:")
@@ -74,8 +75,8 @@ def summarise(job: TrainingJob, files: list[Path]) -> None:
     job.progress.print(f"  tensorboard --logdir {job.folder}")
 
 
-def _compare(job: TrainingJob, grid: Path) -> None:
-    """Pictures and scores of base, best and last, for the terminal and the reports."""
+def _compare(job: TrainingJob, grid: Path) -> Evaluation:
+    """Pictures and scores of base, best and last, for the terminal and the reports; gives last."""
     last = job.evaluate.last or job.evaluator.draw()
     base = job.evaluator.draw_base()
     real = score_training(job.data.source, job.evaluator.scorer, job.progress)
@@ -93,33 +94,7 @@ def _compare(job: TrainingJob, grid: Path) -> None:
         write_nearest(job.folder, rows["LoRA"], job.evaluator.settings.prompts, job.data.source)
         _log_hparams(job, rows, real)
     _say_best(job, best)
-
-
-def metadata(job: TrainingJob) -> dict[str, str]:
-    """The file's header: what A1111 shows (``ss_*``), and all that is needed to repeat the run."""
-    config = job.config
-    prediction = job.module.objective.noise.prediction_type
-    return {
-        "ss_sd_model_name": config.model.path,
-        "ss_base_model_version": "sd_v1",
-        "ss_v2": "False",
-        "ss_resolution": f"({config.data.resolution}, {config.data.resolution})",
-        "ss_num_train_images": str(len(job.data.source.pictures)),
-        "ss_steps": str(job.trainer.global_step),
-        "ss_seed": str(config.seed),
-        "ss_unet_lr": str(config.optim.unet_lr),
-        "ss_text_encoder_lr": str(config.optim.text_encoder_lr),
-        "ss_optimizer": config.optim.name,
-        "ss_mixed_precision": config.trainer.precision,
-        "ss_min_snr_gamma": str(config.objective.min_snr_gamma),
-        "ss_debiased_estimation": str(config.objective.weighting == "debiased"),
-        "ss_noise_offset": str(config.objective.noise.offset or None),
-        "ss_zero_terminal_snr": str(config.objective.zero_terminal_snr),
-        "modelspec.prediction_type": "v" if prediction == "v_prediction" else prediction,
-        "sdlora.config": json.dumps(asdict(config), sort_keys=True),
-        "sdlora.hashes": json.dumps(job.hashes, sort_keys=True),
-        "sdlora.versions": json.dumps(parts.versions(), sort_keys=True),
-    }
+    return last
 
 
 def _rows(evaluations: Mapping[str, Evaluation]) -> dict[str, Scores]:

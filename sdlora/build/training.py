@@ -29,10 +29,10 @@ from sdlora.build.data_sheet import (
 from sdlora.build.encoding import batches_per_epoch, datamodule, training_set
 from sdlora.build.hashes import base_hashes
 from sdlora.build.job import TrainingJob
+from sdlora.build.metadata import metadata
 from sdlora.build.objective import check_objective
 from sdlora.build.optimizer import rate_notes
 from sdlora.build.prior import draw_missing_class_pictures
-from sdlora.build.results import metadata
 from sdlora.build.sources import held_out
 from sdlora.build.validation import held_out_data, validation_loss
 from sdlora.callbacks.averaging import Average
@@ -302,12 +302,8 @@ def _write_adapter(job: TrainingJob, folder: Path, kohya: bool = False) -> None:
     if not job.specs:
         return
     parameters = job.module.all_trained_parameters()
-    parts_of: dict[str, Any] = {
-        "unet": job.family.unet,
-        "text_encoder": job.family.text_encoder,
-        "metadata": metadata(job),
-    }
+    content: dict[str, Any] = {"parts": job.family.parts, "metadata": metadata(job)}
     with job.average.applied(parameters) if job.average else nullcontext():
-        write_diffusers(folder / DIFFUSERS_FILE, **parts_of)
+        write_diffusers(folder / DIFFUSERS_FILE, **content)
         if kohya:
-            write_kohya(folder / f"{job.config.export.name}.safetensors", **parts_of)
+            write_kohya(folder / f"{job.config.export.name}.safetensors", **content)

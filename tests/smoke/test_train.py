@@ -10,7 +10,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -96,6 +98,21 @@ def test_a_run_writes_everything_that_it_promises(
     paths = [Path(line) for line in written if line.startswith(str(tmp_path))]
     assert len(paths) >= 8
     assert all(path.exists() for path in paths)
+
+    with safe_open(tmp_path / "lora" / "my_lora.safetensors", "pt") as file:
+        header = file.metadata()
+    assert header["ss_base_model_version"] == "sd_v1"
+    assert header["modelspec.architecture"] == "stable-diffusion-v1/lora"
+    assert header["modelspec.resolution"] == "64x64"
+    assert header["ss_steps"] == "4"
+    assert int(header["ss_epoch"]) >= 1
+    assert sum(json.loads(header["ss_tag_frequency"])["my_lora"].values()) >= 1
+    started, finished = (float(header[f"ss_training_{w}_at"]) for w in ("started", "finished"))
+    assert 1.7e9 < started <= finished
+    card = ModelCard.load(tmp_path / "lora" / "README.md")
+    assert len(card.data.widget) == 2
+    assert all((tmp_path / "lora" / each["output"]["url"]).is_file() for each in card.data.widget)
+    assert str(tmp_path) not in card.content
 
     weights = load_file(tmp_path / "lora" / "pytorch_lora_weights.safetensors")
     down = {name: tensor for name, tensor in weights.items() if "lora_A" in name}

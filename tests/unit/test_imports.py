@@ -40,6 +40,7 @@ LEVELS = {
     "sdlora.report": 4,
     "sdlora.run_folder": 4,
     "sdlora.export": 4,
+    "sdlora.model_card": 4,
     "sdlora.html_report": 5,
     "sdlora.html_report.*": 5,
     "sdlora.best": 4,

@@ -11,9 +11,11 @@ from sdlora.run_folder import (
     differences,
     flat,
     locked,
+    now,
     read_config,
     refuse_changes,
     refuse_used,
+    started_at,
     write_config,
 )
 
@@ -128,3 +130,19 @@ def test_flat_and_differences() -> None:
         ("b", 2, 3),
         ("c", None, 4),
     ]
+
+
+def test_a_resumed_run_began_when_it_first_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert started_at(tmp_path) is None
+    for time, config, began in (
+        ("100", CONFIG, 100.0),
+        ("200", {**CONFIG, "resume": "a"}, 100.0),
+        ("300", CONFIG, 300.0),
+    ):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", time)
+        write_config(tmp_path, config, HASHES)
+        assert started_at(tmp_path) == began
+    monkeypatch.delenv("SOURCE_DATE_EPOCH")
+    assert now() > 1.7e9

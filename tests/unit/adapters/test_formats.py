@@ -46,7 +46,7 @@ def write(layout: str, path: Path, unet, text_encoder) -> Path:
             write_peft(path / part, module)
         return path
     writer = write_kohya if layout == "kohya" else write_diffusers
-    return writer(path / "a.safetensors", **parts, metadata={"ss_steps": "7"})
+    return writer(path / "a.safetensors", parts=parts, metadata={"ss_steps": "7"})
 
 
 def kohya(state: dict[str, Tensor], prefix: str, alpha: float | None) -> dict[str, Tensor]:
@@ -63,7 +63,7 @@ def kohya(state: dict[str, Tensor], prefix: str, alpha: float | None) -> dict[st
 
 def applied(path: Path, scale: float = 1.0) -> Tensor:
     unet, text_encoder = tiny_unet(), tiny_text_encoder()
-    apply_lora(unet, text_encoder, read_lora(path), scale)
+    apply_lora({"unet": unet, "text_encoder": text_encoder}, read_lora(path), scale)
     return outputs(unet, text_encoder)
 
 
@@ -72,10 +72,11 @@ def test_our_files_go_round_exactly(layout: str, tmp_path: Path, tuned) -> None:
     path = write(layout, tmp_path, *tuned)
     lora_file = read_lora(path)
     assert lora_file.layout == layout
-    assert (lora_file.unet_spec.r, lora_file.unet_spec.alpha) == (4, 6.0)
-    assert (lora_file.text_encoder_spec.r, lora_file.text_encoder_spec.alpha) == (3, 1.25)
+    unet_spec, text_spec = lora_file.specs["unet"], lora_file.specs["text_encoder"]
+    assert (unet_spec.r, unet_spec.alpha) == (4, 6.0)
+    assert (text_spec.r, text_spec.alpha) == (3, 1.25)
     unet, text_encoder = tiny_unet(), tiny_text_encoder()
-    apply_lora(unet, text_encoder, lora_file)
+    apply_lora({"unet": unet, "text_encoder": text_encoder}, lora_file)
     for ours, theirs in zip((unet, text_encoder), tuned, strict=True):
         assert adapted_layers(ours) == adapted_layers(theirs)
         expected = lora_state_dict(theirs)
@@ -201,7 +202,7 @@ def test_block_names_of_the_original_code(tmp_path: Path) -> None:
     assert not any("down_blocks" in key or "up_blocks" in key for key in tensors)
     save_file(tensors, tmp_path / "sgm.safetensors")
     other = tiny_unet()
-    apply_lora(other, None, read_lora(tmp_path / "sgm.safetensors", layers_per_block=1))
+    apply_lora({"unet": other}, read_lora(tmp_path / "sgm.safetensors", layers_per_block=1))
     assert torch.equal(outputs(other), outputs(unet))
 
 
@@ -219,7 +220,7 @@ def test_blocks_1_and_10_of_the_original_code_are_not_mixed_up(tmp_path: Path) -
         for matrix in ("lora_down", "lora_up"):
             tensors[f"lora_unet_{stem}.{matrix}.weight"] = torch.full((2, 2), float(index))
     save_file(tensors, tmp_path / "sd1.safetensors")
-    found = read_lora(tmp_path / "sd1.safetensors").unet
+    found = read_lora(tmp_path / "sd1.safetensors").states["unet"]
     for index, layer in enumerate(pairs.values()):
         assert found[f"{layer}.lora_A.weight"][0, 0] == index
     assert len(found) == 2 * len(pairs)
@@ -277,7 +278,7 @@ def test_a_folder_that_peft_wrote(tmp_path: Path) -> None:
     set_peft_model_state_dict(theirs, prefixed)
     theirs.save_pretrained(tmp_path / "peft")
     other = tiny_unet()
-    apply_lora(other, None, read_lora(tmp_path / "peft"))
+    apply_lora({"unet": other}, read_lora(tmp_path / "peft"))
     assert torch.equal(outputs(other), outputs(unet))
 
 
@@ -286,7 +287,7 @@ def test_linear_layers_and_1x1_convolutions_stand_for_each_other(tmp_path: Path)
     flat = {k: v.flatten(1) for k, v in lora_state_dict(unet).items()}
     save_file(kohya(flat, "lora_unet_", 6.0), tmp_path / "flat.safetensors")
     other = tiny_unet()
-    apply_lora(other, None, read_lora(tmp_path / "flat.safetensors"))
+    apply_lora({"unet": other}, read_lora(tmp_path / "flat.safetensors"))
     assert torch.equal(outputs(other), outputs(unet))
 
 
@@ -301,7 +302,9 @@ def test_what_does_not_fit_is_listed_before_the_model_is_touched(tmp_path: Path,
     unet, text_encoder = tiny_unet(), tiny_text_encoder()
     before = outputs(unet, text_encoder)
     with pytest.raises(LoraError) as caught:
-        apply_lora(unet, text_encoder, read_lora(tmp_path / "wrong.safetensors"))
+        apply_lora(
+            {"unet": unet, "text_encoder": text_encoder}, read_lora(tmp_path / "wrong.safetensors")
+        )
     text = str(caught.value)
     assert "5 problems" in text
     assert "attn1.to_q.lora_A.weight: shape [4, 320], the layer needs [4, 32]" in text
@@ -315,7 +318,7 @@ def test_what_does_not_fit_is_listed_before_the_model_is_touched(tmp_path: Path,
 @pytest.mark.parametrize(
     ("key", "shown"),
     [
-        ("lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", "lora_te2"),
+        ("lora_te3_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", "lora_te3"),
         ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", "hada_w1_a"),
         ("lora_unet_mid_block_attentions_0_proj_in.lora_mid.weight", "lora_mid"),
         ("bundle_emb.token.string_to_param.*", "bundle_emb"),
@@ -420,7 +423,5 @@ def test_a_changed_config_is_found(tmp_path: Path, tuned) -> None:
 )
 def test_metadata_that_no_header_holds_is_refused(tmp_path: Path, metadata, reason, tuned) -> None:
     with pytest.raises(LoraError, match=reason):
-        write_diffusers(
-            tmp_path / "x.safetensors", unet=tuned[0], text_encoder=None, metadata=metadata
-        )
+        write_diffusers(tmp_path / "x.safetensors", parts={"unet": tuned[0]}, metadata=metadata)
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,192 @@
+"""A run -> the header of its LoRA files and their model card: what programs show of them."""
+
+import json
+import math
+from collections import Counter
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sdlora import __version__
+from sdlora.build import parts
+from sdlora.build.job import TrainingJob
+from sdlora.config import ModelConfig, TrainConfig
+from sdlora.data.dataset import PictureDataset
+from sdlora.data.sources import CLASS_PICTURES
+from sdlora.evaluator import Evaluation
+from sdlora.model_card import write_model_card
+from sdlora.models.loading import EMBEDDED
+from sdlora.randomness import derive_seed
+from sdlora.run_folder import now, started_at
+
+SD2_TEXT_WIDTH = 1024
+"""Width of the text encoder that tells Stable Diffusion 2 (OpenCLIP ViT-H) from 1 (768)."""
+
+MOST_TAGS = 1000
+"""So many of the commonest tags go into the header, which must stay small."""
+
+
+def metadata(job: TrainingJob) -> dict[str, str]:
+    """The file's header: what A1111 and model managers show, and all that repeats the run."""
+    base = job.config.model.path
+    version, architecture = base_names(
+        job.config.model.family, text_width(job), prediction_type(job)
+    )
+    return {
+        "ss_sd_model_name": base,
+        "ss_base_model_version": version,
+        "ss_v2": str(version.startswith("sd_v2")),
+        **_kohya_fields(job),
+        "modelspec.architecture": architecture,
+        **_model_spec(job),
+        "sdlora.config": json.dumps(asdict(job.config), sort_keys=True),
+        "sdlora.hashes": json.dumps(job.hashes, sort_keys=True),
+        "sdlora.versions": json.dumps(parts.versions(), sort_keys=True),
+    }
+
+
+def base_names(family: str, text_width: int, prediction_type: str) -> tuple[str, str]:
+    """What kohya's trainer and ModelSpec call a base model.
+
+    Args:
+        family: ``model.family``; one that is neither ``sd`` nor ``sdxl`` goes by its own name.
+        text_width: Width of the text encoder; tells Stable Diffusion 2 from 1.
+        prediction_type: ``epsilon`` or ``v_prediction``.
+
+    Returns:
+        ``ss_base_model_version`` and ``modelspec.architecture``.
+
+    Source:
+        kohya-ss/sd-scripts, library/model_util.py ``get_model_version_str_for_sd1_sd2`` and
+        library/sai_model_spec.py ``determine_architecture``.
+    """
+    is_v = prediction_type == "v_prediction"
+    if family == "sdxl":
+        return "sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"
+    if family != "sd":
+        return family, f"{family}/lora"
+    if text_width == SD2_TEXT_WIDTH:
+        side = "768-v" if is_v else "512"
+        return "sd_v2_v" if is_v else "sd_v2", f"stable-diffusion-v2-{side}/lora"
+    return "sd_v1_v" if is_v else "sd_v1", "stable-diffusion-v1/lora"
+
+
+def text_width(job: TrainingJob) -> int:
+    """Width of the (first) text encoder, 0 if the model has none."""
+    encoder = getattr(job.family, "text_encoder", None)
+    return int(getattr(getattr(encoder, "config", None), "hidden_size", 0))
+
+
+def prediction_type(job: TrainingJob) -> str:
+    """What the run's UNet predicts."""
+    return job.module.objective.noise.prediction_type
+
+
+def trigger_phrase(config: TrainConfig) -> str | None:
+    """The words that call what was trained, if the config names them."""
+    if config.evaluation.trigger_word:
+        return config.evaluation.trigger_word
+    prefixes = {root.prefix for root in config.data.roots} | {config.data.captions.prefix}
+    named = {prefix.strip(" ,") for prefix in prefixes} - {""}
+    return named.pop() if len(named) == 1 else None
+
+
+def tag_frequency(captions: list[str], separator: str) -> dict[str, int]:
+    """In how many captions each tag stands, the commonest first; a sentence counts as one tag."""
+    counts: Counter[str] = Counter()
+    for caption in captions:
+        tags = (tag.strip() for line in caption.splitlines() for tag in line.split(separator))
+        counts.update(list(dict.fromkeys(tag for tag in tags if tag)))
+    return dict(counts.most_common(MOST_TAGS))
+
+
+def hub_id(config: ModelConfig) -> str | None:
+    """The base model's id on the Hugging Face Hub; ``None`` for one on this machine."""
+    path = config.path
+    is_id = path.count("/") == 1 and not path.startswith((EMBEDDED, ".", "/", "~"))
+    return path if is_id and "\\" not in path and not Path(path).exists() else None
+
+
+def write_card(job: TrainingJob, last: Evaluation | None) -> list[Path]:
+    """Write the model card beside the exported LoRA, with pictures if some were drawn."""
+    config = job.config
+    samples = [] if last is None else zip(last.prompts, last.images, strict=True)
+    adapted = [f"{part} (rank {s.r}, alpha {s.alpha:g})" for part, s in job.specs.items()]
+    base = hub_id(config.model)
+    window = config.trainer.accumulate_grad_batches * job.trainer.world_size
+    facts = {
+        "Base model": base or Path(config.model.path).name,  # no path of this machine
+        "Adapted parts": ", ".join(adapted),
+        "Training pictures": str(len(job.data.source.pictures)),
+        "Resolution": f"{config.data.resolution} px",
+        "Steps": str(job.trainer.global_step),
+        "Batch size": str(config.data.batch_size * window),
+        "Learning rate": f"{config.optim.unet_lr:g} ({config.optim.name})",
+        "Made with": f"sdlora {__version__}",
+    }
+    return write_model_card(
+        job.folder / "lora",
+        name=config.export.name,
+        family="stable-diffusion-xl" if config.model.family == "sdxl" else "stable-diffusion",
+        base_model=base,
+        trigger=trigger_phrase(config),
+        samples=[(prompt.text, image) for prompt, image in samples],
+        facts=facts,
+    )
+
+
+def _kohya_fields(job: TrainingJob) -> dict[str, str]:
+    """What kohya's trainer writes, under its names; it has no others for what it does not do."""
+    config, step = job.config, job.trainer.global_step
+    pictures = job.data.source.pictures
+    captions = [each.text for each in pictures if not each.name.startswith(CLASS_PICTURES)]
+    separator = config.data.captions.separator.strip() if config.data.captions.tags else ","
+    tags = tag_frequency(captions, separator or ",")
+    began = started_at(job.folder) or now()
+    session = derive_seed(config.seed, f"session/{began}/{json.dumps(job.hashes)}") % 2**32
+    fields = {
+        "ss_resolution": f"({config.data.resolution}, {config.data.resolution})",
+        "ss_num_train_images": str(len(pictures)),
+        "ss_tag_frequency": json.dumps({config.export.name: tags}, ensure_ascii=False),
+        "ss_steps": str(step),
+        "ss_max_train_steps": str(config.trainer.max_steps),
+        "ss_seed": str(config.seed),
+        "ss_learning_rate": str(config.optim.unet_lr),
+        "ss_unet_lr": str(config.optim.unet_lr),
+        "ss_text_encoder_lr": str(config.optim.text_encoder_lr),
+        "ss_lr_scheduler": config.scheduler.name,
+        "ss_optimizer": config.optim.name,
+        "ss_mixed_precision": config.trainer.precision,
+        "ss_min_snr_gamma": str(config.objective.min_snr_gamma),
+        "ss_debiased_estimation": str(config.objective.weighting == "debiased"),
+        "ss_noise_offset": str(config.objective.noise.offset or None),
+        "ss_zero_terminal_snr": str(config.objective.zero_terminal_snr),
+        "ss_training_started_at": str(began),
+        "ss_training_finished_at": str(now()),
+        "ss_session_id": str(session),
+        "ss_training_comment": f"sdlora {__version__}",
+    }
+    dataset = job.datamodule.dataset
+    if isinstance(dataset, PictureDataset):  # a stream does not know its length
+        batches = step * config.trainer.accumulate_grad_batches * job.trainer.world_size
+        fields["ss_epoch"] = str(math.ceil(batches / dataset.plan.batches_per_epoch))
+    if config.model.family == "sd" and config.model.clip_skip:
+        fields["ss_clip_skip"] = str(config.model.clip_skip + 1)
+    return fields
+
+
+def _model_spec(job: TrainingJob) -> dict[str, str]:
+    """ModelSpec 1.0.1, as far as the run knows; the writers add title and hash."""
+    config = job.config
+    side = config.data.resolution
+    predicted = prediction_type(job)
+    fields = {
+        "modelspec.resolution": f"{side}x{side}",
+        "modelspec.date": datetime.fromtimestamp(now(), UTC).isoformat(timespec="seconds"),
+        "modelspec.prediction_type": "v" if predicted == "v_prediction" else predicted,
+        "modelspec.tags": "text-to-image, lora",
+    }
+    if config.model.family == "sd":  # 1 is the last layer
+        fields["modelspec.encoder_layer"] = str(config.model.clip_skip + 1)
+    trigger = trigger_phrase(config)
+    return fields if trigger is None else {**fields, "modelspec.trigger_phrase": trigger}

@@ -1,0 +1,106 @@
+"""The page that the Hugging Face Hub shows of a LoRA: ``README.md`` beside its files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from huggingface_hub import ModelCardData
+from PIL import Image
+
+from sdlora.adapters.formats import DIFFUSERS_FILE
+from sdlora.files import atomic_path, write_text
+
+CARD = "README.md"
+PICTURES = "pictures"
+MOST_PICTURES = 4
+
+
+def write_model_card(
+    folder: Path,
+    *,
+    name: str,
+    family: str,
+    base_model: str | None,
+    trigger: str | None,
+    samples: Sequence[tuple[str, Image.Image]],
+    facts: Mapping[str, str],
+) -> list[Path]:
+    """Write the card and its pictures. Nothing is asked of the network.
+
+    Written here and not by diffusers' ``load_or_create_model_card``, which looks for an older card
+    on the Hub first.
+
+    Args:
+        folder: Of the exported LoRA.
+        name: Its title, and the kohya file's name.
+        family: ``stable-diffusion`` or ``stable-diffusion-xl``, as the Hub's tags have it.
+        base_model: The base's id on the Hub, if it has one.
+        trigger: The words that call what was trained, if there are some.
+        samples: Prompts and the pictures drawn with them; the first four are shown.
+        facts: What else to tell, by label.
+
+    Returns:
+        The files, the card first.
+
+    Source:
+        The Hub's model card metadata (``base_model``, ``instance_prompt``, ``widget``) and the tags
+        of diffusers' training scripts.
+    """
+    pictures = []
+    for number, (_, image) in enumerate(samples[:MOST_PICTURES]):
+        path = folder / PICTURES / f"{number}.png"
+        with atomic_path(path) as temporary:
+            image.save(temporary)
+        pictures.append(path)
+    shown = [path.relative_to(folder).as_posix() for path in pictures]
+    prompts = [prompt for prompt, _ in samples[:MOST_PICTURES]]
+    data = ModelCardData(
+        base_model=base_model,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=[
+            *("text-to-image", "diffusers", "diffusers-training", "lora"),
+            *(family, f"{family}-diffusers", "template:sd-lora"),
+        ],
+        instance_prompt=trigger,
+        widget=[
+            {"text": text or " ", "output": {"url": url}}
+            for text, url in zip(prompts, shown, strict=True)
+        ]
+        or None,
+    )
+    write_text(
+        folder / CARD, f"---\n{data.to_yaml()}\n---\n\n{_text(name, base_model, trigger, facts)}"
+    )
+    return [folder / CARD, *pictures]
+
+
+def _text(name: str, base_model: str | None, trigger: str | None, facts: Mapping[str, str]) -> str:
+    """The card below its metadata."""
+    call = (
+        "" if trigger is None else f"\nPut `{trigger}` into the prompt to call what it learned.\n"
+    )
+    table = "\n".join(f"| {label} | {value} |" for label, value in facts.items())
+    return f"""# {name}
+
+A LoRA, trained with sdlora.
+{call}
+<Gallery />
+
+## Use
+
+In ComfyUI or A1111: `{name}.safetensors`. With diffusers:
+
+```python
+from diffusers import AutoPipelineForText2Image
+
+pipeline = AutoPipelineForText2Image.from_pretrained("{base_model or "BASE_MODEL"}")
+pipeline.load_lora_weights("FOLDER_OR_HUB_ID", weight_name="{DIFFUSERS_FILE}")
+image = pipeline("{trigger or "a picture"}").images[0]
+```
+
+## Training
+
+| | |
+|---|---|
+{table}
+"""
