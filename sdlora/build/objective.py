@@ -48,20 +48,25 @@ def check_objective(
             f"this model has {count} timesteps",
         )
     changed = changed_schedule(schedule_config, config.prediction_type, config.zero_terminal_snr)
+    if has_teacher:
+        _refuse_teaching(own, changed)
+    try:
+        NoiseSchedule.from_config(changed)
+    except ValueError as error:  # names its argument; here that is a key of this group
+        raise ConfigError(f"objective.{error}") from error
+
+
+def _refuse_teaching(own: Mapping[str, Any], changed: Mapping[str, Any]) -> None:
     for key in ("prediction_type", "rescale_betas_zero_snr"):
         after = changed.get(key, own[key])
         require(
-            not has_teacher or after == own[key],
+            after == own[key],
             "data.prior.mode",
             "teacher",
             f"the base was trained with {key}={own[key]} and cannot teach {key}={after}; set "
             "data.prior.mode=class, or leave objective.prediction_type and "
             "objective.zero_terminal_snr as the base has them",
         )
-    try:
-        NoiseSchedule.from_config(changed)
-    except ValueError as error:  # names its argument; here that is a key of this group
-        raise ConfigError(f"objective.{error}") from error
 
 
 def objective(config: ObjectiveConfig, family: Family) -> Objective:

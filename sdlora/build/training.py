@@ -77,8 +77,7 @@ def training_job(config: TrainConfig, folder: Path, progress: Progress) -> Train
         ValueError: Whatever cannot work, before the first step.
     """
     checkpoint = _checkpoint_to_resume(config, folder, progress)
-    schedule = noise_schedule_config(parts.model_source(config.model))
-    check_objective(config.objective, schedule, config.data.prior.mode == "teacher")
+    _check_objective(config)
     data, unseen, hashes = _data(config, folder, progress)
     trainer = parts.trainer(config, folder)
     scorer = _scorer(config, data, unseen, trainer.strategy.root_device, progress)
@@ -231,6 +230,11 @@ def _checkpoint_to_resume(config: TrainConfig, folder: Path, progress: Progress)
     if checkpoint is None:
         progress.print(f"{folder} has no whole checkpoint yet; starting from step 0")
     return checkpoint
+
+
+def _check_objective(config: TrainConfig) -> None:
+    schedule = noise_schedule_config(parts.model_source(config.model))
+    check_objective(config.objective, schedule, config.data.prior.mode == "teacher")
 
 
 def _scorer(

@@ -7,6 +7,7 @@ from scipy.special import pseudo_huber
 from sdlora.diffusion.huber import Huber
 from sdlora.diffusion.noise_schedule import NoiseSchedule
 from sdlora.diffusion.objective import Objective
+from sdlora.diffusion.weighting import debiased_weight
 
 SCHEDULE = NoiseSchedule(torch.tensor([1.0, 0.5, 0.1, 0.0]), "v_prediction")
 
@@ -82,3 +83,13 @@ def test_the_loss_takes_masks_and_weights_after_the_error() -> None:
 def test_what_cannot_work_is_refused(arguments: tuple[float, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Huber(*arguments)
+
+
+def test_the_loss_is_float32_whatever_the_compute_precision_is() -> None:
+    objective = Objective(SCHEDULE, debiased_weight, Huber(0.1, "snr"))
+    prediction, t = torch.randn(4, 4, 2, 2), torch.arange(4)
+    exact = objective.per_sample(prediction, torch.zeros(4, 4, 2, 2), t)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = objective.per_sample(prediction, torch.zeros(4, 4, 2, 2), t)
+    assert low.dtype == torch.float32
+    assert torch.equal(low, exact)

@@ -117,3 +117,13 @@ def test_draws_are_a_function_of_seed_and_index(name: str) -> None:
     assert not torch.equal(together, whole(some + 1))
     assert not torch.equal(together, whole(some, seed=8))
     assert not torch.equal(together, PLAIN[some])
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_noise_is_float32_whatever_the_compute_precision_is(name: str) -> None:
+    noise, some = EVERY[name], torch.tensor([9, 4])
+    exact = noise.perturbed(noise.eps(SHAPE, 7, some), 7, some)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = noise.perturbed(noise.eps(SHAPE, 7, some), 7, some)
+    assert low.dtype == torch.float32
+    assert torch.equal(low, exact)
