@@ -17,6 +17,7 @@ from sdlora.build.subject import NamedLora, Subject, subject
 from sdlora.config import EvaluateConfig
 from sdlora.config_rules import ConfigError
 from sdlora.data.pictures import PICTURE_SUFFIXES, PictureError, read_picture
+from sdlora.data.samples import ERROR
 from sdlora.evaluator import (
     Evaluation,
     Evaluator,
@@ -44,6 +45,7 @@ def evaluate(config: EvaluateConfig, folder: Path, progress: Progress) -> Path:
     """
     what = subject(config, progress)
     training = scorers.training_pictures(config.evaluation, what.training)
+    _say_left_out(what, training, progress)
     device = parts.device(config.accelerator)
     scorer = scorers.scorer(config.evaluation, what.references, training, device, progress)
     if config.images:
@@ -51,6 +53,18 @@ def evaluate(config: EvaluateConfig, folder: Path, progress: Progress) -> Path:
     else:
         rows = _of_loras(config, what, scorer, training, progress)
     return _write(config, what, folder, rows, scorer, training, progress)
+
+
+def _say_left_out(what: Subject, training: KnownPictures, progress: Progress) -> None:
+    """Name training pictures that nothing is compared with; training would have named them."""
+    if what.training is None or not training.images:
+        return
+    for finding in what.training.findings:
+        if finding.severity == ERROR:
+            progress.print(f"left out: {finding}")
+    tried = [picture.name for picture in what.training.pictures[: scorers.MOST_REFERENCES]]
+    if unread := [name for name in tried if name not in set(training.names)]:
+        progress.print(f"left out, since they cannot be read: {', '.join(unread)}")
 
 
 def _of_loras(

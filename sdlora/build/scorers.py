@@ -67,12 +67,7 @@ def scorer(
     clip = load("clip", config.clip, {"clip": ClipScore})
     features = load("image", config.image, {"image": ImageFeatures})
     aesthetic = load("aesthetic", config.aesthetic, {"aesthetic": AestheticScorer})
-    for key, reason in missing.items():
-        chosen = {"face": "face_distance", "clip": "clip_score"}.get(key) == config.select
-        without = f"evaluation.{key}=none" + " evaluation.select=none" * chosen
-        progress.print(
-            f"evaluation.{key}: will be reported as unavailable: {reason} Without it: {without}"
-        )
+    _say_missing(missing, config.select, progress)
     if references is None and face and training.images:
         progress.print(
             "note: no held-out pictures (evaluation.references, data.val_fraction, or a folder "
@@ -98,6 +93,16 @@ def scorer(
             Hw10Scorer(face, clip, training) if whole else Absent(Hw10Scorer.names, lacking)
         )
     return Scorer(scorers)
+
+
+def _say_missing(missing: Mapping[str, str], select: str, progress: Progress) -> None:
+    """Say which scores there will not be, why, and how to leave them out."""
+    for key, reason in missing.items():
+        is_selected = {"face": "face_distance", "clip": "clip_score"}.get(key) == select
+        without = f"evaluation.{key}=none" + " evaluation.select=none" * is_selected
+        progress.print(
+            f"evaluation.{key}: will be reported as unavailable: {reason} Without it: {without}"
+        )
 
 
 def _load(

@@ -203,3 +203,24 @@ def test_the_homework_prints_its_three_numbers(
     # no adapter and no prompt file of the homework is needed to see the honest scores beside it
     assert 0 < values["face_distance"] <= 2
     assert values["kid"] is not None
+
+
+def test_a_training_picture_that_cannot_be_read_is_named(
+    train_process: Train, repository: Path, tmp_path: Path
+) -> None:
+    for folder in ("training", "drawn"):
+        (tmp_path / folder).mkdir()
+        for name in ("portrait_01.png", "portrait_02.png"):
+            shutil.copyfile(repository / "examples/portraits" / name, tmp_path / folder / name)
+    broken = tmp_path / "training" / "portrait_02.png"
+    broken.write_bytes(broken.read_bytes()[:300])
+    done = train_process(
+        f"images={tmp_path / 'drawn'}",
+        f"data.root={tmp_path / 'training'}",
+        f"run_dir={tmp_path / 'out'}",
+        script="evaluate.py",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "left out, since they cannot be read: portrait_02.png\n" in done.stdout
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert report["real_pictures"]["num_pictures"] == 1

@@ -1,10 +1,13 @@
-"""A random small CLIP in Hugging Face layout."""
+"""Random small models: a CLIP in Hugging Face layout, and a face network where deepface looks."""
 
 import string
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.unit.metrics.random_deepface import write_weights
 
 MAX_TOKENS = 12
 
@@ -44,3 +47,14 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids = {token: index for index, token in enumerate(vocabulary)}
     CLIPTokenizer(vocab=ids, merges=[], model_max_length=MAX_TOKENS).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where deepface finds a random GhostFaceNet, and no other weights."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEEPFACE_HOME", str(folder))
+        patch.setenv("DEEPFACE_BACKEND_ENGINE", "pytorch")
+        write_weights(folder)
+        yield folder

@@ -13,20 +13,9 @@ from PIL import Image
 from sdlora.metrics.deepface import DETECTORS, MODELS, DeepFaceModel
 from sdlora.metrics.face import FACELESS_DISTANCE, face_distances
 from sdlora.world.portraits import portrait
-from tests.unit.metrics.random_deepface import write_weights
 
 SHARED = Path(os.environ.get("SDLORA_SHARED", Path(__file__).parents[4] / "shared"))
 PHOTOS = SHARED / "data" / "hw10" / "photos"
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DEEPFACE_HOME", str(folder))
-        patch.setenv("DEEPFACE_BACKEND_ENGINE", "pytorch")
-        write_weights(folder)
-        yield folder
 
 
 def represent(image: Image.Image):

@@ -16,22 +16,11 @@ from sdlora.metrics.scores import Scores
 from sdlora.metrics.scoring import KnownPictures, Pictures, Unavailable
 from sdlora.progress import Progress
 from sdlora.world.portraits import portrait
-from tests.unit.metrics.random_deepface import write_weights
 
 QUIET = Progress(enabled=False)
 PROMPTS = ["a man", "red hat", "cat", "a", "big dog"]
 OPTIONS = {"model_name": "GhostFaceNet", "detector_backend": "opencv", "enforce_detection": False}
 """The tutorial's, but for its detector (ssd), whose weights no test has."""
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DEEPFACE_HOME", str(folder))
-        patch.setenv("DEEPFACE_BACKEND_ENGINE", "pytorch")
-        write_weights(folder)
-        yield folder
 
 
 @pytest.fixture(scope="module")
