@@ -5,8 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sdlora.export import whole_folder
-from sdlora.files import write_json
+from sdlora.files import whole_folder, write_json
 from sdlora.metrics.scores import Scores, scores_from
 from sdlora.metrics.selection import Rule
 

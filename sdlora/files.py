@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,3 +90,41 @@ def default_mode() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder that takes the place of ``folder`` when the block ends well.
+
+    An older ``folder`` is moved aside and removed last. A kill between the two renames leaves it
+    as ``.replaced-NAME``, from where the next call takes it back first. One process at a time.
+
+    Yields:
+        An empty folder beside ``folder``.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.with_name(f".replaced-{folder.name}")
+    if aside.exists() and not folder.exists():
+        aside.rename(folder)
+    prefix = f".exporting-{folder.name}-"
+    for stale in [aside, *folder.parent.glob(f"{prefix}*")]:
+        shutil.rmtree(stale, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=prefix))
+    try:
+        (temporary / "content").mkdir()  # mkdtemp's own folder is closed to other users
+        yield temporary / "content"
+        _sync_files(temporary)
+        if folder.exists():
+            folder.rename(aside)
+        (temporary / "content").rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync_files(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(default_mode())
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())

@@ -37,7 +37,7 @@ from sdlora.data.sources import (
     Selection,
     fingerprint,
 )
-from sdlora.models.loading import check_folder, pixel_steps, resolve
+from sdlora.models.source import check_folder, pixel_steps, resolve
 from sdlora.progress import Progress
 
 LOOK_ALIKE_BITS = 4

@@ -14,7 +14,8 @@ from sdlora.data.contact_sheet import contact_pages, write_contact_sheets
 from sdlora.data.dataset import cut_out
 from sdlora.data.samples import ERROR
 from sdlora.data.sources import DataError
-from sdlora.models.loading import load_tokenizers, resolve
+from sdlora.models.loading import load_tokenizers
+from sdlora.models.source import resolve
 from sdlora.models.tokens import tokenize
 from sdlora.progress import Progress
 

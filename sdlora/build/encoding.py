@@ -17,7 +17,7 @@ from sdlora.data.sources import DataError
 from sdlora.data.store import TensorStore
 from sdlora.data.streamed_batches import StreamedBatches
 from sdlora.models.family import Family
-from sdlora.models.loading import tokenizer_names
+from sdlora.models.layouts import layout_of
 from sdlora.models.tokens import token_ids
 from sdlora.progress import Progress
 
@@ -88,7 +88,7 @@ def encoded_captions(
     """Prompt embeddings of all captions, in the order of ``dataset.captions``."""
     dtype = str(next(next(iter(family.text_encoders.values())).parameters()).dtype)
     settings = (dtype, str(config.model.clip_skip), str(config.data.captions.max_chunks))
-    files = [*family.text_encoders, *tokenizer_names(config.model.family)]
+    files = [*family.text_encoders, *layout_of(config.model.family).tokenizers]
     name = part_key(files, config, settings)
     keys = embedding_keys(dataset.captions, name)
     encoder = CaptionEncoder(dataset.token_ids, family.encode_prompts, cache)

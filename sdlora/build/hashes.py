@@ -9,14 +9,15 @@ from sdlora.build.sources import file_index
 from sdlora.config import TrainConfig
 from sdlora.data.sources import record
 from sdlora.files import sha256
-from sdlora.models.loading import part_folder, part_names, resolve
+from sdlora.models.layouts import layout_of
+from sdlora.models.source import part_folder, resolve
 
 _KIND = "file/sha256"
 
 
 def base_hashes(config: TrainConfig) -> dict[str, str]:
     """SHA-256 of the base's weight files: what a LoRA and a checkpoint belong to."""
-    names = part_names(config.model.family)
+    names = layout_of(config.model.family).parts
     hashes = file_hashes([part for part in names if part not in config.model.scratch], config)
     return {name: value for name, value in hashes.items() if name.endswith(".safetensors")}
 

@@ -15,7 +15,7 @@ from sdlora.data.dataset import PictureDataset
 from sdlora.data.sources import CLASS_PICTURES
 from sdlora.evaluator import Evaluation
 from sdlora.model_card import write_model_card
-from sdlora.models.loading import EMBEDDED
+from sdlora.models.source import EMBEDDED
 from sdlora.randomness import derive_seed
 from sdlora.run_folder import now, started_at
 

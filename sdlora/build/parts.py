@@ -20,17 +20,18 @@ from sdlora.build.optimizer import optimizer, schedule
 from sdlora.callbacks.averaging import Average, ExponentialMovingAverage, ScheduleFreeAverage
 from sdlora.checkpoint import WholeCheckpointIO
 from sdlora.config import (
-    LoraConfig,
-    LoraPartConfig,
     ModelConfig,
     SamplingConfig,
     TrainConfig,
     TrainerConfig,
 )
 from sdlora.config_evaluation import EvaluationConfig
+from sdlora.config_lora import LoraConfig, LoraPartConfig
 from sdlora.evaluator import DrawSettings
 from sdlora.models.family import Family
-from sdlora.models.loading import ModelSource, families, part_names
+from sdlora.models.layouts import layout_of
+from sdlora.models.loading import families
+from sdlora.models.source import ModelSource
 from sdlora.module import DiffusionModule, Teacher
 from sdlora.optim import averages_itself, choice, optimizer_factory
 from sdlora.randomness import derive_seed
@@ -64,7 +65,7 @@ def check_family(config: ModelConfig) -> None:
 
 def model(config: ModelConfig, lora: LoraConfig | None, precision: str, seed: int) -> Family:
     """Load the base; its frozen weights are kept once, in the compute precision."""
-    names = [part for part in part_names(config.family) if part != "vae"]
+    names = layout_of(config.family).trainable
     trained = tuple(part for part in names if lora and part_config(lora, part).method == "full")
     source = replace(
         model_source(config),
@@ -89,9 +90,9 @@ def part_config(config: LoraConfig, part: str) -> LoraPartConfig:
 def lora_specs(config: LoraConfig, family: str) -> dict[str, LoraSpec]:
     """The adapter of each part that gets one."""
     specs = {}
-    for part in part_names(family):
+    for part in layout_of(family).trainable:
         own = part_config(config, part)
-        if part != "vae" and own.method == "lora":
+        if own.method == "lora":
             specs[part] = LoraSpec(
                 r=own.r or config.r,
                 alpha=own.alpha or config.alpha,

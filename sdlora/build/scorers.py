@@ -28,7 +28,7 @@ from sdlora.metrics.scoring import (
     Scorer,
     with_class_word,
 )
-from sdlora.models.loading import EMBEDDED, ModelSource, resolve
+from sdlora.models.source import EMBEDDED, ModelSource, resolve
 from sdlora.optim import check_options
 from sdlora.progress import Progress
 

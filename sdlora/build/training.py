@@ -48,7 +48,7 @@ from sdlora.evaluator import Evaluator
 from sdlora.metrics.scoring import KnownPictures, Scorer
 from sdlora.metrics.selection import Rule
 from sdlora.models.family import Family
-from sdlora.models.loading import noise_schedule_config
+from sdlora.models.source import noise_schedule_config
 from sdlora.module import TrainingError
 from sdlora.progress import Progress
 from sdlora.report import forget_metrics_after

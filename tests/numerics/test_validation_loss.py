@@ -14,15 +14,16 @@ from sdlora.diffusion.objective import Objective
 from sdlora.diffusion.timesteps import TimestepSampling
 from sdlora.diffusion.training_noise import TrainingNoise
 from sdlora.diffusion.weighting import debiased_weight, min_snr_weight
-from sdlora.models.loading import ModelSource, load_stable_diffusion
+from sdlora.models.loading import load_family
 from sdlora.models.sd import StableDiffusion
+from sdlora.models.source import ModelSource
 from sdlora.randomness import generator
 from sdlora.validation import FixedSet, ValidationLoss
 
 
 @pytest.fixture(scope="module")
 def family(random_base: Path) -> StableDiffusion:
-    return load_stable_diffusion(ModelSource(path=str(random_base)), 0)
+    return load_family(ModelSource(path=str(random_base)), 0)
 
 
 def pictures(family: StableDiffusion, shapes: list[tuple[int, int]], seed: int) -> FixedSet:

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from sdlora.models.loading import ModelSource, load_stable_diffusion
+from sdlora.models.loading import load_family
 from sdlora.models.sd import StableDiffusion
+from sdlora.models.source import ModelSource
 
 
 @pytest.fixture(scope="session")
 def loaded_family(random_base: Path) -> StableDiffusion:
     """Read it, never change it."""
-    return load_stable_diffusion(ModelSource(path=str(random_base)), seed=0)
+    return load_family(ModelSource(path=str(random_base)), seed=0)
 
 
 @pytest.fixture

@@ -12,13 +12,9 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from sdlora.adapters.lora import LoraError, lora_parameters
-from sdlora.export import (
-    ExportError,
-    export_lora,
-    export_pipeline,
-    prove_export,
-    whole_folder,
-)
+from sdlora.export.proof import ExportError, prove_export
+from sdlora.export.writing import export_lora, export_pipeline
+from sdlora.files import whole_folder
 from tests.unit.adapters.tiny_models import (
     ATTENTION,
     EVERYTHING,

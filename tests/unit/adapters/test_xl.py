@@ -16,7 +16,8 @@ from sdlora.adapters.formats import apply_lora, read_lora, remove_lora
 from sdlora.adapters.keys import PARTS
 from sdlora.adapters.lora import LoraError, LoraSpec, adapted_layers, add_lora, lora_state_dict
 from sdlora.adapters.writing import write_diffusers, write_kohya
-from sdlora.export import export_lora, prove_export
+from sdlora.export.proof import prove_export
+from sdlora.export.writing import export_lora
 from tests.models import random_xl, write_random_xl
 from tests.unit.adapters.tiny_models import ATTENTION, EVERYTHING, randomise
 

@@ -9,13 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdlora.models.loading import (
-    ModelError,
-    ModelSource,
-    families,
-    load_stable_diffusion,
-    resolve,
-)
+from sdlora.models.loading import families, load_family
+from sdlora.models.source import ModelError, ModelSource, resolve
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
@@ -28,7 +23,7 @@ def base(random_base: Path, tmp_path: Path) -> Path:
 
 
 def load(folder: Path, **source: object):
-    return load_stable_diffusion(ModelSource(path=str(folder), **source), seed=5)  # type: ignore[arg-type]
+    return load_family(ModelSource(path=str(folder), **source), seed=5)  # type: ignore[arg-type]
 
 
 def change_json(path: Path, **values: object) -> None:
@@ -236,10 +231,10 @@ def test_parts_from_scratch_are_a_function_of_the_seed(random_base: Path) -> Non
         path=str(random_base), frozen_dtype=torch.bfloat16, scratch=("unet", "text_encoder")
     )
     before = torch.get_rng_state()
-    first = load_stable_diffusion(source, seed=1)
+    first = load_family(source, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
-    again, other = load_stable_diffusion(source, seed=1), load_stable_diffusion(source, seed=2)
+    again, other = load_family(source, seed=1), load_family(source, seed=2)
     for part in ("unet", "text_encoder"):
         weights = getattr(first, part).state_dict()
         same, different = (getattr(f, part).state_dict() for f in (again, other))
@@ -270,7 +265,7 @@ def test_embedded_names_a_folder_of_the_package() -> None:
 
 def test_an_embedded_name_that_is_not_there_is_told() -> None:
     with pytest.raises(ModelError, match=r"model\.path=embedded:big-sd.*model_index\.json"):
-        load_stable_diffusion(ModelSource(path="embedded:big-sd"), seed=0)
+        load_family(ModelSource(path="embedded:big-sd"), seed=0)
 
 
 @pytest.mark.parametrize("path", ["no-such-folder", "./a/b", "/a/b", "a/b/c", "~/nothing"])
@@ -295,4 +290,4 @@ def test_the_home_folder_is_known(
 
 
 def test_the_family_is_known_by_name() -> None:
-    assert families()["sd"] is load_stable_diffusion
+    assert families()["sd"] is load_family

@@ -10,13 +10,14 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from sdlora.adapters.lora import LoraSpec, add_lora
-from sdlora.models.loading import ModelSource, load_stable_diffusion
+from sdlora.models.loading import load_family
 from sdlora.models.sd import StableDiffusion
+from sdlora.models.source import ModelSource
 
 
 @pytest.fixture(scope="module")
 def family(random_base: Path) -> StableDiffusion:
-    return load_stable_diffusion(ModelSource(path=str(random_base)), seed=0)
+    return load_family(ModelSource(path=str(random_base)), seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -197,13 +198,13 @@ def test_the_prediction_is_the_unets(
 
 def test_a_low_precision_unet_gives_float32(random_base: Path) -> None:
     source = ModelSource(path=str(random_base), frozen_dtype=torch.bfloat16)
-    low = load_stable_diffusion(source, seed=0)
+    low = load_family(source, seed=0)
     add_lora(low.unet, LoraSpec(r=2, alpha=2.0, dropout=0.0, targets=("to_q", "conv_in")), seed=0)
     z_t, conditioning = torch.randn(1, 4, 16, 16), torch.randn(1, 77, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = low.denoise(z_t, torch.tensor([5]), conditioning)
     assert got.dtype == torch.float32
-    full = load_stable_diffusion(ModelSource(path=str(random_base)), seed=0)
+    full = load_family(ModelSource(path=str(random_base)), seed=0)
     expected = full.denoise(z_t, torch.tensor([5]), conditioning)
     # bfloat16 keeps 8 bits: 0.4 % a rounding, some ten of them one after another
     assert (got - expected).norm() < 0.04 * expected.norm()

@@ -7,20 +7,16 @@ import pytest
 import torch
 
 from sdlora.generate import Prompt, generate
-from sdlora.models.loading import (
-    ModelError,
-    ModelSource,
-    load_stable_diffusion,
-    load_stable_diffusion_xl,
-)
+from sdlora.models.loading import load_family
 from sdlora.models.sdxl import StableDiffusionXL
+from sdlora.models.source import ModelError, ModelSource
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_(_ impl|wrap__ must):DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
 def family(random_xl: Path) -> StableDiffusionXL:
-    return load_stable_diffusion_xl(ModelSource(path=str(random_xl), family="sdxl"), 0)
+    return load_family(ModelSource(path=str(random_xl), family="sdxl"), 0)
 
 
 def test_prompts_are_encoded_as_diffusers_does(family: StableDiffusionXL) -> None:
@@ -114,9 +110,9 @@ def test_pictures_are_those_of_diffusers(family: StableDiffusionXL) -> None:
 
 def test_another_familys_model_is_refused(random_base: Path, random_xl: Path) -> None:
     with pytest.raises(ModelError, match=r"no Stable Diffusion 1.x or 2.x; set model.family=sdxl"):
-        load_stable_diffusion(ModelSource(path=str(random_xl)), 0)
+        load_family(ModelSource(path=str(random_xl)), 0)
     with pytest.raises(ModelError, match=r"tokenizer_2/tokenizer_config.json is missing"):
-        load_stable_diffusion_xl(ModelSource(path=str(random_base), family="sdxl"), 0)
+        load_family(ModelSource(path=str(random_base), family="sdxl"), 0)
 
 
 def test_another_vae_takes_the_place_of_the_models_own(random_base: Path, random_xl: Path) -> None:
@@ -127,11 +123,11 @@ def test_another_vae_takes_the_place_of_the_models_own(random_base: Path, random
         vae=str(random_base / "vae"),
         vae_dtype=torch.float32,
     )
-    other = load_stable_diffusion_xl(source, 0)
-    expected = load_stable_diffusion(ModelSource(path=str(random_base)), 0).vae.state_dict()
+    other = load_family(source, 0)
+    expected = load_family(ModelSource(path=str(random_base)), 0).vae.state_dict()
     found = other.vae.state_dict()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert other.vae.dtype == torch.float32
     assert other.unet.dtype == torch.bfloat16
     with pytest.raises(ModelError, match=r"^model.vae=nowhere: no such folder"):
-        load_stable_diffusion_xl(ModelSource(path=str(random_xl), family="sdxl", vae="nowhere"), 0)
+        load_family(ModelSource(path=str(random_xl), family="sdxl", vae="nowhere"), 0)

@@ -1,8 +1,5 @@
-"""A trained model -> files for every program that reads them, proved by loading them back."""
+"""Files are loaded back as their users will, and must give the model that was trained."""
 
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,17 +13,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from sdlora.adapters.formats import DIFFUSERS_FILE, apply_lora, read_lora
-from sdlora.adapters.keys import PARTS
-from sdlora.adapters.lora import (
-    ADAPTER,
-    LoraError,
-    adapted_layers,
-    lora_parameters,
-    lora_state_dict,
-)
-from sdlora.adapters.weights import check_finite
-from sdlora.adapters.writing import adapted_parts, write_diffusers, write_kohya, write_peft
-from sdlora.files import default_mode
+from sdlora.adapters.lora import ADAPTER, adapted_layers, lora_state_dict
 
 TOLERANCE = 1e-4
 """Largest difference of outputs, relative to the largest output (at least 1). Both sides are the
@@ -35,45 +22,6 @@ same float32 operations on the same numbers; this leaves room for a GPU that pic
 
 class ExportError(ValueError):
     """Files that do not give the model back; the message says which and by how much."""
-
-
-def export_lora(
-    folder: Path,
-    *,
-    parts: Mapping[str, nn.Module],
-    metadata: Mapping[str, str],
-    name: str,
-) -> list[Path]:
-    """Write a LoRA in three layouts; an older export is replaced only by a whole one.
-
-    ``pytorch_lora_weights.safetensors`` (diffusers), ``<name>.safetensors`` (kohya: ComfyUI, A1111)
-    and a peft folder for each adapted part, such as ``unet/``. Alpha is in each of them.
-
-    Args:
-        folder: Where to; replaced as a whole.
-        parts: All of the model's, by name (``unet``, ``text_encoder``, ``text_encoder_2``); those
-            without an adapter are left out.
-        metadata: Text for the headers, such as ``ss_*`` (kohya) and ``modelspec.*`` keys.
-        name: The LoRA's title and the kohya file's name.
-
-    Returns:
-        The files, in the order above.
-
-    Raises:
-        LoraError: If there is no adapter, it holds NaN or infinity, or a text encoder's is a DoRA
-            (whose magnitudes diffusers does not load).
-    """
-    kohya = f"{name}.safetensors"
-    if kohya == DIFFUSERS_FILE:
-        raise LoraError(f"name={name}: is the diffusers file's name; choose another")
-    with whole_folder(folder) as temporary:
-        files = [
-            write_diffusers(temporary / DIFFUSERS_FILE, parts=parts, metadata=metadata),
-            write_kohya(temporary / kohya, parts=parts, metadata=metadata),
-        ]
-        for part, module in adapted_parts(parts).items():
-            files += write_peft(temporary / part, module)
-    return [folder / file.relative_to(temporary) for file in files]
 
 
 def prove_export(
@@ -121,69 +69,6 @@ def prove_export(
                     f"(allowed {limit:.3g}); is the base model the one that was trained?"
                 )
     return differences
-
-
-def export_pipeline(folder: Path, pipeline: DiffusionPipeline) -> Path:
-    """Write a whole model as a diffusers folder, for training without an adapter.
-
-    Args:
-        folder: Where to; replaced as a whole.
-        pipeline: The trained model.
-
-    Returns:
-        ``folder``.
-
-    Raises:
-        LoraError: If its weights hold NaN or infinity, or it carries an adapter.
-    """
-    for part in PARTS:
-        module = getattr(pipeline, part, None)
-        if module is None:
-            continue
-        if lora_parameters(module):
-            raise LoraError(f"{part} carries an adapter; write it with export_lora")
-        check_finite(folder / part, dict(module.named_parameters()))
-    with whole_folder(folder) as temporary:
-        pipeline.save_pretrained(temporary, safe_serialization=True)
-    return folder
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder that takes the place of ``folder`` when the block ends well.
-
-    An older ``folder`` is moved aside and removed last. A kill between the two renames leaves it
-    as ``.replaced-NAME``, from where the next call takes it back first. One process at a time.
-
-    Yields:
-        An empty folder beside ``folder``.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f".replaced-{folder.name}")
-    if aside.exists() and not folder.exists():
-        aside.rename(folder)
-    prefix = f".exporting-{folder.name}-"
-    for stale in [aside, *folder.parent.glob(f"{prefix}*")]:
-        shutil.rmtree(stale, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=prefix))
-    try:
-        (temporary / "content").mkdir()  # mkdtemp's own folder is closed to other users
-        yield temporary / "content"
-        _sync_files(temporary)
-        if folder.exists():
-            folder.rename(aside)
-        (temporary / "content").rename(folder)
-        shutil.rmtree(aside, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _sync_files(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(default_mode())
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
 
 
 def _load_diffusers(folder: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> None:

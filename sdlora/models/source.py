@@ -1,0 +1,174 @@
+"""Where a base model lies, and whether it is whole; reads no weight."""
+
+import json
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdlora.models.layouts import layout_of
+
+EMBEDDED = "embedded:"
+"""A path that begins so names a folder inside the package's own assets."""
+
+
+def weights_stem(part: str) -> str:
+    """Name of a part's weight file, without its ending: transformers' or diffusers'."""
+    return "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
+
+
+class ModelError(ValueError):
+    """A base model that is missing, not whole, or of another kind; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a base model comes from and how it is held.
+
+    Attributes:
+        path: Hub id, local folder in the diffusers layout, or ``embedded:NAME``.
+        family: ``model.family``: a key of ``LAYOUTS``, or a name that a package adds.
+        revision: Hub branch, tag or commit; ``None`` for the default branch.
+        variant: Weight file variant, e.g. ``"fp16"``.
+        frozen_dtype: Precision in which weights that do not train are kept.
+        trained: Parts whose own weights train; they are kept in float32.
+        scratch: Parts that start from random weights instead of the files'.
+        clip_skip: Last text-encoder layers to leave out.
+        vae: Another VAE in place of the model's own: Hub id, or folder with its ``config.json``.
+        vae_dtype: Precision of the VAE; ``None``: ``frozen_dtype``.
+    """
+
+    path: str
+    family: str = "sd"
+    revision: str | None = None
+    variant: str | None = None
+    frozen_dtype: torch.dtype = torch.float32
+    trained: tuple[str, ...] = ()
+    scratch: tuple[str, ...] = ()
+    clip_skip: int = 0
+    vae: str | None = None
+    vae_dtype: torch.dtype | None = None
+
+
+def noise_schedule_config(source: ModelSource) -> dict[str, Any]:
+    """The model's ``scheduler_config.json``; reads no weight.
+
+    Raises:
+        ModelError: If it is missing or no JSON.
+    """
+    path = resolve(source) / "scheduler/scheduler_config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        fault = "is missing" if isinstance(error, OSError) else "is no JSON"
+        raise ModelError(
+            f"model.path={source.path}: scheduler/scheduler_config.json {fault} ({error}); "
+            "fetch it again"
+        ) from error
+    return config
+
+
+def part_folder(part: str, base: Path, source: ModelSource) -> Path:
+    """Where the files of a part lie; a VAE of its own lies elsewhere.
+
+    Raises:
+        ModelError: If that VAE is neither a folder nor a Hub id that can be fetched.
+    """
+    if part != "vae" or source.vae is None:
+        return base / part
+    own = resolve(ModelSource(source.vae, revision=None), key="model.vae")
+    return own if (own / "config.json").is_file() else own / "vae"
+
+
+def pixel_steps(folder: Path) -> tuple[int, int]:
+    """Pixels to one latent along a side, and what sides must be multiples of; reads no weight."""
+    scale, halvings = (
+        2 ** (len(json.loads((folder / name).read_text("utf-8"))["block_out_channels"]) - 1)
+        for name in ("vae/config.json", "unet/config.json")
+    )
+    return scale, scale * halvings
+
+
+def resolve(source: ModelSource, key: str = "model.path") -> Path:
+    """The local folder of a base model, fetched from the Hub if it is an id.
+
+    Args:
+        source: Where from.
+        key: Of the config, that names it; for messages.
+
+    Raises:
+        ModelError: If it is neither a folder nor a Hub id that can be fetched.
+    """
+    if source.path.startswith(EMBEDDED):
+        return Path(str(resources.files("sdlora") / "assets" / source.path.removeprefix(EMBEDDED)))
+    if Path(source.path).expanduser().is_dir():
+        return Path(source.path).expanduser()
+    if source.path.count("/") != 1 or source.path.startswith((".", "/", "~")):
+        raise ModelError(
+            f"{key}={source.path}: no such folder; give a folder in the diffusers layout "
+            "(it holds model_index.json), or a Hub id such as owner/name"
+        )
+    return _fetch(source, key)
+
+
+def check_folder(folder: Path, source: ModelSource) -> None:
+    """Fail with the name of the first file that a whole pipeline would have and this one lacks."""
+    wanted = ["model_index.json", "scheduler/scheduler_config.json"]
+    for tokenizer in layout_of(source.family).tokenizers:
+        wanted.append(f"{tokenizer}/tokenizer_config.json")
+        # without a vocabulary, transformers makes an empty tokenizer and says nothing
+        if not (folder / tokenizer / "tokenizer.json").is_file():
+            wanted += [f"{tokenizer}/vocab.json", f"{tokenizer}/merges.txt"]  # the older pair
+    for name in wanted:
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"model.path={source.path}: {name} is missing in {folder}; the folder must be a "
+                "whole pipeline in the diffusers layout (half a download? fetch it again)"
+            )
+    for part in layout_of(source.family).parts:
+        _check_part(part, folder, source)
+
+
+def _check_part(part: str, folder: Path, source: ModelSource) -> None:
+    own = part == "vae" and source.vae is not None
+    where = f"model.vae={source.vae}:" if own else f"model.path={source.path}: {part}/"
+    place = part_folder(part, folder, source)
+    if not (place / "config.json").is_file():
+        raise ModelError(f"{where}config.json is missing in {place.parent}; fetch the model again")
+    if part in source.scratch:
+        return
+    variant = None if own else source.variant
+    stem = weights_stem(part) + (f".{variant}" if variant else "")
+    names = [path.name for path in place.glob(f"{weights_stem(part)}*.safetensors")]
+    shard = re.compile(rf"{re.escape(weights_stem(part))}.*-\d+-of-\d+.*\.safetensors")
+    if any(name == f"{stem}.safetensors" or shard.fullmatch(name) for name in names):
+        return
+    if any(place.glob("*.bin")):
+        raise ModelError(
+            f"{where.removesuffix('/')} has only .bin weights, which are pickle and can run code; "
+            "convert them with pipeline.save_pretrained(folder, safe_serialization=True)"
+        )
+    there = f" (there is {', '.join(sorted(names))})" if names else ""
+    raise ModelError(
+        f"{where}{stem}.safetensors is missing in {place.parent}{there}; fetch it, or set "
+        "model.variant"
+    )
+
+
+def _fetch(source: ModelSource, key: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
+    try:
+        return Path(
+            snapshot_download(source.path, revision=source.revision, allow_patterns=patterns)
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"{key}={source.path}: not a local folder, and it could not be fetched from the "
+            f"Hub ({type(error).__name__}); check the id, log in if it is gated, or give a folder"
+        ) from error
