@@ -201,12 +201,12 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def opened_options(arguments: Sequence[str], schema: type) -> list[str]:
-    """Let ``optim.options.eps=1e-6`` add an option that the file does not list.
+    """Let ``optim.options.eps=1e-6`` or ``optim.options={eps:1e-6}`` add what no file lists.
 
     Options are checked against the real signature later, so Hydra need not know them.
     """
     open_keys = [key for key, kind in all_keys(schema).items() if kind == "dict"]
-    prefixes = tuple(f"{key}." for key in open_keys)
+    prefixes = tuple(f"{key}{then}" for key in open_keys for then in (".", "={"))
     return [f"++{item}" if item.startswith(prefixes) else item for item in arguments]
 
 

@@ -255,14 +255,16 @@ class TrainConfig:
                 part,
                 f"random weights must all train; set lora.{part}.method=full",
             )
-        methods = {part: getattr(self.lora, part).method for part in ("unet", "text_encoder")}
+        parts = ("unet", "text_encoder", "text_encoder_2")
+        methods = {part: getattr(self.lora, part).method for part in parts}
         for part, method in methods.items():
-            rate, eta_min = getattr(self.optim, f"{part}_lr"), self.scheduler.eta_min
+            key = f"{part.removesuffix('_2')}_lr"
+            rate, eta_min = getattr(self.optim, key), self.scheduler.eta_min
             require(
                 method == "frozen" or eta_min is None or eta_min <= rate,
                 "scheduler.eta_min",
                 eta_min,
-                f"is above optim.{part}_lr={rate}, from which the rate comes down to it; lower it",
+                f"is above optim.{key}={rate}, from which the rate comes down to it; lower it",
             )
         is_streamed = self.data.source == "hub" and self.data.hub.streaming
         require(

@@ -19,15 +19,8 @@ from sdlora.adapters.keys import (
     parse_key,
     sort_by_layer,
 )
-from sdlora.adapters.lora import (
-    LoraError,
-    LoraSpec,
-    add_lora,
-    listing,
-    load_lora_state_dict,
-    lora_parameters,
-    set_scale,
-)
+from sdlora.adapters.lora import add_lora, load_lora_state_dict, lora_parameters, set_scale
+from sdlora.adapters.spec import LoraError, LoraSpec, listing
 from sdlora.adapters.weights import DIFFUSERS_CONFIG, read_weights
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
@@ -101,7 +94,25 @@ def apply_lora(parts: Mapping[str, nn.Module], lora_file: LoraFile, scale: float
         LoraError: Listing every key that matches no layer and every shape that differs, before the
             model is touched.
     """
-    fitted, problems = [], []
+    fitted = fit_lora(parts, lora_file)
+    for part, spec in fitted.specs.items():
+        add_lora(parts[part], spec, seed=0)
+        load_lora_state_dict(parts[part], fitted.states[part])
+        set_scale(parts[part], scale)
+
+
+def fit_lora(parts: Mapping[str, nn.Module], lora_file: LoraFile) -> LoraFile:
+    """A LoRA with names and shapes as the layers of a model have them.
+
+    Args:
+        parts: The model's, by name, with or without an adapter; only shapes count, so they may be
+            on the meta device.
+        lora_file: As ``read_lora`` gives it.
+
+    Raises:
+        LoraError: Listing every key that matches no layer and every shape that differs.
+    """
+    specs, states, problems = {}, {}, []
     for part, spec in lora_file.specs.items():
         if part not in parts:
             problems.append(f"{part}: the model has no such part")
@@ -110,18 +121,15 @@ def apply_lora(parts: Mapping[str, nn.Module], lora_file: LoraFile, scale: float
         is_nested = part != "unet" and hasattr(module, "text_model")
         rename = clip_name if is_nested else _unchanged
         state = {rename(key): value for key, value in lora_file.states[part].items()}
-        state, found = _fit(module, state)
+        states[part], found = _fit(module, state)
         problems += [f"{part}.{line}" for line in found]
-        fitted.append((module, _renamed(spec, rename), state))
+        specs[part] = _renamed(spec, rename)
     if problems:
         raise LoraError(
             f"the LoRA does not fit this model: {len(problems)} problems{listing(problems)}\n"
             "It was made for another base model; choose that one."
         )
-    for module, spec, state in fitted:
-        add_lora(module, spec, seed=0)
-        load_lora_state_dict(module, state)
-        set_scale(module, scale)
+    return replace(lora_file, states=states, specs=specs)
 
 
 def remove_lora(*modules: nn.Module) -> None:

@@ -13,7 +13,7 @@ from diffusers.utils import convert_state_dict_to_peft, convert_unet_state_dict_
 from diffusers.utils.state_dict_utils import StateDictType
 from torch import Tensor
 
-from sdlora.adapters.lora import LoraError, listing
+from sdlora.adapters.spec import LoraError, listing
 
 Layout = Literal["diffusers", "kohya", "peft"]
 Layers = dict[str, dict[str, Tensor]]

@@ -1,10 +1,9 @@
 """LoRA by peft on a part of a model, in place: add, load strictly, scale, switch off, merge."""
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -12,63 +11,23 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from sdlora.adapters.names import resolved, target_layers
+from sdlora.adapters.rank_dropout import RankDropout
+from sdlora.adapters.spec import LoraError, LoraSpec, listing
+from sdlora.adapters.start import BASE_STARTS, drawn_start, largest_rank, start_from_base
 from sdlora.randomness import generator
 
 ADAPTER = "default"
-INITS = ("default", "gaussian")
-NUM_SHOWN = 8
-
-
-class LoraError(ValueError):
-    """An adapter that does not fit its model; the message lists names, shapes and remedy."""
-
-
-@dataclass(frozen=True)
-class LoraSpec:
-    """What an adapter is, apart from its weights.
-
-    Attributes:
-        r: Rank; >= 1.
-        alpha: The update is scaled by ``alpha / r`` (rsLoRA: ``alpha / sqrt(r)``); > 0.
-        dropout: Probability that an adapter's input is dropped while training; [0, 1).
-        targets: Layers that get an adapter: full names or their ends, cut at a dot.
-        init: ``"default"`` (Kaiming uniform A, zero B) or ``"gaussian"`` (A ~ N(0, 1/r^2), zero B).
-        use_dora: Weight-decomposed LoRA (arXiv:2402.09353).
-        use_rslora: Rank-stabilised scale (arXiv:2312.03732).
-        rank_pattern: Ranks of layers that differ from ``r``, by name as in ``targets``.
-        alpha_pattern: Alphas of layers that differ from ``alpha``, by name as in ``targets``.
-
-    Raises:
-        ValueError: If a value is out of range.
-    """
-
-    r: int
-    alpha: float
-    dropout: float
-    targets: tuple[str, ...]
-    init: str = "default"
-    use_dora: bool = False
-    use_rslora: bool = False
-    rank_pattern: Mapping[str, int] = field(default_factory=dict, hash=False)
-    alpha_pattern: Mapping[str, float] = field(default_factory=dict, hash=False)
-
-    def __post_init__(self) -> None:
-        for name, r in {"r": self.r, **self.rank_pattern}.items():
-            if isinstance(r, bool) or not isinstance(r, int) or r < 1:
-                raise ValueError(f"{name}={r!r}: a rank is a whole number >= 1")
-        for name, alpha in {"alpha": self.alpha, **self.alpha_pattern}.items():
-            if not (math.isfinite(alpha) and alpha > 0):
-                raise ValueError(f"{name}={alpha!r}: an alpha is a finite number > 0")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout!r}: must be in [0, 1)")
-        if not self.targets:
-            raise ValueError("targets=(): names no layer; list some, such as to_q, to_v")
-        if self.init not in INITS:
-            raise ValueError(f"init={self.init!r}: must be one of {', '.join(INITS)}")
+START = "start"
+"""The frozen adapter that takes away what PiSSA and OLoRA put into ``default`` at the start."""
 
 
 def add_lora(module: nn.Module, spec: LoraSpec, seed: int) -> nn.Module:
     """Put an adapter named ``default`` on ``module``, in place; its other weights are frozen.
+
+    A new adapter changes nothing. PiSSA and OLoRA start from the base's weights: what they put in
+    is taken away by a second, frozen adapter and not from the base, which stays what it was. So
+    switched off, merged or written, such an adapter is one on the original base.
 
     Adapter weights are float32 whatever the base's dtype is. Matrix A of each layer is drawn from
     its own generator, keyed by ``seed`` and the layer's name, so it depends neither on the device
@@ -84,11 +43,12 @@ def add_lora(module: nn.Module, spec: LoraSpec, seed: int) -> nn.Module:
 
     Raises:
         LoraError: If it has an adapter already, if a target matches nothing or a layer that cannot
-            be adapted.
+            be adapted, if a pattern matches no adapted layer, or a layer is too small for an init
+            from its weights.
     """
     if _layers(module):
         raise LoraError(f"{type(module).__name__} has an adapter already; add one to a fresh model")
-    _check_targets(module, spec)
+    names = target_layers(module, spec.targets)
     config = LoraConfig(
         r=spec.r,
         lora_alpha=spec.alpha,  # type: ignore[arg-type]  # peft divides it, so a float is right
@@ -97,8 +57,8 @@ def add_lora(module: nn.Module, spec: LoraSpec, seed: int) -> nn.Module:
         init_lora_weights="gaussian" if spec.init == "gaussian" else True,
         use_dora=spec.use_dora,
         use_rslora=spec.use_rslora,
-        rank_pattern=dict(spec.rank_pattern),
-        alpha_pattern=dict(spec.alpha_pattern),
+        rank_pattern=resolved("rank_pattern", spec.rank_pattern, spec.r, names),
+        alpha_pattern=resolved("alpha_pattern", spec.alpha_pattern, spec.alpha, names),
     )
     with torch.random.fork_rng(devices=[]):
         door: Any = getattr(module, "add_adapter", None)  # diffusers' and transformers' to peft
@@ -106,8 +66,10 @@ def add_lora(module: nn.Module, spec: LoraSpec, seed: int) -> nn.Module:
             door(config, adapter_name=ADAPTER)
         else:
             inject_adapter_in_model(config, module, adapter_name=ADAPTER)
-    for name, layer in _layers(module).items():
-        _initialise(layer, name, spec, seed)
+        for name, layer in _layers(module).items():
+            _initialise(layer, name, spec, seed)
+            if spec.rank_dropout:
+                layer.lora_A[ADAPTER].register_forward_hook(RankDropout(spec.rank_dropout))
     for parameter in lora_parameters(module).values():
         parameter.data = parameter.data.float()
     return module
@@ -125,11 +87,18 @@ def lora_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 def lora_state_dict(module: nn.Module) -> dict[str, Tensor]:
     """Copies of the adapter's weights by raw peft key, on the CPU, in the order of files.
 
-    Convolutions of a model in ``channels_last`` lie in another order, which safetensors refuses.
+    They are what is added to the original base: after PiSSA or OLoRA with rank r, matrices of rank
+    2r, ``[A; A_start]`` and ``[B, -B_start]``. Convolutions of a model in ``channels_last`` lie in
+    another order, which safetensors refuses.
     """
+    state = {name: weight.detach() for name, weight in lora_parameters(module).items()}
+    for name, layer in _layers(module).items():
+        if START in layer.r:
+            a, b = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
+            state[a] = torch.cat([state[a], layer.lora_A[START].weight])
+            state[b] = torch.cat([state[b], -layer.lora_B[START].weight], dim=1)
     order = torch.contiguous_format
-    found = lora_parameters(module).items()
-    return {name: weight.detach().cpu().clone(memory_format=order) for name, weight in found}
+    return {key: weight.cpu().clone(memory_format=order) for key, weight in state.items()}
 
 
 def load_lora_state_dict(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -172,6 +141,7 @@ def set_scale(module: nn.Module, scale: float) -> None:
     _require_unmerged(module, "set its scale")
     for layer in _layers(module).values():
         layer.set_scale(ADAPTER, scale)
+        layer.set_scale(START, scale)  # does nothing where there is none
 
 
 @contextmanager
@@ -185,7 +155,7 @@ def disabled(*modules: nn.Module) -> Iterator[None]:
         _require_unmerged(module, "switch it off")
     layers = [layer for module in modules for layer in _layers(module).values()]
     before = [layer.disable_adapters for layer in layers]
-    parameters = [p for module in modules for p in lora_parameters(module).values()]
+    parameters = [p for layer in layers for p in layer.parameters()]
     trained = [(p, p.requires_grad) for p in parameters]
     try:
         for layer in layers:
@@ -228,30 +198,35 @@ def merged(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def adapted_layers(module: nn.Module) -> dict[str, tuple[int, float]]:
-    """Rank and effective alpha (scale times rank, as trained) of each adapted layer, by name."""
+    """Rank and effective alpha (scale times rank, as trained) of each adapted layer, by name.
+
+    They belong to ``lora_state_dict``: twice those that train where the base gave the start.
+    """
     found = {}
     for name, layer in _layers(module).items():
         r, alpha = layer.r[ADAPTER], float(layer.lora_alpha[ADAPTER])
-        found[name] = (r, alpha * math.sqrt(r) if layer.use_rslora.get(ADAPTER) else alpha)
+        factor = 2 if START in layer.r else 1
+        effective = alpha * math.sqrt(r) if layer.use_rslora.get(ADAPTER) else alpha
+        found[name] = (factor * r, factor * effective)
     return found
 
 
 def lora_config(module: nn.Module) -> LoraConfig:
-    """The peft config of the adapter.
+    """The peft config that belongs to ``lora_state_dict``, a copy.
 
     Raises:
-        LoraError: If there is none.
+        LoraError: If there is no adapter.
     """
     configs: dict[str, Any] = getattr(module, "peft_config", {})
     if ADAPTER not in configs:
         raise LoraError(f"{type(module).__name__} has no adapter; add one with add_lora")
-    return configs[ADAPTER]
-
-
-def listing(lines: list[str]) -> str:
-    """The first few of ``lines``, each on a line of its own, and how many more there are."""
-    more = [f"... and {len(lines) - NUM_SHOWN} more"] if len(lines) > NUM_SHOWN else []
-    return "".join(f"\n  {line}" for line in [*lines[:NUM_SHOWN], *more])
+    config = copy.copy(configs[ADAPTER])
+    if any(START in layer.r for layer in _layers(module).values()):
+        factor = math.sqrt(2) if config.use_rslora else 2  # alpha of twice the rank, same scale
+        config.r, config.lora_alpha = 2 * config.r, factor * config.lora_alpha
+        config.rank_pattern = {name: 2 * r for name, r in config.rank_pattern.items()}
+        config.alpha_pattern = {n: factor * alpha for n, alpha in config.alpha_pattern.items()}
+    return config
 
 
 def _layers(module: nn.Module) -> dict[str, Any]:
@@ -268,37 +243,34 @@ def _raw_key(name: str) -> str:
     return key.removesuffix(".weight") if "lora_magnitude_vector" in key else key
 
 
-def _check_targets(module: nn.Module, spec: LoraSpec) -> None:
-    modules = dict(module.named_modules())
-    kinds = (nn.Linear, nn.Conv2d)
-    possible = sorted({n.rpartition(".")[2] for n, m in modules.items() if isinstance(m, kinds)})
-    for target in spec.targets:
-        matches = [n for n in modules if n == target or n.endswith(f".{target}")]
-        if not matches:
-            near = get_close_matches(target, possible, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise LoraError(
-                f"targets={target}: no such layer in {type(module).__name__}{hint} "
-                f"Layers there end with, for example, {', '.join(possible[:12])}"
-            )
-        for name in matches:
-            if not isinstance(modules[name], kinds):
-                raise LoraError(
-                    f"targets={target}: {name} is a {type(modules[name]).__name__}; only Linear "
-                    "and Conv2d layers take a LoRA, so give a longer name, such as to_out.0"
-                )
-
-
 def _initialise(layer: Any, name: str, spec: LoraSpec, seed: int) -> None:
+    if spec.init in BASE_STARTS:
+        _start_from_base(layer, name, spec.init)
+        return
     weight = layer.lora_A[ADAPTER].weight
-    draws = generator(seed, f"lora/{name}")
-    fresh = torch.empty(weight.shape, dtype=torch.float32, device="cpu")
-    if spec.init == "gaussian":
-        fresh.normal_(0.0, 1.0 / layer.r[ADAPTER], generator=draws)
-    else:
-        nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=draws)
+    fresh = drawn_start(weight.shape, spec.init, generator(seed, f"lora/{name}"))
     if not weight.is_meta:
         weight.data = fresh.to(weight.device)
+
+
+def _start_from_base(layer: Any, name: str, init: str) -> None:
+    weight, r = layer.get_base_layer().weight, layer.r[ADAPTER]
+    if r > largest_rank(weight):
+        raise LoraError(
+            f"r={r}: {name} has no more than {largest_rank(weight)} ranks for init={init} to take; "
+            "lower it there by rank_pattern, or leave the layer out of targets"
+        )
+    plain = LoraConfig(init_lora_weights=False, use_rslora=layer.use_rslora[ADAPTER])
+    layer.update_layer(START, r, lora_alpha=-layer.lora_alpha[ADAPTER], config=plain)
+    layer.set_adapter([ADAPTER, START])
+    for matrix in (layer.lora_A[START], layer.lora_B[START]):
+        matrix.weight.requires_grad_(False)
+    if weight.is_meta:
+        return
+    start = start_from_base(weight, init, r, layer.scaling[ADAPTER])
+    for matrices, value in zip((layer.lora_A, layer.lora_B), start, strict=True):
+        for adapter in (ADAPTER, START):
+            matrices[adapter].weight.data = value.to(weight.device, copy=True)
 
 
 def _require_unmerged(module: nn.Module, what: str) -> None:

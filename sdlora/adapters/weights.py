@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from sdlora.adapters.lora import LoraError, listing
+from sdlora.adapters.spec import LoraError, listing
 from sdlora.files import write_bytes
 
 SEAL = "sdlora_sha256"

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from sdlora.adapters.formats import PEFT_CONFIG, PEFT_FILE
 from sdlora.adapters.keys import PARTS, to_diffusers, to_kohya
 from sdlora.adapters.lora import (
-    LoraError,
     adapted_layers,
     lora_config,
     lora_parameters,
     lora_state_dict,
 )
+from sdlora.adapters.spec import LoraError
 from sdlora.adapters.weights import DIFFUSERS_CONFIG, write_weights
 from sdlora.files import write_bytes
 

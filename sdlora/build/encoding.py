@@ -6,6 +6,7 @@ import torch
 
 from sdlora.build.data import CheckedData, batch_plan
 from sdlora.build.hashes import part_key
+from sdlora.build.parts import trains_text
 from sdlora.build.sources import cache_folder, is_streamed, named_roots, streamed_source
 from sdlora.config import TrainConfig
 from sdlora.data.cache import Cache, Encodings, embedding_keys, latent_keys
@@ -156,7 +157,7 @@ def training_set(
         raise DataError(f"{named_roots(config.data)}: no picture can be used:{''.join(lines)}")
     batches = dataset(config, data, family)
     batches.latents = latents
-    if config.lora.text_encoder.method == "frozen" and data.recipe.is_static:
+    if not trains_text(config) and data.recipe.is_static:
         batches.embeddings = encoded_captions(config, batches, family, cache)
     if cache.store is not None:
         cache.store.evict()

@@ -1,4 +1,4 @@
-"""What a base model is: the hashes of its files, computed once for ever."""
+"""What a run starts from: the hashes of the files of its base model, computed once for ever."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,6 +20,17 @@ def base_hashes(config: TrainConfig) -> dict[str, str]:
     names = layout_of(config.model.family).parts
     hashes = file_hashes([part for part in names if part not in config.model.scratch], config)
     return {name: value for name, value in hashes.items() if name.endswith(".safetensors")}
+
+
+def init_hashes(config: TrainConfig) -> dict[str, str]:
+    """SHA-256 of the weight files that the adapters start from (``lora.init_from``), if any."""
+    if config.lora.init_from is None:
+        return {}
+    start = Path(config.lora.init_from)
+    if start.is_file():
+        return {"lora.init_from": sha256(start)}
+    found = sorted(start.rglob("*.safetensors"))
+    return {f"lora.init_from/{p.relative_to(start).as_posix()}": sha256(p) for p in found}
 
 
 def part_key(parts: Sequence[str], config: TrainConfig, settings: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import lightning
 
-from sdlora.adapters.lora import LoraSpec
+from sdlora.adapters.spec import LoraSpec
 from sdlora.build.data import CheckedData
 from sdlora.callbacks.averaging import Average
 from sdlora.callbacks.drawing import Evaluate

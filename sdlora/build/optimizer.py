@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sdlora.config import TrainConfig
 from sdlora.config_rules import ConfigError, require
+from sdlora.models.layouts import layout_of
 from sdlora.optim import (
     CUDA_ONLY,
     FINDS_ITS_STEP,
@@ -87,9 +88,11 @@ def check_schedule(config: TrainConfig) -> None:
 
 
 def trained_rates(config: TrainConfig) -> dict[str, float]:
-    """Learning rates of the parts that train."""
+    """Learning rates of the parts that train; all text encoders have one."""
     rates = {"unet": config.optim.unet_lr, "text_encoder": config.optim.text_encoder_lr}
-    return {p: rate for p, rate in rates.items() if getattr(config.lora, p).method != "frozen"}
+    methods = {p: getattr(config.lora, p).method for p in layout_of(config.model.family).trainable}
+    trained = {p.removesuffix("_2") for p, method in methods.items() if method != "frozen"}
+    return {part: rate for part, rate in rates.items() if part in trained}
 
 
 def rate_notes(config: TrainConfig) -> list[str]:

@@ -13,7 +13,8 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from sdlora import __version__
-from sdlora.adapters.lora import LoraSpec, add_lora
+from sdlora.adapters.lora import add_lora
+from sdlora.adapters.spec import LoraSpec
 from sdlora.build.checks import prior_prompts, prompts
 from sdlora.build.objective import objective
 from sdlora.build.optimizer import optimizer, schedule
@@ -83,8 +84,15 @@ def model(config: ModelConfig, lora: LoraConfig | None, precision: str, seed: in
 
 
 def part_config(config: LoraConfig, part: str) -> LoraPartConfig:
-    """How a part is trained: all text encoders alike."""
-    return config.unet if part == "unet" else config.text_encoder
+    """How a part is trained."""
+    found: LoraPartConfig = getattr(config, part)
+    return found
+
+
+def trains_text(config: TrainConfig) -> bool:
+    """Whether a text encoder of the model trains."""
+    encoders = [part for part in layout_of(config.model.family).trainable if part != "unet"]
+    return any(part_config(config.lora, part).method != "frozen" for part in encoders)
 
 
 def lora_specs(config: LoraConfig, family: str) -> dict[str, LoraSpec]:
@@ -101,6 +109,9 @@ def lora_specs(config: LoraConfig, family: str) -> dict[str, LoraSpec]:
                 init=config.init,
                 use_dora=config.use_dora and part == "unet",
                 use_rslora=config.use_rslora,
+                rank_pattern=own.rank_pattern,
+                alpha_pattern=own.alpha_pattern,
+                rank_dropout=config.rank_dropout,
             )
     return specs
 

@@ -14,10 +14,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
 from sdlora.adapters.formats import DIFFUSERS_FILE
-from sdlora.adapters.lora import LoraSpec
+from sdlora.adapters.spec import LoraSpec
 from sdlora.adapters.writing import write_diffusers, write_kohya
 from sdlora.best import BestAdapter
 from sdlora.build import parts, scorers
+from sdlora.build.adapters import check_adapters, start_from_file
 from sdlora.build.data import CheckedData, checked_data
 from sdlora.build.data_sheet import (
     data_sheet,
@@ -27,7 +28,7 @@ from sdlora.build.data_sheet import (
     write_data_sheet,
 )
 from sdlora.build.encoding import batches_per_epoch, datamodule, training_set
-from sdlora.build.hashes import base_hashes
+from sdlora.build.hashes import base_hashes, init_hashes
 from sdlora.build.job import TrainingJob
 from sdlora.build.metadata import metadata
 from sdlora.build.objective import check_objective
@@ -78,6 +79,7 @@ def training_job(config: TrainConfig, folder: Path, progress: Progress) -> Train
     """
     checkpoint = _checkpoint_to_resume(config, folder, progress)
     _check_objective(config)
+    check_adapters(config)
     data, unseen, hashes = _data(config, folder, progress)
     trainer = parts.trainer(config, folder)
     scorer = _scorer(config, data, unseen, trainer.strategy.root_device, progress)
@@ -172,7 +174,7 @@ def _data(
     if config.data.val_fraction:
         data, unseen = data.split(config.data.val_fraction)
         progress.print(f"{len(unseen.geometry)} pictures are held out (data.val_fraction)")
-    hashes = {"data": data.fingerprint, **base_hashes(config)}
+    hashes = {"data": data.fingerprint, **base_hashes(config), **init_hashes(config)}
     if config.resume:  # before the sheet is written anew: it tells which pictures changed
         changed = changed_pictures(folder / FILE_NAME, data.source.pictures)
         refuse_changes(folder, asdict(config), hashes, {"data": changed})
@@ -188,6 +190,7 @@ def _model(config: TrainConfig, specs: Mapping[str, LoraSpec]) -> Family:
     family.change_noise_schedule(objective.prediction_type, objective.zero_terminal_snr)
     family.max_chunks = config.data.captions.max_chunks
     parts.add_adapters(family, specs, config.seed)
+    start_from_file(config, family)
     parts.memory_and_speed(config.trainer, family)
     return family
 

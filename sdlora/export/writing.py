@@ -8,7 +8,8 @@ from torch import nn
 
 from sdlora.adapters.formats import DIFFUSERS_FILE
 from sdlora.adapters.keys import PARTS
-from sdlora.adapters.lora import LoraError, lora_parameters
+from sdlora.adapters.lora import lora_parameters
+from sdlora.adapters.spec import LoraError
 from sdlora.adapters.weights import check_finite
 from sdlora.adapters.writing import adapted_parts, write_diffusers, write_kohya, write_peft
 from sdlora.files import whole_folder

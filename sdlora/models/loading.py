@@ -58,6 +58,18 @@ def load_tokenizers(folder: Path, family: str) -> list[Any]:
     return [each.from_pretrained(folder / name) for name, each in tokenizers.items()]
 
 
+def empty_part(name: str, source: ModelSource) -> nn.Module:
+    """A part without weights, on torch's meta device: names and shapes of its layers.
+
+    Raises:
+        ModelError: If its ``config.json`` or another file of the folder is missing.
+    """
+    folder = resolve(source)
+    check_folder(folder, source)
+    with torch.device("meta"):
+        return _from_config(name, folder, layout_of(source.family).parts[name])
+
+
 def _check_kind(source: ModelSource, parts: Mapping[str, Any], layout: Layout) -> None:
     """Refuse what has the layout but not the shape: another family, inpainting, a mixture."""
     unet, vae = parts["unet"].config, parts["vae"].config
@@ -112,6 +124,10 @@ def _random_part(name: str, folder: Path, kind: Any, seed: int) -> nn.Module:
     """Random float32 weights, a function of the seed; the caller's generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name.startswith("text_encoder"):
-            return kind(CLIPTextConfig.from_pretrained(folder / name))
-        return kind.from_config(kind.load_config(folder / name))
+        return _from_config(name, folder, kind)
+
+
+def _from_config(name: str, folder: Path, kind: Any) -> nn.Module:
+    if name.startswith("text_encoder"):
+        return kind(CLIPTextConfig.from_pretrained(folder / name))
+    return kind.from_config(kind.load_config(folder / name))

@@ -79,12 +79,14 @@ def test_options_may_be_added_without_a_plus() -> None:
         "optim.options.eps=1",
         "+optim.options.eps=1",
         "evaluation.face.options.x=1",
+        "lora.unet.rank_pattern={mid_block:4}",
         "lora.r=1",
     ]
     assert opened_options(given, TrainConfig) == [
         "++optim.options.eps=1",
         "+optim.options.eps=1",
         "++evaluation.face.options.x=1",
+        "++lora.unet.rank_pattern={mid_block:4}",
         "lora.r=1",
     ]
 

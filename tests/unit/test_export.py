@@ -82,8 +82,14 @@ def test_each_program_by_itself(tmp_path: Path, fresh) -> None:
 
 @pytest.mark.parametrize(
     "spec",
-    [{"use_rslora": True}, {"rank_pattern": {"to_q": 2}, "alpha_pattern": {"to_k": 3.0}}],
-    ids=["rslora", "mixed ranks"],
+    [
+        {"use_rslora": True},
+        {"rank_pattern": {"to_q": 2}, "alpha_pattern": {"to_k": 3.0}},
+        {"rank_pattern": {"down_blocks.*.attn1": 2}, "use_rslora": True},
+        {"rank_pattern": {"mid_block": 7}, "init": "pissa"},
+        {"alpha_pattern": {"attn2": 2.0}, "init": "olora", "use_rslora": True},
+    ],
+    ids=["rslora", "mixed ranks", "rslora by pattern", "pissa", "olora"],
 )
 def test_unusual_specs(spec: dict, tmp_path: Path, fresh) -> None:
     unet, text_encoder = tuned(ATTENTION, **spec)
@@ -92,9 +98,10 @@ def test_unusual_specs(spec: dict, tmp_path: Path, fresh) -> None:
     assert max(prove_export(folder, fresh, both(unet, text_encoder)).values()) < 1e-5
 
 
-def test_dora_on_the_unet(tmp_path: Path, fresh) -> None:
+@pytest.mark.parametrize("pattern", [{}, {"rank_pattern": {"conv1": 2}}], ids=["", "mixed ranks"])
+def test_dora_on_the_unet(pattern: dict, tmp_path: Path, fresh) -> None:
     unet, text_encoder = (
-        with_lora(tiny_unet(), "unet", EVERYTHING, use_dora=True),
+        with_lora(tiny_unet(), "unet", EVERYTHING, use_dora=True, **pattern),
         tiny_text_encoder(),
     )
     folder = tmp_path / "lora"

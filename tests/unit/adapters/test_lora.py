@@ -9,8 +9,6 @@ from peft.utils import get_peft_model_state_dict
 from torch import nn
 
 from sdlora.adapters.lora import (
-    LoraError,
-    LoraSpec,
     adapted_layers,
     add_lora,
     disabled,
@@ -22,6 +20,7 @@ from sdlora.adapters.lora import (
     merged,
     set_scale,
 )
+from sdlora.adapters.spec import LoraError, LoraSpec
 from tests.unit.adapters.tiny_models import (
     ATTENTION,
     EVERYTHING,
@@ -158,6 +157,7 @@ def test_targets_that_match_nothing_are_named() -> None:
         ("targets", ()),
         ("rank_pattern", {"to_q": 0}),
         ("alpha_pattern", {"to_q": -1.0}),
+        ("rank_dropout", 1.0),
     ],
 )
 def test_a_spec_out_of_range_is_refused(key: str, value: object) -> None:

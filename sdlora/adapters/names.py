@@ -1,0 +1,109 @@
+"""Layers by the names that a config gives: targets, and patterns with wildcards."""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+from torch import nn
+
+from sdlora.adapters.spec import LoraError
+
+Value = TypeVar("Value")
+
+NUM_NEAR = 5
+
+
+def target_layers(module: nn.Module, targets: Sequence[str]) -> list[str]:
+    """Names of the layers that get an adapter.
+
+    Args:
+        module: Without an adapter.
+        targets: Full names or their ends, cut at a dot.
+
+    Raises:
+        LoraError: If a target matches nothing, or a layer that cannot be adapted.
+    """
+    modules = dict(module.named_modules())
+    kinds = (nn.Linear, nn.Conv2d)
+    possible = sorted({n.rpartition(".")[2] for n, m in modules.items() if isinstance(m, kinds)})
+    found = []
+    for target in targets:
+        matches = [n for n in modules if n == target or n.endswith(f".{target}")]
+        if not matches:
+            near = get_close_matches(target, possible, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise LoraError(
+                f"targets={target}: no such layer in {type(module).__name__}{hint} "
+                f"Layers there end with, for example, {', '.join(possible[:12])}"
+            )
+        for name in matches:
+            if not isinstance(modules[name], kinds):
+                raise LoraError(
+                    f"targets={target}: {name} is a {type(modules[name]).__name__}; only Linear "
+                    "and Conv2d layers take a LoRA, so give a longer name, such as to_out.0"
+                )
+        found += matches
+    return list(dict.fromkeys(found))
+
+
+def by_pattern(
+    names: Sequence[str], values: Mapping[str, Value]
+) -> tuple[dict[str, Value], list[str]]:
+    """Give each layer the value of the last pattern that matches it.
+
+    A pattern is part of a name, cut at dots, with ``*``, ``?`` and ``[...]`` as in a shell:
+    ``to_q`` and ``attn1`` match every layer of that name or inside of it, ``down_blocks.*.attn1``
+    those of the first half of a UNet. A layer's full name matches that layer alone.
+
+    Args:
+        names: Of all layers.
+        values: By pattern; a later one wins over an earlier one.
+
+    Returns:
+        Values by layer, of those that a pattern matches; and the patterns that match none.
+    """
+    found: dict[str, Value] = {}
+    unused = []
+    for pattern, value in values.items():
+        matched = [pattern] if pattern in names else [n for n in names if _matches(n, pattern)]
+        found |= dict.fromkeys(matched, value)
+        if not matched:
+            unused.append(pattern)
+    return found, unused
+
+
+def resolved(
+    key: str, values: Mapping[str, Value], default: Value, names: Sequence[str]
+) -> dict[str, Value]:
+    """Patterns as peft takes them: full names, of the layers that differ from the default.
+
+    Args:
+        key: What the values are called, for the message.
+        values: By pattern, see :func:`by_pattern`.
+        default: Of the other layers.
+        names: Of all adapted layers.
+
+    Returns:
+        The longest names first: peft takes the first one that a layer's name ends with.
+
+    Raises:
+        LoraError: If a pattern matches no layer; it lists near names.
+    """
+    found, unused = by_pattern(names, values)
+    if unused:
+        raise LoraError(
+            f"{key}={unused[0]}: matches none of the {len(names)} adapted layers; near names: "
+            f"{', '.join(_near_names(unused[0], names))}"
+        )
+    return {n: found[n] for n in sorted(found, key=len, reverse=True) if found[n] != default}
+
+
+def _near_names(pattern: str, names: Sequence[str]) -> list[str]:
+    """What the writer of a pattern may have meant: parts of names, the nearest first."""
+    pieces = sorted({piece for name in names for piece in (name, *name.split("."))})
+    return get_close_matches(pattern, pieces, n=NUM_NEAR, cutoff=0.0)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(f".{name}.", f"*.{pattern}.*")
