@@ -93,7 +93,7 @@ def _start_file(config: TrainConfig, parts: Mapping[str, nn.Module]) -> LoraFile
 def _require_same(config: TrainConfig, asked: Sequence[_Asked], start: LoraFile) -> None:
     """Refuse a file whose adapter is another one, with the overrides that would ask for it."""
     lines, overrides = [], []
-    for part in start.specs.keys() - {each.part for each in asked}:
+    for part in sorted(start.specs.keys() - {each.part for each in asked}):
         lines.append(f"{part}: in the file, but lora.{part}.method is not lora")
         overrides.append(f"lora.{part}.method=lora")
     for each in asked:

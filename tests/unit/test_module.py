@@ -203,10 +203,13 @@ def test_masks_and_weights_reach_the_loss(family: StableDiffusion) -> None:
 # prior preservation
 
 
-def test_the_teacher_is_the_bare_base_on_the_same_noisy_samples(family: StableDiffusion) -> None:
+@pytest.mark.parametrize("init", ["default", "pissa"])
+def test_the_teacher_is_the_bare_base_on_the_same_noisy_samples(
+    init: str, family: StableDiffusion
+) -> None:
     """Its part of the loss is the mean squared change that the adapters make to the prediction."""
     bare = copy.deepcopy(family)
-    module = without_trainer(diffusion_module(adapted(family, BOTH)))
+    module = without_trainer(diffusion_module(adapted(family, BOTH, init=init)))
     module.objective = replace(module.objective, weight=None)
     plain = module.training_step(batch(0), 0).item()
     prompt = family.tokenize(["a person"]).ids

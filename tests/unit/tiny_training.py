@@ -29,15 +29,18 @@ TARGETS = {
 
 
 def adapted(
-    family: StableDiffusion, parts: Iterable[str] = ("unet",), dropout: float = 0.0
+    family: StableDiffusion,
+    parts: Iterable[str] = ("unet",),
+    dropout: float = 0.0,
+    **method: Any,
 ) -> StableDiffusion:
     """Adapters of rank 2 whose matrix B is not zero, so that A has a gradient from the start."""
     for part in parts:
-        spec = LoraSpec(r=2, alpha=2.0, dropout=dropout, targets=TARGETS[part])
+        spec = LoraSpec(r=2, alpha=2.0, dropout=dropout, targets=TARGETS[part], **method)
         add_lora(getattr(family, part), spec, seed=1)
     generator = torch.Generator().manual_seed(5)
     for name, parameter in family.named_parameters():
-        if "lora_B" in name:
+        if "lora_B" in name and parameter.requires_grad:
             nn.init.normal_(parameter, std=0.05, generator=generator)
     return family
 
