@@ -69,3 +69,9 @@ def random_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.models import write_random_xl
 
     return write_random_xl(tmp_path_factory.mktemp("random-xl"))
+
+
+@pytest.fixture(scope="session")
+def random_bases(random_base: Path, random_xl: Path) -> dict[str, Path]:
+    """A small random base of each model family, by ``model.family``."""
+    return {"sd": random_base, "sdxl": random_xl}

@@ -33,8 +33,9 @@ def evaluate_config(*overrides: str) -> EvaluateConfig:
 @pytest.mark.parametrize("path", GROUPS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_shipped_file_fits_the_schema(path: Path) -> None:
     group, name = path.parent.name, path.stem
-    needed = ["data.root=owner/name"] if (group, name) == ("data", "hub") else []
-    config = train_config(f"{group}={name}", *needed)
+    # what a file leaves to the command line: where the pictures are
+    needed = group == "experiment" or (group, name) == ("data", "hub")
+    config = train_config(f"{group}={name}", *(["data.root=owner/name"] if needed else []))
     values = [getattr(config, item.name) for item in fields(TrainConfig)]
     assert "???" not in repr(values)
 
@@ -52,6 +53,29 @@ def test_an_experiment_may_be_changed_from_the_command_line() -> None:
     assert (config.trainer.max_steps, config.trainer.ema_decay) == (7, 0.999)
 
 
+@pytest.mark.parametrize("name", ["hw10", "anime_style", "sd_full"])
+def test_a_recipe_for_real_pictures_asks_for_them(name: str) -> None:
+    with pytest.raises(ConfigError, match="^data.root=None: name the folder that holds your"):
+        train_config(f"experiment={name}")
+
+
+def test_the_ranks_of_a_sweep_may_carry_their_alphas() -> None:
+    config = train_config(
+        "experiment=anime_style", "data.root=a", "lora.r=4", "lora.alpha=${lora.r}"
+    )
+    assert (config.lora.r, config.lora.alpha, config.lora.unet.targets[-1]) == (4, 4.0, "to_v")
+    assert (config.scheduler.per, config.data.captions.default) == ("epoch", "")
+
+
+def test_a_second_text_encoder_is_trained_as_the_first_unless_told_otherwise() -> None:
+    first = ("lora.text_encoder.r=3", "lora.text_encoder.targets=[fc1]")
+    alike = train_config(*first).lora
+    assert alike.text_encoder_2 == alike.text_encoder
+    other = train_config(*first, "lora.text_encoder_2.method=frozen").lora
+    assert (other.text_encoder.method, other.text_encoder_2.method) == ("lora", "frozen")
+    assert train_config("lora.text_encoder.method=frozen").lora.text_encoder_2.method == "frozen"
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -60,7 +84,26 @@ def test_an_experiment_may_be_changed_from_the_command_line() -> None:
         (["lora.text_encoder.r=0"], "^lora.text_encoder.r=0: must be a whole number >= 1"),
         (["lora.text_encoder.alpha=0"], "^lora.text_encoder.alpha=0.0: must be a finite"),
         (["lora.unet.targets=[]"], r"^lora.unet.targets=\[\]: names no layer; list some, or set"),
-        (["lora.init=zero"], "^lora.init=zero: unknown; choices: default, gaussian"),
+        (["lora.init=zero"], "^lora.init=zero: unknown; choices: default, gaussian, pissa, olora"),
+        (["lora.rank_dropout=1"], r"^lora.rank_dropout=1.0: must be a number in \[0, 1\)"),
+        (["+lora.unet.rank_pattern={to_q:0}"], "^lora.unet.rank_pattern.to_q=0: must be a whole"),
+        (["+lora.unet.alpha_pattern={to_q:0}"], "^lora.unet.alpha_pattern.to_q=0.0: must be a fin"),
+        (
+            ["lora.init=olora", "lora.init_from=a.safetensors"],
+            "^lora.init=olora: has no part in it where lora.init_from gives the weights; set it to",
+        ),
+        (
+            ["lora.use_dora=true", "lora.text_encoder.method=frozen", "lora.init=pissa"],
+            "^lora.init=pissa: changes the norm that DoRA divides by; set it to default, or",
+        ),
+        (
+            ["lora.use_dora=true", "lora.text_encoder.method=frozen", "lora.rank_dropout=0.1"],
+            "^lora.rank_dropout=0.1: changes the norm that DoRA divides by; set it to 0, or",
+        ),
+        (
+            ["lora.text_encoder.method=frozen", "lora.text_encoder_2.method=full"],
+            "^lora.text_encoder_2.method=full: cannot be mixed with lora.unet.method=lora; train",
+        ),
         (
             ["lora.unet.method=frozen", "lora.text_encoder.method=frozen"],
             "leave nothing to train; set one to lora or full",

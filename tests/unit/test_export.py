@@ -80,6 +80,21 @@ def test_each_program_by_itself(tmp_path: Path, fresh) -> None:
     assert torch.equal(outputs(pipeline.unet, pipeline.text_encoder), expected)
 
 
+def test_time_embeddings_of_the_resnets(tmp_path: Path, fresh) -> None:
+    """Their kohya names by its rule, and each program reads them."""
+    unet = with_lora(tiny_unet(), "unet", {"unet": ("time_emb_proj",)})
+    folder = tmp_path / "lora"
+    parts = both(unet, tiny_text_encoder())
+    export_lora(folder, parts=parts, metadata={}, name="face")
+    blocks = ["down_blocks_0", "down_blocks_1", "up_blocks_0", "up_blocks_1"]
+    resnets = [f"{b}_resnets_{n}" for b in blocks for n in range(1 if "down" in b else 2)]
+    resnets += ["mid_block_resnets_0", "mid_block_resnets_1"]
+    matrices = ("alpha", "lora_down.weight", "lora_up.weight")
+    expected = {f"lora_unet_{r}_time_emb_proj.{m}" for r in resnets for m in matrices}
+    assert load_file(folder / "face.safetensors").keys() == expected
+    assert max(prove_export(folder, fresh, parts).values()) == 0.0
+
+
 @pytest.mark.parametrize(
     "spec",
     [

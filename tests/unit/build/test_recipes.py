@@ -1,0 +1,105 @@
+"""Every option and experiment on the disk: it can be built on a tiny model of its family."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from sdlora.build import parts
+from sdlora.build.adapters import check_adapters
+from sdlora.build.objective import check_objective
+from sdlora.command_line import CONF, register_schemas, to_typed
+from sdlora.config import TrainConfig
+from sdlora.data.dataset import Batch
+from sdlora.models.family import Family
+from sdlora.models.layouts import LAYOUTS
+from sdlora.models.source import noise_schedule_config
+from sdlora.module import DiffusionModule
+from sdlora.optim import CUDA_ONLY, PACKAGES
+
+GROUPS = ("experiment", "lora", "objective", "optimizer", "scheduler")
+OPTIONS = [path for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+
+Config = Callable[..., TrainConfig]
+Built = tuple[Family, DiffusionModule]
+
+
+@pytest.fixture
+def config(random_bases: dict[str, Path]) -> Config:
+    """A config whose base is the tiny one of its family, and which a CPU can run."""
+    register_schemas()
+
+    def make(*overrides: str) -> TrainConfig:
+        given = ["run_dir=here", "data.root=pictures", *overrides]
+        given += ["trainer.accelerator=cpu", "trainer.precision=fp32"]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = compose("train", given)
+        composed.model.path = str(random_bases[composed.model.family])
+        return to_typed(composed, TrainConfig)
+
+    return make
+
+
+def built(config: TrainConfig) -> Built:
+    """Model with adapters, and the module with its objective; as a run puts them together."""
+    check_adapters(config)
+    is_taught = config.data.prior.mode == "teacher"
+    schedule = noise_schedule_config(parts.model_source(config.model))
+    check_objective(config.objective, schedule, is_taught)
+    family = parts.model(config.model, config.lora, "fp32", config.seed)
+    changed = config.objective.prediction_type, config.objective.zero_terminal_snr
+    family.change_noise_schedule(*changed)
+    specs = parts.lora_specs(config.lora, config.model.family)
+    parts.add_adapters(family, specs, config.seed)
+    return family, parts.module(config, family, batches_per_epoch=4)
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_option_can_be_built(path: Path, config: Config) -> None:
+    """Adapters, objective, optimizer and learning rates, on the family's own layers."""
+    group, name = path.parent.name, path.stem
+    if group == "optimizer" and name in PACKAGES:
+        pytest.importorskip(PACKAGES[name].replace("-", "_"))
+    if group == "optimizer" and name in CUDA_ONLY and not torch.cuda.is_available():
+        pytest.skip(f"{name} needs a GPU")
+    told = config(f"{group}={name}")
+    family, module = built(told)
+    configured = module.configure_optimizers()
+    rates = {each["name"]: each["lr"] for each in configured["optimizer"].param_groups}
+    trained = [part for part in family.parts if module.trained_parameters(part)]
+    assert rates.keys() == set(trained)
+    methods = {part: parts.part_config(told.lora, part).method for part in family.parts}
+    assert trained == [part for part, method in methods.items() if method != "frozen"]
+
+
+@pytest.mark.parametrize("family", LAYOUTS)
+@pytest.mark.parametrize("lora", ["attention", "conv_time", "none"])
+def test_a_step_of_every_family(family: str, lora: str, config: Config) -> None:
+    """Every trained weight gets a gradient, but for those that nothing reads.
+
+    The last layer of SDXL's first text encoder is one: the UNet is told what comes before it.
+    """
+    model, module = built(config(f"model.family={family}", f"lora={lora}"))
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    module.on_fit_start()
+    draws = torch.Generator().manual_seed(0)
+    side = model.resolution_step // model.latent_scale
+    batch = Batch(
+        sample_index=torch.arange(2),
+        picture_index=torch.arange(2),
+        token_ids=model.tokenize(["a cat", "a dog"]).ids,
+        names=("0.png", "1.png"),
+        weights=torch.ones(2),
+        moments=torch.randn(2, 8, side, side, generator=draws),
+        sizes=torch.tensor([[64.0, 64, 0, 0, 64, 64]] * 2),
+    )
+    loss = module.training_step(batch, 0)
+    loss.backward()
+    assert torch.isfinite(loss)
+    trained = module.all_trained_parameters()
+    idle = {name for name, parameter in trained.items() if parameter.grad is None}
+    assert all(name.startswith("text_encoder.encoder.layers.1.") for name in idle)
+    assert len(idle) < len(trained) / 2
+    assert family == "sdxl" or not idle
