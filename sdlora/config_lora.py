@@ -28,6 +28,29 @@ class LoraPartConfig:
 
 
 @dataclass(slots=True, kw_only=True)
+class NewWordConfig:
+    name: str | None = None
+    """A word that the text encoders do not know, to be learned (textual inversion), alone or with
+    an adapter; captions and prompts must hold it. ``null``: none."""
+    init: str = MISSING
+    """Known words that the new one begins as, such as what kind of thing it is."""
+    num_vectors: int = MISSING
+    """How many embeddings stand for the new word; each takes a token of the caption. >= 1."""
+
+    def __post_init__(self) -> None:
+        require_count("lora.new_word.num_vectors", self.num_vectors)
+        if self.name is not None:
+            whole = bool(self.name) and not any(letter.isspace() for letter in self.name)
+            require(whole, "lora.new_word.name", repr(self.name), "must be one word")
+            require(
+                bool(self.init.strip()),
+                "lora.new_word.init",
+                repr(self.init),
+                "names no word; give one that is near, such as person",
+            )
+
+
+@dataclass(slots=True, kw_only=True)
 class LoraConfig:
     r: int = MISSING
     """Rank of the update matrices; >= 1."""
@@ -43,6 +66,7 @@ class LoraConfig:
     """Weight-decomposed LoRA; UNet only (its text-encoder magnitudes do not survive export)."""
     unet: LoraPartConfig = MISSING
     text_encoder: LoraPartConfig = MISSING
+    new_word: NewWordConfig = MISSING
 
     def __post_init__(self) -> None:
         require_count("lora.r", self.r)
@@ -61,10 +85,11 @@ class LoraConfig:
             )
         methods = {self.unet.method, self.text_encoder.method}
         require(
-            methods != {"frozen"},
+            methods != {"frozen"} or self.new_word.name is not None,
             "lora.unet.method",
             "frozen",
-            "and lora.text_encoder.method=frozen leave nothing to train; set one to lora or full",
+            "and lora.text_encoder.method=frozen leave nothing to train; set one to lora or full, "
+            "or lora.new_word.name",
         )
         require(
             methods < {"lora", "frozen"} or methods == {"lora", "frozen"} or "lora" not in methods,
@@ -72,6 +97,12 @@ class LoraConfig:
             self.text_encoder.method,
             f"cannot be mixed with lora.unet.method={self.unet.method}; train both the same way, "
             "or freeze one",
+        )
+        require(
+            self.new_word.name is None or "full" not in methods,
+            "lora.new_word.name",
+            self.new_word.name,
+            "goes with adapters or frozen parts only; set both methods to lora or frozen",
         )
         require(
             not (self.use_dora and self.text_encoder.method == "lora"),

@@ -156,7 +156,8 @@ def training_set(
         raise DataError(f"{named_roots(config.data)}: no picture can be used:{''.join(lines)}")
     batches = dataset(config, data, family)
     batches.latents = latents
-    if config.lora.text_encoder.method == "frozen" and data.recipe.is_static:
+    trains_text = config.lora.text_encoder.method != "frozen" or config.lora.new_word.name
+    if not trains_text and data.recipe.is_static:
         batches.embeddings = encoded_captions(config, batches, family, cache)
     if cache.store is not None:
         cache.store.evict()
