@@ -60,6 +60,8 @@ class OptimConfig:
     """Learning rate of the UNet's trained weights; > 0."""
     text_encoder_lr: float = MISSING
     """Learning rate of the text encoder's trained weights; > 0."""
+    new_word_lr: float = MISSING
+    """Learning rate of a new word's embeddings (``lora.new_word``); > 0."""
     lora_plus_ratio: float | None = None
     """LoRA+: the rate of an adapter's matrices B is this many times that of its A, > 0 (16 in the
     paper); ``null``: the same."""
@@ -69,6 +71,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         require_rate("optim.unet_lr", self.unet_lr)
         require_rate("optim.text_encoder_lr", self.text_encoder_lr)
+        require_rate("optim.new_word_lr", self.new_word_lr)
         if self.lora_plus_ratio is not None:
             require_rate("optim.lora_plus_ratio", self.lora_plus_ratio)
 
@@ -150,6 +153,8 @@ class SamplingConfig:
     """Text file with one prompt a line; blank lines are left out."""
     num_prompts: int | None = None
     """Use only the first so many prompts; ``null``: all."""
+    prompt_prefix: str = MISSING
+    """Put in front of every prompt, such as a trigger word with a comma and a space."""
     negative_prompt: str = MISSING
     """What the pictures should not show."""
     sampler: str = MISSING

@@ -54,6 +54,29 @@ class LoraPartConfig:
 
 
 @dataclass(slots=True, kw_only=True)
+class NewWordConfig:
+    name: str | None = None
+    """A word that the text encoders do not know, to be learned (textual inversion), alone or with
+    an adapter; captions and prompts must hold it. ``null``: none."""
+    init: str = MISSING
+    """Known words that the new one begins as, such as what kind of thing it is."""
+    num_vectors: int = MISSING
+    """How many embeddings stand for the new word; each takes a token of the caption. >= 1."""
+
+    def __post_init__(self) -> None:
+        require_count("lora.new_word.num_vectors", self.num_vectors)
+        if self.name is not None:
+            whole = bool(self.name) and not any(letter.isspace() for letter in self.name)
+            require(whole, "lora.new_word.name", repr(self.name), "must be one word")
+            require(
+                bool(self.init.strip()),
+                "lora.new_word.init",
+                repr(self.init),
+                "names no word; give one that is near, such as person",
+            )
+
+
+@dataclass(slots=True, kw_only=True)
 class LoraConfig:
     r: int = MISSING
     """Rank of the update matrices; >= 1."""
@@ -75,6 +98,7 @@ class LoraConfig:
     unet: LoraPartConfig = MISSING
     text_encoder: LoraPartConfig = MISSING
     text_encoder_2: LoraPartConfig = MISSING
+    new_word: NewWordConfig = MISSING
 
     def __post_init__(self) -> None:
         require_count("lora.r", self.r)
@@ -87,10 +111,11 @@ class LoraConfig:
             getattr(self, part).check(f"lora.{part}")
         methods = {part: getattr(self, part).method for part in parts}
         require(
-            set(methods.values()) != {"frozen"},
+            set(methods.values()) != {"frozen"} or self.new_word.name is not None,
             "lora.unet.method",
             "frozen",
-            "and lora.text_encoder.method=frozen leave nothing to train; set one to lora or full",
+            "and lora.text_encoder.method=frozen leave nothing to train; set one to lora or full, "
+            "or lora.new_word.name",
         )
         self._refuse_mixtures(methods)
         require(
@@ -102,7 +127,7 @@ class LoraConfig:
 
     def _refuse_mixtures(self, methods: dict[str, str]) -> None:
         trained = {part: method for part, method in methods.items() if method != "frozen"}
-        first, way = next(iter(trained.items()))
+        first, way = next(iter(trained.items()), ("", ""))
         for part, method in trained.items():
             require(
                 method == way,
@@ -112,6 +137,12 @@ class LoraConfig:
                 "freeze some",
             )
         adapted = [part for part, method in methods.items() if method == "lora" and part != "unet"]
+        require(
+            self.new_word.name is None or "full" not in methods.values(),
+            "lora.new_word.name",
+            self.new_word.name,
+            "goes with adapters or frozen parts only; set all methods to lora or frozen",
+        )
         require(
             not (self.use_dora and adapted),
             "lora.use_dora",

@@ -163,6 +163,8 @@ def _scaled_adapters(parts: Sequence[nn.Module], factor: float) -> Iterator[None
         return
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    from sdlora.adapters.learned_embedding import learned
+
     layers: list[Any] = [
         m for part in parts for m in part.modules() if isinstance(m, BaseTunerLayer)
     ]
@@ -172,10 +174,15 @@ def _scaled_adapters(parts: Sequence[nn.Module], factor: float) -> Iterator[None
         )
     # kept and put back, as peft's unscale_layer divides and so drifts by rounding
     kept = [(layer, dict(layer.scaling)) for layer in layers]
+    words = [(word, word.strength) for word in learned(*parts)]
     try:
+        for word, strength in words:
+            word.strength = strength * factor
         for layer, scaling in kept:
             layer.scaling = {name: value * factor for name, value in scaling.items()}
         yield
     finally:
+        for word, strength in words:
+            word.strength = strength
         for layer, scaling in kept:
             layer.scaling = scaling

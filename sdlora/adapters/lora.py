@@ -11,6 +11,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from sdlora.adapters.learned_embedding import learned
 from sdlora.adapters.names import resolved, target_layers
 from sdlora.adapters.rank_dropout import RankDropout
 from sdlora.adapters.spec import LoraError, LoraSpec, listing
@@ -148,6 +149,8 @@ def set_scale(module: nn.Module, scale: float) -> None:
 def disabled(*modules: nn.Module) -> Iterator[None]:
     """The base model: the modules without their adapters, inside the block; may be nested.
 
+    A new word stands for what it began with.
+
     Raises:
         LoraError: If an adapter is merged, as the base's weights are not there then.
     """
@@ -157,13 +160,18 @@ def disabled(*modules: nn.Module) -> Iterator[None]:
     before = [layer.disable_adapters for layer in layers]
     parameters = [p for layer in layers for p in layer.parameters()]
     trained = [(p, p.requires_grad) for p in parameters]
+    words = [(word, word.strength) for word in learned(*modules)]
     try:
         for layer in layers:
             layer.enable_adapters(False)
+        for word, _ in words:
+            word.strength = 0.0
         yield
     finally:
         for layer, was_disabled in zip(layers, before, strict=True):
             layer.enable_adapters(not was_disabled)
+        for word, strength in words:
+            word.strength = strength
         for parameter, requires_grad in trained:  # peft's switch sets it as it likes
             parameter.requires_grad_(requires_grad)
 

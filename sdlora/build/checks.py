@@ -67,7 +67,8 @@ def check_device(accelerator: str, precision: str) -> None:
 def prompts(config: SamplingConfig) -> tuple[Prompt, ...]:
     """Every prompt of the file with every seed."""
     texts = read_prompts(config.prompts)[: config.num_prompts]
-    return tuple(Prompt(text, seed) for text in texts for seed in config.seeds)
+    prefix = config.prompt_prefix
+    return tuple(Prompt(prefix + text, seed) for text in texts for seed in config.seeds)
 
 
 def prior_prompts(config: SamplingConfig, evaluation: EvaluationConfig) -> tuple[Prompt, ...]:
@@ -122,7 +123,7 @@ def checkpoint_path(folder: str, checkpoint: str) -> Path:
     run = Path(folder)
     if checkpoint == "best":
         best = run / "best" / "pytorch_lora_weights.safetensors"
-        if not best.is_file():
+        if not best.parent.is_dir():
             raise ConfigError(f"checkpoint=best: {run} has kept none; choose last or a step number")
         return best
     if checkpoint == "last" and (run / "lora").is_dir():

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from sdlora.build import parts
 from sdlora.build.data import CheckedData
+from sdlora.build.new_word import tokenizers
 from sdlora.build.sources import named_roots
 from sdlora.config import TrainConfig
 from sdlora.data import check, sheet
@@ -14,8 +14,6 @@ from sdlora.data.contact_sheet import contact_pages, write_contact_sheets
 from sdlora.data.dataset import cut_out
 from sdlora.data.samples import ERROR
 from sdlora.data.sources import DataError
-from sdlora.models.loading import load_tokenizers
-from sdlora.models.source import resolve
 from sdlora.models.tokens import tokenize
 from sdlora.progress import Progress
 
@@ -29,8 +27,8 @@ def data_sheet(config: TrainConfig, data: CheckedData) -> sheet.Sheet:
         else recipe.caption(picture.text, picture.prefix, config.seed, number)
         for number, picture in enumerate(pictures)
     ]
-    tokenizer = load_tokenizers(resolve(parts.model_source(config.model)), config.model.family)
-    cut = tokenize(tokenizer, captions, config.data.captions.max_chunks).cut
+    found = tokenizers(config.model, config.lora.new_word)
+    cut = tokenize(found, captions, config.data.captions.max_chunks).cut
     rows = [
         sheet.row(picture, geometry, caption)
         for picture, geometry, caption in zip(pictures, data.geometry, captions, strict=True)

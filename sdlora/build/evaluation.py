@@ -10,11 +10,15 @@ from pathlib import Path
 from PIL import Image
 
 from sdlora.adapters.formats import apply_lora, read_lora, remove_lora
+from sdlora.adapters.learned_embedding import learned
 from sdlora.adapters.lora import lora_parameters, merged, set_scale
+from sdlora.adapters.textual_inversion import load_embeddings
 from sdlora.build import parts, scorers
 from sdlora.build.nearest import write_nearest
+from sdlora.build.new_word import embeddings_of, teach
 from sdlora.build.subject import NamedLora, Subject, subject
 from sdlora.config import EvaluateConfig
+from sdlora.config_lora import NewWordConfig
 from sdlora.config_rules import ConfigError
 from sdlora.data.pictures import PICTURE_SUFFIXES, PictureError, read_picture
 from sdlora.data.samples import ERROR
@@ -78,6 +82,12 @@ def _of_loras(
     family = parts.model(what.model, None, config.precision, seed=0)
     if config.run is not None:
         _as_trained(family, Path(config.run))
+    else:
+        for lora in what.loras:
+            if (embeddings := embeddings_of(lora.path)) is not None:
+                progress.print(
+                    f"warning: {embeddings} is left out: a new word is known with run= only"
+                )
     family.to(parts.device(config.accelerator))
     resolution = what.resolution or family.native_resolution_px
     evaluator = Evaluator(
@@ -96,8 +106,13 @@ def _of_loras(
 
 
 def _as_trained(family: Family, run: Path) -> None:
-    """Sample with the LoRA as the run trained it; the bare base keeps its own noise schedule."""
+    """Sample as the run trained; the bare base keeps its own noise schedule.
+
+    A new word is known to the base too, as what it began with.
+    """
     stored, _ = read_config(run, key="run")
+    if (word := stored["lora"].get("new_word", {})).get("name"):
+        teach(family, NewWordConfig(**word))
     objective = stored["objective"]
     family.change_noise_schedule(
         objective["prediction_type"], objective.get("zero_terminal_snr", False)
@@ -108,9 +123,15 @@ def _as_trained(family: Family, run: Path) -> None:
 def _applied(family: Family, lora: NamedLora, merge: bool) -> Iterator[float]:
     """The model with a LoRA, inside the block; gives the strength that is still to be applied."""
     modules = family.parts
-    apply_lora(modules, read_lora(lora.path, int(family.unet.config.layers_per_block)))
+    words, embeddings = list(learned(*modules.values())), embeddings_of(lora.path)
+    if words and embeddings is not None:
+        load_embeddings(embeddings, modules)
+    if not words or lora.path.exists():  # a run may learn a word alone
+        apply_lora(modules, read_lora(lora.path, int(family.unet.config.layers_per_block)))
     try:
         with ExitStack() as stack:
+            for word in words if merge else ():
+                word.strength = lora.scale
             for module in modules.values() if merge else ():
                 if lora_parameters(module):
                     set_scale(module, lora.scale)
@@ -118,6 +139,8 @@ def _applied(family: Family, lora: NamedLora, merge: bool) -> Iterator[float]:
             yield 1.0 if merge else lora.scale
     finally:
         remove_lora(*modules.values())
+        for word in words:
+            word.strength = 1.0
 
 
 def _of_folders(

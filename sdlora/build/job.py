@@ -41,6 +41,11 @@ class TrainingJob:
     checkpoint: Path | None
 
     @property
+    def has_adapter(self) -> bool:
+        """Whether it trains an adapter or a new word, which the base is needed with."""
+        return bool(self.specs) or self.config.lora.new_word.name is not None
+
+    @property
     def is_finished(self) -> bool:
         """Whether the run that is resumed had come to its end, export and report included."""
         done = self.checkpoint is not None and step_of(self.checkpoint) >= self.trainer.max_steps

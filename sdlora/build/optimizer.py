@@ -8,6 +8,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from sdlora.adapters.learned_embedding import NEW_ROWS
 from sdlora.config import TrainConfig
 from sdlora.config_rules import ConfigError, require
 from sdlora.models.layouts import layout_of
@@ -92,7 +93,9 @@ def trained_rates(config: TrainConfig) -> dict[str, float]:
     rates = {"unet": config.optim.unet_lr, "text_encoder": config.optim.text_encoder_lr}
     methods = {p: getattr(config.lora, p).method for p in layout_of(config.model.family).trainable}
     trained = {p.removesuffix("_2") for p, method in methods.items() if method != "frozen"}
-    return {part: rate for part, rate in rates.items() if part in trained}
+    rates = {part: rate for part, rate in rates.items() if part in trained}
+    is_learned = config.lora.new_word.name is not None
+    return {**rates, "new_word": config.optim.new_word_lr} if is_learned else rates
 
 
 def rate_notes(config: TrainConfig) -> list[str]:
@@ -112,10 +115,13 @@ def optimizer(
 ) -> Optimizer:
     """The optimizer over the trained parameters, by part and name."""
     settings = config.optim
-    rates = {
-        part: settings.unet_lr if part == "unet" else settings.text_encoder_lr for part in trained
-    }
-    groups = parameter_groups(trained, rates, settings.lora_plus_ratio)
+    named, rates = {}, {}
+    for part, parameters in trained.items():
+        rows = {name: rows for name, rows in parameters.items() if name.endswith(NEW_ROWS)}
+        named[part] = {name: rest for name, rest in parameters.items() if name not in rows}
+        rates[part] = settings.unet_lr if part == "unet" else settings.text_encoder_lr
+        named[f"{part}_new_word"], rates[f"{part}_new_word"] = rows, settings.new_word_lr
+    groups = parameter_groups(named, rates, settings.lora_plus_ratio)
     options = fused_where_faster(
         settings.name, groups, settings.options, scales_loss=config.trainer.precision == "fp16"
     )

@@ -90,9 +90,10 @@ def part_config(config: LoraConfig, part: str) -> LoraPartConfig:
 
 
 def trains_text(config: TrainConfig) -> bool:
-    """Whether a text encoder of the model trains."""
+    """Whether a text encoder of the model trains, or learns a word."""
     encoders = [part for part in layout_of(config.model.family).trainable if part != "unet"]
-    return any(part_config(config.lora, part).method != "frozen" for part in encoders)
+    methods = {part_config(config.lora, part).method for part in encoders}
+    return bool(methods - {"frozen"}) or config.lora.new_word.name is not None
 
 
 def lora_specs(config: LoraConfig, family: str) -> dict[str, LoraSpec]:

@@ -15,7 +15,7 @@ from sdlora.build.metadata import metadata, write_card
 from sdlora.build.nearest import write_nearest
 from sdlora.data.check import FILE_NAME
 from sdlora.evaluator import Evaluation, score_training
-from sdlora.export.proof import prove_export
+from sdlora.export.proof import prove_embeddings, prove_export
 from sdlora.export.writing import export_lora, export_pipeline
 from sdlora.html_report.page import write_html_report
 from sdlora.metrics.scores import Scores
@@ -29,9 +29,9 @@ def export(job: TrainingJob) -> list[Path]:
     Raises:
         ExportError: If a file, loaded back, does not give the trained model.
     """
-    if not job.specs:
+    if not job.has_adapter:
         return [export_pipeline(job.folder / "pipeline", job.family.pipeline())]
-    config = job.config
+    config, word = job.config, job.config.lora.new_word.name
     job.family.eval()
     trained = job.family.parts
     files = export_lora(
@@ -39,6 +39,7 @@ def export(job: TrainingJob) -> list[Path]:
         parts=trained,
         metadata=metadata(job),
         name=config.export.name,
+        new_word=word,
     )
 
     def fresh() -> object:
@@ -46,9 +47,14 @@ def export(job: TrainingJob) -> list[Path]:
         return again.pipeline()
 
     with job.progress.working("Proving the export"):
-        differences = prove_export(job.folder / "lora", fresh, trained)
-    worst = max(differences.values())
-    job.progress.print(f"export proved: loaded back in 3 layouts, largest difference {worst:.2g}")
+        if word is not None:
+            prove_embeddings(files[-1], fresh, trained, word, lambda t: job.family.tokenize(t).ids)
+            job.progress.print(f"export proved: diffusers loads the embeddings of {word} exactly")
+        if job.specs:
+            worst = max(prove_export(job.folder / "lora", fresh, trained).values())
+            job.progress.print(
+                f"export proved: loaded back in 3 layouts, largest difference {worst:.2g}"
+            )
     return files
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from sdlora.adapters.formats import DIFFUSERS_FILE
 from sdlora.adapters.spec import LoraSpec
+from sdlora.adapters.textual_inversion import write_embeddings
 from sdlora.adapters.writing import write_diffusers, write_kohya
 from sdlora.best import BestAdapter
 from sdlora.build import parts, scorers
@@ -31,6 +32,7 @@ from sdlora.build.encoding import batches_per_epoch, datamodule, training_set
 from sdlora.build.hashes import base_hashes, init_hashes
 from sdlora.build.job import TrainingJob
 from sdlora.build.metadata import metadata
+from sdlora.build.new_word import check_new_word, teach
 from sdlora.build.objective import check_objective
 from sdlora.build.optimizer import rate_notes
 from sdlora.build.prior import draw_missing_class_pictures
@@ -174,6 +176,7 @@ def _data(
     if config.data.val_fraction:
         data, unseen = data.split(config.data.val_fraction)
         progress.print(f"{len(unseen.geometry)} pictures are held out (data.val_fraction)")
+    check_new_word(config, data, progress)
     hashes = {"data": data.fingerprint, **base_hashes(config), **init_hashes(config)}
     if config.resume:  # before the sheet is written anew: it tells which pictures changed
         changed = changed_pictures(folder / FILE_NAME, data.source.pictures)
@@ -191,6 +194,7 @@ def _model(config: TrainConfig, specs: Mapping[str, LoraSpec]) -> Family:
     family.max_chunks = config.data.captions.max_chunks
     parts.add_adapters(family, specs, config.seed)
     start_from_file(config, family)
+    teach(family, config.lora.new_word)
     parts.memory_and_speed(config.trainer, family)
     return family
 
@@ -306,11 +310,13 @@ def _write_adapter(job: TrainingJob, folder: Path, kohya: bool = False) -> None:
 
     A run that trains all weights has them in its checkpoint alone.
     """
-    if not job.specs:
+    if not job.has_adapter:
         return
     parameters = job.module.all_trained_parameters()
     content: dict[str, Any] = {"parts": job.family.parts, "metadata": metadata(job)}
     with job.average.applied(parameters) if job.average else nullcontext():
-        write_diffusers(folder / DIFFUSERS_FILE, **content)
-        if kohya:
+        write_embeddings(folder, name=str(job.config.lora.new_word.name), **content)
+        if job.specs:
+            write_diffusers(folder / DIFFUSERS_FILE, **content)
+        if job.specs and kohya:
             write_kohya(folder / f"{job.config.export.name}.safetensors", **content)

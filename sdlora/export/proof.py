@@ -1,7 +1,7 @@
 """Files are loaded back as their users will, and must give the model that was trained."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from sdlora.adapters.formats import DIFFUSERS_FILE, apply_lora, read_lora
 from sdlora.adapters.lora import ADAPTER, adapted_layers, lora_state_dict
+from sdlora.adapters.textual_inversion import SDXL_KEYS, learned_rows
+from sdlora.adapters.weights import read_weights
 
 TOLERANCE = 1e-4
 """Largest difference of outputs, relative to the largest output (at least 1). Both sides are the
@@ -69,6 +71,47 @@ def prove_export(
                     f"(allowed {limit:.3g}); is the base model the one that was trained?"
                 )
     return differences
+
+
+def prove_embeddings(
+    path: Path,
+    fresh_pipeline: Callable[[], DiffusionPipeline],
+    parts: Mapping[str, nn.Module],
+    name: str,
+    tokenize: Callable[[Sequence[str]], Tensor],
+) -> None:
+    """Load a new word's embeddings by diffusers' loader, and compare ids and rows exactly.
+
+    Args:
+        path: As ``write_embeddings`` left it.
+        fresh_pipeline: Gives the base model anew, without the word.
+        parts: The trained parts, by their names as attributes of the pipeline.
+        name: The word.
+        tokenize: Texts -> token ids of all tokenizers side by side, as in training.
+
+    Raises:
+        ExportError: If a prompt with the word gives other token ids or embeddings.
+    """
+    rows = learned_rows(parts)
+    pipeline: Any = fresh_pipeline()
+    stored, _ = read_weights(path)
+    loaded = []
+    for part, value in rows.items():
+        encoder = getattr(pipeline, part).float()
+        tokenizer = getattr(pipeline, part.replace("text_encoder", "tokenizer"))
+        tensor = stored[SDXL_KEYS[part] if len(rows) > 1 else name]
+        pipeline.load_textual_inversion(
+            {name: tensor}, token=name, text_encoder=encoder, tokenizer=tokenizer
+        )
+        prompt = pipeline.maybe_convert_prompt(f"a picture of {name}", tokenizer)
+        ids = tokenizer(prompt, padding="max_length", return_tensors="pt").input_ids
+        loaded.append(ids)
+        new = ids[ids > tokenizer.convert_tokens_to_ids(name) - 1]
+        found = encoder.get_input_embeddings()(new[: len(value)]).cpu()
+        if not torch.equal(found, value):
+            raise ExportError(f"{path}: loaded back, the embeddings of {name} are not the same")
+    if not torch.equal(torch.cat(loaded, dim=1), tokenize([f"a picture of {name}"])):
+        raise ExportError(f"{path}: loaded back, a prompt with {name} has other token ids")
 
 
 def _load_diffusers(folder: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> None:

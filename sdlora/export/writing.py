@@ -10,6 +10,7 @@ from sdlora.adapters.formats import DIFFUSERS_FILE
 from sdlora.adapters.keys import PARTS
 from sdlora.adapters.lora import lora_parameters
 from sdlora.adapters.spec import LoraError
+from sdlora.adapters.textual_inversion import write_embeddings
 from sdlora.adapters.weights import check_finite
 from sdlora.adapters.writing import adapted_parts, write_diffusers, write_kohya, write_peft
 from sdlora.files import whole_folder
@@ -21,6 +22,7 @@ def export_lora(
     parts: Mapping[str, nn.Module],
     metadata: Mapping[str, str],
     name: str,
+    new_word: str | None = None,
 ) -> list[Path]:
     """Write a LoRA in three layouts; an older export is replaced only by a whole one.
 
@@ -33,9 +35,11 @@ def export_lora(
             without an adapter are left out.
         metadata: Text for the headers, such as ``ss_*`` (kohya) and ``modelspec.*`` keys.
         name: The LoRA's title and the kohya file's name.
+        new_word: A word that was learned, alone or with the LoRA; its embeddings go into
+            ``embeddings/``.
 
     Returns:
-        The files, in the order above.
+        The files, in the order above, embeddings last.
 
     Raises:
         LoraError: If there is no adapter, it holds NaN or infinity, or a text encoder's is a DoRA
@@ -44,13 +48,17 @@ def export_lora(
     kohya = f"{name}.safetensors"
     if kohya == DIFFUSERS_FILE:
         raise LoraError(f"name={name}: is the diffusers file's name; choose another")
+    files: list[Path] = []
     with whole_folder(folder) as temporary:
-        files = [
-            write_diffusers(temporary / DIFFUSERS_FILE, parts=parts, metadata=metadata),
-            write_kohya(temporary / kohya, parts=parts, metadata=metadata),
-        ]
-        for part, module in adapted_parts(parts).items():
-            files += write_peft(temporary / part, module)
+        if new_word is None or any(lora_parameters(module) for module in parts.values()):
+            files += [
+                write_diffusers(temporary / DIFFUSERS_FILE, parts=parts, metadata=metadata),
+                write_kohya(temporary / kohya, parts=parts, metadata=metadata),
+            ]
+            for part, module in adapted_parts(parts).items():
+                files += write_peft(temporary / part, module)
+        if new_word is not None:
+            files += write_embeddings(temporary, parts, new_word, metadata)
     return [folder / file.relative_to(temporary) for file in files]
 
 

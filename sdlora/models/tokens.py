@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count, takewhile
 
 import torch
 from torch import Tensor
@@ -45,6 +46,8 @@ def _tokenize(
         texts = tokenizer(
             list(captions), add_special_tokens=False, truncation=False, verbose=False
         )["input_ids"]
+    runs = _runs(tokenizer)
+    texts = [[each for token in text for each in runs.get(token, (token,))] for text in texts]
     ids = torch.full((len(texts), num_chunks, length), int(tokenizer.pad_token_id))
     cut = []
     for row, tokens in zip(ids, texts, strict=True):
@@ -54,6 +57,16 @@ def _tokenize(
         lost = tokens[num_chunks * room :]
         cut.append(str(tokenizer.decode(lost)) if lost else "")
     return ids.flatten(1), cut
+
+
+def _runs(tokenizer: CLIPTokenizer) -> dict[int, list[int]]:
+    """The first id of a new word of several vectors -> all its ids: ``word``, ``word_1``, ..."""
+    added = tokenizer.added_tokens_encoder
+    runs = {}
+    for name, first in added.items():
+        names = takewhile(added.__contains__, (f"{name}_{number}" for number in count(1)))
+        runs[first] = [first, *(added[each] for each in names)]
+    return runs
 
 
 def token_ids(

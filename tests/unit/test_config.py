@@ -175,6 +175,18 @@ def test_a_second_text_encoder_is_trained_as_the_first_unless_told_otherwise() -
         (["trainer.precision=fp16", "trainer.accelerator=cpu"], "needs a GPU; on the CPU use bf16"),
         (["trainer.devices=0"], "^trainer.devices=0: must be a whole number >= 1"),
         (["trainer.gradient_clip_val=nan"], "^trainer.gradient_clip_val=nan: must be a finite"),
+        (["optim.new_word_lr=0"], "^optim.new_word_lr=0.0: must be a finite number > 0"),
+        (["lora.new_word.name='two words'"], "^lora.new_word.name='two words': must be one word"),
+        (["lora.new_word.name=zwk", "lora.new_word.init=' '"], "^lora.new_word.init=' ': names no"),
+        (["lora.new_word.num_vectors=0"], "^lora.new_word.num_vectors=0: must be a whole number"),
+        (
+            ["lora=none", "lora.new_word.name=zwk"],
+            "^lora.new_word.name=zwk: goes with adapters or frozen parts only; set both methods",
+        ),
+        (
+            ["lora=textual_inversion", "lora.new_word.name=null"],
+            "^lora.unet.method=frozen: .*nothing to train; set .* or lora.new_word.name$",
+        ),
         (["optim.lora_plus_ratio=0"], "^optim.lora_plus_ratio=0.0: must be a finite number > 0"),
         (
             ["experiment=tiny_base", "optim.lora_plus_ratio=16"],

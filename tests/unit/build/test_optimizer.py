@@ -151,6 +151,14 @@ def test_rates_are_those_of_the_parts_that_train(config: Callable[..., TrainConf
     named: dict[str, dict[str, Any]] = {"unet": {"w.lora_B": nn.Parameter(torch.ones(1))}}
     groups = optimizer(frozen, {**named, "text_encoder": {}}).param_groups
     assert [(group["name"], group["lr"]) for group in groups] == [("unet", 3e-3)]
+    word = config("lora.text_encoder.method=frozen", "lora.new_word.name=zwk")
+    assert trained_rates(word) == {"unet": 3e-3, "new_word": 5e-3}
+    rows = {"embeddings.new_rows": nn.Parameter(torch.ones(1))}
+    groups = optimizer(word, {**named, "text_encoder": rows}).param_groups
+    assert [(group["name"], group["lr"]) for group in groups] == [
+        ("unet", 3e-3),
+        ("text_encoder_new_word", 5e-3),
+    ]
     plus = config("optim.lora_plus_ratio=2")
     assert optimizer(plus, named).param_groups[0]["lr"] == 6e-3
 

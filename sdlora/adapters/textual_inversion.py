@@ -1,0 +1,163 @@
+"""Textual inversion: a new word for the text encoders, whose embeddings are trained.
+
+The vocabulary's own embeddings stay as they are, and no weight of the base changes.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken
+from torch import Tensor, nn
+
+from sdlora.adapters.learned_embedding import LearnedEmbedding, learned
+from sdlora.adapters.weights import read_weights, write_weights
+
+FOLDER = "embeddings"
+"""Beside a LoRA file, what holds the new word's embeddings."""
+
+SDXL_KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+"""Part -> its tensor in a file for two encoders, as diffusers' scripts, ComfyUI and A1111 have it.
+A file for one encoder holds one tensor, under the new word."""
+
+
+class EmbeddingError(ValueError):
+    """A new word that cannot be, or a file that does not fit; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewWord:
+    """A word that the text encoders do not know yet.
+
+    Attributes:
+        name: How captions and prompts write it.
+        init: Words whose embeddings it begins with, in turn if it has more vectors than they.
+        num_vectors: How many embeddings stand for it, one after another; >= 1.
+    """
+
+    name: str
+    init: str
+    num_vectors: int
+
+
+def add_to_tokenizer(tokenizer: Any, word: NewWord) -> None:
+    """Teach a tokenizer the new word, in place: ``name``, ``name_1``, ..., one a vector.
+
+    Whole words only, and in any case where the tokenizer knows but one.
+
+    Args:
+        tokenizer: A CLIP tokenizer.
+        word: Which.
+
+    Raises:
+        EmbeddingError: If it is a word already.
+    """
+    if len(tokenizer(word.name, add_special_tokens=False)["input_ids"]) == 1:
+        raise EmbeddingError(
+            f"lora.new_word.name={word.name}: the tokenizer has it already; choose a word that it "
+            "does not know, such as <my-face>"
+        )
+    names = [word.name, *(f"{word.name}_{number}" for number in range(1, word.num_vectors))]
+    tokenizer.add_tokens([AddedToken(name, single_word=True, normalized=True) for name in names])
+
+
+def add_new_word(
+    tokenizers: Iterable[Any], text_encoders: Mapping[str, nn.Module], word: NewWord
+) -> None:
+    """Teach tokenizers and text encoders the new word, in place; its embeddings are trained.
+
+    Args:
+        tokenizers: One for each text encoder.
+        text_encoders: CLIP text encoders by part name.
+        word: Which.
+
+    Raises:
+        EmbeddingError: If it is a word already, or ``init`` is none.
+    """
+    for tokenizer, encoder in zip(tokenizers, text_encoders.values(), strict=True):
+        add_to_tokenizer(tokenizer, word)
+        inside: Any = encoder
+        vocabulary = inside.get_input_embeddings()
+        ids = tokenizer(word.init, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise EmbeddingError(
+                f"lora.new_word.init={word.init!r}: names no word; give one that is near, such as "
+                "person"
+            )
+        rows = [vocabulary.weight[ids[number % len(ids)]] for number in range(word.num_vectors)]
+        inside.set_input_embeddings(LearnedEmbedding(vocabulary, torch.stack(rows)))
+        for module in encoder.modules():
+            # Old configs have 2 here, for which transformers takes the largest id as a text's end:
+            # the pooled embedding would be read off at the new word.
+            if hasattr(module, "eos_token_id"):
+                module.eos_token_id = tokenizer.eos_token_id
+
+
+def learned_rows(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """The new word's embeddings by part, ``[n, D]``, float32, copies on the CPU; maybe none."""
+    return {
+        part: found.new_rows.detach().cpu().clone()
+        for part, module in parts.items()
+        for found in learned(module)
+    }
+
+
+def write_embeddings(
+    folder: Path, parts: Mapping[str, nn.Module], name: str, metadata: Mapping[str, str]
+) -> list[Path]:
+    """Write the new word's embeddings in the one layout that diffusers, ComfyUI and A1111 read.
+
+    Args:
+        folder: Of the adapter; the file is ``embeddings/NAME.safetensors`` in it.
+        parts: The model's; without a new word nothing is written.
+        name: The new word.
+        metadata: Text for the header.
+
+    Returns:
+        The file, or nothing.
+
+    Raises:
+        LoraError: If the embeddings hold NaN or infinity.
+    """
+    rows = learned_rows(parts)
+    if not rows:
+        return []
+    many = len(rows) > 1
+    tensors = {SDXL_KEYS[part] if many else name: value for part, value in rows.items()}
+    path = folder / FOLDER / f"{file_name(name)}.safetensors"
+    write_weights(path, tensors, {**metadata, "sdlora.new_word": name})
+    return [path]
+
+
+def file_name(name: str) -> str:
+    """The new word without what file systems refuse: ``<my-face>`` is ``my-face``."""
+    return "".join(letter for letter in name if letter.isalnum() or letter in "-_.") or "word"
+
+
+def load_embeddings(path: Path, parts: Mapping[str, nn.Module]) -> None:
+    """Put embeddings of a file into a model that knows the new word.
+
+    Args:
+        path: As ``write_embeddings`` left it, or by another trainer in the same layout.
+        parts: The model's.
+
+    Raises:
+        EmbeddingError: If the file is for other text encoders, or has another number of vectors.
+        LoraError: If it cannot be read, or holds NaN or infinity.
+    """
+    tensors, _ = read_weights(path)
+    of_parts = {part: found for part, module in parts.items() for found in learned(module)}
+    many = len(of_parts) > 1
+    for part, found in of_parts.items():
+        value = tensors.get(SDXL_KEYS[part]) if many else next(iter(tensors.values()))
+        shape = list(found.new_rows.shape)
+        if value is None or list(value.reshape(-1, value.shape[-1]).shape) != shape:
+            has = {name: list(tensor.shape) for name, tensor in tensors.items()}
+            raise EmbeddingError(
+                f"{path}: holds {has}, where {part} needs {shape}; it was trained for another base "
+                "model, or with another lora.new_word.num_vectors"
+            )
+        with torch.no_grad():
+            found.new_rows.copy_(value.reshape(shape))

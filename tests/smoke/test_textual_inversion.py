@@ -1,0 +1,84 @@
+"""A new word through ``train.py`` and ``evaluate.py``, alone and with a LoRA."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.smoke.conftest import SMALL, Train
+
+pytestmark = pytest.mark.slow
+
+WORD = "lora/embeddings/zwk.safetensors"
+
+
+@pytest.fixture
+def settings(pictures: Path) -> tuple[str, ...]:
+    """Overrides of a small run whose word moves far in two steps."""
+    return (
+        "experiment=textual_inversion",
+        f"data.root={pictures}",
+        "data.resolution=32",
+        "data.crop=center",
+        "data.val_fraction=0",
+        "scheduler=constant",
+        "optim.new_word_lr=1.0",
+        "checkpoint.every_n_steps=1",
+        *SMALL,
+    )
+
+
+def test_a_word_alone_resumes_and_is_scored(
+    settings: tuple[str, ...], train_process: Train, tmp_path: Path
+) -> None:
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    steps = "trainer.max_steps=2"
+    for overrides in (
+        (*settings, steps, f"run_dir={whole}"),
+        (*settings, "trainer.max_steps=1", f"run_dir={parted}"),
+        (f"resume={parted}", steps),
+    ):
+        done = train_process(*overrides)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "diffusers loads the embeddings of zwk exactly" in done.stdout
+    expected, found = load_file(whole / WORD), load_file(parted / WORD)
+    assert expected["zwk"].shape == (4, 16)
+    assert torch.equal(expected["zwk"], found["zwk"])
+    first = load_file(parted / "checkpoints/step_0000001/embeddings/zwk.safetensors")
+    assert not torch.equal(first["zwk"], found["zwk"])
+    assert not (whole / "lora/pytorch_lora_weights.safetensors").exists()
+
+    drawn = tmp_path / "drawn"
+    few = ("sampling.num_prompts=1", "lora_scale=0,1", f"run_dir={drawn}")
+    scored = train_process(f"run={whole}", *few, script="evaluate.py")
+    assert scored.returncode == 0, scored.stdout + scored.stderr
+    folders = json.loads((drawn / "report.json").read_text("utf-8"))["pictures"]
+    base, off, on = (
+        next((drawn / folders[name]).glob("*.png")).read_bytes()
+        for name in ("base", "LoRA x0", "LoRA x1")
+    )
+    assert base == off != on
+
+
+def test_pivotal_tuning_writes_both_files(
+    settings: tuple[str, ...], train_process: Train, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    done = train_process(*settings, "lora=pivotal", "trainer.max_steps=1", f"run_dir={run}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert load_file(run / WORD)["zwk"].shape == (2, 16)
+    keys = load_file(run / "lora/pytorch_lora_weights.safetensors")
+    assert {key.split(".")[0] for key in keys} == {"unet"}
+    assert "loaded back in 3 layouts" in done.stdout
+
+
+def test_a_word_that_no_caption_holds_stops_the_run(
+    settings: tuple[str, ...], message_of: Callable[..., str], garbage_base: Path
+) -> None:
+    base = f"model.path={garbage_base}"
+    message = message_of(*settings, base, "data.captions.prefix=''")
+    assert message.startswith("lora.new_word.name=zwk: in no caption")
+    assert "data.captions.prefix='zwk, '" in message
