@@ -48,44 +48,68 @@ def prove_export(
         ExportError: If a difference is larger than ``TOLERANCE``, or an adapter's layers, weights
             or scales are not the same.
     """
-    expected = _outputs(parts)
-    loaders = {"diffusers": _load_diffusers, "kohya": _load_kohya, "peft": _load_peft}
+    expected = outputs(parts)
+    paths = {"diffusers": folder / DIFFUSERS_FILE, "kohya": _kohya_file(folder), "peft": folder}
     differences = {}
-    for layout, load in loaders.items():
-        pipeline = fresh_pipeline()
-        fresh: dict[str, nn.Module] = {part: getattr(pipeline, part) for part in parts}
-        for part, module in fresh.items():
-            module.to(next(parts[part].parameters()).device).float()
-        load(folder, pipeline, fresh)
-        found = _outputs(fresh)
-        for part, trained in parts.items():
-            what = f"{layout}/{part}"
-            _require_same_adapter(f"{folder}: {what}", trained, fresh[part])
-            differences[what] = float((expected[part] - found[part]).abs().max())
-            limit = TOLERANCE * max(1.0, float(expected[part].abs().max()))
-            if not differences[what] <= limit:
-                raise ExportError(
-                    f"{folder}: {what}: loaded back, its output differs by {differences[what]:.3g} "
-                    f"(allowed {limit:.3g}); is the base model the one that was trained?"
-                )
+    for layout, path in paths.items():
+        differences |= prove_file(path, layout, fresh_pipeline, parts, expected)
     return differences
 
 
-def _load_diffusers(folder: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> None:
-    pipeline.load_lora_weights(folder, weight_name=DIFFUSERS_FILE, adapter_name=ADAPTER)
+def prove_file(
+    path: Path,
+    layout: str,
+    fresh_pipeline: Callable[[], DiffusionPipeline],
+    parts: Mapping[str, nn.Module],
+    expected: Mapping[str, Tensor],
+) -> dict[str, float]:
+    """As :func:`prove_export`, for one file (peft: folder) of one layout.
+
+    Args:
+        path: What to load back.
+        layout: ``diffusers``, ``kohya`` or ``peft``: which loader reads it.
+        fresh_pipeline: Gives the base model anew.
+        parts: The trained parts.
+        expected: What they give: :func:`outputs` of them.
+    """
+    pipeline = fresh_pipeline()
+    fresh: dict[str, nn.Module] = {part: getattr(pipeline, part) for part in parts}
+    for part, module in fresh.items():
+        module.to(next(parts[part].parameters()).device).float()
+    LOADERS[layout](path, pipeline, fresh)
+    found = outputs(fresh)
+    differences = {}
+    for part, trained in parts.items():
+        what = f"{layout}/{part}"
+        _require_same_adapter(f"{path}: {what}", trained, fresh[part])
+        differences[what] = float((expected[part] - found[part]).abs().max())
+        limit = TOLERANCE * max(1.0, float(expected[part].abs().max()))
+        if not differences[what] <= limit:
+            raise ExportError(
+                f"{path}: {what}: loaded back, its output differs by {differences[what]:.3g} "
+                f"(allowed {limit:.3g}); is the base model the one that was trained?"
+            )
+    return differences
 
 
-def _load_kohya(folder: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> None:
+def _load_diffusers(path: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> None:
+    pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=ADAPTER)
+
+
+def _kohya_file(folder: Path) -> Path:
     found = [path for path in folder.glob("*.safetensors") if path.name != DIFFUSERS_FILE]
     if len(found) != 1:
         raise ExportError(f"{folder}: holds {len(found)} kohya files, not one; export again")
-    path = found[0]
+    return found[0]
+
+
+def _load_kohya(path: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> None:
     lora_file = read_lora(path)
     if any(spec.use_dora or spec.alpha_pattern for spec in lora_file.specs.values()):
         # right for ComfyUI and A1111; diffusers drops DoRA scales, and alphas that differ by layer
         apply_lora(parts, lora_file)
     else:
-        pipeline.load_lora_weights(folder, weight_name=path.name, adapter_name=ADAPTER)
+        _load_diffusers(path, pipeline, parts)
 
 
 def _load_peft(folder: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> None:
@@ -95,6 +119,10 @@ def _load_peft(folder: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> N
             with warnings.catch_warnings():  # peft asks transformers by a name on its way out
                 warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
                 PeftModel.from_pretrained(module, str(folder / part), torch_device=device)
+
+
+LOADERS = {"diffusers": _load_diffusers, "kohya": _load_kohya, "peft": _load_peft}
+"""Layout -> puts a file of it on a pipeline, or on these parts of it."""
 
 
 def _require_same_adapter(what: str, trained: nn.Module, loaded: nn.Module) -> None:
@@ -115,7 +143,7 @@ def _require_same_adapter(what: str, trained: nn.Module, loaded: nn.Module) -> N
 
 
 @torch.no_grad()
-def _outputs(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+def outputs(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """Outputs of each part on fixed inputs, float32, on the CPU."""
     draws = torch.Generator().manual_seed(0)
     found = {}
