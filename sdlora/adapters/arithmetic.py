@@ -9,6 +9,7 @@ from torch import Tensor
 from sdlora.adapters.keys import Layers
 from sdlora.adapters.lora import LoraError, listing
 from sdlora.adapters.lora_file import LoraFile
+from sdlora.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,28 @@ def resized_layer(layer: Mapping[str, Tensor], cut: Cut) -> tuple[dict[str, Tens
         "B": _shaped((left @ u[:, :rank]) * root, layer["B"], is_b=True),
         "alpha": torch.tensor(scale * rank, dtype=torch.float64),
     }, energy
+
+
+def resized(
+    lora: LoraFile, cut: Cut, progress: Progress
+) -> tuple[dict[str, Layers], dict[str, Energy]]:
+    """Every layer cut by itself: :func:`resized_layer`; the ranks of ``cut.keep`` may differ.
+
+    Returns:
+        For each part its layers, and the energy of its whole update.
+
+    Raises:
+        LoraError: If a part is a DoRA, whose magnitudes were trained for the old direction.
+    """
+    refuse_dora(lora, "its magnitudes were trained for the whole update, not for a cut one")
+    parts: dict[str, Layers] = {}
+    energies: dict[str, Energy] = {}
+    for part in lora.states:
+        parts[part], energies[part] = {}, Energy()
+        for name, layer in progress.track(lora.layers(part).items(), f"Resizing {part}"):
+            parts[part][name], energy = resized_layer(layer, cut)
+            energies[part] += energy
+    return parts, energies
 
 
 def difference_layer(difference: Tensor, cut: Cut) -> tuple[dict[str, Tensor], Energy]:

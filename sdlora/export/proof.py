@@ -50,7 +50,7 @@ def prove_export(
     """
     expected = outputs(parts)
     paths = {"diffusers": folder / DIFFUSERS_FILE, "kohya": _kohya_file(folder), "peft": folder}
-    differences = {}
+    differences: dict[str, float] = {}
     for layout, path in paths.items():
         differences |= prove_file(path, layout, fresh_pipeline, parts, expected)
     return differences
