@@ -11,7 +11,7 @@ import torch
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from sdlora.adapters.keys import Layers, Layout, parse_key
+from sdlora.adapters.keys import CLIP_INSIDE, Layers, Layout, parse_key
 from sdlora.adapters.lora import LoraError, LoraSpec
 
 STATE_KEYS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
@@ -108,7 +108,8 @@ def _spec(path: Path | str, layers: Layers, config: Mapping[str, Any]) -> LoraSp
     with_magnitude = [layer for layer, found in layers.items() if "magnitude" in found]
     if with_magnitude and len(with_magnitude) != len(layers):
         raise LoraError(f"{path}: DoRA on some layers only, which peft cannot hold")
-    patterns = config.get("alpha_pattern") or {}
+    given = config.get("alpha_pattern") or {}
+    patterns = {name.removeprefix(CLIP_INSIDE): alpha for name, alpha in given.items()}
     alphas = {}
     for layer, found in layers.items():
         default = _of_layer(patterns, layer, config.get("lora_alpha"))

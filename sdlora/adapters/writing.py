@@ -111,7 +111,7 @@ def write_peft(folder: Path, module: nn.Module) -> list[Path]:
     Raises:
         LoraError: If the part has no adapter, or it holds NaN or infinity.
     """
-    return _write_peft(folder, lora_state_dict(module), _spec(lora_config(module)))
+    return _write_peft(folder, lora_state_dict(module), _spec(lora_config(module)), {})
 
 
 def write_diffusers_file(path: Path, lora: LoraFile) -> Path:
@@ -178,7 +178,9 @@ def write_peft_folders(folder: Path, lora: LoraFile) -> list[Path]:
     for part, state in lora.states.items():
         rename = clip_name if part == "text_encoder_2" else str
         named = renamed(lora.specs[part], rename)
-        files += _write_peft(folder / part, {rename(k): v for k, v in state.items()}, named)
+        files += _write_peft(
+            folder / part, {rename(k): v for k, v in state.items()}, named, lora.metadata
+        )
     return files
 
 
@@ -191,13 +193,15 @@ def _refuse_text_dora(lora: LoraFile) -> None:
             )
 
 
-def _write_peft(folder: Path, state: Mapping[str, Tensor], spec: LoraSpec) -> list[Path]:
+def _write_peft(
+    folder: Path, state: Mapping[str, Tensor], spec: LoraSpec, metadata: Mapping[str, str]
+) -> list[Path]:
     fields = {**_fields(spec), "inference_mode": True}
     fields["base_model_name_or_path"] = None  # a path of this machine says nothing on another
     text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
     tensors = {f"base_model.model.{key}": value for key, value in state.items()}
     write_bytes(folder / PEFT_CONFIG, text.encode("utf-8"))
-    write_weights(folder / PEFT_FILE, tensors, {}, text)
+    write_weights(folder / PEFT_FILE, tensors, metadata, text)
     return [folder / PEFT_CONFIG, folder / PEFT_FILE]
 
 
