@@ -1,11 +1,9 @@
 """The door from the command line: Hydra's composition, with errors that name key and remedy."""
 
 import functools
-import logging
 import os
 import re
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,19 +22,11 @@ from omegaconf.errors import OmegaConfBaseException
 from sdlora.composition_errors import explain, unknown_key, unknown_keys
 from sdlora.config import EvaluateConfig, TrainConfig, all_keys
 from sdlora.config_rules import ConfigError
+from sdlora.program import INTERRUPTED, TRACEBACK, USER_ERROR, report, settle_libraries
 
 Config = TypeVar("Config")
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-
-TRACEBACK = "HYDRA_FULL_ERROR"
-"""Environment variable that asks for the whole traceback, as in every Hydra program."""
-
-USER_ERROR = 2
-"""Exit code of a run that was asked for something impossible, or that could not go on."""
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 plus the number of SIGINT."""
 
 MULTIRUN = ("-m", "--multirun")
 
@@ -56,7 +46,7 @@ def run(task: Callable[[DictConfig], None], config_name: str, schema: type) -> N
         schema: Its dataclass, to suggest keys from.
     """
     register_schemas()
-    _settle_libraries()
+    settle_libraries()
     arguments = sys.argv[1:]
     if os.environ.get(TRACEBACK) == "1":
         sys.argv[1:] = prepared_arguments(arguments, schema)
@@ -268,13 +258,9 @@ def _report(error: Exception, schema: type, arguments: Sequence[str]) -> int:
         message = explain(error, schema, arguments, [*_config_dirs(arguments), CONF])
     elif isinstance(error, yaml.YAMLError):
         message = f"a config file cannot be read: {' '.join(str(error).split())}"
-    elif isinstance(error, ValueError) or type(error).__module__.startswith("sdlora."):
-        message = str(error)
     else:
-        message = f"{type(error).__name__}: {error}"
-    print(f"error: {message}", file=sys.stderr)
-    print(f"(set {TRACEBACK}=1 for the traceback)", file=sys.stderr)
-    return USER_ERROR
+        return report(error)
+    return report(ConfigError(message))
 
 
 def _config_dirs(arguments: Sequence[str]) -> list[Path]:
@@ -284,18 +270,6 @@ def _config_dirs(arguments: Sequence[str]) -> list[Path]:
         if name in ("--config-dir", "-cd"):
             folders.append(Path(value if equals else following))
     return folders
-
-
-def _settle_libraries() -> None:
-    """What the libraries read from the environment when they are imported."""
-    os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")  # a model folder runs no code
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    # bitsandbytes' advice on 4-bit matrix products, which nothing here makes
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # remarks of Lightning about itself, and about frozen parts being in eval mode, as they should
-    warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
-    warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")
 
 
 @contextmanager

@@ -1,14 +1,12 @@
 """LoRA files of any layout (diffusers, kohya, peft) <-> adapters on a model."""
 
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from diffusers.utils.peft_utils import recurse_remove_peft_layers
-from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from sdlora.adapters.keys import (
@@ -20,7 +18,8 @@ from sdlora.adapters.keys import (
     sort_by_layer,
 )
 from sdlora.adapters.lora import add_lora, load_lora_state_dict, lora_parameters, set_scale
-from sdlora.adapters.spec import LoraError, LoraSpec, listing
+from sdlora.adapters.lora_file import LoraFile, from_layers, renamed
+from sdlora.adapters.spec import LoraError, listing
 from sdlora.adapters.weights import DIFFUSERS_CONFIG, read_weights
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
@@ -28,31 +27,14 @@ PEFT_FILE = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
 
 
-@dataclass(frozen=True)
-class LoraFile:
-    """A LoRA as read from disk, whatever its layout was.
-
-    Attributes:
-        states: For each part that the file has, raw peft keys -> tensors; layer names of text
-            encoders without ``text_model.`` in front.
-        specs: For the same parts rank, alpha and layers.
-        metadata: The header's strings.
-        layout: Which one it was.
-    """
-
-    states: dict[str, dict[str, Tensor]]
-    specs: dict[str, LoraSpec]
-    metadata: dict[str, str]
-    layout: Layout
-
-
-def read_lora(path: Path | str, layers_per_block: int = 2) -> LoraFile:
+def read_lora(path: Path | str, layers_per_block: int = 2, must_be_finite: bool = True) -> LoraFile:
     """Read a LoRA file or folder made by this project or another trainer.
 
     Args:
         path: A ``.safetensors`` file, an export folder, or a peft folder.
         layers_per_block: Of the UNet, for block names of the original Stable Diffusion code
             (``input_blocks_4_1``); 2 in every released Stable Diffusion.
+        must_be_finite: Refuse NaN and infinity; ``False`` is for looking at a file only.
 
     Returns:
         Weights and spec of each part. Alpha comes from the file; where it says none, it is the
@@ -64,9 +46,9 @@ def read_lora(path: Path | str, layers_per_block: int = 2) -> LoraFile:
     path = Path(path)
     folders = _peft_folders(path)
     if folders:
-        return _read_peft(folders)
+        return _read_peft(folders, must_be_finite)
     path = _weights_file(path)
-    tensors, metadata = read_weights(path)
+    tensors, metadata = read_weights(path, must_be_finite=must_be_finite)
     is_kohya = any(key.startswith(("lora_unet_", "lora_te")) for key in tensors)
     is_peft = any(key.startswith("base_model.") for key in tensors)
     layout: Layout = "kohya" if is_kohya else "peft" if is_peft else "diffusers"
@@ -76,7 +58,7 @@ def read_lora(path: Path | str, layers_per_block: int = 2) -> LoraFile:
         part: {k.removeprefix(f"{part}."): v for k, v in config.items() if k.startswith(f"{part}.")}
         for part in PARTS
     }
-    return _lora_file(path, parts, configs, metadata, layout)
+    return from_layers(path, parts, metadata, layout, configs)
 
 
 def apply_lora(parts: Mapping[str, nn.Module], lora_file: LoraFile, scale: float = 1.0) -> None:
@@ -119,11 +101,11 @@ def fit_lora(parts: Mapping[str, nn.Module], lora_file: LoraFile) -> LoraFile:
             continue
         module = parts[part]
         is_nested = part != "unet" and hasattr(module, "text_model")
-        rename = clip_name if is_nested else _unchanged
+        rename = clip_name if is_nested else str
         state = {rename(key): value for key, value in lora_file.states[part].items()}
         states[part], found = _fit(module, state)
         problems += [f"{part}.{line}" for line in found]
-        specs[part] = _renamed(spec, rename)
+        specs[part] = renamed(spec, rename)
     if problems:
         raise LoraError(
             f"the LoRA does not fit this model: {len(problems)} problems{listing(problems)}\n"
@@ -168,7 +150,7 @@ def _peft_folders(path: Path) -> list[Path]:
     return [path / part for part in PARTS if (path / part / PEFT_CONFIG).is_file()]
 
 
-def _read_peft(folders: list[Path]) -> LoraFile:
+def _read_peft(folders: list[Path], must_be_finite: bool) -> LoraFile:
     parts: dict[str, Layers] = {part: {} for part in PARTS}
     configs: dict[str, dict[str, Any]] = {}
     metadata: dict[str, str] = {}
@@ -177,14 +159,14 @@ def _read_peft(folders: list[Path]) -> LoraFile:
         config = _json(folder / PEFT_CONFIG, text)
         if config.get("peft_type", "LORA") != "LORA":
             raise LoraError(f"{folder}: a {config['peft_type']} adapter; only LORA is supported")
-        tensors, found = read_weights(folder / PEFT_FILE, text)
+        tensors, found = read_weights(folder / PEFT_FILE, text, must_be_finite)
         metadata |= found
         text_encoder = "text_encoder_2" if folder.name == "text_encoder_2" else "text_encoder"
         for part, layers in sort_by_layer(folder, tensors, "peft", 2, text_encoder).items():
             parts[part] |= layers
             if layers:
                 configs[part] = config
-    return _lora_file(folders[0], parts, configs, metadata, "peft")
+    return from_layers(folders[0], parts, metadata, "peft", configs)
 
 
 def _json(path: Path, text: str) -> dict[str, Any]:
@@ -195,73 +177,6 @@ def _json(path: Path, text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise LoraError(f"{path}: its adapter config is no mapping")
     return value
-
-
-def _lora_file(
-    path: Path,
-    parts: Mapping[str, Layers],
-    configs: Mapping[str, dict[str, Any]],
-    metadata: dict[str, str],
-    layout: Layout,
-) -> LoraFile:
-    found = {part: layers for part, layers in parts.items() if layers}
-    return LoraFile(
-        states={part: _state(layers) for part, layers in found.items()},
-        specs={part: _spec(path, layers, configs.get(part, {})) for part, layers in found.items()},
-        metadata=metadata,
-        layout=layout,
-    )
-
-
-def _state(layers: Layers) -> dict[str, Tensor]:
-    keys = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
-    return {
-        f"{layer}.{keys[kind]}": value.float()
-        for layer, found in layers.items()
-        for kind, value in found.items()
-        if kind in keys
-    }
-
-
-def _spec(path: Path, layers: Layers, config: Mapping[str, Any]) -> LoraSpec:
-    ranks = {layer: found["A"].shape[0] for layer, found in layers.items()}
-    with_magnitude = [layer for layer, found in layers.items() if "magnitude" in found]
-    if with_magnitude and len(with_magnitude) != len(layers):
-        raise LoraError(f"{path}: DoRA on some layers only, which peft cannot hold")
-    patterns = config.get("alpha_pattern") or {}
-    alphas = {}
-    for layer, found in layers.items():
-        default = patterns.get(get_pattern_key(list(patterns), layer), config.get("lora_alpha"))
-        stored = found["alpha"].item() if "alpha" in found else default
-        alphas[layer] = float(ranks[layer] if stored is None else stored)
-    r = Counter(ranks.values()).most_common(1)[0][0]
-    alpha = Counter(alphas.values()).most_common(1)[0][0]
-    try:
-        return LoraSpec(
-            r=r,
-            alpha=alpha,
-            dropout=0.0,
-            targets=tuple(layers),
-            use_dora=bool(with_magnitude),
-            use_rslora=bool(config.get("use_rslora", False)),
-            rank_pattern={layer: value for layer, value in ranks.items() if value != r},
-            alpha_pattern={layer: value for layer, value in alphas.items() if value != alpha},
-        )
-    except ValueError as error:
-        raise LoraError(f"{path}: {error}") from error
-
-
-def _unchanged(layer: str) -> str:
-    return layer
-
-
-def _renamed(spec: LoraSpec, rename: Callable[[str], str]) -> LoraSpec:
-    return replace(
-        spec,
-        targets=tuple(rename(target) for target in spec.targets),
-        rank_pattern={rename(layer): value for layer, value in spec.rank_pattern.items()},
-        alpha_pattern={rename(layer): value for layer, value in spec.alpha_pattern.items()},
-    )
 
 
 def _fit(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

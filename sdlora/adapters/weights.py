@@ -50,12 +50,15 @@ def write_weights(
     write_bytes(path, save(plain, {**metadata, "format": "pt", SEAL: seal}))
 
 
-def read_weights(path: Path, config: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_weights(
+    path: Path, config: str = "", must_be_finite: bool = True
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read tensors and metadata; nothing in the file can run code.
 
     Args:
         path: A ``.safetensors`` file, by any trainer.
         config: Text of the config file that belongs to the weights, if there is one.
+        must_be_finite: Refuse NaN and infinity.
 
     Returns:
         Tensors on the CPU, and the header's strings.
@@ -77,8 +80,23 @@ def read_weights(path: Path, config: str = "") -> tuple[dict[str, Tensor], dict[
             raise LoraError(
                 f"{path}: not what was written (its SHA-256 differs); export or copy it again"
             )
-    check_finite(path, tensors)
+    if must_be_finite:
+        check_finite(path, tensors)
     return tensors, metadata
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """The header's strings alone; no tensor is read, and no seal checked.
+
+    Raises:
+        LoraError: If it is missing, a pickle, or not a whole safetensors file.
+    """
+    _refuse_pickle(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise LoraError(f"{path}: not a whole safetensors file ({error}); get it again") from error
 
 
 def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:

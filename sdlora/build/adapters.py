@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from sdlora.adapters.formats import LoraFile, fit_lora, read_lora
+from sdlora.adapters.formats import fit_lora, read_lora
 from sdlora.adapters.lora import adapted_layers, add_lora, load_lora_state_dict
+from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.spec import LoraError, LoraSpec, listing
 from sdlora.build.parts import lora_specs, model_source, part_config
 from sdlora.config import TrainConfig

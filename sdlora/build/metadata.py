@@ -15,6 +15,7 @@ from sdlora.data.dataset import PictureDataset
 from sdlora.data.sources import CLASS_PICTURES
 from sdlora.evaluator import Evaluation
 from sdlora.model_card import write_model_card
+from sdlora.models.family import Family
 from sdlora.models.source import EMBEDDED
 from sdlora.randomness import derive_seed
 from sdlora.run_folder import now, started_at
@@ -28,20 +29,25 @@ MOST_TAGS = 1000
 
 def metadata(job: TrainingJob) -> dict[str, str]:
     """The file's header: what A1111 and model managers show, and all that repeats the run."""
-    base = job.config.model.path
-    version, architecture = base_names(
-        job.config.model.family, text_width(job), prediction_type(job)
-    )
+    model = job.config.model
     return {
-        "ss_sd_model_name": base,
-        "ss_base_model_version": version,
-        "ss_v2": str(version.startswith("sd_v2")),
+        **base_fields(model.path, model.family, text_width(job.family), prediction_type(job)),
         **_kohya_fields(job),
-        "modelspec.architecture": architecture,
         **_model_spec(job),
         "sdlora.config": json.dumps(asdict(job.config), sort_keys=True),
         "sdlora.hashes": json.dumps(job.hashes, sort_keys=True),
         "sdlora.versions": json.dumps(parts.versions(), sort_keys=True),
+    }
+
+
+def base_fields(name: str, family: str, width: int, predicted: str) -> dict[str, str]:
+    """Header entries that say which base model a LoRA is for; see :func:`base_names`."""
+    version, architecture = base_names(family, width, predicted)
+    return {
+        "ss_sd_model_name": name,
+        "ss_base_model_version": version,
+        "ss_v2": str(version.startswith("sd_v2")),
+        "modelspec.architecture": architecture,
     }
 
 
@@ -71,9 +77,9 @@ def base_names(family: str, text_width: int, prediction_type: str) -> tuple[str,
     return "sd_v1_v" if is_v else "sd_v1", "stable-diffusion-v1/lora"
 
 
-def text_width(job: TrainingJob) -> int:
+def text_width(family: Family) -> int:
     """Width of the (first) text encoder, 0 if the model has none."""
-    encoder = getattr(job.family, "text_encoder", None)
+    encoder = getattr(family, "text_encoder", None)
     return int(getattr(getattr(encoder, "config", None), "hidden_size", 0))
 
 

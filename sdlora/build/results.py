@@ -15,7 +15,8 @@ from sdlora.build.metadata import metadata, write_card
 from sdlora.build.nearest import write_nearest
 from sdlora.data.check import FILE_NAME
 from sdlora.evaluator import Evaluation, score_training
-from sdlora.export.proof import prove_embeddings, prove_export
+from sdlora.export.proof import prove_export
+from sdlora.export.proof_of_words import prove_embeddings
 from sdlora.export.writing import export_lora, export_pipeline
 from sdlora.html_report.page import write_html_report
 from sdlora.metrics.scores import Scores

@@ -1,7 +1,7 @@
 """Files are loaded back as their users will, and must give the model that was trained."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from sdlora.adapters.formats import DIFFUSERS_FILE, apply_lora, read_lora
 from sdlora.adapters.lora import ADAPTER, adapted_layers, lora_state_dict
-from sdlora.adapters.textual_inversion import SDXL_KEYS, learned_rows
-from sdlora.adapters.weights import read_weights
 
 TOLERANCE = 1e-4
 """Largest difference of outputs, relative to the largest output (at least 1). Both sides are the
@@ -50,85 +48,68 @@ def prove_export(
         ExportError: If a difference is larger than ``TOLERANCE``, or an adapter's layers, weights
             or scales are not the same.
     """
-    expected = _outputs(parts)
-    loaders = {"diffusers": _load_diffusers, "kohya": _load_kohya, "peft": _load_peft}
-    differences = {}
-    for layout, load in loaders.items():
-        pipeline = fresh_pipeline()
-        fresh: dict[str, nn.Module] = {part: getattr(pipeline, part) for part in parts}
-        for part, module in fresh.items():
-            module.to(next(parts[part].parameters()).device).float()
-        load(folder, pipeline, fresh)
-        found = _outputs(fresh)
-        for part, trained in parts.items():
-            what = f"{layout}/{part}"
-            _require_same_adapter(f"{folder}: {what}", trained, fresh[part])
-            differences[what] = float((expected[part] - found[part]).abs().max())
-            limit = TOLERANCE * max(1.0, float(expected[part].abs().max()))
-            if not differences[what] <= limit:
-                raise ExportError(
-                    f"{folder}: {what}: loaded back, its output differs by {differences[what]:.3g} "
-                    f"(allowed {limit:.3g}); is the base model the one that was trained?"
-                )
+    expected = outputs(parts)
+    paths = {"diffusers": folder / DIFFUSERS_FILE, "kohya": _kohya_file(folder), "peft": folder}
+    differences: dict[str, float] = {}
+    for layout, path in paths.items():
+        differences |= prove_file(path, layout, fresh_pipeline, parts, expected)
     return differences
 
 
-def prove_embeddings(
+def prove_file(
     path: Path,
+    layout: str,
     fresh_pipeline: Callable[[], DiffusionPipeline],
     parts: Mapping[str, nn.Module],
-    name: str,
-    tokenize: Callable[[Sequence[str]], Tensor],
-) -> None:
-    """Load a new word's embeddings by diffusers' loader, and compare ids and rows exactly.
+    expected: Mapping[str, Tensor],
+) -> dict[str, float]:
+    """As :func:`prove_export`, for one file (peft: folder) of one layout.
 
     Args:
-        path: As ``write_embeddings`` left it.
-        fresh_pipeline: Gives the base model anew, without the word.
-        parts: The trained parts, by their names as attributes of the pipeline.
-        name: The word.
-        tokenize: Texts -> token ids of all tokenizers side by side, as in training.
-
-    Raises:
-        ExportError: If a prompt with the word gives other token ids or embeddings.
+        path: What to load back.
+        layout: ``diffusers``, ``kohya`` or ``peft``: which loader reads it.
+        fresh_pipeline: Gives the base model anew.
+        parts: The trained parts.
+        expected: What they give: :func:`outputs` of them.
     """
-    rows = learned_rows(parts)
-    pipeline: Any = fresh_pipeline()
-    stored, _ = read_weights(path)
-    loaded = []
-    for part, value in rows.items():
-        encoder = getattr(pipeline, part).float()
-        tokenizer = getattr(pipeline, part.replace("text_encoder", "tokenizer"))
-        tensor = stored[SDXL_KEYS[part] if len(rows) > 1 else name]
-        pipeline.load_textual_inversion(
-            {name: tensor}, token=name, text_encoder=encoder, tokenizer=tokenizer
-        )
-        prompt = pipeline.maybe_convert_prompt(f"a picture of {name}", tokenizer)
-        ids = tokenizer(prompt, padding="max_length", return_tensors="pt").input_ids
-        loaded.append(ids)
-        new = ids[ids > tokenizer.convert_tokens_to_ids(name) - 1]
-        found = encoder.get_input_embeddings()(new[: len(value)]).cpu()
-        if not torch.equal(found, value):
-            raise ExportError(f"{path}: loaded back, the embeddings of {name} are not the same")
-    if not torch.equal(torch.cat(loaded, dim=1), tokenize([f"a picture of {name}"])):
-        raise ExportError(f"{path}: loaded back, a prompt with {name} has other token ids")
+    pipeline = fresh_pipeline()
+    fresh: dict[str, nn.Module] = {part: getattr(pipeline, part) for part in parts}
+    for part, module in fresh.items():
+        module.to(next(parts[part].parameters()).device).float()
+    LOADERS[layout](path, pipeline, fresh)
+    found = outputs(fresh)
+    differences = {}
+    for part, trained in parts.items():
+        what = f"{layout}/{part}"
+        _require_same_adapter(f"{path}: {what}", trained, fresh[part])
+        differences[what] = float((expected[part] - found[part]).abs().max())
+        limit = TOLERANCE * max(1.0, float(expected[part].abs().max()))
+        if not differences[what] <= limit:
+            raise ExportError(
+                f"{path}: {what}: loaded back, its output differs by {differences[what]:.3g} "
+                f"(allowed {limit:.3g}); is the base model the one that was trained?"
+            )
+    return differences
 
 
-def _load_diffusers(folder: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> None:
-    pipeline.load_lora_weights(folder, weight_name=DIFFUSERS_FILE, adapter_name=ADAPTER)
+def _load_diffusers(path: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> None:
+    pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=ADAPTER)
 
 
-def _load_kohya(folder: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> None:
+def _kohya_file(folder: Path) -> Path:
     found = [path for path in folder.glob("*.safetensors") if path.name != DIFFUSERS_FILE]
     if len(found) != 1:
         raise ExportError(f"{folder}: holds {len(found)} kohya files, not one; export again")
-    path = found[0]
+    return found[0]
+
+
+def _load_kohya(path: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> None:
     lora_file = read_lora(path)
     if any(spec.use_dora or spec.alpha_pattern for spec in lora_file.specs.values()):
         # right for ComfyUI and A1111; diffusers drops DoRA scales, and alphas that differ by layer
         apply_lora(parts, lora_file)
     else:
-        pipeline.load_lora_weights(folder, weight_name=path.name, adapter_name=ADAPTER)
+        _load_diffusers(path, pipeline, parts)
 
 
 def _load_peft(folder: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> None:
@@ -138,6 +119,10 @@ def _load_peft(folder: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> N
             with warnings.catch_warnings():  # peft asks transformers by a name on its way out
                 warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
                 PeftModel.from_pretrained(module, str(folder / part), torch_device=device)
+
+
+LOADERS = {"diffusers": _load_diffusers, "kohya": _load_kohya, "peft": _load_peft}
+"""Layout -> puts a file of it on a pipeline, or on these parts of it."""
 
 
 def _require_same_adapter(what: str, trained: nn.Module, loaded: nn.Module) -> None:
@@ -158,7 +143,7 @@ def _require_same_adapter(what: str, trained: nn.Module, loaded: nn.Module) -> N
 
 
 @torch.no_grad()
-def _outputs(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+def outputs(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """Outputs of each part on fixed inputs, float32, on the CPU."""
     draws = torch.Generator().manual_seed(0)
     found = {}

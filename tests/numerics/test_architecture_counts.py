@@ -6,7 +6,8 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from sdlora.adapters.lora import LoraSpec, add_lora
+from sdlora.adapters.lora import add_lora
+from sdlora.adapters.spec import LoraSpec
 
 SD15_UNET: dict[str, Any] = {  # unet/config.json of Stable Diffusion 1.5
     "act_fn": "silu",

@@ -20,7 +20,8 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from sdlora.adapters.lora import LoraSpec, add_lora
+from sdlora.adapters.lora import add_lora
+from sdlora.adapters.spec import LoraSpec
 from sdlora.data.dataset import Batch
 from sdlora.diffusion.noise_schedule import NoiseSchedule
 from sdlora.diffusion.objective import Objective

@@ -12,8 +12,9 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 import train
-from sdlora.command_line import TRACEBACK, run
+from sdlora.command_line import run
 from sdlora.config import TrainConfig
+from sdlora.program import TRACEBACK
 
 SMALL = (
     "sampling.num_steps=2",

@@ -11,7 +11,8 @@ from diffusers import StableDiffusionPipeline
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from sdlora.adapters.lora import LoraError, lora_parameters
+from sdlora.adapters.lora import lora_parameters
+from sdlora.adapters.spec import LoraError
 from sdlora.export.proof import ExportError, prove_export
 from sdlora.export.writing import export_lora, export_pipeline
 from sdlora.files import whole_folder

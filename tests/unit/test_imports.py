@@ -20,6 +20,7 @@ LEVELS = {
     "sdlora.config_rules": 0,
     "sdlora.files": 0,
     "sdlora.randomness": 0,
+    "sdlora.program": 0,
     "sdlora.progress": 0,
     "sdlora.diffusion.*": 1,
     "sdlora.data.samples": 1,
@@ -40,6 +41,7 @@ LEVELS = {
     "sdlora.generate": 4,
     "sdlora.report": 4,
     "sdlora.run_folder": 4,
+    "sdlora.export.__main__": 6,  # its commands take base models by the names of the config
     "sdlora.export.*": 4,
     "sdlora.model_card": 4,
     "sdlora.html_report": 5,

@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from sdlora.adapters.lora import LoraSpec, add_lora
+from sdlora.adapters.lora import add_lora
+from sdlora.adapters.spec import LoraSpec
 from sdlora.checkpoint import WholeCheckpointIO
 from sdlora.data.datamodule import StreamSampler
 from sdlora.data.dataset import Batch

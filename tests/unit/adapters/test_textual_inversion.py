@@ -18,7 +18,8 @@ from sdlora.adapters.textual_inversion import (
     load_embeddings,
     write_embeddings,
 )
-from sdlora.export.proof import ExportError, prove_embeddings
+from sdlora.export.proof import ExportError
+from sdlora.export.proof_of_words import prove_embeddings
 from sdlora.generate import Prompt, generate
 from sdlora.models.family import Family
 from sdlora.models.loading import load_family

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from sdlora.adapters.formats import apply_lora, read_lora, remove_lora
 from sdlora.adapters.keys import PARTS
-from sdlora.adapters.lora import LoraError, LoraSpec, adapted_layers, add_lora, lora_state_dict
+from sdlora.adapters.lora import adapted_layers, add_lora, lora_state_dict
+from sdlora.adapters.spec import LoraError, LoraSpec
 from sdlora.adapters.writing import write_diffusers, write_kohya
 from sdlora.export.proof import prove_export
 from sdlora.export.writing import export_lora

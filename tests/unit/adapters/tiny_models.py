@@ -13,7 +13,8 @@ from diffusers import (
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from sdlora.adapters.lora import LoraSpec, add_lora, lora_parameters
+from sdlora.adapters.lora import add_lora, lora_parameters
+from sdlora.adapters.spec import LoraSpec
 
 LENGTH = 8
 ATTENTION = {

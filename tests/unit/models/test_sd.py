@@ -9,7 +9,8 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-from sdlora.adapters.lora import LoraSpec, add_lora
+from sdlora.adapters.lora import add_lora
+from sdlora.adapters.spec import LoraSpec
 from sdlora.models.loading import load_family
 from sdlora.models.sd import StableDiffusion
 from sdlora.models.source import ModelSource

@@ -1,0 +1,137 @@
+"""A LoRA without a model: tensors and spec of each part, whatever layout it came from."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.utils.other import get_pattern_key
+from torch import Tensor
+
+from sdlora.adapters.keys import CLIP_INSIDE, Layers, Layout, parse_key
+from sdlora.adapters.spec import LoraError, LoraSpec
+
+STATE_KEYS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA as read from disk or taken off a model.
+
+    Attributes:
+        states: For each part that it has, raw peft keys -> tensors, in the dtype of the file; layer
+            names of text encoders without ``text_model.`` in front.
+        specs: For the same parts rank, alpha and layers.
+        metadata: The header's strings.
+        layout: Which one the file had.
+    """
+
+    states: dict[str, dict[str, Tensor]]
+    specs: dict[str, LoraSpec]
+    metadata: dict[str, str]
+    layout: Layout
+
+    def layers(self, part: str) -> Layers:
+        """Layers of a part by name: ``A``, ``B``, maybe ``magnitude``, and ``alpha``.
+
+        ``alpha`` is effective: the update is ``alpha / r * B @ A``, rank-stabilised or not. It is a
+        float64 scalar.
+        """
+        found: Layers = {}
+        for key, value in self.states[part].items():
+            layer, kind = parse_key(key)
+            found.setdefault(layer, {})[kind] = value
+        spec = self.specs[part]
+        for layer, tensors in found.items():
+            alpha = _of_layer(spec.alpha_pattern, layer, spec.alpha)
+            factor = math.sqrt(tensors["A"].shape[0]) if spec.use_rslora else 1.0
+            tensors["alpha"] = torch.tensor(alpha * factor, dtype=torch.float64)
+        return found
+
+
+def from_layers(
+    path: Path | str,
+    parts: Mapping[str, Layers],
+    metadata: Mapping[str, str],
+    layout: Layout,
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
+) -> LoraFile:
+    """Put layers together to a LoRA.
+
+    Args:
+        path: For messages.
+        parts: Part -> layers; where a layer has no ``alpha`` it is that of the config, else the
+            rank, as everywhere in the field. Parts without layers are left out.
+        metadata: The header's strings.
+        layout: Of the file.
+        configs: Part -> the fields of peft's config, as far as they are known.
+
+    Raises:
+        LoraError: If only some layers of a part are DoRA, or a rank or alpha is impossible.
+    """
+    found = {part: layers for part, layers in parts.items() if layers}
+    return LoraFile(
+        states={part: _state(layers) for part, layers in found.items()},
+        specs={
+            part: _spec(path, layers, (configs or {}).get(part, {}))
+            for part, layers in found.items()
+        },
+        metadata=dict(metadata),
+        layout=layout,
+    )
+
+
+def renamed(spec: LoraSpec, rename: Callable[[str], str]) -> LoraSpec:
+    """The same adapter where layers have other names."""
+    return replace(
+        spec,
+        targets=tuple(rename(target) for target in spec.targets),
+        rank_pattern={rename(layer): value for layer, value in spec.rank_pattern.items()},
+        alpha_pattern={rename(layer): value for layer, value in spec.alpha_pattern.items()},
+    )
+
+
+def _state(layers: Layers) -> dict[str, Tensor]:
+    return {
+        f"{layer}.{STATE_KEYS[kind]}": value
+        for layer, found in layers.items()
+        for kind, value in found.items()
+        if kind in STATE_KEYS
+    }
+
+
+def _spec(path: Path | str, layers: Layers, config: Mapping[str, Any]) -> LoraSpec:
+    ranks = {layer: found["A"].shape[0] for layer, found in layers.items()}
+    with_magnitude = [layer for layer, found in layers.items() if "magnitude" in found]
+    if with_magnitude and len(with_magnitude) != len(layers):
+        raise LoraError(f"{path}: DoRA on some layers only, which peft cannot hold")
+    given = config.get("alpha_pattern") or {}
+    patterns = {name.removeprefix(CLIP_INSIDE): alpha for name, alpha in given.items()}
+    alphas = {}
+    for layer, found in layers.items():
+        default = _of_layer(patterns, layer, config.get("lora_alpha"))
+        stored = found["alpha"].item() if "alpha" in found else default
+        alphas[layer] = float(ranks[layer] if stored is None else stored)
+    r = Counter(ranks.values()).most_common(1)[0][0]
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    try:
+        return LoraSpec(
+            r=r,
+            alpha=alpha,
+            dropout=0.0,
+            targets=tuple(layers),
+            use_dora=bool(with_magnitude),
+            use_rslora=bool(config.get("use_rslora", False)),
+            rank_pattern={layer: value for layer, value in ranks.items() if value != r},
+            alpha_pattern={layer: value for layer, value in alphas.items() if value != alpha},
+        )
+    except ValueError as error:
+        raise LoraError(f"{path}: {error}") from error
+
+
+def _of_layer(patterns: Mapping[str, Any], layer: str, default: Any) -> Any:
+    """What a pattern says of a layer, matched as peft does."""
+    return patterns.get(get_pattern_key(list(patterns), layer), default)

@@ -1,0 +1,154 @@
+"""A LoRA without a training run -> one file of a layout, proved before it takes its place."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from sdlora.adapters.formats import apply_lora, read_lora
+from sdlora.adapters.keys import Layout
+from sdlora.adapters.lora_file import LoraFile
+from sdlora.adapters.weights import DIFFUSERS_CONFIG, SEAL
+from sdlora.adapters.writing import write_diffusers_file, write_kohya_file, write_peft_folders
+from sdlora.export.proof import ExportError, outputs, prove_file
+from sdlora.files import atomic_path, whole_folder
+from sdlora.models.family import Family
+
+ALPHA_TOLERANCE = 1e-6
+"""Relative; kohya's layout holds alpha as a float32."""
+
+HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
+OF_THE_FILE = (*HASHES, "format", SEAL, DIFFUSERS_CONFIG)
+"""Header entries that belong to one file and are written anew for another."""
+
+OF_THE_WEIGHTS = (
+    *("ss_network_dim", "ss_network_alpha", "ss_network_args"),
+    *("ss_output_name", "modelspec.title"),
+)
+"""Header entries that are wrong of other weights: ranks and alphas, and the name in A1111."""
+
+OF_THE_RUN = ("sdlora.config", "sdlora.hashes")
+"""Header entries that tell how weights were trained: wrong for those that no run trained."""
+
+FreshBase = Callable[[], Family]
+"""Loads the base model anew, in float32, without an adapter."""
+
+
+def write_lora(
+    out: Path,
+    lora: LoraFile,
+    layout: Layout,
+    prove: Callable[[Path], dict[str, float]] | None = None,
+) -> dict[str, float]:
+    """Write a LoRA in one layout and load it back; only what is proved takes the place of ``out``.
+
+    Read by this project's reader, tensors must be the same to the bit, and alphas within
+    ``ALPHA_TOLERANCE``.
+
+    Args:
+        out: A ``.safetensors`` file; for peft a folder, with one more folder for each part.
+        lora: What to write.
+        layout: ``diffusers``, ``kohya`` or ``peft``.
+        prove: A further proof of the file, such as :func:`prove_on_base`; raises if it fails.
+
+    Returns:
+        What ``prove`` gives; empty without.
+
+    Raises:
+        LoraError: If no file can hold it.
+        ExportError: If the file, read back, is not this LoRA; nothing is left of it then.
+    """
+    titles = {"ss_output_name": out.stem, "modelspec.title": out.stem}
+    lora = replace(lora, metadata={**titles, **header(lora.metadata)})
+    with whole_folder(out) if layout == "peft" else atomic_path(out) as temporary:
+        if layout == "peft":
+            write_peft_folders(temporary, lora)
+        elif layout == "kohya":
+            write_kohya_file(temporary, lora, is_sdxl(lora))
+        else:
+            write_diffusers_file(temporary, lora)
+        require_same(lora, read_lora(temporary), out)
+        return {} if prove is None else prove(temporary)
+
+
+def require_same(lora: LoraFile, again: LoraFile, path: Path) -> None:
+    """Compare two LoRAs: tensors to the bit, effective alphas within ``ALPHA_TOLERANCE``.
+
+    Raises:
+        ExportError: Naming the first entry that differs.
+    """
+    for part in sorted(lora.states.keys() | again.states.keys()):
+        before = lora.layers(part) if part in lora.states else {}
+        after = again.layers(part) if part in again.states else {}
+        wrong = sorted(before.keys() ^ after.keys())
+        for name in before.keys() & after.keys():
+            old, new = before[name], after[name]
+            same = all(
+                torch.equal(old[kind], new[kind].reshape(old[kind].shape))
+                for kind in old
+                if kind != "alpha"
+            )
+            difference = abs(old["alpha"] - new["alpha"]).item()
+            if old.keys() != new.keys() or not same:
+                wrong.append(name)
+            elif difference > ALPHA_TOLERANCE * old["alpha"].item():
+                wrong.append(f"{name}: alpha {old['alpha']:g} became {new['alpha']:g}")
+        if wrong:
+            raise ExportError(
+                f"{path}: {part}: read back, {len(wrong)} layers are not the same, such as "
+                f"{wrong[0]}; nothing was written"
+            )
+
+
+def is_sdxl(lora: LoraFile) -> bool:
+    """Whether the model that a LoRA was made for has two text encoders, as far as it shows.
+
+    It says so, adapts the second one, or has a UNet with several transformer blocks in a row.
+    """
+    named = lora.metadata.get("ss_base_model_version", "")
+    unet = lora.specs["unet"].targets if "unet" in lora.specs else ()
+    deep = any(".transformer_blocks.1." in target for target in unet)
+    return "text_encoder_2" in lora.specs or named.startswith("sdxl") or deep
+
+
+def header(metadata: Mapping[str, str], without: Sequence[str] = ()) -> dict[str, str]:
+    """What of a file's header stays true of another file with its content."""
+    dropped = {*OF_THE_FILE, *without}
+    return {key: value for key, value in metadata.items() if key not in dropped}
+
+
+def shared_header(loras: Sequence[LoraFile]) -> dict[str, str]:
+    """What the headers of several files agree on; nothing that tells of one training run."""
+    first = header(loras[0].metadata, (*OF_THE_WEIGHTS, *OF_THE_RUN))
+    return {
+        key: value
+        for key, value in first.items()
+        if all(lora.metadata.get(key) == value for lora in loras)
+    }
+
+
+def prove_on_base(
+    path: Path, lora: LoraFile, layout: Layout, fresh_base: FreshBase
+) -> dict[str, float]:
+    """Load a file by the loader that people use; outputs must be those of the LoRA put on directly.
+
+    Tolerance and its reason: :func:`sdlora.export.proof.prove_export`.
+
+    Args:
+        path: The file, or peft's folder.
+        lora: What must be in it.
+        layout: Its layout.
+        fresh_base: Gives the base model.
+
+    Returns:
+        Largest difference of outputs by ``layout/part``.
+
+    Raises:
+        LoraError: If the LoRA does not fit the base.
+        ExportError: If outputs, weights or scales differ.
+    """
+    family = fresh_base()
+    apply_lora(family.parts, lora)
+    parts = {part: family.parts[part] for part in lora.states}
+    return prove_file(path, layout, lambda: fresh_base().pipeline(), parts, outputs(parts))

@@ -1,0 +1,146 @@
+"""LoRAs merged into their base for good: a pipeline folder or a single file, loaded back."""
+
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sdlora.adapters.formats import apply_lora, remove_lora
+from sdlora.adapters.lora import merge, set_scale
+from sdlora.adapters.lora_file import LoraFile
+from sdlora.adapters.spec import LoraError
+from sdlora.adapters.weights import check_finite
+from sdlora.adapters.writing import write_diffusers_file
+from sdlora.export.lora_files import FreshBase, header
+from sdlora.export.proof import TOLERANCE, ExportError, outputs
+from sdlora.export.single_file import original_tensors
+from sdlora.files import atomic_path, whole_folder
+
+SINGLE_FILE = ".safetensors"
+MERGED_PARTS = ("vae", "text_encoder", "text_encoder_2", "unet")
+
+
+def merged_pipeline(
+    fresh_base: FreshBase, loras: Sequence[LoraFile], scales: Sequence[float]
+) -> tuple[Any, float]:
+    """A base with LoRAs in its float32 weights, proved by diffusers' own loader.
+
+    The other side of the proof: diffusers loads the same LoRAs beside a fresh base's weights, at
+    these strengths. A merged weight is rounded once, so outputs differ in the last bits;
+    ``TOLERANCE``, relative to the largest output, leaves room for that.
+
+    Args:
+        fresh_base: Gives the base anew.
+        loras: What to merge, one after the other.
+        scales: Strength of each; 1 is as trained.
+
+    Returns:
+        The pipeline, and the largest difference of an output.
+
+    Raises:
+        LoraError: If a LoRA does not fit the base, or a DoRA is to be merged beside others.
+        ExportError: If an output differs.
+    """
+    if len(loras) > 1 and any(spec.use_dora for lora in loras for spec in lora.specs.values()):
+        raise LoraError("a DoRA scales whole weights: merge it alone, then the others into that")
+    family = fresh_base()
+    for lora, scale in zip(loras, scales, strict=True):
+        apply_lora(family.parts, lora)
+        adapted = [family.parts[part] for part in lora.states]
+        for module in adapted:
+            set_scale(module, scale)
+            merge(module)
+        remove_lora(*adapted)
+    parts = {part for lora in loras for part in lora.states}
+    found = outputs({part: family.parts[part] for part in sorted(parts)})
+    wanted = outputs(_loaded_beside(fresh_base, loras, scales, sorted(parts)))
+    worst = 0.0
+    for part, expected in wanted.items():
+        difference = float((found[part] - expected).abs().max())
+        limit = TOLERANCE * max(1.0, float(expected.abs().max()))
+        if not difference <= limit:
+            raise ExportError(
+                f"{part}: merged, its output differs by {difference:.3g} from the LoRA beside the "
+                f"base (allowed {limit:.3g}); nothing was written"
+            )
+        worst = max(worst, difference)
+    return family.pipeline(), worst
+
+
+def write_merged(out: Path, pipeline: Any, dtype: torch.dtype, config: Path) -> Path:
+    """Write a pipeline as a diffusers folder, or as one file if ``out`` ends with .safetensors.
+
+    Loaded back by diffusers (``from_pretrained``, ``from_single_file``), every weight of every part
+    must be the same to the bit.
+
+    Args:
+        out: The folder or file.
+        pipeline: Without an adapter.
+        dtype: Of the weights in the file.
+        config: The base's folder, which tells ``from_single_file`` the shapes.
+
+    Raises:
+        LoraError: If a weight is NaN or infinite, as too large ones are in float16.
+        ExportError: If a weight loaded back is another; nothing is left then.
+    """
+    parts: dict[str, nn.Module] = {
+        part: nn.Module.to(getattr(pipeline, part), dtype)
+        for part in MERGED_PARTS
+        if getattr(pipeline, part, None) is not None
+    }
+    for part, module in parts.items():
+        check_finite(out / part, dict(module.named_parameters()))
+    load = partial(type(pipeline).from_single_file, config=str(config), dtype=dtype)
+    if out.suffix != SINGLE_FILE:
+        load = partial(type(pipeline).from_pretrained, dtype=dtype)
+    with atomic_path(out) if out.suffix == SINGLE_FILE else whole_folder(out) as temporary:
+        if out.suffix == SINGLE_FILE:
+            tensors = {k: v.contiguous() for k, v in original_tensors(pipeline).items()}
+            save_file(tensors, temporary, {"format": "pt", "modelspec.title": out.stem})
+        else:
+            pipeline.save_pretrained(temporary, safe_serialization=True)
+        again = load(temporary, local_files_only=True)
+        for part, module in parts.items():
+            _require_equal(f"{out}: {part}", module, getattr(again, part))
+    return out
+
+
+def _loaded_beside(
+    fresh_base: FreshBase, loras: Sequence[LoraFile], scales: Sequence[float], parts: Sequence[str]
+) -> dict[str, nn.Module]:
+    """A fresh base with the LoRAs as diffusers loads them, in the layout that holds everything."""
+    family = fresh_base()
+    pipeline = family.pipeline()
+    names = [f"lora_{number}" for number in range(len(loras))]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, lora in zip(names, loras, strict=True):
+            file = f"{name}.safetensors"
+            plain = replace(lora, metadata=header(lora.metadata))
+            write_diffusers_file(Path(folder) / file, plain)
+            with warnings.catch_warnings():  # several adapters are what is wanted here
+                warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
+                pipeline.load_lora_weights(folder, weight_name=file, adapter_name=name)
+    pipeline.set_adapters(names, list(scales))
+    return {part: family.parts[part] for part in parts}
+
+
+def _require_equal(what: str, written: nn.Module, loaded: nn.Module) -> None:
+    before, after = written.state_dict(), loaded.state_dict()
+    wrong = sorted(before.keys() ^ after.keys())
+    wrong += [key for key in before.keys() & after.keys() if not _same(before[key], after[key])]
+    if wrong:
+        raise ExportError(
+            f"{what}: loaded back, {len(wrong)} weights are not the same, such as {wrong[0]}; "
+            "nothing was written"
+        )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
