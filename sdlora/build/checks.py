@@ -6,9 +6,10 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from sdlora.build.optimizer import check_optimizer, check_schedule
+from sdlora.build.unconditional import check_told
 from sdlora.config import EvaluateConfig, SamplingConfig, TrainConfig
 from sdlora.config_evaluation import EvaluationConfig
-from sdlora.config_rules import ConfigError
+from sdlora.config_rules import ConfigError, require
 from sdlora.diffusion.noise_schedule import changed_schedule
 from sdlora.generate import Prompt, read_prompts
 from sdlora.metrics.scoring import with_class_word
@@ -22,6 +23,7 @@ def check(config: TrainConfig) -> None:
         ValueError: Naming key, value and remedy.
     """
     transformers_logging.disable_progress_bar()  # it would draw over the run's own bars
+    check_told(config)
     check_optimizer(config)
     check_schedule(config)
     check_sampling(config.sampling)
@@ -65,9 +67,11 @@ def check_device(accelerator: str, precision: str) -> None:
 
 
 def prompts(config: SamplingConfig) -> tuple[Prompt, ...]:
-    """Every prompt of the file with every seed."""
-    texts = read_prompts(config.prompts)[: config.num_prompts]
-    return tuple(Prompt(text, seed) for text in texts for seed in config.seeds)
+    """Every prompt of the file with every seed; without a file, every seed."""
+    texts = [""] if config.prompts is None else read_prompts(config.prompts)[: config.num_prompts]
+    after = range(max(config.seeds) + 1, max(config.seeds) + 1 + (config.num_seeds or 0))
+    seeds = [*config.seeds, *after][: config.num_seeds or len(config.seeds)]
+    return tuple(Prompt(text, seed) for text in texts for seed in seeds)
 
 
 def prior_prompts(config: SamplingConfig, evaluation: EvaluationConfig) -> tuple[Prompt, ...]:
@@ -96,6 +100,12 @@ def check_evaluation(config: EvaluateConfig) -> None:
         ValueError: Naming key, value and remedy.
     """
     transformers_logging.disable_progress_bar()  # it would draw over the run's own bars
+    require(
+        config.sampling.prompts is not None,
+        "sampling.prompts",
+        "null",
+        "name a text file with one prompt a line",
+    )
     check_sampling(config.sampling)
     check_scores(config.evaluation, config.sampling)
     check_device(config.accelerator, config.precision)

@@ -16,7 +16,7 @@ from sdlora.build.nearest import write_nearest
 from sdlora.data.check import FILE_NAME
 from sdlora.evaluator import Evaluation, score_training
 from sdlora.export.proof import prove_export
-from sdlora.export.writing import export_lora, export_pipeline
+from sdlora.export.writing import PIPELINE, export_lora, export_pipeline
 from sdlora.html_report.page import write_html_report
 from sdlora.metrics.scores import Scores
 from sdlora.report import gap_closed_by, write_report_json
@@ -30,7 +30,7 @@ def export(job: TrainingJob) -> list[Path]:
         ExportError: If a file, loaded back, does not give the trained model.
     """
     if not job.specs:
-        return [export_pipeline(job.folder / "pipeline", job.family.pipeline())]
+        return [export_pipeline(job.folder / PIPELINE, job.family.pipeline())]
     config = job.config
     job.family.eval()
     trained = job.family.parts
