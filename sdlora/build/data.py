@@ -8,6 +8,7 @@ from pathlib import Path
 from sdlora.build import parts
 from sdlora.build.prior import class_folder
 from sdlora.build.sources import colour, file_index, picture_source, with_class_pictures
+from sdlora.build.unconditional import check_side
 from sdlora.config import TrainConfig
 from sdlora.config_data import DataConfig
 from sdlora.data.batches import BatchPlan
@@ -110,6 +111,7 @@ def checked_data(config: TrainConfig, folder: Path, progress: Progress) -> Check
     model = parts.model_source(config.model)
     base = resolve(model)
     check_folder(base, model)
+    check_side(data.resolution, base, model)
     _, step = pixel_steps(base, model)
     sizes = buckets(data, step)
     with file_index(data) as index:

@@ -29,15 +29,16 @@ def data_sheet(config: TrainConfig, data: CheckedData) -> sheet.Sheet:
         else recipe.caption(picture.text, picture.prefix, config.seed, number)
         for number, picture in enumerate(pictures)
     ]
-    tokenizer = load_tokenizers(resolve(parts.model_source(config.model)), config.model.family)
-    cut = tokenize(tokenizer, captions, config.data.captions.max_chunks).cut
+    tokenizers = load_tokenizers(resolve(parts.model_source(config.model)), config.model.family)
+    cut = tokenize(tokenizers, captions, config.data.captions.max_chunks).cut
+    odd = caption_findings(pictures, recipe, cut, _meant(config)) if tokenizers else []
     rows = [
         sheet.row(picture, geometry, caption)
         for picture, geometry, caption in zip(pictures, data.geometry, captions, strict=True)
     ]
     return sheet.sheet(
         rows,
-        [*data.source.findings, *caption_findings(pictures, recipe, cut, _meant(config))],
+        [*data.source.findings, *odd],
         data.source.notes,
         frequent_words(pictures, recipe),
         config.data.batch_size,

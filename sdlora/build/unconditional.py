@@ -1,10 +1,13 @@
 """What goes together with a model that nothing tells what to draw, and what does not."""
 
+from pathlib import Path
+
 import torch
 
 from sdlora.config import ModelConfig, TrainConfig
 from sdlora.config_rules import ConfigError, require
 from sdlora.models.layouts import Layout, layout_of
+from sdlora.models.source import ModelSource, part_config
 from sdlora.optim import check_options
 
 
@@ -43,6 +46,24 @@ def check_told(config: TrainConfig) -> None:
     for key, (value, needed, reason) in rules.items():
         must = "null" if needed is None else str(needed).lower()
         require(value == needed, key, value, f"{reason}; set it to {must}")
+
+
+def check_side(resolution: int, folder: Path, source: ModelSource) -> None:
+    """Refuse to train a model of pixels on another side than its pipeline draws; reads no weight.
+
+    Raises:
+        ConfigError: Naming the side.
+    """
+    if layout_of(source.family).tokenizers:
+        return
+    side = part_config("unet", folder, source).get("sample_size")
+    key = "model.architecture.sample_size" if source.architecture else f"model.path={source.path}"
+    require(
+        side == resolution,
+        "data.resolution",
+        resolution,
+        f"its pictures have a side of {side} pixels ({key}); set data.resolution={side}",
+    )
 
 
 def _check_architecture(config: ModelConfig, layout: Layout) -> None:

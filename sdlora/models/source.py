@@ -147,10 +147,10 @@ def check_folder(folder: Path, source: ModelSource) -> None:
 def _require_unconditional(folder: Path, source: ModelSource) -> None:
     """Refuse what has more than a UNet and a schedule: it draws latents, or from prompts."""
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
-    others = sorted(name for name in index if name[0] != "_" and name not in ("unet", "scheduler"))
-    if others:
+    there = {name for name, kind in index.items() if isinstance(kind, list) and kind[0]}
+    if others := there - {"unet", "scheduler"}:
         raise ModelError(
-            f"model.path={source.path}: has {', '.join(others)}, too: no "
+            f"model.path={source.path}: has {', '.join(sorted(others))}, too: no "
             f"{layout_of(source.family).kind}; choose its own model.family, or another model"
         )
 
