@@ -100,12 +100,6 @@ def check_evaluation(config: EvaluateConfig) -> None:
         ValueError: Naming key, value and remedy.
     """
     transformers_logging.disable_progress_bar()  # it would draw over the run's own bars
-    require(
-        config.sampling.prompts is not None,
-        "sampling.prompts",
-        "null",
-        "name a text file with one prompt a line",
-    )
     check_sampling(config.sampling)
     check_scores(config.evaluation, config.sampling)
     check_device(config.accelerator, config.precision)
@@ -116,7 +110,19 @@ def check_evaluation(config: EvaluateConfig) -> None:
     if config.data.root is not None and not Path(config.data.root).is_dir():
         raise ConfigError(f"data.root={config.data.root}: no such folder; name one, or null")
     if config.run is not None and not config.images:
-        checkpoint_path(config.run, config.run_checkpoint)
+        require(
+            checkpoint_path(config.run, config.run_checkpoint).is_file(),
+            "run",
+            config.run,
+            "holds no LoRA, as it trained all weights; its own report.html has their scores, and "
+            "images=FOLDER scores pictures",
+        )
+    require(
+        config.sampling.prompts is not None,
+        "sampling.prompts",
+        "null",
+        "name a text file with one prompt a line",
+    )
 
 
 def checkpoint_path(folder: str, checkpoint: str) -> Path:
