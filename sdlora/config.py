@@ -26,9 +26,13 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 class ModelConfig:
     family: str = MISSING
     """Model family: which code holds the parts together. ``sd`` is Stable Diffusion 1.x / 2.x,
-    ``sdxl`` is XL."""
-    path: str = MISSING
-    """Hub id, local folder in the diffusers layout, or ``embedded:NAME`` for the shipped base."""
+    ``sdxl`` is XL, ``ddpm`` an unconditional model of pixels."""
+    path: str | None = MISSING
+    """Hub id, local folder in the diffusers layout, or ``embedded:NAME`` for the shipped base;
+    ``null``: random weights of ``model.architecture`` (ddpm only)."""
+    architecture: dict[str, Any] = field(default_factory=dict)
+    """Options of the UNet (of diffusers' ``UNet2DModel``) where ``model.path`` is null; a folder
+    brings its own."""
     revision: str | None = None
     """Hub branch, tag or commit."""
     variant: str | None = None
@@ -49,6 +53,12 @@ class ModelConfig:
             require_choice("model.vae_precision", self.vae_precision, PRECISIONS)
         for part in self.scratch:
             require_choice("model.scratch", part, ("unet", "text_encoder"))
+        require(
+            self.path is not None or bool(self.architecture),
+            "model.path",
+            "null",
+            "name a folder or a Hub id, or choose model=ddpm, which begins without one",
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -149,8 +159,9 @@ class TrainerConfig:
 
 @dataclass(slots=True, kw_only=True)
 class SamplingConfig:
-    prompts: str = MISSING
-    """Text file with one prompt a line; blank lines are left out."""
+    prompts: str | None = MISSING
+    """Text file with one prompt a line; blank lines are left out. ``null`` for a model that is told
+    nothing: each seed is a picture."""
     num_prompts: int | None = None
     """Use only the first so many prompts; ``null``: all."""
     prompt_prefix: str = MISSING
@@ -165,6 +176,9 @@ class SamplingConfig:
     """Classifier-free guidance; 1 is off."""
     seeds: list[int] = field(default_factory=list)
     """Every prompt is drawn once with each seed."""
+    num_seeds: int | None = None
+    """Draw with so many seeds: ``sampling.seeds``, then the whole numbers after the largest of
+    them; ``null``: ``sampling.seeds``."""
     batch_size: int = MISSING
     """Pictures drawn at once; >= 1."""
     every_n_steps: int = MISSING
@@ -178,6 +192,15 @@ class SamplingConfig:
         require_count("sampling.every_n_steps", self.every_n_steps, 0)
         if self.num_prompts is not None:
             require_count("sampling.num_prompts", self.num_prompts)
+            require(
+                self.prompts is not None,
+                "sampling.num_prompts",
+                self.num_prompts,
+                "there are no prompts (sampling.prompts=null); set it to null, and "
+                "sampling.num_seeds to the number of pictures",
+            )
+        if self.num_seeds is not None:
+            require_count("sampling.num_seeds", self.num_seeds)
         require(bool(self.seeds), "sampling.seeds", self.seeds, "give at least one seed")
         require(
             math.isfinite(self.guidance_scale) and self.guidance_scale >= 0,

@@ -48,8 +48,8 @@ class EvaluationConfig:
     every_n_steps: int = MISSING
     """Optimizer steps between scores; 0: only at the end."""
     select: str = MISSING
-    """What the best checkpoint has: the lowest ``face_distance``, or the highest ``clip_score``;
-    ``none`` keeps no best one."""
+    """What the best checkpoint has: the lowest ``face_distance`` or ``kid``, or the highest
+    ``clip_score``; ``none`` keeps no best one."""
     max_clip_loss: float = MISSING
     """A checkpoint whose CLIP score is lower than the base's by more than this is never the best;
     in points, >= 0."""
@@ -57,10 +57,15 @@ class EvaluationConfig:
     """Stop after so many scores without a better one; ``null``: train to the end."""
 
     def __post_init__(self) -> None:
-        require_choice("evaluation.select", self.select, ("face_distance", "clip_score", "none"))
-        scorer = {"face_distance": self.face, "clip_score": self.clip}.get(self.select)
+        is_scored = {
+            "face_distance": self.face.name != "none",
+            "clip_score": self.clip.name != "none",
+            "kid": self.kid,
+            "none": True,
+        }
+        require_choice("evaluation.select", self.select, tuple(is_scored))
         require(
-            scorer is None or scorer.name != "none",
+            is_scored[self.select],
             "evaluation.select",
             self.select,
             "is not scored; choose the score that is, or none",

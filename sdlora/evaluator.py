@@ -195,7 +195,7 @@ def write_grid(
     pictures = {label: item.images[:num_shown] for label, item in rows.items()}
     if training_images:
         pictures["training"] = list(training_images[: len(longest)])
-    labels = [prompt.text for prompt in longest]
+    labels = [prompt.text or f"seed {prompt.seed}" for prompt in longest]
     picture = grid(list(pictures.values()), list(pictures), labels)
     with atomic_path(path) as temporary:
         picture.save(temporary)

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sdlora import randomness
+from sdlora.pixels import denoised, to_picture
 from sdlora.progress import Progress
 from sdlora.samplers import find_sampler, prepared, without_text_encoders
 
@@ -32,12 +33,15 @@ class Prompt:
     """One picture to draw: equal (text, seed) give equal pictures, whatever is drawn beside it.
 
     Attributes:
-        text: What the picture shows.
+        text: What the picture shows; empty where the model is told nothing.
         seed: Any integer; 0 is a seed.
     """
 
     text: str
     seed: int
+
+    def __str__(self) -> str:
+        return f"prompt {self.text!r} (seed {self.seed})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,8 @@ def generate(
     mode of every module, scheduler, LoRA strength.
 
     Args:
-        pipeline: Its modules are used as they are; adapters on them take part.
+        pipeline: Its modules are used as they are; adapters on them take part. One without a VAE
+            draws pixels, and is told neither prompts nor guidance.
         prompts: What to draw.
         negative_prompt: What guidance leads away from; unused at ``guidance_scale <= 1``.
         num_steps: Denoising steps, >= 1.
@@ -166,13 +171,18 @@ def _check(pipeline: Any, *, num_steps: int, resolution: int, batch_size: int) -
         raise ValueError(f"num_steps={num_steps}: must be at least 1.")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1.")
-    step = max(SIDE_STEP_PX, int(pipeline.vae_scale_factor))
+    step = max(SIDE_STEP_PX, _scale(pipeline))
     if resolution < step or resolution % step:
         below = max(resolution // step, 1) * step
         raise ValueError(
             f"resolution={resolution}: must be a positive multiple of {step} pixels; "
             f"the nearest are {below} and {below + step}."
         )
+
+
+def _scale(pipeline: Any) -> int:
+    """Pixels to one number of the noise along a side."""
+    return int(getattr(pipeline, "vae_scale_factor", 1))
 
 
 def _report(progress: Progress, bar: Any, done: int, num_now: int, step: int, steps: int) -> None:
@@ -197,9 +207,12 @@ def _draw(
 ) -> list[Image.Image]:
     unet = pipeline.unet
     generators = [randomness.generator(prompt.seed, "sample/" + prompt.text) for prompt in batch]
-    side = sampling.resolution // pipeline.vae_scale_factor
+    side = sampling.resolution // _scale(pipeline)
     shape = (unet.config.in_channels, side, side)
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+    if not hasattr(pipeline, "vae"):
+        pixels = denoised(pipeline, noise, generators, sampling.num_steps, report)
+        return [to_picture(each, str(prompt)) for each, prompt in zip(pixels, batch, strict=True)]
     told = _told(pipeline, [prompt.text for prompt in batch], sampling)
 
     def on_step_end(pipe: Any, index: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -249,13 +262,8 @@ def _decode(pipeline: Any, latents: Tensor, batch: Sequence[Prompt]) -> list[Ima
         if pixels is None:
             warnings.warn("out of memory in the VAE; it decodes in tiles", stacklevel=2)
             pixels = _decode_tiled(vae, latent[None].to(vae.dtype))
-        if not torch.isfinite(pixels).all():
-            raise ValueError(
-                f"prompt {prompt.text!r} (seed {prompt.seed}): the picture is NaN or infinite; "
-                "keep the frozen weights in bf16 or fp32, or train with a lower learning rate."
-            )
-        pictures += pipeline.image_processor.postprocess(pixels, output_type="pil")
-    return [picture.convert("RGB") for picture in pictures]
+        pictures.append(to_picture(pixels[0], str(prompt)))
+    return pictures
 
 
 def _decode_if_memory_allows(vae: Any, latents: Tensor) -> Tensor | None:

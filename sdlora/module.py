@@ -107,12 +107,14 @@ class DiffusionModule(lightning.LightningModule):
         return self.objective.loss(self.family.denoise(z_t, t, prompt, sizes), target, t)
 
     def latents(self, batch: Batch) -> Tensor:
-        """Scaled latents, sampled from the VAE's posterior; ``[B, C, h, w]``, float32."""
+        """Scaled latents, sampled from the posterior; ``[B, C, h, w]``, float32."""
         moments = batch.moments
         if moments is None:
             assert batch.pixels is not None, "a batch holds pixels or cached moments"
             moments = self.family.encode_images(batch.pixels)
-        return self.family.latents(moments, self.draw("posterior", batch, moments.chunk(2, 1)[0]))
+        shape = self.family.posterior_shape(moments)
+        eps = normal(shape, self.seed, "posterior", batch.sample_index).to(moments.device)
+        return self.family.latents(moments, eps)
 
     def conditioning(self, batch: Batch) -> Tensor:
         """What the UNet is told of prompts, cached unless a text encoder trains; ``[B, L, D]``."""
@@ -120,10 +122,6 @@ class DiffusionModule(lightning.LightningModule):
             return batch.embeddings
         with torch.set_grad_enabled(self._trains_text):
             return self.family.encode_prompts(batch.token_ids)
-
-    def draw(self, purpose: str, batch: Batch, like: Tensor) -> Tensor:
-        """Standard normal draws shaped like ``like``, one generator for each sample, float32."""
-        return normal(like.shape[1:], self.seed, purpose, batch.sample_index).to(like.device)
 
     @property
     def _trains_text(self) -> bool:
@@ -166,7 +164,7 @@ class DiffusionModule(lightning.LightningModule):
 
     def on_fit_start(self) -> None:
         """Dropout is on in the parts that train, off in the others."""
-        for module in (*self.family.parts.values(), self.family.vae):
+        for module in self.family.children():
             module.train(any(parameter.requires_grad for parameter in module.parameters()))
 
     def state_dict(  # type: ignore[override]

@@ -11,12 +11,15 @@ from typing import Any
 from torch import nn
 
 
-def _build_scheduler(class_name: str, config: Mapping[str, Any], **fixed: Any) -> Any:
+def _build_scheduler(
+    class_name: str, config: Mapping[str, Any], in_pixels: bool = False, **fixed: Any
+) -> Any:
     # by name, so that reading the sampler names does not import diffusers
     scheduler = getattr(importlib.import_module("diffusers"), class_name)
     _refuse_what_it_cannot(class_name, config)
     # latents are not pictures in [-1, 1]: clipping x0 there breaks them
-    return scheduler.from_config({**config, "clip_sample": False, "thresholding": False, **fixed})
+    unbounded = {} if in_pixels else {"clip_sample": False, "thresholding": False}
+    return scheduler.from_config({**config, **unbounded, **fixed})
 
 
 def _refuse_what_it_cannot(class_name: str, config: Mapping[str, Any]) -> None:
@@ -74,14 +77,15 @@ SAMPLERS: dict[str, partial[Any]] = {
 """Sampler name -> builder from a scheduler config (LMS is left out: it would need scipy)."""
 
 
-def find_sampler(name: str) -> Callable[[Mapping[str, Any]], Any]:
+def find_sampler(name: str) -> Callable[..., Any]:
     """The builder of a sampler.
 
     Args:
         name: A key of :data:`SAMPLERS`.
 
     Returns:
-        A function from a diffusers scheduler config to a scheduler.
+        A function from a diffusers scheduler config to a scheduler; ``in_pixels=True`` leaves
+        clipping as the config has it, which latents do not bear.
 
     Raises:
         ValueError: If the name is unknown; it gives the nearest one.
@@ -124,28 +128,26 @@ def without_text_encoders(pipeline: Any) -> Iterator[None]:
 
 
 @contextmanager
-def prepared(
-    pipeline: Any, build: Callable[[Mapping[str, Any]], Any], lora_scale: float
-) -> Iterator[None]:
+def prepared(pipeline: Any, build: Callable[..., Any], lora_scale: float) -> Iterator[None]:
     """Eval mode, another scheduler, another LoRA strength and no tqdm bar, for as long as it lasts.
 
     Args:
         pipeline: A diffusers pipeline; afterwards it is exactly as it was.
-        build: Scheduler config -> scheduler.
+        build: As :func:`find_sampler` gives it.
         lora_scale: Factor on the strength of every adapter layer.
 
     Raises:
         ValueError: If the strength is to change but an adapter is merged into the weights.
     """
-    encoders = [getattr(pipeline, name, None) for name in TEXT_ENCODERS]
-    parts = [pipeline.unet, pipeline.vae, *(module for module in encoders if module is not None)]
+    found = (getattr(pipeline, name, None) for name in ("unet", "vae", *TEXT_ENCODERS))
+    parts = [module for module in found if module is not None]
     modes = [(module, module.training) for part in parts for module in part.modules()]
     scheduler = pipeline.scheduler
     bar_config = dict(getattr(pipeline, "_progress_bar_config", {}))
     try:
         for part in parts:
             part.eval()
-        pipeline.scheduler = build(scheduler.config)
+        pipeline.scheduler = build(scheduler.config, in_pixels=not hasattr(pipeline, "vae"))
         pipeline.set_progress_bar_config(disable=True)
         with _scaled_adapters(parts, lora_scale):
             yield

@@ -99,8 +99,8 @@ class ValidationLoss:
         index = torch.arange(NUM_BINS) + number * NUM_BINS
         place = (torch.arange(NUM_BINS) + uniform(self._seed, "val/timestep", index)) / NUM_BINS
         t = noise.sample_timesteps(place).to(moments.device)
-        mean = moments[None].chunk(2, dim=1)[0]
-        z_0 = self._family.latents(moments[None], torch.zeros_like(mean, dtype=torch.float32))
+        mean = torch.zeros(1, *self._family.posterior_shape(moments[None]), device=moments.device)
+        z_0 = self._family.latents(moments[None], mean)
         z_0 = z_0.expand(NUM_BINS, -1, -1, -1)
         eps = normal(z_0.shape[1:], self._seed, "val/noise", index).to(moments.device)
         prompt = self._family.encode_prompts(token_ids).expand(NUM_BINS, -1, -1)

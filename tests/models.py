@@ -20,6 +20,16 @@ from transformers import (
     CLIPTokenizer,
 )
 
+TINY_PIXELS = {
+    "sample_size": 16,
+    "block_out_channels": [8, 16],
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+}
+"""Architecture of an unconditional model (``model.architecture``) of pictures of 16 pixels."""
+
 
 def write_random_base(folder: Path, seed: int = 0) -> Path:
     """Write a pipeline of random weights; latents are a quarter of a picture's side."""

@@ -6,9 +6,10 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from sdlora.build.optimizer import check_optimizer, check_schedule
+from sdlora.build.unconditional import check_told
 from sdlora.config import EvaluateConfig, SamplingConfig, TrainConfig
 from sdlora.config_evaluation import EvaluationConfig
-from sdlora.config_rules import ConfigError
+from sdlora.config_rules import ConfigError, require
 from sdlora.diffusion.noise_schedule import changed_schedule
 from sdlora.generate import Prompt, read_prompts
 from sdlora.metrics.scoring import with_class_word
@@ -22,6 +23,7 @@ def check(config: TrainConfig) -> None:
         ValueError: Naming key, value and remedy.
     """
     transformers_logging.disable_progress_bar()  # it would draw over the run's own bars
+    check_told(config)
     check_optimizer(config)
     check_schedule(config)
     check_sampling(config.sampling)
@@ -65,10 +67,11 @@ def check_device(accelerator: str, precision: str) -> None:
 
 
 def prompts(config: SamplingConfig) -> tuple[Prompt, ...]:
-    """Every prompt of the file with every seed."""
-    texts = read_prompts(config.prompts)[: config.num_prompts]
-    prefix = config.prompt_prefix
-    return tuple(Prompt(prefix + text, seed) for text in texts for seed in config.seeds)
+    """Every prompt of the file with every seed; without a file, every seed."""
+    texts = [""] if config.prompts is None else read_prompts(config.prompts)[: config.num_prompts]
+    after = range(max(config.seeds) + 1, max(config.seeds) + 1 + (config.num_seeds or 0))
+    seeds = [*config.seeds, *after][: config.num_seeds or len(config.seeds)]
+    return tuple(Prompt(config.prompt_prefix + text, seed) for text in texts for seed in seeds)
 
 
 def prior_prompts(config: SamplingConfig, evaluation: EvaluationConfig) -> tuple[Prompt, ...]:
@@ -107,7 +110,19 @@ def check_evaluation(config: EvaluateConfig) -> None:
     if config.data.root is not None and not Path(config.data.root).is_dir():
         raise ConfigError(f"data.root={config.data.root}: no such folder; name one, or null")
     if config.run is not None and not config.images:
-        checkpoint_path(config.run, config.run_checkpoint)
+        require(
+            checkpoint_path(config.run, config.run_checkpoint).is_file(),
+            "run",
+            config.run,
+            "holds no LoRA, as it trained all weights; its own report.html has their scores, and "
+            "images=FOLDER scores pictures",
+        )
+    require(
+        config.sampling.prompts is not None,
+        "sampling.prompts",
+        "null",
+        "name a text file with one prompt a line",
+    )
 
 
 def checkpoint_path(folder: str, checkpoint: str) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from sdlora.build import parts
 from sdlora.build.prior import class_folder
 from sdlora.build.sources import colour, file_index, picture_source, with_class_pictures
+from sdlora.build.unconditional import check_side
 from sdlora.config import TrainConfig
 from sdlora.config_data import DataConfig
 from sdlora.data.batches import BatchPlan
@@ -107,9 +108,11 @@ def checked_data(config: TrainConfig, folder: Path, progress: Progress) -> Check
         ValueError: For a folder or a setting that cannot work. Single files raise nothing here.
     """
     data = config.data
-    base = resolve(parts.model_source(config.model))
-    check_folder(base, parts.model_source(config.model))
-    _, step = pixel_steps(base)
+    model = parts.model_source(config.model)
+    base = resolve(model)
+    check_folder(base, model)
+    check_side(data.resolution, base, model)
+    _, step = pixel_steps(base, model)
     sizes = buckets(data, step)
     with file_index(data) as index:
         source = picture_source(data, index, progress)
@@ -132,7 +135,8 @@ def checked_data(config: TrainConfig, folder: Path, progress: Progress) -> Check
 def folder_data(config: TrainConfig, folder: Path, recipe: CaptionRecipe) -> CheckedData:
     """Pictures of another folder, cut as the training ones are; faults are findings."""
     data = config.data
-    _, step = pixel_steps(resolve(parts.model_source(config.model)))
+    model = parts.model_source(config.model)
+    _, step = pixel_steps(resolve(model), model)
     with file_index(data) as index:
         source = FolderSource(
             [Root(path=folder)],

@@ -29,13 +29,14 @@ def data_sheet(config: TrainConfig, data: CheckedData) -> sheet.Sheet:
     ]
     found = tokenizers(config.model, config.lora.new_word)
     cut = tokenize(found, captions, config.data.captions.max_chunks).cut
+    odd = caption_findings(pictures, recipe, cut, _meant(config)) if found else []
     rows = [
         sheet.row(picture, geometry, caption)
         for picture, geometry, caption in zip(pictures, data.geometry, captions, strict=True)
     ]
     return sheet.sheet(
         rows,
-        [*data.source.findings, *caption_findings(pictures, recipe, cut, _meant(config))],
+        [*data.source.findings, *odd],
         data.source.notes,
         frequent_words(pictures, recipe),
         config.data.batch_size,

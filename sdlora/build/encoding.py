@@ -62,13 +62,13 @@ def encoded_pictures(
     config: TrainConfig, data: CheckedData, family: Family, cache: Cache
 ) -> tuple[Table, CheckedData]:
     """Latents of all pictures, and the data without those that turned out not to decode."""
-    dtype = next(family.vae.parameters()).dtype
+    dtype = family.encoding_dtype
     settings = (str(dtype), config.data.background, config.data.alpha)
-    name = part_key(["vae"], config, settings)
+    encoders = [part for part in layout_of(config.model.family).parts if part == "vae"]
+    name = part_key(encoders, config, settings)
     flip = config.data.flip
 
     def encode(pixels: torch.Tensor) -> torch.Tensor:
-        # what the VAE computed in half precision takes half the room, and loses nothing by it
         return family.encode_images(pixels).to(dtype)
 
     def keys(data: CheckedData) -> list[str]:
@@ -157,7 +157,7 @@ def training_set(
         raise DataError(f"{named_roots(config.data)}: no picture can be used:{''.join(lines)}")
     batches = dataset(config, data, family)
     batches.latents = latents
-    if not trains_text(config) and data.recipe.is_static:
+    if family.text_encoders and not trains_text(config) and data.recipe.is_static:
         batches.embeddings = encoded_captions(config, batches, family, cache)
     if cache.store is not None:
         cache.store.evict()

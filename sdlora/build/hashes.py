@@ -18,7 +18,8 @@ _KIND = "file/sha256"
 def base_hashes(config: TrainConfig) -> dict[str, str]:
     """SHA-256 of the base's weight files: what a LoRA and a checkpoint belong to."""
     names = layout_of(config.model.family).parts
-    hashes = file_hashes([part for part in names if part not in config.model.scratch], config)
+    scratch = model_source(config.model).scratch
+    hashes = file_hashes([part for part in names if part not in scratch], config)
     return {name: value for name, value in hashes.items() if name.endswith(".safetensors")}
 
 

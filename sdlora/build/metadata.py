@@ -29,9 +29,9 @@ MOST_TAGS = 1000
 
 def metadata(job: TrainingJob) -> dict[str, str]:
     """The file's header: what A1111 and model managers show, and all that repeats the run."""
-    model = job.config.model
+    model, path = job.config.model, parts.model_source(job.config.model).path
     return {
-        **base_fields(model.path, model.family, text_width(job.family), prediction_type(job)),
+        **base_fields(path, model.family, text_width(job.family), prediction_type(job)),
         **_kohya_fields(job),
         **_model_spec(job),
         "sdlora.config": json.dumps(asdict(job.config), sort_keys=True),
@@ -108,7 +108,7 @@ def tag_frequency(captions: list[str], separator: str) -> dict[str, int]:
 
 def hub_id(config: ModelConfig) -> str | None:
     """The base model's id on the Hugging Face Hub; ``None`` for one on this machine."""
-    path = config.path
+    path = parts.model_source(config).path
     is_id = path.count("/") == 1 and not path.startswith((EMBEDDED, ".", "/", "~"))
     return path if is_id and "\\" not in path and not Path(path).exists() else None
 
@@ -118,10 +118,10 @@ def write_card(job: TrainingJob, last: Evaluation | None) -> list[Path]:
     config = job.config
     samples = [] if last is None else zip(last.prompts, last.images, strict=True)
     adapted = [f"{part} (rank {s.r}, alpha {s.alpha:g})" for part, s in job.specs.items()]
-    base = hub_id(config.model)
+    base, place = hub_id(config.model), parts.model_source(config.model).path
     window = config.trainer.accumulate_grad_batches * job.trainer.world_size
     facts = {
-        "Base model": base or Path(config.model.path).name,  # no path of this machine
+        "Base model": base or Path(place).name,  # no path of this machine
         "Adapted parts": ", ".join(adapted),
         "Training pictures": str(len(job.data.source.pictures)),
         "Resolution": f"{config.data.resolution} px",

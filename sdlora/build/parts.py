@@ -28,6 +28,7 @@ from sdlora.config import (
 )
 from sdlora.config_evaluation import EvaluationConfig
 from sdlora.config_lora import LoraConfig, LoraPartConfig
+from sdlora.config_rules import require
 from sdlora.evaluator import DrawSettings
 from sdlora.models.family import Family
 from sdlora.models.layouts import layout_of
@@ -49,13 +50,28 @@ def device(accelerator: str) -> torch.device:
 
 
 def model_source(config: ModelConfig) -> ModelSource:
-    """Where the base lies, for what reads no weight."""
+    """Where the base lies, for what reads no weight.
+
+    Raises:
+        ConfigError: If the family cannot do without a folder and there is none.
+    """
+    blank = layout_of(config.family).blank
+    path = blank if config.path is None else config.path
+    require(
+        path is not None,
+        "model.path",
+        "null",
+        f"model.family={config.family} needs a folder or a Hub id",
+    )
+    is_new = config.path is None
     return ModelSource(
-        path=config.path,
+        path=str(path),
         family=config.family,
         revision=config.revision,
         variant=config.variant,
+        scratch=("unet",) if is_new else tuple(config.scratch),
         vae=config.vae,
+        architecture=dict(config.architecture) if is_new else {},
     )
 
 
@@ -72,7 +88,6 @@ def model(config: ModelConfig, lora: LoraConfig | None, precision: str, seed: in
         model_source(config),
         frozen_dtype=DTYPES[precision],
         trained=trained,
-        scratch=tuple(config.scratch),
         clip_skip=config.clip_skip,
         vae_dtype=None if config.vae_precision is None else DTYPES[config.vae_precision],
     )
@@ -132,8 +147,8 @@ def memory_and_speed(config: TrainerConfig, family: Family) -> None:
             text_encoder.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     if config.compile:
         family.unet.compile()
-    for part in (family.vae, family.unet):  # convolutions are faster so, on CPUs and GPUs
-        part.to(memory_format=torch.channels_last)
+    for part in family.children():  # convolutions are faster so, on CPUs and GPUs
+        part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def trainer(config: TrainConfig, folder: Path) -> lightning.Trainer:

@@ -17,7 +17,7 @@ from sdlora.data.check import FILE_NAME
 from sdlora.evaluator import Evaluation, score_training
 from sdlora.export.proof import prove_export
 from sdlora.export.proof_of_words import prove_embeddings
-from sdlora.export.writing import export_lora, export_pipeline
+from sdlora.export.writing import PIPELINE, export_lora, export_pipeline
 from sdlora.html_report.page import write_html_report
 from sdlora.metrics.scores import Scores
 from sdlora.report import gap_closed_by, write_report_json
@@ -31,7 +31,7 @@ def export(job: TrainingJob) -> list[Path]:
         ExportError: If a file, loaded back, does not give the trained model.
     """
     if not job.has_adapter:
-        return [export_pipeline(job.folder / "pipeline", job.family.pipeline())]
+        return [export_pipeline(job.folder / PIPELINE, job.family.pipeline())]
     config, word = job.config, job.config.lora.new_word.name
     job.family.eval()
     trained = job.family.parts
@@ -88,21 +88,27 @@ def _compare(job: TrainingJob, grid: Path) -> Evaluation:
     last = job.evaluate.last or job.evaluator.draw()
     base = job.evaluator.draw_base()
     real = score_training(job.data.source, job.evaluator.scorer, job.progress)
-    rows = _rows({"base": base, "LoRA": last})
+    label = _label(job)
+    rows = _rows({"base": base, label: last})
     best = None if job.evaluate.best is None else job.evaluate.best.best
     if rows and best is not None and best.step != job.trainer.global_step:
-        rows = {"base": rows["base"], f"best, step {best.step}": best.scores, "LoRA": rows["LoRA"]}
+        rows = {"base": rows["base"], f"best, step {best.step}": best.scores, label: rows[label]}
     job.evaluator.write_pictures(job.folder / "samples" / "base", base)
     job.evaluator.write_pictures(job.folder / "samples" / "last", last)
-    job.evaluator.write_grid(grid, last, "LoRA")
+    job.evaluator.write_grid(grid, last, label)
     print_scores(rows, real, job.progress)
     if rows:
         settings = {"config": asdict(job.config), "versions": parts.versions()}
         write_report_json(job.folder / "report.json", rows, settings=settings, floor=real)
-        write_nearest(job.folder, rows["LoRA"], job.evaluator.settings.prompts, job.data.source)
+        write_nearest(job.folder, rows[label], job.evaluator.settings.prompts, job.data.source)
         _log_hparams(job, rows, real)
     _say_best(job, best)
     return last
+
+
+def _label(job: TrainingJob) -> str:
+    """What the trained model is called beside the base."""
+    return "LoRA" if job.specs else "trained"
 
 
 def _rows(evaluations: Mapping[str, Evaluation]) -> dict[str, Scores]:
@@ -115,10 +121,13 @@ def _say_best(job: TrainingJob, best: Best | None) -> None:
     if keeper is None:
         return
     if best is None:
-        margin = keeper.rule.max_clip_loss
+        near = (
+            f" and a CLIP score within {keeper.rule.max_clip_loss:g} points of the base's "
+            "(evaluation.max_clip_loss)"
+        )
+        has_clip = job.config.evaluation.clip.name != "none"
         job.progress.print(
-            f"no best checkpoint: none has a {keeper.rule.score} and a CLIP score within "
-            f"{margin:g} points of the base's (evaluation.max_clip_loss)"
+            f"no best checkpoint: none has a {keeper.rule.score}{near if has_clip else ''}"
         )
         return
     which = "the last" if best.step == job.trainer.global_step else f"step {best.step}"
@@ -126,7 +135,7 @@ def _say_best(job: TrainingJob, best: Best | None) -> None:
 
 
 def _log_hparams(job: TrainingJob, rows: Mapping[str, Scores], real: Scores | None) -> None:
-    last, base = rows["LoRA"], rows["base"]
+    last, base = rows[_label(job)], rows["base"]
     metrics = {f"final/{name}": value for name, value in last.values.items()}
     if real is not None:
         metrics["final/gap_closed"] = gap_closed_by(last, base, real)

@@ -98,7 +98,8 @@ def scorer(
 def _say_missing(missing: Mapping[str, str], select: str, progress: Progress) -> None:
     """Say which scores there will not be, why, and how to leave them out."""
     for key, reason in missing.items():
-        is_selected = {"face": "face_distance", "clip": "clip_score"}.get(key) == select
+        scored = {"face": "face_distance", "clip": "clip_score", "image": "kid"}
+        is_selected = scored.get(key) == select
         without = f"evaluation.{key}=none" + " evaluation.select=none" * is_selected
         progress.print(
             f"evaluation.{key}: will be reported as unavailable: {reason} Without it: {without}"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ from sdlora.config import TrainConfig
 from sdlora.data.check import FILE_NAME, changed_pictures
 from sdlora.data.sources import PictureSource
 from sdlora.evaluator import Evaluator
+from sdlora.export.writing import PIPELINE, export_pipeline
 from sdlora.metrics.scoring import KnownPictures, Scorer
 from sdlora.metrics.selection import Rule
 from sdlora.models.family import Family
@@ -216,12 +217,12 @@ def _evaluate(
 
 
 def _best(job: TrainingJob) -> BestAdapter | None:
-    """Keeps the best adapter, in the layouts that people load it in."""
+    """Keeps the best adapter (or whole model) in the layouts that people load it in."""
     evaluation = job.config.evaluation
     if evaluation.select == "none":
         return None
     rule = Rule(evaluation.select, evaluation.max_clip_loss)
-    return BestAdapter(job.folder, rule, lambda folder: _write_adapter(job, folder, kohya=True))
+    return BestAdapter(job.folder, rule, lambda folder: _write_best(job, folder))
 
 
 def _checkpoint_to_resume(config: TrainConfig, folder: Path, progress: Progress) -> Path | None:
@@ -252,7 +253,7 @@ def _scorer(
     progress: Progress,
 ) -> Scorer:
     """Compares with the pictures of a folder, else with those held out for the validation loss."""
-    scorers.warn_of_other_world(config.evaluation, config.model.path, progress)
+    scorers.warn_of_other_world(config.evaluation, parts.model_source(config.model).path, progress)
     folder = config.evaluation.references or held_out(config.data, progress)
     references: KnownPictures | None = None
     if folder is not None:
@@ -305,6 +306,22 @@ def _callbacks(job: TrainingJob, num_samples: int) -> list[Callback]:
     return [*average, job.signals, speed, save, job.evaluate]
 
 
+def _write_best(job: TrainingJob, folder: Path) -> None:
+    """The adapter for every program; or the whole model if all of it trains."""
+    if job.specs:
+        _write_adapter(job, folder, kohya=True)
+        return
+    with _averaged(job):
+        export_pipeline(folder / PIPELINE, job.family.pipeline())
+
+
+def _averaged(job: TrainingJob) -> AbstractContextManager[None]:
+    """The trained weights as pictures show them, inside the block."""
+    if job.average is None:
+        return nullcontext()
+    return job.average.applied(job.module.all_trained_parameters())
+
+
 def _write_adapter(job: TrainingJob, folder: Path, kohya: bool = False) -> None:
     """The adapter as pictures show it, averaged where the run averages.
 
@@ -312,9 +329,8 @@ def _write_adapter(job: TrainingJob, folder: Path, kohya: bool = False) -> None:
     """
     if not job.has_adapter:
         return
-    parameters = job.module.all_trained_parameters()
     content: dict[str, Any] = {"parts": job.family.parts, "metadata": metadata(job)}
-    with job.average.applied(parameters) if job.average else nullcontext():
+    with _averaged(job):
         write_embeddings(folder, name=str(job.config.lora.new_word.name), **content)
         if job.specs:
             write_diffusers(folder / DIFFUSERS_FILE, **content)

@@ -52,18 +52,25 @@ class Evaluate(OptimizerStepCallback):
         self.validation: ValidationLoss | None = None
         self.last: Evaluation | None = None
 
+    def setup(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
+    ) -> None:
+        """Draw and score the bare base once, before a checkpoint puts trained weights into it."""
+        if trainer.is_global_zero:
+            with self._spared(0):
+                self.evaluator.draw_base()
+
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Draw and score the bare base once: the control row of everything that follows."""
-        if not trainer.is_global_zero:
-            return
-        with self._spared(trainer.global_step):
-            base = self.evaluator.draw_base()
-            if trainer.global_step == 0:  # a resumed run has this line
-                values = {**base.named("base"), **self._validated()}
-                append_metrics(self.folder / "metrics.jsonl", 0, values)
-                self._log(trainer, 0, values)
+        """Write down the base's scores: the control row of everything that follows."""
+        base = self.evaluator.base
+        if not trainer.is_global_zero or base is None or trainer.global_step > 0:
+            return  # a resumed run has this line
+        with self._spared(0):
+            values = {**base.named("base"), **self._validated()}
+            append_metrics(self.folder / "metrics.jsonl", 0, values)
+            self._log(trainer, 0, values)
 
     def on_optimizer_step(
         self, trainer: lightning.Trainer, module: DiffusionModule, step: int

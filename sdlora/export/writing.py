@@ -15,6 +15,9 @@ from sdlora.adapters.weights import check_finite
 from sdlora.adapters.writing import adapted_parts, write_diffusers, write_kohya, write_peft
 from sdlora.files import whole_folder
 
+PIPELINE = "pipeline"
+"""Folder of a whole model, in a run folder."""
+
 
 def export_lora(
     folder: Path,

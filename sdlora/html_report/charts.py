@@ -60,20 +60,21 @@ class _Group:
     mark: Mapping[str, Any] = field(default_factory=lambda: _DOT)
 
 
-def charts(lines: Lines, best_step: int | None) -> list[Chart]:
+def charts(lines: Lines, best_step: int | None, trained: str = "LoRA") -> list[Chart]:
     """The charts that these numbers give; none is empty.
 
     Args:
         lines: Of ``metrics.jsonl``, with ``step``.
         best_step: The chosen step, marked in the trade-off.
+        trained: What the curves beside the base's are called.
     """
     names = scored_names(lines)
     first = [name for name in _FIRST if name in names]
     made = [
-        *(_score(lines, name) for name in first),
+        *(_score(lines, name, trained) for name in first),
         _step_trade_off(lines, best_step),
         *_losses(lines),
-        *(_score(lines, name) for name in names if name not in first),
+        *(_score(lines, name, trained) for name in names if name not in first),
     ]
     found = [chart for chart in made if chart is not None]
     return sorted(found, key=lambda chart: chart.is_minor)
@@ -134,9 +135,9 @@ def _losses(lines: Lines) -> list[Chart | None]:
     ]
 
 
-def _score(lines: Lines, name: str) -> Chart | None:
+def _score(lines: Lines, name: str, trained: str) -> Chart | None:
     shown = kind(name)
-    curve = _Curve("LoRA", LORA, _points(lines, f"eval/{name}"), _band(lines, f"eval/{name}"))
+    curve = _Curve(trained, LORA, _points(lines, f"eval/{name}"), _band(lines, f"eval/{name}"))
     curves = [curve]
     base = _points(lines, f"base/{name}")[-1:]
     if base:

@@ -89,6 +89,7 @@ def _facts(run: Path) -> dict[str, Any]:
     numbers = _numbers(run, report, states, columns, is_run=is_run)
     gallery = read_gallery(run, columns, _PICTURES_BYTES, numbers)
     head = _head(config, dataset, best, last) if is_run else _evaluation_head(config)
+    trained = "trained" if _trains_all(config) else "LoRA"
     return {
         "title": str(_at(config, "export.name") or run.resolve().name),
         "what": "run" if is_run else "evaluation",
@@ -100,7 +101,8 @@ def _facts(run: Path) -> dict[str, Any]:
         "best": None if best is None else f"step {best}",
         "pairs": read_pairs(run, notes),
         "copying": copying(states),
-        "charts": charts(lines, best) if is_run else state_charts(states),
+        "charts": charts(lines, best, trained) if is_run else state_charts(states),
+        "trained": trained,
         "steps": step_table(lines, best),
         "dataset": dataset,
         "findings": _findings(dataset),
@@ -142,7 +144,8 @@ def _numbers(
     """The scores one by one of each column whose pictures are those of a row of the report."""
     folders = mapping(report.get("pictures"))
     if is_run:
-        folders = {"base": "samples/base", "LoRA": "samples/last", **folders}
+        last = {name: "samples/last" for name in ("LoRA", "trained")}
+        folders = {"base": "samples/base", **last, **folders}
     of_folder = {
         folder.resolve(): state.per_picture
         for state in states
@@ -203,19 +206,25 @@ def _head(
     steps = None if last is None and asked is None else f"{last if last is not None else 0}"
     if steps is not None and asked is not None and asked != last:
         steps += f" of {asked}"
+    is_frozen = _at(config, "lora.text_encoder.method") == "frozen"
     rows = {
         "Base": _at(config, "model.path"),
         "Pictures": counts.get("pictures"),
         "From": ", ".join(str(root) for root in roots if root),
         "Resolution": _at(config, "data.resolution"),
-        "Rank": _at(config, "lora.r"),
+        "Rank": None if _trains_all(config) else _at(config, "lora.r"),
         "Batch": _at(config, "data.batch_size"),
         "UNet rate": _at(config, "optim.unet_lr"),
-        "Text encoder rate": _at(config, "optim.text_encoder_lr"),
+        "Text encoder rate": None if is_frozen else _at(config, "optim.text_encoder_lr"),
         "Steps": steps,
         "Best step": best,
     }
     return _known(rows)
+
+
+def _trains_all(config: Mapping[str, Any]) -> bool:
+    """Whether a run trained the weights themselves, and no adapter."""
+    return "full" in (_at(config, f"lora.{part}.method") for part in ("unet", "text_encoder"))
 
 
 def _evaluation_head(config: Mapping[str, Any]) -> list[tuple[str, str]]:

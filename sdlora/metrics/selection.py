@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from sdlora.metrics.scores import Scores
 
-RULES = ("face_distance", "clip_score", "none")
+LOWEST = ("face_distance", "kid")
+"""Scores of which less is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +13,7 @@ class Rule:
     """How checkpoints are compared.
 
     Attributes:
-        score: ``face_distance`` (the lowest wins) or ``clip_score`` (the highest).
+        score: ``face_distance`` or ``kid`` (the lowest wins), or ``clip_score`` (the highest).
         max_clip_loss: A checkpoint whose CLIP score lies by more than this below the base's is not
             chosen, however alike its faces: it no longer draws what it is asked for. In points of
             100 * cosine, >= 0. It needs both CLIP scores; without one of them it is no condition.
@@ -26,7 +27,7 @@ class Rule:
         if not self.follows_prompts(scores, base):
             return None
         value = scores.value(self.score)
-        if value is None or self.score == "face_distance":
+        if value is None or self.score in LOWEST:
             return value
         return -value
 

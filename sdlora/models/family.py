@@ -1,4 +1,4 @@
-"""What a family of text-to-image models is to the rest of the project."""
+"""What a family of diffusion models is to the rest of the project."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from sdlora.diffusion.noise_schedule import changed_schedule
@@ -14,16 +13,14 @@ from sdlora.models.tokens import Tokens, tokenize
 
 
 class Family(nn.Module, ABC):
-    """The parts of a latent diffusion model, and what training and drawing ask of them.
+    """The parts of a diffusion model, and what training and drawing ask of them.
 
     All weights are frozen and in eval mode at first.
 
     Args:
-        vae: Pictures <-> latents.
         unet: The denoiser.
-        tokenizers: Captions -> token ids, one for each text encoder.
         noise_schedule_config: The ``scheduler_config.json`` as a mapping.
-        clip_skip: How many of the text encoders' last layers are left out.
+        tokenizers: Captions -> token ids, one for each text encoder.
 
     Attributes:
         noise_schedule_config: The one that is trained and sampled with.
@@ -32,25 +29,21 @@ class Family(nn.Module, ABC):
 
     def __init__(
         self,
-        vae: AutoencoderKL,
-        unet: UNet2DConditionModel,
-        tokenizers: Sequence[Any],
+        unet: Any,
         noise_schedule_config: Mapping[str, Any],
-        clip_skip: int,
+        tokenizers: Sequence[Any] = (),
     ) -> None:
         super().__init__()
-        self.vae = vae
         self.unet = unet
         self.tokenizers = tuple(tokenizers)
         self.noise_schedule_config = dict(noise_schedule_config)
         self._own_schedule_config = self.noise_schedule_config
-        self.clip_skip = clip_skip
         self.max_chunks = 1
 
     @property
     @abstractmethod
     def text_encoders(self) -> dict[str, nn.Module]:
-        """Text encoders by part name."""
+        """Text encoders by part name; none where pictures are drawn without prompts."""
 
     @abstractmethod
     def encode_prompts(self, token_ids: Tensor) -> Tensor:
@@ -70,7 +63,7 @@ class Family(nn.Module, ABC):
         """The UNet's prediction at noise level ``t``, float32, shaped like ``z_t``.
 
         Args:
-            z_t: Noisy latents, ``[B, C, h, w]``.
+            z_t: Noisy latents (pixels, where there is no VAE), ``[B, C, h, w]``.
             t: Timesteps, ``[B]``.
             conditioning: As ``encode_prompts`` gives it.
             sizes: Of each picture, in pixels: its own height and width, top and left of the cut,
@@ -86,14 +79,46 @@ class Family(nn.Module, ABC):
         """A diffusers pipeline that shares these very modules (no copies)."""
 
     @property
+    @abstractmethod
+    def latent_scale(self) -> int:
+        """Pixels to one latent along a side (8 for SD)."""
+
+    @property
+    @abstractmethod
+    def encoding_dtype(self) -> torch.dtype:
+        """In which encoded pictures are kept, without loss."""
+
+    @abstractmethod
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """What is kept of pictures.
+
+        Args:
+            pixels: Shape ``[B, 3, H, W]``, in [-1, 1].
+
+        Returns:
+            Moments for :meth:`latents`, ``[B, M, h, w]``.
+        """
+
+    @abstractmethod
+    def posterior_shape(self, moments: Tensor) -> tuple[int, ...]:
+        """Shape of the draws that :meth:`latents` takes for one picture of ``moments``."""
+
+    @abstractmethod
+    def latents(self, moments: Tensor, eps: Tensor) -> Tensor:
+        """What the UNet works on, float32.
+
+        Args:
+            moments: As ``encode_images`` gives them, ``[B, M, h, w]``.
+            eps: Standard normal draws, ``[B, *posterior_shape]``; 0 gives the posterior's mean.
+
+        Returns:
+            ``[B, C, h, w]``, scaled as the noise schedule expects it.
+        """
+
+    @property
     def parts(self) -> dict[str, nn.Module]:
         """What can be trained, by part name: the UNet first."""
         return {"unet": self.unet, **self.text_encoders}
-
-    @property
-    def latent_scale(self) -> int:
-        """Pixels to one latent along a side (8 for SD)."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @property
     def resolution_step(self) -> int:
@@ -123,32 +148,3 @@ class Family(nn.Module, ABC):
     def tokenize(self, captions: Sequence[str]) -> Tokens:
         """Encode captions, padded or cut to ``max_chunks`` times the tokenizer's length."""
         return tokenize(self.tokenizers, captions, self.max_chunks)
-
-    @torch.no_grad()
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """Posterior of the latents of pictures.
-
-        Args:
-            pixels: Shape ``[B, 3, H, W]``, in [-1, 1].
-
-        Returns:
-            Mean and log-variance, unscaled, concatenated: ``[B, 2C, H/f, W/f]``, float32.
-        """
-        parameter = next(self.vae.parameters())
-        posterior = self.vae.encode(pixels.to(parameter.device, parameter.dtype)).latent_dist
-        return torch.cat([posterior.mean.float(), posterior.logvar.float()], dim=1)
-
-    def latents(self, moments: Tensor, eps: Tensor) -> Tensor:
-        """Sample the posterior and scale: what the UNet works on, float32.
-
-        Args:
-            moments: Mean and log-variance as ``encode_images`` gives them, ``[B, 2C, h, w]``.
-            eps: Standard normal draws, ``[B, C, h, w]``.
-
-        Returns:
-            ``(mean + exp(logvar / 2) eps) * scaling_factor``, shape ``[B, C, h, w]``.
-        """
-        mean, logvar = moments.float().chunk(2, dim=1)
-        sample = mean + torch.exp(0.5 * logvar.clamp(-30.0, 20.0)) * eps
-        shift = self.vae.config.get("shift_factor") or 0.0
-        return (sample - shift) * self.vae.config.scaling_factor

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from sdlora.models.ddpm import UnconditionalDiffusion
 from sdlora.models.family import Family
 from sdlora.models.sd import StableDiffusion
 from sdlora.models.sdxl import StableDiffusionXL
@@ -19,10 +20,11 @@ class Layout:
     Attributes:
         kind: What people call such a model.
         make: Its class; takes all parts and tokenizers by name.
-        parts: What has weights -> class, the VAE first.
-        tokenizers: One for each text encoder -> class.
+        parts: What has weights -> class, the VAE first, if there is one.
+        tokenizers: One for each text encoder -> class; none where nothing tells what to draw.
         trainable: Parts that may be trained.
         is_told_sizes: Whether its UNet is told the sizes of pictures.
+        blank: A folder without weights, for a UNet that the config describes.
     """
 
     kind: str
@@ -31,6 +33,7 @@ class Layout:
     tokenizers: Mapping[str, Any]
     trainable: tuple[str, ...]
     is_told_sizes: bool = False
+    blank: str | None = None
 
 
 LAYOUTS = {
@@ -57,6 +60,14 @@ LAYOUTS = {
         tokenizers={"tokenizer": CLIPTokenizer, "tokenizer_2": CLIPTokenizer},
         trainable=("text_encoder", "text_encoder_2", "unet"),
         is_told_sizes=True,
+    ),
+    "ddpm": Layout(
+        kind="unconditional diffusion model of pixels",
+        make=UnconditionalDiffusion,
+        parts={"unet": UNet2DModel},
+        tokenizers={},
+        trainable=("unet",),
+        blank="embedded:ddpm",
     ),
 }
 """Family (``model.family``) -> its layout."""

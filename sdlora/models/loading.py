@@ -17,6 +17,7 @@ from sdlora.models.source import (
     ModelSource,
     check_folder,
     noise_schedule_config,
+    part_config,
     part_folder,
     resolve,
 )
@@ -44,11 +45,12 @@ def load_family(source: ModelSource, seed: int) -> Family:
     layout = layout_of(source.family)
     parts = {name: _load_part(name, folder, source, seed) for name in layout.parts}
     _check_kind(source, parts, layout)
+    clip_skip = {"clip_skip": source.clip_skip} if layout.tokenizers else {}
     return layout.make(
         **parts,
         **dict(zip(layout.tokenizers, load_tokenizers(folder, source.family), strict=True)),
         noise_schedule_config=noise_schedule_config(source),
-        clip_skip=source.clip_skip,
+        **clip_skip,
     )
 
 
@@ -67,11 +69,14 @@ def empty_part(name: str, source: ModelSource) -> nn.Module:
     folder = resolve(source)
     check_folder(folder, source)
     with torch.device("meta"):
-        return _from_config(name, folder, layout_of(source.family).parts[name])
+        return _from_config(name, folder, source)
 
 
 def _check_kind(source: ModelSource, parts: Mapping[str, Any], layout: Layout) -> None:
     """Refuse what has the layout but not the shape: another family, inpainting, a mixture."""
+    if "vae" not in parts:
+        _check_unconditional(source, parts["unet"].config, layout)
+        return
     unet, vae = parts["unet"].config, parts["vae"].config
     sized = unet.get("addition_embed_type") == "text_time"
     if sized != layout.is_told_sizes:
@@ -93,10 +98,24 @@ def _check_kind(source: ModelSource, parts: Mapping[str, Any], layout: Layout) -
             )
 
 
+def _check_unconditional(source: ModelSource, unet: Mapping[str, Any], layout: Layout) -> None:
+    told = unet["num_class_embeds"] or unet["class_embed_type"]
+    for what, has, needs in (
+        ("in_channels", unet["in_channels"], 3),
+        ("out_channels", unet["out_channels"], 3),
+        ("class embedding", told, None),
+    ):
+        if has != needs:
+            key = "model.architecture" if source.architecture else f"model.path={source.path}"
+            raise ModelError(
+                f"{key}: the unet's {what} is {has}, not {needs}: no {layout.kind}; choose another"
+            )
+
+
 def _load_part(name: str, folder: Path, source: ModelSource, seed: int) -> nn.Module:
     kind = layout_of(source.family).parts[name]
     if name in source.scratch:
-        return _random_part(name, folder, kind, seed)
+        return _random_part(name, folder, source, seed)
     own = name == "vae" and source.vae is not None
     where = f"model.vae={source.vae}" if own else f"model.path={source.path}: {name}"
     frozen = source.vae_dtype if name == "vae" and source.vae_dtype else source.frozen_dtype
@@ -120,14 +139,15 @@ def _load_part(name: str, folder: Path, source: ModelSource, seed: int) -> nn.Mo
     return part
 
 
-def _random_part(name: str, folder: Path, kind: Any, seed: int) -> nn.Module:
+def _random_part(name: str, folder: Path, source: ModelSource, seed: int) -> nn.Module:
     """Random float32 weights, a function of the seed; the caller's generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _from_config(name, folder, kind)
+        return _from_config(name, folder, source)
 
 
-def _from_config(name: str, folder: Path, kind: Any) -> nn.Module:
+def _from_config(name: str, folder: Path, source: ModelSource) -> nn.Module:
+    kind = layout_of(source.family).parts[name]
     if name.startswith("text_encoder"):
         return kind(CLIPTextConfig.from_pretrained(folder / name))
-    return kind.from_config(kind.load_config(folder / name))
+    return kind.from_config(part_config(name, folder, source))

@@ -13,10 +13,10 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from sdlora.models.family import Family
+from sdlora.models.latent import LatentFamily
 
 
-class StableDiffusion(Family):
+class StableDiffusion(LatentFamily):
     """Stable Diffusion 1.x or 2.x; a row of its conditioning is a token's embedding.
 
     Args:

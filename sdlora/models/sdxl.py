@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from sdlora.models.family import Family
+from sdlora.models.latent import LatentFamily
 from sdlora.models.sd import sampling_scheduler
 
 
-class StableDiffusionXL(Family):
+class StableDiffusionXL(LatentFamily):
     """Stable Diffusion XL.
 
     A row of its conditioning is a token's embedding by both encoders side by side; the last row is

@@ -2,7 +2,8 @@
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class ModelSource:
         clip_skip: Last text-encoder layers to leave out.
         vae: Another VAE in place of the model's own: Hub id, or folder with its ``config.json``.
         vae_dtype: Precision of the VAE; ``None``: ``frozen_dtype``.
+        architecture: Options of a UNet from random weights, over those of the folder's config.
     """
 
     path: str
@@ -51,6 +53,7 @@ class ModelSource:
     clip_skip: int = 0
     vae: str | None = None
     vae_dtype: torch.dtype | None = None
+    architecture: Mapping[str, Any] = field(default_factory=dict)
 
 
 def noise_schedule_config(source: ModelSource) -> dict[str, Any]:
@@ -83,11 +86,17 @@ def part_folder(part: str, base: Path, source: ModelSource) -> Path:
     return own if (own / "config.json").is_file() else own / "vae"
 
 
-def pixel_steps(folder: Path) -> tuple[int, int]:
+def part_config(part: str, folder: Path, source: ModelSource) -> dict[str, Any]:
+    """The ``config.json`` of a part, with the options that ``source`` gives its UNet."""
+    config: dict[str, Any] = json.loads((folder / part / "config.json").read_text("utf-8"))
+    return {**config, **source.architecture} if part == "unet" else config
+
+
+def pixel_steps(folder: Path, source: ModelSource) -> tuple[int, int]:
     """Pixels to one latent along a side, and what sides must be multiples of; reads no weight."""
     scale, halvings = (
-        2 ** (len(json.loads((folder / name).read_text("utf-8"))["block_out_channels"]) - 1)
-        for name in ("vae/config.json", "unet/config.json")
+        2 ** (len(part_config(part, folder, source)["block_out_channels"]) - 1) if is_there else 1
+        for part, is_there in (("vae", "vae" in layout_of(source.family).parts), ("unet", True))
     )
     return scale, scale * halvings
 
@@ -128,8 +137,22 @@ def check_folder(folder: Path, source: ModelSource) -> None:
                 f"model.path={source.path}: {name} is missing in {folder}; the folder must be a "
                 "whole pipeline in the diffusers layout (half a download? fetch it again)"
             )
-    for part in layout_of(source.family).parts:
+    layout = layout_of(source.family)
+    for part in layout.parts:
         _check_part(part, folder, source)
+    if not layout.tokenizers:
+        _require_unconditional(folder, source)
+
+
+def _require_unconditional(folder: Path, source: ModelSource) -> None:
+    """Refuse what has more than a UNet and a schedule: it draws latents, or from prompts."""
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    there = {name for name, kind in index.items() if isinstance(kind, list) and kind[0]}
+    if others := there - {"unet", "scheduler"}:
+        raise ModelError(
+            f"model.path={source.path}: has {', '.join(sorted(others))}, too: no "
+            f"{layout_of(source.family).kind}; choose its own model.family, or another model"
+        )
 
 
 def _check_part(part: str, folder: Path, source: ModelSource) -> None:

@@ -30,8 +30,12 @@ def tokenize(
     Each chunk has its own start and end token around up to ``L - 2`` tokens of text, and is padded;
     a caption takes all its chunks, however short it is, so that all have one shape. With one chunk
     this is the tokenizer's own padding and truncation. What several tokenizers give stands side by
-    side; the first says what is cut (SDXL's two differ in nothing but the padding).
+    side; the first says what is cut (SDXL's two differ in nothing but the padding). Without any,
+    captions are not read: no ids, nothing cut.
     """
+    if not tokenizers:
+        none = torch.empty((len(captions), 0), dtype=torch.int64)
+        return Tokens(ids=none, cut=[""] * len(captions))
     ids, cuts = zip(*(_tokenize(each, captions, num_chunks) for each in tokenizers), strict=True)
     return Tokens(ids=torch.cat(ids, dim=1), cut=cuts[0])
 

@@ -4,10 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import UNet2DConditionModel, UNet2DModel
+from hydra import compose, initialize_config_dir
 
 from sdlora.adapters.lora import add_lora
 from sdlora.adapters.spec import LoraSpec
+from sdlora.command_line import CONF, register_schemas, to_typed
+from sdlora.config import TrainConfig
 
 SD15_UNET: dict[str, Any] = {  # unet/config.json of Stable Diffusion 1.5
     "act_fn": "silu",
@@ -96,3 +99,62 @@ def test_lora_on_the_attention_of_sdxl() -> None:
         count * (6 * 2 * c + 2 * (2048 + c)) for count, c in ((narrow, 640), (wide, 1280))
     )
     assert sum(p.numel() for p in trained.values()) == by_hand
+
+
+def unconditional_by_hand(widths: list[int], attended: int, layers: int = 2) -> int:
+    """Weights of a UNet of residual blocks, with attention in one level and in the middle."""
+    time = 4 * widths[0]
+
+    def conv(into: int, out: int, size: int = 9) -> int:
+        return size * into * out + out
+
+    def block(into: int, out: int) -> int:
+        shortcut = conv(into, out, 1) if into != out else 0
+        norms = 2 * into + 2 * out
+        return norms + conv(into, out) + conv(time, out, 1) + conv(out, out) + shortcut
+
+    def attention(width: int) -> int:
+        return 2 * width + 4 * conv(width, width, 1)  # norm, q, k, v, out
+
+    first, last = widths[0], widths[-1]
+    total = conv(3, first) + conv(first, time, 1) + conv(time, time, 1)
+    total += 2 * first + conv(first, 3) + 2 * block(last, last) + attention(last)
+    skips, width = [first], first
+    for level, out in enumerate(widths):
+        for _ in range(layers):
+            total += block(width, out) + (attention(out) if level == attended else 0)
+            width = out
+            skips.append(out)
+        if level < len(widths) - 1:
+            total += conv(out, out)
+            skips.append(out)
+    for level, out in reversed(list(enumerate(widths))):
+        for _ in range(layers + 1):
+            total += block(width + skips.pop(), out)
+            total += attention(out) if level == attended else 0
+            width = out
+        total += conv(out, out) if level else 0
+    return total
+
+
+@pytest.mark.parametrize(
+    ("experiment", "attended", "expected"),
+    [("butterflies_ddpm", 4, 113_673_219), ("flowers_ddpm", 3, 61_832_835)],
+)
+def test_parameters_of_the_unconditional_experiments(
+    experiment: str, attended: int, expected: int
+) -> None:
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        given = [f"experiment={experiment}", "data.root=here", "run_dir=here"]
+        config = to_typed(compose("train", given), TrainConfig)
+    options = config.model.architecture
+    assert (options["sample_size"], config.data.resolution, config.data.batch_size) == (
+        128,
+        128,
+        16,
+    )
+    with torch.device("meta"):
+        unet = UNet2DModel(**options)
+    by_hand = unconditional_by_hand(options["block_out_channels"], attended)
+    assert sum(p.numel() for p in unet.parameters()) == by_hand == expected

@@ -38,6 +38,7 @@ LEVELS = {
     "sdlora.callbacks.*": 5,
     "sdlora.evaluator": 4,
     "sdlora.samplers": 4,
+    "sdlora.pixels": 4,
     "sdlora.generate": 4,
     "sdlora.report": 4,
     "sdlora.run_folder": 4,

@@ -24,7 +24,7 @@ from sdlora.data.sources import PortraitSource
 from sdlora.models.sd import StableDiffusion
 from sdlora.models.tokens import token_ids
 from sdlora.module import DiffusionModule, Teacher, TrainingError
-from sdlora.randomness import uniform
+from sdlora.randomness import normal, uniform
 from tests.unit.tiny_training import (
     Stream,
     adapted,
@@ -220,7 +220,8 @@ def test_the_teacher_is_the_bare_base_on_the_same_noisy_samples(
         samples, noise = batch(0), module.objective.noise
         z_0 = module.latents(samples)
         t = noise.sample_timesteps(uniform(module.seed, "timestep", samples.sample_index))
-        z_t = noise.add(z_0, module.draw("noise", samples, z_0), t)
+        eps = normal(z_0.shape[1:], module.seed, "noise", samples.sample_index)
+        z_t = noise.add(z_0, eps, t)
         before = bare.denoise(z_t, t, bare.encode_prompts(prompt).expand(2, -1, -1))
         after = family.denoise(z_t, t, family.encode_prompts(prompt).expand(2, -1, -1))
     change = (before - after).double().square().mean().item()

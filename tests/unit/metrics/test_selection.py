@@ -43,3 +43,9 @@ def test_a_score_that_nobody_asked_for_is_no_condition_and_chooses_nothing() -> 
     assert Rule("face_distance", 0.0).cost(without_clip, BASE) == 0.5
     assert Rule("face_distance", 0.0).cost(scores(0.5, 1.0), without_clip) == 0.5
     assert Rule("clip_score", 0.0).cost(without_clip, without_clip) is None
+
+
+def test_of_the_kernel_distance_less_is_better() -> None:
+    rule, base = Rule("kid", 1.0), Scores(4, {"kid": 3.0})
+    costs = [rule.cost(Scores(4, {"kid": value}), base) for value in (0.5, -0.1, None)]
+    assert costs == [0.5, -0.1, None]

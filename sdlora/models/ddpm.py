@@ -1,0 +1,76 @@
+"""Unconditional diffusion of pixels: one UNet, no VAE, no prompts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from torch import Tensor, nn
+
+from sdlora.models.family import Family
+
+
+class UnconditionalDiffusion(Family):
+    """A UNet that removes noise from pictures themselves; nothing tells it what they show.
+
+    Encoded pictures are their bytes, and "latents" the pixels in [-1, 1].
+
+    Args:
+        unet: The denoiser, of 3 channels.
+        noise_schedule_config: The ``scheduler_config.json`` as a mapping.
+
+    Source:
+        Ho et al. 2020, arXiv:2006.11239.
+    """
+
+    def __init__(self, unet: UNet2DModel, noise_schedule_config: Mapping[str, Any]) -> None:
+        super().__init__(unet, noise_schedule_config)
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def text_encoders(self) -> dict[str, nn.Module]:
+        """None."""
+        return {}
+
+    @property
+    def latent_scale(self) -> int:
+        """1: the UNet works on pixels."""
+        return 1
+
+    @property
+    def encoding_dtype(self) -> torch.dtype:
+        """That of pictures."""
+        return torch.uint8
+
+    def encode_prompts(self, token_ids: Tensor) -> Tensor:
+        """Nothing, ``[B, 0, 0]``."""
+        return token_ids.new_empty((len(token_ids), 0, 0), dtype=torch.float32)
+
+    def prompt_arguments(self, conditioning: Tensor) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """The pictures as bytes, ``[B, 3, H, W]``, uint8; exact where they come from bytes."""
+        return ((pixels + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+    def posterior_shape(self, moments: Tensor) -> tuple[int, ...]:
+        """``(0,)``: a picture is no distribution."""
+        return (0,)
+
+    def latents(self, moments: Tensor, eps: Tensor) -> Tensor:
+        """Pixels in [-1, 1], ``[B, 3, H, W]``, float32; nothing is drawn."""
+        return moments.float() / 127.5 - 1.0
+
+    def denoise(
+        self, z_t: Tensor, t: Tensor, conditioning: Tensor, sizes: Tensor | None = None
+    ) -> Tensor:
+        """The UNet's prediction at noise level ``t``, float32; only ``z_t`` matters beside it."""
+        return self.unet(z_t.to(self.unet.dtype), t).sample.float()
+
+    def pipeline(self) -> DDPMPipeline:
+        """A diffusers pipeline that shares the UNet (no copy)."""
+        return DDPMPipeline(
+            unet=self.unet, scheduler=DDPMScheduler.from_config(dict(self.noise_schedule_config))
+        )
