@@ -26,7 +26,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 class ModelConfig:
     family: str = MISSING
     """Model family: which code holds the parts together. ``sd`` is Stable Diffusion 1.x / 2.x,
-    ``sdxl`` is XL."""
+    ``sdxl`` is XL, ``kolors`` is Kolors."""
     path: str = MISSING
     """Hub id, local folder in the diffusers layout, or ``embedded:NAME`` for the shipped base."""
     revision: str | None = None

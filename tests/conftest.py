@@ -69,3 +69,11 @@ def random_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.models import write_random_xl
 
     return write_random_xl(tmp_path_factory.mktemp("random-xl"))
+
+
+@pytest.fixture(scope="session")
+def random_kolors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Kolors in its folder layout; read it, never write in it."""
+    from tests.models import write_random_kolors
+
+    return write_random_kolors(tmp_path_factory.mktemp("random-kolors") / "kolors")

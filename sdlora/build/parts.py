@@ -27,6 +27,7 @@ from sdlora.config import (
 )
 from sdlora.config_evaluation import EvaluationConfig
 from sdlora.config_lora import LoraConfig, LoraPartConfig
+from sdlora.config_rules import require
 from sdlora.evaluator import DrawSettings
 from sdlora.models.family import Family
 from sdlora.models.layouts import layout_of
@@ -59,8 +60,42 @@ def model_source(config: ModelConfig) -> ModelSource:
 
 
 def check_family(config: ModelConfig) -> None:
-    """Fail on an unknown model family before any weight is read."""
+    """Fail, before any weight is read, on an unknown family or what the family cannot do.
+
+    Raises:
+        ConfigError: Naming key, value and remedy.
+    """
     choice("model.family", config.family, list(families()))
+    layout = layout_of(config.family)
+    require(
+        layout.is_clip or config.clip_skip == 0,
+        "model.clip_skip",
+        config.clip_skip,
+        f"{layout.kind} has no CLIP to leave layers out of; set it to 0",
+    )
+
+
+def check_training(config: TrainConfig) -> None:
+    """Fail, before any weight is read, on training that the model's family cannot do.
+
+    Raises:
+        ConfigError: Naming key, value and remedy.
+    """
+    check_family(config.model)
+    layout = layout_of(config.model.family)
+    method, max_chunks = config.lora.text_encoder.method, config.data.captions.max_chunks
+    require(
+        method == "frozen" or layout.trainable != ("unet",),
+        "lora.text_encoder.method",
+        method,
+        f"the text encoder of {layout.kind} cannot be trained; set lora.text_encoder.method=frozen",
+    )
+    require(
+        layout.is_clip or max_chunks == 1,
+        "data.captions.max_chunks",
+        max_chunks,
+        f"{layout.kind} reads captions in one piece of {layout.max_tokens} tokens; set it to 1",
+    )
 
 
 def model(config: ModelConfig, lora: LoraConfig | None, precision: str, seed: int) -> Family:

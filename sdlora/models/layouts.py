@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.pipelines.kolors.text_encoder import ChatGLMModel
+from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from sdlora.models.family import Family
+from sdlora.models.kolors import Kolors
 from sdlora.models.sd import StableDiffusion
 from sdlora.models.sdxl import StableDiffusionXL
 
@@ -22,7 +25,10 @@ class Layout:
         parts: What has weights -> class, the VAE first.
         tokenizers: One for each text encoder -> class.
         trainable: Parts that may be trained.
-        is_told_sizes: Whether its UNet is told the sizes of pictures.
+        is_clip: Whether CLIP reads its captions: then last layers may be left out, and a long
+            caption takes several chunks.
+        max_tokens: Longest caption in tokens, special ones included; ``None``: as the tokenizer's
+            own files say.
     """
 
     kind: str
@@ -30,7 +36,8 @@ class Layout:
     parts: Mapping[str, Any]
     tokenizers: Mapping[str, Any]
     trainable: tuple[str, ...]
-    is_told_sizes: bool = False
+    is_clip: bool = True
+    max_tokens: int | None = None
 
 
 LAYOUTS = {
@@ -56,7 +63,19 @@ LAYOUTS = {
         },
         tokenizers={"tokenizer": CLIPTokenizer, "tokenizer_2": CLIPTokenizer},
         trainable=("text_encoder", "text_encoder_2", "unet"),
-        is_told_sizes=True,
+    ),
+    "kolors": Layout(
+        kind="Kolors",
+        make=Kolors,
+        parts={
+            "vae": AutoencoderKL,
+            "text_encoder": ChatGLMModel,
+            "unet": UNet2DConditionModel,
+        },
+        tokenizers={"tokenizer": ChatGLMTokenizer},
+        trainable=("unet",),
+        is_clip=False,
+        max_tokens=256,  # max_sequence_length of diffusers' KolorsPipeline
     ),
 }
 """Family (``model.family``) -> its layout."""

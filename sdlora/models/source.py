@@ -117,11 +117,13 @@ def resolve(source: ModelSource, key: str = "model.path") -> Path:
 def check_folder(folder: Path, source: ModelSource) -> None:
     """Fail with the name of the first file that a whole pipeline would have and this one lacks."""
     wanted = ["model_index.json", "scheduler/scheduler_config.json"]
-    for tokenizer in layout_of(source.family).tokenizers:
+    for tokenizer, kind in layout_of(source.family).tokenizers.items():
         wanted.append(f"{tokenizer}/tokenizer_config.json")
         # without a vocabulary, transformers makes an empty tokenizer and says nothing
-        if not (folder / tokenizer / "tokenizer.json").is_file():
-            wanted += [f"{tokenizer}/vocab.json", f"{tokenizer}/merges.txt"]  # the older pair
+        names = dict(kind.vocab_files_names)  # all in one newer file, if it is there, or the others
+        whole = names.pop("tokenizer_file", None)
+        if whole is None or not (folder / tokenizer / whole).is_file():
+            wanted += [f"{tokenizer}/{name}" for name in names.values()]
     for name in wanted:
         if not (folder / name).is_file():
             raise ModelError(
