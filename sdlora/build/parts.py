@@ -53,6 +53,7 @@ def model_source(config: ModelConfig) -> ModelSource:
     return ModelSource(
         path=config.path,
         family=config.family,
+        config=config.config,
         revision=config.revision,
         variant=config.variant,
         vae=config.vae,

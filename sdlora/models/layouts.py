@@ -2,9 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.pipelines.kolors.text_encoder import ChatGLMModel
 from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -25,6 +31,7 @@ class Layout:
         parts: What has weights -> class, the VAE first.
         tokenizers: One for each text encoder -> class.
         trainable: Parts that may be trained.
+        from_single_file: Reads the original code's layout; ``None``: no model lies in one file.
         is_clip: Whether CLIP reads its captions: then last layers may be left out, and a long
             caption takes several chunks.
         max_tokens: Longest caption in tokens, special ones included; ``None``: as the tokenizer's
@@ -36,6 +43,7 @@ class Layout:
     parts: Mapping[str, Any]
     tokenizers: Mapping[str, Any]
     trainable: tuple[str, ...]
+    from_single_file: Callable[..., Any] | None = None
     is_clip: bool = True
     max_tokens: int | None = None
 
@@ -51,6 +59,12 @@ LAYOUTS = {
         },
         tokenizers={"tokenizer": CLIPTokenizer},
         trainable=("text_encoder", "unet"),
+        from_single_file=partial(
+            StableDiffusionPipeline.from_single_file,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ),
     ),
     "sdxl": Layout(
         kind="Stable Diffusion XL",
@@ -63,6 +77,7 @@ LAYOUTS = {
         },
         tokenizers={"tokenizer": CLIPTokenizer, "tokenizer_2": CLIPTokenizer},
         trainable=("text_encoder", "text_encoder_2", "unet"),
+        from_single_file=StableDiffusionXLPipeline.from_single_file,
     ),
     "kolors": Layout(
         kind="Kolors",
