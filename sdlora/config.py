@@ -26,13 +26,17 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 class ModelConfig:
     family: str = MISSING
     """Model family: which code holds the parts together. ``sd`` is Stable Diffusion 1.x / 2.x,
-    ``sdxl`` is XL, ``ddpm`` an unconditional model of pixels."""
+    ``sdxl`` is XL, ``kolors`` is Kolors, ``ddpm`` an unconditional model of pixels."""
     path: str | None = MISSING
-    """Hub id, local folder in the diffusers layout, or ``embedded:NAME`` for the shipped base;
-    ``null``: random weights of ``model.architecture`` (ddpm only)."""
+    """Hub id, local folder in the diffusers layout, checkpoint in one ``.safetensors`` file, or
+    ``embedded:NAME`` for the shipped base; ``null``: random weights of ``model.architecture`` (ddpm
+    only)."""
     architecture: dict[str, Any] = field(default_factory=dict)
     """Options of the UNet (of diffusers' ``UNet2DModel``) where ``model.path`` is null; a folder
     brings its own."""
+    config: str | None = None
+    """For a checkpoint in one file, which holds weights alone: Hub id or folder whose configs and
+    tokenizers go with it (a v-prediction model needs one that says so). Only those are fetched."""
     revision: str | None = None
     """Hub branch, tag or commit."""
     variant: str | None = None
@@ -43,7 +47,8 @@ class ModelConfig:
     """How many of the text encoder's last layers to leave out (SDXL never uses the last one; these
     are further ones); >= 0."""
     vae: str | None = None
-    """Another VAE instead of the model's own: Hub id or folder, such as sdxl-vae-fp16-fix."""
+    """Another VAE instead of the model's own: Hub id, folder or ``.safetensors`` file, such as
+    sdxl-vae-fp16-fix."""
     vae_precision: str | None = None
     """Precision of the VAE: fp32, bf16 or fp16; ``null``: that of the run."""
 

@@ -10,6 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
+CACHE_FOLDER = "SDLORA_CACHE"
+"""Environment variable that names the folder of the cache for all runs."""
+
+
+def user_cache_folder() -> Path:
+    """Where the cache lies if the config does not say: the environment's folder, or the user's."""
+    named = os.environ.get(CACHE_FOLDER)
+    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("sdlora"))
+
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
@@ -60,6 +71,12 @@ def sha256(path: Path | str) -> str:
     """Hex SHA-256 of a file's bytes."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_mark(path: Path) -> str:
+    """Tells a file from what it was: path, size and times, as for git; hashing takes too long."""
+    stat = path.stat()
+    return f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 
 
 def remove_stale_temporaries(folder: Path) -> list[Path]:

@@ -32,7 +32,8 @@ def write_model_card(
     Args:
         folder: Of the exported LoRA.
         name: Its title, and the kohya file's name.
-        family: ``stable-diffusion`` or ``stable-diffusion-xl``, as the Hub's tags have it.
+        family: ``stable-diffusion``, ``stable-diffusion-xl`` or ``kolors``, as the Hub's tags have
+            it.
         base_model: The base's id on the Hub, if it has one.
         trigger: The words that call what was trained, if there are some.
         samples: Prompts and the pictures drawn with them; the first four are shown.

@@ -72,6 +72,14 @@ def random_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def random_bases(random_base: Path, random_xl: Path) -> dict[str, Path]:
+def random_kolors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Kolors in its folder layout; read it, never write in it."""
+    from tests.models import write_random_kolors
+
+    return write_random_kolors(tmp_path_factory.mktemp("random-kolors") / "kolors")
+
+
+@pytest.fixture(scope="session")
+def random_bases(random_base: Path, random_xl: Path, random_kolors: Path) -> dict[str, Path]:
     """A small random base of each model family, by ``model.family``."""
-    return {"sd": random_base, "sdxl": random_xl}
+    return {"sd": random_base, "sdxl": random_xl, "kolors": random_kolors}

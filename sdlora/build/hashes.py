@@ -8,7 +8,7 @@ from sdlora.build.parts import model_source
 from sdlora.build.sources import file_index
 from sdlora.config import TrainConfig
 from sdlora.data.sources import record
-from sdlora.files import sha256
+from sdlora.files import file_mark, sha256
 from sdlora.models.layouts import layout_of
 from sdlora.models.source import part_folder, resolve
 
@@ -55,15 +55,10 @@ def file_hashes(parts: Sequence[str], config: TrainConfig) -> dict[str, str]:
         for path in sorted(place.rglob("*"))
         if path.is_file()
     }
-    marks = {path: _mark(path) for path in files}
+    marks = {path: file_mark(path) for path in files}
     with file_index(config.data) as index:
         known = index.facts(_KIND, list(marks.values()))
         fresh = {mark: sha256(path) for path, mark in marks.items() if mark not in known}
         index.store_facts(_KIND, fresh)
     found = {**known, **fresh}
     return {files[path]: found[mark] for path, mark in marks.items()}
-
-
-def _mark(path: Path) -> str:
-    stat = path.stat()
-    return f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"

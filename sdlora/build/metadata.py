@@ -23,6 +23,9 @@ from sdlora.run_folder import now, started_at
 SD2_TEXT_WIDTH = 1024
 """Width of the text encoder that tells Stable Diffusion 2 (OpenCLIP ViT-H) from 1 (768)."""
 
+CARD_TAGS = {"sdxl": "stable-diffusion-xl", "kolors": "kolors"}
+"""Family -> the tag of its models on the Hugging Face Hub; the others are ``stable-diffusion``."""
+
 MOST_TAGS = 1000
 """So many of the commonest tags go into the header, which must stay small."""
 
@@ -133,7 +136,7 @@ def write_card(job: TrainingJob, last: Evaluation | None) -> list[Path]:
     return write_model_card(
         job.folder / "lora",
         name=config.export.name,
-        family="stable-diffusion-xl" if config.model.family == "sdxl" else "stable-diffusion",
+        family=CARD_TAGS.get(config.model.family, "stable-diffusion"),
         base_model=base,
         trigger=trigger_phrase(config),
         samples=[(prompt.text, image) for prompt, image in samples],

@@ -67,6 +67,7 @@ def model_source(config: ModelConfig) -> ModelSource:
     return ModelSource(
         path=str(path),
         family=config.family,
+        config=config.config,
         revision=config.revision,
         variant=config.variant,
         scratch=("unet",) if is_new else tuple(config.scratch),
@@ -76,8 +77,42 @@ def model_source(config: ModelConfig) -> ModelSource:
 
 
 def check_family(config: ModelConfig) -> None:
-    """Fail on an unknown model family before any weight is read."""
+    """Fail, before any weight is read, on an unknown family or what the family cannot do.
+
+    Raises:
+        ConfigError: Naming key, value and remedy.
+    """
     choice("model.family", config.family, list(families()))
+    layout = layout_of(config.family)
+    require(
+        layout.is_clip or config.clip_skip == 0,
+        "model.clip_skip",
+        config.clip_skip,
+        f"{layout.kind} has no CLIP to leave layers out of; set it to 0",
+    )
+
+
+def check_training(config: TrainConfig) -> None:
+    """Fail, before any weight is read, on training that the model's family cannot do.
+
+    Raises:
+        ConfigError: Naming key, value and remedy.
+    """
+    check_family(config.model)
+    layout = layout_of(config.model.family)
+    method, max_chunks = config.lora.text_encoder.method, config.data.captions.max_chunks
+    require(
+        method == "frozen" or layout.trainable != ("unet",),
+        "lora.text_encoder.method",
+        method,
+        f"the text encoder of {layout.kind} cannot be trained; set lora.text_encoder.method=frozen",
+    )
+    require(
+        layout.is_clip or max_chunks == 1,
+        "data.captions.max_chunks",
+        max_chunks,
+        f"{layout.kind} reads captions in one piece of {layout.max_tokens} tokens; set it to 1",
+    )
 
 
 def model(config: ModelConfig, lora: LoraConfig | None, precision: str, seed: int) -> Family:

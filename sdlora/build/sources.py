@@ -1,10 +1,7 @@
 """Typed config -> where the captioned pictures come from."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
-
-import platformdirs
 
 from sdlora.config_data import CacheConfig, DataConfig
 from sdlora.data.archive import unpacked
@@ -15,10 +12,8 @@ from sdlora.data.index import FileIndex
 from sdlora.data.sources import PictureSource, PortraitSource, WithClassPictures
 from sdlora.data.streamed_batches import Head
 from sdlora.data.streaming import StreamedSource
+from sdlora.files import user_cache_folder
 from sdlora.progress import Progress
-
-CACHE_FOLDER = "SDLORA_CACHE"
-"""Environment variable that names the folder of the cache for all runs."""
 
 HELD_OUT = "held_out"
 """Name of a folder in a root whose pictures training never reads; scores compare with them."""
@@ -31,8 +26,7 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 def cache_folder(config: CacheConfig) -> Path:
     """Where the cache lies: the config's folder, else the environment's, else the user's."""
-    named = config.dir or os.environ.get(CACHE_FOLDER)
-    return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("sdlora"))
+    return Path(config.dir).expanduser() if config.dir else user_cache_folder()
 
 
 def file_index(data: DataConfig) -> FileIndex:

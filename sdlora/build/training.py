@@ -65,6 +65,7 @@ def check_data(config: TrainConfig, folder: Path, progress: Progress) -> None:
     Raises:
         DataError: Listing all that cannot be trained on.
     """
+    parts.check_training(config)
     data = checked_data(config, folder, progress)
     sheet = write_data_sheet(config, data, folder, progress)
     written = [folder / FILE_NAME, *draw_contact_sheets(data, sheet, folder, progress)]
@@ -227,7 +228,7 @@ def _best(job: TrainingJob) -> BestAdapter | None:
 
 def _checkpoint_to_resume(config: TrainConfig, folder: Path, progress: Progress) -> Path | None:
     """The newest whole checkpoint, if a run is resumed that may be."""
-    parts.check_family(config.model)
+    parts.check_training(config)
     if not config.resume:
         refuse_used(folder)
         return None

@@ -35,7 +35,7 @@ def caption_findings(
             picture.name,
             "cut_caption",
             f"too long for the tokenizer, which does not see {_excerpt(lost.strip())}; "
-            "shorten it or raise data.captions.max_chunks",
+            "shorten it or, where CLIP reads it, raise data.captions.max_chunks",
             WARNING,
         )
         for picture, lost in zip(pictures, cut, strict=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sdlora.adapters.formats import DIFFUSERS_FILE, apply_lora, read_lora
 from sdlora.adapters.lora import ADAPTER, adapted_layers, lora_state_dict
+from sdlora.adapters.writing import adapted_parts
 
 TOLERANCE = 1e-4
 """Largest difference of outputs, relative to the largest output (at least 1). Both sides are the
@@ -31,10 +32,10 @@ def prove_export(
 ) -> dict[str, float]:
     """Load an export back as its users will, and compare with the model that was trained.
 
-    Outputs are compared on fixed inputs in float32 (exact for weights kept in 16 bits), so that
-    rounding hides nothing. Adapter weights and scales are compared as well: a layer that hardly
-    trained has no effect that an output would show. diffusers reads the kohya file, or, where it
-    cannot (DoRA, alphas that differ by layer), this project's own reader.
+    Outputs of adapted parts are compared on fixed inputs in float32 (exact for weights kept in 16
+    bits), so that rounding hides nothing. Adapter weights and scales are compared as well: a layer
+    that hardly trained has no effect that an output would show. diffusers reads the kohya file, or,
+    where it cannot (DoRA, alphas that differ by layer), this project's own reader.
 
     Args:
         folder: As ``export_lora`` left it.
@@ -42,13 +43,15 @@ def prove_export(
         parts: The trained parts, by their names as attributes of the pipeline.
 
     Returns:
-        Largest absolute difference by ``layout/part``: layouts ``diffusers``, ``kohya``, ``peft``.
+        Largest absolute difference by ``layout/part`` of adapted parts: layouts ``diffusers``,
+        ``kohya``, ``peft``.
 
     Raises:
         ExportError: If a difference is larger than ``TOLERANCE``, or an adapter's layers, weights
             or scales are not the same.
+        LoraError: If no part carries an adapter.
     """
-    expected = outputs(parts)
+    expected = outputs(adapted_parts(parts))  # the others are as they were, and may be large
     paths = {"diffusers": folder / DIFFUSERS_FILE, "kohya": _kohya_file(folder), "peft": folder}
     differences: dict[str, float] = {}
     for layout, path in paths.items():
@@ -70,18 +73,19 @@ def prove_file(
         layout: ``diffusers``, ``kohya`` or ``peft``: which loader reads it.
         fresh_pipeline: Gives the base model anew.
         parts: The trained parts.
-        expected: What they give: :func:`outputs` of them.
+        expected: What those with an adapter give: :func:`outputs` of them.
     """
     pipeline = fresh_pipeline()
     fresh: dict[str, nn.Module] = {part: getattr(pipeline, part) for part in parts}
-    for part, module in fresh.items():
-        module.to(next(parts[part].parameters()).device).float()
+    for part in expected:
+        fresh[part].to(next(parts[part].parameters()).device).float()
     LOADERS[layout](path, pipeline, fresh)
-    found = outputs(fresh)
-    differences = {}
     for part, trained in parts.items():
+        _require_same_adapter(f"{path}: {layout}/{part}", trained, fresh[part])
+    found = outputs({part: fresh[part] for part in expected})
+    differences = {}
+    for part in expected:
         what = f"{layout}/{part}"
-        _require_same_adapter(f"{path}: {what}", trained, fresh[part])
         differences[what] = float((expected[part] - found[part]).abs().max())
         limit = TOLERANCE * max(1.0, float(expected[part].abs().max()))
         if not differences[what] <= limit:

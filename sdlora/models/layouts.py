@@ -2,13 +2,23 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
+from diffusers.pipelines.kolors.text_encoder import ChatGLMModel
+from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from sdlora.models.ddpm import UnconditionalDiffusion
 from sdlora.models.family import Family
+from sdlora.models.kolors import Kolors
 from sdlora.models.sd import StableDiffusion
 from sdlora.models.sdxl import StableDiffusionXL
 
@@ -23,8 +33,12 @@ class Layout:
         parts: What has weights -> class, the VAE first, if there is one.
         tokenizers: One for each text encoder -> class; none where nothing tells what to draw.
         trainable: Parts that may be trained.
-        is_told_sizes: Whether its UNet is told the sizes of pictures.
         blank: A folder without weights, for a UNet that the config describes.
+        from_single_file: Reads the original code's layout; ``None``: no model lies in one file.
+        is_clip: Whether CLIP reads its captions: then last layers may be left out, and a long
+            caption takes several chunks.
+        max_tokens: Longest caption in tokens, special ones included; ``None``: as the tokenizer's
+            own files say.
     """
 
     kind: str
@@ -32,8 +46,10 @@ class Layout:
     parts: Mapping[str, Any]
     tokenizers: Mapping[str, Any]
     trainable: tuple[str, ...]
-    is_told_sizes: bool = False
     blank: str | None = None
+    from_single_file: Callable[..., Any] | None = None
+    is_clip: bool = True
+    max_tokens: int | None = None
 
 
 LAYOUTS = {
@@ -47,6 +63,12 @@ LAYOUTS = {
         },
         tokenizers={"tokenizer": CLIPTokenizer},
         trainable=("text_encoder", "unet"),
+        from_single_file=partial(
+            StableDiffusionPipeline.from_single_file,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ),
     ),
     "sdxl": Layout(
         kind="Stable Diffusion XL",
@@ -59,7 +81,20 @@ LAYOUTS = {
         },
         tokenizers={"tokenizer": CLIPTokenizer, "tokenizer_2": CLIPTokenizer},
         trainable=("text_encoder", "text_encoder_2", "unet"),
-        is_told_sizes=True,
+        from_single_file=StableDiffusionXLPipeline.from_single_file,
+    ),
+    "kolors": Layout(
+        kind="Kolors",
+        make=Kolors,
+        parts={
+            "vae": AutoencoderKL,
+            "text_encoder": ChatGLMModel,
+            "unet": UNet2DConditionModel,
+        },
+        tokenizers={"tokenizer": ChatGLMTokenizer},
+        trainable=("unet",),
+        is_clip=False,
+        max_tokens=256,  # max_sequence_length of diffusers' KolorsPipeline
     ),
     "ddpm": Layout(
         kind="unconditional diffusion model of pixels",

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import CLIPTextConfig
 
 from sdlora.models.family import Family
 from sdlora.models.layouts import LAYOUTS, Layout, layout_of
@@ -56,8 +55,11 @@ def load_family(source: ModelSource, seed: int) -> Family:
 
 def load_tokenizers(folder: Path, family: str) -> list[Any]:
     """The tokenizers alone, of a whole folder; captions are checked with them before any weight."""
-    tokenizers = layout_of(family).tokenizers
-    return [each.from_pretrained(folder / name) for name, each in tokenizers.items()]
+    layout = layout_of(family)
+    known = {} if layout.max_tokens is None else {"model_max_length": layout.max_tokens}
+    return [
+        kind.from_pretrained(folder / name, **known) for name, kind in layout.tokenizers.items()
+    ]
 
 
 def empty_part(name: str, source: ModelSource) -> nn.Module:
@@ -78,18 +80,18 @@ def _check_kind(source: ModelSource, parts: Mapping[str, Any], layout: Layout) -
         _check_unconditional(source, parts["unet"].config, layout)
         return
     unet, vae = parts["unet"].config, parts["vae"].config
-    sized = unet.get("addition_embed_type") == "text_time"
-    if sized != layout.is_told_sizes:
-        other = "sdxl" if sized else "sd"
+    found = _family_of(unet)
+    if LAYOUTS[found] is not layout:
         raise ModelError(
-            f"model.path={source.path}: its UNet is {'' if sized else 'not '}told the sizes of "
-            f"pictures, as SDXL's is: no {layout.kind}; set model.family={other}"
+            f"model.path={source.path}: its UNet is that of {LAYOUTS[found].kind}, no "
+            f"{layout.kind}; set model.family={found}"
         )
     encoders = [part for name, part in parts.items() if name.startswith("text_encoder")]
     width = sum(encoder.config.hidden_size for encoder in encoders)
+    text = "encoder_hid_dim" if unet.get("encoder_hid_dim") else "cross_attention_dim"
     for what, has, needs in (
         ("unet's in_channels", unet.in_channels, vae.latent_channels),
-        ("unet's cross_attention_dim", unet.cross_attention_dim, width),
+        (f"unet's {text}", unet[text], width),
     ):
         if has != needs:
             raise ModelError(
@@ -110,6 +112,13 @@ def _check_unconditional(source: ModelSource, unet: Mapping[str, Any], layout: L
             raise ModelError(
                 f"{key}: the unet's {what} is {has}, not {needs}: no {layout.kind}; choose another"
             )
+
+
+def _family_of(unet: Mapping[str, Any]) -> str:
+    """The family that has such UNets."""
+    if unet.get("encoder_hid_dim_type") == "text_proj":
+        return "kolors"
+    return "sdxl" if unet.get("addition_embed_type") == "text_time" else "sd"
 
 
 def _load_part(name: str, folder: Path, source: ModelSource, seed: int) -> nn.Module:
@@ -149,5 +158,5 @@ def _random_part(name: str, folder: Path, source: ModelSource, seed: int) -> nn.
 def _from_config(name: str, folder: Path, source: ModelSource) -> nn.Module:
     kind = layout_of(source.family).parts[name]
     if name.startswith("text_encoder"):
-        return kind(CLIPTextConfig.from_pretrained(folder / name))
+        return kind(kind.config_class.from_pretrained(folder / name))
     return kind.from_config(part_config(name, folder, source))

@@ -76,14 +76,8 @@ class StableDiffusionXL(LatentFamily):
         self, z_t: Tensor, t: Tensor, conditioning: Tensor, sizes: Tensor | None = None
     ) -> Tensor:
         """The UNet's prediction at noise level ``t``, float32, shaped like ``z_t``."""
-        assert sizes is not None, "SDXL is told the sizes of pictures"
-        dtype = self.unet.dtype
-        told = self.prompt_arguments(conditioning.to(dtype))
-        added = {"text_embeds": told["pooled_prompt_embeds"], "time_ids": sizes.to(z_t.device)}
-        predicted = self.unet(
-            z_t.to(dtype), t, told["prompt_embeds"], added_cond_kwargs=added
-        ).sample
-        return predicted.float()
+        told = self.prompt_arguments(conditioning)
+        return denoise_sized(self.unet, z_t, t, told, sizes)
 
     def prompt_arguments(self, conditioning: Tensor) -> dict[str, Tensor]:
         """Token embeddings and pooled embedding."""
@@ -108,3 +102,32 @@ class StableDiffusionXL(LatentFamily):
 
     def _encoders(self) -> Sequence[nn.Module]:
         return self.text_encoder, self.text_encoder_2
+
+
+def denoise_sized(
+    unet: UNet2DConditionModel,
+    z_t: Tensor,
+    t: Tensor,
+    told: Mapping[str, Tensor],
+    sizes: Tensor | None,
+) -> Tensor:
+    """The prediction of a UNet that is told the sizes of pictures and a pooled embedding.
+
+    Args:
+        unet: The denoiser, with ``addition_embed_type: text_time``.
+        z_t: Noisy latents, ``[B, C, h, w]``.
+        t: Timesteps, ``[B]``.
+        told: ``prompt_embeds`` ``[B, L, D]`` and ``pooled_prompt_embeds`` ``[B, P]``.
+        sizes: As ``Family.denoise`` takes them, ``[B, 6]``.
+
+    Returns:
+        Float32, shaped like ``z_t``.
+    """
+    assert sizes is not None, "this UNet is told the sizes of pictures"
+    dtype = unet.dtype
+    added = {
+        "text_embeds": told["pooled_prompt_embeds"].to(dtype),
+        "time_ids": sizes.to(z_t.device),
+    }
+    prompts = told["prompt_embeds"].to(dtype)
+    return unet(z_t.to(dtype), t, prompts, added_cond_kwargs=added).sample.float()

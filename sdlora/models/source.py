@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from sdlora.models.layouts import layout_of
+from sdlora.models.single_file import ENDINGS, SingleFileError, converted_model, converted_vae
 
 EMBEDDED = "embedded:"
 """A path that begins so names a folder inside the package's own assets."""
@@ -30,7 +31,9 @@ class ModelSource:
     """Where a base model comes from and how it is held.
 
     Attributes:
-        path: Hub id, local folder in the diffusers layout, or ``embedded:NAME``.
+        path: Hub id, local folder in the diffusers layout, ``embedded:NAME``, or a checkpoint in
+            one ``.safetensors`` file of the original code's layout.
+        config: For such a file: Hub id or folder with configs and tokenizers of its architecture.
         family: ``model.family``: a key of ``LAYOUTS``, or a name that a package adds.
         revision: Hub branch, tag or commit; ``None`` for the default branch.
         variant: Weight file variant, e.g. ``"fp16"``.
@@ -38,13 +41,15 @@ class ModelSource:
         trained: Parts whose own weights train; they are kept in float32.
         scratch: Parts that start from random weights instead of the files'.
         clip_skip: Last text-encoder layers to leave out.
-        vae: Another VAE in place of the model's own: Hub id, or folder with its ``config.json``.
+        vae: Another VAE in place of the model's own: Hub id, folder with its ``config.json``, or
+            ``.safetensors`` file of the original code's layout.
         vae_dtype: Precision of the VAE; ``None``: ``frozen_dtype``.
         architecture: Options of a UNet from random weights, over those of the folder's config.
     """
 
     path: str
     family: str = "sd"
+    config: str | None = None
     revision: str | None = None
     variant: str | None = None
     frozen_dtype: torch.dtype = torch.float32
@@ -82,6 +87,12 @@ def part_folder(part: str, base: Path, source: ModelSource) -> Path:
     """
     if part != "vae" or source.vae is None:
         return base / part
+    file = Path(source.vae).expanduser()
+    if file.suffix in ENDINGS:
+        try:
+            return converted_vae(file, base)
+        except SingleFileError as error:
+            raise ModelError(f"model.vae={source.vae}: {error}") from error
     own = resolve(ModelSource(source.vae, revision=None), key="model.vae")
     return own if (own / "config.json").is_file() else own / "vae"
 
@@ -101,36 +112,64 @@ def pixel_steps(folder: Path, source: ModelSource) -> tuple[int, int]:
     return scale, scale * halvings
 
 
-def resolve(source: ModelSource, key: str = "model.path") -> Path:
-    """The local folder of a base model, fetched from the Hub if it is an id.
+def resolve(source: ModelSource, key: str = "model.path", weights: bool = True) -> Path:
+    """The local folder of a base model, fetched from the Hub or converted from one file.
 
     Args:
         source: Where from.
         key: Of the config, that names it; for messages.
+        weights: Whether they are fetched along; configs and tokenizers always are.
 
     Raises:
-        ModelError: If it is neither a folder nor a Hub id that can be fetched.
+        ModelError: If it is neither a folder, nor a file that can be converted, nor a Hub id that
+            can be fetched.
     """
     if source.path.startswith(EMBEDDED):
         return Path(str(resources.files("sdlora") / "assets" / source.path.removeprefix(EMBEDDED)))
-    if Path(source.path).expanduser().is_dir():
-        return Path(source.path).expanduser()
+    path = Path(source.path).expanduser()
+    if path.is_dir():
+        return path
+    if path.suffix in ENDINGS:
+        try:
+            return converted_model(
+                path, source.family, str(source.config), lambda: _config_folder(source)
+            )
+        except SingleFileError as error:
+            raise ModelError(f"{key}={source.path}: {error}") from error
     if source.path.count("/") != 1 or source.path.startswith((".", "/", "~")):
         raise ModelError(
             f"{key}={source.path}: no such folder; give a folder in the diffusers layout "
             "(it holds model_index.json), or a Hub id such as owner/name"
         )
-    return _fetch(source, key)
+    return _fetch(source, key, weights)
+
+
+def _config_folder(source: ModelSource) -> Path:
+    """The folder whose configs and tokenizers go with a model in one file."""
+    if source.config is None:
+        raise ModelError(
+            f"model.config=None: {source.path} holds weights alone; name the Hub id or the folder "
+            "that has the configs and tokenizers of its architecture"
+        )
+    folder = resolve(ModelSource(source.config), key="model.config", weights=False)
+    if not (folder / "model_index.json").is_file():
+        raise ModelError(
+            f"model.config={source.config}: no model_index.json in {folder}; name a whole pipeline "
+            "in the diffusers layout (its weights may be missing)"
+        )
+    return folder
 
 
 def check_folder(folder: Path, source: ModelSource) -> None:
     """Fail with the name of the first file that a whole pipeline would have and this one lacks."""
     wanted = ["model_index.json", "scheduler/scheduler_config.json"]
-    for tokenizer in layout_of(source.family).tokenizers:
+    for tokenizer, kind in layout_of(source.family).tokenizers.items():
         wanted.append(f"{tokenizer}/tokenizer_config.json")
         # without a vocabulary, transformers makes an empty tokenizer and says nothing
-        if not (folder / tokenizer / "tokenizer.json").is_file():
-            wanted += [f"{tokenizer}/vocab.json", f"{tokenizer}/merges.txt"]  # the older pair
+        names = dict(kind.vocab_files_names)  # all in one newer file, if it is there, or the others
+        whole = names.pop("tokenizer_file", None)
+        if whole is None or not (folder / tokenizer / whole).is_file():
+            wanted += [f"{tokenizer}/{name}" for name in names.values()]
     for name in wanted:
         if not (folder / name).is_file():
             raise ModelError(
@@ -181,11 +220,11 @@ def _check_part(part: str, folder: Path, source: ModelSource) -> None:
     )
 
 
-def _fetch(source: ModelSource, key: str) -> Path:
+def _fetch(source: ModelSource, key: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
+    patterns = ["*.json", "*.txt", "*.model", *(["*.safetensors"] if weights else [])]
     try:
         return Path(
             snapshot_download(source.path, revision=source.revision, allow_patterns=patterns)

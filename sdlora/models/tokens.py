@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, takewhile
+from typing import Any
 
 import torch
+from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
 from torch import Tensor
-from transformers import CLIPTokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +23,14 @@ class Tokens:
     cut: list[str]
 
 
-def tokenize(
-    tokenizers: Sequence[CLIPTokenizer], captions: Sequence[str], num_chunks: int = 1
-) -> Tokens:
+def tokenize(tokenizers: Sequence[Any], captions: Sequence[str], num_chunks: int = 1) -> Tokens:
     """Encode captions in chunks of the tokenizer's length ``L`` (77 for CLIP).
 
-    Each chunk has its own start and end token around up to ``L - 2`` tokens of text, and is padded;
-    a caption takes all its chunks, however short it is, so that all have one shape. With one chunk
-    this is the tokenizer's own padding and truncation. What several tokenizers give stands side by
-    side; the first says what is cut (SDXL's two differ in nothing but the padding). Without any,
-    captions are not read: no ids, nothing cut.
+    Each chunk has its own two special tokens around (CLIP) or before (ChatGLM) up to ``L - 2``
+    tokens of text, and is padded; a caption takes all its chunks, however short it is, so that all
+    have one shape. With one chunk this is the tokenizer's own padding and truncation. What several
+    tokenizers give stands side by side; the first says what is cut (SDXL's two differ in nothing
+    but the padding). Without any, captions are not read: no ids, nothing cut.
     """
     if not tokenizers:
         none = torch.empty((len(captions), 0), dtype=torch.int64)
@@ -40,11 +39,10 @@ def tokenize(
     return Tokens(ids=torch.cat(ids, dim=1), cut=cuts[0])
 
 
-def _tokenize(
-    tokenizer: CLIPTokenizer, captions: Sequence[str], num_chunks: int
-) -> tuple[Tensor, list[str]]:
+def _tokenize(tokenizer: Any, captions: Sequence[str], num_chunks: int) -> tuple[Tensor, list[str]]:
     length = tokenizer.model_max_length
-    room = length - 2
+    before, after = _special_tokens(tokenizer)
+    room = length - len(before) - len(after)
     texts = []
     if captions:  # transformers fails on none; not verbose: it would warn of what chunks are for
         texts = tokenizer(
@@ -53,17 +51,19 @@ def _tokenize(
     runs = _runs(tokenizer)
     texts = [[each for token in text for each in runs.get(token, (token,))] for text in texts]
     ids = torch.full((len(texts), num_chunks, length), int(tokenizer.pad_token_id))
+    is_left = tokenizer.padding_side == "left"
     cut = []
     for row, tokens in zip(ids, texts, strict=True):
         for chunk, start in zip(row, range(0, num_chunks * room, room), strict=True):
-            words = [tokenizer.bos_token_id, *tokens[start : start + room], tokenizer.eos_token_id]
-            chunk[: len(words)] = torch.tensor(words)
+            words = torch.tensor([*before, *tokens[start : start + room], *after])
+            where = slice(-len(words), None) if is_left else slice(len(words))
+            chunk[where] = words
         lost = tokens[num_chunks * room :]
         cut.append(str(tokenizer.decode(lost)) if lost else "")
     return ids.flatten(1), cut
 
 
-def _runs(tokenizer: CLIPTokenizer) -> dict[int, list[int]]:
+def _runs(tokenizer: Any) -> dict[int, list[int]]:
     """The first id of a new word of several vectors -> all its ids: ``word``, ``word_1``, ..."""
     added = tokenizer.added_tokens_encoder
     runs = {}
@@ -73,8 +73,13 @@ def _runs(tokenizer: CLIPTokenizer) -> dict[int, list[int]]:
     return runs
 
 
-def token_ids(
-    tokenizers: Sequence[CLIPTokenizer], num_chunks: int, captions: Sequence[str]
-) -> Tensor:
+def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """What stands before and after a text: CLIP's start and end, ChatGLM's two starts."""
+    if isinstance(tokenizer, ChatGLMTokenizer):
+        return tokenizer.get_prefix_tokens(), []
+    return [tokenizer.bos_token_id], [tokenizer.eos_token_id]
+
+
+def token_ids(tokenizers: Sequence[Any], num_chunks: int, captions: Sequence[str]) -> Tensor:
     """Token ids alone, ``[n, tokenizers * chunks * L]``; plain, so that worker processes get it."""
     return tokenize(tokenizers, captions, num_chunks).ids

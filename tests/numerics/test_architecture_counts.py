@@ -1,11 +1,13 @@
-"""The numbers of the real UNets, on torch's meta device: shapes without weights."""
+"""The numbers of the real models, on torch's meta device: shapes without weights."""
 
 from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
+from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
 from hydra import compose, initialize_config_dir
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from sdlora.adapters.lora import add_lora
 from sdlora.adapters.spec import LoraSpec
@@ -81,10 +83,27 @@ SDXL_UNET: dict[str, Any] = {  # unet/config.json of Stable Diffusion XL base 1.
 }
 
 
-def test_lora_on_the_attention_of_sdxl() -> None:
+KOLORS_UNET: dict[str, Any] = {  # unet/config.json of Kolors: SDXL's, told otherwise of prompts
+    **SDXL_UNET,
+    "encoder_hid_dim": 4096,
+    "encoder_hid_dim_type": "text_proj",
+    "projection_class_embeddings_input_dim": 5632,
+}
+SDXL_PARAMETERS = 2_567_463_684
+# by hand: the pooled text is 5632 - 2816 wider, and is projected to 1280; so are the states, from
+# 4096 to 2048, with a bias
+KOLORS_PARAMETERS = SDXL_PARAMETERS + (5632 - 2816) * 1280 + (4096 + 1) * 2048
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [(SDXL_UNET, SDXL_PARAMETERS), (KOLORS_UNET, KOLORS_PARAMETERS)],
+    ids=["sdxl", "kolors"],
+)
+def test_lora_on_the_attention_of_sdxl_and_kolors(config: dict[str, Any], parameters: int) -> None:
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**SDXL_UNET)
-    assert sum(p.numel() for p in unet.parameters()) == 2_567_463_684
+        unet = UNet2DConditionModel(**config)
+    assert sum(p.numel() for p in unet.parameters()) == parameters
     unet.requires_grad_(False)
     spec = LoraSpec(r=8, alpha=8.0, dropout=0.0, targets=("to_q", "to_k", "to_v", "to_out.0"))
     add_lora(unet, spec, seed=0)
@@ -158,3 +177,69 @@ def test_parameters_of_the_unconditional_experiments(
         unet = UNet2DModel(**options)
     by_hand = unconditional_by_hand(options["block_out_channels"], attended)
     assert sum(p.numel() for p in unet.parameters()) == by_hand == expected
+
+
+def test_parameters_of_the_language_model_of_kolors() -> None:
+    """ChatGLM3-6B, text_encoder/config.json of Kolors; a number that its authors publish."""
+    config = ChatGLMConfig(
+        add_qkv_bias=True,
+        ffn_hidden_size=13696,
+        hidden_size=4096,
+        kv_channels=128,
+        multi_query_attention=True,
+        multi_query_group_num=2,
+        num_attention_heads=32,
+        num_layers=28,
+        original_rope=True,
+        padded_vocab_size=65024,
+        seq_length=32768,
+    )
+    model = ChatGLMModel(config, device="meta")
+    assert sum(p.numel() for p in model.parameters()) == 6_243_584_000
+
+
+SD21_UNET: dict[str, Any] = {  # unet/config.json of Stable Diffusion 2.1: as 1.5, other attention
+    **SD15_UNET,
+    "attention_head_dim": (5, 10, 20, 20),
+    "cross_attention_dim": 1024,
+    "use_linear_projection": True,
+}
+
+
+def test_lora_on_the_attention_of_sd21() -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**SD21_UNET)
+    assert sum(p.numel() for p in unet.parameters()) == 865_910_724
+    unet.requires_grad_(False)
+    spec = LoraSpec(r=8, alpha=8.0, dropout=0.0, targets=("to_q", "to_k", "to_v", "to_out.0"))
+    add_lora(unet, spec, seed=0)
+    trained = {name: p for name, p in unet.named_parameters() if p.requires_grad}
+    assert len({name.partition(".lora_")[0] for name in trained}) == 16 * 2 * 4
+    # as for 1.5 above, with the output layers of both attentions, and text of width 1024
+    widths = [320] * 5 + [640] * 5 + [1280] * 6
+    by_hand = 8 * sum(6 * 2 * c + 2 * (1024 + c) for c in widths)
+    assert sum(p.numel() for p in trained.values()) == by_hand
+
+
+def test_lora_on_the_text_encoder_of_sd21() -> None:
+    """OpenCLIP ViT-H without its last layer, text_encoder/config.json of Stable Diffusion 2.1."""
+    config = CLIPTextConfig(
+        hidden_act="gelu",
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_attention_heads=16,
+        num_hidden_layers=23,
+        projection_dim=512,
+    )
+    with torch.device("meta"):
+        encoder = CLIPTextModel(config)
+    # by hand: tokens and places; in a layer four projections, the feed-forward, two norms; a norm
+    layer = 4 * 1025 * 1024 + 1025 * 4096 + 4097 * 1024 + 2 * 2048
+    by_hand = (49408 + 77) * 1024 + 23 * layer + 2048
+    assert sum(p.numel() for p in encoder.parameters()) == by_hand == 340_387_840
+    encoder.requires_grad_(False)
+    targets = ("q_proj", "k_proj", "v_proj", "out_proj")
+    add_lora(encoder, LoraSpec(r=8, alpha=8.0, dropout=0.0, targets=targets), seed=0)
+    trained = {name: p for name, p in encoder.named_parameters() if p.requires_grad}
+    assert len({name.partition(".lora_")[0] for name in trained}) == 23 * 4
+    assert sum(p.numel() for p in trained.values()) == 23 * 4 * 8 * 2 * 1024

@@ -11,9 +11,10 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
+import evaluate as evaluation
 import train
 from sdlora.command_line import run
-from sdlora.config import TrainConfig
+from sdlora.config import EvaluateConfig, TrainConfig
 from sdlora.program import TRACEBACK
 
 SMALL = (
@@ -85,6 +86,25 @@ def message_of(
         assert message.count("error: ") == 1
         assert "Traceback" not in message
         return message.removeprefix("error: ")
+
+    return call
+
+
+@pytest.fixture
+def train_here(monkeypatch: pytest.MonkeyPatch, repository: Path) -> Callable[..., None]:
+    """``train_here(*arguments)`` runs ``train.py`` in this process; an error is a failure.
+
+    ``evaluate=True`` runs ``evaluate.py`` instead.
+    """
+
+    def call(*arguments: str, evaluate: bool = False) -> None:
+        script = ("evaluate", EvaluateConfig) if evaluate else ("train", TrainConfig)
+        GlobalHydra.instance().clear()
+        quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+        monkeypatch.setattr(sys, "argv", [f"{script[0]}.py", *arguments, *quiet])
+        monkeypatch.setenv(TRACEBACK, "1")
+        monkeypatch.chdir(repository)
+        run(evaluation.evaluate if evaluate else train.train, *script)
 
     return call
 

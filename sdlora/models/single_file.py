@@ -1,0 +1,169 @@
+"""Checkpoints in one file, as model sites share them: converted once to folders that diffusers has.
+
+The files hold the weights of Stable Diffusion under the names of its original code, but neither
+configs nor tokenizers; those come from a folder in the diffusers layout.
+"""
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from diffusers.loaders.single_file_utils import SingleFileComponentError
+from diffusers.utils import logging as diffusers_logging
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+
+from sdlora.files import file_mark, user_cache_folder, whole_folder
+from sdlora.models.layouts import LAYOUTS, layout_of
+
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+"""Endings of files that can run code when they are read."""
+
+ENDINGS = (".safetensors", *PICKLES)
+"""Endings of what is a file, not a folder or a Hub id."""
+
+_HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
+"""What safetensors calls the halves of float32."""
+
+_PARTS = {
+    "a VAE": ("first_stage_model.",),
+    "a UNet": ("model.diffusion_model.",),
+    "a text encoder": ("cond_stage_model.", "conditioner.embedders."),
+}
+"""What a whole checkpoint holds, and how the names of its weights begin."""
+
+
+class SingleFileError(ValueError):
+    """A file that cannot be converted; the message says what it is and what to do."""
+
+
+def converted_model(
+    file: Path, family: str, config: str, config_folder: Callable[[], Path]
+) -> Path:
+    """The folder of a whole model that lies in one file.
+
+    Args:
+        file: A ``.safetensors`` file with the original code's names.
+        family: ``model.family``.
+        config: ``model.config``; with another one, or other files in it, the model is another.
+        config_folder: Gives the folder with configs and tokenizers; not asked where the file was
+            converted before.
+
+    Returns:
+        A folder in the diffusers layout, in the user's cache, in the precision of the file (float32
+        for one of several precisions).
+
+    Raises:
+        SingleFileError: If it is missing, pickle, damaged, a LoRA, a part of a model, of another
+            family, or does not fit the configs.
+    """
+    dtypes = _dtypes(file)
+    _check_whole(dtypes, family)
+    load = layout_of(family).from_single_file
+    assert load is not None, "the check refuses families that have no such files"
+
+    def convert() -> Any:
+        configs = str(config_folder())
+        return _load(partial(load, str(file), config=configs, **_how(dtypes)))
+
+    return _converted(file, family, config, convert)
+
+
+def converted_vae(file: Path, base: Path) -> Path:
+    """The folder of a VAE that lies in one file, alone or in a checkpoint.
+
+    Args:
+        file: A ``.safetensors`` file with the original code's names.
+        base: The model that it joins, in the diffusers layout; its own VAE's config tells the
+            shape.
+
+    Raises:
+        SingleFileError: If it is missing, pickle, damaged, or has another shape.
+    """
+    settings = {"config": str(base), "subfolder": "vae", **_how(_dtypes(file))}
+    load = partial(AutoencoderKL.from_single_file, str(file), **settings)
+    return _converted(file, "vae", str(base), partial(_load, load))
+
+
+def _how(dtypes: Mapping[str, str]) -> dict[str, Any]:
+    """Without network, in the one precision of all weights, or else without loss."""
+    precisions = {dtype for dtype in dtypes.values() if not dtype.startswith(("I", "U"))}
+    only = precisions.pop() if len(precisions) == 1 else "F32"
+    return {"torch_dtype": _HALVES.get(only, torch.float32), "local_files_only": True}
+
+
+def _check_whole(names: Collection[str], family: str) -> None:
+    """Refuse by the names of the weights what is no whole checkpoint of the family."""
+    if any("lora_" in name for name in names):
+        raise SingleFileError(
+            "is a LoRA, not a model; name the model that it belongs to (to score it: "
+            "python evaluate.py lora=FILE)"
+        )
+    for what, starts in _PARTS.items():
+        if not any(name.startswith(starts) for name in names):
+            raise SingleFileError(
+                f"holds no weights of {what} ({starts[0]}*), so it is no whole checkpoint of the "
+                "original code; take one that is, or a folder in the diffusers layout"
+            )
+    found = "sdxl" if any(name.startswith("conditioner.") for name in names) else "sd"
+    if LAYOUTS[found] is not layout_of(family):
+        raise SingleFileError(
+            f"is a checkpoint of {LAYOUTS[found].kind}, no {layout_of(family).kind}; set "
+            f"model.family={found}"
+        )
+
+
+def _dtypes(file: Path) -> dict[str, str]:
+    """Names of a file's weights and what safetensors calls their types, from its header alone."""
+    if not file.is_file():
+        raise SingleFileError("no such file; give a .safetensors file, a folder or a Hub id")
+    if file.suffix in PICKLES:
+        raise SingleFileError(
+            "is pickle, which can run code; take the .safetensors version of the model"
+        )
+    try:
+        with safe_open(file, "pt") as opened:
+            return {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise SingleFileError(f"cannot be read ({error}); fetch it again") from error
+
+
+def _converted(file: Path, what: str, config: str, convert: Callable[[], Any]) -> Path:
+    """What ``convert`` makes of the file, kept for the next time."""
+    configs = [path for path in Path(config).expanduser().rglob("*") if path.is_file()]
+    marks = [file_mark(path) for path in (file, *sorted(configs))]
+    key = hashlib.sha256(repr((what, config, marks)).encode()).hexdigest()[:16]
+    folder = user_cache_folder() / "models" / f"{file.stem}-{key}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # the processes of a run on several GPUs all come here
+        if not folder.is_dir():
+            with whole_folder(folder) as temporary:
+                convert().save_pretrained(temporary, safe_serialization=True)
+    return folder
+
+
+def _load(load: Callable[[], Any]) -> Any:
+    """The converted model, every weight of which comes from the file."""
+    diffusers_logging.disable_progress_bar()  # it would draw over the run's own bars
+    try:
+        model = load()
+    except NotImplementedError as error:  # of torch: weights without numbers cannot be moved
+        raise SingleFileError("lacks some weights of its UNet or VAE; fetch it again") from error
+    except (SingleFileComponentError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        raise SingleFileError(
+            f"does not fit the configs that it is read with ({error}); name its architecture's "
+            "with model.config"
+        ) from error
+    for name, part in getattr(model, "components", {"vae": model}).items():
+        parameters = part.named_parameters() if hasattr(part, "named_parameters") else ()
+        missing = [key for key, value in parameters if value.is_meta]
+        if missing:
+            raise SingleFileError(
+                f"lacks {len(missing)} weights of its {name} ({', '.join(missing[:3])}); fetch it "
+                "again"
+            )
+    return model
