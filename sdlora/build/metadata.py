@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sdlora import __version__
+from sdlora.adapters.spec import LoraSpec
+from sdlora.adapters.start import BASE_STARTS
 from sdlora.build import parts
 from sdlora.build.job import TrainingJob
 from sdlora.config import ModelConfig, TrainConfig
@@ -120,7 +122,7 @@ def write_card(job: TrainingJob, last: Evaluation | None) -> list[Path]:
     """Write the model card beside the exported LoRA, with pictures if some were drawn."""
     config = job.config
     samples = [] if last is None else zip(last.prompts, last.images, strict=True)
-    adapted = [f"{part} (rank {s.r}, alpha {s.alpha:g})" for part, s in job.specs.items()]
+    adapted = [f"{part} ({adapter_facts(spec)})" for part, spec in job.specs.items()]
     base, place = hub_id(config.model), parts.model_source(config.model).path
     window = config.trainer.accumulate_grad_batches * job.trainer.world_size
     facts = {
@@ -142,6 +144,17 @@ def write_card(job: TrainingJob, last: Evaluation | None) -> list[Path]:
         samples=[(prompt.text, image) for prompt, image in samples],
         facts=facts,
     )
+
+
+def adapter_facts(spec: LoraSpec) -> str:
+    """An adapter in a few words, for the model card."""
+    facts = [f"rank {spec.r}", f"alpha {spec.alpha:g}"]
+    if spec.rank_pattern or spec.alpha_pattern:
+        facts.append("others by layer")
+    if spec.init in BASE_STARTS:
+        facts.append(f"started by {spec.init}, so of twice the rank in the files")
+    facts += [name for name, on in (("rsLoRA", spec.use_rslora), ("DoRA", spec.use_dora)) if on]
+    return ", ".join(facts)
 
 
 def _kohya_fields(job: TrainingJob) -> dict[str, str]:

@@ -9,7 +9,7 @@ from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
 from hydra import compose, initialize_config_dir
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from sdlora.adapters.lora import add_lora
+from sdlora.adapters.lora import adapted_layers, add_lora, lora_parameters
 from sdlora.adapters.spec import LoraSpec
 from sdlora.command_line import CONF, register_schemas, to_typed
 from sdlora.config import TrainConfig
@@ -62,6 +62,17 @@ def test_lora_on_q_k_v(unet: UNet2DConditionModel, r: int) -> None:
     assert sum(p.numel() for p in trained.values()) == by_hand
     if r == 16:
         assert by_hand == 2_390_016
+
+
+def test_lora_on_the_time_embeddings(unet: UNet2DConditionModel) -> None:
+    """By hand: 22 resnets (2 a down block, 2 in the middle, 3 an up block), each 1280 -> width."""
+    targets = ("time_emb_proj",)
+    spec = LoraSpec(r=8, alpha=8.0, dropout=0.0, targets=targets, rank_pattern={"mid_block": 2})
+    add_lora(unet, spec, seed=0)
+    widths = [320, 640] * 5 + [1280] * 10  # down and up: 2 + 3 of the narrow, twice as many wide
+    by_hand = 8 * sum(1280 + width for width in widths) + 2 * 2 * (1280 + 1280)
+    assert len(adapted_layers(unet)) == len(widths) + 2 == 22
+    assert sum(p.numel() for p in lora_parameters(unet).values()) == by_hand
 
 
 SDXL_UNET: dict[str, Any] = {  # unet/config.json of Stable Diffusion XL base 1.0

@@ -69,7 +69,12 @@ NAMES = [
         "objective.zero_terminal_snr=true",
         "objective.zero_terminal_snr=True: this model predicts ep",
     ),
-    ("model.family=sx", "model.family=sx: unknown; did you mean sdxl? choices: kolors, sd, sdxl"),
+    ("lora.unet.targets=[to_w]", "lora.unet.targets=to_w: no such layer in UNet2DConditionModel"),
+    ("lora.unet.rank_pattern={atn1:2}", "lora.unet.rank_pattern=atn1: matches none of the 32 adap"),
+    (
+        "model.family=sx",
+        "model.family=sx: unknown; did you mean sdxl? choices: ddpm, kolors, sd, s",
+    ),
 ]
 PATHS = [
     ("data.root=missing", "data.root=missing: does not exist; give the folder"),
@@ -77,6 +82,7 @@ PATHS = [
     ("evaluation.references=missing", "evaluation.references=missing: no such folder; name one"),
     ("model.path=missing", "model.path=missing: no such folder; give a folder in the diffusers "),
     ("resume=missing", "resume=missing: not a run folder"),
+    ("lora.init_from=missing", "lora.init_from=missing: no such file; name a .safetensors file"),
 ]
 
 

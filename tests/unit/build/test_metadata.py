@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sdlora.build.metadata import base_names, hub_id, tag_frequency, trigger_phrase
+from sdlora.adapters.spec import LoraSpec
+from sdlora.build.metadata import (
+    adapter_facts,
+    base_names,
+    hub_id,
+    tag_frequency,
+    trigger_phrase,
+)
 from sdlora.command_line import CONF, register_schemas, to_typed
 from sdlora.config import TrainConfig
 
@@ -66,3 +73,14 @@ def test_only_a_hub_id_is_told_as_base(tmp_path: Path, monkeypatch: pytest.Monke
         str(tmp_path): None, "./there": None, "folder": None,
     }  # fmt: skip
     assert {path: hub_id(replace(model, path=path)) for path in ids} == ids
+
+
+def test_an_adapter_in_a_few_words() -> None:
+    plain = LoraSpec(r=4, alpha=2.5, dropout=0.0, targets=("to_q",))
+    assert adapter_facts(plain) == "rank 4, alpha 2.5"
+    assert adapter_facts(replace(plain, use_dora=True)) == "rank 4, alpha 2.5, DoRA"
+    told = adapter_facts(replace(plain, init="pissa", use_rslora=True, rank_pattern={"to_q": 2}))
+    assert told == (
+        "rank 4, alpha 2.5, others by layer, started by pissa, so of twice the rank in the files, "
+        "rsLoRA"
+    )
