@@ -33,7 +33,9 @@ def family() -> UnconditionalDiffusion:
     return load_family(source(), seed=0)
 
 
-def draw(pipeline: Any, sampler: str = "ddim", batch_size: int = 3) -> np.ndarray:
+def draw(
+    pipeline: Any, sampler: str = "ddim", batch_size: int = 3, resolution: int = 16
+) -> np.ndarray:
     pictures = generate(
         pipeline,
         [Prompt("", seed) for seed in SEEDS],
@@ -41,7 +43,7 @@ def draw(pipeline: Any, sampler: str = "ddim", batch_size: int = 3) -> np.ndarra
         num_steps=4,
         guidance_scale=1.0,
         sampler=sampler,
-        resolution=16,
+        resolution=resolution,
         batch_size=batch_size,
     )
     return np.stack([np.asarray(picture, dtype=int) for picture in pictures])
@@ -87,6 +89,19 @@ def test_nothing_is_told(family: UnconditionalDiffusion) -> None:
         assert torch.equal(family.denoise(x_t, t, conditioning), family.unet(x_t, t).sample)
 
 
+def test_gradient_checkpointing_gives_the_same_gradients() -> None:
+    unet = load_family(source(), seed=0).unet.requires_grad_(True).train()
+    x_t, t = torch.randn(2, 3, 16, 16), torch.tensor([5, 900])
+
+    def gradients() -> list[torch.Tensor]:
+        loss = unet(x_t, t).sample.square().mean()
+        return list(torch.autograd.grad(loss, list(unet.parameters())))
+
+    plain = gradients()
+    unet.enable_gradient_checkpointing()
+    assert all(map(torch.equal, gradients(), plain))
+
+
 def test_pictures_are_those_of_diffusers(family: UnconditionalDiffusion) -> None:
     ddpm = family.pipeline()
     ddim = DDIMPipeline(family.unet, DDIMScheduler.from_config(ddpm.scheduler.config))
@@ -95,6 +110,10 @@ def test_pictures_are_those_of_diffusers(family: UnconditionalDiffusion) -> None
     np.testing.assert_array_equal(found, of_diffusers(ddim))
     np.testing.assert_array_equal(draw(family.pipeline(), "ddpm"), of_diffusers(ddpm))
     assert len({picture.tobytes() for picture in found}) == len(SEEDS)
+
+
+def test_sides_need_be_no_multiple_of_8(family: UnconditionalDiffusion) -> None:
+    assert draw(family.pipeline(), resolution=14).shape == (len(SEEDS), 14, 14, 3)
 
 
 def test_clipping_follows_the_model(family: UnconditionalDiffusion) -> None:
