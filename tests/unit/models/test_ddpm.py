@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline
+from safetensors.torch import load_file, save_file
 
 from sdlora import randomness
 from sdlora.data.pictures import to_unit_range
@@ -15,7 +16,7 @@ from sdlora.export.writing import export_pipeline
 from sdlora.generate import Prompt, generate
 from sdlora.models.ddpm import UnconditionalDiffusion
 from sdlora.models.loading import load_family
-from sdlora.models.source import ModelError, ModelSource
+from sdlora.models.source import ModelError, ModelSource, check_folder, pixel_steps
 from tests.models import TINY_PIXELS
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_(_ impl|wrap__ must):DeprecationWarning")
@@ -143,6 +144,27 @@ def test_an_export_is_a_pipeline_of_diffusers_and_a_base_of_ours(
     again = load_family(ModelSource(path=str(folder), family="ddpm"), seed=5)
     np.testing.assert_array_equal(draw(again.pipeline()), draw(family.pipeline()))
     assert again.noise_schedule_config["beta_schedule"] == "linear"
+
+
+def test_the_first_pipelines_on_the_hub_lie_flat(
+    family: UnconditionalDiffusion, tmp_path: Path
+) -> None:
+    """As google/ddpm-cifar10-32: all files in one folder, attention under its older names."""
+    family.unet.save_pretrained(tmp_path)
+    family.pipeline().scheduler.save_pretrained(tmp_path)
+    index = {"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index), "utf-8")
+    weights = tmp_path / "diffusion_pytorch_model.safetensors"
+    older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    named = load_file(weights)
+    for now, before in older.items():
+        named = {name.replace(f".{now}.", f".{before}."): value for name, value in named.items()}
+    save_file(named, weights, {"format": "pt"})
+    flat = ModelSource(path=str(tmp_path), family="ddpm")
+    check_folder(tmp_path, flat)
+    again = load_family(flat, seed=5)
+    np.testing.assert_array_equal(draw(again.pipeline()), draw(family.pipeline()))
+    assert pixel_steps(tmp_path, flat) == (1, 2)
 
 
 def test_other_models_are_refused(
