@@ -125,7 +125,7 @@ def generate(
         num_steps: Denoising steps, >= 1.
         guidance_scale: Classifier-free guidance; <= 1 switches it off.
         sampler: A key of :data:`sdlora.samplers.SAMPLERS`.
-        resolution: Side of the square pictures in pixels, a multiple of 8.
+        resolution: Side of the square pictures in pixels; a multiple of 8, if there is a VAE.
         batch_size: Pictures at a time, >= 1; halved with a warning when memory runs out.
         progress: Where a bar counts the pictures; a half denoised one counts half.
         lora_scale: Factor on the strength of every adapter; 0 is the base model.
@@ -171,7 +171,7 @@ def _check(pipeline: Any, *, num_steps: int, resolution: int, batch_size: int) -
         raise ValueError(f"num_steps={num_steps}: must be at least 1.")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1.")
-    step = max(SIDE_STEP_PX, _scale(pipeline))
+    step = max(SIDE_STEP_PX, _scale(pipeline)) if hasattr(pipeline, "vae") else 1
     if resolution < step or resolution % step:
         below = max(resolution // step, 1) * step
         raise ValueError(

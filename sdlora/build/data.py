@@ -112,6 +112,8 @@ def checked_data(config: TrainConfig, folder: Path, progress: Progress) -> Check
     base = resolve(model)
     check_folder(base, model)
     check_side(data.resolution, base, model)
+    if config.model.architecture and not model.architecture:
+        progress.print(f"note: {model.path} brings its own architecture, not model.architecture")
     _, step = pixel_steps(base, model)
     sizes = buckets(data, step)
     with file_index(data) as index:

@@ -12,7 +12,7 @@ from sdlora.optim import check_options
 
 
 def check_told(config: TrainConfig) -> None:
-    """Refuse prompts, captions' settings and adapters where they do nothing, and no prompts else.
+    """Refuse prompts, their scores and adapters where they do nothing, and no prompts elsewhere.
 
     Raises:
         ConfigError: Naming key, value and remedy.
@@ -24,6 +24,12 @@ def check_told(config: TrainConfig) -> None:
             "sampling.prompts",
             "null",
             "this model draws what it is told; name a text file with one prompt a line",
+        )
+        require(
+            not config.model.architecture,
+            "model.architecture",
+            config.model.architecture,
+            "this model's folder brings its own; leave it out",
         )
         return
     _check_architecture(config.model, layout)

@@ -67,14 +67,14 @@ def noise_schedule_config(source: ModelSource) -> dict[str, Any]:
     Raises:
         ModelError: If it is missing or no JSON.
     """
-    path = resolve(source) / "scheduler/scheduler_config.json"
+    folder = resolve(source)
+    name = inside("scheduler/scheduler_config.json", folder, source)
     try:
-        config: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        config: dict[str, Any] = json.loads((folder / name).read_text("utf-8"))
     except (OSError, ValueError) as error:
         fault = "is missing" if isinstance(error, OSError) else "is no JSON"
         raise ModelError(
-            f"model.path={source.path}: scheduler/scheduler_config.json {fault} ({error}); "
-            "fetch it again"
+            f"model.path={source.path}: {name} {fault} ({error}); fetch it again"
         ) from error
     return config
 
@@ -86,7 +86,7 @@ def part_folder(part: str, base: Path, source: ModelSource) -> Path:
         ModelError: If that VAE is neither a folder nor a Hub id that can be fetched.
     """
     if part != "vae" or source.vae is None:
-        return base / part
+        return (base / inside(f"{part}/config.json", base, source)).parent
     file = Path(source.vae).expanduser()
     if file.suffix in ENDINGS:
         try:
@@ -97,9 +97,22 @@ def part_folder(part: str, base: Path, source: ModelSource) -> Path:
     return own if (own / "config.json").is_file() else own / "vae"
 
 
+def inside(name: str, folder: Path, source: ModelSource) -> str:
+    """Where a file lies in the model's folder, such as ``unet/config.json``.
+
+    The first unconditional pipelines on the Hub (``google/ddpm-*``) have no folders in it.
+    """
+    if layout_of(source.family).tokenizers:
+        return name
+    flat = name.rpartition("/")[2]
+    is_flat = not (folder / name).is_file() and (folder / flat).is_file()
+    return flat if is_flat else name
+
+
 def part_config(part: str, folder: Path, source: ModelSource) -> dict[str, Any]:
     """The ``config.json`` of a part, with the options that ``source`` gives its UNet."""
-    config: dict[str, Any] = json.loads((folder / part / "config.json").read_text("utf-8"))
+    place = part_folder(part, folder, source)
+    config: dict[str, Any] = json.loads((place / "config.json").read_text("utf-8"))
     return {**config, **source.architecture} if part == "unet" else config
 
 
@@ -162,7 +175,7 @@ def _config_folder(source: ModelSource) -> Path:
 
 def check_folder(folder: Path, source: ModelSource) -> None:
     """Fail with the name of the first file that a whole pipeline would have and this one lacks."""
-    wanted = ["model_index.json", "scheduler/scheduler_config.json"]
+    wanted = ["model_index.json", inside("scheduler/scheduler_config.json", folder, source)]
     for tokenizer, kind in layout_of(source.family).tokenizers.items():
         wanted.append(f"{tokenizer}/tokenizer_config.json")
         # without a vocabulary, transformers makes an empty tokenizer and says nothing

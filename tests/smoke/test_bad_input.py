@@ -73,7 +73,7 @@ NAMES = [
     ("lora.unet.rank_pattern={atn1:2}", "lora.unet.rank_pattern=atn1: matches none of the 32 adap"),
     (
         "model.family=sx",
-        "model.family=sx: unknown; did you mean sdxl? choices: ddpm, kolors, sd, s",
+        "model.family=sx: unknown; did you mean sdxl? choices: ddpm, kolors, sd",
     ),
 ]
 PATHS = [

@@ -33,6 +33,9 @@ def pictures() -> torch.Tensor:
 @pytest.mark.parametrize(
     "name",
     [
+        "ddpm/model_index.json",
+        "ddpm/scheduler/scheduler_config.json",
+        "ddpm/unet/config.json",
         "tiny-sd/model_index.json",
         "tiny-sd/scheduler/scheduler_config.json",
         "tiny-sd/text_encoder/config.json",

@@ -74,6 +74,8 @@ def test_the_schema_refuses(given: list[str], message: str) -> None:
 def test_other_models_are_told_something() -> None:
     with pytest.raises(ConfigError, match=r"^sampling.prompts=null: this model draws what"):
         check_told(config_of("sampling.prompts=null"))
+    with pytest.raises(ConfigError, match=r"^model.architecture=.*this model's folder brings"):
+        check_told(config_of("++model.architecture.sample_size=64"))
 
 
 def test_the_pipeline_draws_what_was_trained_on() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline
+from safetensors.torch import load_file, save_file
 
 from sdlora import randomness
 from sdlora.data.pictures import to_unit_range
@@ -15,7 +16,7 @@ from sdlora.export.writing import export_pipeline
 from sdlora.generate import Prompt, generate
 from sdlora.models.ddpm import UnconditionalDiffusion
 from sdlora.models.loading import load_family
-from sdlora.models.source import ModelError, ModelSource
+from sdlora.models.source import ModelError, ModelSource, check_folder, pixel_steps
 from tests.models import TINY_PIXELS
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_(_ impl|wrap__ must):DeprecationWarning")
@@ -33,7 +34,9 @@ def family() -> UnconditionalDiffusion:
     return load_family(source(), seed=0)
 
 
-def draw(pipeline: Any, sampler: str = "ddim", batch_size: int = 3) -> np.ndarray:
+def draw(
+    pipeline: Any, sampler: str = "ddim", batch_size: int = 3, resolution: int = 16
+) -> np.ndarray:
     pictures = generate(
         pipeline,
         [Prompt("", seed) for seed in SEEDS],
@@ -41,7 +44,7 @@ def draw(pipeline: Any, sampler: str = "ddim", batch_size: int = 3) -> np.ndarra
         num_steps=4,
         guidance_scale=1.0,
         sampler=sampler,
-        resolution=16,
+        resolution=resolution,
         batch_size=batch_size,
     )
     return np.stack([np.asarray(picture, dtype=int) for picture in pictures])
@@ -87,6 +90,19 @@ def test_nothing_is_told(family: UnconditionalDiffusion) -> None:
         assert torch.equal(family.denoise(x_t, t, conditioning), family.unet(x_t, t).sample)
 
 
+def test_gradient_checkpointing_gives_the_same_gradients() -> None:
+    unet = load_family(source(), seed=0).unet.requires_grad_(True).train()
+    x_t, t = torch.randn(2, 3, 16, 16), torch.tensor([5, 900])
+
+    def gradients() -> list[torch.Tensor]:
+        loss = unet(x_t, t).sample.square().mean()
+        return list(torch.autograd.grad(loss, list(unet.parameters())))
+
+    plain = gradients()
+    unet.enable_gradient_checkpointing()
+    assert all(map(torch.equal, gradients(), plain))
+
+
 def test_pictures_are_those_of_diffusers(family: UnconditionalDiffusion) -> None:
     ddpm = family.pipeline()
     ddim = DDIMPipeline(family.unet, DDIMScheduler.from_config(ddpm.scheduler.config))
@@ -95,6 +111,10 @@ def test_pictures_are_those_of_diffusers(family: UnconditionalDiffusion) -> None
     np.testing.assert_array_equal(found, of_diffusers(ddim))
     np.testing.assert_array_equal(draw(family.pipeline(), "ddpm"), of_diffusers(ddpm))
     assert len({picture.tobytes() for picture in found}) == len(SEEDS)
+
+
+def test_sides_need_be_no_multiple_of_8(family: UnconditionalDiffusion) -> None:
+    assert draw(family.pipeline(), resolution=14).shape == (len(SEEDS), 14, 14, 3)
 
 
 def test_clipping_follows_the_model(family: UnconditionalDiffusion) -> None:
@@ -124,6 +144,27 @@ def test_an_export_is_a_pipeline_of_diffusers_and_a_base_of_ours(
     again = load_family(ModelSource(path=str(folder), family="ddpm"), seed=5)
     np.testing.assert_array_equal(draw(again.pipeline()), draw(family.pipeline()))
     assert again.noise_schedule_config["beta_schedule"] == "linear"
+
+
+def test_the_first_pipelines_on_the_hub_lie_flat(
+    family: UnconditionalDiffusion, tmp_path: Path
+) -> None:
+    """As google/ddpm-cifar10-32: all files in one folder, attention under its older names."""
+    family.unet.save_pretrained(tmp_path)
+    family.pipeline().scheduler.save_pretrained(tmp_path)
+    index = {"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index), "utf-8")
+    weights = tmp_path / "diffusion_pytorch_model.safetensors"
+    older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    named = load_file(weights)
+    for now, before in older.items():
+        named = {name.replace(f".{now}.", f".{before}."): value for name, value in named.items()}
+    save_file(named, weights, {"format": "pt"})
+    flat = ModelSource(path=str(tmp_path), family="ddpm")
+    check_folder(tmp_path, flat)
+    again = load_family(flat, seed=5)
+    np.testing.assert_array_equal(draw(again.pipeline()), draw(family.pipeline()))
+    assert pixel_steps(tmp_path, flat) == (1, 2)
 
 
 def test_other_models_are_refused(
