@@ -85,7 +85,7 @@ def part_folder(part: str, base: Path, source: ModelSource) -> Path:
     if part != "vae" or source.vae is None:
         return base / part
     file = Path(source.vae).expanduser()
-    if file.suffix in ENDINGS:
+    if file.suffix in ENDINGS and not file.is_dir():
         try:
             return converted_vae(file, base)
         except SingleFileError as error:
@@ -143,32 +143,38 @@ def _config_folder(source: ModelSource) -> Path:
             "that has the configs and tokenizers of its architecture"
         )
     folder = resolve(ModelSource(source.config), key="model.config", weights=False)
-    if not (folder / "model_index.json").is_file():
+    missing = _missing_file(folder, source.family)
+    if missing:
         raise ModelError(
-            f"model.config={source.config}: no model_index.json in {folder}; name a whole pipeline "
-            "in the diffusers layout (its weights may be missing)"
+            f"model.config={source.config}: {missing} is missing in {folder}; name a whole "
+            "pipeline in the diffusers layout (only its weights may be missing)"
         )
     return folder
 
 
 def check_folder(folder: Path, source: ModelSource) -> None:
     """Fail with the name of the first file that a whole pipeline would have and this one lacks."""
+    missing = _missing_file(folder, source.family)
+    if missing:
+        raise ModelError(
+            f"model.path={source.path}: {missing} is missing in {folder}; the folder must be a "
+            "whole pipeline in the diffusers layout (half a download? fetch it again)"
+        )
+    for part in layout_of(source.family).parts:
+        _check_part(part, folder, source)
+
+
+def _missing_file(folder: Path, family: str) -> str | None:
+    """The first file, weights and their configs aside, that a whole pipeline has and this not."""
     wanted = ["model_index.json", "scheduler/scheduler_config.json"]
-    for tokenizer, kind in layout_of(source.family).tokenizers.items():
+    for tokenizer, kind in layout_of(family).tokenizers.items():
         wanted.append(f"{tokenizer}/tokenizer_config.json")
         # without a vocabulary, transformers makes an empty tokenizer and says nothing
         names = dict(kind.vocab_files_names)  # all in one newer file, if it is there, or the others
         whole = names.pop("tokenizer_file", None)
         if whole is None or not (folder / tokenizer / whole).is_file():
             wanted += [f"{tokenizer}/{name}" for name in names.values()]
-    for name in wanted:
-        if not (folder / name).is_file():
-            raise ModelError(
-                f"model.path={source.path}: {name} is missing in {folder}; the folder must be a "
-                "whole pipeline in the diffusers layout (half a download? fetch it again)"
-            )
-    for part in layout_of(source.family).parts:
-        _check_part(part, folder, source)
+    return next((name for name in wanted if not (folder / name).is_file()), None)
 
 
 def _check_part(part: str, folder: Path, source: ModelSource) -> None:
