@@ -37,6 +37,10 @@ _PARTS = {
 """What a whole checkpoint holds, and how the names of its weights begin."""
 
 
+_MISFITS = (OSError, ValueError, KeyError, AttributeError, RuntimeError)
+"""What diffusers raises where names, shapes or configs are not what it expects."""
+
+
 class SingleFileError(ValueError):
     """A file that cannot be converted; the message says what it is and what to do."""
 
@@ -86,7 +90,7 @@ def converted_vae(file: Path, base: Path) -> Path:
     """
     settings = {"config": str(base), "subfolder": "vae", **_how(_dtypes(file))}
     load = partial(AutoencoderKL.from_single_file, str(file), **settings)
-    return _converted(file, "vae", str(base), partial(_load, load))
+    return _converted(file, "vae", str(base / "vae"), partial(_load, load))
 
 
 def _how(dtypes: Mapping[str, str]) -> dict[str, Any]:
@@ -153,7 +157,7 @@ def _load(load: Callable[[], Any]) -> Any:
         model = load()
     except NotImplementedError as error:  # of torch: weights without numbers cannot be moved
         raise SingleFileError("lacks some weights of its UNet or VAE; fetch it again") from error
-    except (SingleFileComponentError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+    except (SingleFileComponentError, *_MISFITS) as error:
         raise SingleFileError(
             f"does not fit the configs that it is read with ({error}); name its architecture's "
             "with model.config"

@@ -88,7 +88,7 @@ def part_folder(part: str, base: Path, source: ModelSource) -> Path:
     if part != "vae" or source.vae is None:
         return (base / inside(f"{part}/config.json", base, source)).parent
     file = Path(source.vae).expanduser()
-    if file.suffix in ENDINGS:
+    if file.suffix in ENDINGS and not file.is_dir():
         try:
             return converted_vae(file, base)
         except SingleFileError as error:
@@ -165,16 +165,32 @@ def _config_folder(source: ModelSource) -> Path:
             "that has the configs and tokenizers of its architecture"
         )
     folder = resolve(ModelSource(source.config), key="model.config", weights=False)
-    if not (folder / "model_index.json").is_file():
+    missing = _missing_file(folder, source)
+    if missing:
         raise ModelError(
-            f"model.config={source.config}: no model_index.json in {folder}; name a whole pipeline "
-            "in the diffusers layout (its weights may be missing)"
+            f"model.config={source.config}: {missing} is missing in {folder}; name a whole "
+            "pipeline in the diffusers layout (only its weights may be missing)"
         )
     return folder
 
 
 def check_folder(folder: Path, source: ModelSource) -> None:
     """Fail with the name of the first file that a whole pipeline would have and this one lacks."""
+    missing = _missing_file(folder, source)
+    if missing:
+        raise ModelError(
+            f"model.path={source.path}: {missing} is missing in {folder}; the folder must be a "
+            "whole pipeline in the diffusers layout (half a download? fetch it again)"
+        )
+    layout = layout_of(source.family)
+    for part in layout.parts:
+        _check_part(part, folder, source)
+    if not layout.tokenizers:
+        _require_unconditional(folder, source)
+
+
+def _missing_file(folder: Path, source: ModelSource) -> str | None:
+    """The first file, weights and their configs aside, that a whole pipeline has and this not."""
     wanted = ["model_index.json", inside("scheduler/scheduler_config.json", folder, source)]
     for tokenizer, kind in layout_of(source.family).tokenizers.items():
         wanted.append(f"{tokenizer}/tokenizer_config.json")
@@ -183,17 +199,7 @@ def check_folder(folder: Path, source: ModelSource) -> None:
         whole = names.pop("tokenizer_file", None)
         if whole is None or not (folder / tokenizer / whole).is_file():
             wanted += [f"{tokenizer}/{name}" for name in names.values()]
-    for name in wanted:
-        if not (folder / name).is_file():
-            raise ModelError(
-                f"model.path={source.path}: {name} is missing in {folder}; the folder must be a "
-                "whole pipeline in the diffusers layout (half a download? fetch it again)"
-            )
-    layout = layout_of(source.family)
-    for part in layout.parts:
-        _check_part(part, folder, source)
-    if not layout.tokenizers:
-        _require_unconditional(folder, source)
+    return next((name for name in wanted if not (folder / name).is_file()), None)
 
 
 def _require_unconditional(folder: Path, source: ModelSource) -> None:

@@ -41,7 +41,9 @@ def test_weights_are_those_of_the_file(
     pipeline = pipeline_class.from_pretrained(folder)
     file = write_single_file(tmp_path / "model.safetensors", pipeline, open_clip=kind == "sd2")
     family = "sdxl" if is_xl else "sd"
-    source = ModelSource(str(file), family=family, config=str(folder))
+    configs = tmp_path / "configs"  # as they are fetched, without weights
+    shutil.copytree(folder, configs, ignore=shutil.ignore_patterns("*.safetensors"))
+    source = ModelSource(str(file), family=family, config=str(configs))
     expected = load_family(ModelSource(str(folder), family=family), 0)
     found = load_family(source, 0)
     before, after = expected.state_dict(), found.state_dict()
@@ -156,12 +158,14 @@ def test_files_that_are_not_read(sd_file: Path, random_base: Path, tmp_path: Pat
     ):
         with pytest.raises(ModelError, match=f"^model.path={path}: {message}"):
             resolve(ModelSource(str(path), config=str(random_base)))
-    (tmp_path / "part").mkdir()
     shutil.copytree(random_base / "unet", tmp_path / "part/unet")
+    shutil.copytree(random_base, tmp_path / "mute")
+    (tmp_path / "mute/tokenizer/tokenizer.json").unlink()
     for config, message in (
         (None, "model.config=None: .* holds weights alone; name the Hub id or the folder"),
         ("owner/name", "model.config=owner/name: not a local folder, and it could not be fetched"),
-        (str(tmp_path / "part"), "model.config=.*: no model_index.json in"),
+        (str(tmp_path / "part"), "model.config=.*: model_index.json is missing in"),
+        (str(tmp_path / "mute"), "model.config=.*: tokenizer/vocab.json is missing in"),
     ):
         with pytest.raises(ModelError, match=f"^{message}"):
             resolve(ModelSource(str(sd_file), config=config))
