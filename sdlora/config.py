@@ -228,6 +228,9 @@ class TrainConfig:
     """Seed of everything random; 0 is a seed."""
     resume: str | None = None
     """Run folder to go on with."""
+    from_lora: str | None = None
+    """LoRA file of this project whose run is repeated: its header holds the config, over which
+    other overrides win."""
     check: bool = MISSING
     """Only check the data: decode every picture, write the data sheet, and stop."""
     run_dir: str = MISSING
