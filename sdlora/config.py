@@ -209,6 +209,9 @@ class LoggerConfig:
 class ExportConfig:
     name: str = MISSING
     """Title of the LoRA, and name of the file for ComfyUI / A1111."""
+    licence: str | None = None
+    """Licence of the LoRA, for its model card and header, as the Hugging Face Hub names them, such
+    as ``apache-2.0`` or ``creativeml-openrail-m``; ``null``: not chosen (``unknown``)."""
 
     def __post_init__(self) -> None:
         allowed = all(letter.isalnum() or letter in "-_. " for letter in self.name)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from sdlora.export.__main__ import main
 from tests.smoke.conftest import SMALL, Train
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -57,6 +59,28 @@ def test_it_gives_the_same_bits(first_run: Path, train_process: Train, tmp_path:
     assert any(value.abs().max() > 0 for key, value in before.items() if "lora_B" in key)
     assert f"repeats {file}" in done.stdout
     assert "note:" not in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint", ["last", "2"])
+def test_a_checkpoint_is_exported_again(checkpoint: str, first_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    given = ["--checkpoint", checkpoint, "--out", str(out), "--licence", "apache-2.0"]
+    main(["run", str(first_run), *given])
+    trained = {"last": first_run / "lora", "2": first_run / "checkpoints" / "step_0000002"}
+    before, after = load_file(trained[checkpoint] / FILE), load_file(out / FILE)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert (out / "unet" / "adapter_config.json").is_file()
+    with safe_open(out / "mine.safetensors", "pt") as opened:
+        header = opened.metadata()
+    assert header["ss_steps"] == {"last": "3", "2": "2"}[checkpoint]
+    assert header["modelspec.license"] == "apache-2.0"
+    card = ModelCard.load(out / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert len(card.data.to_dict().get("widget", [])) == {"last": 2, "2": 0}[checkpoint]
+    with pytest.raises(SystemExit):
+        main(["run", str(first_run), *given])  # it is there already
 
 
 def test_what_is_no_repeat_stops(
