@@ -3,15 +3,18 @@
 import sys
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from sdlora.build.repeat import with_recipe
 from sdlora.command_line import run, to_typed
 from sdlora.config import TrainConfig
 
 
 def train(composed: DictConfig) -> None:
     """Config -> data -> model -> module -> fit -> export -> scores."""
-    config = to_typed(composed, TrainConfig)
+    given = HydraConfig.get().overrides.task
+    config = to_typed(with_recipe(composed, given), TrainConfig)
 
     from sdlora.build import checks  # imports wait: a typo should not take seconds to be seen
 

@@ -242,6 +242,9 @@ class LoggerConfig:
 class ExportConfig:
     name: str = MISSING
     """Title of the LoRA, and name of the file for ComfyUI / A1111."""
+    licence: str | None = None
+    """Licence of the LoRA, for its model card and header, as the Hugging Face Hub names them, such
+    as ``apache-2.0`` or ``creativeml-openrail-m``; ``null``: not chosen (``unknown``)."""
 
     def __post_init__(self) -> None:
         allowed = all(letter.isalnum() or letter in "-_. " for letter in self.name)
@@ -261,6 +264,9 @@ class TrainConfig:
     """Seed of everything random; 0 is a seed."""
     resume: str | None = None
     """Run folder to go on with."""
+    from_lora: str | None = None
+    """LoRA file of this project whose run is repeated: its header holds the config, over which
+    other overrides win."""
     check: bool = MISSING
     """Only check the data: decode every picture, write the data sheet, and stop."""
     run_dir: str = MISSING

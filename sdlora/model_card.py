@@ -8,6 +8,8 @@ from PIL import Image
 
 from sdlora.adapters.formats import DIFFUSERS_FILE
 from sdlora.files import atomic_path, write_text
+from sdlora.metrics.scores import Scores
+from sdlora.report import measured_names, score_lines
 
 CARD = "README.md"
 PICTURES = "pictures"
@@ -21,8 +23,10 @@ def write_model_card(
     family: str,
     base_model: str | None,
     trigger: str | None,
+    licence: str | None,
     samples: Sequence[tuple[str, Image.Image]],
     facts: Mapping[str, str],
+    scores: Mapping[str, Scores],
 ) -> list[Path]:
     """Write the card and its pictures. Nothing is asked of the network.
 
@@ -36,8 +40,10 @@ def write_model_card(
             it.
         base_model: The base's id on the Hub, if it has one.
         trigger: The words that call what was trained, if there are some.
+        licence: As the Hub names them; ``None`` is ``unknown``, a field to be filled in.
         samples: Prompts and the pictures drawn with them; the first four are shown.
         facts: What else to tell, by label.
+        scores: Name -> scores, the base first; may be empty.
 
     Returns:
         The files, the card first.
@@ -56,6 +62,7 @@ def write_model_card(
     prompts = [prompt for prompt, _ in samples[:MOST_PICTURES]]
     data = ModelCardData(
         base_model=base_model,
+        license=licence or "unknown",
         library_name="diffusers",
         pipeline_tag="text-to-image",
         tags=[
@@ -69,9 +76,8 @@ def write_model_card(
         ]
         or None,
     )
-    write_text(
-        folder / CARD, f"---\n{data.to_yaml()}\n---\n\n{_text(name, base_model, trigger, facts)}"
-    )
+    text = _text(name, base_model, trigger, facts) + _score_table(scores)
+    write_text(folder / CARD, f"---\n{data.to_yaml()}\n---\n\n{text}")
     return [folder / CARD, *pictures]
 
 
@@ -104,4 +110,21 @@ image = pipeline("{trigger or "a picture"}").images[0]
 | | |
 |---|---|
 {table}
+"""
+
+
+def _score_table(scores: Mapping[str, Scores]) -> str:
+    """The section of scores; empty without."""
+    if not measured_names(scores.values()):
+        return ""
+    lines = score_lines(scores, scores, None)
+    rows = "\n".join(f"| {title} | {' | '.join(cells)} |" for title, cells in lines.items())
+    return f"""
+## Scores
+
+Of pictures drawn with the same prompts and noise; \u00b1 is half a 95 % interval.
+
+| | {" | ".join(scores)} |
+|---{"|---" * len(scores)}|
+{rows}
 """

@@ -63,7 +63,7 @@ def score_table(
     if not rows:
         raise ValueError("rows: no scores to show.")
     shown = dict(rows) if floor is None else {**rows, "real pictures": floor}
-    lines = _lines(rows, shown, floor)
+    lines = score_lines(rows, shown, floor)
     if len(shown) <= MOST_COLUMNS:
         tables = [_table(lines, list(shown), title)]
     else:
@@ -85,10 +85,16 @@ def _table(lines: Mapping[str, Sequence[str]], columns: Sequence[str], title: st
     return table
 
 
-def _lines(
+def score_lines(
     rows: Mapping[str, Scores], shown: Mapping[str, Scores], floor: Scores | None
 ) -> dict[str, list[str]]:
-    """Header of a score -> its cells, one a model."""
+    """Header of a score -> its cells, one a model.
+
+    Args:
+        rows: Name -> scores, the base first.
+        shown: What has a cell: ``rows``, and maybe the real pictures.
+        floor: Scores of the real pictures, for the gap closed.
+    """
     base = next(iter(rows.values()))
     lines = {"pictures": [str(scores.num_pictures) for scores in shown.values()]}
     for name in measured_names(shown.values()):

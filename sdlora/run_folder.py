@@ -22,6 +22,7 @@ SHOWN_DETAILS = 10
 FREE_KEYS = (
     "check",
     "resume",
+    "from_lora",
     "run_dir",
     "sampling",
     "evaluation",

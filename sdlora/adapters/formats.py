@@ -20,7 +20,7 @@ from sdlora.adapters.keys import (
 from sdlora.adapters.lora import add_lora, load_lora_state_dict, lora_parameters, set_scale
 from sdlora.adapters.lora_file import LoraFile, from_layers, renamed
 from sdlora.adapters.spec import LoraError, listing
-from sdlora.adapters.weights import DIFFUSERS_CONFIG, read_weights
+from sdlora.adapters.weights import DIFFUSERS_CONFIG, read_header, read_weights
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE = "adapter_model.safetensors"
@@ -59,6 +59,18 @@ def read_lora(path: Path | str, layers_per_block: int = 2, must_be_finite: bool 
         for part in PARTS
     }
     return from_layers(path, parts, metadata, layout, configs)
+
+
+def read_metadata(path: Path | str) -> dict[str, str]:
+    """The header's strings of a LoRA file or folder; no tensor is read.
+
+    Raises:
+        LoraError: If there is no such file, or it is none.
+    """
+    path = Path(path)
+    folders = _peft_folders(path)
+    files = [folder / PEFT_FILE for folder in folders] or [_weights_file(path)]
+    return {key: value for file in files for key, value in read_header(file).items()}
 
 
 def apply_lora(parts: Mapping[str, nn.Module], lora_file: LoraFile, scale: float = 1.0) -> None:

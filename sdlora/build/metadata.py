@@ -3,9 +3,12 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+
+from PIL import Image
 
 from sdlora import __version__
 from sdlora.adapters.spec import LoraSpec
@@ -15,7 +18,7 @@ from sdlora.build.job import TrainingJob
 from sdlora.config import ModelConfig, TrainConfig
 from sdlora.data.dataset import PictureDataset
 from sdlora.data.sources import CLASS_PICTURES
-from sdlora.evaluator import Evaluation
+from sdlora.metrics.scores import Scores
 from sdlora.model_card import write_model_card
 from sdlora.models.family import Family
 from sdlora.models.source import EMBEDDED
@@ -118,31 +121,51 @@ def hub_id(config: ModelConfig) -> str | None:
     return path if is_id and "\\" not in path and not Path(path).exists() else None
 
 
-def write_card(job: TrainingJob, last: Evaluation | None) -> list[Path]:
-    """Write the model card beside the exported LoRA, with pictures if some were drawn."""
-    config = job.config
-    samples = [] if last is None else zip(last.prompts, last.images, strict=True)
-    adapted = [f"{part} ({adapter_facts(spec)})" for part, spec in job.specs.items()]
+def write_card(
+    folder: Path,
+    *,
+    config: TrainConfig,
+    metadata: Mapping[str, str],
+    specs: Mapping[str, LoraSpec],
+    samples: Sequence[tuple[str, Image.Image]],
+    scores: Mapping[str, Scores],
+) -> list[Path]:
+    """Write the model card beside an exported LoRA.
+
+    Args:
+        folder: Of the LoRA.
+        config: Of the run.
+        metadata: The files' header.
+        specs: What was trained, by part.
+        samples: Prompts and their pictures.
+        scores: Name -> scores, the base first; may be empty.
+
+    Returns:
+        The files, the card first.
+    """
+    adapted = [f"{part} ({adapter_facts(spec)})" for part, spec in specs.items()]
     base, place = hub_id(config.model), parts.model_source(config.model).path
-    window = config.trainer.accumulate_grad_batches * job.trainer.world_size
     facts = {
         "Base model": base or Path(place).name,  # no path of this machine
         "Adapted parts": ", ".join(adapted),
-        "Training pictures": str(len(job.data.source.pictures)),
+        "Training pictures": metadata["ss_num_train_images"],
         "Resolution": f"{config.data.resolution} px",
-        "Steps": str(job.trainer.global_step),
-        "Batch size": str(config.data.batch_size * window),
+        "Steps": metadata["ss_steps"],
+        "Batch size": metadata["ss_total_batch_size"],
         "Learning rate": f"{config.optim.unet_lr:g} ({config.optim.name})",
+        "Licence": config.export.licence or "not chosen yet",
         "Made with": f"sdlora {__version__}",
     }
     return write_model_card(
-        job.folder / "lora",
+        folder,
         name=config.export.name,
         family=CARD_TAGS.get(config.model.family, "stable-diffusion"),
         base_model=base,
         trigger=trigger_phrase(config),
-        samples=[(prompt.text, image) for prompt, image in samples],
+        licence=config.export.licence,
+        samples=samples,
         facts=facts,
+        scores=scores,
     )
 
 
@@ -165,6 +188,7 @@ def _kohya_fields(job: TrainingJob) -> dict[str, str]:
     separator = config.data.captions.separator.strip() if config.data.captions.tags else ","
     tags = tag_frequency(captions, separator or ",")
     began = started_at(job.folder) or now()
+    window = config.trainer.accumulate_grad_batches * job.trainer.world_size
     session = derive_seed(config.seed, f"session/{began}/{json.dumps(job.hashes)}") % 2**32
     fields = {
         "ss_resolution": f"({config.data.resolution}, {config.data.resolution})",
@@ -172,6 +196,7 @@ def _kohya_fields(job: TrainingJob) -> dict[str, str]:
         "ss_tag_frequency": json.dumps({config.export.name: tags}, ensure_ascii=False),
         "ss_steps": str(step),
         "ss_max_train_steps": str(config.trainer.max_steps),
+        "ss_total_batch_size": str(config.data.batch_size * window),
         "ss_seed": str(config.seed),
         "ss_learning_rate": str(config.optim.unet_lr),
         "ss_unet_lr": str(config.optim.unet_lr),
@@ -190,8 +215,7 @@ def _kohya_fields(job: TrainingJob) -> dict[str, str]:
     }
     dataset = job.datamodule.dataset
     if isinstance(dataset, PictureDataset):  # a stream does not know its length
-        batches = step * config.trainer.accumulate_grad_batches * job.trainer.world_size
-        fields["ss_epoch"] = str(math.ceil(batches / dataset.plan.batches_per_epoch))
+        fields["ss_epoch"] = str(math.ceil(step * window / dataset.plan.batches_per_epoch))
     if config.model.family == "sd" and config.model.clip_skip:
         fields["ss_clip_skip"] = str(config.model.clip_skip + 1)
     return fields
@@ -210,5 +234,7 @@ def _model_spec(job: TrainingJob) -> dict[str, str]:
     }
     if config.model.family == "sd":  # 1 is the last layer
         fields["modelspec.encoder_layer"] = str(config.model.clip_skip + 1)
+    if config.export.licence is not None:
+        fields["modelspec.license"] = config.export.licence
     trigger = trigger_phrase(config)
     return fields if trigger is None else {**fields, "modelspec.trigger_phrase": trigger}

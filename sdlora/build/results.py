@@ -71,7 +71,7 @@ def summarise(job: TrainingJob, files: list[Path]) -> None:
             f"another machine: python evaluate.py run={job.folder}"
         )
     if job.specs:
-        files = [*files, *write_card(job, last)]
+        files = [*files, *_card(job, last)]
     with job.progress.working("Writing report.html"):
         write_html_report(job.folder)
     job.progress.print("\nWritten:")
@@ -81,6 +81,20 @@ def summarise(job: TrainingJob, files: list[Path]) -> None:
         if path.exists():
             job.progress.print(f"  {path}")
     job.progress.print(f"  tensorboard --logdir {job.folder}")
+
+
+def _card(job: TrainingJob, last: Evaluation | None) -> list[Path]:
+    """The model card, with pictures and scores if there are some."""
+    scored = {} if last is None else _rows({"base": job.evaluator.draw_base(), "LoRA": last})
+    samples = [] if last is None else zip(last.prompts, last.images, strict=True)
+    return write_card(
+        job.folder / "lora",
+        config=job.config,
+        metadata=metadata(job),
+        specs=job.specs,
+        samples=[(prompt.text, image) for prompt, image in samples],
+        scores=scored,
+    )
 
 
 def _compare(job: TrainingJob, grid: Path) -> Evaluation:

@@ -36,6 +36,7 @@ from sdlora.build.new_word import check_new_word, teach
 from sdlora.build.objective import check_objective
 from sdlora.build.optimizer import rate_notes
 from sdlora.build.prior import draw_missing_class_pictures
+from sdlora.build.repeat import compare_with_recipe
 from sdlora.build.sources import held_out
 from sdlora.build.validation import held_out_data, validation_loss
 from sdlora.callbacks.averaging import Average
@@ -183,6 +184,8 @@ def _data(
     if config.resume:  # before the sheet is written anew: it tells which pictures changed
         changed = changed_pictures(folder / FILE_NAME, data.source.pictures)
         refuse_changes(folder, asdict(config), hashes, {"data": changed})
+    elif config.from_lora:
+        compare_with_recipe(config, hashes, parts.versions(), progress)
     refuse_findings(config, write_data_sheet(config, data, folder, progress))
     write_config(folder, asdict(config), hashes)
     return data, unseen, hashes

@@ -40,8 +40,8 @@ def train_process(repository: Path, random_base: Path) -> Train:
     def call(
         *arguments: str, script: str = "train.py", environment: Mapping[str, str] | None = None
     ) -> Process:
-        resumes = any(item.startswith("resume=") for item in arguments)
-        base = () if resumes else (f"model.path={random_base}",)
+        brings_base = any(item.startswith(("resume=", "from_lora=")) for item in arguments)
+        base = () if brings_base else (f"model.path={random_base}",)
         return subprocess.run(
             [sys.executable, script, *base, *arguments],
             cwd=repository,

@@ -6,6 +6,7 @@ import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from sdlora.metrics.scores import Scores
 from sdlora.model_card import write_model_card
 
 PROMPTS = ('a man: "smiling"', "ein Hut \u2014 rot", "", "- a\n- list", "a fifth")
@@ -18,7 +19,12 @@ def card(folder: Path, **given: object) -> tuple[ModelCard, list[Path]]:
         "base_model": "owner/base",
         "trigger": "sks man",
         "samples": [(text, Image.new("RGB", (8, 8), (i, 0, 0))) for i, text in enumerate(PROMPTS)],
+        "licence": "apache-2.0",
         "facts": {"Steps": "7"},
+        "scores": {
+            "base": Scores(4, {"x": 20.0}),
+            "LoRA": Scores(4, {"x": 25.5, "faceless": None}),
+        },
         **given,
     }
     files = write_model_card(folder, **arguments)
@@ -31,6 +37,7 @@ def test_the_hub_reads_it(family: str, tmp_path: Path) -> None:
     data = found.data.to_dict()
     assert data["base_model"] == "owner/base"
     assert data["instance_prompt"] == "sks man"
+    assert data["license"] == "apache-2.0"
     assert data["library_name"] == "diffusers"
     assert data["tags"] == [
         "text-to-image", "diffusers", "diffusers-training", "lora", family,
@@ -42,12 +49,19 @@ def test_the_hub_reads_it(family: str, tmp_path: Path) -> None:
     with Image.open(tmp_path / urls[1]) as image:
         assert image.getpixel((0, 0)) == (1, 0, 0)
     assert "| Steps | 7 |" in found.text
+    assert "| | base | LoRA |\n|---|---|---|\n| pictures | 4 | 4 |\n" in found.text
+    assert "| x | 20.000 | 25.500 |" in found.text
+    assert "faceless" not in found.text
     assert "`sks man`" in found.text
     assert "`my face.safetensors`" in found.text
 
 
 def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
-    found, files = card(tmp_path, base_model=None, trigger=None, samples=[])
+    found, files = card(
+        tmp_path, base_model=None, trigger=None, samples=[], licence=None, scores={}
+    )
     assert files == [tmp_path / "README.md"]
-    assert not found.data.to_dict().keys() & {"base_model", "instance_prompt", "widget", "license"}
+    assert not found.data.to_dict().keys() & {"base_model", "instance_prompt", "widget"}
+    assert found.data.license == "unknown"  # a field to be filled in
+    assert "## Scores" not in found.text
     assert "None" not in (tmp_path / "README.md").read_text("utf-8")

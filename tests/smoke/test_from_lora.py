@@ -1,0 +1,111 @@
+"""``train.py from_lora=FILE``: the run of a file's header, once more."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from sdlora.export.__main__ import main
+from tests.smoke.conftest import SMALL, Train
+
+FILE = "pytorch_lora_weights.safetensors"
+
+
+@pytest.fixture(scope="module")
+def first_run(train_process: Train, pictures: Path, tmp_path_factory) -> Path:
+    """Three steps unlike the defaults, on a set that may be moved."""
+    folder = tmp_path_factory.mktemp("first")
+    shutil.copytree(pictures, folder / "set")
+    done = train_process(
+        *SMALL,
+        *("trainer.max_steps=3", "seed=5", "lora.r=3", "lora.alpha=7", "optim.unet_lr=1e-2"),
+        *("optim.options.eps=1e-7", "export.name=mine", "checkpoint.every_n_steps=2"),
+        f"data.root={folder / 'set'}",
+        f"run_dir={folder / 'run'}",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "run"
+
+
+def lora(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "lora" / FILE)
+
+
+def with_header(file: Path, out: Path, **changed: object) -> Path:
+    """A copy whose header tells otherwise."""
+    with safe_open(file, "pt") as opened:
+        header = opened.metadata()
+    for name, value in changed.items():
+        key = f"sdlora.{name}"
+        header[key] = json.dumps({**json.loads(header[key]), **value})  # type: ignore[dict-item]
+    save_file(load_file(file), out, header)
+    return out
+
+
+@pytest.mark.slow
+def test_it_gives_the_same_bits(first_run: Path, train_process: Train, tmp_path: Path) -> None:
+    file = first_run / "lora" / "mine.safetensors"
+    done = train_process(f"from_lora={file}", f"run_dir={tmp_path}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    before, after = lora(first_run), lora(tmp_path)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert any(value.abs().max() > 0 for key, value in before.items() if "lora_B" in key)
+    assert f"repeats {file}" in done.stdout
+    assert "note:" not in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint", ["last", "2"])
+def test_a_checkpoint_is_exported_again(checkpoint: str, first_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    given = ["--checkpoint", checkpoint, "--out", str(out), "--licence", "apache-2.0"]
+    main(["run", str(first_run), *given])
+    trained = {"last": first_run / "lora", "2": first_run / "checkpoints" / "step_0000002"}
+    before, after = load_file(trained[checkpoint] / FILE), load_file(out / FILE)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert (out / "unet" / "adapter_config.json").is_file()
+    with safe_open(out / "mine.safetensors", "pt") as opened:
+        header = opened.metadata()
+    assert header["ss_steps"] == {"last": "3", "2": "2"}[checkpoint]
+    assert header["modelspec.license"] == "apache-2.0"
+    card = ModelCard.load(out / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert len(card.data.to_dict().get("widget", [])) == {"last": 2, "2": 0}[checkpoint]
+    with pytest.raises(SystemExit):
+        main(["run", str(first_run), *given])  # it is there already
+
+
+def test_what_is_no_repeat_stops(
+    first_run: Path, message_of: Callable[..., str], tmp_path: Path
+) -> None:
+    file, run = first_run / "lora" / FILE, f"run_dir={tmp_path / 'run'}"
+    picture = first_run.parent / "set" / "picture_0.txt"
+    text = picture.read_text("utf-8")
+    picture.write_text("another caption", "utf-8")
+    told = message_of(f"from_lora={file}", run)
+    assert "data is not what it was trained on (SHA-256 differs), so this is no repeat" in told
+    picture.write_text(text, "utf-8")
+
+    moved = with_header(file, tmp_path / "moved.safetensors", config={"data": {"root": "nowhere"}})
+    told = message_of(f"from_lora={moved}", run)
+    assert "data.root=nowhere: named by" in told
+    assert told.endswith("but not here; give the place on this machine with data.root=...")
+
+    newer = with_header(file, tmp_path / "newer.safetensors", config={"lora": {"magic": 1}})
+    told = message_of(f"from_lora={newer}", run)
+    assert "whose config has keys that this one has not: lora.magic" in told
+
+    theirs = tmp_path / "theirs.safetensors"
+    save_file(load_file(file), theirs, {"ss_network_dim": "3"})
+    assert "its header holds no sdlora config" in message_of(f"from_lora={theirs}", run)
+    assert "no such file" in message_of(f"from_lora={tmp_path / 'none.safetensors'}", run)
+    told = message_of(f"from_lora={file}", "experiment=tiny_base", run)
+    assert told.startswith("experiment=tiny_base: an overlay under from_lora=")
