@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,10 @@ def adapters_of(parts: Mapping[str, nn.Module], metadata: Mapping[str, str]) -> 
             part: {_nameless(part, key): value for key, value in lora_state_dict(module).items()}
             for part, module in modules.items()
         },
-        specs={part: _spec(lora_config(module)) for part, module in modules.items()},
+        specs={
+            part: renamed(_spec(lora_config(module)), partial(_nameless, part))
+            for part, module in modules.items()
+        },
         metadata=dict(metadata),
         layout="diffusers",
     )

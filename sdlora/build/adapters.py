@@ -29,8 +29,9 @@ def check_adapters(config: TrainConfig) -> None:
         ModelError: If the model's folder is not whole.
     """
     names = layout_of(config.model.family).trainable
+    methods = {part_config(config.lora, part).method for part in names}
     require(
-        any(part_config(config.lora, part).method != "frozen" for part in names),
+        methods != {"frozen"} or config.lora.new_word.name is not None,
         "lora.unet.method",
         config.lora.unet.method,
         f"leaves no part of a {config.model.family} model to train; its parts: {', '.join(names)}",

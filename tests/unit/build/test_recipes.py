@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 
 from sdlora.build import parts
 from sdlora.build.adapters import check_adapters
+from sdlora.build.new_word import teach
 from sdlora.build.objective import check_objective
 from sdlora.command_line import CONF, register_schemas, to_typed
 from sdlora.config import TrainConfig
@@ -18,6 +19,7 @@ from sdlora.models.layouts import LAYOUTS
 from sdlora.models.source import noise_schedule_config
 from sdlora.module import DiffusionModule
 from sdlora.optim import CUDA_ONLY, PACKAGES
+from tests.models import TINY_PIXELS
 
 GROUPS = ("experiment", "lora", "objective", "optimizer", "scheduler")
 OPTIONS = [path for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
@@ -36,7 +38,11 @@ def config(random_bases: dict[str, Path]) -> Config:
         given += ["trainer.accelerator=cpu", "trainer.precision=fp32"]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose("train", given)
-        composed.model.path = str(random_bases[composed.model.family])
+        if composed.model.family == "ddpm":  # has no base: its architecture is the config's
+            composed.model.architecture = TINY_PIXELS
+        else:
+            composed.model.path = str(random_bases[composed.model.family])
+            composed.model.variant = None
         return to_typed(composed, TrainConfig)
 
     return make
@@ -53,6 +59,7 @@ def built(config: TrainConfig) -> Built:
     family.change_noise_schedule(*changed)
     specs = parts.lora_specs(config.lora, config.model.family)
     parts.add_adapters(family, specs, config.seed)
+    teach(family, config.lora.new_word)
     return family, parts.module(config, family, batches_per_epoch=4)
 
 
@@ -68,31 +75,41 @@ def test_every_option_can_be_built(path: Path, config: Config) -> None:
     family, module = built(told)
     configured = module.configure_optimizers()
     rates = {each["name"]: each["lr"] for each in configured["optimizer"].param_groups}
-    trained = [part for part in family.parts if module.trained_parameters(part)]
-    assert rates.keys() == set(trained)
     methods = {part: parts.part_config(told.lora, part).method for part in family.parts}
-    assert trained == [part for part, method in methods.items() if method != "frozen"]
+    trained = {part for part, method in methods.items() if method != "frozen"}
+    if told.lora.new_word.name is not None:
+        trained |= {f"{part}_new_word" for part in family.text_encoders}
+    assert rates.keys() == trained
 
 
-@pytest.mark.parametrize("family", LAYOUTS)
-@pytest.mark.parametrize("lora", ["attention", "conv_time", "none"])
+MODEL = {"sd": "sd15"}
+ADAPTED = ("attention", "conv_time", "none")
+STEPS = [
+    *((family, lora) for family in ("sd", "sdxl") for lora in ADAPTED),
+    *(("kolors", f"{lora} lora.text_encoder.method=frozen") for lora in ADAPTED),
+    ("ddpm", "none"),  # nothing else loads a LoRA of it
+]
+
+
+@pytest.mark.parametrize(("family", "lora"), STEPS)
 def test_a_step_of_every_family(family: str, lora: str, config: Config) -> None:
     """Every trained weight gets a gradient, but for those that nothing reads.
 
     The last layer of SDXL's first text encoder is one: the UNet is told what comes before it.
     """
-    model, module = built(config(f"model.family={family}", f"lora={lora}"))
+    assert {family for family, _ in STEPS} == LAYOUTS.keys()
+    model, module = built(config(f"model={MODEL.get(family, family)}", *f"lora={lora}".split()))
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     module.on_fit_start()
     draws = torch.Generator().manual_seed(0)
-    side = model.resolution_step // model.latent_scale
+    side = 2 * model.resolution_step
     batch = Batch(
         sample_index=torch.arange(2),
         picture_index=torch.arange(2),
         token_ids=model.tokenize(["a cat", "a dog"]).ids,
         names=("0.png", "1.png"),
         weights=torch.ones(2),
-        moments=torch.randn(2, 8, side, side, generator=draws),
+        pixels=2 * torch.rand(2, 3, side, side, generator=draws) - 1,
         sizes=torch.tensor([[64.0, 64, 0, 0, 64, 64]] * 2),
     )
     loss = module.training_step(batch, 0)
