@@ -36,7 +36,6 @@ _PARTS = {
 }
 """What a whole checkpoint holds, and how the names of its weights begin."""
 
-
 _MISFITS = (OSError, ValueError, KeyError, AttributeError, RuntimeError)
 """What diffusers raises where names, shapes or configs are not what it expects."""
 
@@ -158,8 +157,9 @@ def _load(load: Callable[[], Any]) -> Any:
     except NotImplementedError as error:  # of torch: weights without numbers cannot be moved
         raise SingleFileError("lacks some weights of its UNet or VAE; fetch it again") from error
     except (SingleFileComponentError, *_MISFITS) as error:
+        reason = str(error).partition(". ")[0]  # then advice on diffusers' own arguments
         raise SingleFileError(
-            f"does not fit the configs that it is read with ({error}); name its architecture's "
+            f"does not fit the configs that it is read with ({reason}); name its architecture's "
             "with model.config"
         ) from error
     for name, part in getattr(model, "components", {"vae": model}).items():

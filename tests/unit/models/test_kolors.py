@@ -62,6 +62,21 @@ def test_its_length_is_known_whatever_the_files_say(random_kolors: Path, tmp_pat
     assert torch.equal(tokenize([worker], CAPTIONS).ids, tokenize([own], CAPTIONS).ids)
 
 
+def test_files_named_as_the_published_ones_are_read(family: Kolors, tmp_path: Path) -> None:
+    pipeline = family.pipeline()
+    pipeline.save_pretrained(tmp_path, variant="fp16")
+    shutil.rmtree(tmp_path / "text_encoder")
+    pipeline.text_encoder.save_pretrained(
+        tmp_path / "text_encoder", variant="fp16", max_shard_size="30KB"
+    )
+    shards = sorted(path.name for path in (tmp_path / "text_encoder").glob("*.safetensors"))
+    assert shards[0] == f"model.fp16-00001-of-0000{len(shards)}.safetensors"
+    found = load_family(ModelSource(str(tmp_path), family="kolors", variant="fp16"), 0)
+    before, after = family.state_dict(), found.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
 def test_the_unet_is_told_sizes_and_the_whole_prompt(family: Kolors) -> None:
     z_t, t = torch.randn(2, 4, 16, 16), torch.tensor([10, 1050])
     conditioning = family.encode_prompts(family.tokenize(["a", "b"]).ids)

@@ -125,7 +125,7 @@ def without(start: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
         ),
         (
             lambda w: {k: v[..., :1] if "attn2.to_k" in k else v for k, v in w.items()},
-            "does not fit the configs .*model.config",
+            r"does not fit the configs .*but got torch[^)]*\)\); name .* with model.config",
         ),
         (
             lambda w: {k.replace("cond_stage_model", "conditioner.embedders.0"): w[k] for k in w},
