@@ -52,7 +52,7 @@ RANGES = [
 ]
 NAMES = [
     ("optimizer=adamq", "optimizer=adamq: unknown; did you mean adamw? choices: adafactor, "),
-    ("model=sdx", "model=sdx: unknown; did you mean sdxl? choices: sd15, sd21, sdxl, tiny"),
+    ("model=sdx", "model=sdx: unknown; did you mean sdxl? choices: ddpm, sd15, sd21, sdxl, tiny"),
     ("experiment=tinybase", "experiment=tinybase: unknown; did you mean tiny_base?"),
     ("optim.name=adamq", "optim.name=adamq: unknown; did you mean adamw? choices: adafactor, "),
     ("optim.options.lrr=1", "optim.options.lrr=1: unknown; choices: amsgrad, betas, "),
@@ -69,7 +69,7 @@ NAMES = [
         "objective.zero_terminal_snr=true",
         "objective.zero_terminal_snr=True: this model predicts ep",
     ),
-    ("model.family=sx", "model.family=sx: unknown; did you mean sdxl? choices: sd, sdxl"),
+    ("model.family=sx", "model.family=sx: unknown; did you mean sdxl? choices: ddpm, sd, sdxl"),
 ]
 PATHS = [
     ("data.root=missing", "data.root=missing: does not exist; give the folder"),
