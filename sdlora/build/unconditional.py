@@ -19,18 +19,7 @@ def check_told(config: TrainConfig) -> None:
     """
     layout = layout_of(config.model.family)
     if layout.tokenizers:
-        require(
-            config.sampling.prompts is not None,
-            "sampling.prompts",
-            "null",
-            "this model draws what it is told; name a text file with one prompt a line",
-        )
-        require(
-            not config.model.architecture,
-            "model.architecture",
-            config.model.architecture,
-            "this model's folder brings its own; leave it out",
-        )
+        _check_prompted(config)
         return
     _check_architecture(config.model, layout)
     adapter = "an adapter cannot be exported for it; choose lora=none, which trains all weights"
@@ -52,6 +41,22 @@ def check_told(config: TrainConfig) -> None:
     for key, (value, needed, reason) in rules.items():
         must = "null" if needed is None else str(needed).lower()
         require(value == needed, key, value, f"{reason}; set it to {must}")
+
+
+def _check_prompted(config: TrainConfig) -> None:
+    """What only an unconditional model does without, or has."""
+    require(
+        config.sampling.prompts is not None,
+        "sampling.prompts",
+        "null",
+        "this model draws what it is told; name a text file with one prompt a line",
+    )
+    require(
+        not config.model.architecture,
+        "model.architecture",
+        config.model.architecture,
+        "this model's folder brings its own; leave it out",
+    )
 
 
 def check_side(resolution: int, folder: Path, source: ModelSource) -> None:

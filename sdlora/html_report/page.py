@@ -88,12 +88,10 @@ def _facts(run: Path) -> dict[str, Any]:
     columns = _columns(run, report, states, last, notes, is_run=is_run)
     numbers = _numbers(run, report, states, columns, is_run=is_run)
     gallery = read_gallery(run, columns, _PICTURES_BYTES, numbers)
-    head = _head(config, dataset, best, last) if is_run else _evaluation_head(config)
-    trained = "trained" if _trains_all(config) else "LoRA"
     return {
         "title": str(_at(config, "export.name") or run.resolve().name),
         "what": "run" if is_run else "evaluation",
-        "head": head,
+        "head": _head(config, dataset, best, last) if is_run else _evaluation_head(config),
         "table": score_table(states),
         "reasons": reasons(states),
         "base": states[0].name if len(states) > 1 else None,  # what others are compared with
@@ -101,8 +99,8 @@ def _facts(run: Path) -> dict[str, Any]:
         "best": None if best is None else f"step {best}",
         "pairs": read_pairs(run, notes),
         "copying": copying(states),
-        "charts": charts(lines, best, trained) if is_run else state_charts(states),
-        "trained": trained,
+        "charts": charts(lines, best, _trained(config)) if is_run else state_charts(states),
+        "trained": _trained(config),
         "steps": step_table(lines, best),
         "dataset": dataset,
         "findings": _findings(dataset),
@@ -212,7 +210,7 @@ def _head(
         "Pictures": counts.get("pictures"),
         "From": ", ".join(str(root) for root in roots if root),
         "Resolution": _at(config, "data.resolution"),
-        "Rank": None if _trains_all(config) else _at(config, "lora.r"),
+        "Rank": _at(config, "lora.r") if _trained(config) == "LoRA" else None,
         "Batch": _at(config, "data.batch_size"),
         "UNet rate": _at(config, "optim.unet_lr"),
         "Text encoder rate": None if is_frozen else _at(config, "optim.text_encoder_lr"),
@@ -222,9 +220,10 @@ def _head(
     return _known(rows)
 
 
-def _trains_all(config: Mapping[str, Any]) -> bool:
-    """Whether a run trained the weights themselves, and no adapter."""
-    return "full" in (_at(config, f"lora.{part}.method") for part in ("unet", "text_encoder"))
+def _trained(config: Mapping[str, Any]) -> str:
+    """What a run made, beside the base: a LoRA, unless the weights themselves trained."""
+    methods = [_at(config, f"lora.{part}.method") for part in ("unet", "text_encoder")]
+    return "trained" if "full" in methods else "LoRA"
 
 
 def _evaluation_head(config: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -52,7 +52,7 @@ RANGES = [
 ]
 NAMES = [
     ("optimizer=adamq", "optimizer=adamq: unknown; did you mean adamw? choices: adafactor, "),
-    ("model=sdx", "model=sdx: unknown; did you mean sdxl? choices: kolors, sd15, sd21, sdxl, tiny"),
+    ("model=sdx", "model=sdx: unknown; did you mean sdxl? choices: ddpm, kolors, sd15, sd21, sdxl"),
     ("experiment=tinybase", "experiment=tinybase: unknown; did you mean tiny_base?"),
     ("optim.name=adamq", "optim.name=adamq: unknown; did you mean adamw? choices: adafactor, "),
     ("optim.options.lrr=1", "optim.options.lrr=1: unknown; choices: amsgrad, betas, "),

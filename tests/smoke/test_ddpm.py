@@ -35,6 +35,7 @@ def settings(tmp_path: Path) -> list[str]:
         "data.resolution=16",
         "data.batch_size=2",
         *ARCHITECTURE,
+        "trainer.precision=bf16",
         "trainer.ema_decay=0.9",
         "trainer.accumulate_grad_batches=2",
         "checkpoint.every_n_steps=1",
