@@ -23,8 +23,9 @@ def check_adapters(config: TrainConfig) -> None:
     """Try the adapters on the model's layers without weights.
 
     Raises:
-        ConfigError: If nothing trains, a target or pattern matches no layer, a layer has too few
-            ranks, or the file of ``lora.init_from`` cannot be read or is another adapter.
+        ConfigError: If nothing trains, a target or pattern matches no layer, diffusers could not
+            load the targets, a layer has too few ranks, or the file of ``lora.init_from`` cannot be
+            read or is another adapter.
         ModelError: If the model's folder is not whole.
     """
     names = layout_of(config.model.family).trainable
@@ -44,6 +45,12 @@ def check_adapters(config: TrainConfig) -> None:
         except LoraError as error:
             raise ConfigError(f"lora.{part}.{error}") from error
         asked.append(_Asked(part, spec, modules, adapted_layers(parts[part])))
+        require(  # its reader knows the names of a text encoder by those (convert_state_dict_to_peft)
+            part == "unet" or any(".self_attn." in layer for layer in asked[-1].layers),
+            f"lora.{part}.targets",
+            list(spec.targets),
+            "diffusers loads no LoRA of a text encoder without attention; add a layer, as q_proj",
+        )
     if start is not None:
         _require_same(config, asked, start)
 
