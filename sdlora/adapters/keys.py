@@ -13,6 +13,7 @@ from diffusers.utils import convert_state_dict_to_peft, convert_unet_state_dict_
 from diffusers.utils.state_dict_utils import StateDictType
 from torch import Tensor
 
+from sdlora.adapters.original_names import sdxl_layer
 from sdlora.adapters.spec import LoraError, listing
 
 Layout = Literal["diffusers", "kohya", "peft"]
@@ -142,7 +143,8 @@ def to_kohya(
     Args:
         states: For each part the raw peft state.
         alphas: For each part, effective alpha (scale times rank) by layer name.
-        is_sdxl: Whether the model has two text encoders, whose keys are then numbered.
+        is_sdxl: Whether the model is SDXL: its two text encoders are numbered, and its UNet has the
+            original code's names, in which kohya's trainer trains it.
 
     Source:
         kohya-ss/sd-scripts, networks/lora.py.
@@ -157,7 +159,10 @@ def to_kohya(
     for part, state in states.items():
         for key, value in state.items():
             layer, kind = parse_key(key)
-            name = SGM_ONLY.get(layer, layer) if part == "unet" else clip_name(layer)
+            if part != "unet":
+                name = clip_name(layer)
+            else:
+                name = sdxl_layer(layer) if is_sdxl else SGM_ONLY.get(layer, layer)
             stem = prefixes[part] + name.replace(".", "_")
             if kind == "magnitude":  # one number an output channel, in front
                 value = value.reshape(-1, *[1] * (state[f"{layer}.lora_A.weight"].ndim - 1))

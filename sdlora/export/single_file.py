@@ -8,25 +8,8 @@ import torch
 from torch import Tensor
 
 from sdlora.adapters.keys import CLIP_INSIDE, clip_name
+from sdlora.adapters.original_names import unet_name
 
-RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "time_emb_proj": "emb_layers.1",
-    "conv_shortcut": "skip_connection",
-}
-UNET_ENDS = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-}
-MIDDLE = {"resnets.0": "0", "attentions.0": "1", "resnets.1": "2"}
 VAE_ATTENTION = {
     "group_norm": "norm",
     "to_q": "q",
@@ -78,37 +61,6 @@ def original_tensors(pipeline: Any) -> dict[str, Tensor]:
     return tensors | (_openclip if is_openclip else _clip)("cond_stage_model.", first)
 
 
-def unet_name(key: str, layers_per_block: int, up_attention: list[bool]) -> str:
-    """A UNet weight's name in the original code, which numbers all blocks in a row.
-
-    Args:
-        key: Its name in diffusers.
-        layers_per_block: Resnets in a block on the way down; one more on the way up.
-        up_attention: For each block on the way up, whether it has attention.
-
-    Raises:
-        ValueError: If the original code has no such weight.
-    """
-    for ours, theirs in UNET_ENDS.items():
-        if key.startswith(f"{ours}."):
-            return theirs + key.removeprefix(ours)
-    if match := re.fullmatch(r"mid_block\.(resnets\.[01]|attentions\.0)\.(.+)", key):
-        return f"middle_block.{MIDDLE[match[1]]}.{_resnet(match[2])}"
-    match = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.+)", key)
-    if match is None:
-        raise ValueError(f"{key}: the original Stable Diffusion has no such weight")
-    side, block, kind, index, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
-    if side == "down":
-        first = 1 + block * (layers_per_block + 1)
-        if kind == "downsamplers":
-            return f"input_blocks.{first + layers_per_block}.0.{rest.replace('conv', 'op')}"
-        return f"input_blocks.{first + index}.{int(kind == 'attentions')}.{_resnet(rest)}"
-    first = block * (layers_per_block + 1)
-    if kind == "upsamplers":
-        return f"output_blocks.{first + layers_per_block}.{1 + up_attention[block]}.{rest}"
-    return f"output_blocks.{first + index}.{int(kind == 'attentions')}.{_resnet(rest)}"
-
-
 def vae_name(key: str, levels: int) -> str:
     """A VAE weight's name in the original code, which counts the decoder's blocks from below.
 
@@ -129,12 +81,6 @@ def vae_name(key: str, levels: int) -> str:
         layer, _, kind = rest.rpartition(".")
         return f"{head}mid.attn_1.{VAE_ATTENTION[layer]}.{kind}"
     return key.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
-
-
-def _resnet(rest: str) -> str:
-    """Inside a block: resnets have other names, transformers the same."""
-    first, dot, last = rest.partition(".")
-    return RESNET.get(first, first) + dot + last
 
 
 def _clip(prefix: str, text_encoder: Any) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from sdlora.adapters.spec import LoraSpec
 from sdlora.adapters.writing import write_diffusers, write_kohya
 from sdlora.export import lora_files
 from sdlora.export.__main__ import main
+from sdlora.export.merging import write_merged
 from sdlora.export.proof import outputs
 from sdlora.models.loading import load_family
 from sdlora.models.source import ModelSource
@@ -268,6 +269,19 @@ def test_merge_into_a_single_file(
     assert same(weights(one), weights(other))
     bare = loader.from_pretrained(base, local_files_only=True, dtype=torch.half)
     assert not same(weights(bare), weights(other))
+
+
+def test_a_text_encoder_of_openclip_in_a_single_file(random_base: Path, tmp_path: Path) -> None:
+    """Stable Diffusion 2's: other names, and query, key and value in one matrix."""
+    pipeline = StableDiffusionPipeline.from_pretrained(random_base, local_files_only=True)
+    pipeline.text_encoder.config.hidden_act = "gelu"
+    base, file = tmp_path / "sd2", tmp_path / "sd2.safetensors"
+    pipeline.save_pretrained(base)
+    write_merged(file, pipeline, torch.float32, base)  # which loads it back and compares
+    keys = [key for key in load_file(file) if key.startswith("cond_stage_model.")]
+    start = "cond_stage_model.model."
+    assert f"{start}transformer.resblocks.0.attn.in_proj_bias" in keys
+    assert all(key.startswith(start) for key in keys)
 
 
 def test_extract_finds_the_lora_again(file: Path, random_base: Path, tmp_path: Path) -> None:

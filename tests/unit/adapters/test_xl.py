@@ -133,7 +133,7 @@ def test_keys_of_both_text_encoders(tmp_path: Path, tuned: dict[str, nn.Module])
     assert "lora_te2_text_model_encoder_layers_1_self_attn_q_proj.lora_down.weight" in kohya
     assert kohya["lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha"] == 5.0
     assert "lora_unet_label_emb_0_0.lora_up.weight" in kohya
-    assert "lora_unet_down_blocks_1_attentions_0_proj_in.lora_up.weight" in kohya
+    assert "lora_unet_input_blocks_4_1_proj_in.lora_up.weight" in kohya
     theirs = load_file(write_diffusers(tmp_path / "b.safetensors", parts=tuned, metadata={}))
     for part in PARTS[1:]:
         start = f"{part}.text_model.encoder.layers."
@@ -189,7 +189,7 @@ def sgm_name(layer: str) -> str:
     return layer.removesuffix("conv") + "op" if sampled else layer
 
 
-def test_files_of_kohyas_trainer(tmp_path: Path, tuned: dict[str, nn.Module]) -> None:
+def test_names_are_those_of_kohyas_trainer(tmp_path: Path, tuned: dict[str, nn.Module]) -> None:
     """It trains SDXL in the original code, so its files have the UNet's names of that."""
     assert sgm_name("down_blocks.2.attentions.1.proj_in") == "input_blocks.8.1.proj_in"
     assert sgm_name("up_blocks.0.upsamplers.0.conv") == "output_blocks.2.2.conv"
@@ -199,18 +199,28 @@ def test_files_of_kohyas_trainer(tmp_path: Path, tuned: dict[str, nn.Module]) ->
         for layer in adapted_layers(tuned["unet"])
     }
     ours = load_file(write_kohya(tmp_path / "ours.safetensors", parts=tuned, metadata={}))
-    theirs = {}
-    for key, value in ours.items():
-        stem, rest = key.split(".", 1)
-        theirs[f"{names.get(stem, stem)}.{rest}"] = value
-    assert not any("down_blocks" in key or "up_blocks" in key for key in theirs)
-    save_file(theirs, tmp_path / "theirs.safetensors")
-    lora_file = read_lora(tmp_path / "theirs.safetensors")
+    found = {key.split(".", 1)[0] for key in ours if key.startswith("lora_unet_")}
+    assert found == set(names.values())
+    lora_file = read_lora(tmp_path / "ours.safetensors")
     assert {part: spec.r for part, spec in lora_file.specs.items()} == dict(
         zip(PARTS, (4, 3, 2), strict=True)
     )
-    parts = applied(tmp_path / "theirs.safetensors")
-    assert torch.equal(outputs(parts), outputs(tuned))
+
+
+def test_files_with_names_of_diffusers(tmp_path: Path, tuned: dict[str, nn.Module]) -> None:
+    """Earlier ones of this project have them in the kohya layout, and others' too."""
+    originals = {
+        f"lora_unet_{sgm_name(layer).replace('.', '_')}": f"lora_unet_{layer.replace('.', '_')}"
+        for layer in adapted_layers(tuned["unet"])
+    }
+    ours = load_file(write_kohya(tmp_path / "ours.safetensors", parts=tuned, metadata={}))
+    theirs = {}
+    for key, value in ours.items():
+        stem, rest = key.split(".", 1)
+        theirs[f"{originals.get(stem, stem)}.{rest}"] = value
+    assert not any("put_blocks" in key for key in theirs)
+    save_file(theirs, tmp_path / "theirs.safetensors")
+    assert torch.equal(outputs(applied(tmp_path / "theirs.safetensors")), outputs(tuned))
 
 
 @pytest.mark.parametrize("layout", ["kohya", "diffusers", "old diffusers"])

@@ -1,0 +1,67 @@
+"""Names of a UNet's weights in the original Stable Diffusion code, where blocks are in a row."""
+
+import re
+from collections.abc import Sequence
+
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1",
+    "conv_shortcut": "skip_connection",
+}
+UNET_ENDS = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+MIDDLE = {"resnets.0": "0", "attentions.0": "1", "resnets.1": "2"}
+SDXL_UP_ATTENTION = (True, True, False)
+"""Which blocks on the way up have attention in SDXL."""
+
+
+def unet_name(key: str, layers_per_block: int, up_attention: Sequence[bool]) -> str:
+    """A UNet weight's name in the original code, which numbers all blocks in a row.
+
+    Args:
+        key: Its name in diffusers.
+        layers_per_block: Resnets in a block on the way down; one more on the way up.
+        up_attention: For each block on the way up, whether it has attention.
+
+    Raises:
+        ValueError: If the original code has no such weight.
+    """
+    for ours, theirs in UNET_ENDS.items():
+        if key.startswith(f"{ours}."):
+            return theirs + key.removeprefix(ours)
+    if match := re.fullmatch(r"mid_block\.(resnets\.[01]|attentions\.0)\.(.+)", key):
+        return f"middle_block.{MIDDLE[match[1]]}.{_resnet(match[2])}"
+    match = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.+)", key)
+    if match is None:
+        raise ValueError(f"{key}: the original Stable Diffusion has no such weight")
+    side, block, kind, index, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
+    if side == "down":
+        first = 1 + block * (layers_per_block + 1)
+        if kind == "downsamplers":
+            return f"input_blocks.{first + layers_per_block}.0.{rest.replace('conv', 'op')}"
+        return f"input_blocks.{first + index}.{int(kind == 'attentions')}.{_resnet(rest)}"
+    first = block * (layers_per_block + 1)
+    if kind == "upsamplers":
+        return f"output_blocks.{first + layers_per_block}.{1 + up_attention[block]}.{rest}"
+    return f"output_blocks.{first + index}.{int(kind == 'attentions')}.{_resnet(rest)}"
+
+
+def sdxl_layer(layer: str) -> str:
+    """A layer of SDXL's UNet, which has two resnets in a block."""
+    return unet_name(f"{layer}.weight", 2, SDXL_UP_ATTENTION).removesuffix(".weight")
+
+
+def _resnet(rest: str) -> str:
+    """Inside a block: resnets have other names, transformers the same."""
+    first, dot, last = rest.partition(".")
+    return RESNET.get(first, first) + dot + last
