@@ -1,0 +1,35 @@
+"""What the docs refer to is there."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGES = [*sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tests_and_files_that_a_page_names_are_there(page: Path) -> None:
+    text = page.read_text("utf-8")
+    for path, test in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text):
+        tree = ast.parse((REPOSITORY / path).read_text("utf-8"))
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert not test or test in functions, f"{path}::{test}"
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_cell_of_the_families_names_a_test() -> None:
+    text = (REPOSITORY / "docs/families.md").read_text("utf-8")
+    table = text.partition("| train | cache |")[2].partition("\n\n")[0].splitlines()[2:]
+    known = set(re.findall(r"^(\d+)\. `tests/", text, re.MULTILINE))
+    used: set[str] = set()
+    for row in table:
+        name, *cells = [cell.strip() for cell in row.strip("| ").split("|")]
+        assert len(cells) == 8, name
+        for cell in cells:
+            assert re.search(r"\d|\(\w\)", cell), row
+            used |= set(re.findall(r"\d+", cell))
+    assert used == known
