@@ -23,8 +23,9 @@ def check_adapters(config: TrainConfig) -> None:
     """Try the adapters on the model's layers without weights.
 
     Raises:
-        ConfigError: If nothing trains, a target or pattern matches no layer, a layer has too few
-            ranks, or the file of ``lora.init_from`` cannot be read or is another adapter.
+        ConfigError: If nothing trains, a target or pattern matches no layer, diffusers could not
+            load the targets, a layer has too few ranks, or the file of ``lora.init_from`` cannot be
+            read or is another adapter.
         ModelError: If the model's folder is not whole.
     """
     names = layout_of(config.model.family).trainable
@@ -36,14 +37,8 @@ def check_adapters(config: TrainConfig) -> None:
     )
     parts = {part: empty_part(part, model_source(config.model)) for part in names}
     start = _start_file(config, parts)
-    asked = []
-    for part, spec in lora_specs(config.lora, config.model.family).items():
-        modules = [name for name, _ in parts[part].named_modules()]
-        try:
-            add_lora(parts[part], spec, seed=0)
-        except LoraError as error:
-            raise ConfigError(f"lora.{part}.{error}") from error
-        asked.append(_Asked(part, spec, modules, adapted_layers(parts[part])))
+    specs = lora_specs(config.lora, config.model.family)
+    asked = [_asked(part, spec, parts[part]) for part, spec in specs.items()]
     if start is not None:
         _require_same(config, asked, start)
 
@@ -75,6 +70,22 @@ class _Asked:
     spec: LoraSpec
     modules: Sequence[str]
     layers: Mapping[str, tuple[int, float]]
+
+
+def _asked(part: str, spec: LoraSpec, module: nn.Module) -> _Asked:
+    """Put an adapter on a bare part, or say why that cannot be."""
+    modules = [name for name, _ in module.named_modules()]
+    try:
+        layers = adapted_layers(add_lora(module, spec, seed=0))
+    except LoraError as error:
+        raise ConfigError(f"lora.{part}.{error}") from error
+    require(  # by those its convert_state_dict_to_peft knows what kind of names the others have
+        part == "unet" or any(".self_attn." in layer for layer in layers),
+        f"lora.{part}.targets",
+        list(spec.targets),
+        "diffusers loads no LoRA of a text encoder without attention; add a layer, such as q_proj",
+    )
+    return _Asked(part, spec, modules, layers)
 
 
 def _start_file(config: TrainConfig, parts: Mapping[str, nn.Module]) -> LoraFile | None:

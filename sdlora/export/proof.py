@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from peft import PeftModel
 from torch import Tensor, nn
 
-from sdlora.adapters.formats import DIFFUSERS_FILE, apply_lora, read_lora
+from sdlora.adapters.formats import DIFFUSERS_FILE, LoraFile, apply_lora, read_lora
 from sdlora.adapters.lora import ADAPTER, adapted_layers, lora_state_dict
 
 TOLERANCE = 1e-4
@@ -34,7 +34,8 @@ def prove_export(
     Outputs are compared on fixed inputs in float32 (exact for weights kept in 16 bits), so that
     rounding hides nothing. Adapter weights and scales are compared as well: a layer that hardly
     trained has no effect that an output would show. diffusers reads the kohya file, or, where it
-    cannot (DoRA, alphas that differ by layer), this project's own reader.
+    cannot (DoRA, alphas that differ by layer, text encoders without ``out_proj``), this project's
+    own reader.
 
     Args:
         folder: As ``export_lora`` left it.
@@ -81,11 +82,25 @@ def _load_kohya(folder: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> 
         raise ExportError(f"{folder}: holds {len(found)} kohya files, not one; export again")
     path = found[0]
     lora_file = read_lora(path)
-    if any(spec.use_dora or spec.alpha_pattern for spec in lora_file.specs.values()):
-        # right for ComfyUI and A1111; diffusers drops DoRA scales, and alphas that differ by layer
-        apply_lora(parts, lora_file)
-    else:
+    if _diffusers_reads(lora_file):
         pipeline.load_lora_weights(folder, weight_name=path.name, adapter_name=ADAPTER)
+    else:  # right for ComfyUI and A1111
+        apply_lora(parts, lora_file)
+
+
+def _diffusers_reads(lora_file: LoraFile) -> bool:
+    """Whether diffusers reads a kohya file whole.
+
+    It drops DoRA scales and alphas that differ by layer; and it knows by ``out_proj`` what kind of
+    names a text encoder's layers have, so that it drops others, or fails, where that one is not
+    among them (``convert_state_dict_to_peft``).
+    """
+    return not any(
+        spec.use_dora
+        or spec.alpha_pattern
+        or (part != "unet" and not any(layer.endswith("out_proj") for layer in spec.targets))
+        for part, spec in lora_file.specs.items()
+    )
 
 
 def _load_peft(folder: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> None:

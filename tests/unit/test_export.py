@@ -80,6 +80,14 @@ def test_each_program_by_itself(tmp_path: Path, fresh) -> None:
     assert torch.equal(outputs(pipeline.unet, pipeline.text_encoder), expected)
 
 
+@pytest.mark.parametrize("targets", [("q_proj",), ("k_proj", "fc1"), ("out_proj",)])
+def test_any_target_of_a_text_encoder(targets: tuple[str, ...], tmp_path: Path, fresh) -> None:
+    text_encoder = with_lora(tiny_text_encoder(), "text_encoder", {"text_encoder": targets})
+    folder, parts = tmp_path / "lora", both(tiny_unet(), text_encoder)
+    export_lora(folder, parts=parts, metadata={}, name="face")
+    assert max(prove_export(folder, fresh, parts).values()) == 0.0
+
+
 def test_time_embeddings_of_the_resnets(tmp_path: Path, fresh) -> None:
     """Their kohya names by its rule, and each program reads them."""
     unet = with_lora(tiny_unet(), "unet", {"unet": ("time_emb_proj",)})

@@ -169,6 +169,10 @@ def test_the_hash_of_the_file_is_part_of_the_run(
             ["lora.text_encoder.alpha_pattern={fc1:4}"],
             "^lora.text_encoder.alpha_pattern=fc1: matches none of the 8 adapted layers; near",
         ),
+        (
+            ["lora.text_encoder.targets=[fc1,fc2]"],
+            r"^lora.text_encoder.targets=\['fc1', 'fc2'\]: diffusers loads no LoRA of a text enc",
+        ),
         (["lora.init=pissa", "lora.r=99"], r"^lora.text_encoder.r=99: .* ranks for init=pissa"),
         (
             ["lora.unet.method=frozen", "lora.text_encoder.method=frozen",
