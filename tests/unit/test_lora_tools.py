@@ -334,7 +334,7 @@ def test_what_cannot_be_done_is_one_message(
     resize = ("resize", file, "--out")
     for arguments, told in (
         ((*resize, file, "--r", "2"), f"out={file}: is there already; choose another, or --overw"),
-        ((*resize, tmp_path / "x", "--r", "2", "--layout", "kohya"), "a kohya file ends with ."),
+        ((*resize, tmp_path / "x", "--r", "2"), "a kohya file ends with ."),
         ((*resize, out, "--r", "0"), "--r: 0: must be a whole number >= 1"),
         ((*resize, out, "--keep", "2"), "--keep: 2: must be in (0, 1], such as 0.9"),
         ((*resize, out), "one of the arguments --r --keep is required"),
