@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
+from sdlora.adapters.textual_inversion import FOLDER as EMBEDDINGS
 from sdlora.build.optimizer import check_optimizer, check_schedule
 from sdlora.build.unconditional import check_told
 from sdlora.config import EvaluateConfig, SamplingConfig, TrainConfig
@@ -110,8 +111,9 @@ def check_evaluation(config: EvaluateConfig) -> None:
     if config.data.root is not None and not Path(config.data.root).is_dir():
         raise ConfigError(f"data.root={config.data.root}: no such folder; name one, or null")
     if config.run is not None and not config.images:
+        adapter = checkpoint_path(config.run, config.run_checkpoint)
         require(
-            checkpoint_path(config.run, config.run_checkpoint).is_file(),
+            adapter.is_file() or (adapter.parent / EMBEDDINGS).is_dir(),
             "run",
             config.run,
             "holds no LoRA, as it trained all weights; its own report.html has their scores, and "

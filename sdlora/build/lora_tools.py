@@ -164,9 +164,6 @@ def _base(name: str, options: Namespace) -> FreshBase:
 def _refuse_existing(options: Namespace) -> None:
     if options.out.exists() and not options.overwrite:
         raise ConfigError(f"out={options.out}: is there already; choose another, or --overwrite")
-    wants_file = getattr(options, "layout", None) in ("diffusers", "kohya")
-    if wants_file and options.out.suffix != SINGLE_FILE:
-        raise ConfigError(f"out={options.out}: a {options.layout} file ends with {SINGLE_FILE}")
 
 
 def _cut_words(options: Namespace) -> str:

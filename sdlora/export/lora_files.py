@@ -8,6 +8,7 @@ import torch
 
 from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.adapters.keys import Layout
+from sdlora.adapters.lora import LoraError
 from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.weights import DIFFUSERS_CONFIG, SEAL
 from sdlora.adapters.writing import write_diffusers_file, write_kohya_file, write_peft_folders
@@ -56,9 +57,11 @@ def write_lora(
         What ``prove`` gives; empty without.
 
     Raises:
-        LoraError: If no file can hold it.
+        LoraError: If no file can hold it, or ``out`` has another ending.
         ExportError: If the file, read back, is not this LoRA; nothing is left of it then.
     """
+    if layout != "peft" and out.suffix != ".safetensors":
+        raise LoraError(f"out={out}: a {layout} file ends with .safetensors; name it so")
     titles = {"ss_output_name": out.stem, "modelspec.title": out.stem}
     lora = replace(lora, metadata={**titles, **header(lora.metadata)})
     with whole_folder(out) if layout == "peft" else atomic_path(out) as temporary:

@@ -1,19 +1,17 @@
 """An unconditional model of pixels, trained as a user does, on pictures without captions."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import DDPMPipeline
-from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
-from sdlora.command_line import CONF, register_schemas
 from tests.models import TINY_PIXELS
 from tests.smoke.conftest import Train, write_pictures
-from train import train
 
 pytestmark = pytest.mark.slow
 
@@ -69,26 +67,19 @@ def test_it_is_trained_drawn_scored_and_exported(
     assert all(torch.equal(average[f"unet.{name}"], value) for name, value in weights.items())
 
 
-def in_this_process(*given: str) -> None:
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        train(compose("train", [*given, "evaluation=none", "logger=none"]))
-
-
 @pytest.mark.parametrize("cache", ["memory", "off"])
 def test_a_resumed_run_is_the_uninterrupted_one(
-    settings: list[str], tmp_path: Path, cache: str
+    settings: list[str], train_here: Callable[..., None], tmp_path: Path, cache: str
 ) -> None:
-    settings = [*settings, f"data.cache.mode={cache}"]
+    settings = [*settings, f"data.cache.mode={cache}", "evaluation=none", "logger=none"]
 
     def end(folder: Path) -> dict[str, Any]:
         return torch.load(folder / "checkpoints/step_0000003/trainer.ckpt", weights_only=True)
 
     whole, parted = tmp_path / "whole", tmp_path / "parted"
-    in_this_process(*settings, "trainer.max_steps=3", f"run_dir={whole}")
-    in_this_process(*settings, "trainer.max_steps=1", f"run_dir={parted}")
-    resumed = (f"run_dir={parted}", f"resume={parted}")
-    in_this_process(*settings, "trainer.max_steps=3", *resumed)
+    train_here(*settings, "trainer.max_steps=3", f"run_dir={whole}")
+    train_here(*settings, "trainer.max_steps=1", f"run_dir={parted}")
+    train_here(f"resume={parted}", "trainer.max_steps=3")
     expected, found = end(whole), end(parted)
     for part in ("state_dict", "optimizer_states", "callbacks"):
         assert str(found[part]) == str(expected[part])

@@ -181,7 +181,7 @@ def test_a_second_text_encoder_is_trained_as_the_first_unless_told_otherwise() -
         (["lora.new_word.num_vectors=0"], "^lora.new_word.num_vectors=0: must be a whole number"),
         (
             ["lora=none", "lora.new_word.name=zwk"],
-            "^lora.new_word.name=zwk: goes with adapters or frozen parts only; set both methods",
+            "^lora.new_word.name=zwk: goes with adapters or frozen parts only; set all methods",
         ),
         (
             ["lora=textual_inversion", "lora.new_word.name=null"],

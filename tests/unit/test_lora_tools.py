@@ -29,13 +29,20 @@ HEADER = {"ss_base_model_version": "sd_v1", "ss_steps": "7", "sdlora.config": "{
 
 
 def adapted(
-    base: Path, seed: int = 9, family: str = "sd", only: str = "", **spec: object
+    base: Path,
+    seed: int = 9,
+    family: str = "sd",
+    only: str = "",
+    mixed: bool = False,
+    **spec: object,
 ) -> dict[str, nn.Module]:
-    """The base's parts with a LoRA on each or on one; alpha is not the rank."""
+    """The base's parts with a LoRA on each or on one; alpha is not the rank, ranks may be mixed."""
     parts = load_family(ModelSource(str(base), family), 0).parts
     parts = {part: module for part, module in parts.items() if only in ("", part)}
     for part, module in parts.items():
         targets = EVERYTHING["unet" if part == "unet" else "text_encoder"]
+        if mixed:
+            spec["rank_pattern"] = {"conv1" if part == "unet" else "fc1": 2}
         values: dict = {"r": 4, "alpha": 6.0, "dropout": 0.0, "targets": targets, **spec}
         randomise(add_lora(module, LoraSpec(**values), seed=1), seed)
     return parts
@@ -173,7 +180,7 @@ def test_a_16_bit_file_stays_one(file: Path, tmp_path: Path) -> None:
 
 
 def test_convert_of_sdxl(random_xl: Path, tmp_path: Path) -> None:
-    parts = adapted(random_xl, family="sdxl", use_rslora=True, rank_pattern={"(fc1|conv1)": 2})
+    parts = adapted(random_xl, family="sdxl", use_rslora=True, mixed=True)
     first = write_diffusers(tmp_path / "a.safetensors", parts=parts, metadata={})
     kohya, peft, last = tmp_path / "k.safetensors", tmp_path / "peft", tmp_path / "d.safetensors"
     call("convert", first, kohya, "--layout", "kohya", "--base", random_xl)
@@ -335,7 +342,7 @@ def test_what_cannot_be_done_is_one_message(
     resize = ("resize", file, "--out")
     for arguments, told in (
         ((*resize, file, "--r", "2"), f"out={file}: is there already; choose another, or --overw"),
-        ((*resize, tmp_path / "x", "--r", "2", "--layout", "kohya"), "a kohya file ends with ."),
+        ((*resize, tmp_path / "x", "--r", "2"), "a kohya file ends with ."),
         ((*resize, out, "--r", "0"), "--r: 0: must be a whole number >= 1"),
         ((*resize, out, "--keep", "2"), "--keep: 2: must be in (0, 1], such as 0.9"),
         ((*resize, out), "one of the arguments --r --keep is required"),
