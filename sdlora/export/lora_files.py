@@ -8,8 +8,8 @@ import torch
 
 from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.adapters.keys import Layout
-from sdlora.adapters.lora import LoraError
 from sdlora.adapters.lora_file import LoraFile
+from sdlora.adapters.spec import LoraError
 from sdlora.adapters.weights import DIFFUSERS_CONFIG, SEAL
 from sdlora.adapters.writing import write_diffusers_file, write_kohya_file, write_peft_folders
 from sdlora.export.proof import ExportError, outputs, prove_file

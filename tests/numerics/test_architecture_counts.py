@@ -13,26 +13,7 @@ from sdlora.adapters.lora import adapted_layers, add_lora, lora_parameters
 from sdlora.adapters.spec import LoraSpec
 from sdlora.command_line import CONF, register_schemas, to_typed
 from sdlora.config import TrainConfig
-
-SD15_UNET: dict[str, Any] = {  # unet/config.json of Stable Diffusion 1.5
-    "act_fn": "silu",
-    "attention_head_dim": 8,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "center_input_sample": False,
-    "cross_attention_dim": 768,
-    "down_block_types": (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
-    "downsample_padding": 1,
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "in_channels": 4,
-    "layers_per_block": 2,
-    "mid_block_scale_factor": 1,
-    "norm_eps": 1e-5,
-    "norm_num_groups": 32,
-    "out_channels": 4,
-    "sample_size": 64,
-    "up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
-}
+from tests.architectures import SD15_UNET, SDXL_UNET
 
 
 @pytest.fixture
@@ -73,25 +54,6 @@ def test_lora_on_the_time_embeddings(unet: UNet2DConditionModel) -> None:
     by_hand = 8 * sum(1280 + width for width in widths) + 2 * 2 * (1280 + 1280)
     assert len(adapted_layers(unet)) == len(widths) + 2 == 22
     assert sum(p.numel() for p in lora_parameters(unet).values()) == by_hand
-
-
-SDXL_UNET: dict[str, Any] = {  # unet/config.json of Stable Diffusion XL base 1.0
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "attention_head_dim": (5, 10, 20),
-    "block_out_channels": (320, 640, 1280),
-    "cross_attention_dim": 2048,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "in_channels": 4,
-    "layers_per_block": 2,
-    "norm_num_groups": 32,
-    "out_channels": 4,
-    "projection_class_embeddings_input_dim": 2816,
-    "sample_size": 128,
-    "transformer_layers_per_block": (1, 2, 10),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "use_linear_projection": True,
-}
 
 
 KOLORS_UNET: dict[str, Any] = {  # unet/config.json of Kolors: SDXL's, told otherwise of prompts
