@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from sdlora.adapters.keys import to_kohya
 from sdlora.adapters.lora import adapted_layers, add_lora, lora_parameters
 from sdlora.adapters.spec import LoraSpec
-from tests.numerics.test_architecture_counts import SD15_UNET, SDXL_UNET
+from tests.architectures import SD15_UNET, SDXL_UNET
 
 UNET = (
     *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out"),
