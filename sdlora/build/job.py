@@ -1,6 +1,6 @@
 """Everything of one training run, in one place."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import lightning
@@ -39,6 +39,7 @@ class TrainingJob:
     specs: dict[str, LoraSpec]
     hashes: dict[str, str]
     checkpoint: Path | None
+    proof: dict[str, float] = field(default_factory=dict)
 
     @property
     def has_adapter(self) -> bool:

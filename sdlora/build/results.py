@@ -52,7 +52,8 @@ def export(job: TrainingJob) -> list[Path]:
             prove_embeddings(files[-1], fresh, trained, word, lambda t: job.family.tokenize(t).ids)
             job.progress.print(f"export proved: diffusers loads the embeddings of {word} exactly")
         if job.specs:
-            worst = max(prove_export(job.folder / "lora", fresh, trained).values())
+            job.proof = prove_export(job.folder / "lora", fresh, trained)
+            worst = max(job.proof.values())
             job.progress.print(
                 f"export proved: loaded back in 3 layouts, largest difference {worst:.2g}"
             )
@@ -112,7 +113,11 @@ def _compare(job: TrainingJob, grid: Path) -> Evaluation:
     job.evaluator.write_grid(grid, last, label)
     print_scores(rows, real, job.progress)
     if rows:
-        settings = {"config": asdict(job.config), "versions": parts.versions()}
+        settings = {
+            "config": asdict(job.config),
+            "versions": parts.versions(),
+            "export_differences": job.proof,
+        }
         write_report_json(job.folder / "report.json", rows, settings=settings, floor=real)
         write_nearest(job.folder, rows[label], job.evaluator.settings.prompts, job.data.source)
         _log_hparams(job, rows, real)

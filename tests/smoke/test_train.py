@@ -126,6 +126,14 @@ def test_a_run_writes_everything_that_it_promises(
     assert steps == ["step_0000004"]
     assert len(list((tmp_path / "samples").glob("step_*.png"))) == 2
 
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    differences = report["settings"]["export_differences"]
+    layouts = ("diffusers", "kohya", "peft")
+    assert differences.keys() == {
+        f"{x}/{part}" for x in layouts for part in ("unet", "text_encoder")
+    }
+    assert max(differences.values()) < 1e-4
+
     lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()]
     curves = [line for line in lines if "train/loss" in line]
     assert [line["step"] for line in curves] == [2, 4]
