@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
+from sdlora.lenient import mapping
 from sdlora.metrics.scores import HIGHER, KINDS, kind
 
 MAX_STATES_ACROSS = 5
@@ -185,11 +186,6 @@ def picture_scores(
     if is_faceless:
         long.append("no face")
     return PictureScores(tuple(short), ", ".join(long), is_faceless) if long else None
-
-
-def mapping(value: Any) -> dict[str, Any]:
-    """The value, if it is a mapping, else an empty one."""
-    return value if isinstance(value, dict) else {}
 
 
 def is_number(value: Any) -> TypeGuard[float]:

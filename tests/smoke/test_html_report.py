@@ -271,8 +271,8 @@ def test_nothing_of_an_evaluation_overflows_to_the_side(evaluation_page: Any) ->
 
 def test_the_copy_button_copies(page: Any) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.click("#copy")
-    page.locator("#copy", has_text="Copied").wait_for()
+    page.click(".copy")
+    page.locator(".copy", has_text="Copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()").startswith("python train.py sampling.")
 
 
