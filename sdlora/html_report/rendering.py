@@ -26,10 +26,10 @@ def write_page(
 
     Args:
         path: The file.
-        template: Name of the template; ``NAME.html`` and ``NAME.js``.
+        template: Its name; ``NAME.html``, ``NAME.css`` and ``NAME.js``.
         facts: What the template shows.
         libraries: Scripts that come before the page's own.
-        parts: Names of further files of the template: ``NAME.css`` and ``NAME.js``.
+        parts: Names of further scripts, before the template's own.
 
     Returns:
         The file.
@@ -41,7 +41,7 @@ def write_page(
     scripts = [*libraries, *_read("js", "shared", *parts, template)]
     page = environment.get_template(f"{template}.html").render(
         **facts,
-        style=Markup("".join(_read("css", "page", *parts))),  # ours, as the scripts
+        style=Markup("".join(_read("css", *dict.fromkeys(("page", template))))),  # ours
         scripts=[Markup(script) for script in scripts],
         script_hashes=[_script_hash(script) for script in scripts],
     )
