@@ -21,6 +21,7 @@ from sdlora.html_report.page import write_html_report
 from sdlora.metrics.scores import Scores
 from sdlora.report import gap_closed_by, write_report_json
 from sdlora.run_folder import flat
+from sdlora.sweep.cells import swept_values
 
 
 def export(job: TrainingJob) -> list[Path]:
@@ -130,5 +131,7 @@ def _log_hparams(job: TrainingJob, rows: Mapping[str, Scores], real: Scores | No
     known = {name: float(value) for name, value in metrics.items() if value is not None}
     for logger in job.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(flat(asdict(job.config)), known)
+            # of a cell what is swept alone: other columns would be the same in all rows
+            told = swept_values(job.folder) or flat(asdict(job.config))
+            logger.log_hyperparams(told, known)
             logger.finalize("success")

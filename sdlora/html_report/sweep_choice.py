@@ -9,6 +9,9 @@ from sdlora.metrics.scores import kind
 from sdlora.sweep.cells import SEED, Cell, Sweep, value_text
 from sdlora.sweep.choice import Advantage, Candidate, Choice, rule_of
 
+_MOST_REFUSED = 10
+"""So many are named."""
+
 
 def sentences(sweep: Sweep, choice: Choice | None) -> list[str]:
     """Which cell to take and why, the runner-up, and what was not chosen; never empty."""
@@ -27,10 +30,12 @@ def sentences(sweep: Sweep, choice: Choice | None) -> list[str]:
     if choice.runner_up is not None:
         said.append(_against(choice, choice.runner_up))
     if choice.refused:
-        cells = ", ".join(str(cell.number) for cell in choice.refused)
+        cells = ", ".join(str(cell.number) for cell in choice.refused[:_MOST_REFUSED])
+        more = len(choice.refused) - _MOST_REFUSED
         said.append(
-            f"Not chosen, since no scored step keeps the CLIP score within "
-            f"{choice.rule.max_clip_loss:g} of the base's, or has a {score}: {cells}."
+            f"Not chosen: {'cells' if len(choice.refused) > 1 else 'cell'} {cells}"
+            f"{f' and {more} more' if more > 0 else ''}, where no scored step has a {score} and a "
+            f"CLIP score not more than {choice.rule.max_clip_loss:g} below the base's."
         )
     return said
 
@@ -69,7 +74,7 @@ def _called(candidate: Candidate) -> str:
         f"{key}={value_text(value)}" for key, value in cell.overrides.items() if key != SEED
     )
     seed = value_text(cell.overrides.get(SEED))
-    return f"{settings or 'these settings'}, of its seeds {seed} (cell {cell.number})"
+    return f"{settings or 'these settings'}, best with seed {seed} (cell {cell.number})"
 
 
 def _step(cell: Cell) -> int:
@@ -81,8 +86,8 @@ def _value(candidate: Candidate, name: str) -> str:
     if candidate.spread is None:
         return score_text(name, candidate.mean)
     return (
-        f"{score_text(name, candidate.mean)} on average over {len(candidate.cells)} seeds "
-        f"(standard deviation {score_text(name, candidate.spread)})"
+        f"{score_text(name, candidate.mean)} on average over {len(candidate.cells)} seeds with a "
+        f"standard deviation of {score_text(name, candidate.spread)}"
     )
 
 
@@ -113,13 +118,14 @@ def _against(choice: Choice, runner_up: Candidate) -> str:
     verdict = (
         "so the difference is more than chance"
         if found.is_clear
-        else "which holds 0: the two cannot be told apart, so take the smaller or the cheaper one"
+        else "which holds 0: the two cannot be told apart"
     )
     return f"{said}. The difference is {_interval(name, found)}, {verdict}."
 
 
 def _interval(name: str, found: Advantage) -> str:
-    mean, low, high = (score_text(name, each) for each in (found.mean, found.low, found.high))
+    digits = kind(name).digits + 1  # a difference is small beside its scores
+    mean, low, high = (f"{each:.{digits}f}" for each in (found.mean, found.low, found.high))
     return f"{mean} over {found.count} common {found.over} (95 % interval {low} to {high})"
 
 

@@ -14,10 +14,11 @@ from sdlora.sweep.cells import Cell, Sweep
 
 MAX_BYTES = 20 * 1024 * 1024
 MAX_PICTURES = 2400
-"""A page is written after every cell, and reading this many takes half a minute at 512 pixels."""
+"""A page is written after every cell: 2,000 pictures of 512 pixels take about half a minute."""
 
 SIDES_PX = (256, 192, 128, 96)
-MIN_STEPS = 3
+FEW_STEPS = 3
+"""So few are not made fewer."""
 WEBP_QUALITY = 85
 
 Key = tuple[str, int | None]
@@ -183,7 +184,7 @@ def _smaller(plan: _Plan) -> _Plan:
     is_many = len(plan.chosen()) > MAX_PICTURES  # smaller ones would not help
     if plan.side > SIDES_PX[-2] and not is_many:
         return replace(plan, side=SIDES_PX[SIDES_PX.index(plan.side) + 1])
-    if len(plan.steps) > MIN_STEPS:
+    if len(plan.steps) > FEW_STEPS:
         return replace(plan, steps=plan.steps[::-1][::2][::-1])  # half; the last stays
     if len(plan.prompts) > 1:
         return replace(plan, prompts=plan.prompts[: len(plan.prompts) * 3 // 4])

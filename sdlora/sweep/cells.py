@@ -163,6 +163,16 @@ def read_sweep(folder: Path) -> Sweep:
         ) from error
 
 
+def swept_values(run: Path) -> dict[str, Any]:
+    """The swept values of a run that is a cell of the sweep above its folder; else none."""
+    try:
+        cells = yaml.safe_load((run.parent / FILE_NAME).read_text(encoding="utf-8"))["cells"]
+        own = next(cell for cell in cells if cell["folder"] == run.name)
+        return dict(own["overrides"])
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError, StopIteration):
+        return {}
+
+
 def value_text(value: Any) -> str:
     """A swept value as it stands on a command line."""
     if value is None or isinstance(value, bool):

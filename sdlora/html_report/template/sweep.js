@@ -138,16 +138,18 @@
     one("#prompt-text").textContent = texts[Number(text.value)];
     const columns = data.keys[shown.across]?.values.length ?? 1;
     const room = (one(".scroll.grid").clientWidth - 90) / columns - 8;
-    one("#grid").style.setProperty("--tile", `${Math.max(84, Math.min(170, room))}px`);
+    one("#grid").style.setProperty("--tile", `${Math.max(84, Math.min(200, room))}px`);
     overKeys(one("#grid"), tile);
     showPair();
   }
 
+  // The different values that the cells have of a score.
+  const values = (score) => [...new Set(data.cells.map((cell) => cell.best[score.name]))]
+    .filter((value) => value !== undefined);
+
   // How good a value is among all cells: 0 the worst, 1 the best.
   function goodness(score, value) {
-    const values = data.cells.map((cell) => cell.best[score.name]).filter((each) => each !== undefined);
-    const [low, high] = [Math.min(...values), Math.max(...values)];
-    if (low === high) return 0.5;
+    const [low, high] = [Math.min(...values(score)), Math.max(...values(score))];
     return score.arrow === "↓" ? (high - value) / (high - low) : (value - low) / (high - low);
   }
 
@@ -226,8 +228,7 @@
   function showAll() {
     color();
     all("#fixed label").forEach((label, at) => { label.hidden = isAxis(at) || data.keys[at].values.length < 2; });
-    one("#heat").replaceChildren(...data.scores
-      .filter((score) => data.cells.some((cell) => score.name in cell.best)).map(heatMap));
+    one("#heat").replaceChildren(...data.scores.filter((score) => values(score).length > 1).map(heatMap));
     showPictures();
     draws.forEach((how, plot) => draw(plot));
   }
@@ -296,7 +297,14 @@
   document.addEventListener("pointerover", (event) => light(event.target, event));
   document.addEventListener("focusin", (event) => light(event.target, event));
 
+  function sayWhatIsTheSame() {
+    const same = data.scores.filter((score) => values(score).length === 1)
+      .map((score) => `${score.title} ${values(score)[0].toFixed(score.digits)}`);
+    if (same.length) one("#same-everywhere").textContent = ` The same in all cells: ${same.join(", ")}.`;
+  }
+
   setUpAxes();
+  sayWhatIsTheSame();
   if (hasPictures) setUpPictures();
   setUpPlots();
   showAll();

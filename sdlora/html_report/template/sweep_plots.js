@@ -102,7 +102,6 @@ const plots = (() => {
     const at = (scores) => [x(scores[xScore.name]), y(scores[yScore.name])];
     const line = front.map((number) => at(placed.find((cell) => cell.number === number).best));
     svg.append(element("path", { class: "front", d: path(line) }));
-    svg.append(text(`${yScore.title} ${yScore.arrow}`, { x: MARGIN.left, y: 4 }));
     if (hasBase) {
       const [bx, by] = at(base);
       svg.append(element("rect", { x: bx - 5, y: by - 5, width: 10, height: 10, fill: "var(--soft)" }));
