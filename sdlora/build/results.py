@@ -94,7 +94,7 @@ def _compare(job: TrainingJob, grid: Path) -> Evaluation:
         settings = {"config": asdict(job.config), "versions": parts.versions()}
         write_report_json(job.folder / "report.json", rows, settings=settings, floor=real)
         write_nearest(job.folder, rows["LoRA"], job.evaluator.settings.prompts, job.data.source)
-        _log_hparams(job, rows, real)
+        log_hparams(job, rows, real)
     _say_best(job, best)
     return last
 
@@ -119,7 +119,15 @@ def _say_best(job: TrainingJob, best: Best | None) -> None:
     job.progress.print(f"best checkpoint: {which}, by {keeper.rule.score}; in {keeper.folder}")
 
 
-def _log_hparams(job: TrainingJob, rows: Mapping[str, Scores], real: Scores | None) -> None:
+def log_hparams(job: TrainingJob, rows: Mapping[str, Scores], real: Scores | None) -> None:
+    """Give TensorBoard the run's row of its HParams table: settings, final and best scores.
+
+    Args:
+        job: What ran. Of a cell of a sweep, the swept keys stand for its settings: the others are
+            the same in every row.
+        rows: Scores of ``base`` and ``LoRA``.
+        real: Scores of the training pictures themselves, for the gap closed.
+    """
     last, base = rows["LoRA"], rows["base"]
     metrics = {f"final/{name}": value for name, value in last.values.items()}
     if real is not None:
@@ -131,7 +139,6 @@ def _log_hparams(job: TrainingJob, rows: Mapping[str, Scores], real: Scores | No
     known = {name: float(value) for name, value in metrics.items() if value is not None}
     for logger in job.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            # of a cell what is swept alone: other columns would be the same in all rows
             told = swept_values(job.folder) or flat(asdict(job.config))
             logger.log_hyperparams(told, known)
             logger.finalize("success")

@@ -21,6 +21,7 @@ def sentences(sweep: Sweep, choice: Choice | None) -> list[str]:
     least = "lowest" if name == "face_distance" else "highest"
     what = "cells" if winner.spread is None else "settings"
     of = f"the {least} {score} of {choice.num_candidates} {what}"
+    of += " that keep their prompts" if choice.refused else ""
     if choice.num_candidates == 1:
         of = f"the only {score} that can be chosen"
     said = [
