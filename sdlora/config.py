@@ -344,8 +344,8 @@ class EvaluateConfig:
             any(given) != (self.run is not None) or given == [False, True],
             "run",
             self.run,
-            "give either run=RUN_FOLDER, lora=FILE, images=FOLDER (images may come with a run) or "
-            "sweep=FOLDER",
+            "give either run=RUN_FOLDER, lora=FILE or images=FOLDER (images may come with a run), "
+            "or sweep=FOLDER",
         )
         require(not all(given), "images", self.images, "is scored by itself, without lora=")
         require(

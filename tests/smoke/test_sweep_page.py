@@ -9,6 +9,7 @@ import pytest
 
 from sdlora.html_report.sweep_page import write_sweep_report
 from tests.smoke.browsers import WIDTHS_PX, opened, require_no_overflow
+from tests.smoke.conftest import Train
 from tests.sweep_folders import write_cell, write_pictures, write_state, write_sweep
 
 EVIL = """a dog </script><script>alert(1)</script><img src=x onerror='alert(2)'>"""
@@ -134,6 +135,23 @@ def test_a_click_enlarges_and_links_to_the_file(page: Any, report: Path) -> None
     assert "step 10 ★, face distance 0.250" in page.inner_text("#viewer p")
     page.keyboard.press("Escape")
     assert not page.locator("#viewer").is_visible()
+
+
+@pytest.mark.slow
+def test_evaluate_writes_page_and_table_again(
+    train_process: Train, report: Path, tmp_path: Path
+) -> None:
+    folder = report.parent
+    table = folder / "results.csv"
+    table.unlink()
+    before = sorted(folder.iterdir())
+    done = train_process(f"sweep={folder}", script="evaluate.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Written: {report} {table}" in done.stdout
+    assert sorted(folder.iterdir()) == sorted([*before, table])  # nothing of Hydra's own
+    wrong = train_process(f"sweep={tmp_path}", script="evaluate.py")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith(f"error: sweep={tmp_path}: holds no sweep.yaml; name the folder")
 
 
 def test_a_cell_lights_up_everywhere(page: Any) -> None:
