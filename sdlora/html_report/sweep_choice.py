@@ -117,7 +117,7 @@ def _against(choice: Choice, runner_up: Candidate) -> str:
     if found is None:
         return f"{said}; the two have no pictures or seeds in common to compare."
     verdict = (
-        "so the difference is more than chance"
+        f"which leaves out 0: more than chance among these {found.over}"
         if found.is_clear
         else "which holds 0: the two cannot be told apart"
     )

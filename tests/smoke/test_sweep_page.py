@@ -84,7 +84,7 @@ def tiles(page: Any) -> list[str]:
 
 
 def test_the_grid_follows_its_selects_and_sliders(page: Any) -> None:
-    assert page.locator("#grid thead th").all_inner_texts() == ["r ↓ unet_lr →", "0.001", "0.01"]
+    assert page.locator("#grid thead th").all_inner_texts() == ["r ↓\nunet_lr →", "0.001", "0.01"]
     seed = page.locator("#fixed select").nth(2)
     assert seed.input_value() == "1"  # the winner's
     assert tiles(page) == ["2 step 20", "4 step 20", "6 step 20", "not begun"]
@@ -98,10 +98,10 @@ def test_the_grid_follows_its_selects_and_sliders(page: Any) -> None:
     assert page.inner_text("#prompt-text") == EVIL
     assert tiles(page)[0] == "1 step 20"  # step 10 shows the first prompt only
     page.select_option("#across", label="seed")
-    assert page.locator("#grid thead th").all_inner_texts() == ["r ↓ seed →", "0", "1"]
+    assert page.locator("#grid thead th").all_inner_texts() == ["r ↓\nseed →", "0", "1"]
     page.select_option("#down", label="seed")  # the two change places
-    assert page.locator("#grid thead th").all_inner_texts() == ["seed ↓ r →", "2", "8"]
-    assert page.locator("#heat th").first.inner_text() == "seed ↓ r →"
+    assert page.locator("#grid thead th").all_inner_texts() == ["seed ↓\nr →", "2", "8"]
+    assert page.locator("#heat th").first.inner_text() == "seed ↓\nr →"
 
 
 def test_two_cells_lie_side_by_side(page: Any) -> None:
@@ -135,6 +135,18 @@ def test_a_click_enlarges_and_links_to_the_file(page: Any, report: Path) -> None
     assert "step 10 ★, face distance 0.250" in page.inner_text("#viewer p")
     page.keyboard.press("Escape")
     assert not page.locator("#viewer").is_visible()
+
+
+def test_the_cells_of_a_search_stand_one_after_the_other(browser: Any, tmp_path: Path) -> None:
+    """Drawn values meet in one cell each: a grid of them would be empty but for its diagonal."""
+    cells = write_sweep(tmp_path, [{"rate": n / 7, "r": n, "seed": 10 - n} for n in range(1, 7)])
+    for cell, face, colour in zip(cells, FACES, COLOURS, strict=True):
+        write_cell(cell, face)
+        write_pictures(cell, colour)
+    with opened(browser, write_sweep_report(tmp_path)[0], 1280) as page:
+        assert [tile.partition(" ")[0] for tile in tiles(page)] == ["4", "2", "1", "5", "6", "3"]
+        assert page.locator("#no-maps").is_visible()
+        assert page.locator("#parallel g.series").count() == 6
 
 
 @pytest.mark.slow

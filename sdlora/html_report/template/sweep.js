@@ -27,6 +27,9 @@
     return made;
   }
 
+  const shortName = (cell) => data.keys
+    .map((key, at) => [key.short, key.values[cell.values[at]]])
+    .filter((pair) => pair[1] !== undefined).map((pair) => pair.join("=")).join(", ");
   const isAxis = (key) => key === shown.down || key === shown.across;
 
   function cellAt(down, across) {
@@ -40,7 +43,7 @@
     const [down, across] = [data.keys[shown.down], data.keys[shown.across]];
     const columns = across ? across.values : [""];
     const corner = make("th", { textContent: down ? `${down.short} ↓` : "" });
-    if (across) corner.append(` ${across.short} →`);
+    if (across) corner.append(make("br"), `${across.short} →`);
     const heads = columns.map((text) => make("th", { scope: "col", textContent: text }));
     const rows = (down ? down.values : [""]).map((text, row) => make("tr", {}, [
       make("th", { scope: "row", textContent: text }),
@@ -76,22 +79,44 @@
 
   function tile(cell) {
     const picture = cell && pictureOf(cell, currentStep());
-    const name = cell ? `cell ${cell.number}: ${cell.name}` : "";
     if (!picture) {
-      const why = !cell ? "no such cell" : cell.reason ? `${cell.state}: ${cell.reason}` : cell.state;
-      const said = cell && cell.state === "done" ? "no picture" : why;
-      return make("td", {}, [make("div", { className: "tile" }, [
-        make("div", { className: "blank", textContent: said, title: said })])]);
+      const why = !cell ? "no such cell" : cell.state === "done" ? "no picture" : cell.state;
+      const said = cell?.reason ? `${why}: ${cell.reason}` : why;
+      const blank = make("div", { className: "blank", textContent: said, title: said });
+      return make("div", { className: "tile" }, [blank]);
     }
     const numbers = [stepText(cell, picture.step), scoreAt(cell, picture.step)].filter(Boolean);
     const button = make("button", { type: "button", className: "tile" }, [
-      imageOf(picture, `${name}, step ${picture.step}`),
+      imageOf(picture, `cell ${cell.number}: ${cell.name}, step ${picture.step}`),
       make("span", { className: "under" }, numbers.map((text) => make("span", { textContent: text }))),
     ]);
     button.classList.toggle("winner", cell.isWinner);
     button.dataset.cell = cell.number;
     button.addEventListener("click", () => view(cell));
-    return make("td", {}, [button]);
+    return button;
+  }
+
+  // Whether at least a quarter of the fields over the two keys has a cell: a search has few.
+  function isGrid() {
+    const [rows, columns] = [shown.down, shown.across].map((at) => data.keys[at]?.values.length ?? 1);
+    let filled = 0;
+    for (let row = 0; row < rows; row += 1) {
+      for (let column = 0; column < columns; column += 1) filled += cellAt(row, column) ? 1 : 0;
+    }
+    return filled * 4 >= rows * columns;
+  }
+
+  // All cells one after the other, the best first.
+  function list(table) {
+    const cost = (cell) => rule && rule.name in cell.best
+      ? cell.best[rule.name] * (rule.arrow === "↓" ? 1 : -1) : Infinity;
+    const tiles = [...data.cells].sort((a, b) => cost(a) - cost(b) || a.number - b.number).map((cell) => {
+      const made = tile(cell);
+      made.append(make("span", { className: "named", textContent: `${cell.number}: ${shortName(cell)}` }));
+      return made;
+    });
+    const field = make("td", {}, [make("div", { className: "listed" }, tiles)]);
+    table.replaceChildren(make("tbody", {}, [make("tr", {}, [field])]));
   }
 
   function view(cell) {
@@ -136,10 +161,11 @@
     step.setAttribute("aria-valuetext", `step ${currentStep()}`);
     text.setAttribute("aria-valuetext", texts[Number(text.value)]);
     one("#prompt-text").textContent = texts[Number(text.value)];
-    const columns = data.keys[shown.across]?.values.length ?? 1;
+    const columns = isGrid() ? data.keys[shown.across]?.values.length ?? 1 : 5;
     const room = (one(".scroll.grid").clientWidth - 90) / columns - 8;
     one("#grid").style.setProperty("--tile", `${Math.max(84, Math.min(200, room))}px`);
-    overKeys(one("#grid"), tile);
+    if (isGrid()) overKeys(one("#grid"), (cell) => make("td", {}, [tile(cell)]));
+    else list(one("#grid"));
     showPair();
   }
 
@@ -228,7 +254,9 @@
   function showAll() {
     color();
     all("#fixed label").forEach((label, at) => { label.hidden = isAxis(at) || data.keys[at].values.length < 2; });
-    one("#heat").replaceChildren(...data.scores.filter((score) => values(score).length > 1).map(heatMap));
+    const mapped = isGrid() ? data.scores.filter((score) => values(score).length > 1) : [];
+    one("#heat").replaceChildren(...mapped.map(heatMap));
+    one("#no-maps").hidden = isGrid();
     showPictures();
     draws.forEach((how, plot) => draw(plot));
   }
@@ -265,7 +293,7 @@
     one("#seed").append(...seeds.map((seed) => option(seed, seed)));
     one("#seed-label").hidden = seeds.length < 2;
     const holders = data.cells.filter((cell) => Object.keys(cell.pictures).length);
-    const options = holders.map((cell) => option(cell.number, `${cell.number}: ${cell.name}`));
+    const options = holders.map((cell) => option(cell.number, `${cell.number}: ${shortName(cell)}`));
     if (Object.keys(data.base.pictures).length) options.unshift(option("base", "base"));
     for (const id of ["#left", "#right"]) one(id).append(...options.map((each) => each.cloneNode(true)));
     one("#left").value = data.runnerUp ?? options[0].value;

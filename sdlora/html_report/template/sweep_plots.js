@@ -123,11 +123,14 @@ const plots = (() => {
   function parallel(width, cells, keys, scores) {
     const svg = element("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, height: HEIGHT, role: "img" });
     svg.setAttribute("aria-label", "All keys and scores of the cells");
-    const placed = cells.filter((cell) => scores.every((score) => score.name in cell.best));
+    const placed = cells.filter((cell) => cell.values.every((value) => value !== null)
+      && scores.every((score) => score.name in cell.best));
     const places = [
       ...keys.map((key, at) => {
         const y = scale([-0.5, key.values.length - 0.5], [HEIGHT - MARGIN.bottom, MARGIN.top + 12]);
-        return { title: key.short, marks: key.values.map((shown, i) => [y(i), shown]), of: (cell) => y(cell.values[at]) };
+        const every = Math.ceil(key.values.length / 8);
+        const marks = key.values.map((shown, i) => [y(i), shown]).filter((_, i) => i % every === 0);
+        return { title: key.short, marks, of: (cell) => y(cell.values[at]) };
       }),
       ...scores.map((score) => {
         const [low, high] = extent(placed.map((cell) => cell.best[score.name]));
