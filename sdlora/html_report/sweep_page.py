@@ -34,7 +34,7 @@ def write_sweep_report(folder: Path) -> list[Path]:
         SweepError: If there is no ``sweep.yaml`` or it is damaged.
     """
     sweep = read_sweep(folder)
-    parts = ["sweep_plots", "sweep_table"]
+    parts = ["sweep_table", "sweep_keys", "sweep_pictures", "sweep_plots"]
     page = write_page(folder / FILE_NAME, "sweep", _facts(sweep), parts=parts)
     return [page, write_results(sweep)]
 

@@ -1,173 +1,9 @@
 
 "use strict";
-// Pictures, maps and plots of a sweep; all of them show the two keys that `Down` and `Across` name.
+// The maps and plots of a sweep, the keys that they are over, and the cell that lights up.
 (() => {
-  const { one, all, enlarge, onArrows } = shared;
-  const data = JSON.parse(one("#sweep-data").textContent);
-  const texts = [...new Set(data.prompts.map((prompt) => prompt.text))];
-  const seeds = [...new Set(data.prompts.map((prompt) => prompt.seed))];
-  const keyNames = data.keys.map((key) => key.name);
-  const cells = new Map(data.cells.map((cell) => [cell.number, cell]));
-  const winner = cells.get(data.winner);
-  const rule = data.scores.find((score) => score.name === data.rule) ?? data.scores[0];
-  const hasPictures = one("#grid") !== null;
-  data.keys.forEach((key) => { key.short = key.name.split(".").at(-1); });
-  data.cells.forEach((cell) => { cell.isWinner = cell === winner; });
-
-  // What is shown: indices of keys (-1: none), of their fixed values, of text and step.
-  const shown = {
-    down: keyNames.indexOf(data.down),
-    across: keyNames.indexOf(data.across),
-    fixed: data.keys.map((key, at) => winner?.values[at] ?? 0),
-  };
-
-  function make(name, properties = {}, children = []) {
-    const made = Object.assign(document.createElement(name), properties);
-    made.append(...children.filter((child) => child !== null));
-    return made;
-  }
-
-  const shortName = (cell) => data.keys
-    .map((key, at) => [key.short, key.values[cell.values[at]]])
-    .filter((pair) => pair[1] !== undefined).map((pair) => pair.join("=")).join(", ");
-  const isAxis = (key) => key === shown.down || key === shown.across;
-
-  function cellAt(down, across) {
-    const wanted = data.keys.map((key, at) =>
-      at === shown.down ? down : at === shown.across ? across : shown.fixed[at]);
-    return data.cells.find((cell) => cell.values.every((value, at) => value === wanted[at]));
-  }
-
-  // A table over the two keys; `field` makes what stands in it of a cell (or of undefined).
-  function overKeys(table, field) {
-    const [down, across] = [data.keys[shown.down], data.keys[shown.across]];
-    const columns = across ? across.values : [""];
-    const corner = make("th", { textContent: down ? `${down.short} ↓` : "" });
-    if (across) corner.append(make("br"), `${across.short} →`);
-    const heads = columns.map((text) => make("th", { scope: "col", textContent: text }));
-    const rows = (down ? down.values : [""]).map((text, row) => make("tr", {}, [
-      make("th", { scope: "row", textContent: text }),
-      ...columns.map((_, column) => field(cellAt(row, column))),
-    ]));
-    table.replaceChildren(
-      make("thead", {}, [make("tr", {}, [corner, ...heads])]), make("tbody", {}, rows),
-    );
-  }
-
-  // The cell's picture of the prompt at the step, else at the nearest step that it has.
-  function pictureOf(holder, step) {
-    const prompt = data.prompts.findIndex((each) => each.text === texts[Number(one("#prompt").value)]
-      && String(each.seed) === one("#seed").value);
-    const found = holder?.pictures[prompt] ?? [];
-    return [...found].sort((a, b) => Math.abs(a.step - step) - Math.abs(b.step - step))[0];
-  }
-
-  const currentStep = () => data.steps[Number(one("#step").value)] ?? 0;
-  const stepText = (cell, step) => `step ${step}${cell.bestStep === step ? " ★" : ""}`;
-
-  function scoreAt(cell, step) {
-    const point = rule && cell.curves[rule.name]?.find((each) => each[0] === step);
-    return point ? `${rule.title} ${point[1].toFixed(rule.digits)}` : null;
-  }
-
-  function imageOf(picture, alt, kind = "") {
-    const image = make("img", { src: picture.uri, alt, className: kind });
-    const settle = () => image.classList.toggle("pixels", image.naturalWidth <= 128);
-    image.addEventListener("load", settle);
-    return image;
-  }
-
-  function tile(cell) {
-    const picture = cell && pictureOf(cell, currentStep());
-    if (!picture) {
-      const why = !cell ? "no such cell" : cell.state === "done" ? "no picture" : cell.state;
-      const said = cell?.reason ? `${why}: ${cell.reason}` : why;
-      const blank = make("div", { className: "blank", textContent: said, title: said });
-      return make("div", { className: "tile" }, [blank]);
-    }
-    const numbers = [stepText(cell, picture.step), scoreAt(cell, picture.step)].filter(Boolean);
-    const button = make("button", { type: "button", className: "tile" }, [
-      imageOf(picture, `cell ${cell.number}: ${cell.name}, step ${picture.step}`),
-      make("span", { className: "under" }, numbers.map((text) => make("span", { textContent: text }))),
-    ]);
-    button.classList.toggle("winner", cell.isWinner);
-    button.dataset.cell = cell.number;
-    button.addEventListener("click", () => view(cell));
-    return button;
-  }
-
-  // Whether at least a quarter of the fields over the two keys has a cell: a search has few.
-  function isGrid() {
-    const [rows, columns] = [shown.down, shown.across].map((at) => data.keys[at]?.values.length ?? 1);
-    let filled = 0;
-    for (let row = 0; row < rows; row += 1) {
-      for (let column = 0; column < columns; column += 1) filled += cellAt(row, column) ? 1 : 0;
-    }
-    return filled * 4 >= rows * columns;
-  }
-
-  // All cells one after the other, the best first.
-  function list(table) {
-    const cost = (cell) => rule && rule.name in cell.best
-      ? cell.best[rule.name] * (rule.arrow === "↓" ? 1 : -1) : Infinity;
-    const tiles = [...data.cells].sort((a, b) => cost(a) - cost(b) || a.number - b.number).map((cell) => {
-      const made = tile(cell);
-      made.append(make("span", { className: "named", textContent: `${cell.number}: ${shortName(cell)}` }));
-      return made;
-    });
-    const field = make("td", {}, [make("div", { className: "listed" }, tiles)]);
-    table.replaceChildren(make("tbody", {}, [make("tr", {}, [field])]));
-  }
-
-  function view(cell) {
-    const picture = pictureOf(cell, currentStep());
-    const href = picture.file.split("/").map(encodeURIComponent).join("/");
-    const link = make("a", { href, textContent: "whole picture", target: "_blank", rel: "noopener" });
-    const text = cell === data.base ? "base" : `cell ${cell.number} (${cell.name}), ${stepText(cell, picture.step)}`;
-    const score = cell === data.base ? null : scoreAt(cell, picture.step);
-    enlarge(imageOf(picture, text, "one"), [`${text}${score ? `, ${score}` : ""}; `, link], (by) => {
-      moveStep(by);
-      view(cell);
-    });
-  }
-
-  function moveStep(by) {
-    const slider = one("#step");
-    slider.value = Number(slider.value) + by;
-    showPictures();
-  }
-
-  // Two cells, or a cell and the base, one over the other.
-  function showPair() {
-    const sides = ["#left", "#right"].map((id) => one(id).value);
-    const holders = sides.map((value) => value === "base" ? data.base : cells.get(Number(value)));
-    const pictures = holders.map((holder) => pictureOf(holder, currentStep()));
-    const frame = one(".frame");
-    const names = sides.map((value) => value === "base" ? "base" : `cell ${value}`);
-    const images = pictures.map((picture, at) =>
-      picture ? imageOf(picture, names[at], at ? "over" : "under") : null);
-    frame.replaceChildren(...images.filter(Boolean));
-    frame.classList.toggle("single", images.includes(null));
-    frame.setAttribute("aria-label", `Enlarge ${names[1]}`);
-    frame.onclick = () => { if (pictures[1]) view(holders[1]); };
-    one(".base-name").textContent = names[0];
-    one(".lora-name").textContent = names[1];
-  }
-
-  function showPictures() {
-    if (!hasPictures) return;
-    const [text, step] = [one("#prompt"), one("#step")];
-    one("#step-name").textContent = `${currentStep()}`;
-    step.setAttribute("aria-valuetext", `step ${currentStep()}`);
-    text.setAttribute("aria-valuetext", texts[Number(text.value)]);
-    one("#prompt-text").textContent = texts[Number(text.value)];
-    const columns = isGrid() ? data.keys[shown.across]?.values.length ?? 1 : 5;
-    const room = (one(".scroll.grid").clientWidth - 90) / columns - 8;
-    one("#grid").style.setProperty("--tile", `${Math.max(84, Math.min(200, room))}px`);
-    if (isGrid()) overKeys(one("#grid"), (cell) => make("td", {}, [tile(cell)]));
-    else list(one("#grid"));
-    showPair();
-  }
+  const { one, all } = shared;
+  const { data, cells, rule, shown, make, option, isAxis, overKeys, isGrid } = sweep;
 
   // The different values that the cells have of a score.
   const values = (score) => [...new Set(data.cells.map((cell) => cell.best[score.name]))]
@@ -257,14 +93,12 @@
     const mapped = isGrid() ? data.scores.filter((score) => values(score).length > 1) : [];
     one("#heat").replaceChildren(...mapped.map(heatMap));
     one("#no-maps").hidden = isGrid();
-    showPictures();
+    pictures.show();
     draws.forEach((how, plot) => draw(plot));
   }
 
-  const option = (value, text) => make("option", { value, textContent: text });
-
   function setUpAxes() {
-    const named = keyNames.map((name, at) => option(at, name));
+    const named = data.keys.map((key, at) => option(at, key.name));
     one("#down").append(...named.map((each) => each.cloneNode(true)));
     one("#across").append(option(-1, "–"), ...named);
     for (const [axis, other] of [["down", "across"], ["across", "down"]]) {
@@ -286,22 +120,6 @@
       one("#fixed").append(make("label", {}, [`${key.name} `, select]));
     });
     one("#axes").hidden = data.keys.length < 2;
-  }
-
-  function setUpPictures() {
-    one("#prompt").max = texts.length - 1;
-    one("#seed").append(...seeds.map((seed) => option(seed, seed)));
-    one("#seed-label").hidden = seeds.length < 2;
-    const holders = data.cells.filter((cell) => Object.keys(cell.pictures).length);
-    const options = holders.map((cell) => option(cell.number, `${cell.number}: ${shortName(cell)}`));
-    if (Object.keys(data.base.pictures).length) options.unshift(option("base", "base"));
-    for (const id of ["#left", "#right"]) one(id).append(...options.map((each) => each.cloneNode(true)));
-    one("#left").value = data.runnerUp ?? options[0].value;
-    one("#right").value = data.winner ?? options.at(-1).value;
-    for (const id of ["#left", "#right"]) one(id).addEventListener("change", showPair);
-    for (const id of ["#prompt", "#seed", "#step"]) one(id).addEventListener("input", showPictures);
-    new ResizeObserver(showPictures).observe(one(".scroll.grid"));
-    onArrows(moveStep);
   }
 
   // A cell that is pointed at, or has the focus, lights up everywhere.
@@ -333,7 +151,7 @@
 
   setUpAxes();
   sayWhatIsTheSame();
-  if (hasPictures) setUpPictures();
+  pictures.setUp();
   setUpPlots();
   showAll();
 })();

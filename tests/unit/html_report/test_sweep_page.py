@@ -69,13 +69,13 @@ def test_its_links_are_relative_and_lead_to_files(sweep: Path) -> None:
 def test_foreign_text_stays_text(sweep: Path) -> None:
     page, data = page_of(sweep)
     assert page.text.count("alert(1)") >= 2
-    assert len(page.all("script")) == 5  # four of ours and the numbers
+    assert len(page.all("script")) == 7  # six of ours and the numbers
     assert not [a for _, a in page.elements if any(name.startswith("on") for name in a)]
     assert not page.all("img")
     assert [prompt["text"] for prompt in data["prompts"]] == list(PROMPTS)
     policy = next(a["content"] for a in page.all("meta") if "http-equiv" in a) or ""
     assert policy.startswith("default-src 'none'; img-src data:;")
-    assert len(re.findall("'sha256-", policy)) == 4
+    assert len(re.findall("'sha256-", policy)) == 6
 
 
 def test_a_cell_has_its_pictures_by_step(sweep: Path) -> None:
