@@ -1,8 +1,9 @@
 """Reading folders that a killed run or another program left: what is wrong becomes a note."""
 
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 
 def read_mapping(folder: Path, name: str, notes: list[str]) -> dict[str, Any]:
@@ -26,6 +27,13 @@ def read_mapping(folder: Path, name: str, notes: list[str]) -> dict[str, Any]:
 def mapping(value: Any) -> dict[str, Any]:
     """The value, if it is a mapping, else an empty one."""
     return value if isinstance(value, dict) else {}
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
 
 
 def inside(folder: Path, name: Any) -> Path | None:

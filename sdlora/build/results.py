@@ -1,5 +1,6 @@
 """A trained run -> its files, and the table that says what it became."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -132,10 +133,12 @@ def log_hparams(job: TrainingJob, rows: Mapping[str, Scores], real: Scores | Non
     metrics = {f"final/{name}": value for name, value in last.values.items()}
     if real is not None:
         metrics["final/gap_closed"] = gap_closed_by(last, base, real)
-    best = None if job.evaluate.best is None else job.evaluate.best.best
-    if best is not None:
-        metrics |= {f"best/{name}": value for name, value in best.scores.values.items()}
-        metrics["best/step"] = best.step
+    if job.evaluate.best is not None:
+        best = job.evaluate.best.best
+        # TensorBoard takes the columns of all runs from the first one, so no run leaves them out
+        chosen = dict.fromkeys(last.values, math.nan) if best is None else best.scores.values
+        metrics |= {f"best/{name}": chosen.get(name) for name in last.values}
+        metrics["best/step"] = math.nan if best is None else best.step
     known = {name: float(value) for name, value in metrics.items() if value is not None}
     for logger in job.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):

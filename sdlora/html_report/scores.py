@@ -1,11 +1,10 @@
 """What the page says of scores: the tables, the numbers of one picture, what copying came to."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
-from sdlora.lenient import mapping
+from sdlora.lenient import is_number, mapping
 from sdlora.metrics.scores import HIGHER, KINDS, kind
 
 MAX_STATES_ACROSS = 5
@@ -186,13 +185,6 @@ def picture_scores(
     if is_faceless:
         long.append("no face")
     return PictureScores(tuple(short), ", ".join(long), is_faceless) if long else None
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether it is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value)
 
 
 def ends(value: Any) -> tuple[float, float] | None:

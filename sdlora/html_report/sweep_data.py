@@ -6,8 +6,9 @@ from typing import Any
 
 from sdlora.html_report.charts import COLORS
 from sdlora.html_report.plots import averaged
-from sdlora.html_report.scores import is_number, scored_names
+from sdlora.html_report.scores import scored_names
 from sdlora.html_report.sweep_pictures import Thumbnails
+from sdlora.lenient import is_number
 from sdlora.metrics.scores import LOWER, Scores, kind
 from sdlora.report import measured_names
 from sdlora.sweep.cells import Cell, Sweep, value_text

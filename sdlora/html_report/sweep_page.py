@@ -1,6 +1,7 @@
 """The folder of a sweep as one page, ``report.html``, and one table, ``results.csv``."""
 
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from sdlora.html_report.sweep_choice import commands, sentences
 from sdlora.html_report.sweep_data import page_data
 from sdlora.html_report.sweep_pictures import Thumbnails, read_thumbnails
 from sdlora.html_report.sweep_table import cell_table, duration
-from sdlora.sweep.cells import DONE, FAILED, NOT_BEGUN, RUNNING, Sweep, read_sweep, value_text
+from sdlora.sweep.cells import Sweep, read_sweep, value_text
 from sdlora.sweep.choice import choose
 from sdlora.sweep.table import write_results
 
@@ -62,8 +63,8 @@ def _facts(sweep: Sweep) -> dict[str, Any]:
 
 def _head(sweep: Sweep) -> list[tuple[str, str]]:
     """How far the sweep has come, and over what it goes."""
-    counts = {state: len(sweep.in_state(state)) for state in (DONE, RUNNING, FAILED, NOT_BEGUN)}
-    states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    counts = Counter(cell.state for cell in sweep.cells)
+    states = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     seconds = [cell.seconds for cell in sweep.cells if cell.seconds is not None]
     rows = {"Cells": f"{len(sweep.cells)} ({states})" if states else "0"}
     for key, values in sweep.swept.items():

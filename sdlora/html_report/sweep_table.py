@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdlora.html_report.scores import Cell as Shown
-from sdlora.html_report.scores import Head, State, is_number, score_cell, score_head
+from sdlora.html_report.scores import Head, State, score_cell, score_head
+from sdlora.lenient import is_number
 from sdlora.metrics.scores import Scores
 from sdlora.report import measured_names
 from sdlora.sweep.cells import Cell, Sweep, value_text
 
 BEST, FINAL = "best", "final"
+PAGE = "report.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +43,13 @@ class Row:
 
     Attributes:
         cell: What it is of.
-        folder: Of the cell, relative to the sweep's.
+        page: The cell's own, relative to the sweep's folder; None where it is not written yet.
         state: Of the cell, with its reason and what cannot be read.
         entries: One for each column.
     """
 
     cell: Cell | None
-    folder: str
+    page: str | None
     state: str
     entries: Sequence[Entry]
 
@@ -86,7 +88,7 @@ def duration(seconds: float) -> str:
 def _base_row(sweep: Sweep, names: Sequence[str]) -> Row:
     swept = [Entry(Shown(""))] * len(sweep.swept)
     scores = _score_entries(sweep.base, sweep.base, names)
-    return Row(None, "", "", [*swept, *scores, *scores, *[Entry(Shown(""))] * 5])
+    return Row(None, None, "", [*swept, *scores, *scores, *[Entry(Shown(""))] * 5])
 
 
 def _row(sweep: Sweep, cell: Cell, names: Sequence[str]) -> Row:
@@ -109,7 +111,9 @@ def _row(sweep: Sweep, cell: Cell, names: Sequence[str]) -> Row:
     state = ": ".join(part for part in (cell.state, cell.reason) if part)
     if cell.notes:
         state += f" ({' '.join(cell.notes)})"
-    return Row(cell, cell.folder.relative_to(sweep.folder).as_posix(), state, entries)
+    page = cell.folder / PAGE
+    shown = page.relative_to(sweep.folder).as_posix() if page.is_file() else None
+    return Row(cell, shown, state, entries)
 
 
 def _swept(value: object) -> Entry:
@@ -128,5 +132,5 @@ def _score_entries(scores: Scores | None, base: Scores | None, names: Sequence[s
 def _state(scores: Scores | None) -> State:
     if scores is None:
         return State("", {})
-    values = {name: value for name, value in scores.values.items() if is_number(value)}
+    values = {name: value for name, value in scores.values.items() if value is not None}
     return State("", values, scores.intervals)

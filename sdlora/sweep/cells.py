@@ -1,14 +1,14 @@
 """A sweep's folder as it is: what was swept, and what each cell has come to so far."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sdlora.best import Best, read_best
-from sdlora.lenient import inside, mapping, read_mapping
+from sdlora.lenient import inside, is_number, mapping, read_mapping
 from sdlora.metrics.scores import Scores, scores_from
 from sdlora.report import read_steps
 
@@ -34,7 +34,7 @@ class Cell:
         number: Of the cell, as ``sweep.yaml`` counts.
         folder: Its run folder; missing where it has not begun.
         overrides: Swept key -> its value here.
-        state: ``not begun``, ``running`` (or cut), ``done`` or ``failed``.
+        state: ``not begun``, ``running`` (or cut), ``done``, ``failed``, or what else it says.
         reason: Why it failed.
         seconds: That it took.
         peak_memory_mib: The most that it held.
@@ -175,8 +175,10 @@ def swept_values(run: Path) -> dict[str, Any]:
 
 def value_text(value: Any) -> str:
     """A swept value as it stands on a command line."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -203,16 +205,14 @@ def _cell(sweep: Path, entry: Mapping[str, Any]) -> Cell:
         )
     notes: list[str] = []
     stored = read_mapping(folder, CELL_FILE, notes)
-    states = {RUNNING, DONE, FAILED}
-    state = stored.get("state") if stored.get("state") in states else None
-    has_begun = (folder / CELL_FILE).is_file()
+    state = RUNNING if (folder / CELL_FILE).is_file() else NOT_BEGUN
     report = mapping(read_mapping(folder, "report.json", notes).get("scores"))
     final = None if len(report) < 2 else list(report)[-1]
     return Cell(
         number=int(entry["number"]),
         folder=folder,
         overrides={str(key): value for key, value in entry["overrides"].items()},
-        state=state or (RUNNING if has_begun else NOT_BEGUN),
+        state=str(stored.get("state", state)),
         reason=None if stored.get("reason") is None else str(stored["reason"]),
         seconds=_number(stored.get("seconds")),
         peak_memory_mib=_number(stored.get("peak_memory_mib")),
@@ -221,7 +221,7 @@ def _cell(sweep: Path, entry: Mapping[str, Any]) -> Cell:
         config=mapping(read_mapping(folder, "config.json", notes).get("config")),
         base=_scores(report.get("base"), "base", notes),
         final=None if final is None else _scores(report[final], final, notes),
-        best=read_best(folder),
+        best=_best(folder),
         lines=read_steps(folder, notes),
         notes=notes,
     )
@@ -231,17 +231,26 @@ def _scores(stored: Any, name: str, notes: list[str]) -> Scores | None:
     if stored is None:
         return None
     try:
-        return scores_from(stored)
+        return _measured(scores_from(stored))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         notes.append(f"report.json: the scores of {name} have another shape ({error}).")
         return None
 
 
+def _best(folder: Path) -> Best | None:
+    best = read_best(folder)
+    return None if best is None else Best(best.step, _measured(best.scores))
+
+
+def _measured(scores: Scores) -> Scores:
+    """Without what is no finite number."""
+    values = {name: value for name, value in scores.values.items() if is_number(value)}
+    return replace(scores, values=values)
+
+
 def _number(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number else None
+    return float(value) if is_number(value) else None
 
 
 def _whole(value: Any) -> int | None:
-    number = _number(value)
-    return None if number is None else int(number)
+    return int(value) if is_number(value) else None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdlora.best import Best
+from sdlora.lenient import is_number
 from sdlora.metrics.interval import bootstrap_interval
 from sdlora.metrics.scores import Scores
 from sdlora.metrics.selection import Rule
@@ -202,5 +203,5 @@ def _by_picture(rule: Rule, own: Best | None, theirs: Best | None) -> list[float
     return [
         _sign(rule) * (second - first)
         for first, second in pairs
-        if first is not None and second is not None
+        if is_number(first) and is_number(second)
     ]

@@ -62,7 +62,7 @@ def train_process(repository: Path, random_base: Path) -> Train:
     return call
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Headless Chromium, where it and playwright are installed."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

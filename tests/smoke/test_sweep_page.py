@@ -28,6 +28,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for cell, face, colour in zip(cells, FACES, COLOURS, strict=False):
         write_cell(cell, face, clip=86 + face, final_face=face + 0.125, faces=[face, face, None])
         write_pictures(cell, colour, PROMPTS)
+        (cell / "report.html").touch()
     write_state(cells[6], "failed", f"OutOfMemoryError: {EVIL} {'y' * 200}")
     return write_sweep_report(folder)[0]
 

@@ -1,5 +1,6 @@
 """The HParams table of a sweep, as TensorBoard itself reads it."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,10 +20,10 @@ from sdlora.metrics.scores import Scores
 from tests.sweep_folders import write_sweep
 
 
-def write_events(folder: Path, face: float) -> None:
+def write_events(folder: Path, face: float, has_best: bool = True) -> None:
     """As a finished run leaves them."""
     logger = TensorBoardLogger(folder, name="", version="tensorboard")
-    best = Best(10, Scores(1, {"face_distance": face / 2}))
+    best = Best(10, Scores(1, {"face_distance": face / 2})) if has_best else None
     job = SimpleNamespace(
         folder=folder,
         trainer=SimpleNamespace(loggers=[logger]),
@@ -61,3 +62,13 @@ def test_the_cells_of_a_sweep_are_a_table_of_swept_keys(tmp_path: Path) -> None:
             **{"best/face_distance": 0.25, "best/step": 10},
         }
     )
+
+
+def test_a_cell_without_a_best_step_hides_no_other_cells(tmp_path: Path) -> None:
+    """TensorBoard takes the columns of all rows from the first run that it reads."""
+    folders = write_sweep(tmp_path, [{"lora.r": 2}, {"lora.r": 4}])
+    write_events(folders[0], 0.75, has_best=False)
+    write_events(folders[1], 0.5)
+    first, second = hparams_table(tmp_path).values()
+    assert math.isnan(first["best/face_distance"])
+    assert (second["best/face_distance"], second["best/step"]) == (0.25, 10)

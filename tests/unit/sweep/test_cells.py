@@ -82,6 +82,25 @@ def test_damaged_files_are_notes(tmp_path: Path, name: str, content: str, note: 
     assert cell.best is not None
 
 
+def test_what_is_no_number_is_not_known(tmp_path: Path) -> None:
+    (folder,) = write_sweep(tmp_path, [{"lora.r": 2}])
+    write_cell(folder)
+    write_state(folder, "done", seconds=float("nan"), file_bytes="many")
+    for name in ("best/scores.json", "report.json"):
+        text = (
+            (folder / name)
+            .read_text("utf-8")
+            .replace('"face_distance": 0.5', '"face_distance": "x"')
+        )
+        (folder / name).write_text(text, encoding="utf-8")
+    (cell,) = read_sweep(tmp_path).cells
+    assert (cell.seconds, cell.file_bytes) == (None, None)
+    assert cell.best is not None
+    assert cell.best.scores.values == {"clip_score": 86.0}
+    assert cell.final is not None
+    assert cell.final.values == {"clip_score": 86.0}
+
+
 def test_values_that_only_cells_have_come_last(tmp_path: Path) -> None:
     """As a search leaves them: no list of values, but cells."""
     write_sweep(tmp_path, [{"lr": 0.3}, {"lr": 0.1, "extra": "x"}])
