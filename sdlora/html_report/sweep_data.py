@@ -44,7 +44,7 @@ def page_data(sweep: Sweep, choice: Choice | None, shown: Thumbnails) -> dict[st
         "runnerUp": choice.runner_up.cell.number if choice and choice.runner_up else None,
         "prompts": [{"text": text, "seed": seed} for text, seed in shown.prompts],
         "steps": shown.steps,
-        "cells": [_cell(sweep, cell, keys, names, shown) for cell in sweep.cells],
+        "cells": [_cell(cell, keys, names, shown) for cell in sweep.cells],
         "base": {"scores": _scores(sweep.base, names), "pictures": _base_pictures(shown)},
         "tradeOff": trade_off(sweep),
         "colors": COLORS,
@@ -86,7 +86,6 @@ def _axes(keys: Sequence[str]) -> tuple[str | None, str | None]:
 
 
 def _cell(
-    sweep: Sweep,
     cell: Cell,
     keys: Mapping[str, Sequence[str]],
     names: Sequence[str],
@@ -104,7 +103,6 @@ def _cell(
         "reason": cell.reason,
         "bestStep": None if cell.best is None else cell.best.step,
         "best": _scores(cell.chosen_scores, names),
-        "final": _scores(cell.final, names),
         "curves": _curves(cell, names),
         "pictures": {prompt: [asdict(each) for each in row] for prompt, row in pictures.items()},
     }

@@ -47,7 +47,6 @@ def _facts(sweep: Sweep) -> dict[str, Any]:
     return {
         "title": sweep.name,
         "head": _head(sweep),
-        "notes": [],
         "sentences": sentences(sweep, choice),
         "commands": {} if choice is None else commands(sweep, choice),
         "winner": None if choice is None else choice.winner.cell.number,
