@@ -20,6 +20,8 @@ SIDES_PX = (256, 192, 128, 96)
 FEW_STEPS = 3
 """So few are not made fewer."""
 WEBP_QUALITY = 85
+EXACT_PX = 128
+"""Pictures up to this side are kept as they are while all fit: WebP blurs their colours."""
 
 Key = tuple[str, int | None]
 
@@ -77,6 +79,7 @@ class _Plan:
     steps: Sequence[int]
     prompts: Sequence[Key]
     found: Sequence[_Found]
+    is_exact: bool = True
 
     def chosen(self) -> list[_Found]:
         steps, prompts = set(self.steps), set(self.prompts)
@@ -87,14 +90,16 @@ class _Plan:
         ]
 
     def encoded(self, path: Path) -> str:
-        return webp_uri(read_picture(path, self.side, self.side))
+        image = read_picture(path, self.side, self.side)
+        return webp_uri(image, is_lossless=self.is_exact and max(image.size) <= EXACT_PX)
 
 
 def read_thumbnails(sweep: Sweep, max_bytes: int = MAX_BYTES) -> Thumbnails:
     """The pictures of ``samples/`` in every cell: the steps that were drawn, the last, the base.
 
-    Pictures are reduced until all fit: smaller ones first, then fewer steps, then fewer prompts,
-    each said in the notes. All cells draw the base alike, so the first that has a picture gives it.
+    Pictures are reduced until all fit: small ones no longer exact, then smaller ones, then fewer
+    steps, then fewer prompts; what is left out is said in the notes. All cells draw the base
+    alike, so the first that has a picture gives it.
 
     Args:
         sweep: Its cells' folders are read.
@@ -118,10 +123,13 @@ def read_thumbnails(sweep: Sweep, max_bytes: int = MAX_BYTES) -> Thumbnails:
     return Thumbnails(notes=notes)
 
 
-def webp_uri(image: Image.Image) -> str:
+def webp_uri(image: Image.Image, is_lossless: bool) -> str:
     """The picture as WebP."""
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=WEBP_QUALITY)
+    if is_lossless:
+        image.save(buffer, "WEBP", lossless=True, method=0, quality=30)  # as fast as lossy
+    else:
+        image.save(buffer, "WEBP", quality=WEBP_QUALITY)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
@@ -182,6 +190,8 @@ def _bytes(shown: Thumbnails) -> int:
 
 def _smaller(plan: _Plan) -> _Plan:
     is_many = len(plan.chosen()) > MAX_PICTURES  # smaller ones would not help
+    if plan.is_exact and not is_many:
+        return replace(plan, is_exact=False)
     if plan.side > SIDES_PX[-2] and not is_many:
         return replace(plan, side=SIDES_PX[SIDES_PX.index(plan.side) + 1])
     if len(plan.steps) > FEW_STEPS:

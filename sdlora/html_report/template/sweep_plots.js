@@ -107,6 +107,7 @@ const plots = (() => {
       svg.append(element("rect", { x: bx - 5, y: by - 5, width: 10, height: 10, fill: "var(--soft)" }));
       svg.append(text("base", { x: bx + 9, y: by + 4 }));
     }
+    const r = placed.length > 40 ? 4 : 6;
     for (const cell of placed) {
       const [cx, cy] = at(cell.best);
       const ring = cell.isWinner
@@ -114,7 +115,7 @@ const plots = (() => {
         : [];
       const title = [xScore, yScore]
         .map((score) => `${score.title} ${cell.best[score.name].toFixed(score.digits)}`).join(", ");
-      svg.append(series(cell, [...ring, element("circle", { cx, cy, r: 6, fill: cell.color })], title));
+      svg.append(series(cell, [...ring, element("circle", { cx, cy, r, fill: cell.color })], title));
     }
     return svg;
   }
