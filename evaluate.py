@@ -14,6 +14,10 @@ def evaluate(composed: DictConfig) -> None:
     given = HydraConfig.get().overrides.task
     config = to_typed(with_run_settings(composed, given), EvaluateConfig)
 
+    if config.sweep_folder is not None:
+        write_again(Path(config.sweep_folder))
+        return
+
     from sdlora.build import checks  # imports wait: a typo should not take seconds to be seen
 
     checks.check_evaluation(config)
@@ -23,6 +27,13 @@ def evaluate(composed: DictConfig) -> None:
 
     with Progress() as progress:
         evaluation.evaluate(config, Path(config.run_dir), progress)
+
+
+def write_again(sweep: Path) -> None:
+    """A sweep's folder -> its page and table, from what its cells hold now."""
+    from sdlora.html_report.sweep_page import write_sweep_report
+
+    print("Written:", *write_sweep_report(sweep))
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def prepared_arguments(arguments: Sequence[str], schema: type) -> list[str]:
         ValueError: If ``resume=`` does not name a run folder.
     """
     if schema is EvaluateConfig:
-        arguments = named_lora_file(arguments)
+        arguments = rewritten_sweep(named_lora_file(arguments))
     arguments = opened_shortcuts(arguments)
     return named_by_sweep(flags_first(opened_options(resumed_arguments(arguments), schema)))
 
@@ -101,15 +101,26 @@ def prepared_arguments(arguments: Sequence[str], schema: type) -> list[str]:
 def named_lora_file(arguments: Sequence[str]) -> list[str]:
     """Turn ``lora=FILE`` into ``lora_file=FILE``: Hydra would look FILE up in ``conf/lora``.
 
-    And ``checkpoint=STEP`` into ``run_checkpoint=STEP``, as there is a folder of that name too.
+    And ``checkpoint=STEP`` into ``run_checkpoint=STEP``, ``sweep=FOLDER`` into
+    ``sweep_folder=FOLDER``, as there are folders of these names too.
     """
-    names = {"lora": "lora_file", "checkpoint": "run_checkpoint"}
+    names = {"lora": "lora_file", "checkpoint": "run_checkpoint", "sweep": "sweep_folder"}
     renamed = (
-        re.sub("^(lora|checkpoint)=", lambda m: f"{names[m[1]]}=", item) for item in arguments
+        re.sub("^(lora|checkpoint|sweep)=", lambda m: f"{names[m[1]]}=", item) for item in arguments
     )
     # one value or several, side by side within one load: Hydra would start a run for each
     listed = re.compile(r"^(lora_file|lora_scale|images)=(?!\[)(.*)", re.DOTALL)
     return [listed.sub(r"\1=[\2]", item) for item in renamed]
+
+
+def rewritten_sweep(arguments: Sequence[str]) -> list[str]:
+    """``sweep=FOLDER`` writes into that folder, so Hydra makes none of its own."""
+    given = {_key(argument): argument for argument in arguments}
+    folder = given.get("sweep_folder", "").partition("=")[2].strip("\"'")
+    if not folder or not Path(folder).is_dir():
+        return list(arguments)
+    here = [f"hydra.run.dir={_quoted(folder)}", "hydra.output_subdir=null"]
+    return [*arguments, *here, "hydra/job_logging=none"]
 
 
 def with_run_settings(composed: DictConfig, arguments: Sequence[str]) -> DictConfig:

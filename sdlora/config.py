@@ -340,6 +340,9 @@ class EvaluateConfig:
 
     run: str | None = None
     """Run folder whose LoRA is scored; it gives the model, the references and the training set."""
+    sweep_folder: str | None = None
+    """Folder of a sweep whose ``report.html`` and ``results.csv`` are written again; nothing is
+    drawn or scored. On the command line: ``sweep=FOLDER``."""
     run_checkpoint: str = MISSING
     """Which adapter of the run: ``last``, ``best`` (by its own scores), a step number, or ``all``
     that are on the disk. On the command line it is ``checkpoint=STEP``."""
@@ -373,11 +376,17 @@ class EvaluateConfig:
         if self.resolution is not None:
             require_count("resolution", self.resolution, 8)
         given = [bool(self.lora_file), bool(self.images)]
+        if self.sweep_folder is not None:
+            others = {"run": self.run, "lora": self.lora_file, "images": self.images}
+            for key, value in others.items():
+                require(not value, key, value, "has a report of its own; give it without sweep=")
+            return
         require(
             any(given) != (self.run is not None) or given == [False, True],
             "run",
             self.run,
-            "give either run=RUN_FOLDER, lora=FILE or images=FOLDER (images may come with a run)",
+            "give either run=RUN_FOLDER, lora=FILE or images=FOLDER (images may come with a run), "
+            "or sweep=FOLDER",
         )
         require(not all(given), "images", self.images, "is scored by itself, without lora=")
         require(

@@ -218,6 +218,16 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     return lines
 
 
+def read_steps(run: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """The lines of a run's metrics that have a step; none, and a note, if the file is damaged."""
+    try:
+        lines = read_metrics(run / "metrics.jsonl")
+    except (OSError, ValueError) as error:
+        notes.append(f"metrics.jsonl cannot be read ({error}).")
+        return []
+    return [line for line in lines if isinstance(line.get("step"), int)]
+
+
 def forget_metrics_after(path: Path | str, step: int) -> None:
     """Drop the lines of steps that a resumed run will make again (those above ``step``)."""
     kept = [line for line in read_metrics(path) if line["step"] <= step]

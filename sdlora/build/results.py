@@ -1,5 +1,6 @@
 """A trained run -> its files, and the table that says what it became."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,7 @@ from sdlora.html_report.page import write_html_report
 from sdlora.metrics.scores import Scores
 from sdlora.report import gap_closed_by, write_report_json
 from sdlora.run_folder import flat
+from sdlora.sweep.cells import swept_values
 
 
 def export(job: TrainingJob) -> list[Path]:
@@ -120,7 +122,7 @@ def _compare(job: TrainingJob, grid: Path) -> Evaluation:
         }
         write_report_json(job.folder / "report.json", rows, settings=settings, floor=real)
         write_nearest(job.folder, rows[label], job.evaluator.settings.prompts, job.data.source)
-        _log_hparams(job, rows, real)
+        log_hparams(job, rows, real)
     _say_best(job, best)
     return last
 
@@ -153,17 +155,28 @@ def _say_best(job: TrainingJob, best: Best | None) -> None:
     job.progress.print(f"best checkpoint: {which}, by {keeper.rule.score}; in {keeper.folder}")
 
 
-def _log_hparams(job: TrainingJob, rows: Mapping[str, Scores], real: Scores | None) -> None:
+def log_hparams(job: TrainingJob, rows: Mapping[str, Scores], real: Scores | None) -> None:
+    """Give TensorBoard the run's row of its HParams table: settings, final and best scores.
+
+    Args:
+        job: What ran. Of a cell of a sweep, the swept keys stand for its settings: the others are
+            the same in every row.
+        rows: Scores of the base and of what was trained.
+        real: Scores of the training pictures themselves, for the gap closed.
+    """
     last, base = rows[_label(job)], rows["base"]
     metrics = {f"final/{name}": value for name, value in last.values.items()}
     if real is not None:
         metrics["final/gap_closed"] = gap_closed_by(last, base, real)
-    best = None if job.evaluate.best is None else job.evaluate.best.best
-    if best is not None:
-        metrics |= {f"best/{name}": value for name, value in best.scores.values.items()}
-        metrics["best/step"] = best.step
+    if job.evaluate.best is not None:
+        best = job.evaluate.best.best
+        # TensorBoard takes the columns of all runs from the first one, so no run leaves them out
+        chosen = dict.fromkeys(last.values, math.nan) if best is None else best.scores.values
+        metrics |= {f"best/{name}": chosen.get(name) for name in last.values}
+        metrics["best/step"] = math.nan if best is None else best.step
     known = {name: float(value) for name, value in metrics.items() if value is not None}
     for logger in job.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(flat(asdict(job.config)), known)
+            told = swept_values(job.folder) or flat(asdict(job.config))
+            logger.log_hyperparams(told, known)
             logger.finalize("success")

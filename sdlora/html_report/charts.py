@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sdlora.html_report.plots import Chart, averaged, finished, hover, new_figure, source_of
-from sdlora.html_report.scores import State, is_number, scored_names
+from sdlora.html_report.scores import State, scored_names
+from sdlora.lenient import is_number
 from sdlora.metrics.scores import kind
 
 if TYPE_CHECKING:

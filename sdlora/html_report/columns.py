@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdlora.lenient import inside
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -64,11 +66,3 @@ def row_columns(run: Path, folders: Mapping[str, Any], base: str, notes: list[st
             continue
         columns.append(Column(label, path, is_base=label == base))
     return sorted(columns, key=lambda column: not column.is_base)
-
-
-def inside(run: Path, name: Any) -> Path | None:
-    """The path of a file or folder named by a run folder's own files; None if it lies outside."""
-    if not isinstance(name, str) or "\0" in name:
-        return None
-    path = run / name
-    return path if path.resolve().is_relative_to(run.resolve()) else None

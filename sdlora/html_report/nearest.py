@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdlora.html_report.columns import inside
 from sdlora.html_report.pictures import data_uri, read_picture
-from sdlora.html_report.scores import State, is_number, mapping
+from sdlora.html_report.scores import State
+from sdlora.lenient import inside, is_number, mapping
 
 FILE_NAME = "nearest.json"
 MAX_PAIRS = 8

@@ -1,31 +1,26 @@
 """The run folder as one page for people: ``report.html``, with nothing to fetch from anywhere."""
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
-from markupsafe import Markup
-
-from sdlora import files
 from sdlora.html_report.charts import charts, state_charts
-from sdlora.html_report.columns import Column, inside, row_columns, step_columns
+from sdlora.html_report.columns import Column, row_columns, step_columns
 from sdlora.html_report.nearest import copying, read_pairs
 from sdlora.html_report.pictures import data_uri, read_gallery, read_picture
 from sdlora.html_report.plots import library_script
+from sdlora.html_report.rendering import write_page
 from sdlora.html_report.repeat import command, versions
-from sdlora.html_report.scores import State, mapping, read_states, reasons, score_table, step_table
-from sdlora.report import read_metrics
+from sdlora.html_report.scores import State, read_states, reasons, score_table, step_table
+from sdlora.lenient import inside, mapping, read_mapping
+from sdlora.report import read_steps
 
 FILE_NAME = "report.html"
 MAX_BYTES = 15 * 1024 * 1024
 SHOWN_FINDINGS = 40
 """Of each kind; the rest is counted and stays in ``dataset.json``."""
 
-_PAGE = Path(__file__).parent / "template"
 _PICTURES_BYTES = 9 * 1024 * 1024
 _SHEET_BYTES = 2 * 1024 * 1024
 _SHEET_PX = (1600, 12000)
@@ -43,43 +38,19 @@ def write_html_report(run: Path) -> Path:
     Returns:
         The page, one file under 15 MiB.
     """
-    path = run / FILE_NAME
-    page = _render(_facts(run))
-    # names of files that are no Unicode hold lone surrogates
-    files.write_text(path, page.encode("utf-8", "backslashreplace").decode("utf-8"))
-    return path
-
-
-def _render(facts: Mapping[str, Any]) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(_PAGE), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # bokeh refers backwards
-    scripts = [(_PAGE / "page.js").read_text(encoding="utf-8")]
-    if facts["charts"]:
-        scripts.insert(0, library_script())
-    return environment.get_template("page.html").render(
-        **facts,
-        style=Markup((_PAGE / "page.css").read_text(encoding="utf-8")),  # ours, as the scripts
-        scripts=[Markup(script) for script in scripts],
-        script_hashes=[_script_hash(script) for script in scripts],
-    )
-
-
-def _script_hash(script: str) -> str:
-    """As a content security policy names it: no other script runs on the page."""
-    digest = hashlib.sha256(script.encode("utf-8")).digest()
-    return "sha256-" + base64.b64encode(digest).decode("ascii")
+    facts = _facts(run)
+    libraries = [library_script()] if facts["charts"] else []
+    return write_page(run / FILE_NAME, "page", facts, libraries=libraries)
 
 
 def _facts(run: Path) -> dict[str, Any]:
     notes: list[str] = []
-    stored = _json(run, "config.json", notes)
+    stored = read_mapping(run, "config.json", notes)
     config = mapping(stored.get("config"))
-    report = _json(run, "report.json", notes)
-    dataset = _sheet(_json(run, "dataset.json", notes))
-    best = _json(run, "best/scores.json", notes).get("step")
-    lines = _metrics(run, notes)
+    report = read_mapping(run, "report.json", notes)
+    dataset = _sheet(read_mapping(run, "dataset.json", notes))
+    best = read_mapping(run, "best/scores.json", notes).get("step")
+    lines = read_steps(run, notes)
     last = max((line["step"] for line in lines), default=None)
     states = read_states(report)
     is_run = bool(stored or lines or not mapping(report.get("pictures")))
@@ -152,18 +123,6 @@ def _numbers(
     return {column.label: of_folder.get(column.folder.resolve(), {}) for column in columns}
 
 
-def _json(run: Path, name: str, notes: list[str]) -> dict[str, Any]:
-    path = run / name
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        notes.append(f"{name} cannot be read ({error}).")
-        return {}
-    return mapping(value)
-
-
 def _sheet(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """What the page shows of ``dataset.json``, in the shapes that the page expects."""
     shown: dict[str, Any] = {
@@ -174,15 +133,6 @@ def _sheet(dataset: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(listed, list):
             shown[name] = [entry for entry in listed if isinstance(entry, kind)]
     return shown
-
-
-def _metrics(run: Path, notes: list[str]) -> list[dict[str, Any]]:
-    try:
-        lines = read_metrics(run / "metrics.jsonl")
-    except (OSError, ValueError) as error:
-        notes.append(f"metrics.jsonl cannot be read ({error}).")
-        return []
-    return [line for line in lines if isinstance(line.get("step"), int)]
 
 
 def _at(config: Mapping[str, Any], key: str) -> Any:

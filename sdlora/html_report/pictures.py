@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,9 @@ class Gallery:
 
 
 @dataclass(frozen=True, slots=True)
-class _Prompt:
+class Prompt:
+    """What a picture was drawn from, and its place in the scores, where they are known."""
+
     text: str
     seed: int | None
     index: int | None
@@ -83,6 +85,9 @@ class _Plan:
     def paths(self) -> list[Path]:
         found = (column.folder / file for file in self.files for column in self.columns)
         return [path for path in found if path.is_file()]
+
+    def encoded(self, path: Path) -> str:
+        return data_uri(read_picture(path, self.side, self.side))
 
 
 def read_gallery(
@@ -103,11 +108,11 @@ def read_gallery(
         scores: Label of a column -> its numbers, one list a score, by prompt.
     """
     gallery = Gallery()
-    prompts = _prompts(run, columns, gallery.notes)
+    prompts = read_prompts(run, columns, gallery.notes)
     columns = [column for column in columns if any((column.folder / n).is_file() for n in prompts)]
     whole = plan = _Plan(SIDES_PX[0], list(columns), list(prompts))
     while plan.paths():
-        if _estimate(plan) <= max_bytes:
+        if estimated_bytes(plan.paths(), plan.encoded) <= max_bytes:
             notes: list[str] = []
             rows = [
                 _row(run, plan, file, prompts[file], scores or {}, notes) for file in plan.files
@@ -152,9 +157,25 @@ def read_picture(path: Path, max_width: int, max_height: int) -> Image.Image:
     return image
 
 
-def _prompts(run: Path, columns: Sequence[Column], notes: list[str]) -> dict[str, _Prompt]:
+def estimated_bytes(paths: Sequence[Path], encoded: Callable[[Path], str]) -> float:
+    """Size of all pictures as ``encoded``, from an even choice of them; unreadable ones have none.
+
+    Args:
+        paths: At least one.
+        encoded: Gives what the page holds of one; may raise ``OSError``.
+    """
+    sizes = []
+    for path in paths[:: math.ceil(len(paths) / _PROBED)]:
+        try:
+            sizes.append(len(encoded(path)))
+        except OSError:
+            sizes.append(0)
+    return sum(sizes) / len(sizes) * len(paths)
+
+
+def read_prompts(run: Path, columns: Sequence[Column], notes: list[str]) -> dict[str, Prompt]:
     """By file name; where no ``prompts.json`` has a file, its name stands for the text."""
-    found: dict[str, _Prompt] = {}
+    found: dict[str, Prompt] = {}
     for parent in dict.fromkeys(column.folder.parent for column in columns):
         path = parent / "prompts.json"
         listed: Any = []
@@ -167,12 +188,12 @@ def _prompts(run: Path, columns: Sequence[Column], notes: list[str]) -> dict[str
             if isinstance(entry, dict) and isinstance(entry.get("file"), str):
                 seed = entry.get("seed")
                 seed = seed if isinstance(seed, int) else None
-                prompt = _Prompt(str(entry.get("text", "")), seed, index)
+                prompt = Prompt(str(entry.get("text", "")), seed, index)
                 found.setdefault(Path(entry["file"]).name, prompt)
     for column in columns:
         if column.step is None or column is columns[-1]:  # others show some of the last's
             for file in sorted(column.folder.glob("*.png")):
-                found.setdefault(file.name, _Prompt(file.stem, None, None))
+                found.setdefault(file.name, Prompt(file.stem, None, None))
     return found
 
 
@@ -180,7 +201,7 @@ def _row(
     run: Path,
     plan: _Plan,
     file: str,
-    prompt: _Prompt,
+    prompt: Prompt,
     scores: Mapping[str, Mapping[str, Any]],
     notes: list[str],
 ) -> Row:
@@ -201,18 +222,6 @@ def _row(
 
 def _name(run: Path, path: Path) -> str:
     return path.relative_to(run).as_posix()
-
-
-def _estimate(plan: _Plan) -> float:
-    """Size of all data URIs, from an even choice of them."""
-    paths = plan.paths()
-    sizes = []
-    for path in paths[:: math.ceil(len(paths) / _PROBED)]:
-        try:
-            sizes.append(len(data_uri(read_picture(path, plan.side, plan.side))))
-        except OSError:
-            sizes.append(0)
-    return sum(sizes) / len(sizes) * len(paths)
 
 
 def _smaller(plan: _Plan) -> _Plan:

@@ -1,10 +1,10 @@
 """What the page says of scores: the tables, the numbers of one picture, what copying came to."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
+from sdlora.lenient import is_number, mapping
 from sdlora.metrics.scores import HIGHER, KINDS, kind
 
 MAX_STATES_ACROSS = 5
@@ -89,8 +89,8 @@ def score_table(states: Sequence[State]) -> Table | None:
         return None
     base = states[0]
     across = [Head(state.name) for state in states]
-    down = [_head(name) for name in names]
-    cells = [[_cell(name, state, base) for state in states] for name in names]
+    down = [score_head(name) for name in names]
+    cells = [[score_cell(name, state, base) for state in states] for name in names]
     if len(states) <= MAX_STATES_ACROSS:
         return Table(across, list(zip(down, cells, strict=True)))
     turned = [list(row) for row in zip(*cells, strict=True)]
@@ -103,7 +103,7 @@ def reasons(states: Sequence[State]) -> list[str]:
     for state in states:
         for name, why in state.reasons.items():
             scores = missing.setdefault(str(why), {})
-            scores.setdefault(_head(name).title, []).append(state.name)
+            scores.setdefault(score_head(name).title, []).append(state.name)
     drawn = {state.name for state in states if not state.is_real}
     return [
         f"no {', '.join(scores)}{_of(drawn, scores.values())}: {why}"
@@ -140,11 +140,11 @@ def step_table(lines: Sequence[Mapping[str, Any]], best: Any) -> Table | None:
     rows = [
         (
             Head(f"{step} ★" if step == best else str(step)),
-            [Cell(_text(name, values[name])) if name in values else Cell() for name in names],
+            [Cell(score_text(name, values[name])) if name in values else Cell() for name in names],
         )
         for step, values in sorted(steps.items())
     ]
-    return Table([_head(name) for name in names], rows)
+    return Table([score_head(name) for name in names], rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,24 +179,12 @@ def picture_scores(
     for name, word in _OF_A_PICTURE.items():
         value = _at(per_picture, name, index)
         if is_number(value):
-            short.append(f"{word} {_text(name, value)}")
-            long.append(f"{kind(name).title} {_text(name, value)}")
+            short.append(f"{word} {score_text(name, value)}")
+            long.append(f"{kind(name).title} {score_text(name, value)}")
     is_faceless = _at(per_picture, "num_faces", index) == 0
     if is_faceless:
         long.append("no face")
     return PictureScores(tuple(short), ", ".join(long), is_faceless) if long else None
-
-
-def mapping(value: Any) -> dict[str, Any]:
-    """The value, if it is a mapping, else an empty one."""
-    return value if isinstance(value, dict) else {}
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether it is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value)
 
 
 def ends(value: Any) -> tuple[float, float] | None:
@@ -229,7 +217,8 @@ def _in_order(names: Iterable[str]) -> list[str]:
     return [name for name in (*known, *others, _GAP_CLOSED) if name in found]
 
 
-def _head(name: str) -> Head:
+def score_head(name: str) -> Head:
+    """How a score is called, and which way is better."""
     if name == _NUM_PICTURES:
         return Head("pictures")
     if name == _GAP_CLOSED:
@@ -237,22 +226,24 @@ def _head(name: str) -> Head:
     return Head(kind(name).title, kind(name).arrow)
 
 
-def _text(name: str, value: float) -> str:
+def score_text(name: str, value: float) -> str:
+    """A score with as many digits as it has."""
     if name == _GAP_CLOSED:
         return f"{value:.0%}"
     return f"{value:.{0 if name == _NUM_PICTURES else kind(name).digits}f}"
 
 
-def _cell(name: str, state: State, base: State) -> Cell:
+def score_cell(name: str, state: State, base: State) -> Cell:
+    """A score of a state beside the base's; empty where it is missing."""
     value = state.values.get(name)
     if value is None:
         return Cell()
-    text, margin, interval = _text(name, value), "", ""
+    text, margin, interval = score_text(name, value), "", ""
     pair = state.intervals.get(name)
     if pair is not None and pair[0] < pair[1]:
-        margin = f"± {_text(name, (pair[1] - pair[0]) / 2)}"
-        interval = f"95 %: {_text(name, pair[0])} to {_text(name, pair[1])}"
-    arrow, before = _head(name).arrow, base.values.get(name)
+        margin = f"± {score_text(name, (pair[1] - pair[0]) / 2)}"
+        interval = f"95 %: {score_text(name, pair[0])} to {score_text(name, pair[1])}"
+    arrow, before = score_head(name).arrow, base.values.get(name)
     if state.is_real or not arrow or before is None:
         return Cell(text, margin, interval=interval)
     change = round(value - before, kind(name).digits)

@@ -1,10 +1,12 @@
 """``train.py`` as a user runs it: in a process of its own, and, for errors, in this one."""
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ import train
 from sdlora.command_line import run
 from sdlora.config import EvaluateConfig, TrainConfig
 from sdlora.program import TRACEBACK
+from tests.smoke.browsers import BROWSERS, TIMEOUT_MS
 
 SMALL = (
     "sampling.num_steps=2",
@@ -59,6 +62,21 @@ def train_process(repository: Path, random_base: Path) -> Train:
         )
 
     return call
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, where it and playwright are installed."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("chromium is not installed")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(
+            executable_path=path, args=["--no-sandbox"], timeout=TIMEOUT_MS
+        )
+        yield started
+        started.close()
 
 
 @pytest.fixture

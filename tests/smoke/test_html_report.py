@@ -1,9 +1,7 @@
 """``report.html`` in a browser: headless Chromium, where it and playwright are installed."""
 
 import json
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +10,11 @@ from PIL import Image
 
 from sdlora.html_report.page import write_html_report
 from sdlora.metrics.scores import KINDS
+from tests.smoke.browsers import WIDTHS_PX, opened, require_no_overflow
 
 EVIL = """a dog </script><script>alert(1)</script><img src=x onerror='alert(2)'>"""
 PROMPTS = ("a red cat in the snow", "a blue cat", EVIL, "x" * 300)
 STEPS = (75, 150)
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-WIDTHS_PX = (390, 1280)
-TIMEOUT_MS = 120_000  # the machine may be busy
 
 
 @pytest.fixture(scope="module")
@@ -108,41 +104,6 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_html_report(folder)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip("chromium is not installed")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(
-            executable_path=path, args=["--no-sandbox"], timeout=TIMEOUT_MS
-        )
-        yield started
-        started.close()
-
-
-@contextmanager
-def opened(browser: Any, report: Path, width: int) -> Iterator[Any]:
-    """The opened page; what it wrote to the console, its errors and requests must be none."""
-    page = browser.new_page(viewport={"width": width, "height": 900})
-    page.set_default_timeout(TIMEOUT_MS)
-    wrong: list[str] = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("dialog", lambda dialog: wrong.append(f"a script ran: {dialog.message}"))
-    page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
-    page.on(
-        "request",
-        lambda r: None if r.url.startswith(("data:", "file:")) else wrong.append(r.url),
-    )
-    page.goto(report.as_uri())
-    for chart in page.locator(".chart").all():  # functions to wait for need eval: not allowed
-        chart.locator("> *").wait_for(state="attached")
-    yield page
-    page.close()
-    assert wrong == []
-
-
 @pytest.fixture(params=WIDTHS_PX)
 def page(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
     with opened(browser, report, request.param) as shown:
@@ -155,12 +116,6 @@ def evaluation_page(
 ) -> Iterator[Any]:
     with opened(browser, evaluation, request.param) as shown:
         yield shown
-
-
-def require_no_overflow(page: Any) -> None:
-    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    widths = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-    assert widths[0] <= widths[1]
 
 
 def test_nothing_overflows_to_the_side(page: Any) -> None:
@@ -271,8 +226,8 @@ def test_nothing_of_an_evaluation_overflows_to_the_side(evaluation_page: Any) ->
 
 def test_the_copy_button_copies(page: Any) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.click("#copy")
-    page.locator("#copy", has_text="Copied").wait_for()
+    page.click(".copy")
+    page.locator(".copy", has_text="Copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()").startswith("python train.py sampling.")
 
 

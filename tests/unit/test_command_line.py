@@ -105,11 +105,19 @@ def test_options_may_be_added_without_a_plus() -> None:
         ("images=folder", "images=[folder]"),
         ("images=[a,b]", "images=[a,b]"),
         ("checkpoint=300", "run_checkpoint=300"),
+        ("sweep=outputs/a", "sweep_folder=outputs/a"),
         ("run=a", "run=a"),
     ],
 )
 def test_evaluate_takes_files_where_train_has_a_group(given: str, prepared: str) -> None:
     assert prepared_arguments([given], EvaluateConfig) == [prepared]
+
+
+def test_a_sweep_is_written_where_it_lies(tmp_path: Path) -> None:
+    assert prepared_arguments([f"sweep={tmp_path}"], EvaluateConfig) == [
+        *(f"sweep_folder={tmp_path}", f"hydra.run.dir={tmp_path}"),
+        *("hydra.output_subdir=null", "hydra/job_logging=none"),
+    ]
 
 
 def test_train_takes_groups() -> None:

@@ -306,6 +306,8 @@ def test_scores_that_have_what_they_need_are_taken() -> None:
     [
         ([], "^run=None: give either run=RUN_FOLDER, lora=FILE or images=FOLDER"),
         (["run=a", "lora_file=[b]"], "^run=a: give either run=RUN_FOLDER, lora=FILE or images="),
+        (["run=a", "sweep_folder=b"], "^run=a: has a report of its own; give it without sweep="),
+        (["images=[a]", "sweep_folder=b"], r"^images=\['a'\]: has a report of its own"),
         (["run=a", "lora_file=[b]", "images=[c]"], "^run=a: give either run=RUN_FOLDER"),
         (["lora_file=[b]", "images=[c]"], r"^images=\['c'\]: is scored by itself, without lora="),
         (["run=a", "lora_scale=[nan]"], r"^lora_scale=\[nan\]: must be finite numbers, at least"),
@@ -324,6 +326,7 @@ def test_evaluate_too(overrides: list[str], message: str) -> None:
 
 def test_what_can_be_evaluated() -> None:
     assert evaluate_config("run=a").lora_scale == [1.0]
+    assert evaluate_config("sweep_folder=a").sweep_folder == "a"
     beside = evaluate_config("run=a", "images=[b,c]")
     assert (beside.run, beside.images, beside.lora_file) == ("a", ["b", "c"], [])
     alone = evaluate_config("images=[b]", "data.root=c")

@@ -1,8 +1,7 @@
 
 "use strict";
 (() => {
-  const one = (selector, within = document) => within.querySelector(selector);
-  const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+  const { one, all, enlarge, onArrows } = shared;
 
   const slider = one("#state");
   const rows = all(".prompt").map((article) => ({
@@ -64,60 +63,34 @@
     one("#state-name").textContent = `${columns[at]}${best}`;
   }
 
-  // Enlarged: one picture of a row, or another picture of the page as it is.
-  const viewer = one("#viewer");
-  let viewed = null;
-
-  function view(row, button) {
-    viewed = { row, index: row.pictures.indexOf(button) };
-    const image = copyOf(button, "one");
+  function view(row, index) {
+    const button = row.pictures[index];
     const scores = button.dataset.scores ? ` (${button.dataset.scores})` : "";
-    open(image, `${nameOf(button)}: ${one("h3", row.article).textContent}${scores}`, true);
+    const text = `${nameOf(button)}: ${one("h3", row.article).textContent}${scores}`;
+    enlarge(copyOf(button, "one"), text, (by) => turn(row, index + by));
   }
 
-  function open(image, text, isOfRow) {
-    one(".stage", viewer).replaceChildren(image);
-    one("p", viewer).textContent = text;
-    one("#previous").hidden = one("#next").hidden = !isOfRow;
-    if (!viewer.open) viewer.showModal();
-  }
-
-  function turn(by) {
-    const button = viewed && viewed.row.pictures[viewed.index + by];
+  function turn(row, index) {
+    const button = row.pictures[index];
     if (!button) return;
-    view(viewed.row, button);
-    const index = columns.indexOf(nameOf(button));
-    if (index >= 0 && !isBase(button)) choose(index);
+    view(row, index);
+    const column = columns.indexOf(nameOf(button));
+    if (column >= 0 && !isBase(button)) choose(column);
   }
 
   rows.forEach((row) => {
-    row.pictures.forEach((button) => button.addEventListener("click", () => view(row, button)));
-    one(".frame", row.compare).addEventListener("click", () => view(row, row.framed));
-    one(".split", row.compare).addEventListener("input", (event) =>
-      row.compare.style.setProperty("--split", `${event.target.value}%`));
+    row.pictures.forEach((button, index) =>
+      button.addEventListener("click", () => view(row, index)));
+    one(".frame", row.compare).addEventListener("click", () =>
+      view(row, row.pictures.indexOf(row.framed)));
   });
   if (rows.length) choose(at);
   slider?.addEventListener("input", () => choose(Number(slider.value)));
 
-  all("[data-enlarge]").forEach((button) => button.addEventListener("click", () => {
-    viewed = null;
-    const image = one("img", button);
-    open(copyOf(button, button.dataset.enlarge), image.alt, false);
-  }));
-  one("#previous").addEventListener("click", () => turn(-1));
-  one("#next").addEventListener("click", () => turn(1));
-  one("#close").addEventListener("click", () => viewer.close());
-  viewer.addEventListener("click", (event) => { if (event.target === viewer) viewer.close(); });
+  all("[data-enlarge]").forEach((button) => button.addEventListener("click", () =>
+    enlarge(copyOf(button, button.dataset.enlarge), one("img", button).alt)));
 
-  document.addEventListener("keydown", (event) => {
-    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!by || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
-    if (event.target.closest("input, pre, .scroll")) return; // these use the arrows themselves
-    if (viewer.open) turn(by);
-    else if (rows.length) choose(at + by);
-    else return;
-    event.preventDefault();
-  });
+  onArrows((by) => rows.length > 0 && choose(at + by));
 
   one("#filter")?.addEventListener("input", (event) => {
     const words = event.target.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -126,19 +99,6 @@
     });
     const left = rows.filter((row) => !row.article.hidden).length;
     one("#found").textContent = words.length ? `${left} of ${rows.length} prompts` : "";
-  });
-
-  one("#copy")?.addEventListener("click", async (event) => {
-    const code = one("#command");
-    try {
-      await navigator.clipboard.writeText(code.textContent);
-    } catch { // no permission: select it, so that one key copies
-      getSelection().selectAllChildren(code);
-      if (!document.execCommand("copy")) return;
-    }
-    const button = event.target;
-    button.textContent = "Copied";
-    setTimeout(() => { button.textContent = "Copy"; }, 1500);
   });
 
   // Charts: bokeh draws on a canvas, which knows nothing of the page's colours.

@@ -291,7 +291,7 @@ def test_foreign_text_stays_text(run: Path) -> None:
     page = page_of(run)
     assert page.text.count("alert(1)") >= 5
     scripts = page.all("script")
-    assert len(scripts) == 2 + len(charts(LINES, 75))  # ours, the library, the charts' numbers
+    assert len(scripts) == 3 + len(charts(LINES, 75))  # the library, our two, the charts' numbers
     assert not [a for _, a in page.elements if any(name.startswith("on") for name in a)]
     assert all(str(image["src"]).startswith("data:image/") for image in page.all("img"))
 
@@ -300,7 +300,7 @@ def test_it_fetches_nothing_and_runs_only_its_own_scripts(run: Path) -> None:
     page = page_of(run)
     policy = next(a["content"] for a in page.all("meta") if "http-equiv" in a) or ""
     assert policy.startswith("default-src 'none'; img-src data:;")
-    assert len(re.findall("'sha256-[A-Za-z0-9+/]{43}='", policy)) == 2
+    assert len(re.findall("'sha256-[A-Za-z0-9+/]{43}='", policy)) == 3
     assert "unsafe-eval" not in policy
     allowed = ("data:", "#")
     for _, attributes in page.elements:
@@ -312,7 +312,7 @@ def test_an_empty_folder_gives_a_page(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     assert "This run has no final scores." in page.text
     assert "This run has no pictures." in page.text
-    assert len(page.all("script")) == 1  # no charts, no library
+    assert len(page.all("script")) == 2  # no charts, no library
 
 
 @pytest.mark.parametrize(

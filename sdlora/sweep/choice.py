@@ -1,0 +1,207 @@
+"""Which cell of a sweep to take: by the rule of the best checkpoint, with seeds as repeats."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sdlora.best import Best
+from sdlora.lenient import is_number
+from sdlora.metrics.interval import bootstrap_interval
+from sdlora.metrics.scores import Scores
+from sdlora.metrics.selection import Rule
+from sdlora.sweep.cells import DONE, SEED, Cell, Sweep
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Finished cells that differ in nothing but their seed; a single one where none is swept.
+
+    Attributes:
+        cells: The best first.
+        mean: Of the rule's score over the cells, each at the step to take of it.
+        spread: Standard deviation over the seeds; None for a single one.
+    """
+
+    cells: Sequence[Cell]
+    mean: float
+    spread: float | None
+
+    @property
+    def cell(self) -> Cell:
+        """The cell to take."""
+        return self.cells[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Advantage:
+    """By how much one candidate is better than another, in units of the score.
+
+    Attributes:
+        mean: > 0 is better, whichever direction the score has.
+        low: Lower end of the 95 % interval of the mean.
+        high: Upper end.
+        count: Of what was paired.
+        over: What was paired: ``pictures`` (of the same prompt and noise) or ``seeds``.
+    """
+
+    mean: float
+    low: float
+    high: float
+    count: int
+    over: str
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The cell to take, and what speaks for it.
+
+    Attributes:
+        rule: What best means.
+        winner: The best candidate.
+        runner_up: The second; None where there is no other.
+        advantage: Of the winner over the runner-up; None where nothing can be paired.
+        num_candidates: How many could be chosen.
+        refused: Finished cells that no longer follow their prompts, or have no such score.
+    """
+
+    rule: Rule
+    winner: Candidate
+    runner_up: Candidate | None
+    advantage: Advantage | None
+    num_candidates: int
+    refused: Sequence[Cell]
+
+
+def rule_of(sweep: Sweep) -> Rule | None:
+    """What best means in the runs of this sweep; None if they keep no best checkpoint."""
+    for cell in sweep.cells:
+        score, margin = cell.at("evaluation.select"), cell.at("evaluation.max_clip_loss")
+        if isinstance(score, str) and isinstance(margin, int | float):
+            return None if score == "none" else Rule(score, float(margin))
+    return None
+
+
+def choose(sweep: Sweep) -> Choice | None:
+    """The best cell by the rule of its runs; None while no finished cell can be chosen.
+
+    Cells that differ in their seed only are one candidate: their mean counts, and settings that
+    lose the prompts with one seed are not chosen. Of equal candidates the first wins.
+    """
+    rule = rule_of(sweep)
+    if rule is None:
+        return None
+    groups: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in sweep.in_state(DONE):
+        settings = [(key, str(value)) for key, value in cell.overrides.items() if key != SEED]
+        groups.setdefault(tuple(sorted(settings)), []).append(cell)
+    made = [_candidate(rule, cells) for cells in groups.values()]
+    sign = _sign(rule)
+    found = sorted((each for each in made if each), key=lambda each: sign * each.mean)
+    if not found:
+        return None
+    runner_up = found[1] if len(found) > 1 else None
+    return Choice(
+        rule=rule,
+        winner=found[0],
+        runner_up=runner_up,
+        advantage=None if runner_up is None else advantage(rule, found[0], runner_up),
+        num_candidates=len(found),
+        refused=[cell for cell in sweep.in_state(DONE) if _cost(rule, cell) is None],
+    )
+
+
+def advantage(rule: Rule, winner: Candidate, other: Candidate) -> Advantage | None:
+    """How much better one candidate is, from what both were measured on.
+
+    Two or more common seeds are the repeats, and give Student's interval of the mean of their
+    differences; else the pictures of both best cells are, and give its bootstrap interval. None
+    where neither can be paired.
+    """
+    by_seed = _by_seed(rule, winner, other)
+    if len(by_seed) > 1:
+        from scipy import stats  # slow to import, and only seeds need it
+
+        mean, error = statistics.mean(by_seed), statistics.stdev(by_seed) / len(by_seed) ** 0.5
+        margin = float(stats.t.ppf((1 + LEVEL) / 2, len(by_seed) - 1)) * error
+        return Advantage(mean, mean - margin, mean + margin, len(by_seed), "seeds")
+    by_picture = _by_picture(rule, winner.cell.chosen, other.cell.chosen)
+    if not by_picture:
+        return None
+    low, high = bootstrap_interval(by_picture, LEVEL)
+    return Advantage(statistics.mean(by_picture), low, high, len(by_picture), "pictures")
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points that no other is better than in both costs, or better in one and equal.
+
+    Args:
+        points: Two costs each; less is better.
+
+    Returns:
+        In the order of the first cost; of equal points all.
+    """
+    front = [
+        index
+        for index, (x, y) in enumerate(points)
+        if not any(u <= x and v <= y and (u, v) != (x, y) for u, v in points)
+    ]
+    return sorted(front, key=lambda index: points[index])
+
+
+def _candidate(rule: Rule, cells: Sequence[Cell]) -> Candidate | None:
+    costs = {cell.number: _cost(rule, cell) for cell in cells}
+    known = {number: cost for number, cost in costs.items() if cost is not None}
+    if len(known) < len(costs):
+        return None
+    ordered = sorted(cells, key=lambda cell: known[cell.number])
+    spread = statistics.stdev(known.values()) if len(known) > 1 else None
+    return Candidate(ordered, _sign(rule) * statistics.mean(known.values()), spread)
+
+
+def _cost(rule: Rule, cell: Cell) -> float | None:
+    if cell.chosen is None:
+        return None
+    return rule.cost(cell.chosen.scores, cell.base or Scores(num_pictures=0))
+
+
+def _sign(rule: Rule) -> int:
+    """Turns a score into a cost and back."""
+    return 1 if rule.score == "face_distance" else -1
+
+
+def _by_seed(rule: Rule, winner: Candidate, other: Candidate) -> list[float]:
+    first, second = (
+        {
+            str(cell.overrides[SEED]): _cost(rule, cell)
+            for cell in each.cells
+            if SEED in cell.overrides
+        }
+        for each in (winner, other)
+    )
+    pairs = [(first[seed], second[seed]) for seed in first if seed in second]
+    return [theirs - own for own, theirs in pairs if own is not None and theirs is not None]
+
+
+def _by_picture(rule: Rule, own: Best | None, theirs: Best | None) -> list[float]:
+    """Of each picture that both have a score of; none where the pictures are not the same ones."""
+    if own is None or theirs is None:
+        return []
+    tables = own.scores.per_picture, theirs.scores.per_picture
+    prompts = [table.get("prompt") for table in tables]
+    columns = [table.get(rule.score) for table in tables]
+    if prompts[0] != prompts[1] or columns[0] is None or columns[1] is None:
+        return []
+    pairs = zip(columns[0], columns[1], strict=False)
+    return [
+        _sign(rule) * (second - first)
+        for first, second in pairs
+        if is_number(first) and is_number(second)
+    ]

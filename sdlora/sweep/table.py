@@ -1,0 +1,83 @@
+"""A sweep as ``results.csv``: the base, then one row a cell."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sdlora import files
+from sdlora.metrics.scores import Scores
+from sdlora.report import measured_names
+from sdlora.sweep.cells import Cell, Sweep, value_text
+
+FILE_NAME = "results.csv"
+
+_BEFORE = ("state", "reason", "best_step")
+_AFTER = ("trainable_parameters", "file_bytes", "seconds", "peak_memory_mib", "folder")
+
+
+def write_results(sweep: Sweep) -> Path:
+    """Write the table into the sweep's folder, whole or not at all.
+
+    Columns: ``cell``, the swept keys, ``state``, ``reason``, ``best_step``, each score of the last
+    step (``final/NAME``, and ``_low`` and ``_high`` where some cell has its 95 % interval), each of
+    the best one (``best/NAME``), ``trainable_parameters``, ``file_bytes``, ``seconds``,
+    ``peak_memory_mib``, ``folder``. What is not known is empty. The base's scores stand under
+    ``final/``.
+    """
+    finals = [cell.final for cell in sweep.cells] + [sweep.base]
+    bests = [cell.best.scores if cell.best else None for cell in sweep.cells]
+    columns = {"final": _score_columns(finals), "best": _score_columns(bests)}
+    header = ["cell", *sweep.swept, *_BEFORE]
+    header += [f"{group}/{name}{end}" for group, found in columns.items() for name, end in found]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*header, *_AFTER])
+    if sweep.base is not None:
+        row: list[Any] = ["base", *("" for _ in sweep.swept), "", "", ""]
+        row += _values(sweep.base, columns["final"]) + _values(None, columns["best"])
+        writer.writerow([*row, *("" for _ in _AFTER)])
+    for cell in sweep.cells:
+        writer.writerow(_row(sweep, cell, columns["final"], columns["best"]))
+    path = sweep.folder / FILE_NAME
+    files.write_text(path, buffer.getvalue())
+    return path
+
+
+def _row(
+    sweep: Sweep,
+    cell: Cell,
+    final: Sequence[tuple[str, str]],
+    best: Sequence[tuple[str, str]],
+) -> list[Any]:
+    swept = [
+        value_text(cell.overrides[key]) if key in cell.overrides else "" for key in sweep.swept
+    ]
+    step = cell.best.step if cell.best else ""
+    scores = _values(cell.final, final) + _values(cell.best.scores if cell.best else None, best)
+    after = [getattr(cell, name) for name in _AFTER[:-1]]
+    folder = cell.folder.relative_to(sweep.folder).as_posix()
+    row = [cell.number, *swept, cell.state, cell.reason, step, *scores, *after, folder]
+    return ["" if value is None else value for value in row]
+
+
+def _score_columns(rows: Sequence[Scores | None]) -> list[tuple[str, str]]:
+    """(name, ending) of every column that some row has a number for."""
+    known = [row for row in rows if row is not None]
+    return [
+        (name, end)
+        for name in measured_names(known)
+        for end in ("", "_low", "_high")
+        if not end or any(name in row.intervals for row in known)
+    ]
+
+
+def _values(scores: Scores | None, columns: Sequence[tuple[str, str]]) -> list[Any]:
+    if scores is None:
+        return ["" for _ in columns]
+    found: list[Any] = []
+    for name, end in columns:
+        low_high = scores.intervals.get(name, ("", ""))
+        found.append({"": scores.value(name), "_low": low_high[0], "_high": low_high[1]}[end])
+    return ["" if value is None else value for value in found]
