@@ -2,16 +2,23 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sdlora.build.repeat import with_recipe
+from sdlora.build.workshop import Workshop
 from sdlora.command_line import run, to_typed
 from sdlora.config import TrainConfig
+from sdlora.progress import Progress
+
+if TYPE_CHECKING:
+    from sdlora.build.job import TrainingJob
 
 
-def train(composed: DictConfig) -> None:
+def train(composed: DictConfig, workshop: Workshop, progress: Progress) -> "TrainingJob | None":
     """Config -> data -> model -> module -> fit -> export -> scores."""
     given = HydraConfig.get().overrides.task
     config = to_typed(with_recipe(composed, given), TrainConfig)
@@ -21,25 +28,51 @@ def train(composed: DictConfig) -> None:
     checks.check(config)
 
     from sdlora.build import results, training
-    from sdlora.progress import Progress
     from sdlora.run_folder import locked
 
-    with locked(Path(config.run_dir)) as folder, Progress() as progress:
+    with locked(Path(config.run_dir)) as folder:
         if config.check:
             training.check_data(config, folder, progress)
-            return
-        job = training.training_job(config, folder, progress)
+            return None
+        job = training.training_job(config, folder, progress, workshop)
         if job.is_finished:
             steps = config.trainer.max_steps
             progress.print(f"{folder} is finished: all {steps} steps are done and exported; raise")
             progress.print("trainer.max_steps to go on, or start a new run")
-            return
+            return job
         training.fit(job)
         if job.signals.received is not None:
             sys.exit(128 + job.signals.received)
         files = results.export(job)
         results.summarise(job, files)
+        return job
+
+
+def train_cell(composed: DictConfig, workshop: Workshop, progress: Progress) -> None:
+    """Train one cell of a sweep, and leave in the workshop what the next one may use."""
+    from sdlora.build import keeping
+    from sdlora.build.cell import Cell
+    from sdlora.metrics.selection import Rule
+
+    rule = Rule(composed.evaluation.select, composed.evaluation.max_clip_loss)
+    with Cell(Path(HydraConfig.get().runtime.output_dir), rule, progress) as cell:
+        job = train(composed, workshop, progress)
+        if job is not None:
+            cell.note(job)
+            keeping.take_back(job, workshop)
+
+
+def main() -> None:
+    """Train once, or in this process one cell of a sweep after the other."""
+    workshop = Workshop()
+
+    def task(composed: DictConfig) -> None:
+        is_cell = HydraConfig.get().mode == RunMode.MULTIRUN
+        with Progress() as progress:
+            (train_cell if is_cell else train)(composed, workshop, progress)
+
+    run(task, "train", TrainConfig)
 
 
 if __name__ == "__main__":
-    run(train, "train", TrainConfig)
+    main()

@@ -144,6 +144,7 @@ def _job(folder: Path, run: Path, overrides: tuple[str, ...]):  # noqa: ANN202 (
     from hydra import compose, initialize_config_dir
 
     from sdlora.build.training import training_job
+    from sdlora.build.workshop import Workshop
     from sdlora.command_line import CONF, opened_shortcuts, register_schemas, to_typed
     from sdlora.config import TrainConfig
     from sdlora.progress import Progress
@@ -153,7 +154,7 @@ def _job(folder: Path, run: Path, overrides: tuple[str, ...]):  # noqa: ANN202 (
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("train", opened_shortcuts(given))
     run.mkdir(parents=True)
-    return training_job(to_typed(composed, TrainConfig), run, Progress(enabled=False))
+    return training_job(to_typed(composed, TrainConfig), run, Progress(enabled=False), Workshop())
 
 
 def _step_ms(job, count: int) -> float:  # noqa: ANN001 (heavy import)

@@ -94,8 +94,9 @@ def prepared_arguments(arguments: Sequence[str], schema: type) -> list[str]:
     """
     if schema is EvaluateConfig:
         arguments = rewritten_sweep(named_lora_file(arguments))
-    arguments = opened_shortcuts(arguments)
-    return named_by_sweep(flags_first(opened_options(resumed_arguments(arguments), schema)))
+    arguments = opened_options(resumed_arguments(opened_shortcuts(arguments)), schema)
+    ordered = flags_first(arguments)
+    return named_by_sweep(ordered) if schema is EvaluateConfig else ordered
 
 
 def named_lora_file(arguments: Sequence[str]) -> list[str]:
@@ -197,7 +198,7 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
     before = {_key(line): line for line in map(str, OmegaConf.load(stored))}
     if given.pop("hydra.run.dir", None):
         raise ValueError(f"resume={folder}: goes on in that folder; leave out hydra.run.dir")
-    here = [f"hydra.run.dir={_quoted(folder)}", "hydra.output_subdir=null"]
+    here = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null", "hydra.mode=RUN"]
     return [*(before | given).values(), *here]
 
 
@@ -255,7 +256,7 @@ def _reporting(
             arguments = OmegaConf.to_container(job.overrides.task, resolve=False)
             assert isinstance(arguments, list)
             if job.mode == RunMode.MULTIRUN:
-                print(f"run {job.job.num} ({job.job.override_dirname}):", file=sys.stderr)
+                print(f"run {job.sweep.subdir}:", file=sys.stderr)
             _report(error, schema, arguments)
             failed.append(error)
             if job.mode == RunMode.MULTIRUN:
@@ -299,7 +300,8 @@ def _key(argument: str) -> str:
     return argument.partition("=")[0].lstrip("+~")
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
+    """A value as the command line has it: quoted if it holds what Hydra would read otherwise."""
     if re.fullmatch(r"[\w./:-]+", value):
         return value
     escaped = value.replace("'", "\\'")

@@ -18,6 +18,7 @@ from sdlora.config_rules import (
     require_fraction,
     require_rate,
 )
+from sdlora.config_sweep import SweepConfig
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -283,6 +284,7 @@ class TrainConfig:
     checkpoint: CheckpointConfig = MISSING
     logger: LoggerConfig = MISSING
     export: ExportConfig = MISSING
+    sweep: SweepConfig = MISSING
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**63, "seed", self.seed, "must be a whole number in [0, 2**63)")

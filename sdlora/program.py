@@ -31,11 +31,15 @@ def run_task(task: Callable[[], None]) -> None:
 
 def report(error: Exception) -> int:
     """Print an error as one message; gives the exit code."""
-    is_told = isinstance(error, ValueError) or type(error).__module__.startswith("sdlora.")
-    message = str(error) if is_told else f"{type(error).__name__}: {error}"
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {message_of(error)}", file=sys.stderr)
     print(f"(set {TRACEBACK}=1 for the traceback)", file=sys.stderr)
     return USER_ERROR
+
+
+def message_of(error: Exception) -> str:
+    """What an error says; with its kind, unless it is one that speaks to the user."""
+    is_told = isinstance(error, ValueError) or type(error).__module__.startswith("sdlora.")
+    return str(error) if is_told else f"{type(error).__name__}: {error}"
 
 
 def settle_libraries() -> None:

@@ -29,6 +29,7 @@ FREE_KEYS = (
     "checkpoint",
     "logger",
     "export",
+    "sweep",
     "trainer.max_steps",
     "trainer.log_every_n_steps",
     "trainer.accelerator",
@@ -45,11 +46,18 @@ class RunFolderError(ValueError):
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[Path]:
+def locked(
+    folder: Path, key: str = "run_dir", remedy: str = "hydra.run.dir=FOLDER"
+) -> Iterator[Path]:
     """Hold the folder for this process; the lock goes with the process, even a killed one.
 
     Lightning starts one more process for each further device, with ``LOCAL_RANK`` set: those work
     under the first one's lock. What a killed writer left behind is removed.
+
+    Args:
+        folder: Of a run, or of a sweep.
+        key: Of the config, that names it; for the message.
+        remedy: How to choose another.
 
     Raises:
         RunFolderError: If another process works in it.
@@ -63,8 +71,8 @@ def locked(folder: Path) -> Iterator[Path]:
         lock.acquire(timeout=0)
     except Timeout:
         raise RunFolderError(
-            f"run_dir={folder}: another process is training in it; wait for it, or choose another "
-            "folder with hydra.run.dir=FOLDER"
+            f"{key}={folder}: another process is training in it; wait for it, or choose another "
+            f"folder with {remedy}"
         ) from None
     try:
         for inside in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:

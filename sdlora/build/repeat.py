@@ -13,7 +13,7 @@ from sdlora.config import TrainConfig, all_keys
 from sdlora.config_rules import ConfigError
 from sdlora.progress import Progress
 
-OF_THIS_RUN = ("from_lora", "resume", "check", "run_dir")
+OF_THIS_RUN = ("from_lora", "resume", "check", "run_dir", "sweep")
 """Keys that belong to a run itself and not to its recipe."""
 
 GROUP_KEYS = {"optimizer": "optim"}

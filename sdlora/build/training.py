@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sdlora.adapters.spec import LoraSpec
 from sdlora.adapters.textual_inversion import write_embeddings
 from sdlora.adapters.writing import write_diffusers, write_kohya
 from sdlora.best import BestAdapter
-from sdlora.build import parts, scorers
+from sdlora.build import keeping, parts, scorers
 from sdlora.build.adapters import check_adapters, start_from_file
 from sdlora.build.data import CheckedData, checked_data
 from sdlora.build.data_sheet import (
@@ -39,6 +40,7 @@ from sdlora.build.prior import draw_missing_class_pictures
 from sdlora.build.repeat import compare_with_recipe
 from sdlora.build.sources import held_out
 from sdlora.build.validation import held_out_data, validation_loss
+from sdlora.build.workshop import Workshop
 from sdlora.callbacks.averaging import Average
 from sdlora.callbacks.drawing import Evaluate
 from sdlora.callbacks.saving import Checkpoints
@@ -76,8 +78,12 @@ def check_data(config: TrainConfig, folder: Path, progress: Progress) -> None:
     refuse_findings(config, sheet)
 
 
-def training_job(config: TrainConfig, folder: Path, progress: Progress) -> TrainingJob:
+def training_job(
+    config: TrainConfig, folder: Path, progress: Progress, workshop: Workshop
+) -> TrainingJob:
     """Put a run together: data, model, adapters, cache, module, trainer, callbacks.
+
+    What the last run left in the workshop is used where it is the same.
 
     Raises:
         ValueError: Whatever cannot work, before the first step.
@@ -87,11 +93,13 @@ def training_job(config: TrainConfig, folder: Path, progress: Progress) -> Train
     check_adapters(config)
     data, unseen, hashes = _data(config, folder, progress)
     trainer = parts.trainer(config, folder)
-    scorer = _scorer(config, data, unseen, trainer.strategy.root_device, progress)
+    device = trainer.strategy.root_device
+    make_scorer = partial(_scorer, config, data, unseen, device, progress)
+    scorer = keeping.scorer(config, data, device, workshop, make_scorer)
     specs = parts.lora_specs(config.lora, config.model.family)
-    family = _model(config, specs)
-    family.to(trainer.strategy.root_device)
-    batches, left = training_set(config, data, family, trainer.strategy.root_device, progress)
+    family = _model(config, specs, workshop)
+    family.to(device)
+    batches, left = training_set(config, data, family, device, progress)
     sheet = data_sheet(config, left)
     if left is not data:
         say_left_out(sheet, data, folder, progress)
@@ -101,6 +109,7 @@ def training_job(config: TrainConfig, folder: Path, progress: Progress) -> Train
         progress.print(line)
     average = parts.average(config)
     evaluator = _evaluator(config, left.source, family, scorer, progress)
+    keeping.know_base(config, evaluator, workshop)
     job = TrainingJob(
         config=config,
         folder=folder,
@@ -191,9 +200,9 @@ def _data(
     return data, unseen, hashes
 
 
-def _model(config: TrainConfig, specs: Mapping[str, LoraSpec]) -> Family:
+def _model(config: TrainConfig, specs: Mapping[str, LoraSpec], workshop: Workshop) -> Family:
     """The base with its adapters."""
-    family = parts.model(config.model, config.lora, config.trainer.precision, config.seed)
+    family = keeping.base_model(config, workshop)
     objective = config.objective
     family.change_noise_schedule(objective.prediction_type, objective.zero_terminal_snr)
     family.max_chunks = config.data.captions.max_chunks

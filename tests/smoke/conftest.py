@@ -16,7 +16,7 @@ from PIL import Image
 import evaluate as evaluation
 import train
 from sdlora.command_line import run
-from sdlora.config import EvaluateConfig, TrainConfig
+from sdlora.config import EvaluateConfig
 from sdlora.program import TRACEBACK
 from tests.smoke.browsers import BROWSERS, TIMEOUT_MS
 
@@ -95,7 +95,7 @@ def message_of(
         monkeypatch.delenv(TRACEBACK, raising=False)
         monkeypatch.chdir(repository)
         with pytest.raises(SystemExit) as stop:
-            run(train.train, "train", TrainConfig)
+            train.main()
         assert stop.value.code == 2
         lines = capsys.readouterr().err.strip().splitlines()
         assert lines[-1] == f"(set {TRACEBACK}=1 for the traceback)"
@@ -116,13 +116,15 @@ def train_here(monkeypatch: pytest.MonkeyPatch, repository: Path) -> Callable[..
     """
 
     def call(*arguments: str, evaluate: bool = False) -> None:
-        script = ("evaluate", EvaluateConfig) if evaluate else ("train", TrainConfig)
         GlobalHydra.instance().clear()
         quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
-        monkeypatch.setattr(sys, "argv", [f"{script[0]}.py", *arguments, *quiet])
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments, *quiet])
         monkeypatch.setenv(TRACEBACK, "1")
         monkeypatch.chdir(repository)
-        run(evaluation.evaluate if evaluate else train.train, *script)
+        if evaluate:
+            run(evaluation.evaluate, "evaluate", EvaluateConfig)
+        else:
+            train.main()
 
     return call
 

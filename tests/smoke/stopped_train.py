@@ -4,6 +4,7 @@
 - ``manifest N``: the state has its name, the manifest has not;
 - ``step N``: between the two micro-batches of optimizer step N; ``twice N``: before it, too.
 
+Of a sweep, ``step N 2`` means the second cell that this process trains.
 ``NAN step N`` makes that step's loss NaN; ``FULL ckpt N`` says there that the disk is full.
 """
 
@@ -18,11 +19,9 @@ import torch
 
 import train
 from sdlora.callbacks.stopping import StopSignals
-from sdlora.command_line import run
-from sdlora.config import TrainConfig
 from sdlora.diffusion.objective import Objective
 
-SIGNAL, PLACE, STEP = os.environ["STOP"].split()
+SIGNAL, PLACE, STEP, *CELL = os.environ["STOP"].split()
 
 
 def hit() -> None:
@@ -44,10 +43,17 @@ def replace(source: Any, target: Any, real: Any = os.replace) -> None:
 class InTheMiddle(StopSignals):
     """Is hit at the start of an optimizer step's second micro-batch, or of both."""
 
+    number = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        InTheMiddle.number += 1  # one for each run
+
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         """The optimizer step that is going on is one more than those done."""
         super().on_train_batch_start(trainer, module, batch, batch_idx)
         due = PLACE == "twice" or (PLACE == "step" and batch_idx % 2 == 1)
+        due = due and CELL in ([], [str(InTheMiddle.number)])
         if due and trainer.global_step == int(STEP) - 1:
             hit()
 
@@ -69,4 +75,4 @@ if __name__ == "__main__":
 
         sdlora.build.training.StopSignals = InTheMiddle  # type: ignore[misc]
     sys.argv[0] = "train.py"
-    run(train.train, "train", TrainConfig)
+    train.main()

@@ -227,7 +227,7 @@ def test_a_failing_run_of_a_sweep_is_named_and_the_others_go_on(
         f"hydra.sweep.dir={tmp_path}",
     )
     assert done.returncode == 2
-    assert "run 0 (lora.r=0):\nerror: lora.r=0: must be a whole number >= 1\n" in done.stderr
+    assert "run lora.r=0:\nerror: lora.r=0: must be a whole number >= 1\n" in done.stderr
     assert (tmp_path / "lora.r=2" / "lora" / "pytorch_lora_weights.safetensors").is_file()
 
 

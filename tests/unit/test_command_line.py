@@ -44,6 +44,7 @@ def test_resume_repeats_the_overrides_and_writes_on_in_the_folder(run_folder: Pa
         f"resume={run_folder}",
         f"hydra.run.dir={run_folder}",
         "hydra.output_subdir=null",
+        "hydra.mode=RUN",
     ]
 
 
@@ -57,7 +58,7 @@ def test_what_is_given_now_goes_before_what_was_given_then(run_folder: Path) -> 
 def test_a_folder_with_odd_letters_is_quoted(run_folder: Path) -> None:
     odd = run_folder.rename(run_folder.parent / "it's, here")
     arguments = resumed_arguments([f"resume={odd}"])
-    assert arguments[-2] == "hydra.run.dir='" + str(odd).replace("'", "\\'") + "'"
+    assert arguments[-3] == "hydra.run.dir='" + str(odd).replace("'", "\\'") + "'"
 
 
 @pytest.mark.parametrize("arguments", [[], ["lora.r=4"], ["resume=null"], ["resume="]])

@@ -18,6 +18,7 @@ LEVELS = {
     "sdlora.config_lora": 0,
     "sdlora.config_objective": 0,
     "sdlora.config_rules": 0,
+    "sdlora.config_sweep": 0,
     "sdlora.files": 0,
     "sdlora.lenient": 0,
     "sdlora.randomness": 0,
@@ -45,6 +46,7 @@ LEVELS = {
     "sdlora.generate": 4,
     "sdlora.report": 3,
     "sdlora.run_folder": 4,
+    "sdlora.sweep.*": 4,
     "sdlora.export.__main__": 6,  # its commands take base models by the names of the config
     "sdlora.sweep.*": 4,
     "sdlora.export.*": 4,
@@ -68,6 +70,7 @@ SEES_CONFIG = (
     "sdlora.config_lora",
     "sdlora.config_objective",
     "sdlora.config_rules",
+    "sdlora.config_sweep",
     "sdlora.command_line",
     "sdlora.composition_errors",
     "sdlora.build",  # and what lies in it

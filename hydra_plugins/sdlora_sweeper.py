@@ -1,0 +1,106 @@
+"""Hydra's basic sweeper that writes its cells down, and runs those that are missing or failed.
+
+Hydra takes sweepers from the namespace package ``hydra_plugins`` only.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins import basic_sweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+
+class ResumingSweeper(basic_sweeper.BasicSweeper):
+    """Grids, lists, ranges and globs; ``hydra.sweeper.params`` are presets of the command line.
+
+    All else that it knows lies on the disk, so the same command goes on with the same sweep.
+    """
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run every cell that is not done.
+
+        Args:
+            arguments: The command line's overrides.
+
+        Raises:
+            ConfigError: If there are too many cells, or the folder holds another sweep.
+        """
+        from sdlora.sweep.plan import cells, sweep_name, write_sweep
+
+        assert self.config is not None
+        assert self.launcher is not None
+        config: Any = OmegaConf.to_object(self.config.sweep)  # its checks run here
+        # as written: an interpolation is each cell's own
+        presets: Any = OmegaConf.to_container(self.config.hydra.sweeper, resolve=False)
+        command = [f"{key}={value}" for key, value in (presets["params"] or {}).items()]
+        command += arguments
+        swept, shared = self._parsed(command)
+        self._refuse(math.prod(len(key.texts) for key in swept), config.max_jobs)
+        planned = cells(swept)
+        self.config.sweep.name = config.name or sweep_name(swept, shared)
+        folder = Path(self.config.hydra.sweep.dir)
+
+        from sdlora.run_folder import locked  # brings Lightning, which is slow
+
+        with locked(folder, "sweep.name", "sweep.name=NAME"):
+            write_sweep(folder, self.config.sweep.name, command, swept, shared, planned)
+            jobs = _jobs(folder, planned, shared)
+            if not jobs:
+                print(f"{folder} is finished: all {len(planned)} cells are done")
+                return []
+            self.validate_batch_is_legal(jobs)  # a group that is not there stops all, now
+            results = self.launcher.launch(jobs, initial_job_idx=0)
+            for result in results:
+                _ = result.return_value  # raises what a cell raised
+        return results
+
+    def _parsed(self, command: Sequence[str]) -> tuple[list[Any], list[str]]:
+        """Swept keys, and the overrides that all cells share; the last of equal keys counts."""
+        from sdlora.config_rules import ConfigError
+        from sdlora.sweep.plan import SweptKey
+
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        swept: list[SweptKey] = []
+        shared: list[str] = []
+        for key, item in {o.key_or_group: o for o in parser.parse_overrides(list(command))}.items():
+            if key == "sweep" or key.startswith("sweep."):
+                continue  # of the sweep itself, not of its cells
+            if not item.is_sweep_override():
+                shared.append(str(item.input_line))
+                continue
+            if not item.is_discrete_sweep():
+                raise ConfigError(f"{item.input_line}: a grid takes lists, ranges and globs only")
+            element, texts = item.get_key_element(), list(item.sweep_string_iterator())
+            values = [parser.parse_override(f"{element}={text}").value() for text in texts]
+            swept.append(SweptKey(key, element, texts, values))
+        return swept, shared
+
+    def _refuse(self, count: int, max_jobs: int) -> None:
+        from sdlora.config_rules import require
+
+        remedy = f"{count} runs are asked for; set sweep.max_jobs={count} to start them all"
+        require(count <= max_jobs, "sweep.max_jobs", max_jobs, remedy)
+
+
+def _jobs(folder: Path, cells: Sequence[Any], shared: Sequence[str]) -> list[list[str]]:
+    """Overrides of each cell that is not done; one that was cut goes on from its checkpoint."""
+    from sdlora.checkpoint import steps_on_disk
+    from sdlora.command_line import quoted
+    from sdlora.sweep.state import DONE, read_state
+
+    jobs = []
+    for cell in cells:
+        run = folder / cell.folder
+        state = read_state(run)
+        if state is not None and state.state == DONE:
+            continue
+        hydra = {"sweep.dir": folder, "sweep.subdir": cell.folder, "mode": "MULTIRUN"}
+        job = [*cell.arguments, *shared, *(f"hydra.{k}={quoted(str(v))}" for k, v in hydra.items())]
+        if steps_on_disk(run / "checkpoints"):
+            job += [f"resume={quoted(str(run))}", "hydra.output_subdir=null"]
+        jobs.append(job)
+    return jobs

@@ -1,0 +1,96 @@
+"""What of a run the next one may use: the base as loaded, the scorer, the base's pictures."""
+
+import gc
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from sdlora.adapters.formats import remove_lora
+from sdlora.build import parts
+from sdlora.build.data import CheckedData
+from sdlora.build.job import TrainingJob
+from sdlora.build.workshop import Workshop
+from sdlora.config import TrainConfig
+from sdlora.evaluator import Evaluator
+from sdlora.metrics.scoring import Scorer
+from sdlora.models.family import Family
+from sdlora.models.layouts import layout_of
+
+FAMILY, SCORER, BASE = "family", "scorer", "base pictures"
+
+
+def base_model(config: TrainConfig, workshop: Workshop) -> Family:
+    """The base without adapters, loaded unless the last run left the same one."""
+
+    def load() -> Family:
+        return parts.model(config.model, config.lora, config.trainer.precision, config.seed)
+
+    return workshop.take(FAMILY, _family_key(config), load)
+
+
+def scorer(
+    config: TrainConfig,
+    data: CheckedData,
+    device: torch.device,
+    workshop: Workshop,
+    make: Callable[[], Scorer],
+) -> Scorer:
+    """The scorer with its models and references, made unless the last run had the same one."""
+    key = (asdict(config.evaluation), asdict(config.data), data.fingerprint, device)
+    found = workshop.take(SCORER, key, make)
+    workshop.put(SCORER, key, found)
+    return found
+
+
+def know_base(config: TrainConfig, evaluator: Evaluator, workshop: Workshop) -> None:
+    """Give the evaluator the base's pictures and scores, if the last run drew the same ones."""
+    key = _base_key(config, evaluator)
+    evaluator.base, evaluator.base_prior = workshop.take(BASE, key, lambda: (None, []))
+
+
+def take_back(job: TrainingJob, workshop: Workshop) -> None:
+    """Leave to the next run what it may use; the job is of no use afterwards."""
+    if _is_reusable(job.config):
+        key = _base_key(job.config, job.evaluator)
+        workshop.put(BASE, key, (job.evaluator.base, job.evaluator.base_prior))
+        workshop.put(FAMILY, _family_key(job.config), as_loaded(job.family))
+    gc.collect()  # Lightning's objects hold each other
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def as_loaded(family: Family) -> Family:
+    """Undo, in place, what a run with adapters did to a model; gives the model.
+
+    Not undone, since such models are not kept: trained base weights, a new word, compilation.
+    """
+    unet: Any = family.unet
+    unet.disable_gradient_checkpointing()
+    for text_encoder in family.text_encoders.values():  # with adapters on, else a hook stays
+        text_encoder.activation_checkpointing_disable()  # type: ignore[operator]
+    remove_lora(*family.parts.values())
+    for part in family.children():
+        part.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    family.requires_grad_(False)
+    family.change_noise_schedule(None, False)
+    family.max_chunks = 1
+    return family.eval()
+
+
+def _is_reusable(config: TrainConfig) -> bool:
+    names = layout_of(config.model.family).trainable
+    methods = {parts.part_config(config.lora, part).method for part in names}
+    has_word = config.lora.new_word.name is not None
+    return "full" not in methods and not has_word and not config.trainer.compile
+
+
+def _family_key(config: TrainConfig) -> object:
+    return (_is_reusable(config), asdict(config.model), config.trainer.precision)
+
+
+def _base_key(config: TrainConfig, evaluator: Evaluator) -> object:
+    """The base is drawn with its own noise schedule, so nothing of the objective belongs here."""
+    chunks = config.data.captions.max_chunks
+    return (_family_key(config), evaluator.settings, evaluator.scorer, chunks)

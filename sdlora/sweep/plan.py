@@ -1,0 +1,145 @@
+"""What a sweep is to do: its cells and their folders, as ``sweep.yaml`` has them."""
+
+import hashlib
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sdlora.config_rules import ConfigError
+from sdlora.files import write_text
+
+FILE_NAME = "sweep.yaml"
+VERSION = 1
+"""Of ``sweep.yaml``."""
+
+LONGEST_NAME = 100
+"""Letters of a folder's name; longer ones are cut, and a hash tells them apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweptKey:
+    """A key that differs between cells.
+
+    Attributes:
+        key: As the config has it.
+        element: As the command line has it, with ``+`` or ``++`` where those were given.
+        texts: Its values as they are typed.
+        values: The same as numbers, lists, ...
+    """
+
+    key: str
+    element: str
+    texts: Sequence[str]
+    values: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        number: From 0, in the order of the command.
+        folder: Name of its run folder.
+        overrides: Swept key -> its value here.
+        arguments: The same as they are typed.
+    """
+
+    number: int
+    folder: str
+    overrides: Mapping[str, Any]
+    arguments: Sequence[str]
+
+
+def cells(swept: Sequence[SweptKey]) -> list[Cell]:
+    """Every combination of the swept values, the last key changing first; equal ones once."""
+    found: dict[str, Cell] = {}
+    for choice in itertools.product(*(zip(key.texts, key.values, strict=True) for key in swept)):
+        typed = list(zip(swept, choice, strict=True))
+        folder = folder_name(",".join(f"{key.key}={text}" for key, (text, _) in typed) or "run")
+        if folder not in found:
+            found[folder] = Cell(
+                number=len(found),
+                folder=folder,
+                overrides={key.key: value for key, (_, value) in typed},
+                arguments=[f"{key.element}={text}" for key, (text, _) in typed],
+            )
+    return list(found.values())
+
+
+def sweep_name(swept: Sequence[SweptKey], shared: Sequence[str]) -> str:
+    """A folder name that is a function of the command, whatever the order of its overrides."""
+    given = [f"{key.element}={','.join(key.texts)}" for key in swept]
+    keys = ",".join(key.key for key in swept) or "run"
+    return f"{folder_name(keys)}-{_short_hash(chr(10).join(sorted([*given, *shared])))}"
+
+
+def folder_name(text: str) -> str:
+    """``text`` where that can name a folder on every system; else what is left, and a hash."""
+    safe = re.sub(r"[^\w.,=+-]", "_", text)[:LONGEST_NAME].rstrip(".")
+    return safe if safe == text else f"{safe}-{_short_hash(text)}"
+
+
+def write_sweep(
+    folder: Path,
+    name: str,
+    command: Sequence[str],
+    swept: Sequence[SweptKey],
+    shared: Sequence[str],
+    cells: Sequence[Cell],
+) -> None:
+    """Write ``sweep.yaml``; a folder whose cells share other settings is left as it is.
+
+    Args:
+        folder: Of the sweep.
+        name: Of the sweep.
+        command: The overrides as they were typed.
+        swept: Keys and values.
+        shared: Overrides that all cells have.
+        cells: In the order of their numbers.
+
+    Raises:
+        ConfigError: If the folder holds a sweep whose cells could not be compared with these.
+    """
+    before = _shared_before(folder)
+    if before is not None and sorted(before) != sorted(shared):
+        listing = "".join(f"\n  {item}" for item in sorted(set(before) ^ set(shared)))
+        raise ConfigError(
+            f"sweep.name={name}: {folder} holds a sweep whose runs share other settings, so these "
+            f"would not compare with them; choose another name. Only one of both has:{listing}"
+        )
+    entries = [
+        {"number": cell.number, "folder": cell.folder, "overrides": dict(cell.overrides)}
+        for cell in cells
+    ]
+    content = {
+        "version": VERSION,
+        "name": name,
+        "command": list(command),
+        "swept": {key.key: list(key.values) for key in swept},
+        "shared": list(shared),
+        "cells": entries,
+    }
+    write_text(folder / FILE_NAME, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def read_folders(folder: Path) -> list[Path]:
+    """The run folders of all cells, as ``sweep.yaml`` lists them."""
+    content = yaml.safe_load((folder / FILE_NAME).read_text("utf-8"))
+    return [folder / entry["folder"] for entry in content["cells"]]
+
+
+def _shared_before(folder: Path) -> list[str] | None:
+    try:
+        content = yaml.safe_load((folder / FILE_NAME).read_text("utf-8"))
+        return [str(item) for item in content["shared"]]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return None
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,121 @@
+"""How far each cell of a sweep has come: ``cell.json`` in its folder, and one line over all."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sdlora.best import read_best
+from sdlora.files import write_json
+from sdlora.metrics.selection import Rule
+
+FILE_NAME = "cell.json"
+RUNNING, DONE, FAILED = "running", "done", "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellState:
+    """What ``cell.json`` holds.
+
+    Attributes:
+        state: ``running`` (or cut, if no process works in the folder), ``done`` or ``failed``.
+        reason: Why it failed.
+        started: When it first began, ISO 8601.
+        seconds: That it took so far, without what a killed process did not write down.
+        peak_memory_mib: The most that it held; None where an earlier cell of the same process
+            held as much, which the system's count cannot tell from this one's.
+        trainable_parameters: How many numbers were trained.
+        file_bytes: Size of its LoRA file.
+    """
+
+    state: str
+    started: str
+    reason: str | None = None
+    seconds: float = 0.0
+    peak_memory_mib: float | None = None
+    trainable_parameters: int | None = None
+    file_bytes: int | None = None
+
+
+def read_state(folder: Path) -> CellState | None:
+    """State of a cell; ``None`` if it has not begun or nothing tells."""
+    try:
+        return CellState(**json.loads((folder / FILE_NAME).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_state(folder: Path, state: CellState) -> None:
+    """Write ``cell.json``."""
+    write_json(folder / FILE_NAME, asdict(state))
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a sweep has come.
+
+    Attributes:
+        total: Cells.
+        done: Of them.
+        running: Of them, or cut.
+        failed: Of them.
+        seconds_left: By the mean time of the finished ones; ``None`` before the first.
+        best: Folder name and score of the best finished cell.
+    """
+
+    total: int
+    done: int
+    running: int
+    failed: int
+    seconds_left: float | None
+    best: tuple[str, float] | None
+
+    def line(self, score: str) -> str:
+        """For people; ``score`` is the name of what the best was chosen by."""
+        parts = [f"{self.done} of {self.total} cells done"]
+        parts += [f"{self.running} running"] * (self.running > 0)
+        parts += [f"{self.failed} failed"] * (self.failed > 0)
+        if self.seconds_left:
+            parts.append(f"about {math.ceil(self.seconds_left / 60)} min left")
+        if self.best is not None:
+            parts.append(f"best so far: {self.best[0]} ({score} {self.best[1]:.4g})")
+        return ", ".join(parts)
+
+
+def standing(folders: Sequence[Path], rule: Rule) -> Standing:
+    """Read the state of all cells.
+
+    Args:
+        folders: Their run folders.
+        rule: What the best of a run is chosen by.
+    """
+    states = {folder: read_state(folder) for folder in folders}
+    finished = {f: state for f, state in states.items() if state and state.state == DONE}
+    running = sum(state is not None and state.state == RUNNING for state in states.values())
+    failed = sum(state is not None and state.state == FAILED for state in states.values())
+    seconds = [state.seconds for state in finished.values()]
+    left = len(folders) - len(finished) - failed
+    return Standing(
+        total=len(folders),
+        done=len(finished),
+        running=running,
+        failed=failed,
+        seconds_left=left * sum(seconds) / len(seconds) if seconds else None,
+        best=_best(list(finished), rule),
+    )
+
+
+def _best(folders: Sequence[Path], rule: Rule) -> tuple[str, float] | None:
+    """Every run's own best step has passed the rule's condition, so only its cost counts here."""
+    costs: list[tuple[float, str, Any]] = []
+    for folder in folders:
+        best = read_best(folder)
+        cost = None if best is None else rule.cost(best.scores, best.scores)
+        if best is not None and cost is not None:
+            costs.append((cost, folder.name, best.scores.value(rule.score)))
+    if not costs:
+        return None
+    _, name, value = min(costs)
+    return name, value

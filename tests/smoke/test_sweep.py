@@ -1,0 +1,157 @@
+"""Sweeps as a user runs them: cells in one process, cut and gone on with, failed and refused."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tests.smoke.conftest import SMALL, Train
+
+pytestmark = pytest.mark.slow
+
+STEPS = 3
+
+TrainHere = Callable[..., None]
+
+
+@pytest.fixture
+def settings(pictures: Path, random_base: Path) -> tuple[str, ...]:
+    return (
+        *SMALL,
+        f"model.path={random_base}",
+        f"data.root={pictures}",
+        "data.resolution=32",
+        "data.batch_size=2",
+        f"trainer.max_steps={STEPS}",
+        "trainer.accumulate_grad_batches=2",
+        "checkpoint.every_n_steps=1",
+        "lora.dropout=0.1",
+    )
+
+
+def trained(run: Path) -> dict[str, torch.Tensor]:
+    """The weights at the end."""
+    path = run / "checkpoints" / f"step_{STEPS:07d}" / "trainer.ckpt"
+    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    return state
+
+
+def assert_same_weights(run: Path, other: Path) -> None:
+    ours, theirs = trained(run), trained(other)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    files = [folder / "lora" / "pytorch_lora_weights.safetensors" for folder in (run, other)]
+    exported, expected = map(load_file, files)
+    assert all(torch.equal(exported[name], expected[name]) for name in expected)
+
+
+def state_of(cell: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((cell / "cell.json").read_text("utf-8"))
+    return state
+
+
+def test_a_cell_equals_the_same_run_alone(
+    train_here: TrainHere, settings: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The cell before leaves no trace, and how many pictures are drawn at once does not matter."""
+    sweep, alone = tmp_path / "sweep", tmp_path / "alone"
+    given = (
+        *settings,
+        "objective.prediction_type=v_prediction",
+        "objective.zero_terminal_snr=true",
+        "trainer.gradient_checkpointing=true",
+    )
+    train_here("-m", *given, "lora.init=pissa,default", f"hydra.sweep.dir={sweep}")
+    train_here(*given, "sampling.batch_size=1", f"hydra.run.dir={alone}")
+    assert_same_weights(sweep / "lora.init=default", alone)
+    for init in ("pissa", "default"):
+        cell = sweep / f"lora.init={init}"
+        state, file = state_of(cell), cell / "lora" / "pytorch_lora_weights.safetensors"
+        assert (state["state"], state["reason"]) == ("done", None)
+        assert state["trainable_parameters"] == sum(w.numel() for w in trained(cell).values())
+        assert state["file_bytes"] == file.stat().st_size
+    listed = yaml.safe_load((sweep / "sweep.yaml").read_text("utf-8"))
+    assert listed["swept"] == {"lora.init": ["pissa", "default"]}
+
+
+def test_a_sweep_that_is_cut_goes_on_and_ends_as_if_it_never_was(
+    train_here: TrainHere, train_process: Train, settings: tuple[str, ...], tmp_path: Path
+) -> None:
+    """SIGTERM in its second cell, SIGKILL in its third; every start is the same command."""
+    sweep = tmp_path / "sweep"
+    command = ("-m", *settings, "seed=1,2,3", f"hydra.sweep.dir={sweep}")
+    stopper = {"script": "tests/smoke/stopped_train.py"}
+
+    def start(how: str | None) -> Any:
+        hit = {**stopper, "environment": {"STOP": how, "PYTHONPATH": "."}} if how else {}
+        return train_process(*command, **hit)
+
+    def finished() -> dict[str, int]:
+        """When each finished cell was marked so."""
+        files = [path for path in sweep.glob("*/cell.json") if '"done"' in path.read_text("utf-8")]
+        return {path.parent.name: path.stat().st_mtime_ns for path in sorted(files)}
+
+    stopped = start("TERM step 2 2")
+    assert stopped.returncode == 143, stopped.stdout + stopped.stderr
+    first = finished()
+    assert list(first) == ["seed=1"]
+    assert state_of(sweep / "seed=2")["state"] == "running"
+    assert not (sweep / "seed=3").exists()
+
+    killed = start("KILL step 2 2")
+    assert killed.returncode == -9, killed.stdout + killed.stderr
+    assert f"going on from step 2 of {STEPS}" in killed.stdout
+    second = finished()
+    assert list(second) == ["seed=1", "seed=2"]
+    assert second["seed=1"] == first["seed=1"]
+
+    done = start(None)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"going on from step 1 of {STEPS}" in done.stdout
+    assert "3 of 3 cells done" in done.stdout
+    assert {name: finished()[name] for name in second} == second
+    train_here(*settings, "seed=3", f"hydra.run.dir={tmp_path}/alone")
+    assert_same_weights(sweep / "seed=3", tmp_path / "alone")
+
+
+def test_a_cell_that_fails_is_marked_and_tried_again(
+    train_here: TrainHere, settings: tuple[str, ...], tmp_path: Path, pictures: Path
+) -> None:
+    """It fails for want of pictures; once they are there, the same command trains it alone."""
+    photos, sweep = tmp_path / "photos", tmp_path / "sweep"
+    photos.mkdir()
+    given = [item for item in settings if not item.startswith("data.root=")]
+    command = ("-m", *given, f"data.root={photos},{pictures}", f"hydra.sweep.dir={sweep}")
+    with pytest.raises(ValueError, match="photos"):
+        train_here(*command)
+    listed = yaml.safe_load((sweep / "sweep.yaml").read_text("utf-8"))["cells"]
+    bad, good = (sweep / cell["folder"] for cell in listed)
+    assert state_of(bad)["state"] == "failed"
+    assert str(photos) in state_of(bad)["reason"]
+    before = state_of(good)
+    assert before["state"] == "done"
+    shutil.copytree(pictures, photos, dirs_exist_ok=True)
+    train_here(*command)
+    assert state_of(bad)["state"] == "done"
+    assert state_of(good) == before
+    assert_same_weights(bad, good)  # they differ in where equal pictures lie
+
+
+def test_too_many_runs_ask_for_a_yes(message_of: Callable[..., str], tmp_path: Path) -> None:
+    told = message_of(
+        "-m",
+        "seed=range(0,7)",
+        "lora.r=1,2,3",
+        "sweep.max_jobs=20",
+        f"hydra.sweep.dir={tmp_path}/s",
+    )
+    assert (
+        told == "sweep.max_jobs=20: 21 runs are asked for; set sweep.max_jobs=21 to start them all"
+    )
+    assert not (tmp_path / "s").exists()

@@ -1,0 +1,64 @@
+"""How a sweep stands, from the files of its cells; numbers by hand."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from sdlora.metrics.scores import Scores
+from sdlora.metrics.selection import Rule
+from sdlora.sweep.state import DONE, FAILED, RUNNING, CellState, read_state, standing, write_state
+
+BEGAN = "2026-01-31T12:00:00+00:00"
+LEAST = Rule("face_distance", max_clip_loss=1.0)
+MOST = Rule("clip_score", max_clip_loss=1.0)
+
+
+def cell(sweep: Path, name: str, state: str | None, seconds: float = 0.0, **scores: float) -> Path:
+    folder = sweep / name
+    folder.mkdir()
+    if state is not None:
+        write_state(folder, CellState(state=state, started=BEGAN, seconds=seconds))
+    if scores:
+        (folder / "best").mkdir()
+        best = {"step": 3, "scores": asdict(Scores(num_pictures=1, values=scores))}
+        (folder / "best" / "scores.json").write_text(json.dumps(best), "utf-8")
+    return folder
+
+
+def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
+    state = CellState(state=FAILED, started=BEGAN, reason="no", seconds=1.5, file_bytes=7)
+    write_state(tmp_path, state)
+    assert read_state(tmp_path) == state
+
+
+def test_a_damaged_state_is_none(tmp_path: Path) -> None:
+    assert read_state(tmp_path) is None
+    for text in ("{", "[]", '{"state": "done"}', '{"state": "done", "started": "", "more": 1}'):
+        (tmp_path / "cell.json").write_text(text, "utf-8")
+        assert read_state(tmp_path) is None
+
+
+def test_a_sweep_stands_as_its_cells(tmp_path: Path) -> None:
+    """Two of five took 60 and 120 s, so the two that are not done or failed take 90 s each."""
+    folders = [
+        cell(tmp_path, "r=1", DONE, 60, face_distance=0.5, clip_score=80.0),
+        cell(tmp_path, "r=2", DONE, 120, face_distance=0.4, clip_score=79.0),
+        cell(tmp_path, "r=3", RUNNING, 10, face_distance=0.1, clip_score=90.0),
+        cell(tmp_path, "r=4", FAILED, 5),
+        cell(tmp_path, "r=5", None),
+    ]
+    found = standing(folders, LEAST)
+    assert (found.total, found.done, found.running, found.failed) == (5, 2, 1, 1)
+    assert found.seconds_left == 2 * 90
+    assert found.best == ("r=2", 0.4)
+    assert standing(folders, MOST).best == ("r=1", 80.0)
+    assert found.line("face_distance") == (
+        "2 of 5 cells done, 1 running, 1 failed, about 3 min left, "
+        "best so far: r=2 (face_distance 0.4)"
+    )
+
+
+def test_nothing_is_said_of_what_is_not_known(tmp_path: Path) -> None:
+    folders = [cell(tmp_path, "r=1", None), cell(tmp_path, "r=2", DONE)]
+    assert standing(folders[:1], LEAST).line("face_distance") == "0 of 1 cells done"
+    assert standing(folders[1:], Rule("none", 1.0)).line("none") == "1 of 1 cells done"
