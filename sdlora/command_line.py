@@ -120,7 +120,7 @@ def rewritten_sweep(arguments: Sequence[str]) -> list[str]:
     folder = given.get("sweep_folder", "").partition("=")[2].strip("\"'")
     if not folder or not Path(folder).is_dir():
         return list(arguments)
-    here = [f"hydra.run.dir={_quoted(folder)}", "hydra.output_subdir=null"]
+    here = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
     return [*arguments, *here, "hydra/job_logging=none"]
 
 

@@ -48,7 +48,6 @@ LEVELS = {
     "sdlora.run_folder": 4,
     "sdlora.sweep.*": 4,
     "sdlora.export.__main__": 6,  # its commands take base models by the names of the config
-    "sdlora.sweep.*": 4,
     "sdlora.export.*": 4,
     "sdlora.model_card": 4,
     "sdlora.html_report": 5,
