@@ -13,6 +13,7 @@ import torch
 from sdlora.adapters.formats import DIFFUSERS_FILE
 from sdlora.build.job import TrainingJob
 from sdlora.callbacks.speed import peak_memory_mib
+from sdlora.html_report.sweep_page import write_sweep_report
 from sdlora.metrics.selection import Rule
 from sdlora.program import message_of
 from sdlora.progress import Progress
@@ -76,6 +77,7 @@ class Cell:
         write_state(self.folder, replace(self._state, state=state, reason=reason, seconds=seconds))
         self.progress.remove(self._bar)
         sweep = self.folder.parent
+        write_sweep_report(sweep)
         line = standing(read_folders(sweep), self.rule).line(self.rule.score)
         self.progress.print(f"sweep {sweep}: {line}")
 
