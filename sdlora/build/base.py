@@ -7,7 +7,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from sdlora.build.parts import check_family, model_source
-from sdlora.config import ModelConfig
+from sdlora.config_model import ModelConfig
 from sdlora.config_rules import ConfigError
 from sdlora.export.lora_files import FreshBase
 from sdlora.models.loading import families

@@ -15,7 +15,8 @@ from sdlora.adapters.spec import LoraSpec
 from sdlora.adapters.start import BASE_STARTS
 from sdlora.build import parts
 from sdlora.build.job import TrainingJob
-from sdlora.config import ModelConfig, TrainConfig
+from sdlora.config import TrainConfig
+from sdlora.config_model import ModelConfig
 from sdlora.data.dataset import PictureDataset
 from sdlora.data.sources import CLASS_PICTURES
 from sdlora.metrics.scores import Scores

@@ -14,8 +14,9 @@ from sdlora.adapters.textual_inversion import (
 from sdlora.build.checks import prompts
 from sdlora.build.data import CheckedData
 from sdlora.build.parts import model_source
-from sdlora.config import ModelConfig, TrainConfig
+from sdlora.config import TrainConfig
 from sdlora.config_lora import NewWordConfig
+from sdlora.config_model import ModelConfig
 from sdlora.config_rules import ConfigError
 from sdlora.models.family import Family
 from sdlora.models.layouts import layout_of

@@ -20,15 +20,12 @@ from sdlora.build.objective import objective
 from sdlora.build.optimizer import optimizer, schedule
 from sdlora.callbacks.averaging import Average, ExponentialMovingAverage, ScheduleFreeAverage
 from sdlora.checkpoint import WholeCheckpointIO
-from sdlora.config import (
-    ModelConfig,
-    SamplingConfig,
-    TrainConfig,
-    TrainerConfig,
-)
+from sdlora.config import SamplingConfig, TrainConfig
 from sdlora.config_evaluation import EvaluationConfig
 from sdlora.config_lora import LoraConfig, LoraPartConfig
+from sdlora.config_model import ModelConfig
 from sdlora.config_rules import require
+from sdlora.config_training import TrainerConfig
 from sdlora.evaluator import DrawSettings
 from sdlora.models.family import Family
 from sdlora.models.layouts import layout_of

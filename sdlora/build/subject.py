@@ -12,8 +12,9 @@ from sdlora.build import scorers
 from sdlora.build.checks import checkpoint_path
 from sdlora.build.data import split_numbers
 from sdlora.build.sources import HELD_OUT, file_index, held_out, picture_source
-from sdlora.config import EvaluateConfig, ModelConfig
+from sdlora.config import EvaluateConfig
 from sdlora.config_data import DataConfig
+from sdlora.config_model import ModelConfig
 from sdlora.data.folder import FolderSource, Root
 from sdlora.data.sources import DataError, PictureSource, Selection
 from sdlora.metrics.scoring import KnownPictures

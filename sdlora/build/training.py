@@ -2,11 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
-from sdlora.adapters.formats import DIFFUSERS_FILE
 from sdlora.adapters.spec import LoraSpec
-from sdlora.adapters.textual_inversion import write_embeddings
-from sdlora.adapters.writing import write_diffusers, write_kohya
-from sdlora.best import BestAdapter
 from sdlora.build import keeping, parts, scorers
 from sdlora.build.adapters import check_adapters, start_from_file
 from sdlora.build.data import CheckedData, checked_data
@@ -32,12 +26,12 @@ from sdlora.build.data_sheet import (
 from sdlora.build.encoding import batches_per_epoch, datamodule, training_set
 from sdlora.build.hashes import base_hashes, init_hashes
 from sdlora.build.job import TrainingJob
-from sdlora.build.metadata import metadata
 from sdlora.build.new_word import check_new_word, teach
 from sdlora.build.objective import check_objective
 from sdlora.build.optimizer import rate_notes
 from sdlora.build.prior import draw_missing_class_pictures
 from sdlora.build.repeat import compare_with_recipe
+from sdlora.build.saving import best_adapter, write_adapter
 from sdlora.build.sources import held_out
 from sdlora.build.validation import held_out_data, validation_loss
 from sdlora.build.workshop import Workshop
@@ -51,9 +45,7 @@ from sdlora.config import TrainConfig
 from sdlora.data.check import FILE_NAME, changed_pictures
 from sdlora.data.sources import PictureSource
 from sdlora.evaluator import Evaluator
-from sdlora.export.writing import PIPELINE, export_pipeline
 from sdlora.metrics.scoring import KnownPictures, Scorer
-from sdlora.metrics.selection import Rule
 from sdlora.models.family import Family
 from sdlora.models.source import noise_schedule_config
 from sdlora.module import TrainingError
@@ -128,7 +120,7 @@ def training_job(
         hashes=hashes,
         checkpoint=checkpoint,
     )
-    job.evaluate.best = _best(job)
+    job.evaluate.best = best_adapter(job)
     job.evaluate.validation = validation_loss(config, job.module, left, unseen, progress)
     trainer.callbacks.extend(_callbacks(job, batches.num_samples))  # type: ignore[attr-defined]
     return job
@@ -229,15 +221,6 @@ def _evaluate(
     )
 
 
-def _best(job: TrainingJob) -> BestAdapter | None:
-    """Keeps the best adapter (or whole model) in the layouts that people load it in."""
-    evaluation = job.config.evaluation
-    if evaluation.select == "none":
-        return None
-    rule = Rule(evaluation.select, evaluation.max_clip_loss)
-    return BestAdapter(job.folder, rule, lambda folder: _write_best(job, folder))
-
-
 def _checkpoint_to_resume(config: TrainConfig, folder: Path, progress: Progress) -> Path | None:
     """The newest whole checkpoint, if a run is resumed that may be."""
     parts.check_training(config)
@@ -312,40 +295,8 @@ def _callbacks(job: TrainingJob, num_samples: int) -> list[Callback]:
         job.folder / "checkpoints",
         config.checkpoint.every_n_steps,
         config.checkpoint.keep_last,
-        lambda folder: _write_adapter(job, folder),
+        lambda folder: write_adapter(job, folder),
         job.progress.print,
     )
     average: list[Callback] = [job.average] if job.average else []
     return [*average, job.signals, speed, save, job.evaluate]
-
-
-def _write_best(job: TrainingJob, folder: Path) -> None:
-    """The adapter for every program; or the whole model if all of it trains."""
-    if job.specs:
-        _write_adapter(job, folder, kohya=True)
-        return
-    with _averaged(job):
-        export_pipeline(folder / PIPELINE, job.family.pipeline())
-
-
-def _averaged(job: TrainingJob) -> AbstractContextManager[None]:
-    """The trained weights as pictures show them, inside the block."""
-    if job.average is None:
-        return nullcontext()
-    return job.average.applied(job.module.all_trained_parameters())
-
-
-def _write_adapter(job: TrainingJob, folder: Path, kohya: bool = False) -> None:
-    """The adapter as pictures show it, averaged where the run averages.
-
-    A run that trains all weights has them in its checkpoint alone.
-    """
-    if not job.has_adapter:
-        return
-    content: dict[str, Any] = {"parts": job.family.parts, "metadata": metadata(job)}
-    with _averaged(job):
-        write_embeddings(folder, name=str(job.config.lora.new_word.name), **content)
-        if job.specs:
-            write_diffusers(folder / DIFFUSERS_FILE, **content)
-        if job.specs and kohya:
-            write_kohya(folder / f"{job.config.export.name}.safetensors", **content)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from sdlora.config import ModelConfig, TrainConfig
+from sdlora.config import TrainConfig
+from sdlora.config_model import ModelConfig
 from sdlora.config_rules import ConfigError, require
 from sdlora.models.layouts import Layout, layout_of
 from sdlora.models.source import ModelSource, part_config

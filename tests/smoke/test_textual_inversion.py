@@ -63,6 +63,20 @@ def test_a_word_alone_resumes_and_is_scored(
     assert base == off != on
 
 
+def test_the_best_step_of_a_word_alone_is_its_embeddings(
+    settings: tuple[str, ...],
+    train_here: Callable[..., None],
+    random_base: Path,
+    tmp_path: Path,
+) -> None:
+    scored = [item for item in settings if item != "evaluation=none"]
+    scored.append(f"model.path={random_base}")
+    best = ("evaluation.every_n_steps=1", "evaluation.select=kid", "evaluation.kid=true")
+    train_here(*scored, *best, "trainer.max_steps=1", f"run_dir={tmp_path}")
+    assert load_file(tmp_path / "best/embeddings/zwk.safetensors")["zwk"].shape == (4, 16)
+    assert not (tmp_path / "best/pipeline").exists()
+
+
 def test_pivotal_tuning_writes_both_files(
     settings: tuple[str, ...], train_process: Train, tmp_path: Path
 ) -> None:

@@ -20,8 +20,9 @@ from sdlora.command_line import (
     with_run_settings,
 )
 from sdlora.composition_errors import unknown_keys
-from sdlora.config import EvaluateConfig, OptimConfig, TrainConfig
+from sdlora.config import EvaluateConfig, TrainConfig
 from sdlora.config_rules import ConfigError
+from sdlora.config_training import OptimConfig
 from sdlora.run_folder import RunFolderError, write_config
 
 EXCLUDED = "hydra.job.config.override_dirname.exclude_keys"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sdlora.build.parts import memory_and_speed
-from sdlora.config import TrainerConfig
+from sdlora.config_training import TrainerConfig
 from sdlora.data.batches import BatchPlan
 from sdlora.data.buckets import fitted
 from sdlora.data.cache import Cache, Encodings, embedding_keys, latent_keys

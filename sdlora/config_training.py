@@ -1,0 +1,112 @@
+"""The typed schema of ``optim.*``, ``scheduler.*`` and ``trainer.*``: how weights move."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from sdlora.config_model import PRECISIONS
+from sdlora.config_rules import (
+    require,
+    require_choice,
+    require_count,
+    require_fraction,
+    require_rate,
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class OptimConfig:
+    name: str = MISSING
+    """Optimizer: adamw, sgd, adafactor, prodigy, adamw8bit, paged_adamw8bit, schedule_free_adamw,
+    lion, came, or one that a package adds."""
+    unet_lr: float = MISSING
+    """Learning rate of the UNet's trained weights; > 0."""
+    text_encoder_lr: float = MISSING
+    """Learning rate of the text encoder's trained weights; > 0."""
+    new_word_lr: float = MISSING
+    """Learning rate of a new word's embeddings (``lora.new_word``); > 0."""
+    lora_plus_ratio: float | None = None
+    """LoRA+: the rate of an adapter's matrices B is this many times that of its A, > 0 (16 in the
+    paper); ``null``: the same."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the optimizer, checked against its signature."""
+
+    def __post_init__(self) -> None:
+        require_rate("optim.unet_lr", self.unet_lr)
+        require_rate("optim.text_encoder_lr", self.text_encoder_lr)
+        require_rate("optim.new_word_lr", self.new_word_lr)
+        if self.lora_plus_ratio is not None:
+            require_rate("optim.lora_plus_ratio", self.lora_plus_ratio)
+
+
+@dataclass(slots=True, kw_only=True)
+class SchedulerConfig:
+    name: str = MISSING
+    """Learning-rate schedule: constant, constant_with_warmup, linear, cosine,
+    cosine_with_restarts, polynomial or cosine_annealing."""
+    warmup_steps: int = MISSING
+    """Optimizer steps of linear warm-up; >= 0."""
+    num_cycles: int = MISSING
+    """How often ``cosine_with_restarts`` starts again at the full rate; >= 1."""
+    eta_min: float | None = None
+    """Rate at which ``cosine_annealing`` ends, one for all trained weights; >= 0."""
+    per: str | None = None
+    """How often ``cosine_annealing`` sets the rate anew: ``step`` or ``epoch``."""
+
+    def __post_init__(self) -> None:
+        require_count("scheduler.warmup_steps", self.warmup_steps, 0)
+        require_count("scheduler.num_cycles", self.num_cycles)
+        if self.name == "cosine_annealing":
+            eta_min = -1.0 if self.eta_min is None else self.eta_min
+            is_rate = math.isfinite(eta_min) and eta_min >= 0
+            require(is_rate, "scheduler.eta_min", self.eta_min, "must be a finite number >= 0")
+            require_choice("scheduler.per", str(self.per), ("step", "epoch"))
+        for key in ("eta_min", "per"):
+            require(
+                self.name == "cosine_annealing" or getattr(self, key) is None,
+                f"scheduler.{key}",
+                getattr(self, key),
+                f"{self.name} has none; use scheduler=cosine_annealing, or set it to null",
+            )
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainerConfig:
+    max_steps: int = MISSING
+    """Optimizer steps of the run; epochs follow from it. >= 1."""
+    accelerator: str = MISSING
+    """``auto``, ``cpu``, ``gpu`` or ``mps``."""
+    devices: int = MISSING
+    """How many of them; >= 1."""
+    precision: str = MISSING
+    """Compute precision: fp32, bf16 or fp16. LoRA weights, noise and loss are float32 always."""
+    accumulate_grad_batches: int = MISSING
+    """Batches whose gradients one optimizer step averages; >= 1."""
+    gradient_clip_val: float | None = None
+    """Largest gradient norm; ``null`` does not clip. > 0."""
+    gradient_checkpointing: bool = MISSING
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    compile: bool = MISSING
+    """``torch.compile`` the UNet: slow first step, faster steps after."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the trained weights and use it; [0, 1)."""
+    log_every_n_steps: int = MISSING
+    """Optimizer steps between points of the curves; >= 1."""
+
+    def __post_init__(self) -> None:
+        require_choice("trainer.precision", self.precision, PRECISIONS)
+        require_choice("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "mps"))
+        for name in ("max_steps", "devices", "accumulate_grad_batches", "log_every_n_steps"):
+            require_count(f"trainer.{name}", getattr(self, name))
+        if self.gradient_clip_val is not None:
+            require_rate("trainer.gradient_clip_val", self.gradient_clip_val)
+        if self.ema_decay is not None:
+            require_fraction("trainer.ema_decay", self.ema_decay)
+        require(
+            not (self.precision == "fp16" and self.accelerator == "cpu"),
+            "trainer.precision",
+            "fp16",
+            "needs a GPU; on the CPU use bf16 or fp32",
+        )
