@@ -54,9 +54,8 @@ def main() -> None:
         f"second half: {growth:+.2f} MiB and {cells[-1][1] - cells[half - 1][1]:+d} files"
     )
     a_cell, a_run = sweep_s / options.cells, sum(alone_s) / len(alone_s)
-    console.print(
-        f"processor time: {a_cell:.1f} s a cell, {a_run:.1f} s a run of its own: {a_cell / a_run:.0%}"
-    )
+    times = f"{a_cell:.1f} s a cell, {a_run:.1f} s a run of its own"
+    console.print(f"processor time: {times}: {a_cell / a_run:.0%}")
 
 
 def run_sweep(
