@@ -46,7 +46,7 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
         from sdlora.run_folder import locked  # brings Lightning, which is slow
 
         with locked(folder, "sweep.name", "sweep.name=NAME"):
-            write_sweep(folder, self.config.sweep.name, command, swept, shared, planned)
+            write_sweep(folder, self.config.sweep.name, arguments, swept, shared, planned)
             jobs = _jobs(folder, planned, shared)
             if not jobs:
                 print(f"{folder} is finished: all {len(planned)} cells are done")
