@@ -1,13 +1,14 @@
 """``train.py`` and ``evaluate.py`` on Stable Diffusion XL, both text encoders trained."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.smoke.conftest import SMALL, Train
+from tests.smoke.conftest import SMALL
 
 pytestmark = pytest.mark.slow
 
@@ -27,14 +28,11 @@ def xl(random_xl: Path, pictures: Path) -> tuple[str, ...]:
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(
-    xl: tuple[str, ...], train_process: Train, tmp_path: Path
+    xl: tuple[str, ...], train_here: Callable[..., None], tmp_path: Path
 ) -> None:
-    whole = train_process(*xl, "trainer.max_steps=2", f"run_dir={tmp_path / 'whole'}")
-    assert whole.returncode == 0, whole.stdout + whole.stderr
-    begun = train_process(*xl, "trainer.max_steps=1", f"run_dir={tmp_path / 'parted'}")
-    assert begun.returncode == 0, begun.stdout + begun.stderr
-    resumed = train_process(f"resume={tmp_path / 'parted'}", "trainer.max_steps=2")
-    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    train_here(*xl, "trainer.max_steps=2", f"run_dir={tmp_path / 'whole'}")
+    train_here(*xl, "trainer.max_steps=1", f"run_dir={tmp_path / 'parted'}")
+    train_here(f"resume={tmp_path / 'parted'}", "trainer.max_steps=2")
     file = "lora/pytorch_lora_weights.safetensors"
     expected, found = load_file(tmp_path / "whole" / file), load_file(tmp_path / "parted" / file)
     assert {key.split(".")[0] for key in expected} == {"unet", "text_encoder", "text_encoder_2"}
@@ -44,21 +42,19 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 
 
 def test_frozen_encoders_are_cached_and_the_lora_is_drawn_with(
-    xl: tuple[str, ...], train_process: Train, tmp_path: Path
+    xl: tuple[str, ...], train_here: Callable[..., None], tmp_path: Path
 ) -> None:
     frozen = ("lora.text_encoder.method=frozen", "trainer.max_steps=1", "optim.unet_lr=1e-1")
     tensors = {}
     for cache in ("memory", "off"):
         run = tmp_path / cache
-        done = train_process(*xl, *frozen, f"data.cache={cache}", f"run_dir={run}")
-        assert done.returncode == 0, done.stdout + done.stderr
+        train_here(*xl, *frozen, f"data.cache={cache}", f"run_dir={run}")
         tensors[cache] = load_file(run / "lora" / "pytorch_lora_weights.safetensors")
     assert {key.split(".")[0] for key in tensors["off"]} == {"unet"}
     for key, value in tensors["off"].items():
         torch.testing.assert_close(tensors["memory"][key], value, atol=1e-5, rtol=1e-4)
     few = ("sampling.num_prompts=1", "lora_scale=0,1", f"run_dir={tmp_path / 'drawn'}")
-    drawn = train_process(f"run={tmp_path / 'off'}", *few, script="evaluate.py")
-    assert drawn.returncode == 0, drawn.stdout + drawn.stderr
+    train_here(f"run={tmp_path / 'off'}", *few, evaluate=True)
     folders = json.loads((tmp_path / "drawn/report.json").read_text("utf-8"))["pictures"]
     base, off, on = (
         next((tmp_path / "drawn" / folders[name]).glob("*.png")).read_bytes()

@@ -32,8 +32,13 @@ def settings(pictures: Path) -> tuple[str, ...]:
 
 
 def test_a_word_alone_resumes_and_is_scored(
-    settings: tuple[str, ...], train_process: Train, tmp_path: Path
+    settings: tuple[str, ...],
+    train_here: Callable[..., None],
+    random_base: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
+    settings = (*settings, f"model.path={random_base}")
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     steps = "trainer.max_steps=2"
     for overrides in (
@@ -41,9 +46,8 @@ def test_a_word_alone_resumes_and_is_scored(
         (*settings, "trainer.max_steps=1", f"run_dir={parted}"),
         (f"resume={parted}", steps),
     ):
-        done = train_process(*overrides)
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert "diffusers loads the embeddings of zwk exactly" in done.stdout
+        train_here(*overrides)
+    assert "diffusers loads the embeddings of zwk exactly" in capsys.readouterr().out
     expected, found = load_file(whole / WORD), load_file(parted / WORD)
     assert expected["zwk"].shape == (4, 16)
     assert torch.equal(expected["zwk"], found["zwk"])
@@ -53,8 +57,7 @@ def test_a_word_alone_resumes_and_is_scored(
 
     drawn = tmp_path / "drawn"
     few = ("sampling.num_prompts=1", "lora_scale=0,1", f"run_dir={drawn}")
-    scored = train_process(f"run={whole}", *few, script="evaluate.py")
-    assert scored.returncode == 0, scored.stdout + scored.stderr
+    train_here(f"run={whole}", *few, evaluate=True)
     folders = json.loads((drawn / "report.json").read_text("utf-8"))["pictures"]
     base, off, on = (
         next((drawn / folders[name]).glob("*.png")).read_bytes()
