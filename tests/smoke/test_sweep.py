@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from tests.smoke.conftest import SMALL, Train
@@ -144,14 +145,22 @@ def test_a_cell_that_fails_is_marked_and_tried_again(
 
 
 def test_too_many_runs_ask_for_a_yes(message_of: Callable[..., str], tmp_path: Path) -> None:
-    told = message_of(
-        "-m",
-        "seed=range(0,7)",
-        "lora.r=1,2,3",
-        "sweep.max_jobs=20",
-        f"hydra.sweep.dir={tmp_path}/s",
-    )
-    assert (
-        told == "sweep.max_jobs=20: 21 runs are asked for; set sweep.max_jobs=21 to start them all"
-    )
+    """The preset has 4 ranks at 2 rates; what is given goes before it, key by key."""
+    grid = ("sweep=rank_lr", "seed=range(0,7)", "lora.r=1,2,3", "optim.unet_lr=1")
+    told = message_of(*grid, "sweep.max_jobs=20", f"hydra.sweep.dir={tmp_path}/s")
+    remedy = "21 runs are asked for; set sweep.max_jobs=21 to start them all"
+    assert told == f"sweep.max_jobs=20: {remedy}"
     assert not (tmp_path / "s").exists()
+
+
+def test_what_cannot_be_a_sweep_is_told(message_of: Callable[..., str], tmp_path: Path) -> None:
+    folder = f"hydra.sweep.dir={tmp_path}/s"
+    told = message_of("-m", "seed=1,2", "sweep.name=a/b", folder)
+    assert told.startswith("sweep.name=a/b: names a folder: 1 to 100 letters, digits or ")
+    told = message_of("-m", "optim.unet_lr=interval(0,1)", folder)
+    assert told == "optim.unet_lr=interval(0,1): a grid takes lists, ranges and globs only"
+    told = message_of("-m", "lora=attention,atention", folder)
+    assert told.startswith("lora=atention: unknown; did you mean attention? choices: ")
+    with FileLock(tmp_path / ".lock"):
+        told = message_of("-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}")
+    assert told.startswith(f"sweep.name={tmp_path}: another process is training in it; wait for")
