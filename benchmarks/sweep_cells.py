@@ -1,7 +1,8 @@
 """``python -m benchmarks.sweep_cells``: many short cells in one process; does anything grow?
 
-Memory and open files of the sweep's process after each cell, and its processor time against that of
-the same runs in a process each. Further arguments go to ``train.py``.
+Memory and open files of the sweep's process at the end of each cell, the most of each quarter of
+them, and its processor time against that of the same runs in a process each. Further arguments go
+to ``train.py``.
 """
 
 import argparse
@@ -41,18 +42,14 @@ def main() -> None:
             for seed in range(options.alone)
         ]
     table = Table(title=f"{options.cells} cells in one process, {os.cpu_count()} CPU cores")
-    for heading in ("cell", "memory, MiB", "open files"):
+    for heading in ("cells", "largest memory, MiB", "most open files"):
         table.add_column(heading, justify="right")
-    shown = sorted({0, 1, options.cells // 4, options.cells // 2, options.cells - 1})
-    for number in shown:
-        table.add_row(str(number + 1), f"{cells[number][0]:.0f}", str(cells[number][1]))
+    for quarter in range(4):
+        first, end = (options.cells * part // 4 for part in (quarter, quarter + 1))
+        memory, files = map(max, zip(*cells[first:end], strict=True))
+        table.add_row(f"{first + 1} to {end}", f"{memory:.0f}", str(files))
     console = Console()
     console.print(table)
-    half = options.cells // 2
-    growth = (cells[-1][0] - cells[half - 1][0]) / (options.cells - half)
-    console.print(
-        f"second half: {growth:+.2f} MiB and {cells[-1][1] - cells[half - 1][1]:+d} files"
-    )
     a_cell, a_run = sweep_s / options.cells, sum(alone_s) / len(alone_s)
     times = f"{a_cell:.1f} s a cell, {a_run:.1f} s a run of its own"
     console.print(f"processor time: {times}: {a_cell / a_run:.0%}")

@@ -1,7 +1,9 @@
 """Sweeps as a user runs them: cells in one process, cut and gone on with, failed and refused."""
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import yaml
 from filelock import FileLock
 from safetensors.torch import load_file
 
+from sdlora.build import keeping
+from sdlora.callbacks.stopping import StopSignals
 from tests.smoke.conftest import SMALL, Train
 
 pytestmark = pytest.mark.slow
@@ -58,9 +62,19 @@ def state_of(cell: Path) -> dict[str, Any]:
 
 
 def test_a_cell_equals_the_same_run_alone(
-    train_here: TrainHere, settings: tuple[str, ...], tmp_path: Path
+    train_here: TrainHere,
+    settings: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The cell before leaves no trace, and how many pictures are drawn at once does not matter."""
+    bases = []
+
+    def base_model(*given: Any, real: Any = keeping.base_model) -> Any:
+        bases.append(real(*given))
+        return bases[-1]
+
+    monkeypatch.setattr(keeping, "base_model", base_model)
     sweep, alone = tmp_path / "sweep", tmp_path / "alone"
     given = (
         *settings,
@@ -70,6 +84,9 @@ def test_a_cell_equals_the_same_run_alone(
     )
     train_here("-m", *given, "lora.init=pissa,default", f"hydra.sweep.dir={sweep}")
     train_here(*given, "sampling.batch_size=1", f"hydra.run.dir={alone}")
+    first, second, third = bases
+    assert first is second  # one load for both cells
+    assert third is not first
     assert_same_weights(sweep / "lora.init=default", alone)
     for init in ("pissa", "default"):
         cell = sweep / f"lora.init={init}"
@@ -81,44 +98,60 @@ def test_a_cell_equals_the_same_run_alone(
     assert listed["swept"] == {"lora.init": ["pissa", "default"]}
 
 
-def test_a_sweep_that_is_cut_goes_on_and_ends_as_if_it_never_was(
-    train_here: TrainHere, train_process: Train, settings: tuple[str, ...], tmp_path: Path
+def test_a_killed_sweep_goes_on_and_ends_as_if_it_never_was(
+    train_here: TrainHere,
+    train_process: Train,
+    settings: tuple[str, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """SIGTERM in its second cell, SIGKILL in its third; every start is the same command."""
     sweep = tmp_path / "sweep"
     command = ("-m", *settings, "seed=1,2,3", f"hydra.sweep.dir={sweep}")
-    stopper = {"script": "tests/smoke/stopped_train.py"}
-
-    def start(how: str | None) -> Any:
-        hit = {**stopper, "environment": {"STOP": how, "PYTHONPATH": "."}} if how else {}
-        return train_process(*command, **hit)
-
-    def finished() -> dict[str, int]:
-        """When each finished cell was marked so."""
-        files = [path for path in sweep.glob("*/cell.json") if '"done"' in path.read_text("utf-8")]
-        return {path.parent.name: path.stat().st_mtime_ns for path in sorted(files)}
-
-    stopped = start("TERM step 2 2")
-    assert stopped.returncode == 143, stopped.stdout + stopped.stderr
-    first = finished()
-    assert list(first) == ["seed=1"]
-    assert state_of(sweep / "seed=2")["state"] == "running"
-    assert not (sweep / "seed=3").exists()
-
-    killed = start("KILL step 2 2")
+    third = {"STOP": "KILL step 2 3", "PYTHONPATH": "."}
+    killed = train_process(*command, script="tests/smoke/stopped_train.py", environment=third)
     assert killed.returncode == -9, killed.stdout + killed.stderr
-    assert f"going on from step 2 of {STEPS}" in killed.stdout
-    second = finished()
-    assert list(second) == ["seed=1", "seed=2"]
-    assert second["seed=1"] == first["seed=1"]
+    states = [state_of(sweep / f"seed={seed}")["state"] for seed in (1, 2, 3)]
+    assert states == ["done", "done", "running"]
 
-    done = start(None)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"going on from step 1 of {STEPS}" in done.stdout
-    assert "3 of 3 cells done" in done.stdout
-    assert {name: finished()[name] for name in second} == second
+    def written() -> dict[Path, int]:
+        """When each file of the finished cells was last written."""
+        files = [path for seed in (1, 2) for path in (sweep / f"seed={seed}").rglob("*")]
+        return {path: path.stat().st_mtime_ns for path in files if path.is_file()}
+
+    before = written()
+    train_here(*command)
+    assert written() == before
+    told = capsys.readouterr().out
+    assert f"going on from step 1 of {STEPS}" in told
+    assert f"sweep {sweep}: 3 of 3 cells done" in told.replace("\n", "")
     train_here(*settings, "seed=3", f"hydra.run.dir={tmp_path}/alone")
     assert_same_weights(sweep / "seed=3", tmp_path / "alone")
+
+
+def test_a_signal_ends_the_sweep_and_the_same_command_goes_on(
+    train_here: TrainHere,
+    settings: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ("-m", *settings, "seed=1,2", f"hydra.sweep.dir={tmp_path}")
+
+    class Terminated(StopSignals):
+        def on_train_batch_start(self, *given: Any) -> None:
+            super().on_train_batch_start(*given)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sdlora.build.training.StopSignals", Terminated)
+        with pytest.raises(SystemExit) as stop:
+            train_here(*command)
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert state_of(tmp_path / "seed=1")["state"] == "running"
+    assert not (tmp_path / "seed=2").exists()
+    train_here(*command)
+    assert f"going on from step 1 of {STEPS}" in capsys.readouterr().out
+    assert [state_of(tmp_path / f"seed={seed}")["state"] for seed in (1, 2)] == ["done", "done"]
 
 
 def test_a_cell_that_fails_is_marked_and_tried_again(
