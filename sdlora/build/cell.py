@@ -9,10 +9,12 @@ from types import TracebackType
 from typing import Self
 
 import torch
+from filelock import FileLock
 
 from sdlora.adapters.formats import DIFFUSERS_FILE
 from sdlora.build.job import TrainingJob
 from sdlora.callbacks.speed import peak_memory_mib
+from sdlora.html_report.sweep_page import write_sweep_report
 from sdlora.metrics.selection import Rule
 from sdlora.program import message_of
 from sdlora.progress import Progress
@@ -78,6 +80,8 @@ class Cell:
         sweep = self.folder.parent
         line = standing(read_folders(sweep), self.rule).line(self.rule.score)
         self.progress.print(f"sweep {sweep}: {line}")
+        with FileLock(sweep / ".report.lock"):  # cells of other processes end, too
+            write_sweep_report(sweep)
 
     def note(self, job: TrainingJob) -> None:
         """Take down what the run trained, needed and wrote."""

@@ -14,9 +14,8 @@ from filelock import FileLock, Timeout
 
 from sdlora.config_rules import ConfigError
 from sdlora.randomness import derive_seed
-from sdlora.sweep.cells import read_sweep
+from sdlora.sweep.cells import DONE, RUNNING, read_sweep
 from sdlora.sweep.plan import Cell, SweptKey, cells
-from sdlora.sweep.state import FAILED, RUNNING, read_state
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -149,13 +148,12 @@ class Search:
 
         trial = self._trial(number)
         cell = trial.user_attrs[CELL]["folder"]
-        state = read_state(self.folder / cell)
-        if state is not None and state.state == RUNNING:
-            return False  # it was cut: the next command goes on with it
         found = next(c for c in read_sweep(self.folder).cells if c.folder.name == cell)
+        if found.state == RUNNING:
+            return False  # it was cut: the next command goes on with it
         scores = found.chosen_scores
         values = [None if scores is None else scores.value(name) for name in self.objectives]
-        if state is None or state.state == FAILED or None in values:
+        if found.state != DONE or None in values:
             self._fail(number)
             return False
         if PRUNED in trial.user_attrs:
