@@ -75,13 +75,13 @@ class SearchingSweeper(Sweeper):
         swept = [SweptKey(key.key, key.element, [key.text], []) for key in keys]
         self.config.sweep.name = config.name or sweep_name(swept, shared)
         search = Search(Path(self.config.hydra.sweep.dir), keys, goal, self.config.seed)
-        return self._run(search, config, command, swept, shared)
+        return self._run(search, config, arguments, swept, shared)
 
     def _run(
         self,
         search: Any,
         config: Any,
-        command: Sequence[str],
+        arguments: Sequence[str],
         swept: Sequence[Any],
         shared: Sequence[str],
     ) -> list[Any]:
@@ -100,7 +100,7 @@ class SearchingSweeper(Sweeper):
                         search.ask() for _ in range(min(config.trials_at_once, left))
                     ]
                     name = self.config.sweep.name
-                    write_sweep(search.folder, name, command, swept, shared, search.cells())
+                    write_sweep(search.folder, name, arguments, swept, shared, search.cells())
                 if not asked:
                     break
                 trials = [number for number in asked if number is not None]

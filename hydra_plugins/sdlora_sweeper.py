@@ -44,12 +44,12 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
         from sdlora.run_folder import locked  # brings Lightning, which is slow
 
         with locked(folder, "sweep.name", "sweep.name=NAME"):
-            write_sweep(folder, self.config.sweep.name, command, swept, shared, planned)
             jobs = jobs_of(folder, planned, shared)
+            self.validate_batch_is_legal(jobs)  # a group that is not there stops all, now
+            write_sweep(folder, self.config.sweep.name, arguments, swept, shared, planned)
             if not jobs:
                 print(f"{folder} is finished: all {len(planned)} cells are done")
                 return []
-            self.validate_batch_is_legal(jobs)  # a group that is not there stops all, now
             results = self.launcher.launch(jobs, initial_job_idx=0)
             for result in results:
                 _ = result.return_value  # raises what a cell raised

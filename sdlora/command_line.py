@@ -94,8 +94,8 @@ def prepared_arguments(arguments: Sequence[str], schema: type) -> list[str]:
     """
     if schema is EvaluateConfig:
         arguments = rewritten_sweep(named_lora_file(arguments))
-    arguments = opened_options(resumed_arguments(opened_shortcuts(arguments)), schema)
-    ordered = flags_first(arguments)
+    arguments = opened_shortcuts(arguments)
+    ordered = flags_first(opened_options(resumed_arguments(arguments), schema))
     return named_by_sweep(ordered) if schema is EvaluateConfig else ordered
 
 
@@ -187,8 +187,9 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
     folder = given.get("resume", "resume=").partition("=")[2].strip("\"'")
     if not folder or folder == "null":
         return list(arguments)
-    if set(MULTIRUN) & set(arguments):
-        raise ValueError(f"resume={folder}: goes on with one run; leave out {MULTIRUN[0]}")
+    several = [item for item in arguments if item in MULTIRUN or item.startswith("sweep=")]
+    if several:
+        raise ValueError(f"resume={folder}: goes on with one run; leave out {several[0]}")
     stored = Path(folder) / ".hydra" / "overrides.yaml"
     if not stored.is_file():
         raise ValueError(

@@ -1,7 +1,9 @@
 """Sweeps as a user runs them: cells in one process, cut and gone on with, failed and refused."""
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from safetensors.torch import load_file
 
+from sdlora.callbacks.stopping import StopSignals
 from tests.smoke.conftest import SMALL, Train
 
 pytestmark = pytest.mark.slow
@@ -80,44 +84,60 @@ def test_a_cell_equals_the_same_run_alone(
     assert listed["swept"] == {"lora.init": ["pissa", "default"]}
 
 
-def test_a_sweep_that_is_cut_goes_on_and_ends_as_if_it_never_was(
-    train_here: TrainHere, train_process: Train, settings: tuple[str, ...], tmp_path: Path
+def test_a_killed_sweep_goes_on_and_ends_as_if_it_never_was(
+    train_here: TrainHere,
+    train_process: Train,
+    settings: tuple[str, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """SIGTERM in its second cell, SIGKILL in its third; every start is the same command."""
     sweep = tmp_path / "sweep"
     command = ("-m", *settings, "seed=1,2,3", f"hydra.sweep.dir={sweep}")
-    stopper = {"script": "tests/smoke/stopped_train.py"}
-
-    def start(how: str | None) -> Any:
-        hit = {**stopper, "environment": {"STOP": how, "PYTHONPATH": "."}} if how else {}
-        return train_process(*command, **hit)
-
-    def finished() -> dict[str, int]:
-        """When each finished cell was marked so."""
-        files = [path for path in sweep.glob("*/cell.json") if '"done"' in path.read_text("utf-8")]
-        return {path.parent.name: path.stat().st_mtime_ns for path in sorted(files)}
-
-    stopped = start("TERM step 2 2")
-    assert stopped.returncode == 143, stopped.stdout + stopped.stderr
-    first = finished()
-    assert list(first) == ["seed=1"]
-    assert state_of(sweep / "seed=2")["state"] == "running"
-    assert not (sweep / "seed=3").exists()
-
-    killed = start("KILL step 2 2")
+    third = {"STOP": "KILL step 2 3", "PYTHONPATH": "."}
+    killed = train_process(*command, script="tests/smoke/stopped_train.py", environment=third)
     assert killed.returncode == -9, killed.stdout + killed.stderr
-    assert f"going on from step 2 of {STEPS}" in killed.stdout
-    second = finished()
-    assert list(second) == ["seed=1", "seed=2"]
-    assert second["seed=1"] == first["seed=1"]
+    states = [state_of(sweep / f"seed={seed}")["state"] for seed in (1, 2, 3)]
+    assert states == ["done", "done", "running"]
 
-    done = start(None)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"going on from step 1 of {STEPS}" in done.stdout
-    assert "3 of 3 cells done" in done.stdout
-    assert {name: finished()[name] for name in second} == second
+    def written() -> dict[Path, int]:
+        """When each file of the finished cells was last written."""
+        files = [path for seed in (1, 2) for path in (sweep / f"seed={seed}").rglob("*")]
+        return {path: path.stat().st_mtime_ns for path in files if path.is_file()}
+
+    before = written()
+    train_here(*command)
+    assert written() == before
+    told = capsys.readouterr().out
+    assert f"going on from step 1 of {STEPS}" in told
+    assert f"sweep {sweep}: 3 of 3 cells done" in told.replace("\n", "")
     train_here(*settings, "seed=3", f"hydra.run.dir={tmp_path}/alone")
     assert_same_weights(sweep / "seed=3", tmp_path / "alone")
+
+
+def test_a_signal_ends_the_sweep_and_the_same_command_goes_on(
+    train_here: TrainHere,
+    settings: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ("-m", *settings, "seed=1,2", f"hydra.sweep.dir={tmp_path}")
+
+    class Terminated(StopSignals):
+        def on_train_batch_start(self, *given: Any) -> None:
+            super().on_train_batch_start(*given)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sdlora.build.training.StopSignals", Terminated)
+        with pytest.raises(SystemExit) as stop:
+            train_here(*command)
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert state_of(tmp_path / "seed=1")["state"] == "running"
+    assert not (tmp_path / "seed=2").exists()
+    train_here(*command)
+    assert f"going on from step 1 of {STEPS}" in capsys.readouterr().out
+    assert [state_of(tmp_path / f"seed={seed}")["state"] for seed in (1, 2)] == ["done", "done"]
 
 
 def test_a_cell_that_fails_is_marked_and_tried_again(
@@ -144,14 +164,22 @@ def test_a_cell_that_fails_is_marked_and_tried_again(
 
 
 def test_too_many_runs_ask_for_a_yes(message_of: Callable[..., str], tmp_path: Path) -> None:
-    told = message_of(
-        "-m",
-        "seed=range(0,7)",
-        "lora.r=1,2,3",
-        "sweep.max_jobs=20",
-        f"hydra.sweep.dir={tmp_path}/s",
-    )
-    assert (
-        told == "sweep.max_jobs=20: 21 runs are asked for; set sweep.max_jobs=21 to start them all"
-    )
+    """The preset has 4 ranks at 2 rates; what is given goes before it, key by key."""
+    grid = ("sweep=rank_lr", "seed=range(0,7)", "lora.r=1,2,3", "optim.unet_lr=1")
+    told = message_of(*grid, "sweep.max_jobs=20", f"hydra.sweep.dir={tmp_path}/s")
+    remedy = "21 runs are asked for; set sweep.max_jobs=21 to start them all"
+    assert told == f"sweep.max_jobs=20: {remedy}"
     assert not (tmp_path / "s").exists()
+
+
+def test_what_cannot_be_a_sweep_is_told(message_of: Callable[..., str], tmp_path: Path) -> None:
+    folder = f"hydra.sweep.dir={tmp_path}/s"
+    told = message_of("-m", "seed=1,2", "sweep.name=a/b", folder)
+    assert told.startswith("sweep.name=a/b: names a folder: 1 to 100 letters, digits or ")
+    told = message_of("-m", "optim.unet_lr=interval(0,1)", folder)
+    assert told == "optim.unet_lr=interval(0,1): a grid takes lists, ranges and globs only"
+    told = message_of("-m", "lora=attention,atention", folder)
+    assert told.startswith("lora=atention: unknown; did you mean attention? choices: ")
+    with FileLock(tmp_path / ".lock"):
+        told = message_of("-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}")
+    assert told.startswith(f"sweep.name={tmp_path}: another process is training in it; wait for")

@@ -71,6 +71,8 @@ def test_resume_refuses_what_it_cannot_do(run_folder: Path, tmp_path: Path) -> N
         resumed_arguments([f"resume={tmp_path}"])
     with pytest.raises(ValueError, match="goes on with one run; leave out -m"):
         resumed_arguments(["-m", f"resume={run_folder}", "lora.r=2,4"])
+    with pytest.raises(ValueError, match="goes on with one run; leave out sweep=seeds"):
+        resumed_arguments([f"resume={run_folder}", "sweep=seeds"])
     with pytest.raises(ValueError, match="goes on in that folder; leave out hydra.run.dir"):
         resumed_arguments([f"resume={run_folder}", "hydra.run.dir=elsewhere"])
 

@@ -61,8 +61,10 @@ def facts(family: Family) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["sd", "sdxl"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [*(("sd", method) for method in METHODS), ("sdxl", "pissa"), ("kolors", "dora")],
+)
 def test_what_a_run_did_is_undone(name: str, method: str, random_bases: dict[str, Path]) -> None:
     config = train_config(random_bases[name], *METHODS[method], family=name)
     config.trainer.gradient_checkpointing = True

@@ -1,0 +1,51 @@
+"""Every preset of ``conf/sweep`` starts a sweep of cells that can run."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from sdlora.command_line import CONF, register_schemas, to_typed
+from sdlora.config import TrainConfig
+
+PRESETS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
+CELLS = {"alpha": 5, "rank_lr": 8, "seeds": 5}
+SEARCHES = ("search",)
+
+
+def composed(*overrides: str) -> Any:
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        found = compose("train", ["run_dir=here", *overrides], return_hydra_config=True)
+    OmegaConf.set_struct(found, False)
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in SEARCHES])
+def test_a_preset_is_a_grid_of_runs(name: str) -> None:
+    hydra = composed(f"sweep={name}").hydra
+    assert hydra.mode == RunMode.MULTIRUN
+    params = OmegaConf.to_container(hydra.sweeper.params, resolve=False)
+    parsed = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params.items()])
+    choices = [
+        [f"{item.key_or_group}={text}" for text in item.sweep_string_iterator()]
+        if item.is_sweep_override()
+        else [str(item.input_line)]
+        for item in parsed
+    ]
+    grid = list(itertools.product(*choices))
+    assert len(grid) == CELLS[name]
+    for cell in (grid[0], grid[-1]):
+        run = composed(*cell)
+        del run.hydra
+        to_typed(run, TrainConfig)
+
+
+def test_each_preset_is_told_of() -> None:
+    text = (Path(CONF).parent / "docs" / "sweeps.md").read_text("utf-8")
+    assert [name for name in PRESETS if f"| `{name}` |" not in text] == []
