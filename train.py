@@ -52,10 +52,14 @@ def train_cell(composed: DictConfig, workshop: Workshop, progress: Progress) -> 
     """Train one cell of a sweep, and leave in the workshop what the next one may use."""
     from sdlora.build import keeping
     from sdlora.build.cell import Cell
+    from sdlora.build.devices import take_one_gpu
     from sdlora.metrics.selection import Rule
 
+    hydra = HydraConfig.get()
+    if "joblib" in hydra.launcher._target_ and composed.trainer.devices == 1:
+        take_one_gpu(hydra.job.num)  # other launchers run one process here, or share GPUs out
     rule = Rule(composed.evaluation.select, composed.evaluation.max_clip_loss)
-    with Cell(Path(HydraConfig.get().runtime.output_dir), rule, progress) as cell:
+    with Cell(Path(hydra.runtime.output_dir), rule, progress) as cell:
         job = train(composed, workshop, progress)
         if job is not None:
             cell.note(job)

@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra._internal.core_plugins import basic_sweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
@@ -33,12 +34,9 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
 
         assert self.config is not None
         config: Any = OmegaConf.to_object(self.config.sweep)  # its checks run here
-        # as written: an interpolation is each cell's own
-        presets: Any = OmegaConf.to_container(self.config.hydra.sweeper, resolve=False)
-        command = [f"{key}={value}" for key, value in (presets["params"] or {}).items()]
-        command += arguments
+        command = whole_command(self.config, arguments)
         swept, shared = self._parsed(command)
-        self._refuse(math.prod(len(key.texts) for key in swept), config.max_jobs)
+        refuse_too_many(math.prod(len(key.texts) for key in swept), config.max_jobs)
         planned = cells(swept)
         self.config.sweep.name = config.name or sweep_name(swept, shared)
         folder = Path(self.config.hydra.sweep.dir)
@@ -46,7 +44,7 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
         from sdlora.run_folder import locked  # brings Lightning, which is slow
 
         with locked(folder, "sweep.name", "sweep.name=NAME"):
-            jobs = _jobs(folder, planned, shared)
+            jobs = jobs_of(folder, planned, shared)
             self.validate_batch_is_legal(jobs)  # a group that is not there stops all, now
             write_sweep(folder, self.config.sweep.name, arguments, swept, shared, planned)
             if not jobs:
@@ -75,29 +73,47 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
 
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides, shared = split(parser, command)
         swept: list[SweptKey] = []
-        shared: list[str] = []
-        for key, item in {o.key_or_group: o for o in parser.parse_overrides(list(command))}.items():
-            if key == "sweep" or key.startswith("sweep."):
-                continue  # of the sweep itself, not of its cells
-            if not item.is_sweep_override():
-                shared.append(str(item.input_line))
-                continue
+        for item in overrides:
             if not item.is_discrete_sweep():
                 raise ConfigError(f"{item.input_line}: a grid takes lists, ranges and globs only")
             element, texts = item.get_key_element(), list(item.sweep_string_iterator())
             values = [parser.parse_override(f"{element}={text}").value() for text in texts]
-            swept.append(SweptKey(key, element, texts, values))
+            swept.append(SweptKey(item.key_or_group, element, texts, values))
         return swept, shared
 
-    def _refuse(self, count: int, max_jobs: int) -> None:
-        from sdlora.config_rules import require
 
-        remedy = f"{count} runs are asked for; set sweep.max_jobs={count} to start them all"
-        require(count <= max_jobs, "sweep.max_jobs", max_jobs, remedy)
+def whole_command(config: Any, arguments: Sequence[str]) -> list[str]:
+    """The overrides of ``hydra.sweeper.params``, then those of the command line, which win."""
+    # as written: an interpolation is each cell's own
+    presets: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
+    return [*(f"{key}={value}" for key, value in (presets["params"] or {}).items()), *arguments]
 
 
-def _jobs(folder: Path, cells: Sequence[Any], shared: Sequence[str]) -> list[list[str]]:
+def split(parser: OverridesParser, command: Sequence[str]) -> tuple[list[Override], list[str]]:
+    """Overrides that are swept, and those that all cells share; the last of equal keys counts."""
+    swept: list[Override] = []
+    shared: list[str] = []
+    for key, item in {o.key_or_group: o for o in parser.parse_overrides(list(command))}.items():
+        if key == "sweep" or key.startswith("sweep."):
+            continue  # of the sweep itself, not of its cells
+        if item.is_sweep_override():
+            swept.append(item)
+        else:
+            shared.append(str(item.input_line))
+    return swept, shared
+
+
+def refuse_too_many(count: int, max_jobs: int) -> None:
+    """Fail where more runs are asked for than ``sweep.max_jobs`` allows."""
+    from sdlora.config_rules import require
+
+    remedy = f"{count} runs are asked for; set sweep.max_jobs={count} to start them all"
+    require(count <= max_jobs, "sweep.max_jobs", max_jobs, remedy)
+
+
+def jobs_of(folder: Path, cells: Sequence[Any], shared: Sequence[str]) -> list[list[str]]:
     """Overrides of each cell that is not done; one that was cut goes on from its checkpoint."""
     from sdlora.checkpoint import steps_on_disk
     from sdlora.command_line import quoted

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 import torch
+from filelock import FileLock
 
 from sdlora.adapters.formats import DIFFUSERS_FILE
 from sdlora.build.job import TrainingJob
@@ -80,6 +81,8 @@ class Cell:
         write_sweep_report(sweep)
         line = standing(read_folders(sweep), self.rule).line(self.rule.score)
         self.progress.print(f"sweep {sweep}: {line}")
+        with FileLock(sweep / ".report.lock"):  # cells of other processes end, too
+            write_sweep_report(sweep)
 
     def note(self, job: TrainingJob) -> None:
         """Take down what the run trained, needed and wrote."""

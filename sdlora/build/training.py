@@ -52,6 +52,7 @@ from sdlora.module import TrainingError
 from sdlora.progress import Progress
 from sdlora.report import forget_metrics_after
 from sdlora.run_folder import refuse_changes, refuse_used, write_config
+from sdlora.sweep.pruning import pruning
 
 
 def check_data(config: TrainConfig, folder: Path, progress: Progress) -> None:
@@ -160,11 +161,9 @@ def fit(job: TrainingJob) -> None:
             f"on with: python train.py resume={job.folder}"
         )
         return
-    if job.trainer.global_step < job.trainer.max_steps:
-        job.progress.print(
-            f"stopped at step {job.trainer.global_step}: no better score in the last "
-            f"{job.config.evaluation.stop_patience}"
-        )
+    if job.evaluate.stop_reason is not None:
+        step = job.trainer.global_step
+        job.progress.print(f"stopped at step {step}: {job.evaluate.stop_reason}")
     if job.average is not None:
         job.average.settle(job.module.all_trained_parameters())
 
@@ -218,6 +217,7 @@ def _evaluate(
         folder=folder,
         average=average,
         stop_patience=config.evaluation.stop_patience,
+        is_hopeless=pruning(folder),
     )
 
 

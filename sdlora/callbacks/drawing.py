@@ -1,6 +1,6 @@
 """Validation pictures and scores, of the base at the start and of the adapter while training."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from sdlora.best import BestAdapter
 from sdlora.callbacks.averaging import Average
 from sdlora.callbacks.steps import OptimizerStepCallback, every
 from sdlora.evaluator import Evaluation, Evaluator
+from sdlora.metrics.scores import Scores
 from sdlora.module import DiffusionModule
 from sdlora.report import append_metrics, read_metrics
 from sdlora.validation import ValidationLoss
@@ -29,6 +30,7 @@ class Evaluate(OptimizerStepCallback):
         average: If weights are averaged: pictures show the average.
         best: Keeps the best adapter; ``None``: none is kept.
         stop_patience: Scores without a better one after which the run stops; ``None``: never.
+        is_hopeless: Step and its scores -> whether the run should stop, as others do better.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Evaluate(OptimizerStepCallback):
         average: Average | None = None,
         best: BestAdapter | None = None,
         stop_patience: int | None = None,
+        is_hopeless: Callable[[int, Scores], bool] | None = None,
     ) -> None:
         self.evaluator = evaluator
         self.pictures_every_n_steps = pictures_every_n_steps
@@ -49,6 +52,8 @@ class Evaluate(OptimizerStepCallback):
         self.average = average
         self.best = best
         self.stop_patience = stop_patience
+        self.is_hopeless = is_hopeless
+        self.stop_reason: str | None = None
         self.validation: ValidationLoss | None = None
         self.last: Evaluation | None = None
 
@@ -83,10 +88,20 @@ class Evaluate(OptimizerStepCallback):
         if trainer.is_global_zero:
             with self._spared(step):
                 self._draw(trainer, module, step, scored)
-        if scored and self.stop_patience is not None:
-            is_over = trainer.is_global_zero and self._scores_since_best() >= self.stop_patience
+        if scored and (self.stop_patience is not None or self.is_hopeless is not None):
+            if trainer.is_global_zero and not at_end:
+                self.stop_reason = self._reason_to_stop(step)
+            is_over = self.stop_reason is not None
             if trainer.strategy.reduce_boolean_decision(is_over, all=False):  # every process asks
                 trainer.should_stop = True
+
+    def _reason_to_stop(self, step: int) -> str | None:
+        scores = None if self.last is None else self.last.scores
+        if scores is not None and self.is_hopeless is not None and self.is_hopeless(step, scores):
+            return "other trials of the search had better scores by then"
+        if self.stop_patience is not None and self._scores_since_best() >= self.stop_patience:
+            return f"no better score in the last {self.stop_patience}"
+        return None
 
     def _draw(
         self, trainer: lightning.Trainer, module: DiffusionModule, step: int, scored: bool

@@ -561,6 +561,27 @@ def test_a_run_that_gets_no_better_stops_and_is_saved(
     assert problem_of(step_folder(tmp_path / "checkpoints", 4)) is None
 
 
+def test_a_run_stops_that_others_are_far_ahead_of(family: StableDiffusion, tmp_path: Path) -> None:
+    module = diffusion_module(adapted(family))
+    asked: list[tuple[int, float | int | None]] = []
+
+    def is_hopeless(step: int, scores: Scores) -> bool:
+        asked.append((step, scores.value("face_distance")))
+        return step == 3
+
+    evaluate = Evaluate(
+        cast(Evaluator, Listed(module, [0.9, 0.4, 0.5, 0.6])),
+        pictures_every_n_steps=0,
+        scores_every_n_steps=1,
+        folder=tmp_path,
+        is_hopeless=is_hopeless,
+    )
+    run = trainer(tmp_path, 9, [evaluate])
+    run.fit(module, datamodule=Stream())
+    assert (run.global_step, asked) == (3, [(1, 0.9), (2, 0.4), (3, 0.5)])
+    assert evaluate.stop_reason == "other trials of the search had better scores by then"
+
+
 class Cramped(Drawer):
     """Runs out of memory as a GPU beside a training would, at these calls (0: the base)."""
 

@@ -1,0 +1,153 @@
+"""A sweeper on Optuna's public API: each trial is a cell, whose values follow from earlier ones.
+
+Hydra takes sweepers from the namespace package ``hydra_plugins`` only.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from hydra_plugins.sdlora_sweeper import jobs_of, refuse_too_many, split, whole_command
+
+
+class SearchingSweeper(Sweeper):
+    """Searches ``choice(...)``, ``range(...)``, ``interval(...)`` and lists, ``tag(log, ...)`` too.
+
+    Args:
+        params: Presets of the command line, as of every sweeper.
+        max_batch_size: Of Hydra's basic sweeper; not used.
+    """
+
+    def __init__(self, params: Any, max_batch_size: int | None = None) -> None:
+        self.hydra_context: HydraContext | None = None
+        self.config: DictConfig | None = None
+        self.launcher: Launcher | None = None
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Take what Hydra gives; make the launcher that ``hydra/launcher`` names."""
+        self.hydra_context = hydra_context
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run trials until ``sweep.num_trials`` have a result.
+
+        Args:
+            arguments: The command line's overrides.
+
+        Raises:
+            ConfigError: If Optuna is missing, the space or an objective cannot be searched, or the
+                folder holds another search.
+        """
+        from sdlora.config_rules import require
+
+        assert self.config is not None
+        assert self.hydra_context is not None
+        found = importlib.util.find_spec("optuna") is not None
+        require(found, "sweep", "search", "needs a package of its own: pip install sdlora[search]")
+
+        from sdlora.build.search import search_goal
+        from sdlora.sweep.plan import SweptKey, sweep_name
+        from sdlora.sweep.search import Search
+
+        config: Any = OmegaConf.to_object(self.config.sweep)  # its checks run here
+        refuse_too_many(config.num_trials, config.max_jobs)
+        command = whole_command(self.config, arguments)
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides, shared = split(parser, command)
+        keys = [_searched(parser, item) for item in overrides]
+        evaluation: Any = OmegaConf.to_object(self.config.evaluation)
+        goal = search_goal(config, evaluation, {key.key: key.text for key in keys})
+        self.validate_batch_is_legal([shared])  # a group that is not there stops all, now
+        swept = [SweptKey(key.key, key.element, [key.text], []) for key in keys]
+        self.config.sweep.name = config.name or sweep_name(swept, shared)
+        search = Search(Path(self.config.hydra.sweep.dir), keys, goal, self.config.seed)
+        return self._run(search, config, arguments, swept, shared)
+
+    def _run(
+        self,
+        search: Any,
+        config: Any,
+        arguments: Sequence[str],
+        swept: Sequence[Any],
+        shared: Sequence[str],
+    ) -> list[Any]:
+        """Trials that were cut go first; the error of the first that failed is raised last."""
+        from sdlora.sweep.plan import write_sweep
+
+        assert self.config is not None
+        assert self.launcher is not None
+        results: list[Any] = []
+        failed = 0
+        with search.working():
+            while True:
+                with search.alone():
+                    left = config.num_trials - search.num_trials - failed
+                    asked = search.cut() or [
+                        search.ask() for _ in range(min(config.trials_at_once, left))
+                    ]
+                    name = self.config.sweep.name
+                    write_sweep(search.folder, name, arguments, swept, shared, search.cells())
+                if not asked:
+                    break
+                trials = [number for number in asked if number is not None]
+                jobs = jobs_of(search.folder, [search.cell(n) for n in trials], shared)
+                if jobs:
+                    results += self.launcher.launch(jobs, initial_job_idx=len(results))
+                with search.alone():
+                    failed += len(asked) - sum(search.tell(number) for number in trials)
+        print(f"search {search.folder}: {search.line()}")
+        for result in results:
+            _ = result.return_value  # raises what a cell raised
+        return results
+
+
+def _searched(parser: OverridesParser, item: Override) -> Any:
+    """A key's space, as Optuna has it."""
+    from optuna import distributions
+
+    from sdlora.config_rules import ConfigError
+    from sdlora.sweep.search import SearchedKey
+
+    swept: Any = item.value()
+    element, values = item.get_key_element(), {}
+    try:
+        if isinstance(swept, IntervalSweep | RangeSweep):
+            distribution = _numbers(swept, "log" in swept.tags)
+        else:
+            texts = list(item.sweep_string_iterator())
+            values = {text: parser.parse_override(f"{element}={text}").value() for text in texts}
+            distribution = distributions.CategoricalDistribution(list(values))
+    except ValueError as error:
+        raise ConfigError(f"{item.input_line}: cannot be searched; {error}") from error
+    text = str(item.input_line).partition("=")[2]
+    return SearchedKey(item.key_or_group, element, text, distribution, values)
+
+
+def _numbers(swept: IntervalSweep | RangeSweep, log: bool) -> Any:
+    """Whole numbers where the ends are, as ``int(interval(1,8))`` and ``range(1,9)`` have them."""
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+    if isinstance(swept, IntervalSweep):
+        low, high, step = swept.start, swept.end, None
+    else:
+        found = list(swept.range())
+        low, high, step = min(found), max(found), abs(swept.step)
+    assert low is not None
+    assert high is not None
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=log, step=int(step or 1))
+    return FloatDistribution(float(low), float(high), log=log, step=step)

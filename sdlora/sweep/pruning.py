@@ -1,0 +1,51 @@
+"""A trial of a search as it trains: its scores go into the study, which may ask it to stop."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sdlora.metrics.scores import Scores
+from sdlora.sweep.search import CELL, FILE_NAME, NAME, PRUNED, Goal, storage_of
+
+
+def pruning(run: Path) -> Callable[[int, Scores], bool] | None:
+    """How a run tells its search the scores while it trains, and hears when it should stop.
+
+    A trial is stopped whose best score so far is worse than the median of what the finished trials
+    had at that step (Optuna's ``MedianPruner``).
+
+    Args:
+        run: Its folder.
+
+    Returns:
+        Step and scores -> whether to stop; None if the run is no running trial of a search for one
+        score that stops trials.
+    """
+    if not (run.parent / FILE_NAME).is_file():
+        return None
+    import optuna
+    from optuna.trial import TrialState
+
+    storage = storage_of(run.parent)
+    study = optuna.load_study(study_name=NAME, storage=storage)
+    goal = Goal(**study.user_attrs["goal"])
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    trial = next((t for t in running if t.user_attrs.get(CELL, {}).get("folder") == run.name), None)
+    if trial is None or goal.prune_after is None or len(goal.objectives) > 1:
+        return None
+    trial_id = storage.get_trial_id_from_study_id_trial_number(
+        storage.get_study_id_from_name(NAME), trial.number
+    )
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=goal.prune_after)
+    [objective] = goal.objectives
+
+    def is_hopeless(step: int, scores: Scores) -> bool:
+        value = scores.value(objective)
+        if value is None:
+            return False
+        storage.set_trial_intermediate_value(trial_id, step, float(value))
+        if not pruner.prune(study, storage.get_trial(trial_id)):
+            return False
+        storage.set_trial_user_attr(trial_id, PRUNED, step)
+        return True
+
+    return is_hopeless

@@ -1,0 +1,251 @@
+"""A search's study: which values each trial has, what came of it, and which to stop early.
+
+It is a journal of Optuna's in the sweep's folder, which several processes and machines may share.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from filelock import FileLock, Timeout
+
+from sdlora.config_rules import ConfigError
+from sdlora.randomness import derive_seed
+from sdlora.sweep.cells import DONE, RUNNING, read_sweep
+from sdlora.sweep.plan import Cell, SweptKey, cells
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.storages import JournalStorage
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+FILE_NAME = "study.journal"
+NAME = "search"
+"""Of the study in its journal."""
+
+WORKER, CELL, PRUNED = "worker", "cell", "pruned"
+"""What is noted of a trial: who runs it, its cell, and the step at which it was stopped early."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchedKey:
+    """A key whose values are searched.
+
+    Attributes:
+        key: As the config has it.
+        element: As the command line has it, with ``+`` or ``++`` where those were given.
+        text: The space as it was typed.
+        distribution: The same for Optuna; choices are the texts of their values.
+        values: Text of a choice -> its value; empty for numbers.
+    """
+
+    key: str
+    element: str
+    text: str
+    distribution: "BaseDistribution"
+    values: Mapping[str, Any]
+
+    def at(self, chosen: Any) -> SweptKey:
+        """One value, as a cell has it; four digits of a number, so that it can name a folder."""
+        text = f"{chosen:.4g}" if isinstance(chosen, float) else str(chosen)
+        value = self.values[text] if self.values else type(chosen)(text)
+        return SweptKey(self.key, self.element, [text], [value])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """What all trials of a study have in common, and a second command may not change.
+
+    Attributes:
+        objectives: Score -> ``minimize`` or ``maximize``.
+        space: Key -> its values as typed.
+        prune_after: So many trials run to their end before one may be stopped; None: none is.
+    """
+
+    objectives: Mapping[str, Literal["minimize", "maximize"]]
+    space: Mapping[str, str]
+    prune_after: int | None
+
+
+class Search:
+    """The study of a sweep's folder, gone on with if it is there.
+
+    Args:
+        folder: Of the sweep.
+        keys: That are searched.
+        goal: Of the search.
+        seed: What the sampler draws is a function of it, a trial's number and the trials before:
+            a search that was cut and goes on asks for what it would have asked for.
+
+    Raises:
+        ConfigError: If the folder's study has another goal.
+    """
+
+    def __init__(self, folder: Path, keys: Sequence[SearchedKey], goal: Goal, seed: int) -> None:
+        self.folder = folder
+        self.worker = -1
+        self._keys = keys
+        self._seed = seed
+        folder.mkdir(parents=True, exist_ok=True)
+        with self.alone():
+            self._study = _open_study(folder, goal)
+
+    def alone(self) -> FileLock:
+        """A block of which one process at a time is in."""
+        return FileLock(self.folder / ".search.lock")
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Be one of the search's workers: the first number that no living process has."""
+        for number in count():
+            lock = FileLock(self.folder / f".worker-{number}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            self.worker = number
+            try:
+                yield
+            finally:
+                lock.release()
+            return
+
+    def cut(self) -> list[int]:
+        """Numbers of the trials that an earlier process with this worker's number left running."""
+        running = self._running()
+        for trial in running:
+            if WORKER not in trial.user_attrs:  # killed before it was noted down
+                self._fail(trial.number)
+        return [trial.number for trial in running if trial.user_attrs.get(WORKER) == self.worker]
+
+    def ask(self) -> int | None:
+        """Begin a trial; None if its values are those of one that runs, which it only repeats."""
+        from optuna.samplers import TPESampler
+
+        number = len(self._study.get_trials(deepcopy=False))
+        busy = {trial.user_attrs[CELL]["folder"] for trial in self._running()}
+        # optuna: seeds of numpy's legacy generator have 32 bits
+        self._study.sampler = TPESampler(seed=derive_seed(self._seed, "search", number) % 2**32)
+        trial = self._study.ask({key.key: key.distribution for key in self._keys})
+        [cell] = cells([key.at(trial.params[key.key]) for key in self._keys])
+        trial.set_user_attr(CELL, asdict(replace(cell, number=number)))
+        trial.set_user_attr(WORKER, self.worker)
+        if cell.folder in busy:
+            self._fail(number)
+            return None
+        return number
+
+    def tell(self, number: int) -> bool:
+        """Take down what came of a trial's cell, from its folder; gives whether it has a result.
+
+        Several objectives are those of one step: the best, else the last.
+        """
+        from optuna.trial import TrialState
+
+        trial = self._trial(number)
+        cell = trial.user_attrs[CELL]["folder"]
+        found = next(c for c in read_sweep(self.folder).cells if c.folder.name == cell)
+        if found.state == RUNNING:
+            return False  # it was cut: the next command goes on with it
+        scores = found.chosen_scores
+        values = [None if scores is None else scores.value(name) for name in self.objectives]
+        if found.state != DONE or None in values:
+            self._fail(number)
+            return False
+        if PRUNED in trial.user_attrs:
+            self._study.tell(number, state=TrialState.PRUNED)
+        else:
+            self._study.tell(number, [float(value) for value in values if value is not None])
+        return True
+
+    @property
+    def objectives(self) -> list[str]:
+        """Names of the scores that it goes for."""
+        return list(self._study.user_attrs["goal"]["objectives"])
+
+    @property
+    def num_trials(self) -> int:
+        """Trials that have a result or are running, here or elsewhere."""
+        from optuna.trial import TrialState
+
+        wanted = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+        return len(self._study.get_trials(deepcopy=False, states=wanted))
+
+    def cell(self, number: int) -> Cell:
+        """The cell of a trial; of trials with the same values it is the same."""
+        return Cell(**self._trial(number).user_attrs[CELL])
+
+    def cells(self) -> list[Cell]:
+        """The cells of all trials, numbered as the first trial of each; equal ones once."""
+        found: dict[str, Cell] = {}
+        for trial in self._study.get_trials(deepcopy=False):
+            if CELL in trial.user_attrs:
+                cell = Cell(**trial.user_attrs[CELL])
+                found.setdefault(cell.folder, cell)
+        return list(found.values())
+
+    def line(self) -> str:
+        """For people: how many trials came to what, and the best, or all that none is better than.
+
+        Of several objectives, better means in one, and in none worse (Pareto).
+        """
+        from optuna.trial import TrialState
+
+        states = [trial.state for trial in self._study.get_trials(deepcopy=False)]
+        told = {"complete": TrialState.COMPLETE, "stopped early": TrialState.PRUNED}
+        told |= {"failed": TrialState.FAIL, "running": TrialState.RUNNING}
+        counts = [f"{states.count(state)} {name}" for name, state in told.items()]
+        text = ", ".join(part for part in counts if not part.startswith("0 "))
+        for trial in self._study.best_trials if TrialState.COMPLETE in states else []:
+            pairs = zip(self.objectives, trial.values, strict=True)
+            values = ", ".join(f"{name} {value:.4g}" for name, value in pairs)
+            text += f"\n  best: trial {trial.number}, {values}: {trial.user_attrs[CELL]['folder']}"
+        return text
+
+    def _running(self) -> "list[FrozenTrial]":
+        from optuna.trial import TrialState
+
+        return self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+    def _fail(self, number: int) -> None:
+        from optuna.trial import TrialState
+
+        self._study.tell(number, state=TrialState.FAIL)
+
+    def _trial(self, number: int) -> "FrozenTrial":
+        return self._study.get_trials(deepcopy=False)[number]
+
+
+def storage_of(folder: Path) -> "JournalStorage":
+    """The journal in a sweep's folder, made where there is none."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    path = str(folder / FILE_NAME)  # the default lock is a link, for which Windows asks a privilege
+    return JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path)))
+
+
+def _open_study(folder: Path, goal: Goal) -> "Study":
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        study_name=NAME,
+        storage=storage_of(folder),
+        directions=list(goal.objectives.values()),
+        load_if_exists=True,
+    )
+    before = study.user_attrs.get("goal")
+    if before is None:
+        study.set_user_attr("goal", asdict(goal))
+    elif before != asdict(goal):
+        changed = [f"\n  {k}: was {before.get(k)}, now {v}" for k, v in asdict(goal).items()]
+        raise ConfigError(
+            f"sweep.name={folder.name}: {folder} holds a search with another goal, whose trials "
+            f"would not compare with these; choose another name.{''.join(changed)}"
+        )
+    return study
