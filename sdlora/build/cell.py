@@ -78,7 +78,6 @@ class Cell:
         write_state(self.folder, replace(self._state, state=state, reason=reason, seconds=seconds))
         self.progress.remove(self._bar)
         sweep = self.folder.parent
-        write_sweep_report(sweep)
         line = standing(read_folders(sweep), self.rule).line(self.rule.score)
         self.progress.print(f"sweep {sweep}: {line}")
         with FileLock(sweep / ".report.lock"):  # cells of other processes end, too

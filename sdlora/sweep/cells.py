@@ -11,13 +11,11 @@ from sdlora.best import Best, read_best
 from sdlora.lenient import inside, is_number, mapping, read_mapping
 from sdlora.metrics.scores import Scores, scores_from
 from sdlora.report import read_steps
+from sdlora.sweep.plan import FILE_NAME, VERSION
+from sdlora.sweep.state import FILE_NAME as CELL_FILE
+from sdlora.sweep.state import RUNNING
 
-FILE_NAME = "sweep.yaml"
-CELL_FILE = "cell.json"
-VERSION = 1
-"""Of ``sweep.yaml``."""
-
-NOT_BEGUN, RUNNING, DONE, FAILED = "not begun", "running", "done", "failed"
+NOT_BEGUN = "not begun"
 SEED = "seed"
 """The key whose values are repeats of the same settings."""
 

@@ -10,7 +10,8 @@ from sdlora.lenient import is_number
 from sdlora.metrics.interval import bootstrap_interval
 from sdlora.metrics.scores import Scores
 from sdlora.metrics.selection import Rule
-from sdlora.sweep.cells import DONE, SEED, Cell, Sweep
+from sdlora.sweep.cells import SEED, Cell, Sweep
+from sdlora.sweep.state import DONE
 
 LEVEL = 0.95
 

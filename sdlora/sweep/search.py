@@ -14,8 +14,9 @@ from filelock import FileLock, Timeout
 
 from sdlora.config_rules import ConfigError
 from sdlora.randomness import derive_seed
-from sdlora.sweep.cells import DONE, RUNNING, read_sweep
+from sdlora.sweep.cells import read_sweep
 from sdlora.sweep.plan import Cell, SweptKey, cells
+from sdlora.sweep.state import DONE, RUNNING
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -9,15 +9,13 @@ import pytest
 import yaml
 
 from sdlora.sweep.cells import (
-    DONE,
-    FAILED,
     NOT_BEGUN,
-    RUNNING,
     SweepError,
     read_sweep,
     swept_values,
     value_text,
 )
+from sdlora.sweep.state import DONE, FAILED, RUNNING
 from tests.sweep_folders import write_cell, write_json, write_state, write_sweep
 
 
