@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins import basic_sweeper
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 
@@ -32,7 +34,6 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
         from sdlora.sweep.plan import cells, sweep_name, write_sweep
 
         assert self.config is not None
-        assert self.launcher is not None
         config: Any = OmegaConf.to_object(self.config.sweep)  # its checks run here
         command = whole_command(self.config, arguments)
         swept, shared = self._parsed(command)
@@ -49,11 +50,23 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
             write_sweep(folder, self.config.sweep.name, arguments, swept, shared, planned)
             if not jobs:
                 print(f"{folder} is finished: all {len(planned)} cells are done")
-                return []
-            results = self.launcher.launch(jobs, initial_job_idx=0)
-            for result in results:
-                _ = result.return_value  # raises what a cell raised
-        return results
+                return None
+            failed = self._launch(jobs)
+        for result in failed:
+            _ = result.return_value  # raises what the cell raised
+        return None
+
+    def _launch(self, jobs: list[list[str]]) -> list[JobReturn]:
+        """Run all jobs; gives those that failed. Launchers of other processes get all at once."""
+        assert self.launcher is not None
+        failed: list[JobReturn] = []
+        number = 0
+        size = self.max_batch_size if isinstance(self.launcher, BasicLauncher) else None
+        for batch in self.split_overrides_to_chunks(jobs, size):
+            results = self.launcher.launch(batch, initial_job_idx=number)
+            failed += [result for result in results if result.status == JobStatus.FAILED]
+            number += len(batch)
+        return failed
 
     def _parsed(self, command: Sequence[str]) -> tuple[list[Any], list[str]]:
         """Swept keys, and the overrides that all cells share; the last of equal keys counts."""

@@ -14,6 +14,7 @@ import yaml
 from filelock import FileLock
 from safetensors.torch import load_file
 
+from sdlora.build import keeping
 from sdlora.callbacks.stopping import StopSignals
 from tests.smoke.conftest import SMALL, Train
 
@@ -61,9 +62,19 @@ def state_of(cell: Path) -> dict[str, Any]:
 
 
 def test_a_cell_equals_the_same_run_alone(
-    train_here: TrainHere, settings: tuple[str, ...], tmp_path: Path
+    train_here: TrainHere,
+    settings: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The cell before leaves no trace, and how many pictures are drawn at once does not matter."""
+    bases = []
+
+    def base_model(*given: Any, real: Any = keeping.base_model) -> Any:
+        bases.append(real(*given))
+        return bases[-1]
+
+    monkeypatch.setattr(keeping, "base_model", base_model)
     sweep, alone = tmp_path / "sweep", tmp_path / "alone"
     given = (
         *settings,
@@ -73,6 +84,9 @@ def test_a_cell_equals_the_same_run_alone(
     )
     train_here("-m", *given, "lora.init=pissa,default", f"hydra.sweep.dir={sweep}")
     train_here(*given, "sampling.batch_size=1", f"hydra.run.dir={alone}")
+    first, second, third = bases
+    assert first is second  # one load for both cells
+    assert third is not first
     assert_same_weights(sweep / "lora.init=default", alone)
     for init in ("pissa", "default"):
         cell = sweep / f"lora.init={init}"
