@@ -11,6 +11,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -75,7 +76,7 @@ class SearchingSweeper(Sweeper):
         swept = [SweptKey(key.key, key.element, [key.text], []) for key in keys]
         self.config.sweep.name = config.name or sweep_name(swept, shared)
         search = Search(Path(self.config.hydra.sweep.dir), keys, goal, self.config.seed)
-        return self._run(search, config, arguments, swept, shared)
+        self._run(search, config, arguments, swept, shared)
 
     def _run(
         self,
@@ -84,35 +85,37 @@ class SearchingSweeper(Sweeper):
         arguments: Sequence[str],
         swept: Sequence[Any],
         shared: Sequence[str],
-    ) -> list[Any]:
+    ) -> None:
         """Trials that were cut go first; the error of the first that failed is raised last."""
         from sdlora.sweep.plan import write_sweep
 
         assert self.config is not None
         assert self.launcher is not None
-        results: list[Any] = []
-        failed = 0
+        errors: list[JobReturn] = []
+        num_jobs = failed = 0
+        name = self.config.sweep.name
         with search.working():
+            with search.alone():
+                cut = search.cut()
             while True:
                 with search.alone():
                     left = config.num_trials - search.num_trials - failed
-                    asked = search.cut() or [
-                        search.ask() for _ in range(min(config.trials_at_once, left))
-                    ]
-                    name = self.config.sweep.name
+                    num_new = min(config.trials_at_once, left)
+                    asked, cut = cut or [search.ask() for _ in range(num_new)], []
                     write_sweep(search.folder, name, arguments, swept, shared, search.cells())
                 if not asked:
                     break
                 trials = [number for number in asked if number is not None]
                 jobs = jobs_of(search.folder, [search.cell(n) for n in trials], shared)
                 if jobs:
-                    results += self.launcher.launch(jobs, initial_job_idx=len(results))
+                    results = self.launcher.launch(jobs, initial_job_idx=num_jobs)
+                    errors += [result for result in results if result.status == JobStatus.FAILED]
+                    num_jobs += len(jobs)
                 with search.alone():
                     failed += len(asked) - sum(search.tell(number) for number in trials)
         print(f"search {search.folder}: {search.line()}")
-        for result in results:
-            _ = result.return_value  # raises what a cell raised
-        return results
+        for result in errors:
+            _ = result.return_value  # raises what the cell raised
 
 
 def _searched(parser: OverridesParser, item: Override) -> Any:

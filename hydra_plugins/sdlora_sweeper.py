@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins import basic_sweeper
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
@@ -56,11 +57,12 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
         return None
 
     def _launch(self, jobs: list[list[str]]) -> list[JobReturn]:
-        """Run all jobs; gives those that failed."""
+        """Run all jobs; gives those that failed. Launchers of other processes get all at once."""
         assert self.launcher is not None
         failed: list[JobReturn] = []
         number = 0
-        for batch in self.split_overrides_to_chunks(jobs, self.max_batch_size):
+        size = self.max_batch_size if isinstance(self.launcher, BasicLauncher) else None
+        for batch in self.split_overrides_to_chunks(jobs, size):
             results = self.launcher.launch(batch, initial_job_idx=number)
             failed += [result for result in results if result.status == JobStatus.FAILED]
             number += len(batch)
