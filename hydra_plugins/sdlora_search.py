@@ -88,10 +88,12 @@ class SearchingSweeper(Sweeper):
     ) -> None:
         """Trials that were cut go first; the error of the first that failed is raised last."""
         from sdlora.sweep.plan import write_sweep
+        from sdlora.sweep.search import SearchError
 
         assert self.config is not None
         assert self.launcher is not None
         errors: list[JobReturn] = []
+        missing: list[str] = []
         num_jobs = failed = 0
         name = self.config.sweep.name
         with search.working():
@@ -112,10 +114,14 @@ class SearchingSweeper(Sweeper):
                     errors += [result for result in results if result.status == JobStatus.FAILED]
                     num_jobs += len(jobs)
                 with search.alone():
-                    failed += len(asked) - sum(search.tell(number) for number in trials)
+                    reasons = [reason for n in trials if (reason := search.tell(n))]
+                failed += len(asked) - len(trials) + len(reasons)
+                missing += reasons
         print(f"search {search.folder}: {search.line()}")
         for result in errors:
             _ = result.return_value  # raises what the cell raised
+        if missing:
+            raise SearchError(missing[0])
 
 
 def _searched(parser: OverridesParser, item: Override) -> Any:

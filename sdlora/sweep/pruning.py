@@ -2,9 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sdlora.metrics.scores import Scores
 from sdlora.sweep.search import CELL, FILE_NAME, NAME, PRUNED, Goal, storage_of
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
 
 
 def pruning(run: Path) -> Callable[[int, Scores], bool] | None:
@@ -23,13 +28,11 @@ def pruning(run: Path) -> Callable[[int, Scores], bool] | None:
     if not (run.parent / FILE_NAME).is_file():
         return None
     import optuna
-    from optuna.trial import TrialState
 
     storage = storage_of(run.parent)
     study = optuna.load_study(study_name=NAME, storage=storage)
     goal = Goal(**study.user_attrs["goal"])
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    trial = next((t for t in running if t.user_attrs.get(CELL, {}).get("folder") == run.name), None)
+    trial = _running_trial(study, run)
     if trial is None or goal.prune_after is None or len(goal.objectives) > 1:
         return None
     trial_id = storage.get_trial_id_from_study_id_trial_number(
@@ -49,3 +52,10 @@ def pruning(run: Path) -> Callable[[int, Scores], bool] | None:
         return True
 
     return is_hopeless
+
+
+def _running_trial(study: "Study", run: Path) -> "FrozenTrial | None":
+    from optuna.trial import TrialState
+
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return next((t for t in running if t.user_attrs.get(CELL, {}).get("folder") == run.name), None)

@@ -32,6 +32,10 @@ WORKER, CELL, PRUNED = "worker", "cell", "pruned"
 """What is noted of a trial: who runs it, its cell, and the step at which it was stopped early."""
 
 
+class SearchError(ValueError):
+    """A search of which a trial has no result."""
+
+
 @dataclass(frozen=True, slots=True)
 class SearchedKey:
     """A key whose values are searched.
@@ -140,8 +144,8 @@ class Search:
             return None
         return number
 
-    def tell(self, number: int) -> bool:
-        """Take down what came of a trial's cell, from its folder; gives whether it has a result.
+    def tell(self, number: int) -> str | None:
+        """Take down what came of a trial's cell, from its folder; gives why it has no result.
 
         Several objectives are those of one step: the best, else the last.
         """
@@ -151,17 +155,20 @@ class Search:
         cell = trial.user_attrs[CELL]["folder"]
         found = next(c for c in read_sweep(self.folder).cells if c.folder.name == cell)
         if found.state == RUNNING:
-            return False  # it was cut: the next command goes on with it
+            return f"trial {number}: was cut; the same command goes on with it"
         scores = found.chosen_scores
         values = [None if scores is None else scores.value(name) for name in self.objectives]
         if found.state != DONE or None in values:
             self._fail(number)
-            return False
+            return (
+                f"trial {number}: {found.state}, but not all of {', '.join(self.objectives)} could "
+                f"be had (sweep.objectives); see report.html in {found.folder}"
+            )
         if PRUNED in trial.user_attrs:
             self._study.tell(number, state=TrialState.PRUNED)
         else:
             self._study.tell(number, [float(value) for value in values if value is not None])
-        return True
+        return None
 
     @property
     def objectives(self) -> list[str]:
