@@ -47,8 +47,10 @@ def write_adapter(job: TrainingJob, folder: Path, kohya: bool = False) -> None:
     if not job.has_adapter:
         return
     content: dict[str, Any] = {"parts": job.family.parts, "metadata": metadata(job)}
+    word = job.config.lora.new_word.name
     with _averaged(job):
-        write_embeddings(folder, name=str(job.config.lora.new_word.name), **content)
+        if word is not None:
+            write_embeddings(folder, name=word, **content)
         if job.specs:
             write_diffusers(folder / DIFFUSERS_FILE, **content)
         if job.specs and kohya:

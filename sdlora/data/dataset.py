@@ -17,8 +17,6 @@ from sdlora.data.pictures import to_tensor, to_unit_range
 from sdlora.data.sources import PictureSource
 from sdlora.randomness import uniform
 
-CROPS = ("center", "random", "face")
-
 
 class Table(Protocol):
     """Tensors by number; ``cache`` has the kinds."""

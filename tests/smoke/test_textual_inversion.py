@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.smoke.conftest import SMALL, Train
+from tests.smoke.conftest import SMALL
 
 pytestmark = pytest.mark.slow
 
@@ -81,15 +81,25 @@ def test_the_best_step_of_a_word_alone_is_its_embeddings(
 
 
 def test_pivotal_tuning_writes_both_files(
-    settings: tuple[str, ...], train_process: Train, tmp_path: Path
+    settings: tuple[str, ...],
+    train_here: Callable[..., None],
+    random_base: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
-    run = tmp_path / "run"
-    done = train_process(*settings, "lora=pivotal", "trainer.max_steps=1", f"run_dir={run}")
-    assert done.returncode == 0, done.stdout + done.stderr
+    run, base = tmp_path / "run", f"model.path={random_base}"
+    train_here(*settings, base, "lora=pivotal", "trainer.max_steps=1", f"run_dir={run}")
+    printed = capsys.readouterr().out
     assert load_file(run / WORD)["zwk"].shape == (2, 16)
     keys = load_file(run / "lora/pytorch_lora_weights.safetensors")
     assert {key.split(".")[0] for key in keys} == {"unet"}
-    assert "loaded back in 3 layouts" in done.stdout
+    assert "loaded back in 3 layouts" in printed
+
+    lora, small = f"lora={run / 'lora'}", ("sampling.num_prompts=1", "sampling.num_steps=1")
+    few = (*small, "evaluation=none", "resolution=32", f"run_dir={tmp_path / 'drawn'}")
+    train_here(lora, base, *few, evaluate=True)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "is left out: a new word is known with run= only" in told
 
 
 def test_a_word_that_no_caption_holds_stops_the_run(
