@@ -15,6 +15,7 @@ from sdlora.data.dataset import Batch
 from sdlora.diffusion.objective import Objective
 from sdlora.models.family import Family
 from sdlora.randomness import derive_seed, normal, uniform
+from sdlora.transfer import send
 
 
 class TrainingError(RuntimeError):
@@ -79,8 +80,8 @@ class DiffusionModule(lightning.LightningModule):
         conditioning = self.conditioning(batch)  # [B, L, D]
 
         u = uniform(self.seed, "timestep", batch.sample_index)
-        t = self.objective.timesteps.sample(noise, u).to(z_0.device)  # [B]
-        eps = drawn.eps(z_0.shape[1:], self.seed, batch.sample_index).to(z_0.device)
+        t = send(self.objective.timesteps.sample(noise, u), z_0.device)  # [B]
+        eps = send(drawn.eps(z_0.shape[1:], self.seed, batch.sample_index), z_0.device)
         eps_in = drawn.perturbed(eps, self.seed, batch.sample_index)  # eps, unless perturbed
         z_t = noise.add(z_0, eps_in, t)  # DDPM eq. 4, in fp32
 
@@ -98,7 +99,7 @@ class DiffusionModule(lightning.LightningModule):
         self, token_ids: Tensor, z_t: Tensor, t: Tensor, sizes: Tensor | None = None
     ) -> Tensor:
         """How far the adapted model is from the bare base on the class prompt; a scalar."""
-        ids = token_ids.to(z_t.device)
+        ids = send(token_ids, z_t.device)
         with torch.no_grad(), disabled(*self.family.parts.values()):
             prompt = self.family.encode_prompts(ids).expand(len(z_t), -1, -1)
             target = self.family.denoise(z_t, t, prompt, sizes)
@@ -113,8 +114,8 @@ class DiffusionModule(lightning.LightningModule):
             assert batch.pixels is not None, "a batch holds pixels or cached moments"
             moments = self.family.encode_images(batch.pixels)
         shape = self.family.posterior_shape(moments)
-        eps = normal(shape, self.seed, "posterior", batch.sample_index).to(moments.device)
-        return self.family.latents(moments, eps)
+        eps = normal(shape, self.seed, "posterior", batch.sample_index)
+        return self.family.latents(moments, send(eps, moments.device))
 
     def conditioning(self, batch: Batch) -> Tensor:
         """What the UNet is told of prompts, cached unless a text encoder trains; ``[B, L, D]``."""
@@ -157,9 +158,9 @@ class DiffusionModule(lightning.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the norm over all trained parameters, and log what it was before."""
-        parameters = self.all_trained_parameters().values()
+        parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
         largest = float("inf") if gradient_clip_val is None else gradient_clip_val
-        norm = nn.utils.clip_grad_norm_(list(parameters), largest)
+        norm = nn.utils.clip_grad_norm_(parameters, largest)
         self.log("train/grad_norm", norm)
 
     def on_fit_start(self) -> None:

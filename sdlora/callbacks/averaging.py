@@ -26,16 +26,19 @@ class ExponentialMovingAverage(OptimizerStepCallback):
     def __init__(self, decay: float) -> None:
         self.decay = decay
         self.average: dict[str, Tensor] = {}
+        self._weights: list[Tensor] = []
 
     def on_fit_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Begin with the weights as they are, or go on with the restored average."""
         assert isinstance(pl_module, DiffusionModule)
+        trained = pl_module.all_trained_parameters()
         self.average = {
             name: self.average.get(name, parameter.detach()).to(parameter).clone()
-            for name, parameter in pl_module.all_trained_parameters().items()
+            for name, parameter in trained.items()
         }
+        self._weights = [parameter.detach() for parameter in trained.values()]
 
     @torch.no_grad()
     def on_optimizer_step(
@@ -43,13 +46,7 @@ class ExponentialMovingAverage(OptimizerStepCallback):
     ) -> None:
         """Move the average towards the weights."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        weights = module.all_trained_parameters()
-        names = list(self.average)
-        torch._foreach_lerp_(
-            [self.average[name] for name in names],
-            [weights[name].detach() for name in names],
-            1 - decay,
-        )
+        torch._foreach_lerp_(list(self.average.values()), self._weights, 1 - decay)
 
     @contextmanager
     def applied(self, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:

@@ -102,5 +102,5 @@ class CaptionDataModule(lightning.LightningDataModule):
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """Move a batch; from page-locked memory, so without waiting, where the device is a GPU."""
-        return batch.to(device, non_blocking=device.type == "cuda")
+        """Move a batch, without waiting for the device."""
+        return batch.to(device)

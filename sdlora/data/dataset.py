@@ -16,6 +16,7 @@ from sdlora.data.captions import CaptionRecipe
 from sdlora.data.pictures import to_tensor, to_unit_range
 from sdlora.data.sources import PictureSource
 from sdlora.randomness import uniform
+from sdlora.transfer import send
 
 
 class Table(Protocol):
@@ -59,10 +60,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.names)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+    def to(self, device: torch.device) -> "Batch":
         """The same batch on ``device``; the indices stay, as all draws are made on the CPU."""
         stay = ("sample_index", "picture_index")
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking), stay)
+        return self._map(lambda tensor: send(tensor, device), stay)
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory, from where copies to a GPU run alongside it."""

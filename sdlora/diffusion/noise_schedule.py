@@ -32,6 +32,7 @@ class NoiseSchedule:
                 "SNR), where noise is found by copying; use v_prediction or sample"
             )
         self.alphas_cumprod = alphas_cumprod.float()
+        self._on_device = self.alphas_cumprod
         self.prediction_type = prediction_type
 
     @classmethod
@@ -79,7 +80,7 @@ class NoiseSchedule:
             t: Timesteps, shape ``[B]``, int64.
             like: A tensor whose first dimension is ``B``; gives device and number of dimensions.
         """
-        alpha_bar = self.alphas_cumprod.to(like.device)[t].view(-1, *[1] * (like.dim() - 1))
+        alpha_bar = self._alpha_bar(t.to(like.device)).view(-1, *[1] * (like.dim() - 1))
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
     def add(self, z_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
@@ -89,8 +90,14 @@ class NoiseSchedule:
 
     def snr(self, t: Tensor) -> Tensor:
         """Signal-to-noise ratio ``alpha_bar / (1 - alpha_bar)``, shape ``[B]``, float32."""
-        alpha_bar = self.alphas_cumprod.to(t.device)[t]
+        alpha_bar = self._alpha_bar(t)
         return alpha_bar / (1 - alpha_bar)
+
+    def _alpha_bar(self, t: Tensor) -> Tensor:
+        """Of each timestep, from a copy that stays where it was last needed."""
+        if self._on_device.device != t.device:
+            self._on_device = self.alphas_cumprod.to(t.device)
+        return self._on_device[t]
 
 
 def changed_schedule(

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from sdlora.randomness import generator, normal
+from sdlora.transfer import send
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,8 @@ class TrainingNoise:
         """
         if not self.perturbation:
             return eps
-        xi = normal(eps.shape[1:], seed, "noise/perturbation", indices).to(eps.device)
-        return eps + self.perturbation * xi
+        xi = normal(eps.shape[1:], seed, "noise/perturbation", indices)
+        return eps + self.perturbation * send(xi, eps.device)
 
     def _pyramid(self, eps: Tensor, draws: torch.Generator) -> Tensor:
         """``eps`` plus coarser and coarser noise, as one sample has it; ``[C, h, w]``, deviation 1.

@@ -95,10 +95,11 @@ def test_a_step_is_an_optimizer_step(
 # averages
 
 
-class Weights:
+class Weights(DiffusionModule):
     """One trained number, as far as the average looks at a module."""
 
     def __init__(self, value: float) -> None:
+        lightning.LightningModule.__init__(self)
         self.weight = nn.Parameter(torch.tensor([value]))
 
     def all_trained_parameters(self) -> dict[str, nn.Parameter]:
@@ -108,11 +109,11 @@ class Weights:
 def average_of(values: list[float], decay: float, start: float = 0.0) -> list[float]:
     """The average after each step, where the weight is ``values[n - 1]`` after step ``n``."""
     average, weights = ExponentialMovingAverage(decay), Weights(start)
-    average.average = {"w": torch.tensor([start])}
+    average.on_fit_start(cast(Any, None), weights)
     seen = []
     for step, value in enumerate(values, start=1):
         weights.weight.data.fill_(value)
-        average.on_optimizer_step(cast(Any, None), cast(DiffusionModule, weights), step)
+        average.on_optimizer_step(cast(Any, None), weights, step)
         seen.append(average.average["w"].item())
     return seen
 

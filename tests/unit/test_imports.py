@@ -24,6 +24,7 @@ LEVELS = {
     "sdlora.files": 0,
     "sdlora.lenient": 0,
     "sdlora.randomness": 0,
+    "sdlora.transfer": 0,
     "sdlora.program": 0,
     "sdlora.progress": 0,
     "sdlora.diffusion.*": 1,

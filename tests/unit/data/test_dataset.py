@@ -116,7 +116,7 @@ def test_weights_are_the_pictures_own() -> None:
 
 def test_a_batch_moves_and_its_indices_stay() -> None:
     batch = dataset(Stripes(2))[0, 1]
-    moved = batch.to("meta")
+    moved = batch.to(torch.device("meta"))
     assert moved.pixels is not None
     assert moved.pixels.device.type == moved.token_ids.device.type == "meta"
     assert moved.sample_index.device.type == "cpu"
