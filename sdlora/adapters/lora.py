@@ -11,6 +11,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from sdlora.adapters.fused_linear import FusedLinear
 from sdlora.adapters.learned_embedding import learned
 from sdlora.adapters.names import resolved, target_layers
 from sdlora.adapters.rank_dropout import RankDropout
@@ -61,6 +62,7 @@ def add_lora(module: nn.Module, spec: LoraSpec, seed: int) -> nn.Module:
         rank_pattern=resolved("rank_pattern", spec.rank_pattern, spec.r, names),
         alpha_pattern=resolved("alpha_pattern", spec.alpha_pattern, spec.alpha, names),
     )
+    config._register_custom_module({nn.Linear: FusedLinear})  # peft's documented way to do so
     with torch.random.fork_rng(devices=[]):
         door: Any = getattr(module, "add_adapter", None)  # diffusers' and transformers' to peft
         if door is not None:

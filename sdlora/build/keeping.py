@@ -16,7 +16,6 @@ from sdlora.config import TrainConfig
 from sdlora.evaluator import Evaluator
 from sdlora.metrics.scoring import Scorer
 from sdlora.models.family import Family
-from sdlora.models.layouts import layout_of
 
 FAMILY, SCORER, BASE = "family", "scorer", "base pictures"
 
@@ -83,10 +82,8 @@ def as_loaded(family: Family) -> Family:
 
 
 def _is_reusable(config: TrainConfig) -> bool:
-    names = layout_of(config.model.family).trainable
-    methods = {parts.part_config(config.lora, part).method for part in names}
     has_word = config.lora.new_word.name is not None
-    return "full" not in methods and not has_word and not config.trainer.compile
+    return "full" not in parts.methods(config) and not has_word and not config.trainer.compile
 
 
 def _family_key(config: TrainConfig) -> object:

@@ -136,6 +136,12 @@ def part_config(config: LoraConfig, part: str) -> LoraPartConfig:
     return found
 
 
+def methods(config: TrainConfig) -> set[str]:
+    """How the model's parts are trained: ``frozen``, ``lora``, ``full``."""
+    names = layout_of(config.model.family).trainable
+    return {part_config(config.lora, part).method for part in names}
+
+
 def trains_text(config: TrainConfig) -> bool:
     """Whether a text encoder of the model trains, or learns a word."""
     encoders = [part for part in layout_of(config.model.family).trainable if part != "unet"]

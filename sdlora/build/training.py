@@ -218,6 +218,7 @@ def _evaluate(
         average=average,
         stop_patience=config.evaluation.stop_patience,
         is_hopeless=pruning(folder),
+        base_first="full" in parts.methods(config),
     )
 
 

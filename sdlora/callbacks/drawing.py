@@ -1,4 +1,4 @@
-"""Validation pictures and scores, of the base at the start and of the adapter while training."""
+"""Validation pictures and scores while training, of the adapter and once of the base."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -20,7 +20,10 @@ from sdlora.validation import ValidationLoss
 
 
 class Evaluate(OptimizerStepCallback):
-    """Draws validation pictures and scores them, at the start (the base) and while training.
+    """Draws validation pictures and scores them while training, beside the base's.
+
+    The base is drawn when its pictures are first needed, with the adapter switched off: training
+    should not wait for it. Where the base's own weights train it is drawn before they do.
 
     Args:
         evaluator: Draws and scores.
@@ -31,6 +34,7 @@ class Evaluate(OptimizerStepCallback):
         best: Keeps the best adapter; ``None``: none is kept.
         stop_patience: Scores without a better one after which the run stops; ``None``: never.
         is_hopeless: Step and its scores -> whether the run should stop, as others do better.
+        base_first: Draw the base before anything trains, since its own weights will.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Evaluate(OptimizerStepCallback):
         best: BestAdapter | None = None,
         stop_patience: int | None = None,
         is_hopeless: Callable[[int, Scores], bool] | None = None,
+        base_first: bool = False,
     ) -> None:
         self.evaluator = evaluator
         self.pictures_every_n_steps = pictures_every_n_steps
@@ -53,6 +58,7 @@ class Evaluate(OptimizerStepCallback):
         self.best = best
         self.stop_patience = stop_patience
         self.is_hopeless = is_hopeless
+        self.base_first = base_first
         self.stop_reason: str | None = None
         self.validation: ValidationLoss | None = None
         self.last: Evaluation | None = None
@@ -60,22 +66,19 @@ class Evaluate(OptimizerStepCallback):
     def setup(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
     ) -> None:
-        """Draw and score the bare base once, before a checkpoint puts trained weights into it."""
-        if trainer.is_global_zero:
+        """Draw a base that will train, before a checkpoint puts trained weights into it."""
+        if self.base_first and trainer.is_global_zero:
             with self._spared(0):
                 self.evaluator.draw_base()
 
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Write down the base's scores: the control row of everything that follows."""
-        base = self.evaluator.base
-        if not trainer.is_global_zero or base is None or trainer.global_step > 0:
+        """Write down the validation loss that training begins with."""
+        if self.validation is None or not trainer.is_global_zero or trainer.global_step > 0:
             return  # a resumed run has this line
         with self._spared(0):
-            values = {**base.named("base"), **self._validated()}
-            append_metrics(self.folder / "metrics.jsonl", 0, values)
-            self._log(trainer, 0, values)
+            self._note(trainer, 0, self.validation.compute())
 
     def on_optimizer_step(
         self, trainer: lightning.Trainer, module: DiffusionModule, step: int
@@ -108,6 +111,7 @@ class Evaluate(OptimizerStepCallback):
     ) -> None:
         if scored:
             self.last = None  # an older one is not what the run ends with, should memory run out
+        base = self._base(trainer)
         parameters = module.all_trained_parameters()
         with self.average.applied(parameters) if self.average else nullcontext():
             evaluation = self.evaluator.draw(preview=not scored)
@@ -119,13 +123,27 @@ class Evaluate(OptimizerStepCallback):
             self.last = evaluation
             values = {**evaluation.named("eval"), **validated}
             append_metrics(self.folder / "metrics.jsonl", step, values)
-            base = self.evaluator.draw_base()
             if self.best is not None and base.scores and evaluation.scores:
                 self.best.consider(step, evaluation.scores, base.scores)
             # the base does not change: a flat line that the curves start from
             self._log(trainer, step, {**base.named("base"), **values}, grid)
         else:
             self._log(trainer, step, {}, grid)
+
+    def _base(self, trainer: lightning.Trainer) -> Evaluation:
+        """The base's pictures and scores, which are written down once: what all is compared to."""
+        base = self.evaluator.draw_base()
+        scores = base.named("base")
+        known = {name for line in read_metrics(self.folder / "metrics.jsonl") for name in line}
+        if not known.issuperset(scores):
+            self._note(trainer, 0, scores)
+        return base
+
+    def _note(
+        self, trainer: lightning.Trainer, step: int, values: Mapping[str, float | None | str]
+    ) -> None:
+        append_metrics(self.folder / "metrics.jsonl", step, values)
+        self._log(trainer, step, values)
 
     def _validated(self) -> dict[str, float]:
         return {} if self.validation is None else self.validation.compute()
@@ -174,8 +192,8 @@ def _log_pictures(
         pixels = torch.frombuffer(bytearray(grid.tobytes()), dtype=torch.uint8)
         picture = pixels.view(grid.height, grid.width, 3)
         logger.experiment.add_image("samples", picture, step, dataformats="HWC")
-    if step == 0:
-        names = [name.removeprefix("base/") for name in numbers if name.startswith("base/")]
+    names = [name.removeprefix("base/") for name in numbers if name.startswith("base/")]
+    if step == 0 and names:
         shown = [name for name in names if not name.endswith(("_low", "_high"))]
         charts = {name: ["Multiline", [f"eval/{name}", f"base/{name}"]] for name in shown}
         logger.experiment.add_custom_scalars({"scores": charts})

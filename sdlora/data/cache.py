@@ -11,6 +11,7 @@ from sdlora.data.buckets import Geometry
 from sdlora.data.sources import DataError, PictureSource, record
 from sdlora.data.store import TensorStore
 from sdlora.progress import Progress
+from sdlora.transfer import send
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,7 @@ class Resident:
     def rows(self, numbers: Tensor) -> Tensor:
         """Tensors ``numbers`` ``[B]``, stacked."""
         block = self._blocks[int(self._group[numbers[0]])]
-        return block[self._row[numbers].to(block.device)]
+        return block[send(self._row[numbers], block.device)]
 
 
 class Mapped:

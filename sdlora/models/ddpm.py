@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 
-from sdlora.models.family import Family
+from sdlora.models.family import Family, input_dtype
 
 
 class UnconditionalDiffusion(Family):
@@ -67,7 +67,7 @@ class UnconditionalDiffusion(Family):
         self, z_t: Tensor, t: Tensor, conditioning: Tensor, sizes: Tensor | None = None
     ) -> Tensor:
         """The UNet's prediction at noise level ``t``, float32; only ``z_t`` matters beside it."""
-        return self.unet(z_t.to(self.unet.dtype), t).sample.float()
+        return self.unet(z_t.to(input_dtype(self.unet)), t).sample.float()
 
     def pipeline(self) -> DDPMPipeline:
         """A diffusers pipeline that shares the UNet (no copy)."""

@@ -148,3 +148,13 @@ class Family(nn.Module, ABC):
     def tokenize(self, captions: Sequence[str]) -> Tokens:
         """Encode captions, padded or cut to ``max_chunks`` times the tokenizer's length."""
         return tokenize(self.tokenizers, captions, self.max_chunks)
+
+
+def input_dtype(unet: Any) -> torch.dtype:
+    """What the UNet takes: the dtype of its first layer.
+
+    diffusers' ``unet.dtype`` is the same and walks through every module to find it: 21 ms a step
+    for SDXL.
+    """
+    found: torch.dtype = unet.conv_in.weight.dtype
+    return found

@@ -13,6 +13,7 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from sdlora.models.family import input_dtype
 from sdlora.models.latent import LatentFamily
 
 
@@ -65,7 +66,7 @@ class StableDiffusion(LatentFamily):
         self, z_t: Tensor, t: Tensor, conditioning: Tensor, sizes: Tensor | None = None
     ) -> Tensor:
         """The UNet's prediction at noise level ``t``, float32; sizes do not matter."""
-        dtype = self.unet.dtype
+        dtype = input_dtype(self.unet)
         return self.unet(z_t.to(dtype), t, conditioning.to(dtype)).sample.float()
 
     def prompt_arguments(self, conditioning: Tensor) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from sdlora.models.family import input_dtype
 from sdlora.models.latent import LatentFamily
 from sdlora.models.sd import sampling_scheduler
 
@@ -124,7 +125,7 @@ def denoise_sized(
         Float32, shaped like ``z_t``.
     """
     assert sizes is not None, "this UNet is told the sizes of pictures"
-    dtype = unet.dtype
+    dtype = input_dtype(unet)
     added = {
         "text_embeds": told["pooled_prompt_embeds"].to(dtype),
         "time_ids": sizes.to(z_t.device),
