@@ -84,11 +84,10 @@ def test_a_run_of_another_schedule_is_drawn_as_it_was_trained(
 
 
 def test_bad_input_stops_with_one_message(train_process: Train, tmp_path: Path) -> None:
-    stopped = train_process(
-        "lora=missing.safetensors", f"hydra.run.dir={tmp_path}", script="evaluate.py"
-    )
+    both = ("lora=a", "images=b", f"hydra.run.dir={tmp_path}")
+    stopped = train_process(*both, script="evaluate.py")
     assert stopped.returncode == 2
-    assert stopped.stderr.startswith("error: lora=missing.safetensors: no such file or folder")
+    assert stopped.stderr.startswith("error: images=['b']: is scored by itself, without lora=")
     assert len(stopped.stderr.splitlines()) == 2
 
 
@@ -150,7 +149,7 @@ def test_pictures_made_elsewhere_are_scored(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("lora=a", "images=b"), "images=['b']: is scored by itself, without lora="),
+        (("lora=missing.safetensors",), "lora=missing.safetensors: no such file or folder"),
         (("images=nowhere",), "images=nowhere: no such file or folder"),
         ((), "run=None: give either run=RUN_FOLDER, lora=FILE or images=FOLDER"),
         (("lora=pyproject.toml", "data.root=nowhere"), "data.root=nowhere: no such folder"),
