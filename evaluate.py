@@ -5,7 +5,8 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sdlora.command_line import run, to_typed, with_run_settings
+from sdlora.build.run_settings import with_run_settings
+from sdlora.command_line import run, to_typed
 from sdlora.config import EvaluateConfig
 
 

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdlora.composition_errors import explain, unknown_key, unknown_keys
@@ -122,40 +122,6 @@ def rewritten_sweep(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     here = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
     return [*arguments, *here, "hydra/job_logging=none"]
-
-
-def with_run_settings(composed: DictConfig, arguments: Sequence[str]) -> DictConfig:
-    """A run is drawn and scored as it was while it trained, save for what is given now.
-
-    Args:
-        composed: The config of ``evaluate.py``.
-        arguments: The command line's overrides.
-
-    Raises:
-        ValueError: If ``run`` does not name a run folder.
-    """
-    if composed.run is None:
-        return composed
-    from sdlora.run_folder import read_config  # brings Lightning, which is slow
-
-    stored, _ = read_config(Path(composed.run), key="run")
-    for group in ("sampling", "evaluation"):
-        if any(item.startswith(f"{group}=") for item in arguments):
-            continue
-        if group == "sampling" and composed.evaluation.hw10:
-            continue  # the homework says how its pictures are drawn
-        given = [_key(item) for item in arguments if _key(item).startswith(f"{group}.")]
-        values = {key: OmegaConf.select(composed, key) for key in given}
-        options = {
-            f"{group}.{key}.options": value["options"]
-            for key, value in stored[group].items()
-            if isinstance(value, dict) and "options" in value
-        }
-        with open_dict(composed):  # options are the run's own, not those of the default scorers
-            composed[group] = OmegaConf.merge(composed[group], stored[group])
-            for key, value in {**options, **values}.items():
-                OmegaConf.update(composed, key, value, merge=False)
-    return composed
 
 
 def opened_shortcuts(arguments: Sequence[str]) -> list[str]:

@@ -52,14 +52,8 @@ def write_model_card(
         The Hub's model card metadata (``base_model``, ``instance_prompt``, ``widget``) and the tags
         of diffusers' training scripts.
     """
-    pictures = []
-    for number, (_, image) in enumerate(samples[:MOST_PICTURES]):
-        path = folder / PICTURES / f"{number}.png"
-        with atomic_path(path) as temporary:
-            image.save(temporary)
-        pictures.append(path)
-    shown = [path.relative_to(folder).as_posix() for path in pictures]
-    prompts = [prompt for prompt, _ in samples[:MOST_PICTURES]]
+    shown = samples[:MOST_PICTURES]
+    pictures = _write_pictures(folder, [image for _, image in shown])
     data = ModelCardData(
         base_model=base_model,
         license=licence or "unknown",
@@ -71,14 +65,22 @@ def write_model_card(
         ],
         instance_prompt=trigger,
         widget=[
-            {"text": text or " ", "output": {"url": url}}
-            for text, url in zip(prompts, shown, strict=True)
+            {"text": prompt or " ", "output": {"url": path.relative_to(folder).as_posix()}}
+            for (prompt, _), path in zip(shown, pictures, strict=True)
         ]
         or None,
     )
     text = _text(name, base_model, trigger, facts) + _score_table(scores)
     write_text(folder / CARD, f"---\n{data.to_yaml()}\n---\n\n{text}")
     return [folder / CARD, *pictures]
+
+
+def _write_pictures(folder: Path, images: Sequence[Image.Image]) -> list[Path]:
+    paths = [folder / PICTURES / f"{number}.png" for number in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        with atomic_path(path) as temporary:
+            image.save(temporary)
+    return paths
 
 
 def _text(name: str, base_model: str | None, trigger: str | None, facts: Mapping[str, str]) -> str:

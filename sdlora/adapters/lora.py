@@ -50,18 +50,7 @@ def add_lora(module: nn.Module, spec: LoraSpec, seed: int) -> nn.Module:
     """
     if _layers(module):
         raise LoraError(f"{type(module).__name__} has an adapter already; add one to a fresh model")
-    names = target_layers(module, spec.targets)
-    config = LoraConfig(
-        r=spec.r,
-        lora_alpha=spec.alpha,  # type: ignore[arg-type]  # peft divides it, so a float is right
-        lora_dropout=spec.dropout,
-        target_modules=list(spec.targets),
-        init_lora_weights="gaussian" if spec.init == "gaussian" else True,
-        use_dora=spec.use_dora,
-        use_rslora=spec.use_rslora,
-        rank_pattern=resolved("rank_pattern", spec.rank_pattern, spec.r, names),
-        alpha_pattern=resolved("alpha_pattern", spec.alpha_pattern, spec.alpha, names),
-    )
+    config = _peft_config(module, spec)
     config._register_custom_module({nn.Linear: FusedLinear})  # peft's documented way to do so
     with torch.random.fork_rng(devices=[]):
         door: Any = getattr(module, "add_adapter", None)  # diffusers' and transformers' to peft
@@ -237,6 +226,21 @@ def lora_config(module: nn.Module) -> LoraConfig:
         config.rank_pattern = {name: 2 * r for name, r in config.rank_pattern.items()}
         config.alpha_pattern = {n: factor * alpha for n, alpha in config.alpha_pattern.items()}
     return config
+
+
+def _peft_config(module: nn.Module, spec: LoraSpec) -> LoraConfig:
+    names = target_layers(module, spec.targets)
+    return LoraConfig(
+        r=spec.r,
+        lora_alpha=spec.alpha,  # type: ignore[arg-type]  # peft divides it, so a float is right
+        lora_dropout=spec.dropout,
+        target_modules=list(spec.targets),
+        init_lora_weights="gaussian" if spec.init == "gaussian" else True,
+        use_dora=spec.use_dora,
+        use_rslora=spec.use_rslora,
+        rank_pattern=resolved("rank_pattern", spec.rank_pattern, spec.r, names),
+        alpha_pattern=resolved("alpha_pattern", spec.alpha_pattern, spec.alpha, names),
+    )
 
 
 def _layers(module: nn.Module) -> dict[str, Any]:

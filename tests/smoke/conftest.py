@@ -1,10 +1,10 @@
-"""``train.py`` as a user runs it: in a process of its own, and, for errors, in this one."""
+"""``train.py`` as a user runs it: in a process of its own, and, as that is slow, in this one."""
 
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ SMALL = (
 
 Process = subprocess.CompletedProcess[str]
 Train = Callable[..., Process]
+TrainHere = Callable[..., None]
 
 
 @pytest.fixture(scope="session")
@@ -80,22 +81,16 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def message_of(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], repository: Path
-) -> Callable[..., str]:
+def message_of(capsys: pytest.CaptureFixture[str], repository: Path) -> Callable[..., str]:
     """``message_of(*arguments)`` gives the one message with which ``train.py`` stops.
 
     It runs in this process, which saves the start of another one for each error.
+    ``evaluate=True`` runs ``evaluate.py`` instead.
     """
 
-    def call(*arguments: str) -> str:
-        GlobalHydra.instance().clear()
-        quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *quiet])
-        monkeypatch.delenv(TRACEBACK, raising=False)
-        monkeypatch.chdir(repository)
+    def call(*arguments: str, evaluate: bool = False) -> str:
         with pytest.raises(SystemExit) as stop:
-            train.main()
+            run_here(repository, arguments, evaluate, traceback=False)
         assert stop.value.code == 2
         lines = capsys.readouterr().err.strip().splitlines()
         assert lines[-1] == f"(set {TRACEBACK}=1 for the traceback)"
@@ -108,25 +103,33 @@ def message_of(
     return call
 
 
-@pytest.fixture
-def train_here(monkeypatch: pytest.MonkeyPatch, repository: Path) -> Callable[..., None]:
+@pytest.fixture(scope="session")
+def train_here(repository: Path) -> TrainHere:
     """``train_here(*arguments)`` runs ``train.py`` in this process; an error is a failure.
 
-    ``evaluate=True`` runs ``evaluate.py`` instead.
+    ``evaluate=True`` runs ``evaluate.py`` instead. What is not about the process itself (signals,
+    exit codes, environment) runs so: it saves seconds of imports, and warnings are errors in it.
     """
 
     def call(*arguments: str, evaluate: bool = False) -> None:
-        GlobalHydra.instance().clear()
-        quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
-        monkeypatch.setattr(sys, "argv", ["run.py", *arguments, *quiet])
-        monkeypatch.setenv(TRACEBACK, "1")
-        monkeypatch.chdir(repository)
+        run_here(repository, arguments, evaluate, traceback=True)
+
+    return call
+
+
+def run_here(repository: Path, arguments: Sequence[str], evaluate: bool, traceback: bool) -> None:
+    """Run ``train.py`` or ``evaluate.py`` in this process, which is left as it was."""
+    GlobalHydra.instance().clear()
+    quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", ["run.py", *arguments, *quiet])
+        patched.setenv("COLUMNS", "200")
+        patched.setenv(TRACEBACK, "1" if traceback else "0")
+        patched.chdir(repository)
         if evaluate:
             run(evaluation.evaluate, "evaluate", EvaluateConfig)
         else:
             train.main()
-
-    return call
 
 
 @pytest.fixture(scope="session")

@@ -5,29 +5,23 @@
 - ``step N``: between the two micro-batches of optimizer step N; ``twice N``: before it, too.
 
 Of a sweep, ``step N 2`` means the second cell that this process trains.
-``NAN step N`` makes that step's loss NaN; ``FULL ckpt N`` says there that the disk is full.
 """
 
-import errno
 import os
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
+import sdlora.build.training
 import train
 from sdlora.callbacks.stopping import StopSignals
-from sdlora.diffusion.objective import Objective
 
 SIGNAL, PLACE, STEP, *CELL = os.environ["STOP"].split()
 
 
 def hit() -> None:
-    """Send the signal to this very process, or fail as a full disk does."""
-    if SIGNAL == "FULL":
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    """Send the signal to this very process."""
     os.kill(os.getpid(), signal.Signals[f"SIG{SIGNAL}"])
 
 
@@ -58,21 +52,8 @@ class InTheMiddle(StopSignals):
             hit()
 
 
-def nan_loss(self: Objective, *tensors: torch.Tensor, real: Any = Objective.loss) -> torch.Tensor:
-    """``Objective.loss`` that is NaN from optimizer step STEP on, two micro-batches each."""
-    nan_loss.calls += 1  # type: ignore[attr-defined]
-    loss = real(self, *tensors)
-    return loss * float("nan") if nan_loss.calls > 2 * (int(STEP) - 1) else loss  # type: ignore[attr-defined]
-
-
 if __name__ == "__main__":
     os.replace = replace  # type: ignore[assignment]
-    if SIGNAL == "NAN":
-        nan_loss.calls = 0  # type: ignore[attr-defined]
-        Objective.loss = nan_loss  # type: ignore[assignment, method-assign]
-    else:
-        import sdlora.build.training
-
-        sdlora.build.training.StopSignals = InTheMiddle  # type: ignore[misc]
+    sdlora.build.training.StopSignals = InTheMiddle  # type: ignore[misc]
     sys.argv[0] = "train.py"
     train.main()

@@ -1,7 +1,6 @@
 """An unconditional model of pixels, trained as a user does, on pictures without captions."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from diffusers import DDPMPipeline
 from safetensors.torch import load_file
 
 from tests.models import TINY_PIXELS
-from tests.smoke.conftest import Train, write_pictures
+from tests.smoke.conftest import TrainHere, write_pictures
 
 pytestmark = pytest.mark.slow
 
@@ -44,13 +43,15 @@ def settings(tmp_path: Path) -> list[str]:
 
 
 def test_it_is_trained_drawn_scored_and_exported(
-    settings: list[str], train_process: Train, tmp_path: Path
+    settings: list[str],
+    train_here: TrainHere,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     run = tmp_path / "run"
     tiny = ("evaluation.image.options.model=tiny", "evaluation.every_n_steps=1")
-    done = train_process(*settings, *tiny, "trainer.max_steps=2", f"run_dir={run}")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "KID" in done.stdout
+    train_here(*settings, *tiny, "trainer.max_steps=2", f"run_dir={run}")
+    assert "KID" in capsys.readouterr().out
     report = json.loads((run / "report.json").read_text("utf-8"))
     assert {"base", "trained"} <= report["scores"].keys()
     assert report["scores"]["trained"]["num_pictures"] == 3
@@ -69,7 +70,7 @@ def test_it_is_trained_drawn_scored_and_exported(
 
 @pytest.mark.parametrize("cache", ["memory", "off"])
 def test_a_resumed_run_is_the_uninterrupted_one(
-    settings: list[str], train_here: Callable[..., None], tmp_path: Path, cache: str
+    settings: list[str], train_here: TrainHere, tmp_path: Path, cache: str
 ) -> None:
     settings = [*settings, f"data.cache.mode={cache}", "evaluation=none", "logger=none"]
 

@@ -3,12 +3,14 @@
 import json
 import shutil
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from sdlora.world.portraits import EXAMPLE_IDENTITY_SEED, portrait
-from tests.smoke.conftest import SMALL, Train
+from tests.smoke.conftest import SMALL, Train, TrainHere
 from tests.unit.metrics.random_deepface import write_weights
 
 pytestmark = pytest.mark.slow
@@ -17,14 +19,26 @@ DRAW = ("sampling.num_steps=2", "sampling.num_prompts=2", "evaluation=none", "re
 
 
 @pytest.fixture(scope="module")
+def few(random_base: Path, pictures: Path) -> tuple[str, ...]:
+    """Overrides of a run of two steps."""
+    given = ("data.resolution=32", "trainer.max_steps=2")
+    return (*SMALL, *given, f"model.path={random_base}", f"data.root={pictures}")
+
+
+@pytest.fixture(scope="module")
 def run_folder(
-    train_process: Train, pictures: Path, tmp_path_factory: pytest.TempPathFactory
+    few: tuple[str, ...], train_here: TrainHere, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
+    """A run; read it, never write in it."""
     folder = tmp_path_factory.mktemp("run")
-    few = ("data.resolution=32", "trainer.max_steps=2", "scheduler=constant")
-    done = train_process(*SMALL, *few, f"data.root={pictures}", f"hydra.run.dir={folder}")
-    assert done.returncode == 0, done.stdout + done.stderr
+    train_here(*few, "scheduler=constant", f"hydra.run.dir={folder}")
     return folder
+
+
+@pytest.fixture
+def evaluate_here(train_here: TrainHere, random_base: Path) -> TrainHere:
+    """``evaluate.py`` in this process, on the random base."""
+    return partial(train_here, f"model.path={random_base}", evaluate=True)
 
 
 def pngs(folder: Path) -> dict[str, bytes]:
@@ -32,8 +46,9 @@ def pngs(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_run_and_its_files_draw_the_same(
-    run_folder: Path, train_process: Train, tmp_path: Path
+    run_folder: Path, train_process: Train, evaluate_here: TrainHere, tmp_path: Path
 ) -> None:
+    """The run in a process of its own, as a user does; the files in this one."""
     lora = run_folder / "lora"
     what = {
         "run": (f"run={run_folder}", "checkpoint=2"),
@@ -41,9 +56,12 @@ def test_a_run_and_its_files_draw_the_same(
         "off": (f"lora={lora / 'pytorch_lora_weights.safetensors'}", "lora_scale=0"),
     }
     for name, arguments in what.items():
-        here = f"hydra.run.dir={tmp_path / name}"
-        done = train_process(*arguments, *DRAW, here, script="evaluate.py")
-        assert done.returncode == 0, done.stdout + done.stderr
+        given = (*arguments, *DRAW, f"hydra.run.dir={tmp_path / name}")
+        if name == "run":
+            done = train_process(*given, script="evaluate.py")
+            assert done.returncode == 0, done.stdout + done.stderr
+        else:
+            evaluate_here(*given)
         report = json.loads((tmp_path / name / "report.json").read_text("utf-8"))
         assert set(report["scores"]) >= {"base", "LoRA"}
         assert (tmp_path / name / "grid.png").is_file()
@@ -55,41 +73,29 @@ def test_a_run_and_its_files_draw_the_same(
 
 
 def test_a_run_of_another_schedule_is_drawn_as_it_was_trained(
-    train_process: Train, pictures: Path, tmp_path: Path
+    few: tuple[str, ...], train_here: TrainHere, evaluate_here: TrainHere, tmp_path: Path
 ) -> None:
     """v-prediction and zero-terminal SNR on a base that has neither: the run's own pictures."""
-    few = ("data.resolution=32", "trainer.max_steps=2", "objective=zero_terminal_snr")
     run = tmp_path / "run"
-    done = train_process(*SMALL, *few, f"data.root={pictures}", f"hydra.run.dir={run}")
-    assert done.returncode == 0, done.stdout + done.stderr
-    here = f"hydra.run.dir={tmp_path / 'drawn'}"
-    done = train_process(f"run={run}", *DRAW, here, script="evaluate.py")
-    assert done.returncode == 0, done.stdout + done.stderr
+    train_here(*few, "objective=zero_terminal_snr", f"hydra.run.dir={run}")
+    evaluate_here(f"run={run}", *DRAW, f"hydra.run.dir={tmp_path / 'drawn'}")
     assert pngs(tmp_path / "drawn" / "lora") == pngs(run / "samples" / "last")
     assert pngs(tmp_path / "drawn" / "base") == pngs(run / "samples" / "base")
 
 
 def test_bad_input_stops_with_one_message(train_process: Train, tmp_path: Path) -> None:
-    stopped = train_process(
-        "lora=missing.safetensors", f"hydra.run.dir={tmp_path}", script="evaluate.py"
-    )
+    both = ("lora=a", "images=b", f"hydra.run.dir={tmp_path}")
+    stopped = train_process(*both, script="evaluate.py")
     assert stopped.returncode == 2
-    assert stopped.stderr.startswith("error: lora=missing.safetensors: no such file or folder")
+    assert stopped.stderr.startswith("error: images=['b']: is scored by itself, without lora=")
     assert len(stopped.stderr.splitlines()) == 2
 
 
 def test_checkpoints_and_strengths_share_one_load(
-    run_folder: Path, train_process: Train, tmp_path: Path
+    run_folder: Path, evaluate_here: TrainHere, tmp_path: Path
 ) -> None:
-    done = train_process(
-        f"run={run_folder}",
-        "checkpoint=all",
-        "lora_scale=0,1",
-        *DRAW,
-        f"run_dir={tmp_path}",
-        script="evaluate.py",
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    several = ("checkpoint=all", "lora_scale=0,1")
+    evaluate_here(f"run={run_folder}", *several, *DRAW, f"run_dir={tmp_path}")
     report = json.loads((tmp_path / "report.json").read_text("utf-8"))
     assert report["version"] == 2
     assert report["pictures"] == {
@@ -102,14 +108,11 @@ def test_checkpoints_and_strengths_share_one_load(
 
 
 def test_several_files_are_taken_off_again(
-    run_folder: Path, train_process: Train, tmp_path: Path
+    run_folder: Path, evaluate_here: TrainHere, tmp_path: Path
 ) -> None:
     lora = run_folder / "lora"
     files = (lora / "my_lora.safetensors", lora / "pytorch_lora_weights.safetensors")
-    done = train_process(
-        f"lora=[{','.join(map(str, files))}]", *DRAW, f"run_dir={tmp_path}", script="evaluate.py"
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    evaluate_here(f"lora=[{','.join(map(str, files))}]", *DRAW, f"run_dir={tmp_path}")
     report = json.loads((tmp_path / "report.json").read_text("utf-8"))
     first, second = (pngs(tmp_path / folder) for folder in list(report["pictures"].values())[1:])
     # the same LoRA twice: had the first stayed on the model, the second would come on top
@@ -117,7 +120,7 @@ def test_several_files_are_taken_off_again(
 
 
 def test_pictures_made_elsewhere_are_scored(
-    train_process: Train, repository: Path, tmp_path: Path
+    evaluate_here: TrainHere, repository: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "drawn"
     folder.mkdir()
@@ -128,13 +131,7 @@ def test_pictures_made_elsewhere_are_scored(
     copied = repository / "examples/portraits/portrait_07"
     shutil.copyfile(copied.with_suffix(".png"), folder / "copy.png")
     shutil.copyfile(copied.with_suffix(".txt"), folder / "copy.txt")
-    done = train_process(
-        f"images={folder}",
-        "data.root=examples/portraits",
-        f"run_dir={tmp_path / 'out'}",
-        script="evaluate.py",
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    evaluate_here(f"images={folder}", "data.root=examples/portraits", f"run_dir={tmp_path / 'out'}")
     report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     values = report["scores"]["pictures"]["values"]
     # drawings of the person with their own captions: as good as the held-out ones
@@ -152,23 +149,29 @@ def test_pictures_made_elsewhere_are_scored(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("lora=a", "images=b"), "error: images=['b']: is scored by itself, without lora="),
-        (("images=nowhere",), "error: images=nowhere: no such file or folder"),
-        ((), "error: run=None: give either run=RUN_FOLDER, lora=FILE or images=FOLDER"),
-        (("lora=pyproject.toml", "data.root=nowhere"), "error: data.root=nowhere: no such folder"),
-        (("lora=a", "lora_scale=nan"), "error: lora_scale=[nan]: must be finite numbers"),
+        (("lora=missing.safetensors",), "lora=missing.safetensors: no such file or folder"),
+        (("images=nowhere",), "images=nowhere: no such file or folder"),
+        ((), "run=None: give either run=RUN_FOLDER, lora=FILE or images=FOLDER"),
+        (("lora=pyproject.toml", "data.root=nowhere"), "data.root=nowhere: no such folder"),
+        (("lora=a", "lora_scale=nan"), "lora_scale=[nan]: must be finite numbers"),
     ],
 )
 def test_what_cannot_be_scored_is_said(
-    arguments: tuple[str, ...], message: str, train_process: Train, tmp_path: Path
+    arguments: tuple[str, ...],
+    message: str,
+    message_of: Callable[..., str],
+    random_base: Path,
+    tmp_path: Path,
 ) -> None:
-    stopped = train_process(*arguments, f"run_dir={tmp_path}", script="evaluate.py")
-    assert stopped.returncode == 2
-    assert stopped.stderr.startswith(message)
+    given = (*arguments, f"model.path={random_base}", f"run_dir={tmp_path}")
+    assert message_of(*given, evaluate=True).startswith(message)
 
 
 def test_the_homework_prints_its_three_numbers(
-    train_process: Train, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluate_here: TrainHere,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("DEEPFACE_HOME", str(tmp_path))
     monkeypatch.setenv("DEEPFACE_BACKEND_ENGINE", "pytorch")
@@ -180,7 +183,7 @@ def test_the_homework_prints_its_three_numbers(
             drawn = portrait(900_000 + seed, EXAMPLE_IDENTITY_SEED)
             drawn.image.resize((512, 512)).save(tmp_path / name / f"{seed}.png")
             (tmp_path / name / f"{seed}.txt").write_text(drawn.caption, "utf-8")
-    done = train_process(
+    evaluate_here(
         f"images={tmp_path / 'drawn'}",
         f"data.root={tmp_path / 'training'}",
         "evaluation=hw10",
@@ -188,10 +191,7 @@ def test_the_homework_prints_its_three_numbers(
         "evaluation.clip.options.model=tiny",
         "evaluation.image.options.model=tiny",
         f"run_dir={tmp_path / 'out'}",
-        script="evaluate.py",
-        environment={"DEEPFACE_HOME": str(tmp_path)},
     )
-    assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     values = report["scores"]["pictures"]["values"]
     assert values["hw10_faceless"] < 4
@@ -199,14 +199,17 @@ def test_the_homework_prints_its_three_numbers(
         f"Face Similarity Score: {values['hw10_face']} CLIP Score: {values['hw10_clip']} "
         f"Faceless Images: {values['hw10_faceless']}"
     )
-    assert printed in done.stdout
+    assert printed in capsys.readouterr().out
     # no adapter and no prompt file of the homework is needed to see the honest scores beside it
     assert 0 < values["face_distance"] <= 2
     assert values["kid"] is not None
 
 
 def test_a_training_picture_that_cannot_be_read_is_named(
-    train_process: Train, repository: Path, tmp_path: Path
+    evaluate_here: TrainHere,
+    repository: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for folder in ("training", "drawn"):
         (tmp_path / folder).mkdir()
@@ -214,13 +217,12 @@ def test_a_training_picture_that_cannot_be_read_is_named(
             shutil.copyfile(repository / "examples/portraits" / name, tmp_path / folder / name)
     broken = tmp_path / "training" / "portrait_02.png"
     broken.write_bytes(broken.read_bytes()[:300])
-    done = train_process(
+    evaluate_here(
         f"images={tmp_path / 'drawn'}",
         f"data.root={tmp_path / 'training'}",
         f"run_dir={tmp_path / 'out'}",
-        script="evaluate.py",
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "left out, since they cannot be read: portrait_02.png\n" in done.stdout
+    told = capsys.readouterr().out
+    assert "left out, since they cannot be read: portrait_02.png\n" in told
     report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     assert report["real_pictures"]["num_pictures"] == 1

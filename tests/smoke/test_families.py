@@ -2,12 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from tests.smoke.conftest import TrainHere
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +34,7 @@ def test_cached_training_is_that_of_decoded_pictures_and_is_scored(
     base: str,
     request: pytest.FixtureRequest,
     pictures: Path,
-    train_here: Callable[..., None],
+    train_here: TrainHere,
     tmp_path: Path,
 ) -> None:
     settings = (

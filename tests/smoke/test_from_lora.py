@@ -12,24 +12,29 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sdlora.export.__main__ import main
-from tests.smoke.conftest import SMALL, Train
+from tests.smoke.conftest import SMALL, TrainHere
 
 FILE = "pytorch_lora_weights.safetensors"
 
 
 @pytest.fixture(scope="module")
-def first_run(train_process: Train, pictures: Path, tmp_path_factory) -> Path:
+def first_run(
+    train_here: TrainHere,
+    random_base: Path,
+    pictures: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """Three steps unlike the defaults, on a set that may be moved."""
     folder = tmp_path_factory.mktemp("first")
     shutil.copytree(pictures, folder / "set")
-    done = train_process(
+    train_here(
         *SMALL,
+        f"model.path={random_base}",
         *("trainer.max_steps=3", "seed=5", "lora.r=3", "lora.alpha=7", "optim.unet_lr=1e-2"),
         *("optim.options.eps=1e-7", "export.name=mine", "checkpoint.every_n_steps=2"),
         f"data.root={folder / 'set'}",
         f"run_dir={folder / 'run'}",
     )
-    assert done.returncode == 0, done.stdout + done.stderr
     return folder / "run"
 
 
@@ -49,16 +54,18 @@ def with_header(file: Path, out: Path, **changed: object) -> Path:
 
 
 @pytest.mark.slow
-def test_it_gives_the_same_bits(first_run: Path, train_process: Train, tmp_path: Path) -> None:
+def test_it_gives_the_same_bits(
+    first_run: Path, train_here: TrainHere, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     file = first_run / "lora" / "mine.safetensors"
-    done = train_process(f"from_lora={file}", f"run_dir={tmp_path}")
-    assert done.returncode == 0, done.stdout + done.stderr
+    train_here(f"from_lora={file}", f"run_dir={tmp_path}")
+    told = capsys.readouterr().out
     before, after = lora(first_run), lora(tmp_path)
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
     assert any(value.abs().max() > 0 for key, value in before.items() if "lora_B" in key)
-    assert f"repeats {file}" in done.stdout
-    assert "note:" not in done.stdout
+    assert f"repeats {file}" in told
+    assert "note:" not in told
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.smoke.conftest import SMALL
+from tests.smoke.conftest import SMALL, TrainHere
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def kolors(random_kolors: Path, pictures: Path) -> tuple[str, ...]:
 
 
 def test_training_resume_export_and_drawing(
-    kolors: tuple[str, ...], train_here: Callable[..., None], tmp_path: Path
+    kolors: tuple[str, ...], train_here: TrainHere, tmp_path: Path
 ) -> None:
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     train_here(*kolors, "trainer.max_steps=2", f"run_dir={whole}")

@@ -2,16 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.smoke.conftest import SMALL
+from tests.smoke.conftest import SMALL, TrainHere
 
 pytestmark = pytest.mark.slow
-
-TrainHere = Callable[..., None]
 
 
 def states(sweep: Path) -> dict[str, str]:

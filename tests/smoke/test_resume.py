@@ -5,10 +5,11 @@ average, two learning rates, a schedule, noise of three draws, and pictures draw
 than the whole run's.
 """
 
+import errno
+import itertools
 import json
+import os
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file
 
-from tests.smoke.conftest import SMALL, Process, Train, write_pictures
+from sdlora.diffusion.objective import Objective
+from tests.smoke.conftest import SMALL, Process, Train, TrainHere, write_pictures
 
 pytestmark = pytest.mark.slow
 
@@ -26,15 +28,10 @@ LAST = 6
 
 
 @pytest.fixture(scope="module")
-def two_at_once() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(2) as pool:
-        yield pool
-
-
-@pytest.fixture(scope="module")
-def settings(pictures: Path) -> tuple[str, ...]:
+def settings(pictures: Path, random_base: Path) -> tuple[str, ...]:
     return (
         *SMALL,
+        f"model.path={random_base}",
         f"data.root={pictures}",
         f"trainer.max_steps={LAST}",
         "checkpoint.every_n_steps=2",
@@ -55,20 +52,12 @@ def settings(pictures: Path) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def whole(
-    settings: tuple[str, ...],
-    train_process: Train,
-    tmp_path_factory: pytest.TempPathFactory,
-    two_at_once: ThreadPoolExecutor,
-) -> Future[Path]:
-    """The run that was never stopped."""
+    settings: tuple[str, ...], train_here: TrainHere, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The run that was never stopped; read it, never write in it."""
     folder = tmp_path_factory.mktemp("whole")
-
-    def go() -> Path:
-        done = train_process(*settings, f"hydra.run.dir={folder}")
-        assert done.returncode == 0, done.stdout + done.stderr
-        return folder
-
-    return two_at_once.submit(go)
+    train_here(*settings, f"hydra.run.dir={folder}")
+    return folder
 
 
 def checkpoint(folder: Path, step: int = LAST) -> dict[str, Any]:
@@ -135,8 +124,10 @@ def test_stopped_and_resumed_ends_as_if_never_stopped(
     code: int,
     goes_on_from: str | None,
     settings: tuple[str, ...],
-    whole: Future[Path],
+    whole: Path,
     train_process: Train,
+    train_here: TrainHere,
+    capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
     stopped = stop(how, tmp_path, settings, train_process, "sampling.every_n_steps=1")
@@ -145,23 +136,27 @@ def test_stopped_and_resumed_ends_as_if_never_stopped(
     cut = list(tmp_path.rglob(".writing-*"))
     assert len(cut) == (1 if "KILL" in how and "step" not in how else 0)
 
-    resumed = train_process(f"resume={tmp_path}")
-    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    train_here(f"resume={tmp_path}")
+    told = capsys.readouterr().out
     if goes_on_from is None:
-        assert "no whole checkpoint yet; starting from step 0" in resumed.stdout
+        assert "no whole checkpoint yet; starting from step 0" in told
     else:
-        assert f"going on from {goes_on_from} of {LAST}" in resumed.stdout
+        assert f"going on from {goes_on_from} of {LAST}" in told
     assert not list(tmp_path.rglob(".writing-*"))
-    assert_same_end(tmp_path, whole.result())
+    assert_same_end(tmp_path, whole)
     assert_metrics_are_whole(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit"])
 def test_a_damaged_newest_checkpoint_is_passed_over(
-    damage: str, whole: Future[Path], train_process: Train, tmp_path: Path
+    damage: str,
+    whole: Path,
+    train_here: TrainHere,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     folder = tmp_path / "run"
-    shutil.copytree(whole.result(), folder)
+    shutil.copytree(whole, folder)
     shutil.rmtree(folder / "lora")
     (folder / "report.json").unlink()
     newest = folder / "checkpoints" / f"step_{LAST:07d}" / "trainer.ckpt"
@@ -169,74 +164,89 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
     content[len(content) // 2] ^= 1
     newest.write_bytes(content[:500] if damage == "cut" else content)
 
-    resumed = train_process(f"resume={folder}")
-    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert f"passed over {newest.parent}: trainer.ckpt is not what was written" in resumed.stdout
-    assert "going on from step 4" in resumed.stdout
-    assert_same_end(folder, whole.result())
+    train_here(f"resume={folder}")
+    told = capsys.readouterr().out
+    assert f"passed over {newest.parent}: trainer.ckpt is not what was written" in told
+    assert "going on from step 4" in told
+    assert_same_end(folder, whole)
 
 
 def test_a_finished_run_says_so_and_a_longer_one_goes_on(
-    whole: Future[Path], train_process: Train, tmp_path: Path
+    whole: Path, train_here: TrainHere, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    shutil.copytree(whole.result(), folder)
+    shutil.copytree(whole, folder)
     before = {path: path.stat().st_mtime_ns for path in (folder / "lora").rglob("*")}
-    again = train_process(f"resume={folder}")
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert f"{folder} is finished: all {LAST} steps are done" in again.stdout
+    train_here(f"resume={folder}")
+    assert f"{folder} is finished: all {LAST} steps are done" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in (folder / "lora").rglob("*")} == before
 
-    longer = train_process(f"resume={folder}", f"trainer.max_steps={LAST + 1}")
-    assert longer.returncode == 0, longer.stdout + longer.stderr
-    assert f"going on from step {LAST} of {LAST + 1}" in longer.stdout
+    train_here(f"resume={folder}", f"trainer.max_steps={LAST + 1}")
+    assert f"going on from step {LAST} of {LAST + 1}" in capsys.readouterr().out
     assert checkpoint(folder, LAST + 1)["global_step"] == LAST + 1
 
 
 def test_what_cannot_change_is_named(
-    whole: Future[Path],
+    whole: Path,
     message_of: Any,
     random_base: Path,
     garbage_base: Path,
     tmp_path: Path,
 ) -> None:
-    folder = whole.result()
-    begins = f"resume={folder}: cannot go on, since this changed:\n  "
-    told = message_of(f"resume={folder}", "lora.r=4", "optim.unet_lr=1e-5")
+    begins = f"resume={whole}: cannot go on, since this changed:\n  "
+    told = message_of(f"resume={whole}", "lora.r=4", "optim.unet_lr=1e-5")
     assert told.startswith(begins + "lora.r: was 8, now 4\n  optim.unet_lr: was 0.003, now 1e-05\n")
-    told = message_of(f"resume={folder}", f"model.path={garbage_base}")
+    told = message_of(f"resume={whole}", f"model.path={garbage_base}")
     assert told.startswith(begins + f"model.path: was '{random_base}', now '{garbage_base}'\n")
-    told = message_of(f"resume={folder}", f"data.root={write_pictures(tmp_path, 4)}")
+    told = message_of(f"resume={whole}", f"data.root={write_pictures(tmp_path, 4)}")
     assert told.startswith(begins + "data: its content has changed (SHA-256 ")
     assert told.splitlines()[2:] == [
         "    gone: picture_4.png",
         "Set it back, or start a new run.",
     ]
-    with FileLock(folder / ".lock"):
-        told = message_of(f"resume={folder}")
-    assert told.startswith(f"run_dir={folder}: another process is training in it; wait for it")
+    with FileLock(whole / ".lock"):
+        told = message_of(f"resume={whole}")
+    assert told.startswith(f"run_dir={whole}: another process is training in it; wait for it")
 
 
 def test_a_full_disk_costs_one_checkpoint(
-    settings: tuple[str, ...], whole: Future[Path], train_process: Train, tmp_path: Path
+    settings: tuple[str, ...],
+    whole: Path,
+    train_here: TrainHere,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
-    done = stop("FULL ckpt 4", tmp_path, settings, train_process)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "no checkpoint at step 4 ([Errno 28] No space left on device); training" in done.stdout
+    def full(source: Any, target: Any, real: Any = os.replace) -> None:
+        if Path(target).parts[-2:] == ("step_0000004", "trainer.ckpt"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    train_here(*settings, f"hydra.run.dir={tmp_path}")
+    told = capsys.readouterr().out
+    assert "no checkpoint at step 4 ([Errno 28] No space left on device); training" in told
     valid = [path.parent.name for path in (tmp_path / "checkpoints").glob("*/manifest.json")]
     assert sorted(valid) == ["step_0000002", "step_0000006"]
     assert not list(tmp_path.rglob(".writing-*"))
-    assert_same_end(tmp_path, whole.result())
+    assert_same_end(tmp_path, whole)
 
 
 def test_nan_stops_the_run_and_is_never_saved(
-    settings: tuple[str, ...], train_process: Train, tmp_path: Path
+    settings: tuple[str, ...],
+    message_of: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    stopped = stop("NAN step 4", tmp_path, settings, train_process)
-    assert stopped.returncode == 2
-    assert "Traceback" not in stopped.stderr
-    assert "error: the loss is nan at step 3 (pictures: picture_" in stopped.stderr
-    assert "lower optim.unet_lr" in stopped.stderr.replace("\n", " ")
+    micro_batches = itertools.count()  # two an optimizer step: those of step 4 are numbers 6 and 7
+
+    def loss(self: Objective, *given: torch.Tensor, real: Any = Objective.loss) -> torch.Tensor:
+        return real(self, *given) * (float("nan") if next(micro_batches) >= 6 else 1)
+
+    monkeypatch.setattr(Objective, "loss", loss)
+    told = message_of(*settings, f"hydra.run.dir={tmp_path}")
+    assert told.startswith("the loss is nan at step 3 (pictures: picture_")
+    assert "lower optim.unet_lr" in told.replace("\n", " ")
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_0000002"]
     assert all(torch.isfinite(w).all() for w in checkpoint(tmp_path, 2)["state_dict"].values())
     assert not (tmp_path / "lora").exists()

@@ -1,14 +1,13 @@
 """``train.py`` and ``evaluate.py`` on Stable Diffusion XL, both text encoders trained."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.smoke.conftest import SMALL
+from tests.smoke.conftest import SMALL, TrainHere
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +27,7 @@ def xl(random_xl: Path, pictures: Path) -> tuple[str, ...]:
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(
-    xl: tuple[str, ...], train_here: Callable[..., None], tmp_path: Path
+    xl: tuple[str, ...], train_here: TrainHere, tmp_path: Path
 ) -> None:
     train_here(*xl, "trainer.max_steps=2", f"run_dir={tmp_path / 'whole'}")
     train_here(*xl, "trainer.max_steps=1", f"run_dir={tmp_path / 'parted'}")
@@ -42,7 +41,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 
 
 def test_frozen_encoders_are_cached_and_the_lora_is_drawn_with(
-    xl: tuple[str, ...], train_here: Callable[..., None], tmp_path: Path
+    xl: tuple[str, ...], train_here: TrainHere, tmp_path: Path
 ) -> None:
     frozen = ("lora.text_encoder.method=frozen", "trainer.max_steps=1", "optim.unet_lr=1e-1")
     tensors = {}

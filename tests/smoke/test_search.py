@@ -11,11 +11,9 @@ optuna = pytest.importorskip("optuna", reason="optuna is not installed (the extr
 
 from sdlora.build import results  # noqa: E402
 from sdlora.sweep.search import NAME, storage_of  # noqa: E402
-from tests.smoke.conftest import SMALL  # noqa: E402
+from tests.smoke.conftest import SMALL, TrainHere  # noqa: E402
 
 pytestmark = pytest.mark.slow
-
-TrainHere = Callable[..., None]
 SCORED = ("evaluation=default", "evaluation.face=none", "evaluation.image=none")
 
 

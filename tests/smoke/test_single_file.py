@@ -1,6 +1,5 @@
 """``train.py`` on a checkpoint in one file gives what it gives on the same model in a folder."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,13 +8,13 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from tests.single_file import write_single_file
-from tests.smoke.conftest import SMALL
+from tests.smoke.conftest import SMALL, TrainHere
 
 pytestmark = pytest.mark.slow
 
 
 def test_the_lora_is_that_of_the_same_model_in_a_folder(
-    random_base: Path, pictures: Path, train_here: Callable[..., None], tmp_path: Path
+    random_base: Path, pictures: Path, train_here: TrainHere, tmp_path: Path
 ) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(random_base, safety_checker=None)
     file = write_single_file(tmp_path / "model.safetensors", pipeline, open_clip=False)

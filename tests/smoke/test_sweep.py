@@ -16,13 +16,11 @@ from safetensors.torch import load_file
 
 from sdlora.build import keeping
 from sdlora.callbacks.stopping import StopSignals
-from tests.smoke.conftest import SMALL, Train
+from tests.smoke.conftest import SMALL, Train, TrainHere
 
 pytestmark = pytest.mark.slow
 
 STEPS = 3
-
-TrainHere = Callable[..., None]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.smoke.conftest import SMALL
+from tests.smoke.conftest import SMALL, TrainHere
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ def settings(pictures: Path) -> tuple[str, ...]:
 
 def test_a_word_alone_resumes_and_is_scored(
     settings: tuple[str, ...],
-    train_here: Callable[..., None],
+    train_here: TrainHere,
     random_base: Path,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
@@ -68,7 +68,7 @@ def test_a_word_alone_resumes_and_is_scored(
 
 def test_the_best_step_of_a_word_alone_is_its_embeddings(
     settings: tuple[str, ...],
-    train_here: Callable[..., None],
+    train_here: TrainHere,
     random_base: Path,
     tmp_path: Path,
 ) -> None:
@@ -82,7 +82,7 @@ def test_the_best_step_of_a_word_alone_is_its_embeddings(
 
 def test_pivotal_tuning_writes_both_files(
     settings: tuple[str, ...],
-    train_here: Callable[..., None],
+    train_here: TrainHere,
     random_base: Path,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,

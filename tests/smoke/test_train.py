@@ -3,6 +3,7 @@
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -16,7 +17,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.smoke.conftest import SMALL, Train, write_pictures
+from tests.smoke.conftest import SMALL, Train, TrainHere, write_pictures
+
+
+@pytest.fixture(scope="module")
+def small(random_base: Path) -> tuple[str, ...]:
+    """Overrides of a small run on the random base."""
+    return (*SMALL, f"model.path={random_base}", "data.resolution=32")
 
 
 def test_help_lists_groups_and_the_ten_most_used_keys(train_process: Train) -> None:
@@ -179,31 +186,31 @@ def test_a_run_writes_everything_that_it_promises(
     ids=["prodigy", "overfit", "objective", "uncached", "teacher", "bf16", "experiment"],
 )
 def test_other_settings_run_to_the_end(
-    arguments: tuple[str, ...], train_process: Train, pictures: Path, tmp_path: Path
+    arguments: tuple[str, ...],
+    small: tuple[str, ...],
+    train_here: TrainHere,
+    pictures: Path,
+    tmp_path: Path,
 ) -> None:
     data = () if "experiment=tiny_base" in arguments else (f"data.root={pictures}",)
-    few = ("data.resolution=32", "trainer.max_steps=2", f"hydra.run.dir={tmp_path}")
-    done = train_process(*SMALL, *data, *few, *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
+    train_here(*small, *data, "trainer.max_steps=2", f"hydra.run.dir={tmp_path}", *arguments)
     result = "pipeline" if "experiment=tiny_base" in arguments else "lora"
     assert (tmp_path / result).is_dir()
 
 
 @pytest.mark.slow
 def test_a_sweep_makes_a_folder_for_each_combination(
-    train_process: Train, pictures: Path, tmp_path: Path
+    small: tuple[str, ...], train_here: TrainHere, pictures: Path, tmp_path: Path
 ) -> None:
-    done = train_process(
-        *SMALL,
+    train_here(
+        *small,
         "-m",
         "lora.r=2,4",
         "optim.unet_lr=1e-3,1e-4",
         "trainer.max_steps=1",
-        "data.resolution=32",
         f"data.root={pictures}",
         f"hydra.sweep.dir={tmp_path}",
     )
-    assert done.returncode == 0, done.stdout + done.stderr
     folders = {path.name: path for path in tmp_path.iterdir() if path.is_dir()}
     rates = {"0.001": 1e-3, "0.0001": 1e-4}
     assert set(folders) == {f"lora.r={r},optim.unet_lr={lr}" for r in (2, 4) for lr in rates}
@@ -233,21 +240,23 @@ def test_a_failing_run_of_a_sweep_is_named_and_the_others_go_on(
 
 @pytest.mark.slow
 def test_a_broken_picture_stops_the_run_or_is_left_out_by_name(
-    train_process: Train, tmp_path: Path
+    small: tuple[str, ...],
+    train_here: TrainHere,
+    message_of: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     write_pictures(folder)
     broken = folder / "picture_2.png"
     broken.write_bytes(broken.read_bytes()[:200])
-    few = (*SMALL, f"data.root={folder}", "data.resolution=32", "trainer.max_steps=1")
-    stopped = train_process(*few, f"hydra.run.dir={tmp_path}/raise")
-    assert stopped.returncode == 2
-    assert "picture_2.png" in stopped.stderr
-    assert "data.on_error=skip" in stopped.stderr
-    done = train_process(*few, f"hydra.run.dir={tmp_path}/skip", "data.on_error=skip")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "left out: picture_2.png: cannot be decoded" in done.stdout
+    few = (*small, f"data.root={folder}", "trainer.max_steps=1")
+    told = message_of(*few, f"hydra.run.dir={tmp_path}/raise")
+    assert "picture_2.png" in told
+    assert "data.on_error=skip" in told
+    train_here(*few, f"hydra.run.dir={tmp_path}/skip", "data.on_error=skip")
+    assert "left out: picture_2.png: cannot be decoded" in capsys.readouterr().out
     sheet = json.loads((tmp_path / "skip" / "dataset.json").read_text("utf-8"))
     assert [picture["name"] for picture in sheet["pictures"]] == [
         f"picture_{number}.png" for number in (0, 1, 3, 4)
@@ -255,31 +264,40 @@ def test_a_broken_picture_stops_the_run_or_is_left_out_by_name(
 
 
 @pytest.mark.slow
-def test_a_hundred_real_photos(train_process: Train, repository: Path, tmp_path: Path) -> None:
+def test_a_hundred_real_photos(
+    random_base: Path,
+    train_here: TrainHere,
+    repository: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
     shared = Path(os.environ.get("SDLORA_SHARED", repository.parent / "shared"))
     photos = shared / "data" / "hw10" / "photos"
     if not photos.is_dir():
         pytest.skip(f"the photos are not here ({photos})")
-    done = train_process(
+    train_here(
         *SMALL,
+        f"model.path={random_base}",
         f"data.root={photos}",
         f"sampling.prompts={photos.parent}/prompts/validation_prompt.txt",
         "trainer.max_steps=2",
         f"hydra.run.dir={tmp_path}",
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "100 pictures, 100 samples an epoch" in done.stdout
+    assert "100 pictures, 100 samples an epoch" in capsys.readouterr().out
     assert (tmp_path / "lora" / "pytorch_lora_weights.safetensors").is_file()
 
 
 @pytest.mark.slow
 def test_class_pictures_are_drawn_and_train_along(
-    train_process: Train, pictures: Path, tmp_path: Path
+    small: tuple[str, ...],
+    train_here: TrainHere,
+    pictures: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
-    done = train_process(
-        *SMALL,
+    train_here(
+        *small,
         f"data.root={pictures}",
-        "data.resolution=32",
         "data.prior.mode=class",
         "data.prior.prompt=a picture",
         "data.prior.num_pictures=2",
@@ -287,8 +305,7 @@ def test_class_pictures_are_drawn_and_train_along(
         "trainer.max_steps=2",
         f"hydra.run.dir={tmp_path}",
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 class pictures are drawn by the base into" in done.stdout
+    assert "2 class pictures are drawn by the base into" in capsys.readouterr().out
     assert len(list((tmp_path / "class_pictures").glob("*.png"))) == 2
     sheet = json.loads((tmp_path / "dataset.json").read_text("utf-8"))
     kinds = [(item["caption"], item["loss_weight"], item["repeats"]) for item in sheet["pictures"]]
@@ -297,7 +314,11 @@ def test_class_pictures_are_drawn_and_train_along(
 
 
 def test_the_check_alone_decodes_everything_and_trains_nothing(
-    train_process: Train, tmp_path: Path
+    small: tuple[str, ...],
+    train_here: TrainHere,
+    message_of: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -305,24 +326,28 @@ def test_the_check_alone_decodes_everything_and_trains_nothing(
     broken = folder / "picture_2.png"
     broken.write_bytes(broken.read_bytes()[:200])
     (folder / "lost.txt").write_text("no picture", "utf-8")
-    arguments = ("check=true", f"data.root={folder}", "data.resolution=32")
-    checked = train_process(*arguments, f"hydra.run.dir={tmp_path}/check")
-    assert checked.returncode == 2
-    assert "error: 2 finding(s) stand in the way of training:" in checked.stderr
-    assert "lost.txt" in checked.stderr
-    assert "picture_2.png: cannot be decoded" in checked.stderr
+    arguments = (*small, "check=true", f"data.root={folder}")
+    told = message_of(*arguments, f"hydra.run.dir={tmp_path}/check")
+    assert told.startswith("2 finding(s) stand in the way of training:")
+    assert "lost.txt" in told
+    assert "picture_2.png: cannot be decoded" in told
     assert (tmp_path / "check" / "contact_sheet.png").is_file()
     assert not (tmp_path / "check" / "checkpoints").exists()
     broken.unlink()
     broken.with_suffix(".txt").unlink()
     (folder / "lost.txt").unlink()
-    sound = train_process(*arguments, f"hydra.run.dir={tmp_path}/sound")
-    assert sound.returncode == 0, sound.stdout + sound.stderr
-    assert "4 pictures, 4 samples an epoch" in sound.stdout
+    train_here(*arguments, f"hydra.run.dir={tmp_path}/sound")
+    assert "4 pictures, 4 samples an epoch" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_every_sort_of_source_trains(train_process: Train, pictures: Path, tmp_path: Path) -> None:
+def test_every_sort_of_source_trains(
+    small: tuple[str, ...],
+    train_here: TrainHere,
+    pictures: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
     """An archive in buckets with tags and masks, then the same pictures as a streamed set."""
     packed = tmp_path / "pictures.zip"
     with zipfile.ZipFile(packed, "w") as archive:
@@ -331,8 +356,8 @@ def test_every_sort_of_source_trains(train_process: Train, pictures: Path, tmp_p
         mask = BytesIO()
         Image.new("L", (40, 40), 255).save(mask, "PNG")
         archive.writestr("set/picture_1.mask.png", mask.getvalue())
-    few = (*SMALL, "data.resolution=32", "trainer.max_steps=3")
-    done = train_process(
+    few = (*small, "trainer.max_steps=3")
+    train_here(
         *few,
         f"data.root={packed}",
         "data.buckets.mode=auto",
@@ -342,7 +367,6 @@ def test_every_sort_of_source_trains(train_process: Train, pictures: Path, tmp_p
         "data.flip=true",
         f"hydra.run.dir={tmp_path}/zip",
     )
-    assert done.returncode == 0, done.stdout + done.stderr
     sheet = json.loads((tmp_path / "zip" / "dataset.json").read_text("utf-8"))
     assert [item["has_mask"] for item in sheet["pictures"]] == [False, True, False, False, False]
 
@@ -351,7 +375,7 @@ def test_every_sort_of_source_trains(train_process: Train, pictures: Path, tmp_p
         table["image"].append({"bytes": path.read_bytes(), "path": None})
         table["text"].append(path.with_suffix(".txt").read_text("utf-8"))
     pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "set.parquet")
-    done = train_process(
+    train_here(
         *few,
         "data=hub",
         f"data.root={tmp_path}/set.parquet",
@@ -360,6 +384,5 @@ def test_every_sort_of_source_trains(train_process: Train, pictures: Path, tmp_p
         "data.batch_size=2",
         f"hydra.run.dir={tmp_path}/hub",
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "the set is streamed; this tells of its first 5 rows" in done.stdout
+    assert "the set is streamed; this tells of its first 5 rows" in capsys.readouterr().out
     assert (tmp_path / "hub" / "lora" / "pytorch_lora_weights.safetensors").is_file()

@@ -7,6 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from sdlora.build.run_settings import with_run_settings
 from sdlora.command_line import (
     CONF,
     flags_first,
@@ -17,7 +18,6 @@ from sdlora.command_line import (
     register_schemas,
     resumed_arguments,
     to_typed,
-    with_run_settings,
 )
 from sdlora.composition_errors import unknown_keys
 from sdlora.config import EvaluateConfig, TrainConfig

@@ -13,6 +13,7 @@ PACKAGE = REPOSITORY / "sdlora"
 LEVELS = {
     "sdlora": 0,  # the version
     "sdlora.config": 0,
+    "sdlora.config_captions": 0,
     "sdlora.config_data": 0,
     "sdlora.config_evaluation": 0,
     "sdlora.config_lora": 0,
@@ -67,6 +68,7 @@ LEVELS = {
 }
 SEES_CONFIG = (
     "sdlora.config",
+    "sdlora.config_captions",
     "sdlora.config_data",
     "sdlora.config_evaluation",
     "sdlora.config_lora",

@@ -26,6 +26,7 @@ def write_events(folder: Path, face: float, has_best: bool = True) -> None:
     best = Best(10, Scores(1, {"face_distance": face / 2})) if has_best else None
     job = SimpleNamespace(
         folder=folder,
+        specs={"unet": None},  # so it is a LoRA
         trainer=SimpleNamespace(loggers=[logger]),
         evaluate=SimpleNamespace(best=SimpleNamespace(best=best)),
     )

@@ -114,9 +114,10 @@ def test_what_is_there_is_not_downloaded_again(home):
 @pytest.mark.slow
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="the shared photos are not on this machine")
 def test_faces_of_real_photos(home):
-    images = [Image.open(path) for path in sorted(PHOTOS.glob("*.jpg"))]
-    assert len(images) == 100
-    assert DeepFaceModel("GhostFaceNet", "opencv").embed(images).found.sum() >= 94
+    paths = sorted(PHOTOS.glob("*.jpg"))
+    assert len(paths) == 100
+    images = [Image.open(path) for path in paths[::2]]  # half of them: each takes 0.2 s
+    assert DeepFaceModel("GhostFaceNet", "opencv").embed(images).found.sum() >= 47
 
 
 class FakeDeepFace:
