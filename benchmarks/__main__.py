@@ -19,7 +19,6 @@ from benchmarks.cases import GROUPS, Case, chosen_cases
 from benchmarks.measuring import measure
 from benchmarks.results import Result, earlier, machine, publish, show
 from benchmarks.table import HEADERS, NOT_MEASURED, cells
-
 from sdlora.program import settle_libraries
 
 

@@ -37,6 +37,34 @@ MATMUL_SIDE = {"cuda": 8192, "cpu": 1024}
 MATMUL_TIMES = 20
 
 
+class Turns:
+    """Loops by row, each asked in turn; one that failed is not asked again.
+
+    Attributes:
+        failed: Row -> why.
+    """
+
+    def __init__(self) -> None:
+        self._runners: dict[str, Runner] = {}
+        self.failed: dict[str, str] = {}
+
+    def add(self, row: str, runner: Runner) -> None:
+        """A loop more; it is ready when this returns, so that no two fill the cache at once."""
+        self._runners[row] = runner
+        self.take(FIRST, [row])
+
+    def take(self, order: Order, rows: Iterable[str] | None = None) -> dict[str, Window]:
+        """One window of each row, or of those named."""
+        found = {}
+        for row in self._runners if rows is None else rows:
+            if row not in self.failed:
+                try:
+                    found[row] = self._runners[row].run(order)
+                except RowError as error:
+                    self.failed[row] = str(error)
+        return found
+
+
 def measure(
     case: Case, num_windows: int, num_steps: int, scratch: Path, bases: Path
 ) -> tuple[dict[str, Measured | str], Ceiling | None]:
@@ -53,43 +81,25 @@ def measure(
         By row, what was measured or why it failed; and the ceiling, if the floor did not fail.
     """
     overrides = [*case.overrides, *_inputs(case, scratch, bases)]
-    seen: dict[str, list[Window]] = {}
-    failed: dict[str, str] = {}
+    turns = Turns()
     with ExitStack() as stack:
-        runners: dict[str, Runner] = {}
-
-        def turn(order: Order, names: Iterable[str] = case.rows) -> dict[str, Window]:
-            found = {}
-            for name in names:
-                if name not in failed:
-                    try:
-                        found[name] = runners[name].run(order)
-                    except RowError as error:
-                        failed[name] = str(error)
-            return found
-
-        for name in case.rows:
-            loop, other = LOOPS[name]
-            arguments = ([*overrides, *other], scratch / name)
-            runners[name] = stack.enter_context(Runner(loop, arguments, case.device))
-            turn(FIRST, [name])  # one after the other: the cache that the first fills, others read
-        for _ in range(num_windows):
-            for name, window in turn(Order(num_steps)).items():
-                seen.setdefault(name, []).append(window)
-        waits = turn(Order(WATCHED_STEPS, SYNCS))
-        flops = turn(Order(1, FLOPS))
-    rows: dict[str, Measured | str] = {}
-    for name in case.rows:
-        if name in failed:
-            rows[name] = failed[name]
-            continue
-        peak_mib = max(window.peak_memory_mib for window in seen[name])
-        step_s = [window.step_s for window in seen[name]]
-        rows[name] = Measured(step_s, peak_mib, waits[name].count)
+        for number, row in enumerate(case.rows):
+            loop, other = LOOPS[row]
+            arguments = ([*overrides, *other], scratch / f"run_{number}")
+            turns.add(row, stack.enter_context(Runner(loop, arguments, case.device)))
+        timed = [turns.take(Order(num_steps)) for _ in range(num_windows)]
+        waits = turns.take(Order(WATCHED_STEPS, SYNCS))
+        flops = turns.take(Order(1, FLOPS), ["floor"])
+    rows: dict[str, Measured | str] = dict(turns.failed)
+    for row in case.rows:
+        if row not in turns.failed:
+            windows = [turn[row] for turn in timed]
+            peak_mib = max(window.peak_memory_mib for window in windows)
+            rows[row] = Measured([w.step_s for w in windows], peak_mib, waits[row].count)
     ceiling = None
     if "floor" in flops:
         ceiling = Ceiling(flops["floor"].count, matmul_flop_per_s(case.device, case.precision))
-    return rows, ceiling
+    return {row: rows[row] for row in case.rows}, ceiling
 
 
 def _inputs(case: Case, scratch: Path, bases: Path) -> list[str]:

@@ -77,11 +77,13 @@ def earlier(result: Result) -> Result:
 
 
 def publish(result: Result) -> None:
-    """Write the JSON file, and the table at its place on the page.
+    """Write the JSON file, and the table at its place on the page; nothing of nothing measured.
 
     Raises:
         ValueError: If the page has no such place.
     """
+    if not result.measured:
+        return
     RESULTS.mkdir(exist_ok=True)
     write_json(RESULTS / f"{result.name}.json", asdict(result))
     write_text(PAGE, with_table(PAGE.read_text("utf-8"), result))

@@ -1,17 +1,20 @@
 """The rows of the table that train with this project: the floor, and our step through Lightning."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from benchmarks.jobs import job
 from sdlora.build import training
 from sdlora.build.job import TrainingJob
+from sdlora.data.dataset import Batch
+from sdlora.models.family import Family
 from sdlora.progress import Progress
 
 Windows = Iterator[None]
@@ -32,15 +35,29 @@ def floor(overrides: list[str], run: Path, windows: Windows) -> None:
     eps = torch.randn_like(z_0)
     t = torch.randint(module.objective.noise.num_train_timesteps, (len(z_0),), device=z_0.device)
     z_t = module.objective.noise.add(z_0, eps, t)
+    predict = prediction_of(family, batch, z_t, t)
     for _ in windows:
         with built.trainer.strategy.precision_plugin.forward_context():
-            embeddings = batch.embeddings
-            if embeddings is None:
-                embeddings = family.encode_prompts(batch.token_ids)
-            loss = mse_loss(family.denoise(z_t, t, embeddings, batch.sizes), eps)
+            loss = mse_loss(predict(), eps)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+
+
+def prediction_of(family: Family, batch: Batch, z_t: Tensor, t: Tensor) -> Callable[[], Tensor]:
+    """The UNet alone, called as it is for this batch; before it the text encoder, if it trains."""
+    embeddings = batch.embeddings
+    if embeddings is None:
+        return lambda: family.denoise(z_t, t, family.encode_prompts(batch.token_ids), batch.sizes)
+    calls: list[tuple[Any, Any]] = []
+    hook = family.unet.register_forward_pre_hook(
+        lambda module, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+    )
+    with torch.no_grad():
+        family.denoise(z_t, t, embeddings, batch.sizes)
+    hook.remove()
+    [(arguments, named)] = calls
+    return lambda: family.unet(*arguments, **named).sample.float()
 
 
 def ours(overrides: list[str], run: Path, windows: Windows) -> None:

@@ -25,9 +25,12 @@ from sdlora.program import settle_libraries
 WARM_STEPS = 2
 """Steps before the clock starts, at each turn: other loops have had the caches meanwhile."""
 
-HOST_WAITS = ("aten::_local_scalar_dense", "cudaStreamSynchronize", "cudaEventSynchronize")
-"""What the profiler calls the moments at which the processor waits for the GPU. On the CPU only the
-first occurs: a number is read out of a tensor, which would be such a moment on a GPU."""
+HOST_WAITS = {
+    "cuda": ("cudaStreamSynchronize", "cudaEventSynchronize"),
+    "cpu": ("aten::_local_scalar_dense",),
+}
+"""What the profiler calls the moments at which the processor waits for the GPU. On the CPU: numbers
+read out of tensors, which would be such moments if the tensors were a GPU's."""
 
 TIME, SYNCS, FLOPS = "time", "syncs", "flops"
 
@@ -61,7 +64,7 @@ def windows(connection: Connection, device: torch.device) -> Iterator[None]:
         wait_for(device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        watcher = _WATCHERS[order.watch]()
+        watcher = _WATCHERS[order.watch](device)
         with watcher:
             began = time.perf_counter()
             for _ in range(order.num_steps):
@@ -92,6 +95,8 @@ def wait_for(device: torch.device) -> None:
 class _Clock:
     """Watches nothing: the time is taken in any case."""
 
+    def __init__(self, device: torch.device) -> None: ...
+
     def __enter__(self) -> Self:
         return self
 
@@ -102,11 +107,14 @@ class _Clock:
 
 
 class _HostWaits:
-    def __enter__(self) -> Self:
+    def __init__(self, device: torch.device) -> None:
+        self._names = HOST_WAITS[device.type]
         kinds = [ProfilerActivity.CPU]
-        if torch.cuda.is_available():
+        if device.type == "cuda":
             kinds.append(ProfilerActivity.CUDA)
         self._profile = profile(activities=kinds)
+
+    def __enter__(self) -> Self:
         self._profile.__enter__()
         return self
 
@@ -114,12 +122,14 @@ class _HostWaits:
         self._profile.__exit__(*error)
 
     def count(self) -> float:
-        return sum(e.count for e in self._profile.key_averages() if e.key in HOST_WAITS)
+        return sum(e.count for e in self._profile.key_averages() if e.key in self._names)
 
 
 class _Flops:
-    def __enter__(self) -> Self:
+    def __init__(self, device: torch.device) -> None:
         self._counter = FlopCounterMode(display=False)
+
+    def __enter__(self) -> Self:
         self._counter.__enter__()
         return self
 
@@ -130,7 +140,7 @@ class _Flops:
         return float(self._counter.get_total_flops())
 
 
-_WATCHERS: dict[str, Callable[[], _Clock | _HostWaits | _Flops]] = {
+_WATCHERS: dict[str, Callable[[torch.device], _Clock | _HostWaits | _Flops]] = {
     TIME: _Clock,
     SYNCS: _HostWaits,
     FLOPS: _Flops,
