@@ -46,10 +46,11 @@ def main() -> None:
         built = job(given, Path(scratch) / "run", Progress(enabled=False))
         for what, ways in ways_of(built, Path(scratch)).items():
             rates[what] = by_turns(ways, options.repeats, built)
+    command = f"python -m benchmarks.pictures --repeats {options.repeats}"
+    command = f"{command} --prompts {options.prompts}"
     result = Result(
         name="pictures",
-        command=f"python -m benchmarks.pictures --repeats {options.repeats} --prompts "
-        f"{options.prompts}",
+        command=" ".join([command, *overrides]),
         machine=machine(),
         headers=HEADERS,
         rows=[row for what, ways in rates.items() for row in cells(what, ways)],

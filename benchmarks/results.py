@@ -4,6 +4,7 @@ import json
 import os
 import platform
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from sdlora.build.parts import versions
 from sdlora.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "speed.md"
+LIBRARIES = ("torch", "lightning", "diffusers", "transformers", "peft", "accelerate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +46,14 @@ def machine() -> dict[str, str]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     processor = f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads"
     system = f"{platform.system()} {platform.machine()}"
-    return {"device": device, "processor": processor, "system": system, **versions()}
+    known = {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    return {"device": device, "processor": processor, "system": system, **known}
 
 
 def headline(result: Result) -> str:
     """The machine and versions in a line."""
     known = result.machine
-    named = ("torch", "lightning", "diffusers", "transformers", "peft", "python")
-    at = ", ".join(f"{name} {known[name]}" for name in named)
+    at = ", ".join(f"{name} {known[name]}" for name in (*LIBRARIES, "python"))
     return f"{known['device']}, {known['processor']}, {known['system']}; {at}"
 
 

@@ -36,9 +36,10 @@ def main() -> None:
                 times.setdefault(key, []).append(first_step_s(Path(cache), overrides))
             key = ("the same, one base picture, no scores", "cache")
             times.setdefault(key, []).append(first_step_s(Path(cache), [*UNDRAWN, *overrides]))
+    command = f"python -m benchmarks.start --repeats {options.repeats}"
     result = Result(
         name="start",
-        command=f"python -m benchmarks.start --repeats {options.repeats}",
+        command=" ".join([command, *overrides]),
         machine=machine(),
         headers=HEADERS,
         rows=[
