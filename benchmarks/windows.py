@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context, set_start_method
 from multiprocessing.connection import Connection
 from os import devnull
 from types import TracebackType
@@ -201,6 +201,8 @@ class Runner:
 def _run(connection: Connection, loop: Loop, arguments: tuple[object, ...], device: str) -> None:
     with open(devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         settle_libraries()
+        # a spawned process would spawn the workers of its data loaders too, which is slow
+        set_start_method(get_all_start_methods()[0], force=True)
         try:
             loop(*arguments, windows(connection, torch.device(device)))
         except Exception as error:
