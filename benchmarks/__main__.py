@@ -1,69 +1,84 @@
-"""Time of a training step with and without cached latents, by running ``train.py``; one table."""
+"""Time, memory and host waits of a training step, against the floor and against others' loops.
+
+Each row of a case is a loop in a process of its own; they take turns in windows of some steps, so
+that the noise of the machine meets all alike. A step's time is the median of the windows. Cases of
+a GPU are not measured where there is none.
+"""
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from omegaconf import OmegaConf
-from rich.console import Console
-from rich.table import Table
+import torch
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-VARIANTS = {"with cache": "data.cache=disk", "without cache": "data.cache=off"}
+from benchmarks.cases import GROUPS, Case, chosen_cases
+from benchmarks.measuring import measure
+from benchmarks.results import Result, earlier, machine, publish, show
+from benchmarks.table import HEADERS, NOT_MEASURED, cells
+from sdlora.program import settle_libraries
 
 
 def main() -> None:
-    """Measure each variant and print the table."""
+    """Measure the cases, print their tables last, and write them if asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--steps", type=int, default=60, help="timed optimizer steps")
-    arguments, overrides = parser.parse_known_args()
-    table = Table(title=f"{arguments.steps} optimizer steps, {os.cpu_count()} CPU cores")
-    for heading in ("", "ms a step", "pictures a second", "peak memory, MiB"):
-        table.add_column(heading, justify="right" if heading else "left")
-    for name, override in VARIANTS.items():
-        step_ms, pictures_per_s, memory_mib = measure(arguments.steps, [override, *overrides])
-        table.add_row(name, f"{step_ms:.0f}", f"{pictures_per_s:.1f}", f"{memory_mib:.0f}")
-    Console().print(table)
+    known = ", ".join(GROUPS)
+    parser.add_argument("--cases", default=",".join(GROUPS), help=f"of {known}, or single cases")
+    parser.add_argument("--windows", type=int, default=7, help="turns of each row")
+    parser.add_argument("--steps", type=int, default=12, help="timed steps of a window")
+    parser.add_argument("--bases", type=Path, help="keep random bases here; 2 to 7 GiB each")
+    parser.add_argument("--write", action="store_true", help="into docs/speed.md and results/")
+    options = parser.parse_args()
+    try:
+        chosen = chosen_cases(options.cases)
+    except ValueError as error:
+        sys.exit(str(error))
+    settle_libraries()
+    results = []
+    for group, cases in chosen.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            os.environ["SDLORA_CACHE"] = str(Path(scratch) / "cache")
+            results.append(_result(group, cases, options, Path(scratch)))
+        if options.write:
+            publish(results[-1])
+    for result in results:
+        show(result)
 
 
-def measure(num_steps: int, overrides: list[str]) -> tuple[float, float, float]:
-    """Run ``train.py`` for twice as many steps and read the second half's numbers.
-
-    Args:
-        num_steps: Optimizer steps that are timed.
-        overrides: Further arguments of ``train.py``.
-
-    Returns:
-        Milliseconds a step, pictures a second, largest memory so far in MiB.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        few_pictures = [
-            "evaluation=none",
-            "sampling.num_prompts=1",
-            "sampling.num_steps=1",
-            "sampling.every_n_steps=0",
-            "checkpoint.every_n_steps=0",
-        ]
-        command = [
-            sys.executable,
-            str(REPOSITORY / "train.py"),
-            f"trainer.max_steps={2 * num_steps}",
-            f"trainer.log_every_n_steps={num_steps}",
-            f"hydra.run.dir={folder}",
-            *few_pictures,
-            *overrides,
-        ]
-        subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
-        lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        trained = [entry for entry in map(json.loads, lines) if "train/images_per_s" in entry][-1]
-        config = OmegaConf.load(Path(folder) / ".hydra" / "config.yaml")
-    pictures = config.data.batch_size * config.trainer.accumulate_grad_batches
-    rate = trained["train/images_per_s"]
-    return 1000 * pictures / rate, rate, trained["train/peak_memory_mib"]
+def _result(
+    group: str, cases: Sequence[Case], options: argparse.Namespace, scratch: Path
+) -> Result:
+    """A group's table; cases that are not asked for are as they were on this machine."""
+    command = f"python -m benchmarks --cases {group} --windows {options.windows}"
+    result = Result(
+        name=group,
+        command=f"{command} --steps {options.steps}",
+        machine=machine(),
+        headers=HEADERS,
+    )
+    before = earlier(result)
+    for case in GROUPS[group]:
+        nothing = [(case.name, "", NOT_MEASURED, *("",) * (len(HEADERS) - 3))]
+        if case not in cases or (case.device == "cuda" and not torch.cuda.is_available()):
+            known = [row for row in before.rows if row[0] == case.name]
+            result.rows.extend(known or nothing)
+            if case.name in before.measured:
+                result.measured[case.name] = before.measured[case.name]
+            continue
+        print(f"{case.name} ...", flush=True)
+        bases = options.bases or scratch / "bases"
+        rows, ceiling = measure(case, options.windows, options.steps, scratch / case.name, bases)
+        result.rows.extend(cells(case.name, case.batch_size, rows, ceiling))
+        result.measured[case.name] = {
+            "rows": {
+                name: row if isinstance(row, str) else asdict(row) for name, row in rows.items()
+            },
+            "ceiling": None if ceiling is None else asdict(ceiling),
+        }
+    return result
 
 
 if __name__ == "__main__":

@@ -28,6 +28,10 @@ from PIL import Image, ImageEnhance
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.jobs import job
+from sdlora.build.job import TrainingJob
+from sdlora.progress import Progress
+
 BATCH = 8
 DRAWN = 200
 """So many portraits are drawn; the others are these, shifted and brightened: all files differ."""
@@ -94,12 +98,12 @@ def _start(folder: Path, index: Path) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
-def write_folder(folder: Path, num_pictures: int) -> None:
+def write_folder(folder: Path, num_pictures: int, side_px: int = 64) -> None:
     """Write drawn pictures, each of other bytes, with captions."""
     from sdlora.world.portraits import portrait
 
     folder.mkdir(parents=True)
-    drawn = [portrait(seed) for seed in range(min(DRAWN, num_pictures))]
+    drawn = [portrait(seed, size=side_px) for seed in range(min(DRAWN, num_pictures))]
     draw = random.Random(0)
     for number in range(num_pictures):
         own = drawn[number % len(drawn)]
@@ -130,38 +134,23 @@ def _batches(count: int, scratch: Path) -> Table:
         "a memory-mapped set": ("data.cache.resident_gib=1e-9",),
         "no cache (decoded at every step)": ("data.cache=off",),
     }.items():
-        job = _job(folder, scratch / "runs" / str(len(rows)), overrides)
-        dataset = job.datamodule.dataset
+        given = [f"data.root={folder}", "evaluation=none", *overrides]
+        run = scratch / "runs" / str(len(rows))
+        built = job(given, run, Progress(enabled=False))
+        dataset = built.datamodule.dataset
         rows[name] = _median_ms(partial(_next_batch, dataset), count)
         if not overrides:
-            step = rows["(the bare step: forward, backward, optimizer)"] = _step_ms(job, count)
+            step = rows["(the bare step: forward, backward, optimizer)"] = _step_ms(built, count)
     for name, milliseconds in rows.items():
         table.add_row(name, f"{milliseconds:.2f}", f"{milliseconds / step:.3f}")
     return table
 
 
-def _job(folder: Path, run: Path, overrides: tuple[str, ...]):  # noqa: ANN202 (heavy import)
-    from hydra import compose, initialize_config_dir
-
-    from sdlora.build.training import training_job
-    from sdlora.build.workshop import Workshop
-    from sdlora.command_line import CONF, opened_shortcuts, register_schemas, to_typed
-    from sdlora.config import TrainConfig
-    from sdlora.progress import Progress
-
-    register_schemas()
-    given = [f"data.root={folder}", f"run_dir={run}", "evaluation=none", *overrides]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("train", opened_shortcuts(given))
-    run.mkdir(parents=True)
-    return training_job(to_typed(composed, TrainConfig), run, Progress(enabled=False), Workshop())
-
-
-def _step_ms(job, count: int) -> float:  # noqa: ANN001 (heavy import)
-    module = job.module
+def _step_ms(built: TrainingJob, count: int) -> float:
+    module = built.module
     module.log = lambda *args, **kwargs: None
     optimizer = module.configure_optimizers()["optimizer"]
-    batches = [job.datamodule.dataset[number, 1] for number in range(count)]
+    batches = [built.datamodule.dataset[number, 1] for number in range(count)]
 
     def step(numbers: Iterator[int]) -> None:
         module.training_step(batches[next(numbers) % count], 0).backward()
