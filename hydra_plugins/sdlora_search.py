@@ -101,10 +101,12 @@ class SearchingSweeper(Sweeper):
                 cut = search.cut()
             while True:
                 with search.alone():
-                    left = config.num_trials - search.num_trials - failed
-                    num_new = min(config.trials_at_once, left)
-                    asked, cut = cut or [search.ask() for _ in range(num_new)], []
-                    write_sweep(search.folder, name, arguments, swept, shared, search.cells())
+                    left = max(0, config.num_trials - search.num_trials - failed)
+                    num_new = 0 if cut else min(config.trials_at_once, left)
+                    asked, cut = [*cut, *(search.ask() for _ in range(num_new))], []
+                    known = search.cells()
+                    total = len(known) + left - num_new
+                    write_sweep(search.folder, name, arguments, swept, shared, known, total)
                 if not asked:
                     break
                 trials = [number for number in asked if number is not None]

@@ -2,9 +2,11 @@
 
 import json
 import os
+import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ from filelock import FileLock, Timeout
 
 from sdlora.checkpoint import steps_on_disk
 from sdlora.files import remove_stale_temporaries, write_json
+
+HOLDER = ".lock.json"
+"""Beside the lock while it is held: who holds it, for the message to others."""
 
 CONFIG = "config.json"
 """The resolved config of the run, as it began."""
@@ -71,15 +76,27 @@ def locked(
         lock.acquire(timeout=0)
     except Timeout:
         raise RunFolderError(
-            f"{key}={folder}: another process is training in it; wait for it, or choose another "
-            f"folder with {remedy}"
+            f"{key}={folder}: another process is training in it{_holder(folder)}; wait for it, or "
+            f"choose another folder with {remedy}"
         ) from None
     try:
+        began = datetime.now(UTC).isoformat(" ", "seconds")
+        told = {"process": os.getpid(), "computer": platform.node(), "since": began}
+        write_json(folder / HOLDER, told)
         for inside in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
             remove_stale_temporaries(inside)
         yield folder
     finally:
+        (folder / HOLDER).unlink(missing_ok=True)
         lock.release()
+
+
+def _holder(folder: Path) -> str:
+    try:
+        told = json.loads((folder / HOLDER).read_text("utf-8"))
+        return f" (process {told['process']} on {told['computer']}, since {told['since']})"
+    except (OSError, ValueError, KeyError, TypeError):  # it has just begun, or ended
+        return ""
 
 
 def refuse_used(folder: Path) -> None:

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from safetensors.torch import load_file
 
 from sdlora.build import keeping
 from sdlora.callbacks.stopping import StopSignals
+from sdlora.run_folder import RunFolderError
 from tests.smoke.conftest import SMALL, Train
 
 pytestmark = pytest.mark.slow
@@ -137,21 +140,47 @@ def test_a_signal_ends_the_sweep_and_the_same_command_goes_on(
 ) -> None:
     command = ("-m", *settings, "seed=1,2", f"hydra.sweep.dir={tmp_path}")
 
-    class Terminated(StopSignals):
-        def on_train_batch_start(self, *given: Any) -> None:
-            super().on_train_batch_start(*given)
-            os.kill(os.getpid(), signal.SIGTERM)
+    for step, number in enumerate((signal.SIGTERM, signal.SIGINT), start=1):
 
-    with monkeypatch.context() as patched:
-        patched.setattr("sdlora.build.training.StopSignals", Terminated)
-        with pytest.raises(SystemExit) as stop:
-            train_here(*command)
-    assert stop.value.code == 128 + signal.SIGTERM
-    assert state_of(tmp_path / "seed=1")["state"] == "running"
-    assert not (tmp_path / "seed=2").exists()
+        class Stopped(StopSignals):
+            def on_train_batch_start(self, *given: Any, number: int = number) -> None:
+                is_first = self.received is None  # a second SIGINT would stop at once
+                super().on_train_batch_start(*given)
+                if is_first:
+                    os.kill(os.getpid(), number)
+
+        with monkeypatch.context() as patched:
+            patched.setattr("sdlora.build.training.StopSignals", Stopped)
+            with pytest.raises(SystemExit) as stop:
+                train_here(*command)
+        assert stop.value.code == 128 + number
+        assert f"stopped at step {step} of {STEPS} and saved" in capsys.readouterr().out
+        assert state_of(tmp_path / "seed=1")["state"] == "running"
+        assert not (tmp_path / "seed=2").exists()
     train_here(*command)
-    assert f"going on from step 1 of {STEPS}" in capsys.readouterr().out
+    assert f"going on from step 2 of {STEPS}" in capsys.readouterr().out
     assert [state_of(tmp_path / f"seed={seed}")["state"] for seed in (1, 2)] == ["done", "done"]
+
+
+def test_a_cell_that_another_process_trains_is_left_to_it(
+    train_here: TrainHere, settings: tuple[str, ...], tmp_path: Path
+) -> None:
+    """As where a killed sweep's jobs live on, and the same command is given again."""
+    cell = tmp_path / "run"  # nothing is swept
+    program = (
+        "import sys; from pathlib import Path; from sdlora.run_folder import locked\n"
+        f"with locked(Path({str(cell)!r})): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        (cell / "cell.json").write_text('{"state": "running", "started": "then"}', "utf-8")
+        with pytest.raises(RunFolderError, match=rf"another .* \(process {other.pid} on .*, since"):
+            train_here("-m", *settings, "seed=1", f"hydra.sweep.dir={tmp_path}")
+        other.kill()
+    assert state_of(cell) == {"state": "running", "started": "then"}
 
 
 def test_a_cell_that_fails_is_marked_and_tried_again(
