@@ -61,6 +61,7 @@ class SearchingSweeper(Sweeper):
         require(found, "sweep", "search", "needs a package of its own: pip install sdlora[search]")
 
         from sdlora.build.search import search_goal
+        from sdlora.run_folder import make_folder
         from sdlora.sweep.plan import SweptKey, sweep_name
         from sdlora.sweep.search import Search
 
@@ -75,7 +76,9 @@ class SearchingSweeper(Sweeper):
         self.validate_batch_is_legal([shared])  # a group that is not there stops all, now
         swept = [SweptKey(key.key, key.element, [key.text], []) for key in keys]
         self.config.sweep.name = config.name or sweep_name(swept, shared)
-        search = Search(Path(self.config.hydra.sweep.dir), keys, goal, self.config.seed)
+        folder = Path(self.config.hydra.sweep.dir)
+        make_folder(folder, "sweep.name", "sweep.name=NAME")
+        search = Search(folder, keys, goal, self.config.seed)
         self._run(search, config, arguments, swept, shared)
 
     def _run(

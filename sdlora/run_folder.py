@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -65,9 +66,9 @@ def locked(
         remedy: How to choose another.
 
     Raises:
-        RunFolderError: If another process works in it.
+        RunFolderError: If another process works in it, or nothing can be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, key, remedy)
     if int(os.environ.get("LOCAL_RANK", "0")) > 0:
         yield folder
         return
@@ -89,6 +90,23 @@ def locked(
     finally:
         (folder / HOLDER).unlink(missing_ok=True)
         lock.release()
+
+
+def make_folder(folder: Path, key: str, remedy: str) -> None:
+    """Make the folder of a run or a sweep, where it is not there; arguments as of :func:`locked`.
+
+    Raises:
+        RunFolderError: If nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunFolderError(
+            f"{key}={folder}: cannot be written in ({error.strerror}); choose another folder with "
+            f"{remedy}"
+        ) from error
 
 
 def _holder(folder: Path) -> str:

@@ -223,6 +223,17 @@ def test_what_cannot_be_a_sweep_is_told(message_of: Callable[..., str], tmp_path
     assert told == "optim.unet_lr=interval(0,1): a grid takes lists, ranges and globs only"
     told = message_of("-m", "lora=attention,atention", folder)
     assert told.startswith("lora=atention: unknown; did you mean attention? choices: ")
+    told = message_of("-m", "seed=range(5,0)", folder)
+    assert told == "seed=range(5,0): has no values; give it at least one"
+    told = message_of("-m", "seed=range(0,1000000)", folder)  # each is not parsed first
+    assert told.startswith("sweep.max_jobs=50: 1000000 runs are asked for; set ")
+    told = message_of("seed=1,2")
+    assert told == "seed=1,2: holds several values; add -m to run once with each, or [] for a list"
+    told = message_of("sweep=seeds", f"run_dir={tmp_path}")
+    assert told.startswith(f"hydra.run.dir={tmp_path}: names the folder of one run; a sweep's is ")
+    (tmp_path / "file").touch()
+    told = message_of("-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}/file")
+    assert told.startswith(f"sweep.name={tmp_path}/file: cannot be written in (File exists); ")
     with FileLock(tmp_path / ".lock"):
         told = message_of("-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}")
     assert told.startswith(f"sweep.name={tmp_path}: another process is training in it; wait for")
