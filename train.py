@@ -18,34 +18,48 @@ if TYPE_CHECKING:
     from sdlora.build.job import TrainingJob
 
 
-def train(composed: DictConfig, workshop: Workshop, progress: Progress) -> "TrainingJob | None":
-    """Config -> data -> model -> module -> fit -> export -> scores."""
+def checked(composed: DictConfig) -> TrainConfig:
+    """The typed config, after every check that reads neither pictures nor weights."""
     given = HydraConfig.get().overrides.task
     config = to_typed(with_recipe(composed, given), TrainConfig)
 
     from sdlora.build import checks  # imports wait: a typo should not take seconds to be seen
 
     checks.check(config)
+    return config
 
+
+def train(
+    config: TrainConfig, folder: Path, workshop: Workshop, progress: Progress
+) -> "TrainingJob | None":
+    """Config -> data -> model -> module -> fit -> export -> scores."""
     from sdlora.build import results, training
+
+    if config.check:
+        training.check_data(config, folder, progress)
+        return None
+    job = training.training_job(config, folder, progress, workshop)
+    if job.is_finished:
+        steps = config.trainer.max_steps
+        progress.print(f"{folder} is finished: all {steps} steps are done and exported; raise")
+        progress.print("trainer.max_steps to go on, or start a new run")
+        return job
+    training.fit(job)
+    if job.signals.received is not None:
+        sys.exit(128 + job.signals.received)
+    files = results.export(job)
+    results.summarise(job, files)
+    return job
+
+
+def train_alone(composed: DictConfig, workshop: Workshop, progress: Progress) -> None:
+    """Train once, in a folder that no other process uses."""
+    config = checked(composed)
+
     from sdlora.run_folder import locked
 
     with locked(Path(config.run_dir)) as folder:
-        if config.check:
-            training.check_data(config, folder, progress)
-            return None
-        job = training.training_job(config, folder, progress, workshop)
-        if job.is_finished:
-            steps = config.trainer.max_steps
-            progress.print(f"{folder} is finished: all {steps} steps are done and exported; raise")
-            progress.print("trainer.max_steps to go on, or start a new run")
-            return job
-        training.fit(job)
-        if job.signals.received is not None:
-            sys.exit(128 + job.signals.received)
-        files = results.export(job)
-        results.summarise(job, files)
-        return job
+        train(config, folder, workshop, progress)
 
 
 def train_cell(composed: DictConfig, workshop: Workshop, progress: Progress) -> None:
@@ -54,13 +68,16 @@ def train_cell(composed: DictConfig, workshop: Workshop, progress: Progress) -> 
     from sdlora.build.cell import Cell
     from sdlora.build.devices import take_one_gpu
     from sdlora.metrics.selection import Rule
+    from sdlora.run_folder import locked
 
     hydra = HydraConfig.get()
     if "joblib" in hydra.launcher._target_ and composed.trainer.devices == 1:
         take_one_gpu(hydra.job.num)  # other launchers run one process here, or share GPUs out
     rule = Rule(composed.evaluation.select, composed.evaluation.max_clip_loss)
-    with Cell(Path(hydra.runtime.output_dir), rule, progress) as cell:
-        job = train(composed, workshop, progress)
+    folder = Path(hydra.runtime.output_dir)
+    # the lock comes first: the cell of another process is not this one's to mark
+    with locked(folder), Cell(folder, rule, workshop, progress) as cell:
+        job = train(checked(composed), folder, workshop, progress)
         if job is not None:
             cell.note(job)
             keeping.take_back(job, workshop)
@@ -73,7 +90,7 @@ def main() -> None:
     def task(composed: DictConfig) -> None:
         is_cell = HydraConfig.get().mode == RunMode.MULTIRUN
         with Progress() as progress:
-            (train_cell if is_cell else train)(composed, workshop, progress)
+            (train_cell if is_cell else train_alone)(composed, workshop, progress)
 
     run(task, "train", TrainConfig)
 

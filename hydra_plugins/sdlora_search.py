@@ -61,6 +61,7 @@ class SearchingSweeper(Sweeper):
         require(found, "sweep", "search", "needs a package of its own: pip install sdlora[search]")
 
         from sdlora.build.search import search_goal
+        from sdlora.run_folder import make_folder
         from sdlora.sweep.plan import SweptKey, sweep_name
         from sdlora.sweep.search import Search
 
@@ -75,7 +76,9 @@ class SearchingSweeper(Sweeper):
         self.validate_batch_is_legal([shared])  # a group that is not there stops all, now
         swept = [SweptKey(key.key, key.element, [key.text], []) for key in keys]
         self.config.sweep.name = config.name or sweep_name(swept, shared)
-        search = Search(Path(self.config.hydra.sweep.dir), keys, goal, self.config.seed)
+        folder = Path(self.config.hydra.sweep.dir)
+        make_folder(folder, "sweep.name", "sweep.name=NAME")
+        search = Search(folder, keys, goal, self.config.seed)
         self._run(search, config, arguments, swept, shared)
 
     def _run(
@@ -101,10 +104,12 @@ class SearchingSweeper(Sweeper):
                 cut = search.cut()
             while True:
                 with search.alone():
-                    left = config.num_trials - search.num_trials - failed
-                    num_new = min(config.trials_at_once, left)
-                    asked, cut = cut or [search.ask() for _ in range(num_new)], []
-                    write_sweep(search.folder, name, arguments, swept, shared, search.cells())
+                    left = max(0, config.num_trials - search.num_trials - failed)
+                    num_new = 0 if cut else min(config.trials_at_once, left)
+                    asked, cut = [*cut, *(search.ask() for _ in range(num_new))], []
+                    known = search.cells()
+                    total = len(known) + left - num_new
+                    write_sweep(search.folder, name, arguments, swept, shared, known, total)
                 if not asked:
                     break
                 trials = [number for number in asked if number is not None]

@@ -36,8 +36,7 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
         assert self.config is not None
         config: Any = OmegaConf.to_object(self.config.sweep)  # its checks run here
         command = whole_command(self.config, arguments)
-        swept, shared = self._parsed(command)
-        refuse_too_many(math.prod(len(key.texts) for key in swept), config.max_jobs)
+        swept, shared = self._parsed(command, config.max_jobs)
         planned = cells(swept)
         self.config.sweep.name = config.name or sweep_name(swept, shared)
         folder = Path(self.config.hydra.sweep.dir)
@@ -68,7 +67,7 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
             number += len(batch)
         return failed
 
-    def _parsed(self, command: Sequence[str]) -> tuple[list[Any], list[str]]:
+    def _parsed(self, command: Sequence[str], max_jobs: int) -> tuple[list[Any], list[str]]:
         """Swept keys, and the overrides that all cells share; the last of equal keys counts."""
         from sdlora.config_rules import ConfigError
         from sdlora.sweep.plan import SweptKey
@@ -76,18 +75,36 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides, shared = split(parser, command)
-        swept: list[SweptKey] = []
+        given: list[tuple[Override, list[str]]] = []
         for item in overrides:
             if not item.is_discrete_sweep():
                 raise ConfigError(f"{item.input_line}: a grid takes lists, ranges and globs only")
-            element, texts = item.get_key_element(), list(item.sweep_string_iterator())
+            texts = list(item.sweep_string_iterator())
+            if not texts:
+                raise ConfigError(f"{item.input_line}: has no values; give it at least one")
+            given.append((item, texts))
+        # before each value is parsed, which would take minutes for a million
+        refuse_too_many(math.prod(len(texts) for _, texts in given), max_jobs)
+        swept: list[SweptKey] = []
+        for item, texts in given:
+            element = item.get_key_element()
             values = [parser.parse_override(f"{element}={text}").value() for text in texts]
             swept.append(SweptKey(item.key_or_group, element, texts, values))
         return swept, shared
 
 
 def whole_command(config: Any, arguments: Sequence[str]) -> list[str]:
-    """The overrides of ``hydra.sweeper.params``, then those of the command line, which win."""
+    """The overrides of ``hydra.sweeper.params``, then those of the command line, which win.
+
+    Raises:
+        ConfigError: If the command line names the folder of a single run.
+    """
+    from sdlora.config_rules import ConfigError
+
+    for item in [*config.hydra.overrides.hydra, *arguments]:
+        if item.partition("=")[0] in ("run_dir", "hydra.run.dir"):
+            remedy = "a sweep's is sweep.name=NAME in outputs/, or hydra.sweep.dir=FOLDER"
+            raise ConfigError(f"{item}: names the folder of one run; {remedy}")
     # as written: an interpolation is each cell's own
     presets: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
     return [*(f"{key}={value}" for key, value in (presets["params"] or {}).items()), *arguments]

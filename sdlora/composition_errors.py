@@ -45,6 +45,8 @@ def explain(
             return _missing_choice(item, folders)
         if isinstance(item, OverrideParseException):
             return _unreadable(item.override)
+    if several := re.match(r"\s*Ambiguous value for argument '(.*)'", str(chain[0])):
+        return f"{several[1]}: holds several values; add -m to run once with each, or [] for a list"
     key = _full_key(chain)
     if key is None:
         return _first_line(chain[0]) or type(chain[0]).__name__
@@ -213,7 +215,7 @@ def _unreadable(override: str) -> str:
         return f"{override}: is not KEY=VALUE; write {override}=VALUE"
     return (
         f"{override}: cannot be read as KEY=VALUE; close every bracket, and put single quotes "
-        "around a value that holds commas, spaces or brackets"
+        "around a value that holds commas, spaces, brackets or letters such as é"
     )
 
 

@@ -2,16 +2,22 @@
 
 import json
 import os
+import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from sdlora.checkpoint import steps_on_disk
 from sdlora.files import remove_stale_temporaries, write_json
+
+HOLDER = ".lock.json"
+"""Beside the lock while it is held: who holds it, for the message to others."""
 
 CONFIG = "config.json"
 """The resolved config of the run, as it began."""
@@ -60,9 +66,9 @@ def locked(
         remedy: How to choose another.
 
     Raises:
-        RunFolderError: If another process works in it.
+        RunFolderError: If another process works in it, or nothing can be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, key, remedy)
     if int(os.environ.get("LOCAL_RANK", "0")) > 0:
         yield folder
         return
@@ -71,15 +77,44 @@ def locked(
         lock.acquire(timeout=0)
     except Timeout:
         raise RunFolderError(
-            f"{key}={folder}: another process is training in it; wait for it, or choose another "
-            f"folder with {remedy}"
+            f"{key}={folder}: another process is training in it{_holder(folder)}; wait for it, or "
+            f"choose another folder with {remedy}"
         ) from None
     try:
+        began = datetime.now(UTC).isoformat(" ", "seconds")
+        told = {"process": os.getpid(), "computer": platform.node(), "since": began}
+        write_json(folder / HOLDER, told)
         for inside in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
             remove_stale_temporaries(inside)
         yield folder
     finally:
+        (folder / HOLDER).unlink(missing_ok=True)
         lock.release()
+
+
+def make_folder(folder: Path, key: str, remedy: str) -> None:
+    """Make the folder of a run or a sweep, where it is not there; arguments as of :func:`locked`.
+
+    Raises:
+        RunFolderError: If nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunFolderError(
+            f"{key}={folder}: cannot be written in ({error.strerror}); choose another folder with "
+            f"{remedy}"
+        ) from error
+
+
+def _holder(folder: Path) -> str:
+    try:
+        told = json.loads((folder / HOLDER).read_text("utf-8"))
+        return f" (process {told['process']} on {told['computer']}, since {told['since']})"
+    except (OSError, ValueError, KeyError, TypeError):  # it has just begun, or ended
+        return ""
 
 
 def refuse_used(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """One run as a cell of a sweep: its state on the disk, and the line that says how all stand."""
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,17 +15,19 @@ from filelock import FileLock
 
 from sdlora.adapters.formats import DIFFUSERS_FILE
 from sdlora.build.job import TrainingJob
+from sdlora.build.workshop import Workshop
 from sdlora.callbacks.speed import peak_memory_mib
 from sdlora.html_report.sweep_page import write_sweep_report
 from sdlora.metrics.selection import Rule
 from sdlora.program import message_of
 from sdlora.progress import Progress
-from sdlora.sweep.plan import read_folders
+from sdlora.sweep.plan import read_planned
 from sdlora.sweep.state import (
     DONE,
     FAILED,
     RUNNING,
     CellState,
+    Standing,
     read_state,
     standing,
     write_state,
@@ -34,14 +38,17 @@ class Cell:
     """Marks a cell as running, then done or failed; one that is cut stays running.
 
     Args:
-        folder: Its run folder, which lies in that of the sweep.
+        folder: Its run folder, which lies in that of the sweep, and is held by this process.
         rule: What the best cell is chosen by.
+        workshop: Knows what the cell before has warned of.
         progress: Where the sweep's line is shown.
     """
 
-    def __init__(self, folder: Path, rule: Rule, progress: Progress) -> None:
+    def __init__(self, folder: Path, rule: Rule, workshop: Workshop, progress: Progress) -> None:
         self.folder = folder
+        self.sweep = folder.parent
         self.rule = rule
+        self.workshop = workshop
         self.progress = progress
 
     def __enter__(self) -> Self:
@@ -57,9 +64,10 @@ class Cell:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         write_state(self.folder, self._state)
-        found = standing(read_folders(self.folder.parent), self.rule)
-        self._bar = self.progress.add("Sweep", found.total)
-        self.progress.update(self._bar, found.done, found.line(self.rule.score))
+        found = self._standing()
+        self._bar = self.progress.add("Sweep", None if found is None else found.total)
+        if found is not None:
+            self.progress.update(self._bar, found.done, found.line(self.rule.score))
         return self
 
     def __exit__(
@@ -77,11 +85,12 @@ class Cell:
         seconds = round(self._state.seconds + perf_counter() - self._began, 1)
         write_state(self.folder, replace(self._state, state=state, reason=reason, seconds=seconds))
         self.progress.remove(self._bar)
-        sweep = self.folder.parent
-        line = standing(read_folders(sweep), self.rule).line(self.rule.score)
-        self.progress.print(f"sweep {sweep}: {line}")
-        with FileLock(sweep / ".report.lock"):  # cells of other processes end, too
-            write_sweep_report(sweep)
+        found = self._standing()
+        if found is not None:
+            self.progress.print(f"sweep {self.sweep}: {found.line(self.rule.score)}")
+        # cells of other processes end, too
+        with self._warned("its page"), FileLock(self.sweep / ".report.lock"):
+            write_sweep_report(self.sweep)
 
     def note(self, job: TrainingJob) -> None:
         """Take down what the run trained, needed and wrote."""
@@ -97,6 +106,25 @@ class Cell:
             trainable_parameters=sum(parameter.numel() for parameter in trained),
             file_bytes=file.stat().st_size if file.is_file() else None,
         )
+
+    def _standing(self) -> Standing | None:
+        with self._warned("its standing"):
+            planned = read_planned(self.sweep)
+            return standing(planned.folders, self.rule, planned.num_cells)
+        return None
+
+    @contextmanager
+    def _warned(self, what: str) -> Iterator[None]:
+        """What a sweep shows fails no cell: its error is told, once for all cells."""
+        try:
+            yield
+        except Exception as error:
+            if self.workshop.take(what, type(error), lambda: True):
+                self.progress.print(
+                    f"warning: sweep {self.sweep}: {what} cannot be shown ({message_of(error)}); "
+                    "the cells go on, and evaluate.py sweep=FOLDER writes it once that is mended"
+                )
+            self.workshop.put(what, type(error), False)
 
 
 def _let_go(error: BaseException) -> None:

@@ -217,7 +217,7 @@ def _evaluate(
         folder=folder,
         average=average,
         stop_patience=config.evaluation.stop_patience,
-        is_hopeless=pruning(folder),
+        pruning=pruning(folder),
         base_first="full" in parts.methods(config),
     )
 

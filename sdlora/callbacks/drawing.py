@@ -1,6 +1,6 @@
 """Validation pictures and scores while training, of the adapter and once of the base."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from sdlora.best import BestAdapter
 from sdlora.callbacks.averaging import Average
 from sdlora.callbacks.steps import OptimizerStepCallback, every
 from sdlora.evaluator import Evaluation, Evaluator
-from sdlora.metrics.scores import Scores
 from sdlora.module import DiffusionModule
 from sdlora.report import append_metrics, read_metrics
+from sdlora.sweep.pruning import Pruning
 from sdlora.validation import ValidationLoss
+
+HOPELESS = "other trials of the search had better scores by then"
 
 
 class Evaluate(OptimizerStepCallback):
@@ -33,7 +35,7 @@ class Evaluate(OptimizerStepCallback):
         average: If weights are averaged: pictures show the average.
         best: Keeps the best adapter; ``None``: none is kept.
         stop_patience: Scores without a better one after which the run stops; ``None``: never.
-        is_hopeless: Step and its scores -> whether the run should stop, as others do better.
+        pruning: Of a trial of a search: tells whether it should stop, as others do better.
         base_first: Draw the base before anything trains, since its own weights will.
     """
 
@@ -47,7 +49,7 @@ class Evaluate(OptimizerStepCallback):
         average: Average | None = None,
         best: BestAdapter | None = None,
         stop_patience: int | None = None,
-        is_hopeless: Callable[[int, Scores], bool] | None = None,
+        pruning: Pruning | None = None,
         base_first: bool = False,
     ) -> None:
         self.evaluator = evaluator
@@ -57,7 +59,7 @@ class Evaluate(OptimizerStepCallback):
         self.average = average
         self.best = best
         self.stop_patience = stop_patience
-        self.is_hopeless = is_hopeless
+        self.pruning = pruning
         self.base_first = base_first
         self.stop_reason: str | None = None
         self.validation: ValidationLoss | None = None
@@ -75,6 +77,9 @@ class Evaluate(OptimizerStepCallback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Write down the validation loss that training begins with."""
+        if self.pruning is not None and self.pruning.was_stopped(trainer.global_step):
+            self.stop_reason = HOPELESS
+            trainer.should_stop = True
         if self.validation is None or not trainer.is_global_zero or trainer.global_step > 0:
             return  # a resumed run has this line
         with self._spared(0):
@@ -91,7 +96,7 @@ class Evaluate(OptimizerStepCallback):
         if trainer.is_global_zero:
             with self._spared(step):
                 self._draw(trainer, module, step, scored)
-        if scored and (self.stop_patience is not None or self.is_hopeless is not None):
+        if scored and (self.stop_patience is not None or self.pruning is not None):
             if trainer.is_global_zero and not at_end:
                 self.stop_reason = self._reason_to_stop(step)
             is_over = self.stop_reason is not None
@@ -100,8 +105,8 @@ class Evaluate(OptimizerStepCallback):
 
     def _reason_to_stop(self, step: int) -> str | None:
         scores = None if self.last is None else self.last.scores
-        if scores is not None and self.is_hopeless is not None and self.is_hopeless(step, scores):
-            return "other trials of the search had better scores by then"
+        if scores and self.pruning is not None and self.pruning.is_hopeless(step, scores):
+            return HOPELESS
         if self.stop_patience is not None and self._scores_since_best() >= self.stop_patience:
             return f"no better score in the last {self.stop_patience}"
         return None

@@ -35,9 +35,10 @@ def write_sweep_report(folder: Path) -> list[Path]:
         SweepError: If there is no ``sweep.yaml`` or it is damaged.
     """
     sweep = read_sweep(folder)
+    table = write_results(sweep)  # first: it does not depend on pictures
     parts = ["sweep_table", "sweep_keys", "sweep_pictures", "sweep_plots"]
     page = write_page(folder / FILE_NAME, "sweep", _facts(sweep), parts=parts)
-    return [page, write_results(sweep)]
+    return [page, table]
 
 
 def _facts(sweep: Sweep) -> dict[str, Any]:

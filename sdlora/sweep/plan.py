@@ -91,6 +91,7 @@ def write_sweep(
     swept: Sequence[SweptKey],
     shared: Sequence[str],
     cells: Sequence[Cell],
+    num_cells: int | None = None,
 ) -> None:
     """Write ``sweep.yaml``; a folder whose cells share other settings is left as it is.
 
@@ -101,6 +102,7 @@ def write_sweep(
         swept: Keys and values.
         shared: Overrides that all cells have.
         cells: In the order of their numbers.
+        num_cells: That there will be; a search does not know the values of all yet.
 
     Raises:
         ConfigError: If the folder holds a sweep whose cells could not be compared with these.
@@ -122,15 +124,30 @@ def write_sweep(
         "command": list(command),
         "swept": {key.key: list(key.values) for key in swept},
         "shared": list(shared),
+        "num_cells": len(entries) if num_cells is None else num_cells,
         "cells": entries,
     }
     write_text(folder / FILE_NAME, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
-def read_folders(folder: Path) -> list[Path]:
-    """The run folders of all cells, as ``sweep.yaml`` lists them."""
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """How large a sweep is.
+
+    Attributes:
+        folders: Run folders of the cells that ``sweep.yaml`` lists.
+        num_cells: That there will be in the end.
+    """
+
+    folders: Sequence[Path]
+    num_cells: int
+
+
+def read_planned(folder: Path) -> Planned:
+    """The cells of a sweep's folder, as ``sweep.yaml`` lists them."""
     content = yaml.safe_load((folder / FILE_NAME).read_text("utf-8"))
-    return [folder / entry["folder"] for entry in content["cells"]]
+    folders = [folder / entry["folder"] for entry in content["cells"]]
+    return Planned(folders, int(content.get("num_cells", len(folders))))
 
 
 def _shared_before(folder: Path) -> list[str] | None:

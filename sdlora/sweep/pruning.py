@@ -1,6 +1,7 @@
 """A trial of a search as it trains: its scores go into the study, which may ask it to stop."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,24 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-def pruning(run: Path) -> Callable[[int, Scores], bool] | None:
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """How a trial hears that it should stop.
+
+    Attributes:
+        is_hopeless: Step and scores -> whether to stop there.
+        stopped_at: Step at which it was, by a process that was killed before the trial's end.
+    """
+
+    is_hopeless: Callable[[int, Scores], bool]
+    stopped_at: int | None
+
+    def was_stopped(self, step: int) -> bool:
+        """Whether that was at this step of the resumed run, or before it."""
+        return self.stopped_at is not None and step >= self.stopped_at
+
+
+def pruning(run: Path) -> Pruning | None:
     """How a run tells its search the scores while it trains, and hears when it should stop.
 
     A trial is stopped whose best score so far is worse than the median of what the finished trials
@@ -22,8 +40,7 @@ def pruning(run: Path) -> Callable[[int, Scores], bool] | None:
         run: Its folder.
 
     Returns:
-        Step and scores -> whether to stop; None if the run is no running trial of a search for one
-        score that stops trials.
+        None if the run is no running trial of a search for one score that stops trials.
     """
     if not (run.parent / FILE_NAME).is_file():
         return None
@@ -40,8 +57,11 @@ def pruning(run: Path) -> Callable[[int, Scores], bool] | None:
     )
     pruner = optuna.pruners.MedianPruner(n_startup_trials=goal.prune_after)
     [objective] = goal.objectives
+    stopped_at = trial.user_attrs.get(PRUNED)
 
     def is_hopeless(step: int, scores: Scores) -> bool:
+        if stopped_at is not None and step >= stopped_at:
+            return True
         value = scores.value(objective)
         if value is None:
             return False
@@ -51,7 +71,7 @@ def pruning(run: Path) -> Callable[[int, Scores], bool] | None:
         storage.set_trial_user_attr(trial_id, PRUNED, step)
         return True
 
-    return is_hopeless
+    return Pruning(is_hopeless, stopped_at)
 
 
 def _running_trial(study: "Study", run: Path) -> "FrozenTrial | None":

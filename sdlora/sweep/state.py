@@ -57,7 +57,7 @@ class Standing:
     """How far a sweep has come.
 
     Attributes:
-        total: Cells.
+        total: Cells that there will be.
         done: Of them.
         running: Of them, or cut.
         failed: Of them.
@@ -84,21 +84,22 @@ class Standing:
         return ", ".join(parts)
 
 
-def standing(folders: Sequence[Path], rule: Rule) -> Standing:
+def standing(folders: Sequence[Path], rule: Rule, total: int) -> Standing:
     """Read the state of all cells.
 
     Args:
-        folders: Their run folders.
+        folders: Their run folders, as far as they are known.
         rule: What the best of a run is chosen by.
+        total: Cells that there will be.
     """
     states = {folder: read_state(folder) for folder in folders}
     finished = {f: state for f, state in states.items() if state and state.state == DONE}
     running = sum(state is not None and state.state == RUNNING for state in states.values())
     failed = sum(state is not None and state.state == FAILED for state in states.values())
     seconds = [state.seconds for state in finished.values()]
-    left = len(folders) - len(finished) - failed
+    left = total - len(finished) - failed
     return Standing(
-        total=len(folders),
+        total=total,
         done=len(finished),
         running=running,
         failed=failed,

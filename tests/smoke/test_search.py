@@ -56,6 +56,7 @@ def test_a_search_that_is_cut_ends_as_if_it_never_was(
     """Ctrl-C in its second trial, after the training."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train_here(*settings, "sweep.num_trials=2", f"hydra.sweep.dir={whole}")
+    assert f"sweep {whole}: 1 of 2 cells done" in capsys.readouterr().out  # none asks for more yet
 
     export, calls = results.export, []
 

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from safetensors.torch import load_file
 
 from sdlora.build import keeping
 from sdlora.callbacks.stopping import StopSignals
+from sdlora.run_folder import RunFolderError
 from tests.smoke.conftest import SMALL, Train, TrainHere
 
 pytestmark = pytest.mark.slow
@@ -135,21 +138,47 @@ def test_a_signal_ends_the_sweep_and_the_same_command_goes_on(
 ) -> None:
     command = ("-m", *settings, "seed=1,2", f"hydra.sweep.dir={tmp_path}")
 
-    class Terminated(StopSignals):
-        def on_train_batch_start(self, *given: Any) -> None:
-            super().on_train_batch_start(*given)
-            os.kill(os.getpid(), signal.SIGTERM)
+    for step, number in enumerate((signal.SIGTERM, signal.SIGINT), start=1):
 
-    with monkeypatch.context() as patched:
-        patched.setattr("sdlora.build.training.StopSignals", Terminated)
-        with pytest.raises(SystemExit) as stop:
-            train_here(*command)
-    assert stop.value.code == 128 + signal.SIGTERM
-    assert state_of(tmp_path / "seed=1")["state"] == "running"
-    assert not (tmp_path / "seed=2").exists()
+        class Stopped(StopSignals):
+            def on_train_batch_start(self, *given: Any, number: int = number) -> None:
+                is_first = self.received is None  # a second SIGINT would stop at once
+                super().on_train_batch_start(*given)
+                if is_first:
+                    os.kill(os.getpid(), number)
+
+        with monkeypatch.context() as patched:
+            patched.setattr("sdlora.build.training.StopSignals", Stopped)
+            with pytest.raises(SystemExit) as stop:
+                train_here(*command)
+        assert stop.value.code == 128 + number
+        assert f"stopped at step {step} of {STEPS} and saved" in capsys.readouterr().out
+        assert state_of(tmp_path / "seed=1")["state"] == "running"
+        assert not (tmp_path / "seed=2").exists()
     train_here(*command)
-    assert f"going on from step 1 of {STEPS}" in capsys.readouterr().out
+    assert f"going on from step 2 of {STEPS}" in capsys.readouterr().out
     assert [state_of(tmp_path / f"seed={seed}")["state"] for seed in (1, 2)] == ["done", "done"]
+
+
+def test_a_cell_that_another_process_trains_is_left_to_it(
+    train_here: TrainHere, settings: tuple[str, ...], tmp_path: Path
+) -> None:
+    """As where a killed sweep's jobs live on, and the same command is given again."""
+    cell = tmp_path / "run"  # nothing is swept
+    program = (
+        "import sys; from pathlib import Path; from sdlora.run_folder import locked\n"
+        f"with locked(Path({str(cell)!r})): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        (cell / "cell.json").write_text('{"state": "running", "started": "then"}', "utf-8")
+        with pytest.raises(RunFolderError, match=rf"another .* \(process {other.pid} on .*, since"):
+            train_here("-m", *settings, "seed=1", f"hydra.sweep.dir={tmp_path}")
+        other.kill()
+    assert state_of(cell) == {"state": "running", "started": "then"}
 
 
 def test_a_cell_that_fails_is_marked_and_tried_again(
@@ -192,6 +221,17 @@ def test_what_cannot_be_a_sweep_is_told(message_of: Callable[..., str], tmp_path
     assert told == "optim.unet_lr=interval(0,1): a grid takes lists, ranges and globs only"
     told = message_of("-m", "lora=attention,atention", folder)
     assert told.startswith("lora=atention: unknown; did you mean attention? choices: ")
+    told = message_of("-m", "seed=range(5,0)", folder)
+    assert told == "seed=range(5,0): has no values; give it at least one"
+    told = message_of("-m", "seed=range(0,1000000)", folder)  # each is not parsed first
+    assert told.startswith("sweep.max_jobs=50: 1000000 runs are asked for; set ")
+    told = message_of("seed=1,2")
+    assert told == "seed=1,2: holds several values; add -m to run once with each, or [] for a list"
+    told = message_of("sweep=seeds", f"run_dir={tmp_path}")
+    assert told.startswith(f"hydra.run.dir={tmp_path}: names the folder of one run; a sweep's is ")
+    (tmp_path / "file").touch()
+    told = message_of("-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}/file")
+    assert told.startswith(f"sweep.name={tmp_path}/file: cannot be written in (File exists); ")
     with FileLock(tmp_path / ".lock"):
         told = message_of("-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}")
     assert told.startswith(f"sweep.name={tmp_path}: another process is training in it; wait for")

@@ -35,6 +35,7 @@ from sdlora.metrics.selection import Rule
 from sdlora.models.sd import StableDiffusion
 from sdlora.module import DiffusionModule, TrainingError
 from sdlora.progress import Progress
+from sdlora.sweep.pruning import Pruning
 from sdlora.validation import FixedSet, ValidationLoss
 from tests.unit.tiny_training import Stream, adapted, diffusion_module, trainer
 
@@ -575,11 +576,32 @@ def test_a_run_stops_that_others_are_far_ahead_of(family: StableDiffusion, tmp_p
         pictures_every_n_steps=0,
         scores_every_n_steps=1,
         folder=tmp_path,
-        is_hopeless=is_hopeless,
+        pruning=Pruning(is_hopeless, stopped_at=None),
     )
     run = trainer(tmp_path, 9, [evaluate])
     run.fit(module, datamodule=Stream())
     assert (run.global_step, asked) == (3, [(1, 0.9), (2, 0.4), (3, 0.5)])
+    assert evaluate.stop_reason == "other trials of the search had better scores by then"
+
+
+@pytest.mark.parametrize(("saved", "steps"), [(3, 3), (2, 3), (4, 4)])
+def test_a_run_that_was_killed_once_stopped_stops_there_again(
+    family: StableDiffusion, tmp_path: Path, saved: int, steps: int
+) -> None:
+    """Stopped at step 3: it trains up to there from an older checkpoint, and not one step more."""
+    module = diffusion_module(adapted(family))
+    trainer(tmp_path, saved, [saving(tmp_path / "checkpoints", 1)]).fit(module, datamodule=Stream())
+    evaluate = Evaluate(
+        cast(Evaluator, Listed(module, [0.5, 0.5])),
+        pictures_every_n_steps=0,
+        scores_every_n_steps=3,
+        folder=tmp_path,
+        pruning=Pruning(lambda step, scores: step >= 3, stopped_at=3),
+    )
+    run = trainer(tmp_path, 9, [evaluate])
+    path = step_folder(tmp_path / "checkpoints", saved) / "trainer.ckpt"
+    run.fit(module, datamodule=Stream(), ckpt_path=str(path), weights_only=True)
+    assert run.global_step == steps
     assert evaluate.stop_reason == "other trials of the search had better scores by then"
 
 

@@ -6,7 +6,15 @@ import pytest
 import yaml
 
 from sdlora.config_rules import ConfigError
-from sdlora.sweep.plan import SweptKey, cells, folder_name, read_folders, sweep_name, write_sweep
+from sdlora.sweep.plan import (
+    Planned,
+    SweptKey,
+    cells,
+    folder_name,
+    read_planned,
+    sweep_name,
+    write_sweep,
+)
 
 RANKS = SweptKey("lora.r", "lora.r", ["4", "8"], [4, 8])
 RATES = SweptKey("optim.unet_lr", "optim.unet_lr", ["0.001", "0.1"], [0.001, 0.1])
@@ -70,12 +78,14 @@ def test_sweep_yaml_lists_the_cells(tmp_path: Path) -> None:
         "command": ["lora.r=4,8", "seed=1"],
         "swept": {"lora.r": [4, 8]},
         "shared": ["seed=1"],
+        "num_cells": 2,
         "cells": [
             {"number": 0, "folder": "lora.r=4", "overrides": {"lora.r": 4}},
             {"number": 1, "folder": "lora.r=8", "overrides": {"lora.r": 8}},
         ],
     }
-    assert read_folders(tmp_path) == [tmp_path / "lora.r=4", tmp_path / "lora.r=8"]
+    folders = [tmp_path / "lora.r=4", tmp_path / "lora.r=8"]
+    assert read_planned(tmp_path) == Planned(folders, 2)
 
 
 def test_a_folder_takes_no_cells_that_do_not_compare_with_those_in_it(tmp_path: Path) -> None:
@@ -89,4 +99,4 @@ def test_a_folder_takes_no_cells_that_do_not_compare_with_those_in_it(tmp_path: 
 def test_a_damaged_list_is_written_anew(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text("shared: [", "utf-8")
     write(tmp_path, [])
-    assert len(read_folders(tmp_path)) == 2
+    assert len(read_planned(tmp_path).folders) == 2

@@ -125,20 +125,22 @@ def test_a_trial_stops_that_is_worse_than_the_median(
     for earlier in (0.25, 1.0, 0.5):
         number = asked(opened)
         run = opened.folder / opened.cell(number).folder
-        is_hopeless = pruning(run)
-        assert is_hopeless is not None
-        if number < 2:  # two run to their end whatever they score
-            assert not is_hopeless(10, Scores(1, {score: earlier}))
-        else:
-            is_hopeless(10, Scores(1, {score: earlier}))
+        trial_so_far = pruning(run)
+        assert trial_so_far is not None
+        stops = trial_so_far.is_hopeless(10, Scores(1, {score: earlier}))
+        assert not stops or number == 2  # two run to their end whatever they score
         write_cell(run)
         study_of(opened.folder).tell(number, 1.0)
     number = asked(opened)
     run = opened.folder / opened.cell(number).folder
-    is_hopeless = pruning(run)
-    assert is_hopeless is not None
-    assert not is_hopeless(5, Scores(1, {}))
-    assert is_hopeless(10, Scores(1, {score: value})) is expected
+    found = pruning(run)
+    assert found is not None
+    assert not found.is_hopeless(5, Scores(1, {}))
+    assert found.is_hopeless(10, Scores(1, {score: value})) is expected
+    again = pruning(run)  # after a kill
+    assert again is not None
+    assert again.stopped_at == (10 if expected else None)
+    assert again.is_hopeless(10, Scores(1, {})) is expected  # whatever the others have come to
     write_cell(run)
     assert opened.tell(number) is None
     trial = study_of(opened.folder).trials[number]

@@ -47,18 +47,25 @@ def test_a_sweep_stands_as_its_cells(tmp_path: Path) -> None:
         cell(tmp_path, "r=4", FAILED, 5),
         cell(tmp_path, "r=5", None),
     ]
-    found = standing(folders, LEAST)
+    found = standing(folders, LEAST, 5)
     assert (found.total, found.done, found.running, found.failed) == (5, 2, 1, 1)
     assert found.seconds_left == 2 * 90
     assert found.best == ("r=2", 0.4)
-    assert standing(folders, MOST).best == ("r=1", 80.0)
+    assert standing(folders, MOST, 5).best == ("r=1", 80.0)
     assert found.line("face_distance") == (
         "2 of 5 cells done, 1 running, 1 failed, about 3 min left, "
         "best so far: r=2 (face_distance 0.4)"
     )
 
 
+def test_a_search_stands_among_the_trials_that_it_will_have(tmp_path: Path) -> None:
+    """Three of the 20 are known, each took a minute, so the other 17 take 17."""
+    folders = [cell(tmp_path, f"r={rank}", DONE, 60) for rank in (1, 2, 3)]
+    told = standing(folders, LEAST, 20).line("face_distance")
+    assert told == "3 of 20 cells done, about 17 min left"
+
+
 def test_nothing_is_said_of_what_is_not_known(tmp_path: Path) -> None:
     folders = [cell(tmp_path, "r=1", None), cell(tmp_path, "r=2", DONE)]
-    assert standing(folders[:1], LEAST).line("face_distance") == "0 of 1 cells done"
-    assert standing(folders[1:], Rule("none", 1.0)).line("none") == "1 of 1 cells done"
+    assert standing(folders[:1], LEAST, 1).line("face_distance") == "0 of 1 cells done"
+    assert standing(folders[1:], Rule("none", 1.0), 1).line("none") == "1 of 1 cells done"
