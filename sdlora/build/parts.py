@@ -4,13 +4,15 @@ import logging
 import platform
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 
 from sdlora import __version__
 from sdlora.adapters.lora import add_lora
@@ -185,12 +187,15 @@ def memory_and_speed(config: TrainerConfig, family: Family) -> None:
 
 def trainer(config: TrainConfig, folder: Path) -> lightning.Trainer:
     """Lightning's trainer, with its own checkpoints, bar and summary off: the callbacks do that."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     trainer = config.trainer
     return lightning.Trainer(
         max_steps=trainer.max_steps,
         accelerator=trainer.accelerator,
         devices=trainer.devices,
+        num_nodes=trainer.num_nodes,
+        strategy=_strategy(trainer),
         precision=LIGHTNING_PRECISION[trainer.precision],
         accumulate_grad_batches=trainer.accumulate_grad_batches,
         gradient_clip_val=trainer.gradient_clip_val,
@@ -205,6 +210,14 @@ def trainer(config: TrainConfig, folder: Path) -> lightning.Trainer:
         limit_val_batches=0,
         num_sanity_val_steps=0,
     )
+
+
+def _strategy(config: TrainerConfig) -> DDPStrategy | Literal["auto"]:
+    """Several devices average their gradients, each in a process of its own."""
+    if config.devices * config.num_nodes == 1:
+        return "auto"
+    timeout = timedelta(minutes=config.timeout_min)
+    return DDPStrategy(timeout=timeout, gradient_as_bucket_view=True)
 
 
 def _logger(name: str, folder: Path) -> Logger:

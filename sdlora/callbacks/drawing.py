@@ -88,7 +88,7 @@ class Evaluate(OptimizerStepCallback):
         if trainer.is_global_zero:
             with self._spared(step):
                 self._draw(trainer, module, step, scored)
-        if scored and (self.stop_patience is not None or self.is_hopeless is not None):
+        if scored:
             if trainer.is_global_zero and not at_end:
                 self.stop_reason = self._reason_to_stop(step)
             is_over = self.stop_reason is not None

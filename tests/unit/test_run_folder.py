@@ -59,15 +59,6 @@ def test_second_process_is_refused_and_a_killed_one_lets_go(tmp_path: Path) -> N
         assert folder == tmp_path
 
 
-def test_a_further_device_works_under_the_first_ones_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with locked(tmp_path):
-        monkeypatch.setenv("LOCAL_RANK", "1")
-        with locked(tmp_path) as folder:
-            assert folder == tmp_path
-
-
 def test_what_a_killed_writer_left_is_removed_at_every_depth(tmp_path: Path) -> None:
     left = [tmp_path / ".writing-a.json", tmp_path / "checkpoints" / "step_1" / ".writing-b.ckpt"]
     for path in left:
