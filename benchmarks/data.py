@@ -143,6 +143,7 @@ def _batches(count: int, scratch: Path) -> Table:
 def _job(folder: Path, run: Path, overrides: tuple[str, ...]):  # noqa: ANN202 (heavy import)
     from hydra import compose, initialize_config_dir
 
+    from sdlora.build.parts import trainer
     from sdlora.build.training import training_job
     from sdlora.build.workshop import Workshop
     from sdlora.command_line import CONF, opened_shortcuts, register_schemas, to_typed
@@ -154,7 +155,8 @@ def _job(folder: Path, run: Path, overrides: tuple[str, ...]):  # noqa: ANN202 (
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("train", opened_shortcuts(given))
     run.mkdir(parents=True)
-    return training_job(to_typed(composed, TrainConfig), run, Progress(enabled=False), Workshop())
+    config = to_typed(composed, TrainConfig)
+    return training_job(config, run, Progress(enabled=False), Workshop(), trainer(config, run))
 
 
 def _step_ms(job, count: int) -> float:  # noqa: ANN001 (heavy import)

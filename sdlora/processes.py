@@ -7,11 +7,13 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import lightning
+import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from omegaconf import OmegaConf
 from torch import distributed
 
 from sdlora.command_line import quoted
@@ -44,12 +46,16 @@ def rank_of(config: TrainConfig) -> int:
 
 
 def check_processes(config: TrainConfig) -> None:
-    """Check that the processes that torchrun or Slurm started, if any, are those asked for.
+    """Check that the devices are there, and that torchrun or Slurm started a process for each.
 
     Raises:
         ConfigError: Naming key, value and remedy.
     """
     trainer, count = config.trainer, num_processes(config)
+    if trainer.accelerator in ("auto", "gpu") and torch.cuda.is_available():
+        there = torch.cuda.device_count()
+        remedy = f"this machine shows {there} GPU(s); set it to {there} or less"
+        require(trainer.devices <= there, "trainer.devices", trainer.devices, remedy)
     started = int(os.environ.get("WORLD_SIZE", count))
     require(
         started == count,
@@ -154,8 +160,9 @@ def command(script: Path) -> list[str]:
     begin a sweep of its own (its issue 11300).
     """
     hydra = HydraConfig.get()
-    kept = [item for item in hydra.overrides.hydra if item.startswith("hydra.searchpath=")]
-    task = list(hydra.overrides.task)
+    given: Any = OmegaConf.to_container(hydra.overrides, resolve=False)
+    kept = [item for item in given["hydra"] if item.startswith("hydra.searchpath=")]
+    task = given["task"]
     folders = [source.path for source in hydra.runtime.config_sources if source.provider == CONFIG]
     if not any(item.startswith("resume=") for item in task):  # which brings these two
         task += [f"hydra.run.dir={quoted(hydra.runtime.output_dir)}", "hydra.mode=RUN"]

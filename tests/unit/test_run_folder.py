@@ -99,6 +99,16 @@ def test_what_weights_do_not_depend_on_may_change(folder: Path) -> None:
     refuse_changes(folder, now, HASHES)
 
 
+def test_the_batches_of_a_step_may_be_dealt_to_other_devices(folder: Path) -> None:
+    """Two devices of two batches each, or four of one, take the step of four batches."""
+    before = {**CONFIG, "trainer": {"accumulate_grad_batches": 4}}  # of one device, unsaid
+    write_config(folder, before, HASHES)
+    two = {"accumulate_grad_batches": 2, "devices": 2, "num_nodes": 1, "timeout_min": 9}
+    refuse_changes(folder, {**CONFIG, "trainer": two})
+    with pytest.raises(RunFolderError, match="\n  .*devices.*num_nodes: was 4, now 8\n"):
+        refuse_changes(folder, {**CONFIG, "trainer": {**two, "num_nodes": 2}})
+
+
 def test_changes_are_listed_with_key_old_and_new(folder: Path) -> None:
     now = {**CONFIG, "seed": 1, "lora": {"r": 16, "unet": {"targets": ["to_q", "to_k"]}}}
     with pytest.raises(RunFolderError) as caught:
