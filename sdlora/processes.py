@@ -54,7 +54,10 @@ def check_processes(config: TrainConfig) -> None:
     trainer, count = config.trainer, num_processes(config)
     if trainer.accelerator in ("auto", "gpu") and torch.cuda.is_available():
         there = torch.cuda.device_count()
-        remedy = f"this machine shows {there} GPU(s); set it to {there} or less"
+        remedy = (
+            f"this machine shows {there} GPU(s); take no more of them, and as many times "
+            "trainer.accumulate_grad_batches for the same steps"
+        )
         require(trainer.devices <= there, "trainer.devices", trainer.devices, remedy)
     started = int(os.environ.get("WORLD_SIZE", count))
     require(

@@ -195,7 +195,7 @@ def trainer(config: TrainConfig, folder: Path) -> lightning.Trainer:
         accelerator=trainer.accelerator,
         devices=trainer.devices,
         num_nodes=trainer.num_nodes,
-        strategy=_strategy(trainer),
+        strategy=_strategy(config),
         precision=LIGHTNING_PRECISION[trainer.precision],
         accumulate_grad_batches=trainer.accumulate_grad_batches,
         gradient_clip_val=trainer.gradient_clip_val,
@@ -212,12 +212,16 @@ def trainer(config: TrainConfig, folder: Path) -> lightning.Trainer:
     )
 
 
-def _strategy(config: TrainerConfig) -> DDPStrategy | Literal["auto"]:
+def _strategy(config: TrainConfig) -> DDPStrategy | Literal["auto"]:
     """Several devices average their gradients, each in a process of its own."""
-    if config.devices * config.num_nodes == 1:
+    if config.trainer.devices * config.trainer.num_nodes == 1:
         return "auto"
-    timeout = timedelta(minutes=config.timeout_min)
-    return DDPStrategy(timeout=timeout, gradient_as_bucket_view=True)
+    return DDPStrategy(
+        timeout=timedelta(minutes=config.trainer.timeout_min),
+        gradient_as_bucket_view=True,
+        # prompts may be read from before a text encoder's last layers, which then have no gradient
+        find_unused_parameters=trains_text(config),
+    )
 
 
 def _logger(name: str, folder: Path) -> Logger:

@@ -95,7 +95,7 @@ def training_job(
     device = trainer.strategy.root_device
     make_scorer = partial(_scorer, config, data, unseen, device, progress)
     if not is_first:
-        unseen, make_scorer = None, partial(Scorer, [])
+        make_scorer = partial(Scorer, [])
     scorer = keeping.scorer(config, data, device, workshop, make_scorer)
     specs = parts.lora_specs(config.lora, config.model.family)
     family = _model(config, specs, workshop)
@@ -181,7 +181,7 @@ def fit(job: TrainingJob) -> None:
 def _data(
     config: TrainConfig, folder: Path, progress: Progress, is_first: bool
 ) -> tuple[CheckedData, CheckedData | None, dict[str, str]]:
-    """The pictures, those that are held out, and the hashes of what the run is made from."""
+    """The pictures, those held out (for the first process), hashes of what the run is made from."""
     if config.data.prior.mode == "class":
         draw_missing_class_pictures(config, folder, progress)
     data = checked_data(config, folder, progress)
@@ -198,7 +198,7 @@ def _data(
         compare_with_recipe(config, hashes, parts.versions(), progress)
     if not is_first:
         refuse_findings(config, data_sheet(config, data))
-        return data, unseen, hashes
+        return data, None, hashes
     refuse_findings(config, write_data_sheet(config, data, folder, progress))
     write_config(folder, asdict(config), hashes)
     return data, unseen, hashes

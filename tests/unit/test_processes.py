@@ -63,7 +63,7 @@ with processes.Followers([sys.executable, "-c", "import os; os.kill(os.getpid(),
     time.sleep(60)
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 2
     assert "error: trainer.devices: process 1 of this run ended with exit code -9" in done.stderr
