@@ -21,6 +21,9 @@ from sdlora.config import TrainConfig
 from sdlora.config_rules import require
 from sdlora.program import FOLLOWS, TRACEBACK, USER_ERROR, is_told, process_rank
 
+CONFIG_DIR = "command-line"
+"""What Hydra calls the source of configs that ``--config-dir`` names."""
+
 FAILS_WITHIN_S = 10.0
 """When a process has failed, the first one has so long to see it by itself; NCCL never does."""
 
@@ -166,16 +169,13 @@ def command(script: Path) -> list[str]:
     given: Any = OmegaConf.to_container(hydra.overrides, resolve=False)
     kept = [item for item in given["hydra"] if item.startswith("hydra.searchpath=")]
     task = given["task"]
-    folders = [source.path for source in hydra.runtime.config_sources if source.provider == CONFIG]
+    sources = hydra.runtime.config_sources
+    folders = [source.path for source in sources if source.provider == CONFIG_DIR]
     if not any(item.startswith("resume=") for item in task):  # which brings these two
         task += [f"hydra.run.dir={quoted(hydra.runtime.output_dir)}", "hydra.mode=RUN"]
     flags = [word for folder in folders for word in ("--config-dir", folder)]
     silent = ["hydra.output_subdir=null", "hydra/job_logging=none"]
     return [sys.executable, str(script.resolve()), *flags, *task, *kept, *silent]
-
-
-CONFIG = "command-line"
-"""What Hydra calls the source of configs that ``--config-dir`` names."""
 
 
 class Followers:

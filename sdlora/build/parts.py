@@ -216,11 +216,12 @@ def _strategy(config: TrainConfig) -> DDPStrategy | Literal["auto"]:
     """Several devices average their gradients, each in a process of its own."""
     if config.trainer.devices * config.trainer.num_nodes == 1:
         return "auto"
+    # prompts read from before a text encoder's last layers leave those without a gradient
+    skips_layers = config.model.clip_skip > 0 or config.model.family == "sdxl"
     return DDPStrategy(
         timeout=timedelta(minutes=config.trainer.timeout_min),
         gradient_as_bucket_view=True,
-        # prompts may be read from before a text encoder's last layers, which then have no gradient
-        find_unused_parameters=trains_text(config),
+        find_unused_parameters=trains_text(config) and skips_layers,
     )
 
 
