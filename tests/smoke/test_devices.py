@@ -52,9 +52,9 @@ def steps_saved(run: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step_")) for path in (run / "checkpoints").iterdir())
 
 
-def losses_shown(run: Path) -> dict[int, float]:
+def values_of(run: Path, name: str) -> dict[int, float]:
     lines = map(json.loads, (run / "metrics.jsonl").read_text("utf-8").splitlines())
-    return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
+    return {line["step"]: line[name] for line in lines if name in line}
 
 
 def assert_same_weights(run: Path, other: Path, step: int) -> None:
@@ -107,7 +107,7 @@ def test_two_devices_train_what_one_does_and_one_goes_on(
     assert steps_saved(two) == [1, 2]
     for step in (1, 2):
         assert_same_weights(two, one, step)
-    shown = losses_shown(two)
+    shown = values_of(two, "train/loss")
     for step in (1, 2):  # the mean of both devices' batches
         assert shown[step] == pytest.approx(sum(losses[2 * step - 2 : 2 * step]) / 2, rel=1e-5)
 
@@ -125,7 +125,10 @@ def test_a_sweep_of_several_devices(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Each cell in its own folder, none begun by the other processes; nothing left behind."""
+    """Each cell in its own folder, none begun by the other processes; nothing left behind.
+
+    The first process draws and scores while the other waits.
+    """
     bases = []
 
     def base_model(*given: Any, real: Any = keeping.base_model) -> Any:
@@ -134,8 +137,11 @@ def test_a_sweep_of_several_devices(
 
     monkeypatch.setattr(keeping, "base_model", base_model)
     found = dict(os.environ)
-    base = f"model.path={random_base}"
-    given = (*settings, base, "trainer=ddp", "trainer.max_steps=1", "lora.alpha=${lora.r}")
+    given = (
+        *(item for item in settings if item != "evaluation=none"),
+        *("evaluation.image=none", "trainer=ddp", "trainer.max_steps=1", "lora.alpha=${lora.r}"),
+        f"model.path={random_base}",
+    )
     train_here("-m", *given, "lora.r=2,4", f"hydra.sweep.dir={tmp_path}")
     assert {**os.environ, "HYDRA_FULL_ERROR": ""} == {**found, "HYDRA_FULL_ERROR": ""}
     assert not distributed.is_initialized()
@@ -148,6 +154,8 @@ def test_a_sweep_of_several_devices(
         cell = tmp_path / f"lora.r={r}"
         assert json.loads((cell / "cell.json").read_text("utf-8"))["state"] == "done"
         assert not list(cell.rglob("multirun.yaml"))
+        assert 0 < values_of(cell, "base/clip_score")[0] < 100
+        assert 0 < values_of(cell, "eval/clip_score")[1] < 100
         weights = checkpoint(cell, 1)["state_dict"]
         assert {w.shape[0] for name, w in weights.items() if "lora_A" in name} == {r}
     assert bases[0] is bases[1]  # the first process keeps it from cell to cell

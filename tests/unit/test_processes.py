@@ -2,13 +2,21 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.strategies import Strategy
+from omegaconf import open_dict
 
 from sdlora import processes
-from sdlora.processes import Followers, ProcessError, in_turn
+from sdlora.command_line import CONF, register_schemas, to_typed
+from sdlora.config import TrainConfig
+from sdlora.config_rules import ConfigError
+from sdlora.processes import Followers, ProcessError, check_processes, command, in_turn
 from sdlora.program import process_rank
 
 SLEEPS = "import time; from sdlora.program import follow; follow(); time.sleep(60)"
@@ -31,6 +39,79 @@ def test_rank(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert process_rank(num_processes) == rank
+
+
+@pytest.fixture
+def config_of(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """``config_of(*overrides)`` composes a config as Hydra does for a run in ``runs/a b``."""
+    for name in ("RANK", "WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    register_schemas()
+
+    def compose_it(*overrides: str) -> TrainConfig:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = compose("train", list(overrides), return_hydra_config=True)
+        with open_dict(composed):
+            composed.hydra.runtime.output_dir = "runs/a b"
+        HydraConfig.instance().set_config(composed)
+        with open_dict(composed):
+            del composed.hydra
+        return to_typed(composed, TrainConfig)
+
+    return compose_it
+
+
+@pytest.mark.parametrize(
+    ("environment", "overrides", "message"),
+    [
+        ({}, ["trainer.num_nodes=2"], "^trainer.num_nodes=2: .* by torchrun or srun"),
+        ({"WORLD_SIZE": "4"}, ["trainer.devices=2"], "^trainer.devices=2: .*is 2, but 4 processes"),
+        ({"WORLD_SIZE": "2"}, ["trainer=ddp"], "^run_dir=runs/a b: .* with hydra.run.dir=FOLDER"),
+        ({"SLURM_NTASKS": "2"}, ["trainer=ddp"], "^run_dir=runs/a b: each process would make a"),
+        ({}, ["trainer=ddp"], None),
+        ({"WORLD_SIZE": "2"}, ["trainer=ddp", "hydra.run.dir=x"], None),
+        ({"WORLD_SIZE": "2"}, ["trainer=ddp", "resume=x"], None),
+        ({"SLURM_NTASKS": "2"}, [], None),  # one device each: runs side by side
+    ],
+)
+def test_processes_that_were_started_are_those_asked_for(
+    config_of: Any,
+    environment: dict[str, str],
+    overrides: list[str],
+    message: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = config_of(*overrides)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if message is None:
+        check_processes(config)
+        return
+    with pytest.raises(ConfigError, match=message):
+        check_processes(config)
+
+
+def test_more_devices_than_there_are(config_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    check_processes(config_of("trainer=ddp", "trainer.accelerator=cpu"))
+    with pytest.raises(ConfigError, match=r"^trainer.devices=2: this machine shows 1 GPU\(s\)"):
+        check_processes(config_of("trainer=ddp"))
+
+
+def test_what_another_process_runs(config_of: Any) -> None:
+    """The job alone, in the folder of the first: nothing of the sweep that it is a cell of."""
+    python = [sys.executable, str(Path("train.py").resolve())]
+    silent = ["hydra.output_subdir=null", "hydra/job_logging=none"]
+    cell = ("lora.r=4", "lora.alpha=${lora.r}", "hydra.sweep.dir=s", "hydra.mode=MULTIRUN")
+    config_of(*cell)
+    given = ["lora.r=4", "lora.alpha=${lora.r}", "hydra.run.dir='runs/a b'", "hydra.mode=RUN"]
+    assert command(Path("train.py")) == [*python, *given, *silent]
+    config_of("resume=runs/a", "hydra.searchpath=[file://conf]")  # which names folder and mode
+    kept = ["resume=runs/a", "hydra.searchpath=[file://conf]"]
+    assert command(Path("train.py")) == [*python, *kept, *silent]
 
 
 def test_an_error_that_another_process_caused_names_it() -> None:
