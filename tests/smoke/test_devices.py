@@ -136,14 +136,14 @@ def test_a_sweep_of_several_devices(
         return bases[-1]
 
     monkeypatch.setattr(keeping, "base_model", base_model)
-    found = dict(os.environ)
     given = (
         *(item for item in settings if item != "evaluation=none"),
         *("evaluation.image=none", "trainer=ddp", "trainer.max_steps=1", "lora.alpha=${lora.r}"),
         f"model.path={random_base}",
     )
     train_here("-m", *given, "lora.r=2,4", f"hydra.sweep.dir={tmp_path}")
-    assert {**os.environ, "HYDRA_FULL_ERROR": ""} == {**found, "HYDRA_FULL_ERROR": ""}
+    told_by_the_first = {"LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    assert not told_by_the_first & set(os.environ)
     assert not distributed.is_initialized()
 
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [
@@ -154,8 +154,8 @@ def test_a_sweep_of_several_devices(
         cell = tmp_path / f"lora.r={r}"
         assert json.loads((cell / "cell.json").read_text("utf-8"))["state"] == "done"
         assert not list(cell.rglob("multirun.yaml"))
-        assert 0 < values_of(cell, "base/clip_score")[0] < 100
-        assert 0 < values_of(cell, "eval/clip_score")[1] < 100
+        assert set(values_of(cell, "base/clip_score")) == {0}
+        assert set(values_of(cell, "eval/clip_score")) == {1}
         weights = checkpoint(cell, 1)["state_dict"]
         assert {w.shape[0] for name, w in weights.items() if "lora_A" in name} == {r}
     assert bases[0] is bases[1]  # the first process keeps it from cell to cell
