@@ -1,6 +1,7 @@
 """Fine-tune Stable Diffusion with LoRA on a folder of captioned pictures; see --help."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from sdlora.build.repeat import with_recipe
 from sdlora.build.workshop import Workshop
 from sdlora.command_line import run, to_typed
 from sdlora.config import TrainConfig
+from sdlora.program import follow, process_rank
 from sdlora.progress import Progress
 
 if TYPE_CHECKING:
@@ -23,9 +25,11 @@ def checked(composed: DictConfig) -> TrainConfig:
     given = HydraConfig.get().overrides.task
     config = to_typed(with_recipe(composed, given), TrainConfig)
 
+    from sdlora import processes
     from sdlora.build import checks  # imports wait: a typo should not take seconds to be seen
 
     checks.check(config)
+    processes.check_processes(config)
     return config
 
 
@@ -33,32 +37,41 @@ def train(
     config: TrainConfig, folder: Path, workshop: Workshop, progress: Progress
 ) -> "TrainingJob | None":
     """Config -> data -> model -> module -> fit -> export -> scores."""
-    from sdlora.build import results, training
+    from sdlora import processes
+    from sdlora.build import parts, results, training
 
+    is_first = processes.rank_of(config) == 0
     if config.check:
-        training.check_data(config, folder, progress)
+        if is_first:
+            training.check_data(config, folder, progress)
         return None
-    job = training.training_job(config, folder, progress, workshop)
-    if job.is_finished:
-        steps = config.trainer.max_steps
-        progress.print(f"{folder} is finished: all {steps} steps are done and exported; raise")
-        progress.print("trainer.max_steps to go on, or start a new run")
-        return job
-    training.fit(job)
+    trainer = parts.trainer(config, folder)
+    with processes.together(trainer, Path(__file__)):
+        with processes.in_turn(trainer.strategy):
+            job = training.training_job(config, folder, progress, workshop, trainer)
+        if job.is_finished:
+            steps = config.trainer.max_steps
+            progress.print(f"{folder} is finished: all {steps} steps are done and exported; raise")
+            progress.print("trainer.max_steps to go on, or start a new run")
+            return job
+        training.fit(job)
     if job.signals.received is not None:
         sys.exit(128 + job.signals.received)
-    files = results.export(job)
-    results.summarise(job, files)
+    if is_first:
+        files = results.export(job)
+        results.summarise(job, files)
     return job
 
 
 def train_alone(composed: DictConfig, workshop: Workshop, progress: Progress) -> None:
-    """Train once, in a folder that no other process uses."""
+    """Train once, in a folder that no other run uses."""
     config = checked(composed)
 
+    from sdlora import processes
     from sdlora.run_folder import locked
 
-    with locked(Path(config.run_dir)) as folder:
+    folder = Path(config.run_dir)
+    with locked(folder) if processes.rank_of(config) == 0 else nullcontext():
         train(config, folder, workshop, progress)
 
 
@@ -85,12 +98,14 @@ def train_cell(composed: DictConfig, workshop: Workshop, progress: Progress) -> 
 
 def main() -> None:
     """Train once, or in this process one cell of a sweep after the other."""
+    follow()
     workshop = Workshop()
 
     def task(composed: DictConfig) -> None:
         is_cell = HydraConfig.get().mode == RunMode.MULTIRUN
-        with Progress() as progress:
-            (train_cell if is_cell else train_alone)(composed, workshop, progress)
+        is_first = process_rank(composed.trainer.devices * composed.trainer.num_nodes) == 0
+        with Progress(quiet=not is_first) as progress:
+            (train_cell if is_cell and is_first else train_alone)(composed, workshop, progress)
 
     run(task, "train", TrainConfig)
 

@@ -6,6 +6,7 @@ from hydra import compose, initialize_config_dir
 
 from sdlora.build import checks
 from sdlora.build.job import TrainingJob
+from sdlora.build.parts import trainer
 from sdlora.build.training import training_job
 from sdlora.build.workshop import Workshop
 from sdlora.command_line import CONF, opened_shortcuts, quoted, register_schemas, to_typed
@@ -26,4 +27,5 @@ def train_config(overrides: list[str], run: Path) -> TrainConfig:
 def job(overrides: list[str], run: Path, progress: Progress) -> TrainingJob:
     """That run, ready to fit, its cache filled; the folder is made."""
     run.mkdir(parents=True)
-    return training_job(train_config(overrides, run), run, progress, Workshop())
+    config = train_config(overrides, run)
+    return training_job(config, run, progress, Workshop(), trainer(config, run))

@@ -79,11 +79,17 @@ class TrainerConfig:
     accelerator: str = MISSING
     """``auto``, ``cpu``, ``gpu`` or ``mps``."""
     devices: int = MISSING
-    """How many of them; >= 1."""
+    """How many of them on each machine; >= 1. With several, each has a process of its own, and a
+    step averages ``accumulate_grad_batches`` batches of each."""
+    num_nodes: int = MISSING
+    """Machines, each with ``devices``; >= 1. Several are started by torchrun or Slurm."""
+    timeout_min: int = MISSING
+    """Minutes that several devices wait for each other, such as for the first one, which alone
+    caches, draws and scores; >= 1."""
     precision: str = MISSING
     """Compute precision: fp32, bf16 or fp16. LoRA weights, noise and loss are float32 always."""
     accumulate_grad_batches: int = MISSING
-    """Batches whose gradients one optimizer step averages; >= 1."""
+    """Batches of each device whose gradients one optimizer step averages; >= 1."""
     gradient_clip_val: float | None = None
     """Largest gradient norm; ``null`` does not clip. > 0."""
     gradient_checkpointing: bool = MISSING
@@ -98,8 +104,15 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         require_choice("trainer.precision", self.precision, PRECISIONS)
         require_choice("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "mps"))
-        for name in ("max_steps", "devices", "accumulate_grad_batches", "log_every_n_steps"):
+        counts = ("max_steps", "devices", "num_nodes", "timeout_min")
+        for name in (*counts, "accumulate_grad_batches", "log_every_n_steps"):
             require_count(f"trainer.{name}", getattr(self, name))
+        require(
+            not (self.accelerator == "mps" and self.devices * self.num_nodes > 1),
+            "trainer.devices",
+            self.devices,
+            "mps has one device; set it and trainer.num_nodes to 1",
+        )
         if self.gradient_clip_val is not None:
             require_rate("trainer.gradient_clip_val", self.gradient_clip_val)
         if self.ema_decay is not None:

@@ -48,7 +48,8 @@ class DiffusionModule(lightning.LightningModule):
             optimizer.
         make_schedule: Optimizer -> learning-rate schedule, stepped once an optimizer step.
         seed: Every random draw is a function of it and of the sample's global index.
-        check_every_n_steps: How often a GPU is asked whether the loss is a number.
+        check_every_n_steps: How often a GPU is asked whether the loss is a number, and several
+            processes what theirs is: where a curve is written.
         teacher: Prior preservation by the base itself; ``None``: off.
     """
 
@@ -92,7 +93,7 @@ class DiffusionModule(lightning.LightningModule):
             prior = self.prior_loss(self.teacher.token_ids, z_t, t, batch.sizes)
             loss = loss + self.teacher.weight * prior
         self._require_finite(loss, batch)
-        self.log("train/loss", loss.detach(), batch_size=len(z_0))
+        self.log("train/loss", self._over_processes(loss), batch_size=len(z_0))
         return loss * batch.share  # 1 unless the window has short batches
 
     def prior_loss(
@@ -199,6 +200,14 @@ class DiffusionModule(lightning.LightningModule):
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(state_dict[name])
+
+    def _over_processes(self, loss: Tensor) -> Tensor:
+        """The loss to show: the processes' mean at a point of the curve, where all wait once."""
+        shown = loss.detach().clone()
+        is_point = (self.global_step + 1) % self.check_every_n_steps == 0
+        if is_point and torch.distributed.is_initialized():
+            return self.trainer.strategy.reduce(shown, reduce_op="mean")
+        return shown
 
     def _require_finite(self, loss: Tensor, batch: Batch) -> None:
         """Stop at the first loss that is no number; on a GPU look only when a curve is written.

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 
@@ -14,6 +15,36 @@ USER_ERROR = 2
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 plus the number of SIGINT."""
+
+FOLLOWS = "SDLORA_FOLLOWS"
+"""Environment variable of a process that another one started for a further device of its run."""
+
+
+def process_rank(num_processes: int) -> int:
+    """Number of this process among those of one run; 0 is the first, which alone writes.
+
+    Args:
+        num_processes: Of the run. Slurm's number says nothing of runs that each have one.
+    """
+    if "RANK" in os.environ:  # of torchrun, or of the first process
+        return int(os.environ["RANK"])
+    return int(os.environ.get("SLURM_PROCID", "0")) if num_processes > 1 else 0
+
+
+def follow() -> None:
+    """End this process with the one that started it for a further device, however that ends.
+
+    The first process holds the other end of this one's standard input, which the system closes
+    with it, also where it was killed.
+    """
+    if os.environ.pop(FOLLOWS, None) is not None:
+        threading.Thread(target=_end_with_input, daemon=True).start()
+
+
+def _end_with_input() -> None:
+    while os.read(0, 1):  # not sys.stdin, whose lock would be held at the end of the interpreter
+        pass
+    os._exit(USER_ERROR)
 
 
 def run_task(task: Callable[[], None]) -> None:
@@ -31,15 +62,21 @@ def run_task(task: Callable[[], None]) -> None:
 
 def report(error: Exception) -> int:
     """Print an error as one message; gives the exit code."""
-    print(f"error: {message_of(error)}", file=sys.stderr)
+    rank = process_rank(1)
+    process = f" in process {rank}" if rank > 0 else ""
+    print(f"error{process}: {message_of(error)}", file=sys.stderr)
     print(f"(set {TRACEBACK}=1 for the traceback)", file=sys.stderr)
     return USER_ERROR
 
 
 def message_of(error: Exception) -> str:
     """What an error says; with its kind, unless it is one that speaks to the user."""
-    is_told = isinstance(error, ValueError) or type(error).__module__.startswith("sdlora.")
-    return str(error) if is_told else f"{type(error).__name__}: {error}"
+    return str(error) if is_told(error) else f"{type(error).__name__}: {error}"
+
+
+def is_told(error: Exception) -> bool:
+    """Whether an error speaks to the user."""
+    return isinstance(error, ValueError) or type(error).__module__.startswith("sdlora.")
 
 
 def settle_libraries() -> None:

@@ -25,10 +25,11 @@ class Progress:
     """Progress bars that share one display, as rich allows only one at a time.
 
     Args:
-        enabled: Whether anything is drawn; the console stays usable either way.
+        enabled: Whether bars are drawn; the console stays usable either way.
+        quiet: Whether nothing at all is shown, as by all processes of a run but its first.
     """
 
-    def __init__(self, enabled: bool = True) -> None:
+    def __init__(self, enabled: bool = True, quiet: bool = False) -> None:
         columns: list[ProgressColumn | str] = [
             TextColumn("{task.description}"),
             BarColumn(),
@@ -37,8 +38,8 @@ class Progress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         ]
-        self.console = Console()
-        self._bars = RichProgress(*columns, console=self.console, disable=not enabled)
+        self.console = Console(quiet=quiet)
+        self._bars = RichProgress(*columns, console=self.console, disable=quiet or not enabled)
 
     def __enter__(self) -> Self:
         self._bars.start()

@@ -1,6 +1,7 @@
 """A run's folder: one process at a time, its config written once and compared on resume."""
 
 import json
+import math
 import os
 import platform
 import time
@@ -39,12 +40,20 @@ FREE_KEYS = (
     "trainer.max_steps",
     "trainer.log_every_n_steps",
     "trainer.accelerator",
+    "trainer.timeout_min",
     "data.root",
     "data.num_workers",
     "data.cache",
 )
 """What a resumed run may change: how long it goes on, what it shows, and where things lie.
 ``data.root`` is here because a folder may move; its content is compared by hash."""
+
+BATCHES_A_STEP = (
+    "trainer.accumulate_grad_batches",
+    "trainer.devices",
+    "trainer.num_nodes",
+)
+"""Keys of which only the product may not change: the same batches, dealt to other devices."""
 
 
 class RunFolderError(ValueError):
@@ -57,8 +66,7 @@ def locked(
 ) -> Iterator[Path]:
     """Hold the folder for this process; the lock goes with the process, even a killed one.
 
-    Lightning starts one more process for each further device, with ``LOCAL_RANK`` set: those work
-    under the first one's lock. What a killed writer left behind is removed.
+    What a killed writer left behind is removed.
 
     Args:
         folder: Of a run, or of a sweep.
@@ -69,9 +77,6 @@ def locked(
         RunFolderError: If another process works in it, or nothing can be written there.
     """
     make_folder(folder, key, remedy)
-    if int(os.environ.get("LOCAL_RANK", "0")) > 0:
-        yield folder
-        return
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -197,7 +202,7 @@ def refuse_changes(
     before, hashes_before = read_config(folder)
     changed = [
         f"{key}: was {old!r}, now {new!r}"
-        for key, old, new in differences(flat(before), flat(config))
+        for key, old, new in differences(_comparable(before), _comparable(config))
         if not key.startswith(FREE_KEYS)
     ]
     if hashes is not None:
@@ -211,6 +216,13 @@ def refuse_changes(
             f"resume={folder}: cannot go on, since this changed:{listing}\n"
             "Set it back, or start a new run."
         )
+
+
+def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys, with the number of batches in a step in place of its factors."""
+    values = flat(config)
+    factors = [int(values.pop(key, 1)) for key in BATCHES_A_STEP]
+    return {" * ".join(BATCHES_A_STEP): math.prod(factors), **values}
 
 
 def _shortened(lines: Sequence[str]) -> list[str]:

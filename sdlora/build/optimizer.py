@@ -134,7 +134,8 @@ def schedule(config: TrainConfig, of: Optimizer, batches_per_epoch: int | None) 
     steps_per_epoch = None
     if settings.per == "epoch":
         assert batches_per_epoch is not None, "the checks refuse a stream"
-        window = config.trainer.accumulate_grad_batches * config.trainer.devices
+        trainer = config.trainer
+        window = trainer.accumulate_grad_batches * trainer.devices * trainer.num_nodes
         steps_per_epoch = Fraction(batches_per_epoch, window)
     return build_schedule(
         settings.name,

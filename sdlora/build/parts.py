@@ -4,13 +4,15 @@ import logging
 import platform
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 
 from sdlora import __version__
 from sdlora.adapters.lora import add_lora
@@ -191,12 +193,15 @@ def memory_and_speed(config: TrainerConfig, family: Family) -> None:
 
 def trainer(config: TrainConfig, folder: Path) -> lightning.Trainer:
     """Lightning's trainer, with its own checkpoints, bar and summary off: the callbacks do that."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     trainer = config.trainer
     return lightning.Trainer(
         max_steps=trainer.max_steps,
         accelerator=trainer.accelerator,
         devices=trainer.devices,
+        num_nodes=trainer.num_nodes,
+        strategy=_strategy(config),
         precision=LIGHTNING_PRECISION[trainer.precision],
         accumulate_grad_batches=trainer.accumulate_grad_batches,
         gradient_clip_val=trainer.gradient_clip_val,
@@ -210,6 +215,19 @@ def trainer(config: TrainConfig, folder: Path) -> lightning.Trainer:
         enable_model_summary=False,
         limit_val_batches=0,
         num_sanity_val_steps=0,
+    )
+
+
+def _strategy(config: TrainConfig) -> DDPStrategy | Literal["auto"]:
+    """Several devices average their gradients, each in a process of its own."""
+    if config.trainer.devices * config.trainer.num_nodes == 1:
+        return "auto"
+    # prompts read from before a text encoder's last layers leave those without a gradient
+    skips_layers = config.model.clip_skip > 0 or config.model.family == "sdxl"
+    return DDPStrategy(
+        timeout=timedelta(minutes=config.trainer.timeout_min),
+        gradient_as_bucket_view=True,
+        find_unused_parameters=trains_text(config) and skips_layers,
     )
 
 

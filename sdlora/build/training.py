@@ -6,6 +6,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -72,11 +73,16 @@ def check_data(config: TrainConfig, folder: Path, progress: Progress) -> None:
 
 
 def training_job(
-    config: TrainConfig, folder: Path, progress: Progress, workshop: Workshop
+    config: TrainConfig,
+    folder: Path,
+    progress: Progress,
+    workshop: Workshop,
+    trainer: lightning.Trainer,
 ) -> TrainingJob:
-    """Put a run together: data, model, adapters, cache, module, trainer, callbacks.
+    """Put a run together: data, model, adapters, cache, module, callbacks.
 
-    What the last run left in the workshop is used where it is the same.
+    What the last run left in the workshop is used where it is the same. Of several processes the
+    first alone writes into the folder, and scores.
 
     Raises:
         ValueError: Whatever cannot work, before the first step.
@@ -84,10 +90,12 @@ def training_job(
     checkpoint = _checkpoint_to_resume(config, folder, progress)
     _check_objective(config)
     check_adapters(config)
-    data, unseen, hashes = _data(config, folder, progress)
-    trainer = parts.trainer(config, folder)
+    is_first = trainer.is_global_zero
+    data, unseen, hashes = _data(config, folder, progress, is_first)
     device = trainer.strategy.root_device
     make_scorer = partial(_scorer, config, data, unseen, device, progress)
+    if not is_first:
+        make_scorer = partial(Scorer, [])
     scorer = keeping.scorer(config, data, device, workshop, make_scorer)
     specs = parts.lora_specs(config.lora, config.model.family)
     family = _model(config, specs, workshop)
@@ -95,7 +103,8 @@ def training_job(
     batches, left = training_set(config, data, family, device, progress)
     sheet = data_sheet(config, left)
     if left is not data:
-        say_left_out(sheet, data, folder, progress)
+        if is_first:
+            say_left_out(sheet, data, folder, progress)
         refuse_findings(config, sheet)
 
     for line in rate_notes(config):
@@ -108,7 +117,7 @@ def training_job(
         folder=folder,
         progress=progress,
         data=left,
-        contact_sheets=draw_contact_sheets(left, sheet, folder, progress),
+        contact_sheets=draw_contact_sheets(left, sheet, folder, progress) if is_first else [],
         family=family,
         module=parts.module(config, family, batches_per_epoch(batches)),
         datamodule=datamodule(config, batches),
@@ -130,7 +139,8 @@ def training_job(
 def fit(job: TrainingJob) -> None:
     """Train, from the start or from the checkpoint; afterwards the model has its final weights."""
     step = 0 if job.checkpoint is None else step_of(job.checkpoint)
-    forget_metrics_after(job.folder / "metrics.jsonl", step if job.checkpoint else -1)
+    if job.trainer.is_global_zero:
+        forget_metrics_after(job.folder / "metrics.jsonl", step if job.checkpoint else -1)
     if job.checkpoint is not None:
         job.progress.print(f"going on from step {step} of {job.trainer.max_steps}")
     text = json.dumps(asdict(job.config), indent=2)
@@ -169,9 +179,9 @@ def fit(job: TrainingJob) -> None:
 
 
 def _data(
-    config: TrainConfig, folder: Path, progress: Progress
+    config: TrainConfig, folder: Path, progress: Progress, is_first: bool
 ) -> tuple[CheckedData, CheckedData | None, dict[str, str]]:
-    """The pictures, those that are held out, and the hashes of what the run is made from."""
+    """The pictures, those held out (for the first process), hashes of what the run is made from."""
     if config.data.prior.mode == "class":
         draw_missing_class_pictures(config, folder, progress)
     data = checked_data(config, folder, progress)
@@ -186,6 +196,9 @@ def _data(
         refuse_changes(folder, asdict(config), hashes, {"data": changed})
     elif config.from_lora:
         compare_with_recipe(config, hashes, parts.versions(), progress)
+    if not is_first:
+        refuse_findings(config, data_sheet(config, data))
+        return data, None, hashes
     refuse_findings(config, write_data_sheet(config, data, folder, progress))
     write_config(folder, asdict(config), hashes)
     return data, unseen, hashes

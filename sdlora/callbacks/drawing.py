@@ -79,7 +79,7 @@ class Evaluate(OptimizerStepCallback):
         """Write down the validation loss that training begins with."""
         if self.pruning is not None and self.pruning.was_stopped(trainer.global_step):
             self.stop_reason = HOPELESS
-            trainer.should_stop = True
+            trainer.should_stop = True  # every process reads the same study
         if self.validation is None or not trainer.is_global_zero or trainer.global_step > 0:
             return  # a resumed run has this line
         with self._spared(0):
@@ -96,7 +96,7 @@ class Evaluate(OptimizerStepCallback):
         if trainer.is_global_zero:
             with self._spared(step):
                 self._draw(trainer, module, step, scored)
-        if scored and (self.stop_patience is not None or self.pruning is not None):
+        if scored:
             if trainer.is_global_zero and not at_end:
                 self.stop_reason = self._reason_to_stop(step)
             is_over = self.stop_reason is not None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -70,13 +71,31 @@ class Checkpoints(OptimizerStepCallback):
                     "from it. Resume from the last checkpoint with a lower learning rate"
                 )
         folder = step_folder(self.folder, trainer.global_step)
-        if problem_of(folder) is None:
+        is_there = trainer.is_global_zero and problem_of(folder) is None
+        if trainer.strategy.broadcast(is_there):  # others may look when the first has written
             return
-        if trainer.is_global_zero:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.write_adapter(folder)
-        trainer.save_checkpoint(folder / STATE, weights_only=False)
+        try:
+            if trainer.is_global_zero:
+                folder.mkdir(parents=True, exist_ok=True)
+                self.write_adapter(folder)
+            trainer.save_checkpoint(folder / STATE, weights_only=False)
+        except OSError:
+            trainer.strategy.barrier()  # the others wait for this one, which alone writes
+            raise
         self._remove_old(trainer)
+
+    def on_load_checkpoint(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Count the micro-batches done in windows of this run, which may have other devices."""
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        done = checkpoint["global_step"] * trainer.accumulate_grad_batches
+        for counts in (progress["total"], progress["current"]):
+            change = done - counts["ready"]
+            counts.update({name: count + change for name, count in counts.items()})
 
     def _remove_old(self, trainer: lightning.Trainer) -> None:
         if self.keep_last is None or not trainer.is_global_zero:

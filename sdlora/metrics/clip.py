@@ -97,7 +97,7 @@ class ClipScore(CLIPScore):
         self, model: str | Path = "openai/clip-vit-base-patch32", device: torch.device | str = "cpu"
     ) -> None:
         loaded: Any = load_clip(TINY_CLIP if model == "tiny" else model)
-        super().__init__(model_name_or_path=lambda: loaded)
+        super().__init__(model_name_or_path=lambda: loaded, sync_on_compute=False)
         self._model_device = torch.device(device)
         self.to(device)
 

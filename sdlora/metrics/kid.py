@@ -39,6 +39,7 @@ def kid(pictures: Tensor, references: Tensor) -> tuple[float, tuple[float, float
             subsets=NUM_SUBSETS,
             subset_size=fewest if fewest < 8 else fewest // 2,
             gamma=1.0,
+            sync_on_compute=False,
         )
     metric.update(references, real=True)
     metric.update(pictures, real=False)

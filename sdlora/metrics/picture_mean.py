@@ -11,7 +11,8 @@ class PictureMean(Metric):
     """Mean over pictures; subclasses ``take`` in ``update`` the number that a picture has.
 
     The numbers are kept in float64 on the CPU, where the mean does not depend on how the pictures
-    were split into updates.
+    were split into updates. Of several processes the first alone has pictures, so none is asked
+    for what the others have; the same holds for every other metric here.
     """
 
     is_differentiable = False
@@ -20,7 +21,7 @@ class PictureMean(Metric):
     kept: list[Tensor]
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(sync_on_compute=False)
         self.add_state("kept", [], dist_reduce_fx="cat")
 
     def take(self, values: Tensor) -> None:

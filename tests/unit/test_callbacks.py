@@ -248,6 +248,32 @@ def test_a_stopped_run_goes_on_bit_by_bit(loaded_family: StableDiffusion, tmp_pa
     assert steps_on_disk(tmp_path / "parts") == [2, 4]
 
 
+def test_a_run_goes_on_at_the_start_of_a_step_in_other_windows(
+    loaded_family: StableDiffusion, tmp_path: Path
+) -> None:
+    """Three steps of one batch, then one of two, as a process counts that has fewer beside it."""
+
+    def go(steps: int, accumulate: int, checkpoint: Path | None = None) -> list[int]:
+        seen: list[int] = []
+
+        class Seen(Callback):
+            def on_train_batch_start(self, *given: Any) -> None:
+                seen.append(int(given[2].sample_index[0]))
+
+        trainer(
+            tmp_path, steps, [saving(tmp_path, 3), Seen()], accumulate_grad_batches=accumulate
+        ).fit(
+            diffusion_module(adapted(copy.deepcopy(loaded_family))),
+            datamodule=Stream(accumulate=accumulate),
+            ckpt_path=None if checkpoint is None else str(checkpoint),
+            weights_only=True,
+        )
+        return seen
+
+    assert go(3, 1) == [0, 2, 4]
+    assert go(4, 2, newest_valid(tmp_path)[0]) == [12, 14]  # micro-batches 6 and 7, of two samples
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_no_numbers_are_never_saved(
     family: StableDiffusion, tmp_path: Path, value: float

@@ -174,6 +174,7 @@ def test_a_second_text_encoder_is_trained_as_the_first_unless_told_otherwise() -
         ),
         (["trainer.precision=fp16", "trainer.accelerator=cpu"], "needs a GPU; on the CPU use bf16"),
         (["trainer.devices=0"], "^trainer.devices=0: must be a whole number >= 1"),
+        (["trainer=ddp", "trainer.accelerator=mps"], "^trainer.devices=2: mps has one device"),
         (["trainer.gradient_clip_val=nan"], "^trainer.gradient_clip_val=nan: must be a finite"),
         (["optim.new_word_lr=0"], "^optim.new_word_lr=0.0: must be a finite number > 0"),
         (["lora.new_word.name='two words'"], "^lora.new_word.name='two words': must be one word"),

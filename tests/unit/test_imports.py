@@ -64,6 +64,7 @@ LEVELS = {
     "sdlora.build.*": 6,
     "sdlora.command_line": 6,
     "sdlora.composition_errors": 6,
+    "sdlora.processes": 6,
     "sdlora.assets.*": 6,
 }
 SEES_CONFIG = (
@@ -79,6 +80,7 @@ SEES_CONFIG = (
     "sdlora.config_sweep",
     "sdlora.command_line",
     "sdlora.composition_errors",
+    "sdlora.processes",
     "sdlora.build",  # and what lies in it
 )
 NAMELESS = {"utils", "util", "helpers", "helper", "misc", "common", "src"}

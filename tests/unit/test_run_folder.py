@@ -59,15 +59,6 @@ def test_second_process_is_refused_and_a_killed_one_lets_go(tmp_path: Path) -> N
         assert folder == tmp_path
 
 
-def test_a_further_device_works_under_the_first_ones_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with locked(tmp_path):
-        monkeypatch.setenv("LOCAL_RANK", "1")
-        with locked(tmp_path) as folder:
-            assert folder == tmp_path
-
-
 def test_what_a_killed_writer_left_is_removed_at_every_depth(tmp_path: Path) -> None:
     left = [tmp_path / ".writing-a.json", tmp_path / "checkpoints" / "step_1" / ".writing-b.ckpt"]
     for path in left:
@@ -106,6 +97,16 @@ def test_what_weights_do_not_depend_on_may_change(folder: Path) -> None:
         "trainer": {"max_steps": 20, "precision": "fp32"},
     }
     refuse_changes(folder, now, HASHES)
+
+
+def test_the_batches_of_a_step_may_be_dealt_to_other_devices(folder: Path) -> None:
+    """Two devices of two batches each, or four of one, take the step of four batches."""
+    before = {**CONFIG, "trainer": {"accumulate_grad_batches": 4}}  # of one device, unsaid
+    write_config(folder, before, HASHES)
+    two = {"accumulate_grad_batches": 2, "devices": 2, "num_nodes": 1, "timeout_min": 9}
+    refuse_changes(folder, {**CONFIG, "trainer": two})
+    with pytest.raises(RunFolderError, match="\n  .*devices.*num_nodes: was 4, now 8\n"):
+        refuse_changes(folder, {**CONFIG, "trainer": {**two, "num_nodes": 2}})
 
 
 def test_changes_are_listed_with_key_old_and_new(folder: Path) -> None:
