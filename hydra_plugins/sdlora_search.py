@@ -17,7 +17,13 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.sdlora_sweeper import jobs_of, refuse_too_many, split, whole_command
+from hydra_plugins.sdlora_sweeper import (
+    jobs_of,
+    raise_first,
+    refuse_too_many,
+    split,
+    whole_command,
+)
 
 
 class SearchingSweeper(Sweeper):
@@ -62,7 +68,7 @@ class SearchingSweeper(Sweeper):
 
         from sdlora.build.search import search_goal
         from sdlora.run_folder import make_folder
-        from sdlora.sweep.plan import SweptKey, sweep_name
+        from sdlora.sweep.plan import SweptKey, refuse_other_kind, sweep_name
         from sdlora.sweep.search import Search
 
         config: Any = OmegaConf.to_object(self.config.sweep)  # its checks run here
@@ -78,6 +84,7 @@ class SearchingSweeper(Sweeper):
         self.config.sweep.name = config.name or sweep_name(swept, shared)
         folder = Path(self.config.hydra.sweep.dir)
         make_folder(folder, "sweep.name", "sweep.name=NAME")
+        refuse_other_kind(folder, is_search=True)
         search = Search(folder, keys, goal, self.config.seed)
         self._run(search, config, arguments, swept, shared)
 
@@ -123,8 +130,7 @@ class SearchingSweeper(Sweeper):
                 failed += len(asked) - len(trials) + len(reasons)
                 missing += reasons
         print(f"search {search.folder}: {search.line()}")
-        for result in errors:
-            _ = result.return_value  # raises what the cell raised
+        raise_first(errors)
         if missing:
             raise SearchError(missing[0])
 

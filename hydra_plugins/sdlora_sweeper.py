@@ -31,7 +31,7 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
         Raises:
             ConfigError: If there are too many cells, or the folder holds another sweep.
         """
-        from sdlora.sweep.plan import cells, sweep_name, write_sweep
+        from sdlora.sweep.plan import cells, refuse_other_kind, sweep_name, write_sweep
 
         assert self.config is not None
         config: Any = OmegaConf.to_object(self.config.sweep)  # its checks run here
@@ -43,6 +43,7 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
 
         from sdlora.run_folder import locked  # brings Lightning, which is slow
 
+        refuse_other_kind(folder, is_search=False)
         with locked(folder, "sweep.name", "sweep.name=NAME"):
             jobs = jobs_of(folder, planned, shared)
             self.validate_batch_is_legal(jobs)  # a group that is not there stops all, now
@@ -51,8 +52,7 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
                 print(f"{folder} is finished: all {len(planned)} cells are done")
                 return None
             failed = self._launch(jobs)
-        for result in failed:
-            _ = result.return_value  # raises what the cell raised
+        raise_first(failed)
         return None
 
     def _launch(self, jobs: list[list[str]]) -> list[JobReturn]:
@@ -130,6 +130,15 @@ def refuse_too_many(count: int, max_jobs: int) -> None:
 
     remedy = f"{count} runs are asked for; set sweep.max_jobs={count} to start them all"
     require(count <= max_jobs, "sweep.max_jobs", max_jobs, remedy)
+
+
+def raise_first(failed: Sequence[JobReturn]) -> None:
+    """Raise what the first of the failed cells raised; each has told its own error before.
+
+    Hydra's ``return_value`` would print the overrides once more, below all messages.
+    """
+    for result in failed:
+        raise result._return_value
 
 
 def jobs_of(folder: Path, cells: Sequence[Any], shared: Sequence[str]) -> list[list[str]]:

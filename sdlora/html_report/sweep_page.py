@@ -35,9 +35,11 @@ def write_sweep_report(folder: Path) -> list[Path]:
         SweepError: If there is no ``sweep.yaml`` or it is damaged.
     """
     sweep = read_sweep(folder)
-    table = write_results(sweep)  # first: it does not depend on pictures
     parts = ["sweep_table", "sweep_keys", "sweep_pictures", "sweep_plots"]
-    page = write_page(folder / FILE_NAME, "sweep", _facts(sweep), parts=parts)
+    try:
+        page = write_page(folder / FILE_NAME, "sweep", _facts(sweep), parts=parts)
+    finally:  # a picture that breaks the page, or a file that is open elsewhere, costs one of both
+        table = write_results(sweep)
     return [page, table]
 
 

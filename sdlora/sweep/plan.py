@@ -14,6 +14,9 @@ from sdlora.config_rules import ConfigError
 from sdlora.files import write_text
 
 FILE_NAME = "sweep.yaml"
+STUDY = "study.journal"
+"""Beside it where the sweep is a search."""
+
 VERSION = 1
 """Of ``sweep.yaml``."""
 
@@ -112,7 +115,8 @@ def write_sweep(
         listing = "".join(f"\n  {item}" for item in sorted(set(before) ^ set(shared)))
         raise ConfigError(
             f"sweep.name={name}: {folder} holds a sweep whose runs share other settings, so these "
-            f"would not compare with them; choose another name. Only one of both has:{listing}"
+            "would not compare with them; choose another name or hydra.sweep.dir. Only one of both "
+            f"has:{listing}"
         )
     entries = [
         {"number": cell.number, "folder": cell.folder, "overrides": dict(cell.overrides)}
@@ -128,6 +132,20 @@ def write_sweep(
         "cells": entries,
     }
     write_text(folder / FILE_NAME, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def refuse_other_kind(folder: Path, is_search: bool) -> None:
+    """Fail if a search is to go where a grid is, or the other way round: each lists its own cells.
+
+    Raises:
+        ConfigError: Naming the folder.
+    """
+    if (folder / FILE_NAME).is_file() and (folder / STUDY).is_file() != is_search:
+        kinds = ("grid", "search") if is_search else ("search", "grid")
+        raise ConfigError(
+            f"sweep.name={folder.name}: {folder} holds a {kinds[0]}, this is a {kinds[1]}; choose "
+            "another name or hydra.sweep.dir"
+        )
 
 
 @dataclass(frozen=True, slots=True)

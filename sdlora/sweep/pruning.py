@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdlora.metrics.scores import Scores
-from sdlora.sweep.search import CELL, FILE_NAME, NAME, PRUNED, Goal, storage_of
+from sdlora.sweep.plan import STUDY
+from sdlora.sweep.search import CELL, NAME, PRUNED, Goal, storage_of
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -42,7 +43,7 @@ def pruning(run: Path) -> Pruning | None:
     Returns:
         None if the run is no running trial of a search for one score that stops trials.
     """
-    if not (run.parent / FILE_NAME).is_file():
+    if not (run.parent / STUDY).is_file():
         return None
     import optuna
 

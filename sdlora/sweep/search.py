@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from sdlora.config_rules import ConfigError
 from sdlora.randomness import derive_seed
 from sdlora.sweep.cells import read_sweep
-from sdlora.sweep.plan import Cell, SweptKey, cells
+from sdlora.sweep.plan import STUDY, Cell, SweptKey, cells
 from sdlora.sweep.state import DONE, RUNNING
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-FILE_NAME = "study.journal"
 NAME = "search"
 """Of the study in its journal."""
 
@@ -233,7 +232,7 @@ def storage_of(folder: Path) -> "JournalStorage":
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-    path = str(folder / FILE_NAME)  # the default lock is a link, for which Windows asks a privilege
+    path = str(folder / STUDY)  # the default lock is a link, for which Windows asks a privilege
     return JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path)))
 
 

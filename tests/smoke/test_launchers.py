@@ -46,3 +46,21 @@ def test_cells_run_in_other_processes(
     train_here(*command, "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5")
     assert set(states(sweep).values()) == {"done"}
     assert (sweep / done / "cell.json").stat().st_mtime_ns == before
+
+
+def test_a_cell_runs_on_ray(
+    train_here: TrainHere, random_base: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """A Ray of this machine alone, as hydra.launcher.ray.init.address names that of a cluster."""
+    package = "hydra_plugins.hydra_ray_launcher.ray_launcher"
+    pytest.importorskip(package, reason="ray and hydra-ray-launcher are not installed")
+    ray = pytest.importorskip("ray")
+    init = ("num_cpus=1", "include_dashboard=false")
+    train_here(
+        *("-m", *SMALL, f"model.path={random_base}", f"data.root={pictures}"),
+        *("data.resolution=32", "data.batch_size=2", "trainer.max_steps=1"),
+        *("hydra/launcher=ray", *(f"+hydra.launcher.ray.init.{item}" for item in init)),
+        f"hydra.sweep.dir={tmp_path}",
+    )
+    ray.shutdown()
+    assert states(tmp_path) == {"run": "done"}

@@ -140,6 +140,18 @@ def test_a_cut_cell_does_not_break_the_page(sweep: Path, name: str) -> None:
     assert data["cells"][0]["pictures"]
 
 
+@pytest.mark.parametrize(
+    ("broken", "other"), [("report.html", "results.csv"), ("results.csv", "report.html")]
+)
+def test_one_file_that_cannot_be_written_does_not_cost_the_other(
+    sweep: Path, broken: str, other: str
+) -> None:
+    (sweep / broken).mkdir()
+    with pytest.raises(OSError, match=broken):
+        write_sweep_report(sweep)
+    assert (sweep / other).is_file()
+
+
 def test_a_sweep_that_has_not_begun_is_a_page(tmp_path: Path) -> None:
     write_sweep(tmp_path, [{"seed": 0}, {"seed": 1}])
     page, data = page_of(tmp_path)

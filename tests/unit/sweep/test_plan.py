@@ -12,6 +12,7 @@ from sdlora.sweep.plan import (
     cells,
     folder_name,
     read_planned,
+    refuse_other_kind,
     sweep_name,
     write_sweep,
 )
@@ -94,6 +95,19 @@ def test_a_folder_takes_no_cells_that_do_not_compare_with_those_in_it(tmp_path: 
     with pytest.raises(ConfigError, match="^sweep.name=mine: .* choose another name") as error:
         write(tmp_path, ["seed=2", "model=sd15"])
     assert str(error.value).splitlines()[1:] == ["  seed=1", "  seed=2"]
+
+
+def test_a_search_does_not_go_where_a_grid_is(tmp_path: Path) -> None:
+    for is_search in (True, False):
+        refuse_other_kind(tmp_path, is_search)  # an empty folder takes both
+    write(tmp_path, [])
+    refuse_other_kind(tmp_path, is_search=False)
+    with pytest.raises(ConfigError, match="holds a grid, this is a search; choose another name"):
+        refuse_other_kind(tmp_path, is_search=True)
+    (tmp_path / "study.journal").touch()
+    refuse_other_kind(tmp_path, is_search=True)
+    with pytest.raises(ConfigError, match="holds a search, this is a grid; choose another name"):
+        refuse_other_kind(tmp_path, is_search=False)
 
 
 def test_a_damaged_list_is_written_anew(tmp_path: Path) -> None:
