@@ -97,9 +97,11 @@ def test_what_is_no_repeat_stops(
     picture = first_run.parent / "set" / "picture_0.txt"
     text = picture.read_text("utf-8")
     picture.write_text("another caption", "utf-8")
-    told = message_of(f"from_lora={file}", run)
+    try:
+        told = message_of(f"from_lora={file}", run)
+    finally:
+        picture.write_text(text, "utf-8")  # the other tests repeat the run on it
     assert "data is not what it was trained on (SHA-256 differs), so this is no repeat" in told
-    picture.write_text(text, "utf-8")
 
     moved = with_header(file, tmp_path / "moved.safetensors", config={"data": {"root": "nowhere"}})
     told = message_of(f"from_lora={moved}", run)

@@ -1,6 +1,7 @@
 """A sweep's ``report.html`` in a browser: headless Chromium, where it and playwright are there."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -152,19 +153,18 @@ def test_the_cells_of_a_search_stand_one_after_the_other(browser: Any, tmp_path:
 
 @pytest.mark.slow
 def test_evaluate_writes_page_and_table_again(
-    train_process: Train, report: Path, tmp_path: Path
+    train_process: Train, message_of: Callable[..., str], report: Path, tmp_path: Path
 ) -> None:
-    folder = report.parent
-    table = folder / "results.csv"
+    folder = shutil.copytree(report.parent, tmp_path / "sweep")
+    page, table = folder / report.name, folder / "results.csv"
     table.unlink()
     before = sorted(folder.iterdir())
     done = train_process(f"sweep={folder}", script="evaluate.py")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"Written: {report} {table}" in done.stdout
+    assert f"Written: {page} {table}" in done.stdout
     assert sorted(folder.iterdir()) == sorted([*before, table])  # nothing of Hydra's own
-    wrong = train_process(f"sweep={tmp_path}", script="evaluate.py")
-    assert wrong.returncode == 2
-    assert wrong.stderr.startswith(f"error: sweep={tmp_path}: holds no sweep.yaml; name the folder")
+    told = message_of(f"sweep={tmp_path}", evaluate=True)
+    assert told.startswith(f"sweep={tmp_path}: holds no sweep.yaml; name the folder")
 
 
 def test_a_cell_lights_up_everywhere(page: Any) -> None:

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from sdlora.grid import grid
+from sdlora.grid import MARGIN_PX, grid
 
 
 def test_grid_places_every_picture_enlarged_by_whole_pixels():
@@ -46,4 +46,6 @@ def test_grid_that_does_not_fit_is_an_error(rows, labels, columns):
 
 @pytest.mark.parametrize("label", ["", "   ", "Ärger 猫 🐈", "x" * 500, "two\nlines"])
 def test_grid_survives_any_label(label):
-    grid([[Image.new("RGB", (8, 8))]], [label], [label])
+    drawn = grid([[Image.new("RGB", (8, 8), "red")]], [label], [label])
+    corner = (drawn.width - MARGIN_PX - 1, drawn.height - MARGIN_PX - 1)
+    assert drawn.getpixel(corner) == (255, 0, 0)  # whatever room the labels take
