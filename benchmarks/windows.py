@@ -7,7 +7,7 @@ its windows for leave before each step; the process that measures says which loo
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from multiprocessing import get_all_start_methods, get_context, set_start_method
 from multiprocessing.connection import Connection
@@ -175,11 +175,11 @@ class Runner:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._process.is_alive() and kind is None:
-            self._connection.send(None)
-            self._process.join()
-        elif self._process.is_alive():
+        if kind is not None:
             self._process.terminate()
+        with suppress(OSError):  # it may have ended by itself
+            self._connection.send(None)
+        self._process.join()
 
     def run(self, order: Order) -> Window:
         """Let it go on for one window.
@@ -190,7 +190,8 @@ class Runner:
         try:
             self._connection.send(order)
             answer = self._connection.recv()
-        except (EOFError, BrokenPipeError) as error:
+        except (EOFError, OSError) as error:
+            self._process.join()
             raise RowError(f"its process ended with code {self._process.exitcode}") from error
         if isinstance(answer, str):
             raise RowError(answer)

@@ -1,5 +1,6 @@
 """The yardstick's own parts: what a window counts, what the table says, and that each loop runs."""
 
+from collections.abc import Iterator
 from itertools import chain
 from multiprocessing import Pipe
 from pathlib import Path
@@ -117,6 +118,21 @@ def test_a_result_takes_its_place_on_the_page_and_is_known_on_the_same_machine(
     ).measured
     with pytest.raises(ValueError, match="no marks <!-- start:begin -->"):
         with_table(text, Result(name="start", command="", machine=known, headers=()))
+
+
+def breaking(leave: Iterator[None]) -> None:
+    """A loop of one step, for a process of its own."""
+    next(leave)
+    raise ValueError("no such thing\nat all")
+
+
+@pytest.mark.slow
+def test_why_a_loop_failed_comes_out_of_its_process() -> None:
+    with Runner(breaking, (), "cpu") as runner:
+        with pytest.raises(RowError, match="^ValueError: no such thing$"):
+            runner.run(Order(1))
+        with pytest.raises(RowError, match="its process ended with code 0"):
+            runner.run(Order(1))
 
 
 class Failing(Runner):
