@@ -1,6 +1,7 @@
 """The door from the command line: Hydra's composition, with errors that name key and remedy."""
 
 import functools
+import operator
 import os
 import re
 import sys
@@ -79,6 +80,8 @@ def to_typed(composed: DictConfig, schema: type[Config]) -> Config:
     Raises:
         ConfigError: If it has a key that the schema has not, or a value that cannot work.
     """
+    # ${times:2,${lora.r}} in conf/; here, as workers of a sweep are given a composed config
+    OmegaConf.register_new_resolver("times", operator.mul, replace=True)
     for key, value in unknown_keys(composed, schema).items():
         raise ConfigError(unknown_key(key, value, schema, [CONF]))
     config = OmegaConf.to_object(composed)

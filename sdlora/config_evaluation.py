@@ -49,7 +49,7 @@ class EvaluationConfig:
     """Optimizer steps between scores; 0: only at the end."""
     select: str = MISSING
     """What the best checkpoint has: the lowest ``face_distance`` or ``kid``, or the highest
-    ``clip_score``; ``none`` keeps no best one."""
+    ``clip_score`` or ``image_similarity``; ``none`` keeps no best one."""
     max_clip_loss: float = MISSING
     """A checkpoint whose CLIP score is lower than the base's by more than this is never the best;
     in points, >= 0."""
@@ -60,6 +60,7 @@ class EvaluationConfig:
         is_scored = {
             "face_distance": self.face.name != "none",
             "clip_score": self.clip.name != "none",
+            "image_similarity": self.image.name != "none",
             "kid": self.kid,
             "none": True,
         }

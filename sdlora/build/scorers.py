@@ -98,8 +98,9 @@ def scorer(
 def _say_missing(missing: Mapping[str, str], select: str, progress: Progress) -> None:
     """Say which scores there will not be, why, and how to leave them out."""
     for key, reason in missing.items():
-        scored = {"face": "face_distance", "clip": "clip_score", "image": "kid"}
-        is_selected = scored.get(key) == select
+        scored = {"face_distance": "face", "clip_score": "clip"}
+        scored |= {"kid": "image", "image_similarity": "image"}
+        is_selected = scored.get(select) == key
         without = f"evaluation.{key}=none" + " evaluation.select=none" * is_selected
         progress.print(
             f"evaluation.{key}: will be reported as unavailable: {reason} Without it: {without}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sdlora.html_report.scores import score_text
 from sdlora.metrics.scores import kind
+from sdlora.metrics.selection import LOWEST
 from sdlora.sweep.cells import SEED, Cell, Sweep, value_text
 from sdlora.sweep.choice import Advantage, Candidate, Choice, rule_of
 
@@ -18,7 +19,7 @@ def sentences(sweep: Sweep, choice: Choice | None) -> list[str]:
     if choice is None:
         return [_why_none(sweep)]
     winner, name, score = choice.winner, choice.rule.score, kind(choice.rule.score).title
-    least = "lowest" if name == "face_distance" else "highest"
+    least = "lowest" if name in LOWEST else "highest"
     what = "cells" if winner.spread is None else "settings"
     of = f"the {least} {score} of {choice.num_candidates} {what}"
     of += " that keep their prompts" if choice.refused else ""

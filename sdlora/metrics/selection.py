@@ -13,7 +13,8 @@ class Rule:
     """How checkpoints are compared.
 
     Attributes:
-        score: ``face_distance`` or ``kid`` (the lowest wins), or ``clip_score`` (the highest).
+        score: ``face_distance`` or ``kid`` (the lowest wins), or ``clip_score`` or
+            ``image_similarity`` (the highest).
         max_clip_loss: A checkpoint whose CLIP score lies by more than this below the base's is not
             chosen, however alike its faces: it no longer draws what it is asked for. In points of
             100 * cosine, >= 0. It needs both CLIP scores; without one of them it is no condition.

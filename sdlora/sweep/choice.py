@@ -9,7 +9,7 @@ from sdlora.best import Best
 from sdlora.lenient import is_number
 from sdlora.metrics.interval import bootstrap_interval
 from sdlora.metrics.scores import Scores
-from sdlora.metrics.selection import Rule
+from sdlora.metrics.selection import LOWEST, Rule
 from sdlora.sweep.cells import SEED, Cell, Sweep
 from sdlora.sweep.state import DONE
 
@@ -175,7 +175,7 @@ def _cost(rule: Rule, cell: Cell) -> float | None:
 
 def _sign(rule: Rule) -> int:
     """Turns a score into a cost and back."""
-    return 1 if rule.score == "face_distance" else -1
+    return 1 if rule.score in LOWEST else -1
 
 
 def _by_seed(rule: Rule, winner: Candidate, other: Candidate) -> list[float]:

@@ -1,23 +1,29 @@
-"""``python -m sdlora.world.examples``: draws the captioned folder and prompts under examples/."""
+"""``python -m sdlora.world.examples``: draws the folders and prompts under examples/."""
 
 import argparse
 from pathlib import Path
 
 from sdlora.files import atomic_path, write_text
+from sdlora.world.ink import InkPen
 from sdlora.world.portraits import (
     EXAMPLE_IDENTITY_SEED,
     HELD_OUT_SEEDS,
     caption,
+    draw,
     portrait,
+    random_identity,
     random_scene,
 )
 
 NUM_TRAINING, NUM_HELD_OUT, NUM_PROMPTS = 24, 12, 25
+NUM_INK, NUM_INK_HELD_OUT = 40, 24
 # Scenes that no measurement of the base uses: the far end of the held-out range.
 _SCENES = iter(HELD_OUT_SEEDS[-1000:])
 TRAINING_SEEDS = [next(_SCENES) for _ in range(NUM_TRAINING)]
 HELD_OUT_SCENE_SEEDS = [next(_SCENES) for _ in range(NUM_HELD_OUT)]
 PROMPT_SEEDS = [next(_SCENES) for _ in range(NUM_PROMPTS)]
+INK_SEEDS = [next(_SCENES) for _ in range(NUM_INK)]
+INK_HELD_OUT_SEEDS = [next(_SCENES) for _ in range(NUM_INK_HELD_OUT)]
 
 
 def _write_portraits(folder: Path, seeds: list[int]) -> None:
@@ -29,15 +35,26 @@ def _write_portraits(folder: Path, seeds: list[int]) -> None:
         write_text(path.with_suffix(".txt"), drawn.caption + "\n")
 
 
+def _write_ink(folder: Path, seeds: list[int]) -> None:
+    """As many people as pictures, so that they have nothing in common but the pen."""
+    for number, seed in enumerate(seeds, start=1):
+        image = draw(random_identity(seed), random_scene(seed), pen=InkPen())
+        with atomic_path(folder / f"ink_{number:02d}.png") as temporary:
+            image.save(temporary)
+
+
 def write_examples(folder: Path) -> None:
-    """Draw one person whom no training has seen, and say what to draw of them.
+    """Draw one person whom no training has seen, a style, and say what to draw of either.
 
     Args:
-        folder: Gets ``portraits/`` (24 pictures with captions), ``portraits/held_out/`` (12 others)
-            and ``prompts.txt`` (25 lines).
+        folder: Gets ``portraits/`` (24 pictures with captions), ``portraits/held_out/`` (12
+            others), ``ink/`` (40 pictures without captions, of 40 people), ``ink/held_out/`` (24 of
+            24 others) and ``prompts.txt`` (25 lines).
     """
     _write_portraits(folder / "portraits", TRAINING_SEEDS)
     _write_portraits(folder / "portraits" / "held_out", HELD_OUT_SCENE_SEEDS)
+    _write_ink(folder / "ink", INK_SEEDS)
+    _write_ink(folder / "ink" / "held_out", INK_HELD_OUT_SEEDS)
     prompts = [caption(random_scene(seed), seed) for seed in PROMPT_SEEDS]
     write_text(folder / "prompts.txt", "\n".join(prompts) + "\n")
 

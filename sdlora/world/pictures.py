@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from sdlora.files import sha256
-from sdlora.world import drawing, scenes
 from sdlora.world.portraits import portrait
 
 _SIZE_PX = 64
+_DRAWN_BY = ("canvas.py", "drawing.py", "hair.py", "head.py", "scenes.py")
 
 
 def _pixels(seed: int, identity_seed: int | None) -> np.ndarray:
@@ -56,7 +56,8 @@ def cached(
         Pixels 0-255, ``[N, 64, 64, 3]`` uint8.
     """
     pixels_file, seeds_file = folder / f"{name}.npy", folder / f"{name}.json"
-    wanted = json.dumps([sha256(drawing.__file__), sha256(scenes.__file__), seeds, identity_seeds])
+    code = [sha256(Path(__file__).with_name(name)) for name in _DRAWN_BY]
+    wanted = json.dumps([code, seeds, identity_seeds])
     if seeds_file.exists() and seeds_file.read_text(encoding="utf-8") == wanted:
         return np.load(pixels_file)
     folder.mkdir(parents=True, exist_ok=True)

@@ -113,6 +113,7 @@ def test_examples_are_what_their_command_draws(tmp_path: Path, repository: Path)
     texts = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.txt"))
 
     assert len(texts) == 24 + 12 + 1
+    assert len(list(tmp_path.rglob("*.png"))) == 24 + 12 + 40 + 24
     for name in texts:
         assert (tmp_path / name).read_bytes() == (shipped / name).read_bytes(), name
     for name in sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.png")):

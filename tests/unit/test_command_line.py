@@ -242,6 +242,17 @@ def test_unknown_keys_are_found_at_every_depth_but_in_options() -> None:
     assert unknown_keys(composed, TrainConfig) == {"lora.rr": 3, "lora.unet.x": {"y": 1}, "z": 1}
 
 
+def test_a_product_of_another_value() -> None:
+    """In a process that has not composed the config, too: a worker of a sweep gets it composed."""
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        given = ["run_dir=here", "lora.r=12", "lora.alpha='${times:2,${lora.r}}'"]
+        composed = compose("train", given)
+    OmegaConf.clear_resolver("times")
+    config = to_typed(composed, TrainConfig)
+    assert (config.lora.r, config.lora.alpha) == (12, 24.0)
+
+
 def test_to_typed_names_an_added_key() -> None:
     composed = OmegaConf.create({"name": "adamw", "unet_lr": 1e-3, "text_encoder_lr": 1e-4})
     composed["unet_rl"] = 1

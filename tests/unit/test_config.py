@@ -280,6 +280,7 @@ NO_FEATURES = "compares features; set evaluation.image.name=image, too$"
         (["evaluation.class_word=man"], "^evaluation.class_word=man: stands for evaluation.trig"),
         (["evaluation.aesthetic.name=x"], "^evaluation.aesthetic.name=x: unknown; choices: aesth"),
         (["evaluation.select=clip_score"], "^evaluation.select=clip_score: is not scored; choose"),
+        (["evaluation.select=image_similarity"], "^evaluation.select=image_similarity: is not sco"),
     ],
 )
 def test_what_a_score_stands_on_must_be_there(overrides: list[str], message: str) -> None:

@@ -45,6 +45,13 @@ def test_a_score_that_nobody_asked_for_is_no_condition_and_chooses_nothing() -> 
     assert Rule("clip_score", 0.0).cost(without_clip, without_clip) is None
 
 
+def test_of_the_image_similarity_more_is_better() -> None:
+    rule, base = Rule("image_similarity", 20.0), Scores(4, {"clip_score": 80.0})
+    found = [{"image_similarity": 0.25, "clip_score": 60.0}, {"image_similarity": 0.5}]
+    found += [{"image_similarity": 0.75, "clip_score": 59.0}]  # more than 20 below
+    assert [rule.cost(Scores(4, values), base) for values in found] == [-0.25, -0.5, None]
+
+
 def test_of_the_kernel_distance_less_is_better() -> None:
     rule, base = Rule("kid", 1.0), Scores(4, {"kid": 3.0})
     costs = [rule.cost(Scores(4, {"kid": value}), base) for value in (0.5, -0.1, None)]

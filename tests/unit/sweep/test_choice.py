@@ -9,7 +9,7 @@ import pytest
 from sdlora.html_report.sweep_choice import commands, sentences
 from sdlora.sweep.cells import read_sweep
 from sdlora.sweep.choice import Choice, choose, pareto_front, rule_of
-from tests.sweep_folders import write_cell, write_state, write_sweep
+from tests.sweep_folders import scores, write_cell, write_json, write_state, write_sweep
 
 
 def choice_of(folder: Path, cells: Sequence[Mapping[str, Any]]) -> Choice | None:
@@ -44,6 +44,19 @@ def test_the_highest_clip_score_wins_where_it_selects(tmp_path: Path) -> None:
     choice = choice_of(tmp_path, cells)
     assert choice is not None
     assert (choice.winner.cell.number, choice.winner.mean) == (2, 87.0)
+
+
+def test_the_lowest_kernel_distance_wins_where_it_selects(tmp_path: Path) -> None:
+    rule = {"select": "kid", "max_clip_loss": 1.0}
+    for folder, kid in zip(write_sweep(tmp_path, [{"r": 1}, {"r": 2}]), (0.25, 0.5), strict=True):
+        write_cell(folder, rule=rule)
+        measured = {**scores(0.5, 86.0), "values": {"kid": kid, "clip_score": 86.0}}
+        write_json(folder / "best" / "scores.json", {"step": 10, "scores": measured})
+    sweep = read_sweep(tmp_path)
+    choice = choose(sweep)
+    assert choice is not None
+    assert (choice.winner.cell.number, choice.winner.mean) == (1, 0.25)
+    assert "it has the lowest KID of 2 cells, 0.250," in sentences(sweep, choice)[0]
 
 
 def test_of_equal_cells_the_first_wins(tmp_path: Path) -> None:

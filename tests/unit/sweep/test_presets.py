@@ -14,7 +14,7 @@ from sdlora.command_line import CONF, register_schemas, to_typed
 from sdlora.config import TrainConfig
 
 PRESETS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
-CELLS = {"alpha": 5, "rank_lr": 8, "seeds": 5}
+CELLS = {"alpha": 5, "rank_lr": 8, "seeds": 5, "style_ranks": 4}
 SEARCHES = ("search",)
 
 
@@ -44,6 +44,19 @@ def test_a_preset_is_a_grid_of_runs(name: str) -> None:
         run = composed(*cell)
         del run.hydra
         to_typed(run, TrainConfig)
+
+
+@pytest.mark.parametrize("experiment", ["anime_style", "ink_style"])
+def test_the_ranks_of_a_style_have_twice_as_much_alpha(experiment: str) -> None:
+    """And captions are empty."""
+    params = composed("sweep=style_ranks").hydra.sweeper.params
+    assert params == {"lora.r": "4,8,16,32"}
+    for rank in (4, 8, 16, 32):
+        run = composed(f"experiment={experiment}", "data.root=ink", f"lora.r={rank}")
+        del run.hydra
+        config = to_typed(run, TrainConfig)
+        assert (config.lora.r, config.lora.alpha) == (rank, 2.0 * rank)
+        assert (config.data.captions.endings, config.data.captions.default) == ([], "")
 
 
 def test_each_preset_is_told_of() -> None:
