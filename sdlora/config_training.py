@@ -86,8 +86,9 @@ class TrainerConfig:
     """Batches whose gradients one optimizer step averages; >= 1."""
     gradient_clip_val: float | None = None
     """Largest gradient norm; ``null`` does not clip. > 0."""
-    gradient_checkpointing: bool = MISSING
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    gradient_checkpointing: Any = MISSING  # OmegaConf merges no ``bool | str``
+    """Recompute activations in the backward pass: less memory, about a third more time, the same
+    result. ``true``, ``false``, or ``auto``: if a step would not fit the device's memory."""
     compile: bool = MISSING
     """``torch.compile`` the UNet: slow first step, faster steps after."""
     ema_decay: float | None = None
@@ -100,6 +101,13 @@ class TrainerConfig:
         require_choice("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "mps"))
         for name in ("max_steps", "devices", "accumulate_grad_batches", "log_every_n_steps"):
             require_count(f"trainer.{name}", getattr(self, name))
+        checkpointing = self.gradient_checkpointing
+        require(
+            isinstance(checkpointing, bool) or checkpointing == "auto",
+            "trainer.gradient_checkpointing",
+            checkpointing,
+            "must be true, false or auto",
+        )
         if self.gradient_clip_val is not None:
             require_rate("trainer.gradient_clip_val", self.gradient_clip_val)
         if self.ema_decay is not None:

@@ -33,6 +33,7 @@ FREE_KEYS = (
     "trainer.max_steps",
     "trainer.log_every_n_steps",
     "trainer.accelerator",
+    "trainer.gradient_checkpointing",
     "data.root",
     "data.num_workers",
     "data.cache",
