@@ -27,7 +27,7 @@ from sdlora.module import DiffusionModule
 from sdlora.step_memory import BatchShape, StepMemory, step_memory
 
 GIB = 2**30
-CASES = (("sd15", 512, 1), ("sd15", 512, 8), ("sdxl", 1024, 1), ("sdxl", 1024, 4))
+SIDES_PX = {"sd15": 512, "sdxl": 1024}
 
 
 def empty_family(config: TrainConfig, name: str) -> Family:
@@ -57,14 +57,12 @@ def config_of(name: str, overrides: list[str]) -> TrainConfig:
         return to_typed(compose("train", given), TrainConfig)
 
 
-def estimate(
-    config: TrainConfig, module: DiffusionModule, side_px: int, batch_size: int
-) -> StepMemory:
-    """Of one step, with cached encodings."""
+def estimate(config: TrainConfig, module: DiffusionModule, side_px: int) -> StepMemory:
+    """Of a step on one picture, with cached encodings."""
     unet = module.family.unet.config
     pooled = unet.addition_embed_type == "text_time"
     shape = BatchShape(
-        num_pictures=batch_size,
+        num_pictures=1,
         size=(side_px, side_px),
         has_latents=True,
         embeddings=(77 + pooled, unet.cross_attention_dim),
@@ -77,29 +75,29 @@ def estimate(
 
 
 def main() -> None:
-    """Estimate every case with and without gradient checkpointing, and print the table."""
+    """Estimate with and without gradient checkpointing, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
-    _, overrides = parser.parse_known_args()
-    table = Table(title="GiB at the peak of a training step (estimates), bf16")
-    headings = ("base", "side, px", "batch", "checkpointing", "weights", "gradients + optimizer")
-    for heading in (*headings, "activations", "together", "with nf4", "estimated in, s"):
+    parser.add_argument("--family", choices=FAMILIES, default="sd15")
+    arguments, overrides = parser.parse_known_args()
+    name, side_px = arguments.family, SIDES_PX[arguments.family]
+    table = Table(title=f"{name}, {side_px} px, batch 1: estimates of a step, GiB")
+    headings = ("checkpointing", "weights", "gradients + optimizer", "activations")
+    for heading in (*headings, "together", "with nf4", "estimated in, s"):
         table.add_column(heading, justify="right")
-    for name, side_px, batch_size in CASES:
-        config = config_of(name, overrides)
-        family = empty_family(config, name)
-        module = parts.module(config, family, None)
-        for checkpointing in (False, True):
-            if checkpointing:
-                parts.checkpoint_gradients(family)
-            began = time.perf_counter()
-            found = estimate(config, module, side_px, batch_size)
-            seconds = time.perf_counter() - began
-            packed = found.total - saved_bytes(family.unet)
-            gib = (found.weights, found.gradients + found.states, found.activations)
-            columns = [f"{each / GIB:.2f}" for each in (*gib, found.total, packed)]
-            case = (name, str(side_px), str(batch_size), "yes" if checkpointing else "no")
-            table.add_row(*case, *columns, f"{seconds:.0f}")
-    Console(width=140).print(table)
+    config = config_of(name, overrides)
+    family = empty_family(config, name)
+    module = parts.module(config, family, None)
+    for checkpointing in (False, True):
+        if checkpointing:
+            parts.checkpoint_gradients(family)
+        began = time.perf_counter()
+        found = estimate(config, module, side_px)
+        seconds = time.perf_counter() - began
+        packed = found.total - saved_bytes(family.unet)
+        gib = (found.weights, found.gradients + found.states, found.activations)
+        columns = [f"{each / GIB:.2f}" for each in (*gib, found.total, packed)]
+        table.add_row("yes" if checkpointing else "no", *columns, f"{seconds:.0f}")
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":
