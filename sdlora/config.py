@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from sdlora.config_data import DataConfig
 from sdlora.config_evaluation import EvaluationConfig
-from sdlora.config_lora import LoraConfig
+from sdlora.config_lora import FROM_BASE, LoraConfig
 from sdlora.config_model import PRECISIONS, ModelConfig
 from sdlora.config_objective import ObjectiveConfig
 from sdlora.config_rules import (
@@ -165,6 +165,14 @@ class TrainConfig:
                 eta_min,
                 f"is above optim.{key}={rate}, from which the rate comes down to it; lower it",
             )
+        needs_weights = methods["unet"] == "full" or self.lora.init in FROM_BASE
+        require(
+            self.model.quantise is None or not needs_weights,
+            "model.quantise",
+            self.model.quantise,
+            "rounded weights can neither train (lora.unet.method=full) nor be what an adapter "
+            "starts from (lora.init=pissa or olora); set it to null",
+        )
         is_streamed = self.data.source == "hub" and self.data.hub.streaming
         require(
             not (self.scheduler.per == "epoch" and is_streamed),

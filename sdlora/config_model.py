@@ -44,7 +44,14 @@ class ModelConfig:
     vae_precision: str | None = None
     """Precision of the VAE: fp32, bf16 or fp16; ``null``: that of the run."""
 
+    quantise: str | None = None
+    """``nf4``: the UNet's Linear layers are held in 4 bits, so that a large base fits a small GPU
+    (needs bitsandbytes), and the LoRA is one for the base as it is; ``null``: in the run's
+    precision."""
+
     def __post_init__(self) -> None:
+        if self.quantise is not None:
+            require_choice("model.quantise", self.quantise, ("nf4",))
         require_count("model.clip_skip", self.clip_skip, 0)
         if self.vae_precision is not None:
             require_choice("model.vae_precision", self.vae_precision, PRECISIONS)

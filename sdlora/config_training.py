@@ -92,8 +92,9 @@ class TrainerConfig:
     """Batches of each device whose gradients one optimizer step averages; >= 1."""
     gradient_clip_val: float | None = None
     """Largest gradient norm; ``null`` does not clip. > 0."""
-    gradient_checkpointing: bool = MISSING
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    gradient_checkpointing: Any = MISSING  # OmegaConf merges no ``bool | str``
+    """Recompute activations in the backward pass: less memory, about a third more time, the same
+    result. ``true``, ``false``, or ``auto``: if a step would not fit the device's memory."""
     compile: bool = MISSING
     """``torch.compile`` the UNet: slow first step, faster steps after."""
     ema_decay: float | None = None
@@ -112,6 +113,13 @@ class TrainerConfig:
             "trainer.devices",
             self.devices,
             "mps has one device; set it and trainer.num_nodes to 1",
+        )
+        checkpointing = self.gradient_checkpointing
+        require(
+            isinstance(checkpointing, bool) or checkpointing == "auto",
+            "trainer.gradient_checkpointing",
+            checkpointing,
+            "must be true, false or auto",
         )
         if self.gradient_clip_val is not None:
             require_rate("trainer.gradient_clip_val", self.gradient_clip_val)

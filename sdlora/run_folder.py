@@ -41,6 +41,7 @@ FREE_KEYS = (
     "trainer.log_every_n_steps",
     "trainer.accelerator",
     "trainer.timeout_min",
+    "trainer.gradient_checkpointing",
     "data.root",
     "data.num_workers",
     "data.cache",

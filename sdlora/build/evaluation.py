@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from PIL import Image
@@ -79,7 +79,9 @@ def _of_loras(
     progress: Progress,
 ) -> dict[str, Evaluation]:
     """The base, then each LoRA, all in the model that is loaded once."""
-    family = parts.model(what.model, None, config.precision, seed=0)
+    # merged weights are those of the base as it is
+    base = replace(what.model, quantise=None) if config.merge else what.model
+    family = parts.model(base, None, config.precision, seed=0)
     if config.run is not None:
         _as_trained(family, Path(config.run))
     else:

@@ -3,7 +3,6 @@
 import gc
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
 
 import torch
 
@@ -66,13 +65,7 @@ def as_loaded(family: Family) -> Family:
     Not undone, since such models are not kept: trained base weights, a new word, compilation.
     """
     remove_lora(*family.parts.values())
-    unet: Any = family.unet
-    unet.disable_gradient_checkpointing()
-    encoders: list[Any] = list(family.text_encoders.values())
-    for text_encoder in encoders:
-        if text_encoder.is_activation_checkpointing:
-            text_encoder.activation_checkpointing_disable()
-            text_encoder.disable_input_require_grads()  # which the library forgets at times
+    parts.keep_activations(family)
     for part in family.children():
         part.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     family.requires_grad_(False)

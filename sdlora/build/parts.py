@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ from sdlora.evaluator import DrawSettings
 from sdlora.models.family import Family
 from sdlora.models.layouts import layout_of
 from sdlora.models.loading import families
+from sdlora.models.quantising import quantise
 from sdlora.models.source import ModelSource
 from sdlora.module import DiffusionModule, Teacher
 from sdlora.optim import averages_itself, choice, optimizer_factory
@@ -89,6 +91,12 @@ def check_family(config: ModelConfig) -> None:
         config.clip_skip,
         f"{layout.kind} has no CLIP to leave layers out of; set it to 0",
     )
+    require(
+        config.quantise is None or find_spec("bitsandbytes") is not None,
+        "model.quantise",
+        config.quantise,
+        "needs a package that is not installed; pip install bitsandbytes, or set it to null",
+    )
 
 
 def check_training(config: TrainConfig) -> None:
@@ -129,6 +137,8 @@ def model(config: ModelConfig, lora: LoraConfig | None, precision: str, seed: in
     family = families()[config.family](source, derive_seed(seed, "init"))
     for part in trained:
         family.parts[part].requires_grad_(True)
+    if config.quantise is not None:
+        quantise(family.unet, config.quantise)
     return family
 
 
@@ -180,15 +190,30 @@ def add_adapters(family: Family, specs: Mapping[str, LoraSpec], seed: int) -> No
 
 def memory_and_speed(config: TrainerConfig, family: Family) -> None:
     """Gradient checkpointing, compilation and memory layout, as the config says."""
-    if config.gradient_checkpointing:
-        family.unet.enable_gradient_checkpointing()
-        # not re-entrant: that form freezes a text encoder whose inputs need no gradient
-        for text_encoder in family.text_encoders.values():
-            text_encoder.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    if config.gradient_checkpointing is True:  # "auto" waits for what a step will take
+        checkpoint_gradients(family)
     if config.compile:
         family.unet.compile()
     for part in family.children():  # convolutions are faster so, on CPUs and GPUs
         part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def checkpoint_gradients(family: Family) -> None:
+    """Recompute activations in the backward pass instead of keeping them."""
+    family.unet.enable_gradient_checkpointing()
+    # not re-entrant: that form freezes a text encoder whose inputs need no gradient
+    for text_encoder in family.text_encoders.values():
+        text_encoder.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+
+
+def keep_activations(family: Family) -> None:
+    """Undo :func:`checkpoint_gradients`."""
+    family.unet.disable_gradient_checkpointing()
+    encoders: list[Any] = list(family.text_encoders.values())
+    for text_encoder in encoders:
+        if text_encoder.is_activation_checkpointing:
+            text_encoder.activation_checkpointing_disable()
+            text_encoder.disable_input_require_grads()  # which the library forgets at times
 
 
 def trainer(config: TrainConfig, folder: Path) -> lightning.Trainer:

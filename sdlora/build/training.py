@@ -30,6 +30,7 @@ from sdlora.build.job import TrainingJob
 from sdlora.build.new_word import check_new_word, teach
 from sdlora.build.objective import check_objective
 from sdlora.build.optimizer import rate_notes
+from sdlora.build.preflight import check_memory
 from sdlora.build.prior import draw_missing_class_pictures
 from sdlora.build.repeat import compare_with_recipe
 from sdlora.build.saving import best_adapter, write_adapter
@@ -143,6 +144,7 @@ def fit(job: TrainingJob) -> None:
         forget_metrics_after(job.folder / "metrics.jsonl", step if job.checkpoint else -1)
     if job.checkpoint is not None:
         job.progress.print(f"going on from step {step} of {job.trainer.max_steps}")
+    check_memory(job)
     text = json.dumps(asdict(job.config), indent=2)
     for logger in job.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):

@@ -1,0 +1,104 @@
+"""``python -m benchmarks.memory``: what a training step takes of memory, as train.py estimates it.
+
+For the real architectures, a LoRA of the UNet, and encodings that are cached. Weights have no
+content, and nothing is computed or downloaded. Kernels are the processor's; a GPU's may keep
+other tensors.
+"""
+
+import argparse
+import time
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.full_size import FAMILIES
+from sdlora.build import parts
+from sdlora.build.optimizer import optimizer
+from sdlora.command_line import CONF, register_schemas, to_typed
+from sdlora.config import TrainConfig
+from sdlora.models.family import Family
+from sdlora.models.layouts import LAYOUTS
+from sdlora.models.quantising import saved_bytes
+from sdlora.module import DiffusionModule
+from sdlora.step_memory import BatchShape, StepMemory, step_memory
+
+GIB = 2**30
+SIDES_PX = {"sd15": 512, "sdxl": 1024}
+
+
+def empty_family(config: TrainConfig, name: str) -> Family:
+    """The whole model with adapters, in its dtypes; its memory is reserved and never touched."""
+    layout = LAYOUTS[config.model.family]
+    with torch.device("meta"):
+        pipeline: Any = FAMILIES[name]()
+    family = layout.make(
+        **{part: getattr(pipeline, part) for part in (*layout.parts, *layout.tokenizers)},
+        noise_schedule_config=dict(pipeline.scheduler.config),
+        clip_skip=0,
+    )
+    family.to(parts.DTYPES[config.trainer.precision])
+    if config.model.vae_precision is not None:
+        family.vae.to(parts.DTYPES[config.model.vae_precision])  # type: ignore[operator]
+    family.to_empty(device="cpu")
+    parts.add_adapters(family, parts.lora_specs(config.lora, config.model.family), config.seed)
+    return family
+
+
+def config_of(name: str, overrides: list[str]) -> TrainConfig:
+    """What ``train.py`` would be told."""
+    register_schemas()
+    own = [f"model={name}", "run_dir=none", "trainer.precision=bf16"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        given = [*own, "lora.text_encoder.method=frozen", *overrides]
+        return to_typed(compose("train", given), TrainConfig)
+
+
+def estimate(config: TrainConfig, module: DiffusionModule, side_px: int) -> StepMemory:
+    """Of a step on one picture, with cached encodings."""
+    unet = module.family.unet.config
+    pooled = unet.addition_embed_type == "text_time"
+    shape = BatchShape(
+        num_pictures=1,
+        size=(side_px, side_px),
+        has_latents=True,
+        embeddings=(77 + pooled, unet.cross_attention_dim),
+    )
+    low = config.trainer.precision != "fp32"
+    context = torch.autocast("cpu", torch.bfloat16) if low else nullcontext()
+    return step_memory(
+        module, shape, context, lambda weight: optimizer(config, {"unet": {"weight": weight}})
+    )
+
+
+def main() -> None:
+    """Estimate with and without gradient checkpointing, and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
+    parser.add_argument("--family", choices=FAMILIES, default="sd15")
+    arguments, overrides = parser.parse_known_args()
+    name, side_px = arguments.family, SIDES_PX[arguments.family]
+    table = Table(title=f"{name}, {side_px} px, batch 1: estimates of a step, GiB")
+    headings = ("checkpointing", "weights", "gradients + optimizer", "activations")
+    for heading in (*headings, "together", "with nf4", "estimated in, s"):
+        table.add_column(heading, justify="right")
+    config = config_of(name, overrides)
+    family = empty_family(config, name)
+    module = parts.module(config, family, None)
+    for checkpointing in (False, True):
+        if checkpointing:
+            parts.checkpoint_gradients(family)
+        began = time.perf_counter()
+        found = estimate(config, module, side_px)
+        seconds = time.perf_counter() - began
+        packed = found.total - saved_bytes(family.unet)
+        gib = (found.weights, found.gradients + found.states, found.activations)
+        columns = [f"{each / GIB:.2f}" for each in (*gib, found.total, packed)]
+        table.add_row("yes" if checkpointing else "no", *columns, f"{seconds:.0f}")
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Before step 1: what is said of memory, and what is done where it is too little."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from sdlora.build import parts, preflight
+from sdlora.build.preflight import GIB, check_memory, fits, free_bytes
+from sdlora.step_memory import BatchShape, StepMemory, recomputes, step_memory
+from tests.unit.build.test_keeping import load, train_config
+
+
+def memory(activations: float, weights: float = 2.0) -> StepMemory:
+    """In GiB; a quarter each for gradients and optimizer."""
+    return StepMemory(
+        weights=round(weights * GIB),
+        gradients=GIB // 4,
+        states=GIB // 4,
+        activations=round(activations * GIB),
+    )
+
+
+class Job(SimpleNamespace):
+    """Enough of a job: a step takes 6 GiB of activations, 1 with gradient checkpointing."""
+
+    def __init__(self, base: Path, *overrides: str) -> None:
+        config = train_config(base, "data.batch_size=6", *overrides)
+        family = load(config)
+        parts.memory_and_speed(config.trainer, family)
+        self.lines: list[str] = []
+        super().__init__(
+            config=config,
+            family=family,
+            module=SimpleNamespace(family=family),
+            progress=SimpleNamespace(print=self.lines.append),
+            trainer=SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu"))),
+        )
+
+    def check(self, monkeypatch: pytest.MonkeyPatch, free_gib: float) -> list[str]:
+        """What is printed where so much is free beside the weights."""
+        monkeypatch.setattr(preflight, "_estimate", lambda job: memory(self.activations()))
+        monkeypatch.setattr(preflight, "free_bytes", lambda device: round(free_gib * GIB))
+        check_memory(self)  # type: ignore[arg-type]
+        return self.lines
+
+    def activations(self) -> float:
+        return 1.0 if recomputes(self.module) else 6.0
+
+
+LINE = (
+    "memory: about 8.5 GiB at the peak of a step (weights 2.0 GiB, gradients and optimizer "
+    "512 MiB, activations 6.0 GiB); {} GiB on cpu can be had"
+)
+
+
+@pytest.mark.parametrize("checkpointing", ["auto", "false"])
+def test_where_a_step_fits_one_line_says_so(
+    checkpointing: str, random_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(random_base, f"trainer.gradient_checkpointing={checkpointing}")
+    # 6.5 GiB beside the weights, and a fifth for the kernels: 7.8
+    assert job.check(monkeypatch, free_gib=7.81) == [LINE.format("9.8")]
+    assert not recomputes(job.module)
+
+
+def test_auto_recomputes_where_it_would_not_fit(
+    random_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(random_base, "trainer.gradient_checkpointing=auto")
+    assert job.check(monkeypatch, free_gib=7.7) == [
+        LINE.format("9.7"),
+        "trainer.gradient_checkpointing=auto: on, since it would not fit without: about 3.5 GiB at "
+        "the peak of a step (weights 2.0 GiB, gradients and optimizer 512 MiB, activations 1.0 "
+        "GiB)",
+    ]
+    assert recomputes(job.module)
+
+
+def test_what_to_change_comes_with_what_each_would_take(
+    random_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(random_base, "trainer.gradient_checkpointing=false")
+    lines = job.check(monkeypatch, free_gib=3.1)
+    assert lines[0] == LINE.format("5.1")
+    assert lines[1].startswith("warning: this may not fit")
+    assert lines[2:] == [
+        "  trainer.gradient_checkpointing=true: about 3.5 GiB, fits",
+        # 6 / 3 = 2 pictures hold 2 GiB, with 0.5 and a fifth: 3.0
+        "  data.batch_size=2 trainer.accumulate_grad_batches=3: about 4.5 GiB, fits",
+        "  model.quantise=nf4: about 8.5 GiB, not enough alone",  # of the tiny base hardly anything
+        "  data.resolution=32: about 4.0 GiB, fits",
+    ]
+    assert not recomputes(job.module)  # it was only tried
+
+
+def test_no_estimate_stops_no_run(random_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(random_base)
+
+    def cannot(job: Any) -> StepMemory:
+        raise RuntimeError("it asks for a value")
+
+    monkeypatch.setattr(preflight, "_estimate", cannot)
+    check_memory(job)  # type: ignore[arg-type]
+    assert job.lines == ["memory: not known before the first step (it asks for a value)"]
+
+
+def test_smaller_weights_leave_more_room() -> None:
+    assert not fits(memory(1.0, weights=2.0), room=3 * GIB)
+    assert fits(memory(1.0, weights=1.0), room=3 * GIB)
+
+
+def test_the_processors_free_memory_is_the_systems() -> None:
+    free = free_bytes(torch.device("cpu"))
+    assert free == pytest.approx(psutil.virtual_memory().available, rel=0.2)
+
+
+@pytest.mark.parametrize("name", ["sdxl", "kolors"])
+def test_every_family_can_be_estimated(name: str, random_bases: dict[str, Path]) -> None:
+    frozen = ("lora.text_encoder.method=frozen",)
+    config = train_config(random_bases[name], *frozen, family=name)
+    family = load(config)
+    parts.add_adapters(family, parts.lora_specs(config.lora, name), config.seed)
+    rows = family.encode_prompts(family.tokenize(["a picture"]).ids).shape[1:]
+    side = 2 * family.resolution_step
+    shape = BatchShape(num_pictures=2, size=(side, side), has_latents=False, embeddings=rows)
+    found = step_memory(
+        parts.module(config, family, None),
+        shape,
+        nullcontext(),
+        lambda weight: torch.optim.SGD([weight]),
+    )
+    assert found.states == 0
+    assert found.activations > 2 * side * side * 3 * 4  # the pictures themselves
