@@ -61,10 +61,10 @@ def show(result: Result) -> None:
     """Print the table."""
     table = Table(title=f"{result.command}\n{headline(result)}")
     for number, heading in enumerate(result.headers):
-        table.add_column(heading, justify="right" if number > 1 else "left")
+        table.add_column(heading, justify="right" if number > 1 else "left", no_wrap=True)
     for row in result.rows:
         table.add_row(*row)
-    Console(width=140).print(table)
+    Console(width=160).print(table)
 
 
 def earlier(result: Result) -> Result:
