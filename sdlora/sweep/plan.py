@@ -110,14 +110,7 @@ def write_sweep(
     Raises:
         ConfigError: If the folder holds a sweep whose cells could not be compared with these.
     """
-    before = _shared_before(folder)
-    if before is not None and sorted(before) != sorted(shared):
-        listing = "".join(f"\n  {item}" for item in sorted(set(before) ^ set(shared)))
-        raise ConfigError(
-            f"sweep.name={name}: {folder} holds a sweep whose runs share other settings, so these "
-            "would not compare with them; choose another name or hydra.sweep.dir. Only one of both "
-            f"has:{listing}"
-        )
+    _refuse_other_settings(folder, name, shared)
     entries = [
         {"number": cell.number, "folder": cell.folder, "overrides": dict(cell.overrides)}
         for cell in cells
@@ -166,6 +159,17 @@ def read_planned(folder: Path) -> Planned:
     content = yaml.safe_load((folder / FILE_NAME).read_text("utf-8"))
     folders = [folder / entry["folder"] for entry in content["cells"]]
     return Planned(folders, int(content.get("num_cells", len(folders))))
+
+
+def _refuse_other_settings(folder: Path, name: str, shared: Sequence[str]) -> None:
+    before = _shared_before(folder)
+    if before is not None and sorted(before) != sorted(shared):
+        listing = "".join(f"\n  {item}" for item in sorted(set(before) ^ set(shared)))
+        raise ConfigError(
+            f"sweep.name={name}: {folder} holds a sweep whose runs share other settings, so these "
+            "would not compare with them; choose another name or hydra.sweep.dir. Only one of both "
+            f"has:{listing}"
+        )
 
 
 def _shared_before(folder: Path) -> list[str] | None:

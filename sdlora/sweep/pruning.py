@@ -34,8 +34,8 @@ class Pruning:
 def pruning(run: Path) -> Pruning | None:
     """How a run tells its search the scores while it trains, and hears when it should stop.
 
-    A trial is stopped whose best score so far is worse than the median of what the finished trials
-    had at that step (Optuna's ``MedianPruner``).
+    One is stopped whose best score so far is worse than the median of what the finished ones had at
+    that step (Optuna's ``MedianPruner``).
 
     Args:
         run: Its folder.
@@ -53,9 +53,8 @@ def pruning(run: Path) -> Pruning | None:
     trial = _running_trial(study, run)
     if trial is None or goal.prune_after is None or len(goal.objectives) > 1:
         return None
-    trial_id = storage.get_trial_id_from_study_id_trial_number(
-        storage.get_study_id_from_name(NAME), trial.number
-    )
+    study_id = storage.get_study_id_from_name(NAME)
+    trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=goal.prune_after)
     [objective] = goal.objectives
     stopped_at = trial.user_attrs.get(PRUNED)
