@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor, distributed
 
 from sdlora.build import keeping
+from sdlora.callbacks.stopping import StopSignals
+from sdlora.command_line import quoted
 from sdlora.module import DiffusionModule
-from tests.smoke.conftest import SMALL, Train
+from tests.smoke.conftest import SMALL
 
 pytestmark = pytest.mark.slow
 
@@ -22,13 +25,14 @@ LAST = 3
 
 
 @pytest.fixture
-def settings(pictures: Path) -> tuple[str, ...]:
+def settings(pictures: Path, random_base: Path) -> tuple[str, ...]:
     """Five pictures in batches of 2, 2 and 1: the short ones weigh by their samples.
 
     Without the text encoder's last layer, the adapter there has no gradient.
     """
     return (
         *SMALL,
+        f"model.path={random_base}",
         "model.clip_skip=1",
         f"data.root={pictures}",
         f"trainer.max_steps={LAST}",
@@ -72,17 +76,36 @@ def assert_same_weights(run: Path, other: Path, step: int) -> None:
             torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-6)
 
 
-def test_two_devices_train_what_one_does_and_one_goes_on(
+class InSecondCell(StopSignals):
+    """The first process gets SIGTERM before the second cell's first step."""
+
+    number = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        InSecondCell.number += 1
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(trainer, module, batch, batch_idx)
+        if InSecondCell.number == 2 and batch_idx == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_two_devices_train_what_one_does_in_a_sweep_that_is_cut(
     train_here: TrainHere,
-    train_process: Train,
     settings: tuple[str, ...],
-    random_base: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """A step of two devices is one of two batches; SIGTERM to the first ends both at one step."""
-    one, two = tmp_path / "one", tmp_path / "two"
-    losses: list[float] = []
+    """Two cells, of which the second is stopped, and goes on alone and on one device."""
+    sweep, one = tmp_path / "sweep", tmp_path / "one"
+    first, second = sweep / "lora.r=2", sweep / "lora.r=4"
+    bases, losses = [], []
+
+    def base_model(*given: Any, real: Any = keeping.base_model) -> Any:
+        bases.append(real(*given))
+        return bases[-1]
 
     def training_step(
         module: DiffusionModule, batch: Any, *more: Any, real: Any = DiffusionModule.training_step
@@ -91,74 +114,42 @@ def test_two_devices_train_what_one_does_and_one_goes_on(
         losses.append(loss.item() / batch.share)
         return loss
 
+    scored = (*(item for item in settings if item != "evaluation=none"), "evaluation.image=none")
     with monkeypatch.context() as patch:
-        patch.setattr(DiffusionModule, "training_step", training_step)
-        alone = (*settings, f"model.path={random_base}", "trainer.accumulate_grad_batches=2")
-        train_here(*alone, f"hydra.run.dir={one}")
+        patch.setattr(keeping, "base_model", base_model)
+        patch.setattr("sdlora.build.training.StopSignals", InSecondCell)
+        with pytest.raises(SystemExit) as stop:
+            train_here("-m", *scored, "trainer=ddp", "lora.r=2,4", f"hydra.sweep.dir={sweep}")
+    assert stop.value.code == 143
+    told = capfd.readouterr()
+    assert told.out.count("export proved") == 1  # the other process says nothing
+    assert told.out.count("stopped at step 2 of 3 and saved") == 1
+    assert told.err.count("stopping after this step") == 1
 
-    stopped = train_process(
-        *(*settings, "trainer=ddp", f"trainer.max_steps={LAST}", f"hydra.run.dir={two}"),
-        script="tests/smoke/stopped_train.py",
-        environment={"STOP": "TERM twice 1", "PYTHONPATH": "."},
-    )
-    assert stopped.returncode == 143, stopped.stdout + stopped.stderr
-    assert stopped.stdout.count("stopped at step 2 of 3 and saved") == 1
-    assert stopped.stderr.count("stopping after this step") == 1
-    assert steps_saved(two) == [1, 2]
-    for step in (1, 2):
-        assert_same_weights(two, one, step)
-    shown = values_of(two, "train/loss")
-    for step in (1, 2):  # the mean of both devices' batches
-        assert shown[step] == pytest.approx(sum(losses[2 * step - 2 : 2 * step]) / 2, rel=1e-5)
-
-    train_here(f"resume={two}", "trainer.devices=1", "trainer.accumulate_grad_batches=2")
-    assert steps_saved(two) == [1, 2, 3]
-    assert_same_weights(two, one, LAST)
-    assert (two / "lora").is_dir()
-
-
-def test_a_sweep_of_several_devices(
-    train_here: TrainHere,
-    settings: tuple[str, ...],
-    random_base: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    """Each cell in its own folder, none begun by the other processes; nothing left behind.
-
-    The first process draws and scores while the other waits.
-    """
-    bases = []
-
-    def base_model(*given: Any, real: Any = keeping.base_model) -> Any:
-        bases.append(real(*given))
-        return bases[-1]
-
-    monkeypatch.setattr(keeping, "base_model", base_model)
-    given = (
-        *(item for item in settings if item != "evaluation=none"),
-        *("evaluation.image=none", "trainer=ddp", "trainer.max_steps=1", "lora.alpha=${lora.r}"),
-        f"model.path={random_base}",
-    )
-    train_here("-m", *given, "lora.r=2,4", f"hydra.sweep.dir={tmp_path}")
+    # each cell in its own folder, no sweep begun by the other processes, nothing left behind
+    assert sorted(path for path in sweep.iterdir() if path.is_dir()) == [first, second]
+    states = [
+        json.loads((cell / "cell.json").read_text("utf-8"))["state"] for cell in (first, second)
+    ]
+    assert states == ["done", "running"]
+    assert bases[0] is bases[1]  # the first process keeps it from cell to cell
+    assert set(values_of(first, "base/clip_score")) == {0}
+    assert set(values_of(first, "eval/clip_score")) == {LAST}
+    assert not distributed.is_initialized()
     told_by_the_first = {"LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
     assert not told_by_the_first & set(os.environ)
-    assert not distributed.is_initialized()
 
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [
-        "lora.r=2",
-        "lora.r=4",
-    ]
-    for r in (2, 4):
-        cell = tmp_path / f"lora.r={r}"
-        assert json.loads((cell / "cell.json").read_text("utf-8"))["state"] == "done"
-        assert not list(cell.rglob("multirun.yaml"))
-        assert set(values_of(cell, "base/clip_score")) == {0}
-        assert set(values_of(cell, "eval/clip_score")) == {1}
-        weights = checkpoint(cell, 1)["state_dict"]
-        assert {w.shape[0] for name, w in weights.items() if "lora_A" in name} == {r}
-    assert bases[0] is bases[1]  # the first process keeps it from cell to cell
-    told = capfd.readouterr().out
-    assert told.count("export proved") == 2
-    assert told.replace("\n", "").count(f"sweep {tmp_path}: 2 of 2 cells done") == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffusionModule, "training_step", training_step)
+        alone = ("trainer.accumulate_grad_batches=2", "lora.r=4", f"hydra.run.dir={one}")
+        train_here(*settings, *alone)
+    assert (steps_saved(first), steps_saved(second)) == ([1, 2, 3], [1, 2])
+    for step in (1, 2):
+        assert_same_weights(second, one, step)
+        mean = sum(losses[2 * step - 2 : 2 * step]) / 2  # of both devices' batches
+        assert values_of(second, "train/loss")[step] == pytest.approx(mean, rel=1e-5)
+
+    resumed = f"resume={quoted(str(second))}"
+    train_here(resumed, "trainer.devices=1", "trainer.accumulate_grad_batches=2")
+    assert steps_saved(second) == [1, 2, 3]
+    assert_same_weights(second, one, LAST)
