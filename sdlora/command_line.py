@@ -166,6 +166,7 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
             "that a run wrote, such as outputs/2026-01-31/12-00-00"
         )
     before = {_key(line): line for line in map(str, OmegaConf.load(stored))}
+    given["resume"] = f"resume={quoted(folder)}"  # a cell's folder holds "="
     if given.pop("hydra.run.dir", None):
         raise ValueError(f"resume={folder}: goes on in that folder; leave out hydra.run.dir")
     here = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null", "hydra.mode=RUN"]
