@@ -22,7 +22,7 @@ SCHEDULE = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
 class Scaled(nn.Module):
     """Predicts ``w x_t``."""
 
-    dtype = torch.float32
+    conv_in = SimpleNamespace(weight=torch.zeros(()))  # whose dtype inputs are cast to
 
     def __init__(self) -> None:
         super().__init__()
