@@ -220,6 +220,7 @@ def _reporting(
 
     @functools.wraps(task)
     def reporting(composed: DictConfig) -> None:
+        settle_libraries()  # a launcher's process begins here
         try:
             task(composed)
         except Exception as error:
