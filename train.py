@@ -38,7 +38,7 @@ def train(
 ) -> "TrainingJob | None":
     """Config -> data -> model -> module -> fit -> export -> scores."""
     from sdlora import processes
-    from sdlora.build import parts, results, training
+    from sdlora.build import fitting, parts, results, training
 
     is_first = processes.rank_of(config) == 0
     if config.check:
@@ -54,7 +54,7 @@ def train(
             progress.print(f"{folder} is finished: all {steps} steps are done and exported; raise")
             progress.print("trainer.max_steps to go on, or start a new run")
             return job
-        training.fit(job)
+        fitting.fit(job)
     if job.signals.received is not None:
         sys.exit(128 + job.signals.received)
     if is_first:

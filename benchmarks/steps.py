@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from benchmarks.jobs import job
-from sdlora.build import training
+from sdlora.build.fitting import fit
 from sdlora.build.job import TrainingJob
 from sdlora.data.dataset import Batch
 from sdlora.models.family import Family
@@ -63,7 +63,7 @@ def prediction_of(family: Family, batch: Batch, z_t: Tensor, t: Tensor) -> Calla
 def ours(overrides: list[str], run: Path, windows: Windows) -> None:
     """Our step as ``train.py`` takes it: its callbacks and its logging, but nothing is drawn."""
     with Progress() as progress:
-        training.fit(paced(job(overrides, run, progress), windows))
+        fit(paced(job(overrides, run, progress), windows))
 
 
 def paced(built: TrainingJob, windows: Windows) -> TrainingJob:

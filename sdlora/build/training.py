@@ -1,17 +1,13 @@
-"""A training run: put together, fitted, exported, summed up."""
+"""A training run, put together: what it trains on, with which model, and what watches it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import lightning
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image
 
 from sdlora.adapters.spec import LoraSpec
 from sdlora.build import keeping, parts, scorers
@@ -30,7 +26,6 @@ from sdlora.build.job import TrainingJob
 from sdlora.build.new_word import check_new_word, teach
 from sdlora.build.objective import check_objective
 from sdlora.build.optimizer import rate_notes
-from sdlora.build.preflight import check_memory
 from sdlora.build.prior import draw_missing_class_pictures
 from sdlora.build.repeat import compare_with_recipe
 from sdlora.build.saving import best_adapter, write_adapter
@@ -42,7 +37,7 @@ from sdlora.callbacks.drawing import Evaluate
 from sdlora.callbacks.saving import Checkpoints
 from sdlora.callbacks.speed import Throughput
 from sdlora.callbacks.stopping import StopSignals
-from sdlora.checkpoint import newest_valid, step_of
+from sdlora.checkpoint import newest_valid
 from sdlora.config import TrainConfig
 from sdlora.data.check import FILE_NAME, changed_pictures
 from sdlora.data.sources import PictureSource
@@ -50,9 +45,7 @@ from sdlora.evaluator import Evaluator
 from sdlora.metrics.scoring import KnownPictures, Scorer
 from sdlora.models.family import Family
 from sdlora.models.source import noise_schedule_config
-from sdlora.module import TrainingError
 from sdlora.progress import Progress
-from sdlora.report import forget_metrics_after
 from sdlora.run_folder import refuse_changes, refuse_used, write_config
 from sdlora.sweep.pruning import pruning
 
@@ -135,49 +128,6 @@ def training_job(
     job.evaluate.validation = validation_loss(config, job.module, left, unseen, progress)
     trainer.callbacks.extend(_callbacks(job, batches.num_samples))  # type: ignore[attr-defined]
     return job
-
-
-def fit(job: TrainingJob) -> None:
-    """Train, from the start or from the checkpoint; afterwards the model has its final weights."""
-    step = 0 if job.checkpoint is None else step_of(job.checkpoint)
-    if job.trainer.is_global_zero:
-        forget_metrics_after(job.folder / "metrics.jsonl", step if job.checkpoint else -1)
-    if job.checkpoint is not None:
-        job.progress.print(f"going on from step {step} of {job.trainer.max_steps}")
-    check_memory(job)
-    text = json.dumps(asdict(job.config), indent=2)
-    for logger in job.trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_text("config", f"```json\n{text}\n```")
-            for number, path in enumerate(job.contact_sheets):
-                with Image.open(path) as sheet:
-                    pixels = np.asarray(sheet.convert("RGB"))
-                logger.experiment.add_image("data", pixels, number, dataformats="HWC")
-    try:
-        job.trainer.fit(
-            job.module,
-            job.datamodule,
-            ckpt_path=None if job.checkpoint is None else str(job.checkpoint),
-            weights_only=True,
-        )
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"data.batch_size={job.config.data.batch_size}: out of memory at step "
-            f"{job.trainer.global_step}; halve it and double trainer.accumulate_grad_batches, or "
-            "set trainer.gradient_checkpointing=true, trainer.precision=bf16 or a smaller "
-            "data.resolution"
-        ) from error
-    if job.signals.received is not None:
-        job.progress.print(
-            f"stopped at step {job.trainer.global_step} of {job.trainer.max_steps} and saved; go "
-            f"on with: python train.py resume={job.folder}"
-        )
-        return
-    if job.evaluate.stop_reason is not None:
-        step = job.trainer.global_step
-        job.progress.print(f"stopped at step {step}: {job.evaluate.stop_reason}")
-    if job.average is not None:
-        job.average.settle(job.module.all_trained_parameters())
 
 
 def _data(
