@@ -16,10 +16,9 @@ from sdlora.module import DiffusionModule
 class StopSignals(OptimizerStepCallback):
     """Turns SIGINT and SIGTERM into a stop after the current optimizer step.
 
-    The step is finished and saved first, so a resumed run goes on exactly. Before the first step,
-    while the base's pictures are drawn, there is nothing to save; then, and at a second SIGINT, it
-    stops at once. ``self.received`` names the signal afterwards; the exit code is 128 plus its
-    number.
+    The step is finished and saved first, so a resumed run goes on exactly. Before the first step
+    there is nothing to save; then, and at a second SIGINT, it stops at once. ``self.received``
+    names the signal afterwards; the exit code is 128 plus its number.
 
     Several processes stop at the same step, though the signal may reach one alone: after each step
     they begin to tell each other what they received, and hear it after the next one, so that
