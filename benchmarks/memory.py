@@ -17,6 +17,7 @@ from rich.table import Table
 
 from benchmarks.full_size import FAMILIES
 from sdlora.build import parts
+from sdlora.build.memory import checkpoint_gradients
 from sdlora.build.optimizer import optimizer
 from sdlora.command_line import CONF, register_schemas, to_typed
 from sdlora.config import TrainConfig
@@ -89,7 +90,7 @@ def main() -> None:
     module = parts.module(config, family, None)
     for checkpointing in (False, True):
         if checkpointing:
-            parts.checkpoint_gradients(family)
+            checkpoint_gradients(family)
         began = time.perf_counter()
         found = estimate(config, module, side_px)
         seconds = time.perf_counter() - began

@@ -10,6 +10,7 @@ from sdlora.adapters.formats import remove_lora
 from sdlora.build import parts
 from sdlora.build.data import CheckedData
 from sdlora.build.job import TrainingJob
+from sdlora.build.memory import keep_activations
 from sdlora.build.workshop import Workshop
 from sdlora.config import TrainConfig
 from sdlora.evaluator import Evaluator
@@ -65,7 +66,7 @@ def as_loaded(family: Family) -> Family:
     Not undone, since such models are not kept: trained base weights, a new word, compilation.
     """
     remove_lora(*family.parts.values())
-    parts.keep_activations(family)
+    keep_activations(family)
     for part in family.children():
         part.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     family.requires_grad_(False)

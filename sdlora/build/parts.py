@@ -28,7 +28,6 @@ from sdlora.config_evaluation import EvaluationConfig
 from sdlora.config_lora import LoraConfig, LoraPartConfig
 from sdlora.config_model import ModelConfig
 from sdlora.config_rules import require
-from sdlora.config_training import TrainerConfig
 from sdlora.evaluator import DrawSettings
 from sdlora.models.family import Family
 from sdlora.models.layouts import layout_of
@@ -186,35 +185,6 @@ def add_adapters(family: Family, specs: Mapping[str, LoraSpec], seed: int) -> No
     """Put the adapters on the model's parts, in place."""
     for part, spec in specs.items():
         add_lora(family.parts[part], spec, derive_seed(seed, f"lora/{part}"))
-
-
-def memory_and_speed(config: TrainerConfig, family: Family) -> None:
-    """Gradient checkpointing, compilation and memory layout, as the config says."""
-    if config.gradient_checkpointing is True:  # "auto" waits for what a step will take
-        checkpoint_gradients(family)
-    if config.compile:
-        family.unet.compile()
-    if config.precision == "fp32" or device(config.accelerator).type != "cpu":
-        for part in family.children():  # on a CPU in bf16 convolutions take a third longer so
-            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def checkpoint_gradients(family: Family) -> None:
-    """Recompute activations in the backward pass instead of keeping them."""
-    family.unet.enable_gradient_checkpointing()
-    # not re-entrant: that form freezes a text encoder whose inputs need no gradient
-    for text_encoder in family.text_encoders.values():
-        text_encoder.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-
-
-def keep_activations(family: Family) -> None:
-    """Undo :func:`checkpoint_gradients`."""
-    family.unet.disable_gradient_checkpointing()
-    encoders: list[Any] = list(family.text_encoders.values())
-    for text_encoder in encoders:
-        if text_encoder.is_activation_checkpointing:
-            text_encoder.activation_checkpointing_disable()
-            text_encoder.disable_input_require_grads()  # which the library forgets at times
 
 
 def trainer(config: TrainConfig, folder: Path) -> lightning.Trainer:

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from sdlora.build import parts
 from sdlora.build.job import TrainingJob
+from sdlora.build.memory import checkpoint_gradients, keep_activations
 from sdlora.build.optimizer import optimizer
 from sdlora.data.dataset import PictureDataset
 from sdlora.models.quantising import saved_bytes
@@ -40,7 +40,7 @@ def check_memory(job: TrainingJob) -> None:
     if fits(needed, room):
         return
     if job.config.trainer.gradient_checkpointing == "auto":
-        parts.checkpoint_gradients(job.family)
+        checkpoint_gradients(job.family)
         needed = _estimate(job)
         text = "trainer.gradient_checkpointing=auto: on, since it would not fit without"
         job.progress.print(f"{text}: {described(needed)}")
@@ -117,9 +117,9 @@ def _changes(job: TrainingJob, now: StepMemory, room: int) -> Iterator[tuple[str
     """
     config = job.config
     if not recomputes(job.module):
-        parts.checkpoint_gradients(job.family)
+        checkpoint_gradients(job.family)
         yield "trainer.gradient_checkpointing=true", _estimate(job)
-        parts.keep_activations(job.family)
+        keep_activations(job.family)
     batch = config.data.batch_size
     smaller = [n for n in range(batch - 1, 0, -1) if batch % n == 0]
     for num in smaller:

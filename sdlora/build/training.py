@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from sdlora.adapters.spec import LoraSpec
-from sdlora.build import keeping, parts, scorers
+from sdlora.build import keeping, memory, parts, scorers
 from sdlora.build.adapters import check_adapters, start_from_file
 from sdlora.build.data import CheckedData, checked_data
 from sdlora.build.data_sheet import (
@@ -165,7 +165,7 @@ def _model(config: TrainConfig, specs: Mapping[str, LoraSpec], workshop: Worksho
     parts.add_adapters(family, specs, config.seed)
     start_from_file(config, family)
     teach(family, config.lora.new_word)
-    parts.memory_and_speed(config.trainer, family)
+    memory.memory_and_speed(config.trainer, family)
     return family
 
 

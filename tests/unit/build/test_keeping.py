@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 
 from sdlora.build import parts
 from sdlora.build.keeping import FAMILY, as_loaded, base_model
+from sdlora.build.memory import memory_and_speed
 from sdlora.build.workshop import Workshop
 from sdlora.command_line import CONF, register_schemas, to_typed
 from sdlora.config import TrainConfig
@@ -72,7 +73,7 @@ def test_what_a_run_did_is_undone(name: str, method: str, random_bases: dict[str
     family.change_noise_schedule("v_prediction", True)
     family.max_chunks = 3
     parts.add_adapters(family, parts.lora_specs(config.lora, name), config.seed)
-    parts.memory_and_speed(config.trainer, family)
+    memory_and_speed(config.trainer, family)
     family.train()
     assert facts(family) != facts(fresh)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sdlora.build import parts, preflight
+from sdlora.build.memory import memory_and_speed
 from sdlora.build.preflight import GIB, check_memory, fits, free_bytes
 from sdlora.step_memory import BatchShape, StepMemory, recomputes, step_memory
 from tests.unit.build.test_keeping import load, train_config
@@ -31,7 +32,7 @@ class Job(SimpleNamespace):
     def __init__(self, base: Path, *overrides: str) -> None:
         config = train_config(base, "data.batch_size=6", *overrides)
         family = load(config)
-        parts.memory_and_speed(config.trainer, family)
+        memory_and_speed(config.trainer, family)
         self.lines: list[str] = []
         super().__init__(
             config=config,
