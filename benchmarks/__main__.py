@@ -21,6 +21,11 @@ from benchmarks.results import Result, earlier, machine, publish, show
 from benchmarks.table import HEADERS, NOT_MEASURED, cells
 from sdlora.program import settle_libraries
 
+KEEPS_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+"""For every row's process, so that glibc keeps memory that is freed. Whether it gives some back to
+the system after each step depends on what lies above it, so on chance: one row's steps took a
+quarter longer than another's for that alone."""
+
 
 def main() -> None:
     """Measure the cases, print their tables last, and write them if asked."""
@@ -37,6 +42,7 @@ def main() -> None:
     except ValueError as error:
         sys.exit(str(error))
     settle_libraries()
+    os.environ.update(KEEPS_MEMORY)
     results = []
     for group, cases in chosen.items():
         with tempfile.TemporaryDirectory() as scratch:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from time import perf_counter
 
 import torch
 
@@ -13,7 +12,8 @@ from benchmarks.data import write_folder
 from benchmarks.full_size import write_base
 from benchmarks.steps import floor, ours
 from benchmarks.table import Ceiling, Measured
-from benchmarks.windows import FLOPS, SYNCS, Loop, Order, RowError, Runner, Window, wait_for
+from benchmarks.windows import FLOPS, SYNCS, Loop, Order, RowError, Runner, Window
+from sdlora.build.duration import matmul_flop_per_s
 from sdlora.build.parts import DTYPES
 
 LOOPS: dict[str, tuple[Loop, list[str]]] = {
@@ -98,7 +98,9 @@ def measure(
             rows[row] = Measured([w.step_s for w in windows], peak_mib, waits[row].count)
     ceiling = None
     if "floor" in flops:
-        ceiling = Ceiling(flops["floor"].count, matmul_flop_per_s(case.device, case.precision))
+        device, dtype = torch.device(case.device), DTYPES[case.precision]
+        rate = matmul_flop_per_s(device, dtype, MATMUL_SIDE[case.device], MATMUL_TIMES)
+        ceiling = Ceiling(flops["floor"].count, rate)
     return {row: rows[row] for row in case.rows}, ceiling
 
 
@@ -110,17 +112,3 @@ def _inputs(case: Case, scratch: Path, bases: Path) -> list[str]:
     if case.model != "tiny":
         given.append(f"model.path={write_base(bases / case.model, case.model)}")
     return given
-
-
-def matmul_flop_per_s(device: str, precision: str) -> float:
-    """The best rate of a large product of two random square matrices."""
-    side = MATMUL_SIDE[device]
-    left, right = (torch.randn(side, side, device=device, dtype=DTYPES[precision]) for _ in "ab")
-    best_s = float("inf")
-    for _ in range(MATMUL_TIMES):
-        wait_for(torch.device(device))
-        began = perf_counter()
-        _ = left @ right
-        wait_for(torch.device(device))
-        best_s = min(best_s, perf_counter() - began)
-    return 2 * side**3 / best_s

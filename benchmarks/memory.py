@@ -19,13 +19,14 @@ from benchmarks.full_size import FAMILIES
 from sdlora.build import parts
 from sdlora.build.memory import checkpoint_gradients
 from sdlora.build.optimizer import optimizer
+from sdlora.build.preflight import tensors
 from sdlora.command_line import CONF, register_schemas, to_typed
 from sdlora.config import TrainConfig
 from sdlora.models.family import Family
 from sdlora.models.layouts import LAYOUTS
 from sdlora.models.quantising import saved_bytes
 from sdlora.module import DiffusionModule
-from sdlora.step_memory import BatchShape, StepMemory, step_memory
+from sdlora.step_cost import BatchShape, StepCost, held_bytes, step_cost
 
 GIB = 2**30
 SIDES_PX = {"sd15": 512, "sdxl": 1024}
@@ -58,7 +59,7 @@ def config_of(name: str, overrides: list[str]) -> TrainConfig:
         return to_typed(compose("train", given), TrainConfig)
 
 
-def estimate(config: TrainConfig, module: DiffusionModule, side_px: int) -> StepMemory:
+def estimate(config: TrainConfig, module: DiffusionModule, side_px: int) -> StepCost:
     """Of a step on one picture, with cached encodings."""
     unet = module.family.unet.config
     pooled = unet.addition_embed_type == "text_time"
@@ -70,7 +71,7 @@ def estimate(config: TrainConfig, module: DiffusionModule, side_px: int) -> Step
     )
     low = config.trainer.precision != "fp32"
     context = torch.autocast("cpu", torch.bfloat16) if low else nullcontext()
-    return step_memory(
+    return step_cost(
         module, shape, context, lambda weight: optimizer(config, {"unet": {"weight": weight}})
     )
 
@@ -83,7 +84,7 @@ def main() -> None:
     name, side_px = arguments.family, SIDES_PX[arguments.family]
     table = Table(title=f"{name}, {side_px} px, batch 1: estimates of a step, GiB")
     headings = ("checkpointing", "weights", "gradients + optimizer", "activations")
-    for heading in (*headings, "together", "with nf4", "estimated in, s"):
+    for heading in (*headings, "together", "offload", "nf4", "both", "estimated in, s"):
         table.add_column(heading, justify="right")
     config = config_of(name, overrides)
     family = empty_family(config, name)
@@ -94,9 +95,11 @@ def main() -> None:
         began = time.perf_counter()
         found = estimate(config, module, side_px)
         seconds = time.perf_counter() - began
-        packed = found.total - saved_bytes(family.unet)
+        total, saved = found.total, saved_bytes(family.unet)
+        waiting = held_bytes(tensors([*family.text_encoders.values(), family.vae]))  # type: ignore[list-item]
         gib = (found.weights, found.gradients + found.states, found.activations)
-        columns = [f"{each / GIB:.2f}" for each in (*gib, found.total, packed)]
+        less = (total - waiting, total - saved, total - waiting - saved)
+        columns = [f"{each / GIB:.2f}" for each in (*gib, total, *less)]
         table.add_row("yes" if checkpointing else "no", *columns, f"{seconds:.0f}")
     Console(width=120).print(table)
 

@@ -95,6 +95,10 @@ class TrainerConfig:
     gradient_checkpointing: Any = MISSING  # OmegaConf merges no ``bool | str``
     """Recompute activations in the backward pass: less memory, about a third more time, the same
     result. ``true``, ``false``, or ``auto``: if a step would not fit the device's memory."""
+    offload: Any = MISSING
+    """Let text encoders and VAE wait in main memory while everything that they compute is cached;
+    drawing brings them back. ``true``, ``false``, or ``auto``: if a step would not fit the device's
+    memory. Of effect on one GPU alone."""
     compile: bool = MISSING
     """``torch.compile`` the UNet: slow first step, faster steps after."""
     ema_decay: float | None = None
@@ -114,13 +118,10 @@ class TrainerConfig:
             self.devices,
             "mps has one device; set it and trainer.num_nodes to 1",
         )
-        checkpointing = self.gradient_checkpointing
-        require(
-            isinstance(checkpointing, bool) or checkpointing == "auto",
-            "trainer.gradient_checkpointing",
-            checkpointing,
-            "must be true, false or auto",
-        )
+        for name in ("gradient_checkpointing", "offload"):
+            value = getattr(self, name)
+            is_known = isinstance(value, bool) or value == "auto"
+            require(is_known, f"trainer.{name}", value, "must be true, false or auto")
         if self.gradient_clip_val is not None:
             require_rate("trainer.gradient_clip_val", self.gradient_clip_val)
         if self.ema_decay is not None:

@@ -42,6 +42,7 @@ FREE_KEYS = (
     "trainer.accelerator",
     "trainer.timeout_min",
     "trainer.gradient_checkpointing",
+    "trainer.offload",
     "data.root",
     "data.num_workers",
     "data.cache",

@@ -9,8 +9,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
 from sdlora.build.job import TrainingJob
-from sdlora.build.preflight import check_memory
+from sdlora.build.preflight import check_cost
+from sdlora.callbacks.offloading import OffloadBetweenSteps
 from sdlora.checkpoint import step_of
+from sdlora.models.offload import Offload
 from sdlora.module import TrainingError
 from sdlora.report import forget_metrics_after
 
@@ -22,7 +24,8 @@ def fit(job: TrainingJob) -> None:
         forget_metrics_after(job.folder / "metrics.jsonl", step if job.checkpoint else -1)
     if job.checkpoint is not None:
         job.progress.print(f"going on from step {step} of {job.trainer.max_steps}")
-    check_memory(job)
+    offload = Offload(check_cost(job), job.trainer.strategy.root_device)
+    job.trainer.callbacks.append(OffloadBetweenSteps(offload))  # type: ignore[attr-defined]
     _log_start(job)
     try:
         job.trainer.fit(
@@ -38,6 +41,8 @@ def fit(job: TrainingJob) -> None:
             "set trainer.gradient_checkpointing=true, trainer.precision=bf16 or a smaller "
             "data.resolution"
         ) from error
+    finally:
+        offload.end()
     if job.signals.received is not None:
         job.progress.print(
             f"stopped at step {job.trainer.global_step} of {job.trainer.max_steps} and saved; go "

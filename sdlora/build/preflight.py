@@ -1,10 +1,11 @@
-"""Before step 1: what a step takes of the device's memory, and what to change if that is too much.
+"""Before step 1: what a step takes of the device's memory, what to change if that is too much, and
+how long the run will take.
 
-An estimate stops no run: it warns, and where ``trainer.gradient_checkpointing`` is ``auto`` it
-switches that on.
+An estimate stops no run: it warns, and what is ``auto`` of ``trainer.offload`` and
+``trainer.gradient_checkpointing`` it switches on, in this order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -13,12 +14,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from sdlora.build.duration import described_time
 from sdlora.build.job import TrainingJob
 from sdlora.build.memory import checkpoint_gradients, keep_activations
 from sdlora.build.optimizer import optimizer
 from sdlora.data.dataset import PictureDataset
 from sdlora.models.quantising import saved_bytes
-from sdlora.step_memory import BatchShape, StepMemory, recomputes, step_memory
+from sdlora.step_cost import BatchShape, StepCost, held_bytes, recomputes, step_cost
 
 GIB = 2**30
 
@@ -27,34 +29,64 @@ HEADROOM = 1.2
 the allocator loses some between blocks, which no count of tensors sees."""
 
 
-def check_memory(job: TrainingJob) -> None:
-    """Print what a step will take and what is free; warn, and help, where it does not fit."""
+def check_cost(job: TrainingJob) -> list[nn.Module]:
+    """Print what a step will take, what is free, and how long it all will be; warn, and help.
+
+    Returns:
+        Parts of the model that should wait in main memory while it trains.
+    """
+    idle = idle_parts(job)
+    waiting = idle if job.config.trainer.offload is True else []
     try:
-        needed = _estimate(job)
+        cost = _estimate(job, waiting)
     except RuntimeError as error:  # a model whose code looks at values
-        job.progress.print(f"memory: not known before the first step ({error})")
-        return
+        job.progress.print(f"memory and time: not known before the first step ({error})")
+        return waiting
     device = job.trainer.strategy.root_device
-    room = needed.weights + free_bytes(device)  # the weights are there already
-    job.progress.print(f"memory: {described(needed)}; {_size(room)} on {device} can be had")
-    if fits(needed, room):
-        return
-    if job.config.trainer.gradient_checkpointing == "auto":
+    room = (
+        cost.weights + held_bytes(tensors(waiting)) + free_bytes(device)
+    )  # they are there already
+    job.progress.print(f"memory: {described(cost)}; {_size(room)} on {device} can be had")
+    if not fits(cost, room) and idle and job.config.trainer.offload == "auto":
+        waiting = idle
+        cost = _estimate(job, waiting)
+        _say_helped(job, "trainer.offload=auto", cost)
+    if not fits(cost, room) and job.config.trainer.gradient_checkpointing == "auto":
         checkpoint_gradients(job.family)
-        needed = _estimate(job)
-        text = "trainer.gradient_checkpointing=auto: on, since it would not fit without"
-        job.progress.print(f"{text}: {described(needed)}")
-    if not fits(needed, room):
-        job.progress.print(
-            f"warning: this may not fit (kernels want about {HEADROOM - 1:.0%} more than tensors). "
-            "What each change alone would make of it, the cheapest first:"
-        )
-        for change, changed in _changes(job, needed, room):
-            says = "fits" if fits(changed, room) else "not enough alone"
-            job.progress.print(f"  {change}: about {_size(changed.total)}, {says}")
+        cost = _estimate(job, waiting)
+        _say_helped(job, "trainer.gradient_checkpointing=auto", cost)
+    if not fits(cost, room):
+        _warn(job, cost, room, [] if waiting else idle)
+    job.progress.print(described_time(job, cost))
+    return waiting
 
 
-def described(memory: StepMemory) -> str:
+def idle_parts(job: TrainingJob) -> list[nn.Module]:
+    """What no step calls, as all that it would compute is cached: text encoders, VAE.
+
+    None where the device has no memory of its own, nor with several devices, as
+    DistributedDataParallel wants all of a model in one place.
+    """
+    config = job.config.trainer
+    is_gpu = job.trainer.strategy.root_device.type == "cuda"
+    if not is_gpu or config.devices * config.num_nodes > 1:
+        return []
+    shape, parts = batch_shape(job), list[nn.Module]()
+    if shape.embeddings is not None and job.module.teacher is None:
+        parts.extend(job.family.text_encoders.values())
+    if shape.has_latents and hasattr(job.family, "vae"):
+        parts.append(job.family.vae)  # type: ignore[arg-type]
+    return parts
+
+
+def tensors(parts: Iterable[nn.Module]) -> Iterator[torch.Tensor]:
+    """Parameters and buffers of all."""
+    for part in parts:
+        yield from part.parameters()
+        yield from part.buffers()
+
+
+def described(memory: StepCost) -> str:
     """In words."""
     return (
         f"about {_size(memory.total)} at the peak of a step (weights {_size(memory.weights)}, "
@@ -63,7 +95,7 @@ def described(memory: StepMemory) -> str:
     )
 
 
-def fits(needed: StepMemory, room: int) -> bool:
+def fits(needed: StepCost, room: int) -> bool:
     """Whether so many bytes are enough, with headroom beside the weights."""
     return needed.weights + needed.new * HEADROOM <= room
 
@@ -96,29 +128,49 @@ def batch_shape(job: TrainingJob) -> BatchShape:
     )
 
 
-def _estimate(job: TrainingJob) -> StepMemory:
-    return step_memory(
+def _say_helped(job: TrainingJob, setting: str, cost: StepCost) -> None:
+    job.progress.print(f"{setting}: on, since it would not fit without: {described(cost)}")
+
+
+def _warn(job: TrainingJob, cost: StepCost, room: int, idle: list[nn.Module]) -> None:
+    job.progress.print(
+        f"warning: this may not fit (kernels want about {HEADROOM - 1:.0%} more than tensors). "
+        "What each change alone would make of it, the cheapest first:"
+    )
+    for change, changed in _changes(job, cost, room, idle):
+        says = "fits" if fits(changed, room) else "not enough alone"
+        job.progress.print(f"  {change}: about {_size(changed.total)}, {says}")
+
+
+def _estimate(job: TrainingJob, waiting: list[nn.Module]) -> StepCost:
+    cost = step_cost(
         job.module,
         batch_shape(job),
         job.trainer.precision_plugin.forward_context(),
         partial(_optimizer_of, job),
         has_average=job.config.trainer.ema_decay is not None,
     )
+    return replace(cost, weights=cost.weights - held_bytes(tensors(waiting)))
 
 
 def _optimizer_of(job: TrainingJob, parameter: nn.Parameter) -> Optimizer:
     return optimizer(job.config, {"unet": {"weight": parameter}})
 
 
-def _changes(job: TrainingJob, now: StepMemory, room: int) -> Iterator[tuple[str, StepMemory]]:
+def _changes(
+    job: TrainingJob, now: StepCost, room: int, idle: list[nn.Module]
+) -> Iterator[tuple[str, StepCost]]:
     """Settings that take less, in the order of what they cost, and what each makes of it.
 
     Activations grow with the pictures of a batch and with the pixels of a picture.
     """
     config = job.config
+    if idle:
+        yield "trainer.offload=true", replace(now, weights=now.weights - held_bytes(tensors(idle)))
     if not recomputes(job.module):
         checkpoint_gradients(job.family)
-        yield "trainer.gradient_checkpointing=true", _estimate(job)
+        changed = _estimate(job, [])
+        yield "trainer.gradient_checkpointing=true", replace(changed, weights=now.weights)
         keep_activations(job.family)
     batch = config.data.batch_size
     smaller = [n for n in range(batch - 1, 0, -1) if batch % n == 0]

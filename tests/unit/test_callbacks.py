@@ -23,6 +23,7 @@ from sdlora.best import BestAdapter, read_best
 from sdlora.callbacks import speed as speed_module
 from sdlora.callbacks.averaging import ExponentialMovingAverage
 from sdlora.callbacks.drawing import Evaluate
+from sdlora.callbacks.offloading import OffloadBetweenSteps
 from sdlora.callbacks.saving import Checkpoints
 from sdlora.callbacks.speed import Throughput, peak_memory_mib
 from sdlora.callbacks.steps import OptimizerStepCallback, every
@@ -32,6 +33,7 @@ from sdlora.evaluator import Evaluation, Evaluator
 from sdlora.generate import Prompt
 from sdlora.metrics.scores import Scores
 from sdlora.metrics.selection import Rule
+from sdlora.models.offload import Offload
 from sdlora.models.sd import StableDiffusion
 from sdlora.module import DiffusionModule, TrainingError
 from sdlora.progress import Progress
@@ -801,6 +803,38 @@ def test_the_bar_of_a_resumed_run_begins_where_it_stands(
     assert run(4, newest_valid(tmp_path / "checkpoints")[0]) == [(2, 4)]
     found = [line["step"] for line in lines(tmp_path / "metrics.jsonl")]
     assert found == [1, 2, 3, 4]
+
+
+class Waiting:
+    """One part of which is known where it lies."""
+
+    def __init__(self) -> None:
+        self.is_on_device = True
+
+    def send_away(self) -> None:
+        self.is_on_device = False
+
+
+class Uses(Callback):
+    """Calls the part after each step, as drawing does, and notes where it lay before one."""
+
+    def __init__(self, part: Waiting) -> None:
+        self.part = part
+        self.was_on_device: list[bool] = []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.was_on_device.append(self.part.is_on_device)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.part.is_on_device = True
+
+
+def test_what_waits_is_away_in_every_step(family: StableDiffusion, tmp_path: Path) -> None:
+    part = Waiting()
+    uses = Uses(part)
+    fit = trainer(tmp_path, 3, [uses, OffloadBetweenSteps(cast(Offload, part))])
+    fit.fit(diffusion_module(adapted(family)), datamodule=Stream())
+    assert uses.was_on_device == [False] * 3
 
 
 def test_peak_memory_counts_what_was_in_use_before() -> None:

@@ -42,7 +42,7 @@ LEVELS = {
     "sdlora.metrics.scores": 2,
     "sdlora.metrics.selection": 2,
     "sdlora.module": 3,
-    "sdlora.step_memory": 4,
+    "sdlora.step_cost": 4,
     "sdlora.metrics.*": 3,  # beside the module: whatever draws and scores stands on both
     "sdlora.callbacks.*": 5,
     "sdlora.evaluator": 4,

@@ -11,14 +11,14 @@ import torch
 
 from sdlora.build import parts, preflight
 from sdlora.build.memory import memory_and_speed
-from sdlora.build.preflight import GIB, check_memory, fits, free_bytes
-from sdlora.step_memory import BatchShape, StepMemory, recomputes, step_memory
+from sdlora.build.preflight import GIB, check_cost, fits, free_bytes, idle_parts
+from sdlora.step_cost import BatchShape, StepCost, recomputes, step_cost
 from tests.unit.build.test_keeping import load, train_config
 
 
-def memory(activations: float, weights: float = 2.0) -> StepMemory:
+def memory(activations: float, weights: float = 2.0) -> StepCost:
     """In GiB; a quarter each for gradients and optimizer."""
-    return StepMemory(
+    return StepCost(
         weights=round(weights * GIB),
         gradients=GIB // 4,
         states=GIB // 4,
@@ -44,9 +44,15 @@ class Job(SimpleNamespace):
 
     def check(self, monkeypatch: pytest.MonkeyPatch, free_gib: float) -> list[str]:
         """What is printed where so much is free beside the weights."""
-        monkeypatch.setattr(preflight, "_estimate", lambda job: memory(self.activations()))
+        monkeypatch.setattr(
+            preflight,  # half of the weights can wait
+            "_estimate",
+            lambda job, waiting: memory(self.activations(), weights=1.0 if waiting else 2.0),
+        )
+        monkeypatch.setattr(preflight, "described_time", lambda job, cost: "time: some")
         monkeypatch.setattr(preflight, "free_bytes", lambda device: round(free_gib * GIB))
-        check_memory(self)  # type: ignore[arg-type]
+        self.waiting = check_cost(self)  # type: ignore[arg-type]
+        assert self.lines.pop() == "time: some"
         return self.lines
 
     def activations(self) -> float:
@@ -82,6 +88,69 @@ def test_auto_recomputes_where_it_would_not_fit(
     assert recomputes(job.module)
 
 
+def on_gpu(job: Job, monkeypatch: pytest.MonkeyPatch, **shape: Any) -> Job:
+    """The same on one GPU, with everything cached unless ``shape`` says otherwise."""
+    job.trainer.strategy.root_device = torch.device("cuda")
+    cached = {"has_latents": True, "embeddings": (77, 32), **shape}
+    found = BatchShape(num_pictures=6, size=(64, 64), **cached)
+    monkeypatch.setattr(preflight, "batch_shape", lambda job: found)
+    job.module.teacher = None
+    return job
+
+
+def test_auto_lets_parts_wait_before_it_recomputes(
+    random_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = on_gpu(Job(random_base), monkeypatch)
+    lines = job.check(monkeypatch, free_gib=6.81)
+    assert lines[1:] == [
+        "trainer.offload=auto: on, since it would not fit without: about 7.5 GiB at the peak of a "
+        "step (weights 1.0 GiB, gradients and optimizer 512 MiB, activations 6.0 GiB)"
+    ]
+    assert job.waiting == [job.family.text_encoder, job.family.vae]
+    assert not recomputes(job.module)
+    lines = job.check(monkeypatch, free_gib=3.0)
+    assert [line.partition(":")[0] for line in lines[3:]] == [
+        "trainer.offload=auto",
+        "trainer.gradient_checkpointing=auto",
+    ]
+
+
+def test_parts_wait_when_told_to(random_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = on_gpu(Job(random_base, "trainer.offload=true"), monkeypatch)
+    [line] = job.check(monkeypatch, free_gib=99.0)
+    assert "weights 1.0 GiB" in line
+    assert job.waiting == [job.family.text_encoder, job.family.vae]
+
+
+def test_parts_that_may_not_wait_are_a_change_to_make(
+    random_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = on_gpu(Job(random_base, "trainer.offload=false"), monkeypatch)
+    lines = job.check(monkeypatch, free_gib=0.5)
+    assert [line.partition(":")[0].strip() for line in lines[2:5]] == [
+        "warning",
+        "trainer.offload=true",
+        "data.batch_size=1 trainer.accumulate_grad_batches=6",
+    ]
+    assert job.waiting == []
+
+
+def test_only_what_no_step_calls_can_wait(
+    random_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = on_gpu(Job(random_base), monkeypatch, has_latents=False)
+    assert idle_parts(job) == [job.family.text_encoder]  # type: ignore[arg-type]
+    job = on_gpu(Job(random_base), monkeypatch, embeddings=None)
+    assert idle_parts(job) == [job.family.vae]  # type: ignore[arg-type]
+    job = on_gpu(Job(random_base), monkeypatch)
+    job.module.teacher = object()  # which reads the class prompt at every step
+    assert idle_parts(job) == [job.family.vae]  # type: ignore[arg-type]
+    several = on_gpu(Job(random_base, "trainer.devices=2"), monkeypatch)
+    assert idle_parts(several) == []  # type: ignore[arg-type]
+    assert idle_parts(Job(random_base)) == []  # type: ignore[arg-type]
+
+
 def test_what_to_change_comes_with_what_each_would_take(
     random_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,12 +171,12 @@ def test_what_to_change_comes_with_what_each_would_take(
 def test_no_estimate_stops_no_run(random_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(random_base)
 
-    def cannot(job: Any) -> StepMemory:
+    def cannot(job: Any, waiting: Any) -> StepCost:
         raise RuntimeError("it asks for a value")
 
     monkeypatch.setattr(preflight, "_estimate", cannot)
-    check_memory(job)  # type: ignore[arg-type]
-    assert job.lines == ["memory: not known before the first step (it asks for a value)"]
+    check_cost(job)  # type: ignore[arg-type]
+    assert job.lines == ["memory and time: not known before the first step (it asks for a value)"]
 
 
 def test_smaller_weights_leave_more_room() -> None:
@@ -129,7 +198,7 @@ def test_every_family_can_be_estimated(name: str, random_bases: dict[str, Path])
     rows = family.encode_prompts(family.tokenize(["a picture"]).ids).shape[1:]
     side = 2 * family.resolution_step
     shape = BatchShape(num_pictures=2, size=(side, side), has_latents=False, embeddings=rows)
-    found = step_memory(
+    found = step_cost(
         parts.module(config, family, None),
         shape,
         nullcontext(),

@@ -1,4 +1,4 @@
-"""The memory of a step: hand counts, closed forms, and what torch's allocator says of one."""
+"""The cost of a step: hand counts, closed forms, and what torch's allocator says of one."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -10,13 +10,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from sdlora.models.sd import StableDiffusion
 from sdlora.module import DiffusionModule
-from sdlora.step_memory import (
+from sdlora.step_cost import (
     BatchShape,
-    activation_bytes,
+    activations_and_flops,
     held_bytes,
     state_bytes,
+    step_cost,
     step_loss,
-    step_memory,
 )
 from tests.unit.tiny_training import adapted, diffusion_module
 
@@ -75,10 +75,13 @@ def test_activations_by_hand(family: StableDiffusion, monkeypatch: pytest.Monkey
         has_latents=True,
         embeddings=(1, 1),
     )
-    found = activation_bytes(module, shape, nullcontext())
+    found, flops = activations_and_flops(module, shape, nullcontext())
+    assert flops == 2 * (4 * 8 + 8 * 4) * pixels  # a product and a sum for each weight
     assert found == pytest.approx(4 * 24 * pixels, rel=0.01)  # besides, a few numbers a picture
     twice = BatchShape(num_pictures=4, size=shape.size, has_latents=True, embeddings=(1, 1))
-    assert activation_bytes(module, twice, nullcontext()) == pytest.approx(2 * found, rel=0.01)
+    found_twice, flops_twice = activations_and_flops(module, twice, nullcontext())
+    assert found_twice == pytest.approx(2 * found, rel=0.01)
+    assert flops_twice == 2 * flops
 
 
 def allocated_bytes(
@@ -110,7 +113,9 @@ def test_activations_are_what_torch_allocates(
     shape = shape_of(family)
     draws, modes = torch.get_rng_state(), [each.training for each in module.modules()]
 
-    found = activation_bytes(module, shape, torch.autocast("cpu", torch.bfloat16, enabled=low))
+    found, _ = activations_and_flops(
+        module, shape, torch.autocast("cpu", torch.bfloat16, enabled=low)
+    )
 
     assert torch.equal(torch.get_rng_state(), draws)
     assert [each.training for each in module.modules()] == modes
@@ -125,7 +130,7 @@ def test_everything_together(family: StableDiffusion) -> None:
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     weights = sum(tensor.nbytes for tensor in family.state_dict().values())
     uncached = BatchShape(num_pictures=2, size=(64, 64), has_latents=False, embeddings=None)
-    found = step_memory(
+    found = step_cost(
         module, uncached, nullcontext(), lambda p: torch.optim.SGD([p], momentum=0.9), True
     )
     assert found.weights >= weights  # and what no file holds, such as positions

@@ -1,4 +1,4 @@
-"""How much memory a training step takes, known before the first one, without computing it."""
+"""What a training step takes of memory and arithmetic, known before one, without computing it."""
 
 import weakref
 from collections.abc import Callable, Iterable
@@ -12,13 +12,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from sdlora.module import DiffusionModule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchShape:
-    """What a step's memory depends on, of its batch.
+    """What a step's cost depends on, of its batch.
 
     Attributes:
         num_pictures: In one batch of one device.
@@ -34,20 +35,23 @@ class BatchShape:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepMemory:
-    """Bytes on the training device while a step is at its peak.
+class StepCost:
+    """Bytes on the training device while a step is at its peak, and arithmetic.
 
     Attributes:
-        weights: Everything the model holds, trained or not.
-        states: Of the optimizer, and of an average of the weights.
-        gradients: Of the trained weights.
-        activations: What forward and backward pass hold beside these.
+        weights: Bytes of everything the model holds, trained or not.
+        states: Bytes of the optimizer, and of an average of the weights.
+        gradients: Bytes of the trained weights' gradients.
+        activations: Bytes that forward and backward pass hold beside these.
+        forward_flops: Floating point operations of the forward pass, by torch's counter: those of
+            matrix products, convolutions and attention.
     """
 
     weights: int
     states: int
     gradients: int
     activations: int
+    forward_flops: int = 0
 
     @property
     def new(self) -> int:
@@ -60,14 +64,14 @@ class StepMemory:
         return self.weights + self.new
 
 
-def step_memory(
+def step_cost(
     module: DiffusionModule,
     shape: BatchShape,
     precision: AbstractContextManager[Any],
     make_optimizer: Callable[[nn.Parameter], Optimizer],
     has_average: bool = False,
-) -> StepMemory:
-    """Estimate the memory of a training step; weights, modes and gradients stay as they are.
+) -> StepCost:
+    """Estimate a training step; weights, modes and gradients stay as they are.
 
     Args:
         module: On the device that it trains on.
@@ -82,11 +86,13 @@ def step_memory(
     trained = list(module.all_trained_parameters().values())
     gradients = held_bytes(trained)
     states = state_bytes(trained, make_optimizer) + has_average * gradients
-    return StepMemory(
+    activations, flops = activations_and_flops(module, shape, precision)
+    return StepCost(
         weights=held_bytes([*module.family.parameters(), *module.family.buffers()]),
         states=states,
         gradients=gradients,
-        activations=activation_bytes(module, shape, precision),
+        activations=activations,
+        forward_flops=flops,
     )
 
 
@@ -113,14 +119,15 @@ def state_bytes(
     return total
 
 
-def activation_bytes(
+def activations_and_flops(
     module: DiffusionModule, shape: BatchShape, precision: AbstractContextManager[Any]
-) -> int:
-    """Most bytes at once of what a step makes, gradients of trained weights not counted.
+) -> tuple[int, int]:
+    """Most bytes at once of what a step makes, and the operations of its forward pass.
 
-    The model's own code runs on fake tensors, which have shapes, dtypes and lifetimes but no
-    content. Without gradient checkpointing the peak is at the end of the forward pass, and the
-    other one is left out, since fake tensors are slow; with it the backward pass holds more.
+    Gradients of trained weights are not counted among the bytes. The model's own code runs on fake
+    tensors, which have shapes, dtypes and lifetimes but no content. Without gradient checkpointing
+    the peak is at the end of the forward pass, and the other one is left out, since fake tensors
+    are slow; with it the backward pass holds more.
     """
     trained = list(module.all_trained_parameters().values())
     modes = [(each, each.training) for each in module.modules()]
@@ -132,13 +139,13 @@ def activation_bytes(
             model = [*module.family.parameters(), *module.family.buffers()]
             there = [fake.from_tensor(tensor, static_shapes=True) for tensor in model]
             with _Live(there) as live:
-                with precision:
+                with precision, FlopCounterMode(display=False) as counter:
                     loss = step_loss(module, shape)
                 most = live.most_bytes
                 if recomputes(module):
                     torch.autograd.grad(loss, trained, allow_unused=True)
                     most = max(most, live.most_bytes - held_bytes(trained))
-                return most
+                return most, counter.get_total_flops()
     finally:
         for each, mode in modes:
             each.training = mode

@@ -1,0 +1,81 @@
+"""How long a run will take, roughly, said before its first step."""
+
+from datetime import timedelta
+from time import perf_counter
+
+import torch
+
+from sdlora.build.job import TrainingJob
+from sdlora.build.parts import methods
+from sdlora.callbacks.steps import every
+from sdlora.checkpoint import step_of
+from sdlora.step_cost import StepCost, recomputes
+
+SHARE = 0.3
+"""Of the rate of one large matrix product, so much is taken to be reached by a training step. On
+two CPU cores it is 0.21 to 0.31 (docs/speed.md)."""
+
+DRAWING_SHARE = 0.4
+"""The same for drawing, which keeps nothing for a backward pass."""
+
+MATMUL_SIDE = 1024
+MATMUL_TIMES = 5
+"""Enough for a rate within some percent, in 50 ms on one core."""
+
+
+def described_time(job: TrainingJob, cost: StepCost) -> str:
+    """In words."""
+    training, drawing = (timedelta(seconds=round(s)) for s in expected_seconds(job, cost))
+    return f"time: roughly {training} for the steps and {drawing} for drawing pictures meanwhile"
+
+
+def expected_seconds(job: TrainingJob, cost: StepCost) -> tuple[float, float]:
+    """Of the steps still to be taken, and of drawing pictures meanwhile; scoring is not in it."""
+    done = 0 if job.checkpoint is None else step_of(job.checkpoint)
+    config = job.config
+    rate = matmul_flop_per_s(
+        job.trainer.strategy.root_device, job.evaluator.settings.precision, MATMUL_SIDE
+    )
+    # forward and backward; the weights' gradients where all of them train; the forward pass again
+    passes = 2 + ("full" in methods(config)) + recomputes(job.module)
+    steps = (config.trainer.max_steps - done) * config.trainer.accumulate_grad_batches
+    settings = job.evaluator.settings
+    calls = settings.num_steps * (2 if settings.guidance_scale > 1 else 1)
+    one_picture = cost.forward_flops / config.data.batch_size
+    drawn = num_drawn(job, done) * calls * one_picture
+    computed = steps * passes * cost.forward_flops
+    return computed / (SHARE * rate), drawn / (DRAWING_SHARE * rate)
+
+
+def num_drawn(job: TrainingJob, done: int) -> int:
+    """Validation pictures from step ``done`` on, the base's included."""
+    config, settings = job.config, job.evaluator.settings
+    scored, previews = 0, 0
+    for step in range(done + 1, config.trainer.max_steps + 1):
+        if step == config.trainer.max_steps or every(step, config.evaluation.every_n_steps):
+            scored += 1
+        elif every(step, config.sampling.every_n_steps):
+            previews += 1
+    all_prompts = len(settings.prompts) + len(settings.prior_prompts)
+    of_base = 0 if job.evaluator.base else all_prompts
+    return scored * all_prompts + previews * settings.num_preview + of_base
+
+
+def matmul_flop_per_s(
+    device: torch.device, dtype: torch.dtype, side: int, times: int = MATMUL_TIMES
+) -> float:
+    """The best rate of the product of two square matrices, in floating point operations."""
+    left = torch.ones(side, side, device=device, dtype=dtype)
+    best_s = float("inf")
+    for _ in range(times):
+        _wait(device)
+        began = perf_counter()
+        _ = left @ left
+        _wait(device)
+        best_s = min(best_s, perf_counter() - began)
+    return 2 * side**3 / best_s
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
