@@ -19,14 +19,13 @@ from benchmarks.full_size import FAMILIES
 from sdlora.build import parts
 from sdlora.build.memory import checkpoint_gradients
 from sdlora.build.optimizer import optimizer
-from sdlora.build.preflight import tensors
 from sdlora.command_line import CONF, register_schemas, to_typed
 from sdlora.config import TrainConfig
 from sdlora.models.family import Family
 from sdlora.models.layouts import LAYOUTS
 from sdlora.models.quantising import saved_bytes
 from sdlora.module import DiffusionModule
-from sdlora.step_cost import BatchShape, StepCost, held_bytes, step_cost
+from sdlora.step_cost import BatchShape, StepCost, held_bytes, step_cost, tensors
 
 GIB = 2**30
 SIDES_PX = {"sd15": 512, "sdxl": 1024}

@@ -98,7 +98,7 @@ class TrainerConfig:
     offload: Any = MISSING
     """Let text encoders and VAE wait in main memory while everything that they compute is cached;
     drawing brings them back. ``true``, ``false``, or ``auto``: if a step would not fit the device's
-    memory. Of effect on one GPU alone."""
+    memory. It has an effect with one CUDA GPU."""
     compile: bool = MISSING
     """``torch.compile`` the UNet: slow first step, faster steps after."""
     ema_decay: float | None = None

@@ -1,7 +1,7 @@
 """What a training step takes of memory and arithmetic, known before one, without computing it."""
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +51,7 @@ class StepCost:
     states: int
     gradients: int
     activations: int
-    forward_flops: int = 0
+    forward_flops: int
 
     @property
     def new(self) -> int:
@@ -88,7 +88,7 @@ def step_cost(
     states = state_bytes(trained, make_optimizer) + has_average * gradients
     activations, flops = activations_and_flops(module, shape, precision)
     return StepCost(
-        weights=held_bytes([*module.family.parameters(), *module.family.buffers()]),
+        weights=held_bytes(tensors([module.family])),
         states=states,
         gradients=gradients,
         activations=activations,
@@ -99,6 +99,13 @@ def step_cost(
 def held_bytes(tensors: Iterable[Tensor]) -> int:
     """Of tensors, each counted once where several names share one."""
     return sum(t.nbytes for t in {id(t): t for t in tensors}.values())
+
+
+def tensors(parts: Iterable[nn.Module]) -> Iterator[Tensor]:
+    """Parameters and buffers of all."""
+    for part in parts:
+        yield from part.parameters()
+        yield from part.buffers()
 
 
 def state_bytes(
@@ -136,7 +143,7 @@ def activations_and_flops(
     eager = torch.compiler.set_stance("force_eager")
     try:
         with torch.random.fork_rng(devices=[]), eager, fake:
-            model = [*module.family.parameters(), *module.family.buffers()]
+            model = tensors([module.family])
             there = [fake.from_tensor(tensor, static_shapes=True) for tensor in model]
             with _Live(there) as live:
                 with precision, FlopCounterMode(display=False) as counter:

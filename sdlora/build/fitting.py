@@ -10,7 +10,6 @@ from PIL import Image
 
 from sdlora.build.job import TrainingJob
 from sdlora.build.preflight import check_cost
-from sdlora.callbacks.offloading import OffloadBetweenSteps
 from sdlora.checkpoint import step_of
 from sdlora.models.offload import Offload
 from sdlora.module import TrainingError
@@ -24,8 +23,7 @@ def fit(job: TrainingJob) -> None:
         forget_metrics_after(job.folder / "metrics.jsonl", step if job.checkpoint else -1)
     if job.checkpoint is not None:
         job.progress.print(f"going on from step {step} of {job.trainer.max_steps}")
-    offload = Offload(check_cost(job), job.trainer.strategy.root_device)
-    job.trainer.callbacks.append(OffloadBetweenSteps(offload))  # type: ignore[attr-defined]
+    job.evaluate.offload = Offload(check_cost(job), job.trainer.strategy.root_device)
     _log_start(job)
     try:
         job.trainer.fit(
@@ -38,11 +36,9 @@ def fit(job: TrainingJob) -> None:
         raise TrainingError(
             f"data.batch_size={job.config.data.batch_size}: out of memory at step "
             f"{job.trainer.global_step}; halve it and double trainer.accumulate_grad_batches, or "
-            "set trainer.gradient_checkpointing=true, trainer.precision=bf16 or a smaller "
-            "data.resolution"
+            "set trainer.offload=true, trainer.gradient_checkpointing=true, "
+            "trainer.precision=bf16 or a smaller data.resolution"
         ) from error
-    finally:
-        offload.end()
     if job.signals.received is not None:
         job.progress.print(
             f"stopped at step {job.trainer.global_step} of {job.trainer.max_steps} and saved; go "

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import lightning
 import torch
+from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -44,9 +45,11 @@ LIGHTNING_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", 
 
 def device(accelerator: str) -> torch.device:
     """The torch device that Lightning would choose."""
+    has_mps = MPSAccelerator.is_available()
     if accelerator == "auto":
-        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
-    return torch.device({"gpu": "cuda", "cpu": "cpu", "mps": "mps"}[accelerator])
+        accelerator = "gpu" if has_mps or torch.cuda.is_available() else "cpu"
+    gpu = "mps" if has_mps else "cuda"
+    return torch.device({"gpu": gpu, "cpu": "cpu", "mps": "mps"}[accelerator])
 
 
 def model_source(config: ModelConfig) -> ModelSource:

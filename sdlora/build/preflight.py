@@ -5,7 +5,7 @@ An estimate stops no run: it warns, and what is ``auto`` of ``trainer.offload`` 
 ``trainer.gradient_checkpointing`` it switches on, in this order.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -20,7 +20,7 @@ from sdlora.build.memory import checkpoint_gradients, keep_activations
 from sdlora.build.optimizer import optimizer
 from sdlora.data.dataset import PictureDataset
 from sdlora.models.quantising import saved_bytes
-from sdlora.step_cost import BatchShape, StepCost, held_bytes, recomputes, step_cost
+from sdlora.step_cost import BatchShape, StepCost, held_bytes, recomputes, step_cost, tensors
 
 GIB = 2**30
 
@@ -29,36 +29,43 @@ HEADROOM = 1.2
 the allocator loses some between blocks, which no count of tensors sees."""
 
 
+OFFLOAD_NEEDS = "one CUDA GPU, and pictures or captions that are cached"
+
+
 def check_cost(job: TrainingJob) -> list[nn.Module]:
     """Print what a step will take, what is free, and how long it all will be; warn, and help.
 
     Returns:
         Parts of the model that should wait in main memory while it trains.
     """
-    idle = idle_parts(job)
-    waiting = idle if job.config.trainer.offload is True else []
+    config, idle = job.config.trainer, idle_parts(job)
+    waiting = idle if config.offload is True else []
+    if config.offload is True and not idle:
+        job.progress.print(f"trainer.offload=true: nothing waits; it needs {OFFLOAD_NEEDS}")
     try:
-        cost = _estimate(job, waiting)
+        cost = without(_estimate(job), waiting)
     except RuntimeError as error:  # a model whose code looks at values
         job.progress.print(f"memory and time: not known before the first step ({error})")
         return waiting
     device = job.trainer.strategy.root_device
-    room = (
-        cost.weights + held_bytes(tensors(waiting)) + free_bytes(device)
-    )  # they are there already
+    room = held_bytes(tensors([job.family])) + free_bytes(device)  # the weights are there already
     job.progress.print(f"memory: {described(cost)}; {_size(room)} on {device} can be had")
-    if not fits(cost, room) and idle and job.config.trainer.offload == "auto":
-        waiting = idle
-        cost = _estimate(job, waiting)
+    if not fits(cost, room) and idle and config.offload == "auto":
+        waiting, cost = idle, without(cost, idle)
         _say_helped(job, "trainer.offload=auto", cost)
-    if not fits(cost, room) and job.config.trainer.gradient_checkpointing == "auto":
+    if not fits(cost, room) and config.gradient_checkpointing == "auto":
         checkpoint_gradients(job.family)
-        cost = _estimate(job, waiting)
+        cost = without(_estimate(job), waiting)
         _say_helped(job, "trainer.gradient_checkpointing=auto", cost)
     if not fits(cost, room):
         _warn(job, cost, room, [] if waiting else idle)
     job.progress.print(described_time(job, cost))
     return waiting
+
+
+def without(cost: StepCost, parts: list[nn.Module]) -> StepCost:
+    """The same where these parts of the model are not on the device."""
+    return replace(cost, weights=cost.weights - held_bytes(tensors(parts)))
 
 
 def idle_parts(job: TrainingJob) -> list[nn.Module]:
@@ -77,13 +84,6 @@ def idle_parts(job: TrainingJob) -> list[nn.Module]:
     if shape.has_latents and hasattr(job.family, "vae"):
         parts.append(job.family.vae)  # type: ignore[arg-type]
     return parts
-
-
-def tensors(parts: Iterable[nn.Module]) -> Iterator[torch.Tensor]:
-    """Parameters and buffers of all."""
-    for part in parts:
-        yield from part.parameters()
-        yield from part.buffers()
 
 
 def described(memory: StepCost) -> str:
@@ -142,15 +142,14 @@ def _warn(job: TrainingJob, cost: StepCost, room: int, idle: list[nn.Module]) ->
         job.progress.print(f"  {change}: about {_size(changed.total)}, {says}")
 
 
-def _estimate(job: TrainingJob, waiting: list[nn.Module]) -> StepCost:
-    cost = step_cost(
+def _estimate(job: TrainingJob) -> StepCost:
+    return step_cost(
         job.module,
         batch_shape(job),
         job.trainer.precision_plugin.forward_context(),
         partial(_optimizer_of, job),
         has_average=job.config.trainer.ema_decay is not None,
     )
-    return replace(cost, weights=cost.weights - held_bytes(tensors(waiting)))
 
 
 def _optimizer_of(job: TrainingJob, parameter: nn.Parameter) -> Optimizer:
@@ -166,10 +165,10 @@ def _changes(
     """
     config = job.config
     if idle:
-        yield "trainer.offload=true", replace(now, weights=now.weights - held_bytes(tensors(idle)))
+        yield "trainer.offload=true", without(now, idle)
     if not recomputes(job.module):
         checkpoint_gradients(job.family)
-        changed = _estimate(job, [])
+        changed = _estimate(job)
         yield "trainer.gradient_checkpointing=true", replace(changed, weights=now.weights)
         keep_activations(job.family)
     batch = config.data.batch_size

@@ -84,12 +84,11 @@ def training_job(
     checkpoint = _checkpoint_to_resume(config, folder, progress)
     _check_objective(config)
     check_adapters(config)
-    is_first = trainer.is_global_zero
+    is_first, device = trainer.is_global_zero, trainer.strategy.root_device
     data, unseen, hashes = _data(config, folder, progress, is_first)
-    device = trainer.strategy.root_device
-    make_scorer = partial(_scorer, config, data, unseen, device, progress)
-    if not is_first:
-        make_scorer = partial(Scorer, [])
+    make_scorer = partial(Scorer, [])
+    if is_first:
+        make_scorer = partial(_scorer, config, data, unseen, device, progress)
     scorer = keeping.scorer(config, data, device, workshop, make_scorer)
     specs = parts.lora_specs(config.lora, config.model.family)
     family = _model(config, specs, workshop)

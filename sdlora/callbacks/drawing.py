@@ -13,6 +13,7 @@ from sdlora.best import BestAdapter
 from sdlora.callbacks.averaging import Average
 from sdlora.callbacks.steps import OptimizerStepCallback, every
 from sdlora.evaluator import Evaluation, Evaluator
+from sdlora.models.offload import Offload
 from sdlora.module import DiffusionModule
 from sdlora.report import append_metrics, read_metrics
 from sdlora.sweep.pruning import Pruning
@@ -37,6 +38,12 @@ class Evaluate(OptimizerStepCallback):
         stop_patience: Scores without a better one after which the run stops; ``None``: never.
         pruning: Of a trial of a search: tells whether it should stop, as others do better.
         base_first: Draw the base before anything trains, since its own weights will.
+
+    Attributes:
+        validation: Measures the validation loss; ``None``: nothing is held out.
+        offload: Parts of the model that wait in main memory, but for what this callback does.
+        last: Pictures and scores of the last scored step.
+        stop_reason: Why the training was stopped before its last step.
     """
 
     def __init__(
@@ -64,6 +71,8 @@ class Evaluate(OptimizerStepCallback):
         self.stop_reason: str | None = None
         self.validation: ValidationLoss | None = None
         self.last: Evaluation | None = None
+        self.offload = Offload([], torch.device("cpu"))
+        self._base_is_noted = False
 
     def setup(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
@@ -76,7 +85,11 @@ class Evaluate(OptimizerStepCallback):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Write down the validation loss that training begins with."""
+        """Write down the validation loss that training begins with; then what can wait does."""
+        self._begin(trainer)
+        self.offload.send_away()  # Lightning has put the whole model on the device
+
+    def _begin(self, trainer: lightning.Trainer) -> None:
         if self.pruning is not None and self.pruning.was_stopped(trainer.global_step):
             self.stop_reason = HOPELESS
             trainer.should_stop = True  # every process reads the same study
@@ -138,10 +151,12 @@ class Evaluate(OptimizerStepCallback):
     def _base(self, trainer: lightning.Trainer) -> Evaluation:
         """The base's pictures and scores, which are written down once: what all is compared to."""
         base = self.evaluator.draw_base()
-        scores = base.named("base")
-        known = {name for line in read_metrics(self.folder / "metrics.jsonl") for name in line}
-        if not known.issuperset(scores):
-            self._note(trainer, 0, scores)
+        if not self._base_is_noted:
+            scores = base.named("base")
+            known = {name for line in read_metrics(self.folder / "metrics.jsonl") for name in line}
+            if not known.issuperset(scores):  # a resumed run may have it
+                self._note(trainer, 0, scores)
+            self._base_is_noted = True
         return base
 
     def _note(
@@ -165,7 +180,8 @@ class Evaluate(OptimizerStepCallback):
     def _spared(self, step: int) -> Iterator[None]:
         """Training goes on where not even one picture at a time fits into the memory beside it."""
         try:
-            yield
+            with self.offload.called():
+                yield
         except torch.OutOfMemoryError:
             self.evaluator.progress.print(
                 f"warning: step {step}: no memory to draw even one picture beside the training; no "

@@ -53,8 +53,8 @@ class LatentFamily(Family):
         Returns:
             Mean and log-variance, unscaled, concatenated: ``[B, 2C, H/f, W/f]``, float32.
         """
-        device = next(self.unet.parameters()).device  # the VAE may wait in main memory
-        posterior = self.vae.encode(pixels.to(device, self.vae.dtype)).latent_dist
+        parameter = next(self.vae.parameters())
+        posterior = self.vae.encode(pixels.to(parameter.device, parameter.dtype)).latent_dist
         return torch.cat([posterior.mean.float(), posterior.logvar.float()], dim=1)
 
     def posterior_shape(self, moments: Tensor) -> tuple[int, ...]:

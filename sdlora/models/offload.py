@@ -1,40 +1,45 @@
-"""Model offload: parts of a model wait in main memory until somebody calls them."""
+"""Model offload: parts of a model wait in main memory while nobody calls them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from accelerate import cpu_offload_with_hook
 from torch import nn
-
-MAIN_MEMORY = torch.device("cpu")
 
 
 class Offload:
-    """Parts that lie in main memory, from now on and between their calls, by accelerate's hooks.
+    """Parts that can wait in main memory.
 
-    A call brings a part to the device, and sends the part before it in the list away. It stays
-    there until :meth:`send_away`.
+    Whoever calls them says so by :meth:`called`, so that they move as a whole and nothing moves
+    inside a step. accelerate's hooks, which move a part when it is called, leave it in two places
+    where the device's memory ends in between.
 
     Args:
-        parts: In the order in which drawing a picture calls them.
+        parts: What no training step calls.
         device: Where they compute.
     """
 
     def __init__(self, parts: Sequence[nn.Module], device: torch.device) -> None:
         self._parts = parts
-        self._hooks = []
-        before = None
-        for part in parts:
-            _, before = cpu_offload_with_hook(part, device, before)
-            self._hooks.append(before)
+        self._device = device
+
+    @contextmanager
+    def called(self) -> Iterator[None]:
+        """On the device inside the block, and away after it.
+
+        Raises:
+            torch.OutOfMemoryError: If there is no room for them; they are away then, too.
+        """
+        try:
+            for part in self._parts:
+                part.to(self._device)
+            yield
+        finally:
+            self.send_away()
 
     def send_away(self) -> None:
-        """Whatever has come to the device leaves it; costs next to nothing if nothing has."""
-        for part, hook in zip(self._parts, self._hooks, strict=True):
-            if next(part.parameters()).device != MAIN_MEMORY:
-                hook.offload()
-
-    def end(self) -> None:
-        """From now on the parts stay wherever they are."""
-        for hook in self._hooks:
-            hook.remove()
+        """Into main memory; what they took of the device is free for whoever asks."""
+        for part in self._parts:
+            part.to("cpu")
+        if self._parts and torch.cuda.is_available():
+            torch.cuda.empty_cache()

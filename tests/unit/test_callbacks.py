@@ -23,7 +23,6 @@ from sdlora.best import BestAdapter, read_best
 from sdlora.callbacks import speed as speed_module
 from sdlora.callbacks.averaging import ExponentialMovingAverage
 from sdlora.callbacks.drawing import Evaluate
-from sdlora.callbacks.offloading import OffloadBetweenSteps
 from sdlora.callbacks.saving import Checkpoints
 from sdlora.callbacks.speed import Throughput, peak_memory_mib
 from sdlora.callbacks.steps import OptimizerStepCallback, every
@@ -421,6 +420,59 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+class Part(nn.Module):
+    """Remembers where it was put."""
+
+    place = "gpu"
+
+    def to(self, device: Any) -> "Part":  # type: ignore[override]
+        self.place = device
+        return self
+
+
+class DrawerWith(Drawer):
+    """Notes where a part is whenever something is drawn."""
+
+    def __init__(self, module: DiffusionModule, part: Part) -> None:
+        super().__init__(module)
+        self.part = part
+        self.places: list[str] = []
+
+    def draw_base(self) -> Evaluation:
+        self.places.append(self.part.place)
+        return super().draw_base()
+
+    def draw(self, preview: bool = False) -> Evaluation:
+        self.places.append(self.part.place)
+        return super().draw(preview)
+
+
+class InSteps(Callback):
+    """Notes where a part is before each step."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.places: list[str] = []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.places.append(self.part.place)
+
+
+def test_what_can_wait_is_there_to_draw_and_away_in_steps(
+    family: StableDiffusion, tmp_path: Path
+) -> None:
+    module, part = diffusion_module(adapted(family)), Part()
+    drawer, in_steps = DrawerWith(module, part), InSteps(part)
+    evaluate = Evaluate(
+        cast(Evaluator, drawer), pictures_every_n_steps=1, scores_every_n_steps=2, folder=tmp_path
+    )
+    evaluate.offload = Offload([part], cast(torch.device, "gpu"))
+    trainer(tmp_path, 3, [evaluate, in_steps]).fit(module, datamodule=Stream())
+    assert in_steps.places == ["cpu"] * 3
+    assert drawer.places == ["gpu"] * 6  # the base and the adapter, each time
+    assert part.place == "cpu"
+
+
 def test_pictures_and_scores_come_on_time(family: StableDiffusion, tmp_path: Path) -> None:
     module = diffusion_module(adapted(family))
     drawer = Drawer(module)
@@ -803,38 +855,6 @@ def test_the_bar_of_a_resumed_run_begins_where_it_stands(
     assert run(4, newest_valid(tmp_path / "checkpoints")[0]) == [(2, 4)]
     found = [line["step"] for line in lines(tmp_path / "metrics.jsonl")]
     assert found == [1, 2, 3, 4]
-
-
-class Waiting:
-    """One part of which is known where it lies."""
-
-    def __init__(self) -> None:
-        self.is_on_device = True
-
-    def send_away(self) -> None:
-        self.is_on_device = False
-
-
-class Uses(Callback):
-    """Calls the part after each step, as drawing does, and notes where it lay before one."""
-
-    def __init__(self, part: Waiting) -> None:
-        self.part = part
-        self.was_on_device: list[bool] = []
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        self.was_on_device.append(self.part.is_on_device)
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.part.is_on_device = True
-
-
-def test_what_waits_is_away_in_every_step(family: StableDiffusion, tmp_path: Path) -> None:
-    part = Waiting()
-    uses = Uses(part)
-    fit = trainer(tmp_path, 3, [uses, OffloadBetweenSteps(cast(Offload, part))])
-    fit.fit(diffusion_module(adapted(family)), datamodule=Stream())
-    assert uses.was_on_device == [False] * 3
 
 
 def test_peak_memory_counts_what_was_in_use_before() -> None:

@@ -79,6 +79,24 @@ def test_in_words(random_base: Path) -> None:
     )
 
 
+def test_no_estimate_stops_a_run(random_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> float:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(duration, "matmul_flop_per_s", full)
+    said = described_time(job_of(random_base), COST)
+    assert said == "time: not known before the first step (no room)"
+
+
+def test_a_run_that_is_longer_than_asked_takes_no_time(
+    random_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(random_base)
+    job.checkpoint = Path("step_0000040/trainer.ckpt")
+    job.evaluator.base = object()
+    assert expected_seconds(job, COST) == (0, 0)
+
+
 def test_the_rate_is_that_of_the_fastest_product(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 0.5, 1.0, 1.25, 2.0, 4.0, 4.0, 5.0, 5.0, 6.0])
     monkeypatch.setattr(duration, "perf_counter", lambda: next(clock))

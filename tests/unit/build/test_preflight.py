@@ -1,5 +1,6 @@
 """Before step 1: what is said of memory, and what is done where it is too little."""
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ def memory(activations: float, weights: float = 2.0) -> StepCost:
         gradients=GIB // 4,
         states=GIB // 4,
         activations=round(activations * GIB),
+        forward_flops=0,
     )
 
 
@@ -44,16 +46,19 @@ class Job(SimpleNamespace):
 
     def check(self, monkeypatch: pytest.MonkeyPatch, free_gib: float) -> list[str]:
         """What is printed where so much is free beside the weights."""
-        monkeypatch.setattr(
-            preflight,  # half of the weights can wait
-            "_estimate",
-            lambda job, waiting: memory(self.activations(), weights=1.0 if waiting else 2.0),
-        )
+        monkeypatch.setattr(preflight, "_estimate", lambda job: memory(self.activations()))
+        monkeypatch.setattr(preflight, "held_bytes", self.held_bytes)
         monkeypatch.setattr(preflight, "described_time", lambda job, cost: "time: some")
         monkeypatch.setattr(preflight, "free_bytes", lambda device: round(free_gib * GIB))
         self.waiting = check_cost(self)  # type: ignore[arg-type]
         assert self.lines.pop() == "time: some"
         return self.lines
+
+    def held_bytes(self, held: Iterator[torch.Tensor]) -> int:
+        """2 GiB in the whole model, half of it in text encoder and VAE."""
+        named = {id(tensor) for tensor in held}
+        is_whole = named.issuperset(id(weight) for weight in self.family.parameters())
+        return 2 * GIB if is_whole else GIB * bool(named)
 
     def activations(self) -> float:
         return 1.0 if recomputes(self.module) else 6.0
@@ -136,6 +141,17 @@ def test_parts_that_may_not_wait_are_a_change_to_make(
     assert job.waiting == []
 
 
+def test_a_run_says_that_nothing_can_wait(
+    random_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(random_base, "trainer.offload=true")  # on the CPU
+    assert job.check(monkeypatch, free_gib=99.0)[0] == (
+        "trainer.offload=true: nothing waits; it needs one CUDA GPU, and pictures or captions that "
+        "are cached"
+    )
+    assert job.waiting == []
+
+
 def test_only_what_no_step_calls_can_wait(
     random_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,7 +187,7 @@ def test_what_to_change_comes_with_what_each_would_take(
 def test_no_estimate_stops_no_run(random_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(random_base)
 
-    def cannot(job: Any, waiting: Any) -> StepCost:
+    def cannot(job: Any) -> StepCost:
         raise RuntimeError("it asks for a value")
 
     monkeypatch.setattr(preflight, "_estimate", cannot)

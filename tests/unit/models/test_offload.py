@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from sdlora.generate import Prompt, generate
 from sdlora.models.offload import Offload
 from sdlora.models.sd import StableDiffusion
 
@@ -42,56 +41,50 @@ def places(family: StableDiffusion) -> dict[str, torch.device]:
     return found
 
 
-def test_a_call_brings_a_part_and_sends_the_one_before_away(on_gpu: StableDiffusion) -> None:
+AWAY = {"vae": CPU, "text_encoder": CPU, "unet": GPU}
+THERE = {"vae": GPU, "text_encoder": GPU, "unet": GPU}
+
+
+def test_parts_are_there_while_they_are_called(on_gpu: StableDiffusion) -> None:
     family = on_gpu
     offload = Offload([family.text_encoder, family.vae], GPU)
-    assert places(family) == {"vae": CPU, "text_encoder": CPU, "unet": GPU}
-    family.to(GPU)  # as Lightning does
+    assert places(family) == THERE
     offload.send_away()
-    assert places(family) == {"vae": CPU, "text_encoder": CPU, "unet": GPU}
-
-    told = family.encode_prompts(torch.zeros(2, 77, dtype=torch.int64, device=GPU))
-    assert told.device == GPU
-    assert places(family) == {"vae": CPU, "text_encoder": GPU, "unet": GPU}
-
+    assert places(family) == AWAY
+    with offload.called():
+        assert places(family) == THERE
+        told = family.encode_prompts(torch.zeros(2, 77, dtype=torch.int64, device=GPU))
+        assert told.device == GPU
+    assert places(family) == AWAY
     z = torch.zeros(2, family.unet.config.in_channels, 8, 8, device=GPU)
     noise = family.denoise(z, torch.zeros(2, dtype=torch.int64, device=GPU), told)
-    assert places(family) == {"vae": CPU, "text_encoder": GPU, "unet": GPU}
-
-    assert family.vae.decode(noise).sample.device == GPU
-    assert places(family) == {"vae": GPU, "text_encoder": CPU, "unet": GPU}
-    assert family.encode_images(torch.zeros(1, 3, 64, 64)).device == GPU
-
-    offload.send_away()
-    assert places(family) == {"vae": CPU, "text_encoder": CPU, "unet": GPU}
-    assert family.encode_images(torch.zeros(1, 3, 64, 64)).device == GPU
+    assert noise.device == GPU
+    with offload.called():
+        assert family.vae.decode(noise).sample.device == GPU
+    with pytest.raises(KeyError), offload.called():
+        raise KeyError("whatever ends the block")
+    assert places(family) == AWAY
 
 
-def test_afterwards_a_part_stays_where_it_is_put(on_gpu: StableDiffusion) -> None:
+def test_where_they_do_not_fit_none_comes(
+    on_gpu: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
     offload = Offload([on_gpu.text_encoder, on_gpu.vae], GPU)
-    offload.end()
-    told = on_gpu.encode_prompts(torch.zeros(2, 77, dtype=torch.int64))
-    assert told.device == CPU
-    on_gpu.to(GPU)
-    assert set(places(on_gpu).values()) == {GPU}
+    offload.send_away()
+    usual = on_gpu.vae.to
+
+    def half(device: Any) -> None:
+        if torch.device(device) == GPU:
+            on_gpu.vae.encoder.to(GPU)
+            raise torch.OutOfMemoryError("no room for the rest")
+        usual(device)
+
+    monkeypatch.setattr(on_gpu.vae, "to", half)
+    with pytest.raises(torch.OutOfMemoryError), offload.called():
+        pytest.fail("they are not there")
+    assert places(on_gpu) == AWAY
 
 
-def test_pictures_are_the_same(family: StableDiffusion) -> None:
-    def drawn() -> list[bytes]:
-        pictures = generate(
-            family.pipeline(),
-            [Prompt("a man", 0), Prompt("a woman", 1), Prompt("a dog", 2)],
-            negative_prompt="",
-            num_steps=2,
-            guidance_scale=3.0,
-            sampler="ddim",
-            resolution=32,
-            batch_size=2,
-        )
-        return [picture.tobytes() for picture in pictures]
-
-    before = drawn()
-    offload = Offload([family.text_encoder, family.vae], CPU)
-    assert drawn() == before
-    offload.end()
-    assert drawn() == before
+def test_nothing_waits_where_nothing_is_named(family: StableDiffusion) -> None:
+    with Offload([], CPU).called():
+        assert set(places(family).values()) == {CPU}
