@@ -24,6 +24,7 @@ from benchmarks.jobs import job
 from benchmarks.results import Result, machine, publish, show
 from benchmarks.windows import wait_for
 from sdlora.build.job import TrainingJob
+from sdlora.build.memory import compile_unet
 from sdlora.models.family import input_dtype
 from sdlora.program import settle_libraries
 from sdlora.progress import Progress
@@ -39,8 +40,8 @@ HEADERS = (
 )
 WAYS: dict[str, Callable[[Any], None]] = {
     "as it is": lambda unet: None,
-    "compiled in blocks": lambda unet: unet.compile_repeated_blocks(),
-    "compiled whole": lambda unet: unet.compile(),  # as trainer.compile does
+    "compiled in blocks": compile_unet,
+    "compiled whole": lambda unet: unet.compile(dynamic=False),
 }
 SIDES = (16, 24)
 """Of the latents: of square pictures, and of a second bucket."""

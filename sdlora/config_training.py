@@ -100,7 +100,8 @@ class TrainerConfig:
     drawing brings them back. ``true``, ``false``, or ``auto``: if a step would not fit the device's
     memory. It has an effect with one CUDA GPU."""
     compile: bool = MISSING
-    """``torch.compile`` the UNet: slow first step, faster steps after."""
+    """``torch.compile`` what repeats in the UNet: the first step of each size of picture, and the
+    first drawing, take long; see docs/speed.md for what it brings."""
     ema_decay: float | None = None
     """Keep an exponential moving average of the trained weights and use it; [0, 1)."""
     log_every_n_steps: int = MISSING
