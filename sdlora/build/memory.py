@@ -21,15 +21,15 @@ def memory_and_speed(config: TrainerConfig, family: Family) -> None:
 
 
 MOST_GRAPHS = 256
-"""Of one piece of code: a bucket, a batch to draw and the bare base have each their own. torch gives
-up compiling after 8."""
+"""Of one piece of code: a bucket, a batch to draw and the bare base have each their own. By itself
+torch gives up compiling after 8."""
 
 
 def compile_unet(unet: Any) -> None:
     """Compile the blocks that repeat in it (else all of it), a graph for each shape that comes.
 
-    One graph for all shapes cannot be had: torch 2.13 fails to write one at the second shape. Whole,
-    each shape takes minutes instead of seconds.
+    One graph for all shapes cannot be had: torch 2.13 fails to write one at the second shape. The
+    UNet compiled whole takes two to three times as long at each (docs/speed.md).
     """
     torch.compiler.config.recompile_limit = MOST_GRAPHS
     compile_it = unet.compile_repeated_blocks if unet._repeated_blocks else unet.compile
