@@ -101,7 +101,7 @@ class TrainerConfig:
     memory. It has an effect with one CUDA GPU."""
     compile: bool = MISSING
     """``torch.compile`` what repeats in the UNet: the first step of each size of picture, and the
-    first drawing, take long; see docs/speed.md for what it brings."""
+    first drawing, take long; see docs/speed.md for what it brings. Not on a CPU."""
     ema_decay: float | None = None
     """Keep an exponential moving average of the trained weights and use it; [0, 1)."""
     log_every_n_steps: int = MISSING

@@ -102,12 +102,19 @@ def check_family(config: ModelConfig) -> None:
 
 
 def check_training(config: TrainConfig) -> None:
-    """Fail, before any weight is read, on training that the model's family cannot do.
+    """Fail, before any weight is read, on training that the model's family or device cannot do.
 
     Raises:
         ConfigError: Naming key, value and remedy.
     """
     check_family(config.model)
+    require(
+        not config.trainer.compile or device(config.trainer.accelerator).type != "cpu",
+        "trainer.compile",
+        config.trainer.compile,
+        "torch 2.13 compiles wrong gradients on a CPU, by some percent where a batch is one "
+        "picture; set it to false, or train on a GPU",
+    )
     layout = layout_of(config.model.family)
     method, max_chunks = config.lora.text_encoder.method, config.data.captions.max_chunks
     require(
