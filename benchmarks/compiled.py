@@ -22,7 +22,7 @@ from torch.nn.functional import mse_loss
 from benchmarks.data import write_folder
 from benchmarks.jobs import job
 from benchmarks.results import Result, machine, publish, show
-from benchmarks.windows import wait_for
+from sdlora.build.duration import wait_for
 from sdlora.build.job import TrainingJob
 from sdlora.build.memory import compile_unet
 from sdlora.models.family import input_dtype

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.jobs import job
 from benchmarks.results import Result, machine, publish, show
-from benchmarks.windows import wait_for
+from sdlora.build.duration import wait_for
 from sdlora.build.encoding import cache_of, encoded_pictures
 from sdlora.build.job import TrainingJob
 from sdlora.evaluator import DrawSettings

@@ -19,6 +19,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from sdlora.build.duration import wait_for
 from sdlora.callbacks.speed import peak_memory_mib
 from sdlora.program import settle_libraries
 
@@ -84,12 +85,6 @@ def _next_order(connection: Connection) -> Order | None:
     except EOFError:  # the process that measures is gone
         return None
     return order
-
-
-def wait_for(device: torch.device) -> None:
-    """Until a GPU has done all that it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 class _Clock:

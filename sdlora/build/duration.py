@@ -75,14 +75,15 @@ def matmul_flop_per_s(
     left = torch.ones(side, side, device=device, dtype=dtype)
     best_s = float("inf")
     for _ in range(times):
-        _wait(device)
+        wait_for(device)
         began = perf_counter()
         _ = left @ left
-        _wait(device)
+        wait_for(device)
         best_s = min(best_s, perf_counter() - began)
     return 2 * side**3 / best_s
 
 
-def _wait(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done all that it was given."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
