@@ -5,7 +5,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sdlora.build.run_settings import with_run_settings
+from sdlora.assembly.run_settings import with_run_settings
 from sdlora.command_line import run, to_typed
 from sdlora.config import EvaluateConfig
 
@@ -19,11 +19,11 @@ def evaluate(composed: DictConfig) -> None:
         write_again(Path(config.sweep_folder))
         return
 
-    from sdlora.build import checks  # imports wait: a typo should not take seconds to be seen
+    from sdlora.assembly import checks  # imports wait: a typo should not take seconds to be seen
 
     checks.check_evaluation(config)
 
-    from sdlora.build import evaluation
+    from sdlora.assembly import evaluation
     from sdlora.progress import Progress
 
     with Progress() as progress:

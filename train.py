@@ -9,15 +9,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sdlora.build.repeat import with_recipe
-from sdlora.build.workshop import Workshop
+from sdlora.assembly.repeat import with_recipe
+from sdlora.assembly.workshop import Workshop
 from sdlora.command_line import run, to_typed
 from sdlora.config import TrainConfig
 from sdlora.program import follow, process_rank
 from sdlora.progress import Progress
 
 if TYPE_CHECKING:
-    from sdlora.build.job import TrainingJob
+    from sdlora.assembly.job import TrainingJob
 
 
 def checked(composed: DictConfig) -> TrainConfig:
@@ -26,7 +26,7 @@ def checked(composed: DictConfig) -> TrainConfig:
     config = to_typed(with_recipe(composed, given), TrainConfig)
 
     from sdlora import processes
-    from sdlora.build import checks  # imports wait: a typo should not take seconds to be seen
+    from sdlora.assembly import checks  # imports wait: a typo should not take seconds to be seen
 
     checks.check(config)
     processes.check_processes(config)
@@ -38,7 +38,7 @@ def train(
 ) -> "TrainingJob | None":
     """Config -> data -> model -> module -> fit -> export -> scores."""
     from sdlora import processes
-    from sdlora.build import fitting, parts, results, training
+    from sdlora.assembly import fitting, parts, results, training
 
     is_first = processes.rank_of(config) == 0
     if config.check:
@@ -77,9 +77,9 @@ def train_alone(composed: DictConfig, workshop: Workshop, progress: Progress) ->
 
 def train_cell(composed: DictConfig, workshop: Workshop, progress: Progress) -> None:
     """Train one cell of a sweep, and leave in the workshop what the next one may use."""
-    from sdlora.build import keeping
-    from sdlora.build.cell import Cell
-    from sdlora.build.devices import take_one_gpu
+    from sdlora.assembly import keeping
+    from sdlora.assembly.cell import Cell
+    from sdlora.assembly.devices import take_one_gpu
     from sdlora.metrics.selection import Rule
     from sdlora.run_folder import locked
 

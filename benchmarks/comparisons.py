@@ -21,7 +21,7 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.jobs import train_config
-from sdlora.build import parts
+from sdlora.assembly import parts
 from sdlora.config import TrainConfig
 from sdlora.models.family import Family
 

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.jobs import job
-from sdlora.build.job import TrainingJob
+from sdlora.assembly.job import TrainingJob
 from sdlora.progress import Progress
 
 BATCH = 8

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sdlora.assets.check import prompts_followed
-from sdlora.build.scorers import embedded
+from sdlora.assembly.scorers import embedded
 from sdlora.data.pictures import read_picture, to_tensor, to_unit_range
 from sdlora.files import atomic_path, write_text
 from sdlora.world.attributes import AttributeClassifier

@@ -32,7 +32,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from sdlora.build.scorers import embedded
+from sdlora.assembly.scorers import embedded
 from tests.architectures import CLIP_L, OPENCLIP_BIGG, SD15_UNET, SD_VAE, SDXL_UNET
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from sdlora.build import checks
-from sdlora.build.job import TrainingJob
-from sdlora.build.parts import trainer
-from sdlora.build.training import training_job
-from sdlora.build.workshop import Workshop
+from sdlora.assembly import checks
+from sdlora.assembly.job import TrainingJob
+from sdlora.assembly.parts import trainer
+from sdlora.assembly.training import training_job
+from sdlora.assembly.workshop import Workshop
 from sdlora.command_line import CONF, opened_shortcuts, quoted, register_schemas, to_typed
 from sdlora.config import TrainConfig
 from sdlora.progress import Progress

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.full_size import FAMILIES
-from sdlora.build import parts
-from sdlora.build.memory import checkpoint_gradients
-from sdlora.build.optimizer import optimizer
+from sdlora.assembly import parts
+from sdlora.assembly.memory import checkpoint_gradients
+from sdlora.assembly.optimizer import optimizer
 from sdlora.command_line import CONF, register_schemas, to_typed
 from sdlora.config import TrainConfig
 from sdlora.models.family import Family

@@ -18,9 +18,9 @@ import torch
 
 from benchmarks.jobs import job
 from benchmarks.results import Result, machine, publish, show
-from sdlora.build.duration import wait_for
-from sdlora.build.encoding import cache_of, encoded_pictures
-from sdlora.build.job import TrainingJob
+from sdlora.assembly.duration import wait_for
+from sdlora.assembly.encoding import cache_of, encoded_pictures
+from sdlora.assembly.job import TrainingJob
 from sdlora.evaluator import DrawSettings
 from sdlora.generate import generate
 from sdlora.metrics.scoring import Pictures

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from benchmarks.jobs import job
-from sdlora.build.fitting import fit
-from sdlora.build.job import TrainingJob
+from sdlora.assembly.fitting import fit
+from sdlora.assembly.job import TrainingJob
 from sdlora.data.dataset import Batch
 from sdlora.models.family import Family
 from sdlora.progress import Progress

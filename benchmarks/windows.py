@@ -19,7 +19,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdlora.build.duration import wait_for
+from sdlora.assembly.duration import wait_for
 from sdlora.callbacks.speed import peak_memory_mib
 from sdlora.program import settle_libraries
 

@@ -66,7 +66,7 @@ class SearchingSweeper(Sweeper):
         found = importlib.util.find_spec("optuna") is not None
         require(found, "sweep", "search", "needs a package of its own: pip install sdlora[search]")
 
-        from sdlora.build.search import search_goal
+        from sdlora.assembly.search import search_goal
         from sdlora.run_folder import make_folder
         from sdlora.sweep.plan import SweptKey, refuse_other_kind, sweep_name
         from sdlora.sweep.search import Search

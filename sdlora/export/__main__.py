@@ -107,17 +107,21 @@ def _export_run(one: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = {
-    "inspect": ("sdlora.build.lora_tools:inspect_file", "what is in a file", _inspect),
-    "convert": ("sdlora.build.lora_tools:convert", "the same LoRA in another layout", _convert),
-    "resize": ("sdlora.build.lora_tools:resize", "a smaller rank, by SVD", _resize),
-    "add": ("sdlora.build.lora_tools:add", "the weighted sum of several", _add),
-    "merge": ("sdlora.build.lora_tools:merge", "LoRAs into a base's own weights", _merge),
+    "inspect": ("sdlora.assembly.lora_tools:inspect_file", "what is in a file", _inspect),
+    "convert": ("sdlora.assembly.lora_tools:convert", "the same LoRA in another layout", _convert),
+    "resize": ("sdlora.assembly.lora_tools:resize", "a smaller rank, by SVD", _resize),
+    "add": ("sdlora.assembly.lora_tools:add", "the weighted sum of several", _add),
+    "merge": ("sdlora.assembly.lora_tools:merge", "LoRAs into a base's own weights", _merge),
     "extract": (
-        "sdlora.build.lora_tools:extract_difference",
+        "sdlora.assembly.lora_tools:extract_difference",
         "the LoRA between two models, by SVD",
         _extract,
     ),
-    "run": ("sdlora.build.run_export:export_run", "a run's checkpoint in all layouts", _export_run),
+    "run": (
+        "sdlora.assembly.run_export:export_run",
+        "a run's checkpoint in all layouts",
+        _export_run,
+    ),
 }
 """Name -> function (imported when it is run), help line, what adds its arguments."""
 

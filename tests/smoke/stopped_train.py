@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import sdlora.build.training
+import sdlora.assembly.training
 import train
 from sdlora.callbacks.stopping import StopSignals
 
@@ -54,6 +54,6 @@ class InTheMiddle(StopSignals):
 
 if __name__ == "__main__":
     os.replace = replace  # type: ignore[assignment]
-    sdlora.build.training.StopSignals = InTheMiddle  # type: ignore[misc]
+    sdlora.assembly.training.StopSignals = InTheMiddle  # type: ignore[misc]
     sys.argv[0] = "train.py"
     train.main()

@@ -16,7 +16,7 @@ import yaml
 from filelock import FileLock
 from safetensors.torch import load_file
 
-from sdlora.build import keeping
+from sdlora.assembly import keeping
 from sdlora.callbacks.stopping import StopSignals
 from sdlora.run_folder import RunFolderError
 from tests.smoke.conftest import SMALL, Train, TrainHere
@@ -148,7 +148,7 @@ def test_a_signal_ends_the_sweep_and_the_same_command_goes_on(
                     os.kill(os.getpid(), number)
 
         with monkeypatch.context() as patched:
-            patched.setattr("sdlora.build.training.StopSignals", Stopped)
+            patched.setattr("sdlora.assembly.training.StopSignals", Stopped)
             with pytest.raises(SystemExit) as stop:
                 train_here(*command)
         assert stop.value.code == 128 + number

@@ -32,6 +32,7 @@ def test_pytest_collects_every_test_file_on_the_disk(repository: Path) -> None:
     )
     lines = done.stdout.splitlines()
     collected = {line.partition(": ")[2] for line in lines if line.startswith("collected: ")}
-    found = (repository / "tests").rglob("test_*.py")}
+    found = (repository / "tests").rglob("test_*.py")
+    on_disk = {path.relative_to(repository).as_posix() for path in found}
     assert len(on_disk) > 100, done.stdout + done.stderr
     assert collected == on_disk

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from sdlora.build.run_settings import with_run_settings
+from sdlora.assembly.run_settings import with_run_settings
 from sdlora.command_line import (
     CONF,
     flags_first,

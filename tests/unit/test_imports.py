@@ -61,8 +61,8 @@ LEVELS = {
     "sdlora.grid": 4,
     "sdlora.validation": 4,
     "sdlora.checkpoint": 4,
-    "sdlora.build": 6,
-    "sdlora.build.*": 6,
+    "sdlora.assembly": 6,
+    "sdlora.assembly.*": 6,
     "sdlora.command_line": 6,
     "sdlora.composition_errors": 6,
     "sdlora.processes": 6,
@@ -82,7 +82,7 @@ SEES_CONFIG = (
     "sdlora.command_line",
     "sdlora.composition_errors",
     "sdlora.processes",
-    "sdlora.build",  # and what lies in it
+    "sdlora.assembly",  # and what lies in it
 )
 NAMELESS = {"utils", "util", "helpers", "helper", "misc", "common", "src"}
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdlora.build.memory import memory_and_speed
+from sdlora.assembly.memory import memory_and_speed
 from sdlora.config_training import TrainerConfig
 from sdlora.data.batches import BatchPlan
 from sdlora.data.buckets import fitted

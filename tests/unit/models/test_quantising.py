@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sdlora.build import parts
+from sdlora.assembly import parts
 from sdlora.config_rules import ConfigError
-from tests.unit.build.test_keeping import load, train_config
+from tests.unit.assembly.test_keeping import load, train_config
 
 # Dettmers et al. 2023, arXiv:2305.14314, appendix E
 LEVELS = (

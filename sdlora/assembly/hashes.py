@@ -1,0 +1,64 @@
+"""What a run starts from: the hashes of the files of its base model, computed once for ever."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from sdlora.assembly.parts import model_source
+from sdlora.assembly.sources import file_index
+from sdlora.config import TrainConfig
+from sdlora.data.sources import record
+from sdlora.files import file_mark, sha256
+from sdlora.models.layouts import layout_of
+from sdlora.models.source import part_folder, resolve
+
+_KIND = "file/sha256"
+
+
+def base_hashes(config: TrainConfig) -> dict[str, str]:
+    """SHA-256 of the base's weight files: what a LoRA and a checkpoint belong to."""
+    names = layout_of(config.model.family).parts
+    scratch = model_source(config.model).scratch
+    hashes = file_hashes([part for part in names if part not in scratch], config)
+    return {name: value for name, value in hashes.items() if name.endswith(".safetensors")}
+
+
+def init_hashes(config: TrainConfig) -> dict[str, str]:
+    """SHA-256 of the weight files that the adapters start from (``lora.init_from``), if any."""
+    if config.lora.init_from is None:
+        return {}
+    start = Path(config.lora.init_from)
+    if start.is_file():
+        return {"lora.init_from": sha256(start)}
+    found = sorted(start.rglob("*.safetensors"))
+    return {f"lora.init_from/{p.relative_to(start).as_posix()}": sha256(p) for p in found}
+
+
+def part_key(parts: Sequence[str], config: TrainConfig, settings: Sequence[str]) -> str:
+    """A name for what a frozen part computes: its files' bytes, and how it is run."""
+    hashes = [f"{name} {value}" for name, value in file_hashes(parts, config).items()]
+    return hashlib.sha256(record(*settings, *hashes)).hexdigest()
+
+
+def file_hashes(parts: Sequence[str], config: TrainConfig) -> dict[str, str]:
+    """SHA-256 of every file of some parts of the base, by part and name.
+
+    Gigabytes take long to read; so a file counts as unchanged while size and times are (as for
+    git).
+    """
+    source = model_source(config.model)
+    base = resolve(source)
+    places = {part: part_folder(part, base, source) for part in parts}
+    files = {
+        path: f"{part}/{path.relative_to(place).as_posix()}"
+        for part, place in places.items()
+        for path in sorted(place.rglob("*"))
+        if path.is_file()
+    }
+    marks = {path: file_mark(path) for path in files}
+    with file_index(config.data) as index:
+        known = index.facts(_KIND, list(marks.values()))
+        fresh = {mark: sha256(path) for path, mark in marks.items() if mark not in known}
+        index.store_facts(_KIND, fresh)
+    found = {**known, **fresh}
+    return {files[path]: found[mark] for path, mark in marks.items()}

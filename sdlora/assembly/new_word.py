@@ -1,0 +1,89 @@
+"""Typed config -> the word that is learned (textual inversion), on tokenizers and model."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sdlora.adapters.textual_inversion import (
+    FOLDER,
+    NewWord,
+    add_new_word,
+    add_to_tokenizer,
+)
+from sdlora.assembly.checks import prompts
+from sdlora.assembly.data import CheckedData
+from sdlora.assembly.parts import model_source
+from sdlora.config import TrainConfig
+from sdlora.config_lora import NewWordConfig
+from sdlora.config_model import ModelConfig
+from sdlora.config_rules import ConfigError
+from sdlora.models.family import Family
+from sdlora.models.layouts import layout_of
+from sdlora.models.loading import load_tokenizers
+from sdlora.models.source import resolve
+from sdlora.progress import Progress
+
+
+def new_word(config: NewWordConfig) -> NewWord | None:
+    """The word, if one is learned."""
+    if config.name is None:
+        return None
+    return NewWord(config.name, config.init, config.num_vectors)
+
+
+def teach(family: Family, config: NewWordConfig) -> None:
+    """Put the word into the model's tokenizers and text encoders, in place; it is trained."""
+    word = new_word(config)
+    if word is not None:
+        add_new_word(family.tokenizers, family.text_encoders, word)
+
+
+def tokenizers(model: ModelConfig, config: NewWordConfig) -> list[Any]:
+    """The base's tokenizers alone, with the word if one is learned; reads no weight."""
+    found = load_tokenizers(resolve(model_source(model)), model.family)
+    word = new_word(config)
+    if word is not None:
+        for tokenizer in found:
+            add_to_tokenizer(tokenizer, word)
+    return found
+
+
+def check_new_word(config: TrainConfig, data: CheckedData, progress: Progress) -> None:
+    """Check that the word can be learned, and is: some caption must hold it.
+
+    Raises:
+        ConfigError: If none does, or the family's text encoders cannot be trained.
+    """
+    name = config.lora.new_word.name
+    if name is None:
+        return
+    if "text_encoder" not in layout_of(config.model.family).trainable:
+        raise ConfigError(
+            f"lora.new_word.name={name}: {layout_of(config.model.family).kind} has no CLIP text "
+            "encoder that could learn a word; set it to null"
+        )
+    if not _in_any(
+        name,
+        (data.recipe.prefix + picture.prefix + picture.text for picture in data.source.pictures),
+    ):
+        raise ConfigError(
+            f"lora.new_word.name={name}: in no caption, so there is nothing to learn it from; set "
+            f"data.captions.prefix='{name}, '"
+        )
+    if not _in_any(name, (prompt.text for prompt in prompts(config.sampling))):
+        progress.print(
+            f"warning: lora.new_word.name={name}: in no prompt of {config.sampling.prompts}, so "
+            f"pictures and scores will not show it; set sampling.prompt_prefix='{name}, '"
+        )
+
+
+def _in_any(name: str, texts: Iterable[str]) -> bool:
+    pattern = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE)
+    return any(pattern.search(text) for text in texts)
+
+
+def embeddings_of(adapter: Path) -> Path | None:
+    """The embeddings file beside a LoRA file, or in an adapter's folder; ``None`` without one."""
+    folder = (adapter if adapter.is_dir() else adapter.parent) / FOLDER
+    return next(iter(sorted(folder.glob("*.safetensors"))), None)

@@ -1,0 +1,209 @@
+"""Adapters that a config asks for: refused before a weight is read, or begun from a file."""
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file, save_file
+
+from sdlora.adapters.lora import add_lora, lora_parameters, lora_state_dict
+from sdlora.adapters.spec import LoraSpec
+from sdlora.adapters.writing import write_diffusers, write_kohya, write_peft
+from sdlora.assembly import parts
+from sdlora.assembly.adapters import check_adapters, start_from_file
+from sdlora.assembly.hashes import init_hashes
+from sdlora.command_line import CONF, opened_options, register_schemas, to_typed
+from sdlora.config import TrainConfig
+from sdlora.config_rules import ConfigError
+from sdlora.models.family import Family
+
+Config = Callable[..., TrainConfig]
+
+
+@pytest.fixture
+def config(random_base: Path) -> Config:
+    register_schemas()
+
+    def make(*overrides: str) -> TrainConfig:
+        given = ["run_dir=here", f"model.path={random_base}", *overrides]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return to_typed(compose("train", opened_options(given, TrainConfig)), TrainConfig)
+
+    return make
+
+
+def adapted(config: TrainConfig) -> Family:
+    """The base with its adapters, as a run puts them on."""
+    family = parts.model(config.model, config.lora, "fp32", config.seed)
+    specs = parts.lora_specs(config.lora, config.model.family)
+    parts.add_adapters(family, specs, config.seed)
+    return family
+
+
+@pytest.fixture(scope="module")
+def files(random_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One LoRA of UNet and text encoder in each layout: other targets, ranks and alphas."""
+    from sdlora.models.loading import load_family
+    from sdlora.models.source import ModelSource
+
+    family = load_family(ModelSource(path=str(random_base)), seed=0)
+    pattern = {"mid_block": 2}
+    add_lora(
+        family.parts["unet"],
+        LoraSpec(5, 2.5, 0.0, ("to_q", "ff.net.2"), rank_pattern=pattern, alpha_pattern=pattern),
+        seed=1,
+    )
+    add_lora(family.parts["text_encoder"], LoraSpec(3, 6.0, 0.0, ("q_proj",)), seed=2)
+    for part in family.parts.values():
+        for parameter in lora_parameters(part).values():
+            parameter.data = torch.randn_like(parameter)
+    folder = tmp_path_factory.mktemp("files")
+    for part, module in family.parts.items():
+        write_peft(folder / "peft" / part, module)
+    return {
+        "diffusers": write_diffusers(folder / "d.safetensors", parts=family.parts, metadata={}),
+        "kohya": write_kohya(folder / "k.safetensors", parts=family.parts, metadata={}),
+        "peft": folder / "peft",
+    }
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "kohya", "peft"])
+def test_the_message_gives_the_overrides_that_fit_a_file(
+    layout: str, files: dict[str, Path], config: Config
+) -> None:
+    start = f"lora.init_from={files[layout]}"
+    with pytest.raises(ConfigError) as caught:
+        check_adapters(config(start))
+    text = str(caught.value)
+    assert text.startswith(f"{start}: its adapter is not the one that the config asks for:")
+    assert "unet: the file lacks 24 layers, such as " in text
+    assert "unet: the file has 4 layers more, such as " in text
+    assert "rank 8, alpha 8 asked for, rank 5, alpha 2.5 in the file" in text
+    overrides = shlex.split(text.rpartition("as it is: ")[2])
+    assert "lora.unet.targets=[to_q,net.2]" in overrides
+    assert "lora.text_encoder.targets=[q_proj]" in overrides
+
+    fitting = config(start, *overrides)
+    check_adapters(fitting)
+    family = adapted(fitting)
+    start_from_file(fitting, family)
+    stored = load_file(files["diffusers"])
+    for part, module in family.parts.items():
+        inside = "" if part == "unet" else "text_model."
+        for key, value in lora_state_dict(module).items():
+            assert torch.equal(value, stored[f"{part}.{inside}{key}"])
+    assert init_hashes(fitting)
+
+
+def test_parts_dora_and_scale_are_told_apart(
+    files: dict[str, Path], config: Config, tmp_path: Path
+) -> None:
+    start = f"lora.init_from={files['kohya']}"
+    with pytest.raises(
+        ConfigError, match=r"(?s)text_encoder: in the file, but .*is: lora.text_enc"
+    ):
+        check_adapters(config(start, "lora.text_encoder.method=frozen"))
+    whole = load_file(files["kohya"])
+    save_file({k: v for k, v in whole.items() if "lora_unet" in k}, tmp_path / "u.safetensors")
+    unet_alone = f"lora.init_from={tmp_path / 'u.safetensors'}"
+    with pytest.raises(
+        ConfigError, match=r"(?s)text_encoder: not in the file.*encoder.method=frozen"
+    ):
+        check_adapters(config(unet_alone))
+    same = ("lora.unet.targets=[to_q,ff.net.2]", "lora.unet.rank_pattern={mid_block:2}")
+    frozen = (unet_alone, *same, "lora.text_encoder.method=frozen", "lora.unet.r=5")
+    pattern = "lora.unet.alpha_pattern={mid_block:2}"
+    with pytest.raises(ConfigError, match=r"alpha 3 asked for, rank 5, alpha 2.5 in the file"):
+        check_adapters(config(*frozen, pattern, "lora.alpha=3"))
+    check_adapters(config(*frozen, pattern, "lora.alpha=2.5"))
+    with pytest.raises(ConfigError, match=r"the file's is no DoRA\n.* lora.use_dora=false$"):
+        check_adapters(config(*frozen, pattern, "lora.alpha=2.5", "lora.use_dora=true"))
+
+
+def test_a_file_that_cannot_be_read_is_named(
+    files: dict[str, Path], config: Config, tmp_path: Path
+) -> None:
+    def message(path: Path) -> str:
+        with pytest.raises(ConfigError) as caught:
+            check_adapters(config(f"lora.init_from={path}"))
+        assert str(caught.value).startswith(f"lora.init_from={path}: ")
+        return str(caught.value)
+
+    assert "no such file; name a .safetensors file" in message(tmp_path / "none.safetensors")
+    (tmp_path / "a.pt").write_bytes(b"PK")
+    assert "a pickle, which can run any code" in message(tmp_path / "a.pt")
+    tensors = load_file(files["kohya"])
+    key = next(key for key in tensors if key.endswith("lora_up.weight"))
+    save_file({**tensors, key: tensors[key] * torch.nan}, tmp_path / "nan.safetensors")
+    assert "NaN or infinity in 1 tensors" in message(tmp_path / "nan.safetensors")
+    save_file({**tensors, key: torch.zeros(99, 5)}, tmp_path / "wide.safetensors")
+    assert "shape [99, 5], the layer needs" in message(tmp_path / "wide.safetensors")
+
+
+def test_the_hash_of_the_file_is_part_of_the_run(
+    files: dict[str, Path], config: Config, tmp_path: Path
+) -> None:
+    assert init_hashes(config()) == {}
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(files["kohya"].read_bytes())
+    before = init_hashes(config(f"lora.init_from={path}"))
+    path.write_bytes(files["diffusers"].read_bytes())
+    after = init_hashes(config(f"lora.init_from={path}"))
+    assert before.keys() == after.keys() == {"lora.init_from"}
+    assert before != after
+    assert set(init_hashes(config(f"lora.init_from={files['peft']}"))) == {
+        "lora.init_from/text_encoder/adapter_model.safetensors",
+        "lora.init_from/unet/adapter_model.safetensors",
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["lora.unet.targets=[to_qq]"], r"^lora.unet.targets=to_qq: no such layer .*mean to_q\?"),
+        (["lora.unet.rank_pattern={atn1:4}"], "^lora.unet.rank_pattern=atn1: matches none of the"),
+        (
+            ["lora.text_encoder.alpha_pattern={fc1:4}"],
+            "^lora.text_encoder.alpha_pattern=fc1: matches none of the 8 adapted layers; near",
+        ),
+        (
+            ["lora.text_encoder.targets=[fc1,fc2]"],
+            r"^lora.text_encoder.targets=\['fc1', 'fc2'\]: diffusers loads no LoRA of a text enc",
+        ),
+        (["lora.init=pissa", "lora.r=99"], r"^lora.text_encoder.r=99: .* ranks for init=pissa"),
+        (
+            ["lora.unet.method=frozen", "lora.text_encoder.method=frozen",
+             "lora.text_encoder_2.method=lora"],
+            "^lora.unet.method=frozen: leaves no part of a sd model to train; its parts: text_enc",
+        ),
+    ],
+)  # fmt: skip
+def test_what_no_layer_can_be_is_named(
+    overrides: list[str], message: str, config: Config, random_base: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_adapters(config(*overrides))
+
+
+def test_one_of_two_text_encoders(config: Config, random_xl: Path) -> None:
+    xl = ("model=sdxl", f"model.path={random_xl}")
+    both = parts.lora_specs(config(*xl, "lora.text_encoder.r=2").lora, "sdxl")
+    assert both["text_encoder"] == both["text_encoder_2"]
+    assert both["text_encoder_2"].r == 2
+    only = config(*xl, "lora.text_encoder.method=frozen", "lora.text_encoder_2.method=lora")
+    check_adapters(only)
+    assert parts.trains_text(only)
+    assert set(parts.lora_specs(only.lora, "sdxl")) == {"unet", "text_encoder_2"}
+    other = config(
+        *xl, "lora.text_encoder_2.targets=[fc1]", "lora.text_encoder_2.rank_pattern={fc1:3}"
+    )
+    specs = parts.lora_specs(other.lora, "sdxl")
+    assert specs["text_encoder_2"].targets == ("fc1",)
+    assert specs["text_encoder_2"].rank_pattern == {"fc1": 3}
+    assert not specs["text_encoder"].rank_pattern
+    frozen = config(*xl, "lora.text_encoder.method=frozen")
+    assert not parts.trains_text(frozen)
+    assert not parts.trains_text(config("lora.text_encoder.method=frozen"))

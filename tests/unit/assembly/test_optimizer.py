@@ -1,0 +1,185 @@
+"""What only the libraries know of a config: which optimizer takes which rates and schedules."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import nn
+
+from sdlora.assembly import parts
+from sdlora.assembly.checks import check
+from sdlora.assembly.optimizer import optimizer, rate_notes, schedule, trained_rates
+from sdlora.callbacks.averaging import ExponentialMovingAverage, ScheduleFreeAverage
+from sdlora.command_line import CONF, register_schemas, to_typed
+from sdlora.config import TrainConfig
+from sdlora.config_rules import ConfigError
+from sdlora.optim import CUDA_ONLY, OPTIMIZERS, PACKAGES
+
+PROMPTS = CONF.parent / "examples" / "prompts.txt"
+
+
+class Averaging(torch.optim.SGD):
+    """Stands for a schedule-free optimizer."""
+
+    def train(self) -> None:
+        """Nothing to swap out."""
+
+    def eval(self) -> None:
+        """Nothing to swap in."""
+
+
+@pytest.fixture
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what is refused does not depend on what is installed."""
+    monkeypatch.setitem(OPTIMIZERS, "schedule_free_adamw", lambda: Averaging)
+    monkeypatch.setitem(OPTIMIZERS, "paged_adamw8bit", lambda: torch.optim.AdamW)
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainConfig]:
+    monkeypatch.chdir(CONF.parent)
+    register_schemas()
+
+    def make(*overrides: str) -> TrainConfig:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            given = ["run_dir=here", "trainer.accelerator=cpu", *overrides]
+            return to_typed(compose("train", given), TrainConfig)
+
+    return make
+
+
+@pytest.mark.usefixtures("stand_ins")
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["+optim.options.fused=true", "+optim.options.foreach=true"],
+            "^optim.options=.*: adamw does not take such a value .*cannot be `True` together",
+        ),
+        (["+optim.options.capturable=true"], "^optim.options=.*: adamw does not take such a value"),
+        (
+            ["optimizer=prodigy", "optim.unet_lr=0.5"],
+            "^optim.text_encoder_lr=1.0: prodigy takes one rate for all; set it to optim.unet_lr=0",
+        ),
+        (
+            ["optimizer=prodigy", "optim.lora_plus_ratio=4"],
+            "^optim.lora_plus_ratio=4.0: prodigy takes one rate for all; set it to null",
+        ),
+        (
+            ["optimizer=schedule_free_adamw", "scheduler=cosine"],
+            "^scheduler.name=cosine: schedule_free_adamw averages the weights instead of lowering",
+        ),
+        (
+            ["optimizer=schedule_free_adamw", "trainer.ema_decay=0.9"],
+            "^trainer.ema_decay=0.9: schedule_free_adamw averages the weights itself; set it to nu",
+        ),
+        (["optimizer=paged_adamw8bit"], "^optim.name=paged_adamw8bit: needs an NVIDIA GPU, .*8bit"),
+    ],
+)
+def test_what_does_not_go_together_is_named(
+    config: Callable[..., TrainConfig], overrides: list[str], message: str
+) -> None:
+    options: list[str] = []
+    if "optimizer=schedule_free_adamw" in overrides:
+        options = ["optim.options={weight_decay: 0.1}"]
+    with pytest.raises(ConfigError, match=message):
+        check(config(*overrides, *options))
+
+
+@pytest.mark.usefixtures("stand_ins")
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["optimizer=prodigy"],
+        ["optimizer=prodigy", "optim.unet_lr=0.5", "lora.text_encoder.method=frozen"],
+        ["optimizer=schedule_free_adamw"],
+        ["optimizer=schedule_free_adamw", "scheduler=constant"],
+        ["scheduler=cosine_annealing", "scheduler.per=epoch", "optim.lora_plus_ratio=16"],
+        ["optimizer=adafactor"],
+        ["optimizer=sgd"],
+    ],
+)
+def test_what_goes_together_passes(
+    config: Callable[..., TrainConfig], overrides: list[str]
+) -> None:
+    check(config(*overrides))
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "optimizer").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_optimizer_takes_its_options(
+    config: Callable[..., TrainConfig], path: Path
+) -> None:
+    given = config(f"optimizer={path.stem}")
+    assert given.optim.name == path.stem
+    if path.stem in CUDA_ONLY and not torch.cuda.is_available():
+        pytest.skip(f"{path.stem} needs an NVIDIA GPU")
+    if path.stem in PACKAGES:
+        pytest.importorskip(PACKAGES[path.stem].replace("-", "_"))
+    check(given)
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_which_average_pictures_show(config: Callable[..., TrainConfig]) -> None:
+    assert parts.average(config()) is None
+    assert isinstance(parts.average(config("trainer.ema_decay=0.9")), ExponentialMovingAverage)
+    assert isinstance(parts.average(config("optimizer=schedule_free_adamw")), ScheduleFreeAverage)
+
+
+def test_a_rate_that_is_probably_not_meant_is_noted(config: Callable[..., TrainConfig]) -> None:
+    small = config("optimizer=prodigy", "optim.unet_lr=1e-4", "optim.text_encoder_lr=1e-4")
+    check(small)
+    notes = rate_notes(small)
+    assert [note.partition(": ")[0] for note in notes] == [
+        "optim.unet_lr=0.0001",
+        "optim.text_encoder_lr=0.0001",
+    ]
+    assert notes[0].endswith(
+        "prodigy finds its own step size, and this is a factor on it; 1 is usual"
+    )
+    assert rate_notes(config("optimizer=prodigy")) == []
+    assert rate_notes(config("optimizer=adamw", "optim.unet_lr=1e-4")) == []
+
+
+def test_rates_are_those_of_the_parts_that_train(config: Callable[..., TrainConfig]) -> None:
+    assert trained_rates(config()) == {"unet": 3e-3, "text_encoder": 2e-4}
+    frozen = config("lora.text_encoder.method=frozen")
+    assert trained_rates(frozen) == {"unet": 3e-3}
+    named: dict[str, dict[str, Any]] = {"unet": {"w.lora_B": nn.Parameter(torch.ones(1))}}
+    groups = optimizer(frozen, {**named, "text_encoder": {}}).param_groups
+    assert [(group["name"], group["lr"]) for group in groups] == [("unet", 3e-3)]
+    word = config("lora.text_encoder.method=frozen", "lora.new_word.name=zwk")
+    assert trained_rates(word) == {"unet": 3e-3, "new_word": 5e-3}
+    rows = {"embeddings.new_rows": nn.Parameter(torch.ones(1))}
+    groups = optimizer(word, {**named, "text_encoder": rows}).param_groups
+    assert [(group["name"], group["lr"]) for group in groups] == [
+        ("unet", 3e-3),
+        ("text_encoder_new_word", 5e-3),
+    ]
+    plus = config("optim.lora_plus_ratio=2")
+    assert optimizer(plus, named).param_groups[0]["lr"] == 6e-3
+
+
+@pytest.mark.parametrize(("accumulate", "changes"), [(1, [3, 6]), (2, [2, 3, 5, 6])])
+def test_epochs_are_counted_in_batches(
+    config: Callable[..., TrainConfig], accumulate: int, changes: list[int]
+) -> None:
+    """3 batches an epoch: with two a step, epochs end after steps 1.5, 3, 4.5 and 6."""
+    given = config(
+        "scheduler=cosine_annealing",
+        "scheduler.per=epoch",
+        "trainer.max_steps=8",
+        f"trainer.accumulate_grad_batches={accumulate}",
+    )
+    driven = optimizer(given, {"unet": {"w": nn.Parameter(torch.ones(1))}})
+    rates = schedule(given, driven, batches_per_epoch=3)
+    found = rates.get_last_lr()
+    for _ in range(7):
+        driven.step()
+        rates.step()
+        found += rates.get_last_lr()
+    assert [step for step in range(1, 8) if found[step] != found[step - 1]] == changes
+    assert Fraction(3, accumulate) * len(changes) <= 8

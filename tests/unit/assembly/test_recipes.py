@@ -1,0 +1,122 @@
+"""Every option and experiment on the disk: it can be built on a tiny model of its family."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from sdlora.assembly import parts
+from sdlora.assembly.adapters import check_adapters
+from sdlora.assembly.new_word import teach
+from sdlora.assembly.objective import check_objective
+from sdlora.command_line import CONF, register_schemas, to_typed
+from sdlora.config import TrainConfig
+from sdlora.data.dataset import Batch
+from sdlora.models.family import Family
+from sdlora.models.layouts import LAYOUTS
+from sdlora.models.source import noise_schedule_config
+from sdlora.module import DiffusionModule
+from sdlora.optim import CUDA_ONLY, PACKAGES
+from tests.models import TINY_PIXELS
+
+GROUPS = ("experiment", "lora", "objective", "optimizer", "scheduler")
+OPTIONS = [path for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+
+Config = Callable[..., TrainConfig]
+Built = tuple[Family, DiffusionModule]
+
+
+@pytest.fixture
+def config(random_bases: dict[str, Path]) -> Config:
+    """A config whose base is the tiny one of its family, and which a CPU can run."""
+    register_schemas()
+
+    def make(*overrides: str) -> TrainConfig:
+        given = ["run_dir=here", "data.root=pictures", *overrides]
+        given += ["trainer.accelerator=cpu", "trainer.precision=fp32"]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = compose("train", given)
+        if composed.model.family == "ddpm":  # has no base: its architecture is the config's
+            composed.model.architecture = TINY_PIXELS
+        else:
+            composed.model.path = str(random_bases[composed.model.family])
+            composed.model.variant = None
+        return to_typed(composed, TrainConfig)
+
+    return make
+
+
+def built(config: TrainConfig) -> Built:
+    """Model with adapters, and the module with its objective; as a run puts them together."""
+    check_adapters(config)
+    is_taught = config.data.prior.mode == "teacher"
+    schedule = noise_schedule_config(parts.model_source(config.model))
+    check_objective(config.objective, schedule, is_taught)
+    family = parts.model(config.model, config.lora, "fp32", config.seed)
+    changed = config.objective.prediction_type, config.objective.zero_terminal_snr
+    family.change_noise_schedule(*changed)
+    specs = parts.lora_specs(config.lora, config.model.family)
+    parts.add_adapters(family, specs, config.seed)
+    teach(family, config.lora.new_word)
+    return family, parts.module(config, family, batches_per_epoch=4)
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_option_can_be_built(path: Path, config: Config) -> None:
+    """Adapters, objective, optimizer and learning rates, on the family's own layers."""
+    group, name = path.parent.name, path.stem
+    if group == "optimizer" and name in PACKAGES:
+        pytest.importorskip(PACKAGES[name].replace("-", "_"))
+    if group == "optimizer" and name in CUDA_ONLY and not torch.cuda.is_available():
+        pytest.skip(f"{name} needs a GPU")
+    told = config(f"{group}={name}")
+    family, module = built(told)
+    configured = module.configure_optimizers()
+    rates = {each["name"]: each["lr"] for each in configured["optimizer"].param_groups}
+    methods = {part: parts.part_config(told.lora, part).method for part in family.parts}
+    trained = {part for part, method in methods.items() if method != "frozen"}
+    if told.lora.new_word.name is not None:
+        trained |= {f"{part}_new_word" for part in family.text_encoders}
+    assert rates.keys() == trained
+
+
+MODEL = {"sd": "sd15"}
+ADAPTED = ("attention", "conv_time", "none")
+STEPS = [
+    *((family, lora) for family in ("sd", "sdxl") for lora in ADAPTED),
+    *(("kolors", f"{lora} lora.text_encoder.method=frozen") for lora in ADAPTED),
+    ("ddpm", "none"),  # nothing else loads a LoRA of it
+]
+
+
+@pytest.mark.parametrize(("family", "lora"), STEPS)
+def test_a_step_of_every_family(family: str, lora: str, config: Config) -> None:
+    """Every trained weight gets a gradient, but for those that nothing reads.
+
+    The last layer of SDXL's first text encoder is one: the UNet is told what comes before it.
+    """
+    assert {family for family, _ in STEPS} == LAYOUTS.keys()
+    model, module = built(config(f"model={MODEL.get(family, family)}", *f"lora={lora}".split()))
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    module.on_fit_start()
+    draws = torch.Generator().manual_seed(0)
+    side = 2 * model.resolution_step
+    batch = Batch(
+        sample_index=torch.arange(2),
+        picture_index=torch.arange(2),
+        token_ids=model.tokenize(["a cat", "a dog"]).ids,
+        names=("0.png", "1.png"),
+        weights=torch.ones(2),
+        pixels=2 * torch.rand(2, 3, side, side, generator=draws) - 1,
+        sizes=torch.tensor([[64.0, 64, 0, 0, 64, 64]] * 2),
+    )
+    loss = module.training_step(batch, 0)
+    loss.backward()
+    assert torch.isfinite(loss)
+    trained = module.all_trained_parameters()
+    idle = {name for name, parameter in trained.items() if parameter.grad is None}
+    assert all(name.startswith("text_encoder.encoder.layers.1.") for name in idle)
+    assert len(idle) < len(trained) / 2
+    assert family == "sdxl" or not idle

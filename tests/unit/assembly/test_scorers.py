@@ -1,0 +1,121 @@
+"""From the config to the scorer: what is missing has a reason, options are checked."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+from sdlora.assembly.scorers import pictures_in, scorer
+from sdlora.command_line import CONF, opened_options, register_schemas, to_typed
+from sdlora.config import TrainConfig
+from sdlora.config_rules import ConfigError
+from sdlora.metrics.scores import Scores
+from sdlora.metrics.scoring import KnownPictures, Pictures
+from sdlora.progress import Progress
+from sdlora.world.portraits import EXAMPLE_IDENTITY_SEED, portrait
+
+PERSON = [portrait(seed, EXAMPLE_IDENTITY_SEED).image for seed in range(4)]
+TRAINING = KnownPictures(["a.png", "b.png"], PERSON[:2])
+HELD_OUT = KnownPictures(["c.png"], PERSON[2:3])
+
+
+def found(
+    references: KnownPictures | None, *given: str, prompts: tuple[str, ...] | None = None
+) -> tuple[Scores, str]:
+    """Scores of a picture of the person, and what was printed."""
+    register_schemas()
+    arguments = opened_options(["run_dir=here", *given], TrainConfig)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = to_typed(compose("train", arguments), TrainConfig).evaluation
+    progress = Progress(enabled=False)
+    with progress.console.capture() as said:
+        made = scorer(config, references, TRAINING, torch.device("cpu"), progress)
+        scores = made.score(Pictures(PERSON[3:], prompts), progress)
+    return scores, said.get()
+
+
+def test_the_default_scores_of_the_drawn_world() -> None:
+    scores, said = found(HELD_OUT, prompts=("a man",))
+    assert said == ""
+    assert set(scores.values) == {
+        "face_distance",
+        "face_cosine",
+        "face_distance_training",
+        "face_cosine_training",
+        "faceless",
+        "several_faces",
+        "clip_score",
+        "image_similarity",
+        "image_similarity_training",
+        "diversity",
+        "copying",
+        "largest_training_similarity",
+        "copying_yardstick",
+    }
+    assert set(scores.reasons) == {"diversity"}
+    assert scores.value("faceless") == 0
+
+
+def test_without_held_out_pictures_it_says_what_faces_are_compared_with() -> None:
+    scores, said = found(None)
+    assert said.startswith("note: no held-out pictures (evaluation.references, data.val_fraction,")
+    assert "which rewards copying them" in said
+    assert scores.value("face_distance") is not None
+    assert "face_distance_training" not in scores.values
+    assert "image_similarity_training" not in scores.values
+
+
+def test_what_cannot_be_loaded_says_so_now_and_costs_its_own_scores(tmp_path: Path) -> None:
+    missing = tmp_path / "nothing"
+    scores, said = found(HELD_OUT, f"evaluation.clip.options.model={missing}", prompts=("a man",))
+    assert said.startswith("evaluation.clip: will be reported as unavailable: ValueError: CLIP")
+    assert scores.value("clip_score") is None
+    assert "cannot be loaded" in scores.reasons["clip_score"]
+    assert scores.value("face_distance") is not None
+    scores, _ = found(HELD_OUT, f"evaluation.image.options.model={missing}")
+    assert {name for name in scores.reasons if scores.value(name) is None} == {
+        "image_similarity",
+        "diversity",
+        "copying",
+        "clip_score",  # there are no prompts
+    }
+
+
+def test_what_was_not_asked_for_is_not_there() -> None:
+    scores, said = found(HELD_OUT, "evaluation=none")
+    assert (scores.values, scores.reasons, said) == ({}, {}, "")
+    scores, _ = found(HELD_OUT, "evaluation=none", "evaluation.image.name=image")
+    assert "face_distance" not in scores.values
+
+
+def test_an_option_that_a_scorer_does_not_take_is_named() -> None:
+    message = r"^evaluation\.face\.options\.treshold=0\.5: unknown; did you mean threshold\?"
+    with pytest.raises(ValueError, match=message):
+        found(HELD_OUT, "evaluation.face.options.treshold=0.5")
+
+
+def test_prompts_are_scored_with_the_class_word() -> None:
+    words = ("evaluation.trigger_word=sks", "evaluation.class_word=man")
+    asked = "a portrait of a sks man in a red hat"
+    reworded, _ = found(HELD_OUT, *words, prompts=(asked,))
+    plain, _ = found(HELD_OUT, prompts=(asked.replace("sks ", ""),))
+    assert reworded.value("clip_score") == plain.value("clip_score")
+    assert reworded.per_picture["prompt"] == [asked]
+
+
+def test_a_folder_of_references(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="^evaluation.references=.*gone: no such folder"):
+        pictures_in(str(tmp_path / "gone"))
+    with pytest.raises(ConfigError, match="holds no picture"):
+        pictures_in(str(tmp_path))
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "b.png")
+    Image.new("RGB", (4, 4), "lime").save(tmp_path / "a.PNG")
+    (tmp_path / "a.txt").write_text("a caption", "utf-8")
+    found_there = pictures_in(str(tmp_path))
+    assert list(found_there.names) == ["a.PNG", "b.png"]
+    assert found_there.images[0].getpixel((0, 0)) == (0, 255, 0)
+    (tmp_path / "c.png").write_bytes(b"no picture")
+    with pytest.raises(ConfigError, match="c.png"):
+        pictures_in(str(tmp_path))

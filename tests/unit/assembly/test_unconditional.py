@@ -1,0 +1,85 @@
+"""What an unconditional model does not go together with is said before any weight is read."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from sdlora.assembly.checks import prompts
+from sdlora.assembly.unconditional import check_side, check_told
+from sdlora.command_line import CONF, register_schemas, to_typed
+from sdlora.config import TrainConfig
+from sdlora.config_rules import ConfigError
+from sdlora.generate import Prompt
+from sdlora.models.source import ModelSource, resolve
+
+
+def config_of(*given: str) -> TrainConfig:
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return to_typed(compose("train", ["run_dir=here", *given]), TrainConfig)
+
+
+def test_the_group_alone_makes_a_run() -> None:
+    config = config_of("model=ddpm", "data.root=here", "data.resolution=32")
+    check_told(config)
+    assert config.model.architecture["sample_size"] == 32
+    assert (config.lora.unet.method, config.lora.text_encoder.method) == ("full", "frozen")
+    assert (config.evaluation.select, config.data.captions.default) == ("kid", "")
+    assert prompts(config.sampling) == tuple(Prompt("", seed) for seed in range(64))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "count", "expected"),
+    [("[5,2]", "null", [5, 2]), ("[5,2]", "4", [5, 2, 6, 7]), ("[5,2]", "1", [5])],
+)
+def test_seeds_may_be_counted(seeds: str, count: str, expected: list[int]) -> None:
+    config = config_of("model=ddpm", f"sampling.seeds={seeds}", f"sampling.num_seeds={count}")
+    assert [prompt.seed for prompt in prompts(config.sampling)] == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["lora=attention"], "lora.unet.method=lora: an adapter cannot be exported .* lora=none"),
+        (["lora.text_encoder.method=full"], "lora.text_encoder.method=full: it has none; set it"),
+        (["sampling=default"], r"sampling.prompts=examples/prompts.txt: .* set it to null"),
+        (["sampling.guidance_scale=7"], "sampling.guidance_scale=7.0: .* set it to 1.0"),
+        (["evaluation=default", "sampling.num_seeds=1"], "evaluation.clip.name=clip"),
+        (["data.buckets.mode=auto"], "data.buckets.mode=auto: it draws pictures of one size"),
+        (
+            ["++model.architecture.layers_per_blok=1"],
+            r"model.architecture.layers_per_blok=1: unknown; did",
+        ),
+        (["model.architecture.block_out_channels=[8,8]"], r"model.architecture=.*makes no UNet2D"),
+        (["++model.architecture.norm_num_groups=7"], r"model.architecture=.*makes no UNet2DModel"),
+    ],
+)
+def test_what_does_nothing_is_refused(given: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        check_told(config_of("model=ddpm", *given))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["model.path=null"], "model.path=null: name a folder or a Hub id, or choose model=ddpm"),
+        (["model=ddpm", "sampling.num_prompts=3"], "sampling.num_prompts=3: there are no prompts"),
+        (["evaluation.select=kid"], "evaluation.select=kid: is not scored"),
+    ],
+)
+def test_the_schema_refuses(given: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        config_of(*given)
+
+
+def test_other_models_are_told_something() -> None:
+    with pytest.raises(ConfigError, match=r"^sampling.prompts=null: this model draws what"):
+        check_told(config_of("sampling.prompts=null"))
+    with pytest.raises(ConfigError, match=r"^model.architecture=.*this model's folder brings"):
+        check_told(config_of("++model.architecture.sample_size=64"))
+
+
+def test_the_pipeline_draws_what_was_trained_on() -> None:
+    source = ModelSource("embedded:ddpm", "ddpm", architecture={"sample_size": 64})
+    check_side(64, resolve(source), source)
+    with pytest.raises(ConfigError, match=r"^data.resolution=32: its pictures have a side of 64"):
+        check_side(32, resolve(source), source)
