@@ -5,9 +5,9 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sdlora.assembly.run_settings import with_run_settings
-from sdlora.command_line import run, to_typed
-from sdlora.config import EvaluateConfig
+from sdlora.cli.command_line import run, to_typed
+from sdlora.commands.evaluate.run_settings import with_run_settings
+from sdlora.config.evaluate import EvaluateConfig
 
 
 def evaluate(composed: DictConfig) -> None:
@@ -19,12 +19,14 @@ def evaluate(composed: DictConfig) -> None:
         write_again(Path(config.sweep_folder))
         return
 
-    from sdlora.assembly import checks  # imports wait: a typo should not take seconds to be seen
+    from sdlora.commands.evaluate import (
+        config_checks,  # imports wait: a typo should not take seconds to be seen
+    )
 
-    checks.check_evaluation(config)
+    config_checks.check_evaluation(config)
 
-    from sdlora.assembly import evaluation
-    from sdlora.progress import Progress
+    from sdlora.commands.evaluate import scoring_run as evaluation
+    from sdlora.runtime.progress import Progress
 
     with Progress() as progress:
         evaluation.evaluate(config, Path(config.run_dir), progress)
@@ -32,7 +34,7 @@ def evaluate(composed: DictConfig) -> None:
 
 def write_again(sweep: Path) -> None:
     """A sweep's folder -> its page and table, from what its cells hold now."""
-    from sdlora.html_report.sweep_page import write_sweep_report
+    from sdlora.reports.sweep_page import write_sweep_report
 
     print("Written:", *write_sweep_report(sweep))
 

@@ -9,15 +9,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sdlora.assembly.repeat import with_recipe
-from sdlora.assembly.workshop import Workshop
-from sdlora.command_line import run, to_typed
-from sdlora.config import TrainConfig
-from sdlora.program import follow, process_rank
-from sdlora.progress import Progress
+from sdlora.cli.command_line import run, to_typed
+from sdlora.commands.train.from_lora import with_recipe
+from sdlora.commands.train.reuse import Workshop
+from sdlora.config.train import TrainConfig
+from sdlora.runtime.program import follow, process_rank
+from sdlora.runtime.progress import Progress
 
 if TYPE_CHECKING:
-    from sdlora.assembly.job import TrainingJob
+    from sdlora.commands.train.job import TrainingJob
 
 
 def checked(composed: DictConfig) -> TrainConfig:
@@ -25,10 +25,12 @@ def checked(composed: DictConfig) -> TrainConfig:
     given = HydraConfig.get().overrides.task
     config = to_typed(with_recipe(composed, given), TrainConfig)
 
-    from sdlora import processes
-    from sdlora.assembly import checks  # imports wait: a typo should not take seconds to be seen
+    from sdlora.cli import processes
+    from sdlora.commands.train import (
+        config_checks,  # imports wait: a typo should not take seconds to be seen
+    )
 
-    checks.check(config)
+    config_checks.check(config)
     processes.check_processes(config)
     return config
 
@@ -37,15 +39,17 @@ def train(
     config: TrainConfig, folder: Path, workshop: Workshop, progress: Progress
 ) -> "TrainingJob | None":
     """Config -> data -> model -> module -> fit -> export -> scores."""
-    from sdlora import processes
-    from sdlora.assembly import fitting, parts, results, training
+    from sdlora.assembly import lightning_trainer
+    from sdlora.cli import processes
+    from sdlora.commands.train import fit as fitting
+    from sdlora.commands.train import results, training
 
     is_first = processes.rank_of(config) == 0
     if config.check:
         if is_first:
             training.check_data(config, folder, progress)
         return None
-    trainer = parts.trainer(config, folder)
+    trainer = lightning_trainer.trainer(config, folder)
     with processes.together(trainer, Path(__file__)):
         with processes.in_turn(trainer.strategy):
             job = training.training_job(config, folder, progress, workshop, trainer)
@@ -67,8 +71,8 @@ def train_alone(composed: DictConfig, workshop: Workshop, progress: Progress) ->
     """Train once, in a folder that no other run uses."""
     config = checked(composed)
 
-    from sdlora import processes
-    from sdlora.run_folder import locked
+    from sdlora.cli import processes
+    from sdlora.runs.run_folder import locked
 
     folder = Path(config.run_dir)
     with locked(folder) if processes.rank_of(config) == 0 else nullcontext():
@@ -77,11 +81,11 @@ def train_alone(composed: DictConfig, workshop: Workshop, progress: Progress) ->
 
 def train_cell(composed: DictConfig, workshop: Workshop, progress: Progress) -> None:
     """Train one cell of a sweep, and leave in the workshop what the next one may use."""
-    from sdlora.assembly import keeping
-    from sdlora.assembly.cell import Cell
-    from sdlora.assembly.devices import take_one_gpu
-    from sdlora.metrics.selection import Rule
-    from sdlora.run_folder import locked
+    from sdlora.commands.train import keeping
+    from sdlora.commands.train.cell import Cell
+    from sdlora.evaluation.selection import Rule
+    from sdlora.runs.run_folder import locked
+    from sdlora.runtime.one_gpu import take_one_gpu
 
     hydra = HydraConfig.get()
     if "joblib" in hydra.launcher._target_ and composed.trainer.devices == 1:

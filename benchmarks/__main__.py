@@ -19,7 +19,7 @@ from benchmarks.cases import GROUPS, Case, chosen_cases
 from benchmarks.measuring import measure
 from benchmarks.results import Result, earlier, machine, publish, show
 from benchmarks.table import HEADERS, NOT_MEASURED, cells
-from sdlora.program import settle_libraries
+from sdlora.runtime.program import settle_libraries
 
 KEEPS_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 """For every row's process, so that glibc keeps memory that is freed. Whether it gives some back to

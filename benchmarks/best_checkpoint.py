@@ -20,8 +20,8 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.default_run import followed
-from sdlora.files import atomic_path, write_text
-from sdlora.metrics.interval import bootstrap_interval
+from sdlora.evaluation.interval import bootstrap_interval
+from sdlora.runtime.files import atomic_path, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 EVERY = 75

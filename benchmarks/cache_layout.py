@@ -26,8 +26,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from sdlora.data.store import TensorStore
-from sdlora.files import write_bytes
+from sdlora.data.cache.tensor_store import TensorStore
+from sdlora.runtime.files import write_bytes
 
 SHAPES = {"16 KiB": (8, 16, 32), "128 KiB": (8, 64, 64)}
 REPEATS = 5

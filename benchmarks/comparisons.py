@@ -21,8 +21,9 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.jobs import train_config
-from sdlora.assembly import parts
-from sdlora.config import TrainConfig
+from sdlora.assembly import adapters, base_model
+from sdlora.assembly.device import DTYPES, compute_device
+from sdlora.config.train import TrainConfig
 from sdlora.models.family import Family
 
 Windows = Iterator[None]
@@ -61,8 +62,8 @@ def tutorial(overrides: list[str], run: Path, windows: Windows) -> None:
     no clipping; a loader of eight workers, which start anew at every epoch.
     """
     config = train_config(overrides, run)
-    device = parts.device(config.trainer.accelerator)
-    family = _adapted(config).to(device, parts.DTYPES[config.trainer.precision])
+    device = compute_device(config.trainer.accelerator)
+    family = _adapted(config).to(device, DTYPES[config.trainer.precision])
     optimizer = torch.optim.AdamW(_trained(family), lr=config.optim.unet_lr)
     schedule = _schedule("cosine_with_restarts", optimizer)
     noise = DDPMScheduler.from_config(dict(family.noise_schedule_config))
@@ -128,8 +129,10 @@ def library_example(overrides: list[str], run: Path, windows: Windows) -> None:
 
 def _adapted(config: TrainConfig) -> Family:
     """The base with the adapters of the config, in torch's usual memory layout."""
-    family = parts.model(config.model, config.lora, config.trainer.precision, config.seed)
-    parts.add_adapters(family, parts.lora_specs(config.lora, config.model.family), config.seed)
+    family = base_model.load(config.model, config.lora, config.trainer.precision, config.seed)
+    adapters.add_adapters(
+        family, adapters.lora_specs(config.lora, config.model.family), config.seed
+    )
     return family
 
 

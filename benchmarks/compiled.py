@@ -22,12 +22,12 @@ from torch.nn.functional import mse_loss
 from benchmarks.data import write_folder
 from benchmarks.jobs import job
 from benchmarks.results import Result, machine, publish, show
-from sdlora.assembly.duration import wait_for
-from sdlora.assembly.job import TrainingJob
 from sdlora.assembly.memory import compile_unet
+from sdlora.commands.train.duration import wait_for
+from sdlora.commands.train.job import TrainingJob
 from sdlora.models.family import input_dtype
-from sdlora.program import settle_libraries
-from sdlora.progress import Progress
+from sdlora.runtime.program import settle_libraries
+from sdlora.runtime.progress import Progress
 
 HEADERS = (
     "UNet",

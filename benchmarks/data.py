@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.jobs import job
-from sdlora.assembly.job import TrainingJob
-from sdlora.progress import Progress
+from sdlora.commands.train.job import TrainingJob
+from sdlora.runtime.progress import Progress
 
 BATCH = 8
 DRAWN = 200
@@ -39,8 +39,8 @@ DRAWN = 200
 START = """
 import json, resource, sys, time
 from pathlib import Path
-from sdlora.data.folder import FolderSource, Root
-from sdlora.data.index import FileIndex
+from sdlora.data.sources.folder import FolderSource, Root
+from sdlora.data.sources.index import FileIndex
 
 def rss():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -14,11 +14,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from sdlora.assets.check import prompts_followed
 from sdlora.assembly.scorers import embedded
-from sdlora.data.pictures import read_picture, to_tensor, to_unit_range
-from sdlora.files import atomic_path, write_text
+from sdlora.data.pictures.decode import read_picture, to_tensor, to_unit_range
+from sdlora.runtime.files import atomic_path, write_text
 from sdlora.world.attributes import AttributeClassifier
+from sdlora.world.training.assets_check import prompts_followed
 
 ROOT = Path(__file__).resolve().parents[1]
 OPENING, CLOSING = "<!-- results:begin -->", "<!-- results:end -->"

@@ -4,14 +4,15 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from sdlora.assembly import checks
-from sdlora.assembly.job import TrainingJob
-from sdlora.assembly.parts import trainer
-from sdlora.assembly.training import training_job
-from sdlora.assembly.workshop import Workshop
-from sdlora.command_line import CONF, opened_shortcuts, quoted, register_schemas, to_typed
-from sdlora.config import TrainConfig
-from sdlora.progress import Progress
+from sdlora.assembly.lightning_trainer import trainer
+from sdlora.cli.command_line import opened_shortcuts, quoted, register_schemas, to_typed
+from sdlora.commands.train import config_checks
+from sdlora.commands.train.job import TrainingJob
+from sdlora.commands.train.reuse import Workshop
+from sdlora.commands.train.training import training_job
+from sdlora.config.train import TrainConfig
+from sdlora.runtime.places import CONF
+from sdlora.runtime.progress import Progress
 
 
 def train_config(overrides: list[str], run: Path) -> TrainConfig:
@@ -20,7 +21,7 @@ def train_config(overrides: list[str], run: Path) -> TrainConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("train", [*opened_shortcuts(overrides), f"run_dir={quoted(str(run))}"])
     config = to_typed(composed, TrainConfig)
-    checks.check(config)
+    config_checks.check(config)
     return config
 
 

@@ -13,8 +13,8 @@ from benchmarks.full_size import write_base
 from benchmarks.steps import floor, ours
 from benchmarks.table import Ceiling, Measured
 from benchmarks.windows import FLOPS, SYNCS, Loop, Order, RowError, Runner, Window
-from sdlora.assembly.duration import matmul_flop_per_s
-from sdlora.assembly.parts import DTYPES
+from sdlora.assembly.device import DTYPES
+from sdlora.commands.train.duration import matmul_flop_per_s
 
 LOOPS: dict[str, tuple[Loop, list[str]]] = {
     "floor": (floor, []),

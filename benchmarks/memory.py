@@ -16,16 +16,18 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.full_size import FAMILIES
-from sdlora.assembly import parts
+from sdlora.assembly import adapters, lightning_trainer
+from sdlora.assembly.device import DTYPES
 from sdlora.assembly.memory import checkpoint_gradients
 from sdlora.assembly.optimizer import optimizer
-from sdlora.command_line import CONF, register_schemas, to_typed
-from sdlora.config import TrainConfig
+from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.config.train import TrainConfig
 from sdlora.models.family import Family
 from sdlora.models.layouts import LAYOUTS
 from sdlora.models.quantising import saved_bytes
-from sdlora.module import DiffusionModule
-from sdlora.step_cost import BatchShape, StepCost, held_bytes, step_cost, tensors
+from sdlora.runtime.places import CONF
+from sdlora.training.module import DiffusionModule
+from sdlora.training.step_cost import BatchShape, StepCost, held_bytes, step_cost, tensors
 
 GIB = 2**30
 SIDES_PX = {"sd15": 512, "sdxl": 1024}
@@ -41,11 +43,13 @@ def empty_family(config: TrainConfig, name: str) -> Family:
         noise_schedule_config=dict(pipeline.scheduler.config),
         clip_skip=0,
     )
-    family.to(parts.DTYPES[config.trainer.precision])
+    family.to(DTYPES[config.trainer.precision])
     if config.model.vae_precision is not None:
-        family.vae.to(parts.DTYPES[config.model.vae_precision])  # type: ignore[operator]
+        family.vae.to(DTYPES[config.model.vae_precision])  # type: ignore[operator]
     family.to_empty(device="cpu")
-    parts.add_adapters(family, parts.lora_specs(config.lora, config.model.family), config.seed)
+    adapters.add_adapters(
+        family, adapters.lora_specs(config.lora, config.model.family), config.seed
+    )
     return family
 
 
@@ -87,7 +91,7 @@ def main() -> None:
         table.add_column(heading, justify="right")
     config = config_of(name, overrides)
     family = empty_family(config, name)
-    module = parts.module(config, family, None)
+    module = lightning_trainer.module(config, family, None)
     for checkpointing in (False, True):
         if checkpointing:
             checkpoint_gradients(family)

@@ -18,14 +18,14 @@ import torch
 
 from benchmarks.jobs import job
 from benchmarks.results import Result, machine, publish, show
-from sdlora.assembly.duration import wait_for
-from sdlora.assembly.encoding import cache_of, encoded_pictures
-from sdlora.assembly.job import TrainingJob
-from sdlora.evaluator import DrawSettings
-from sdlora.generate import generate
-from sdlora.metrics.scoring import Pictures
-from sdlora.program import settle_libraries
-from sdlora.progress import Progress
+from sdlora.assembly.training_batches import cache_of, encoded_pictures
+from sdlora.commands.train.duration import wait_for
+from sdlora.commands.train.job import TrainingJob
+from sdlora.evaluation.evaluator import DrawSettings
+from sdlora.evaluation.scoring import Pictures
+from sdlora.runtime.program import settle_libraries
+from sdlora.runtime.progress import Progress
+from sdlora.sampling.generate import generate
 
 HEADERS = ("what", "how", "pictures/s", "min to max", "of the other")
 VAE_BATCH = 8

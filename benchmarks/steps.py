@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from benchmarks.jobs import job
-from sdlora.assembly.fitting import fit
-from sdlora.assembly.job import TrainingJob
-from sdlora.data.dataset import Batch
+from sdlora.commands.train.fit import fit
+from sdlora.commands.train.job import TrainingJob
+from sdlora.data.batches.dataset import Batch
 from sdlora.models.family import Family
-from sdlora.progress import Progress
+from sdlora.runtime.progress import Progress
 
 Windows = Iterator[None]
 

@@ -20,7 +20,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from sdlora.html_report.sweep_page import write_sweep_report
+from sdlora.reports.sweep_page import write_sweep_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 RANKS, RATES, SEEDS = (2, 4, 8, 16, 32), (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), (0, 1, 2, 3)

@@ -19,9 +19,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdlora.assembly.duration import wait_for
-from sdlora.callbacks.speed import peak_memory_mib
-from sdlora.program import settle_libraries
+from sdlora.commands.train.duration import wait_for
+from sdlora.runtime.program import settle_libraries
+from sdlora.training.callbacks.speed import peak_memory_mib
 
 WARM_STEPS = 2
 """Steps before the clock starts, at each turn: other loops have had the caches meanwhile."""

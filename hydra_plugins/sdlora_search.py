@@ -59,15 +59,15 @@ class SearchingSweeper(Sweeper):
             ConfigError: If Optuna is missing, the space or an objective cannot be searched, or the
                 folder holds another search.
         """
-        from sdlora.config_rules import require
+        from sdlora.config.rules import require
 
         assert self.config is not None
         assert self.hydra_context is not None
         found = importlib.util.find_spec("optuna") is not None
         require(found, "sweep", "search", "needs a package of its own: pip install sdlora[search]")
 
-        from sdlora.assembly.search import search_goal
-        from sdlora.run_folder import make_folder
+        from sdlora.assembly.search_goal import search_goal
+        from sdlora.runs.run_folder import make_folder
         from sdlora.sweep.plan import SweptKey, refuse_other_kind, sweep_name
         from sdlora.sweep.search import Search
 
@@ -139,7 +139,7 @@ def _searched(parser: OverridesParser, item: Override) -> Any:
     """A key's space, as Optuna has it."""
     from optuna import distributions
 
-    from sdlora.config_rules import ConfigError
+    from sdlora.config.rules import ConfigError
     from sdlora.sweep.search import SearchedKey
 
     swept: Any = item.value()

@@ -41,7 +41,7 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
         self.config.sweep.name = config.name or sweep_name(swept, shared)
         folder = Path(self.config.hydra.sweep.dir)
 
-        from sdlora.run_folder import locked  # brings Lightning, which is slow
+        from sdlora.runs.run_folder import locked  # brings Lightning, which is slow
 
         refuse_other_kind(folder, is_search=False)
         with locked(folder, "sweep.name", "sweep.name=NAME"):
@@ -69,7 +69,7 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
 
     def _parsed(self, command: Sequence[str], max_jobs: int) -> tuple[list[Any], list[str]]:
         """Swept keys, and the overrides that all cells share; the last of equal keys counts."""
-        from sdlora.config_rules import ConfigError
+        from sdlora.config.rules import ConfigError
         from sdlora.sweep.plan import SweptKey
 
         assert self.hydra_context is not None
@@ -99,7 +99,7 @@ def whole_command(config: Any, arguments: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: If the command line names the folder of a single run.
     """
-    from sdlora.config_rules import ConfigError
+    from sdlora.config.rules import ConfigError
 
     for item in [*config.hydra.overrides.hydra, *arguments]:
         if item.partition("=")[0] in ("run_dir", "hydra.run.dir"):
@@ -126,7 +126,7 @@ def split(parser: OverridesParser, command: Sequence[str]) -> tuple[list[Overrid
 
 def refuse_too_many(count: int, max_jobs: int) -> None:
     """Fail where more runs are asked for than ``sweep.max_jobs`` allows."""
-    from sdlora.config_rules import require
+    from sdlora.config.rules import require
 
     remedy = f"{count} runs are asked for; set sweep.max_jobs={count} to start them all"
     require(count <= max_jobs, "sweep.max_jobs", max_jobs, remedy)
@@ -143,8 +143,8 @@ def raise_first(failed: Sequence[JobReturn]) -> None:
 
 def jobs_of(folder: Path, cells: Sequence[Any], shared: Sequence[str]) -> list[list[str]]:
     """Overrides of each cell that is not done; one that was cut goes on from its checkpoint."""
-    from sdlora.checkpoint import steps_on_disk
-    from sdlora.command_line import quoted
+    from sdlora.cli.command_line import quoted
+    from sdlora.runs.checkpoints import steps_on_disk
     from sdlora.sweep.state import DONE, read_state
 
     jobs = []

@@ -12,7 +12,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; threads that wait
 import pytest
 import torch
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from tests.places import REPOSITORY
 
 
 @pytest.fixture(scope="session")

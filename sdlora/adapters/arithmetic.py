@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdlora.adapters.keys import Layers
+from sdlora.adapters.file_keys import Layers
 from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.spec import LoraError, listing
-from sdlora.progress import Progress
+from sdlora.runtime.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 from diffusers.utils.peft_utils import recurse_remove_peft_layers
 from torch import Tensor, nn
 
-from sdlora.adapters.keys import (
+from sdlora.adapters.file_keys import (
     PARTS,
     Layers,
     Layout,

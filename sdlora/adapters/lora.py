@@ -12,12 +12,12 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from sdlora.adapters.fused_linear import FusedLinear
+from sdlora.adapters.layer_names import resolved, target_layers
 from sdlora.adapters.learned_embedding import learned
-from sdlora.adapters.names import resolved, target_layers
 from sdlora.adapters.rank_dropout import RankDropout
 from sdlora.adapters.spec import LoraError, LoraSpec, listing
 from sdlora.adapters.start import BASE_STARTS, drawn_start, largest_rank, start_from_base
-from sdlora.randomness import generator
+from sdlora.runtime.randomness import generator
 
 ADAPTER = "default"
 START = "start"

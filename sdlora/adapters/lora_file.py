@@ -11,7 +11,7 @@ import torch
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from sdlora.adapters.keys import CLIP_INSIDE, Layers, Layout, parse_key
+from sdlora.adapters.file_keys import CLIP_INSIDE, Layers, Layout, parse_key
 from sdlora.adapters.spec import LoraError, LoraSpec
 
 STATE_KEYS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}

@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sdlora.adapters.spec import LoraError, listing
-from sdlora.files import write_bytes
+from sdlora.runtime.files import write_bytes
 
 SEAL = "sdlora_sha256"
 DIFFUSERS_CONFIG = "lora_adapter_metadata"

@@ -1,23 +1,20 @@
 """Adapters that a config asks for: do they fit the model's layers, and the file they start from?"""
 
-import math
-import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 from torch import nn
 
-from sdlora.adapters.formats import fit_lora, read_lora
-from sdlora.adapters.lora import adapted_layers, add_lora, load_lora_state_dict
-from sdlora.adapters.lora_file import LoraFile
-from sdlora.adapters.spec import LoraError, LoraSpec, listing
-from sdlora.assembly.parts import lora_specs, model_source, part_config
-from sdlora.config import TrainConfig
-from sdlora.config_rules import ConfigError, require
+from sdlora.adapters.lora import adapted_layers, add_lora
+from sdlora.adapters.spec import LoraError, LoraSpec
+from sdlora.assembly.base_model import model_source
+from sdlora.assembly.init_from import Asked, require_same, start_file
+from sdlora.config.lora import LoraConfig
+from sdlora.config.rules import ConfigError, require
+from sdlora.config.train import TrainConfig
 from sdlora.models.family import Family
 from sdlora.models.layouts import layout_of
 from sdlora.models.loading import empty_part
+from sdlora.runtime.randomness import derive_seed
 
 
 def check_adapters(config: TrainConfig) -> None:
@@ -30,7 +27,7 @@ def check_adapters(config: TrainConfig) -> None:
         ModelError: If the model's folder is not whole.
     """
     names = layout_of(config.model.family).trainable
-    methods = {part_config(config.lora, part).method for part in names}
+    methods = {config.lora.part(part).method for part in names}
     require(
         methods != {"frozen"} or config.lora.new_word.name is not None,
         "lora.unet.method",
@@ -38,43 +35,14 @@ def check_adapters(config: TrainConfig) -> None:
         f"leaves no part of a {config.model.family} model to train; its parts: {', '.join(names)}",
     )
     parts = {part: empty_part(part, model_source(config.model)) for part in names}
-    start = _start_file(config, parts)
+    start = start_file(config, parts)
     specs = lora_specs(config.lora, config.model.family)
     asked = [_asked(part, spec, parts[part]) for part, spec in specs.items()]
     if start is not None:
-        _require_same(config, asked, start)
+        require_same(config, asked, start)
 
 
-def start_from_file(config: TrainConfig, family: Family) -> None:
-    """Give the adapters the weights of ``lora.init_from``, if it is set, in place.
-
-    Raises:
-        LoraError: If they do not fit; :func:`check_adapters` says what would.
-    """
-    start = _start_file(config, family.parts)
-    if start is not None:
-        for part, state in start.states.items():
-            load_lora_state_dict(family.parts[part], state)
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What the config asks of a part: its adapter, and where that came to lie.
-
-    Attributes:
-        part: Its name.
-        spec: Of the adapter.
-        modules: Names of all modules of the bare part.
-        layers: Rank and effective alpha of the adapted ones.
-    """
-
-    part: str
-    spec: LoraSpec
-    modules: Sequence[str]
-    layers: Mapping[str, tuple[int, float]]
-
-
-def _asked(part: str, spec: LoraSpec, module: nn.Module) -> _Asked:
+def _asked(part: str, spec: LoraSpec, module: nn.Module) -> Asked:
     """Put an adapter on a bare part, or say why that cannot be."""
     modules = [name for name, _ in module.named_modules()]
     try:
@@ -87,104 +55,44 @@ def _asked(part: str, spec: LoraSpec, module: nn.Module) -> _Asked:
         list(spec.targets),
         "diffusers loads no LoRA of a text encoder without attention; add a layer, such as q_proj",
     )
-    return _Asked(part, spec, modules, layers)
+    return Asked(part, spec, modules, layers)
 
 
-def _start_file(config: TrainConfig, parts: Mapping[str, nn.Module]) -> LoraFile | None:
-    path = config.lora.init_from
-    if path is None:
-        return None
-    unet: Any = parts["unet"]
-    try:
-        return fit_lora(parts, read_lora(path, int(unet.config.layers_per_block)))
-    except LoraError as error:
-        text = str(error)
-        begun = text if text.startswith(path) else f"{path}: {text}"
-        raise ConfigError(f"lora.init_from={begun}") from error
+def methods(config: TrainConfig) -> set[str]:
+    """How the model's parts are trained: ``frozen``, ``lora``, ``full``."""
+    names = layout_of(config.model.family).trainable
+    return {config.lora.part(part).method for part in names}
 
 
-def _require_same(config: TrainConfig, asked: Sequence[_Asked], start: LoraFile) -> None:
-    """Refuse a file whose adapter is another one, with the overrides that would ask for it."""
-    lines, overrides = [], []
-    for part in sorted(start.specs.keys() - {each.part for each in asked}):
-        lines.append(f"{part}: in the file, but lora.{part}.method is not lora")
-        overrides.append(f"lora.{part}.method=lora")
-    for each in asked:
-        if each.part not in start.specs:
-            lines.append(f"{each.part}: not in the file")
-            overrides.append(f"lora.{each.part}.method=frozen")
-            continue
-        found, remedies = _differences(each, start.specs[each.part])
-        lines += [f"{each.part}: {line}" for line in found]
-        overrides += remedies
-    if lines:
-        raise ConfigError(
-            f"lora.init_from={config.lora.init_from}: its adapter is not the one that the config "
-            f"asks for:{listing(lines)}\nTo ask for it as it is: "
-            f"{shlex.join(dict.fromkeys(overrides))}"
-        )
+def trains_text(config: TrainConfig) -> bool:
+    """Whether a text encoder of the model trains, or learns a word."""
+    encoders = [part for part in layout_of(config.model.family).trainable if part != "unet"]
+    methods = {config.lora.part(part).method for part in encoders}
+    return bool(methods - {"frozen"}) or config.lora.new_word.name is not None
 
 
-def _differences(asked: _Asked, spec: LoraSpec) -> tuple[list[str], list[str]]:
-    """What differs in a part, one line each, and the overrides that ask for the file's."""
-    ours, theirs = asked.layers, _layers(spec)
-    lines, overrides, key = [], [], f"lora.{asked.part}"
-    lacking, more = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
-    if lacking:
-        lines.append(f"the file lacks {len(lacking)} layers, such as {lacking[0]}")
-    if more:
-        lines.append(f"the file has {len(more)} layers more, such as {more[0]}")
-    if lacking or more:
-        overrides.append(f"{key}.targets=[{','.join(_targets(asked.modules, theirs))}]")
-    other = [name for name in ours if name in theirs and not _same(ours[name], theirs[name])]
-    if other or more:
-        overrides += _scale_overrides(key, asked.spec, spec)
-    if other:
-        told = [f"rank {r}, alpha {alpha:g}" for r, alpha in (ours[other[0]], theirs[other[0]])]
-        lines.append(f"{other[0]}: {told[0]} asked for, {told[1]} in the file")
-    if asked.spec.use_dora != spec.use_dora:
-        lines.append("the file's is " + ("a DoRA" if spec.use_dora else "no DoRA"))
-        overrides.append(f"lora.use_dora={str(spec.use_dora).lower()}")
-    return lines, overrides
+def lora_specs(config: LoraConfig, family: str) -> dict[str, LoraSpec]:
+    """The adapter of each part that gets one."""
+    specs = {}
+    for part in layout_of(family).trainable:
+        own = config.part(part)
+        if own.method == "lora":
+            specs[part] = LoraSpec(
+                r=own.r or config.r,
+                alpha=own.alpha or config.alpha,
+                dropout=config.dropout,
+                targets=tuple(own.targets),
+                init=config.init,
+                use_dora=config.use_dora and part == "unet",
+                use_rslora=config.use_rslora,
+                rank_pattern=own.rank_pattern,
+                alpha_pattern=own.alpha_pattern,
+                rank_dropout=config.rank_dropout,
+            )
+    return specs
 
 
-def _layers(spec: LoraSpec) -> dict[str, tuple[int, float]]:
-    """Rank and effective alpha by layer, of the spec of a file, whose names are full ones."""
-    layers = {}
-    for name in spec.targets:
-        r, alpha = spec.rank_pattern.get(name, spec.r), spec.alpha_pattern.get(name, spec.alpha)
-        layers[name] = (r, alpha * math.sqrt(r) if spec.use_rslora else alpha)
-    return layers
-
-
-def _same(ours: tuple[int, float], theirs: tuple[int, float]) -> bool:
-    """Whether two layers have one rank and alpha; kohya's files hold alpha in float32."""
-    return ours[0] == theirs[0] and math.isclose(ours[1], theirs[1], rel_tol=1e-6)
-
-
-def _scale_overrides(key: str, asked: LoraSpec, spec: LoraSpec) -> list[str]:
-    """Overrides for rank and alpha of a file, by layer where they differ."""
-    overrides = [f"{key}.r={spec.r}", f"{key}.alpha={spec.alpha}"]
-    if asked.use_rslora != spec.use_rslora:
-        overrides.append(f"lora.use_rslora={str(spec.use_rslora).lower()}")
-    patterns: tuple[Mapping[str, float], ...] = (spec.rank_pattern, spec.alpha_pattern)
-    for name, pattern in zip(("rank_pattern", "alpha_pattern"), patterns, strict=True):
-        if pattern:
-            inside = ",".join(f"{layer}:{value}" for layer, value in pattern.items())
-            overrides.append(f"{key}.{name}={{{inside}}}")
-    return overrides
-
-
-def _targets(modules: Sequence[str], layers: Mapping[str, object]) -> list[str]:
-    """The shortest ends of names that mean these layers and no other module."""
-    found: dict[str, None] = {}
-    for layer in layers:
-        words = layer.split(".")
-        ends = [".".join(words[index:]) for index in range(len(words) - 1, -1, -1)]
-        named = [end for end in ends if not end[0].isdigit()]  # to_out.0, and never 0
-        found[next(end for end in named if _means_only(end, modules, layers))] = None
-    return list(found)
-
-
-def _means_only(end: str, modules: Sequence[str], layers: Mapping[str, object]) -> bool:
-    return all(n in layers for n in modules if n == end or n.endswith(f".{end}"))
+def add_adapters(family: Family, specs: Mapping[str, LoraSpec], seed: int) -> None:
+    """Put the adapters on the model's parts, in place."""
+    for part, spec in specs.items():
+        add_lora(family.parts[part], spec, derive_seed(seed, f"lora/{part}"))

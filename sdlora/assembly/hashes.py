@@ -4,13 +4,13 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdlora.assembly.parts import model_source
-from sdlora.assembly.sources import file_index
-from sdlora.config import TrainConfig
-from sdlora.data.sources import record
-from sdlora.files import file_mark, sha256
+from sdlora.assembly.base_model import model_source
+from sdlora.assembly.source import file_index
+from sdlora.config.train import TrainConfig
+from sdlora.data.sources.picture_source import record
 from sdlora.models.layouts import layout_of
 from sdlora.models.source import part_folder, resolve
+from sdlora.runtime.files import file_mark, sha256
 
 _KIND = "file/sha256"
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from sdlora.assembly.parts import device
-from sdlora.config_training import TrainerConfig
+from sdlora.assembly.device import compute_device
+from sdlora.config.trainer import TrainerConfig
 from sdlora.models.family import Family
 
 
@@ -15,7 +15,7 @@ def memory_and_speed(config: TrainerConfig, family: Family) -> None:
         checkpoint_gradients(family)
     if config.compile:
         compile_unet(family.unet)
-    if config.precision == "fp32" or device(config.accelerator).type != "cpu":
+    if config.precision == "fp32" or compute_device(config.accelerator).type != "cpu":
         for part in family.children():  # on a CPU in bf16 convolutions take a third longer so
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

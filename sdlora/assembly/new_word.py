@@ -11,18 +11,18 @@ from sdlora.adapters.textual_inversion import (
     add_new_word,
     add_to_tokenizer,
 )
-from sdlora.assembly.checks import prompts
-from sdlora.assembly.data import CheckedData
-from sdlora.assembly.parts import model_source
-from sdlora.config import TrainConfig
-from sdlora.config_lora import NewWordConfig
-from sdlora.config_model import ModelConfig
-from sdlora.config_rules import ConfigError
+from sdlora.assembly.base_model import model_source
+from sdlora.assembly.prompts import prompts
+from sdlora.assembly.training_pictures import CheckedData
+from sdlora.config.lora import NewWordConfig
+from sdlora.config.model import ModelConfig
+from sdlora.config.rules import ConfigError
+from sdlora.config.train import TrainConfig
 from sdlora.models.family import Family
 from sdlora.models.layouts import layout_of
 from sdlora.models.loading import load_tokenizers
 from sdlora.models.source import resolve
-from sdlora.progress import Progress
+from sdlora.runtime.progress import Progress
 
 
 def new_word(config: NewWordConfig) -> NewWord | None:

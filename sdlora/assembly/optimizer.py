@@ -9,10 +9,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from sdlora.adapters.learned_embedding import NEW_ROWS
-from sdlora.config import TrainConfig
-from sdlora.config_rules import ConfigError, require
+from sdlora.config.rules import ConfigError, require
+from sdlora.config.train import TrainConfig
 from sdlora.models.layouts import layout_of
-from sdlora.optim import (
+from sdlora.training.optimizers import (
     CUDA_ONLY,
     FINDS_ITS_STEP,
     FLAT_SCHEDULES,

@@ -8,20 +8,22 @@ from typing import Any
 
 import torch
 
-from sdlora.config_evaluation import EvaluationConfig, ScorerConfig
-from sdlora.config_rules import ConfigError
-from sdlora.data.pictures import PICTURE_SUFFIXES, PictureError, read_picture
-from sdlora.data.sources import PictureSource, readable
-from sdlora.metrics.aesthetic import AestheticScorer
-from sdlora.metrics.clip import ClipScore
-from sdlora.metrics.clip_scores import ClipScorer
-from sdlora.metrics.deepface import DeepFaceModel
-from sdlora.metrics.face import TinyFace
-from sdlora.metrics.face_scores import FaceScorer
-from sdlora.metrics.hw10 import Hw10Scorer
-from sdlora.metrics.image_features import ImageFeatures
-from sdlora.metrics.image_scores import ImageScorer
-from sdlora.metrics.scoring import (
+from sdlora.assembly.prompts import prior_prompts
+from sdlora.config.evaluation import EvaluationConfig, ScorerConfig
+from sdlora.config.rules import ConfigError
+from sdlora.config.sampling import SamplingConfig
+from sdlora.data.pictures.decode import PICTURE_SUFFIXES, PictureError, read_picture
+from sdlora.data.sources.picture_source import PictureSource, readable
+from sdlora.evaluation.aesthetic import AestheticScorer
+from sdlora.evaluation.clip_metric import ClipScore
+from sdlora.evaluation.clip_scores import ClipScorer
+from sdlora.evaluation.deepface_model import DeepFaceModel
+from sdlora.evaluation.face_metric import TinyFace
+from sdlora.evaluation.face_scores import FaceScorer
+from sdlora.evaluation.hw10 import Hw10Scorer
+from sdlora.evaluation.image_features import ImageFeatures
+from sdlora.evaluation.image_scores import ImageScorer
+from sdlora.evaluation.scoring import (
     Absent,
     KnownPictures,
     PictureScorer,
@@ -29,8 +31,8 @@ from sdlora.metrics.scoring import (
     with_class_word,
 )
 from sdlora.models.source import EMBEDDED, ModelSource, resolve
-from sdlora.optim import check_options
-from sdlora.progress import Progress
+from sdlora.runtime.progress import Progress
+from sdlora.training.optimizers import check_options
 
 MOST_REFERENCES = 100
 """So many training pictures, at most, are references where none is held out; and among so many,
@@ -189,3 +191,12 @@ def _deepface(
     model = DeepFaceModel(model_name, detector, batch_size)
     model.require_weights()
     return model
+
+
+def check_scores(config: EvaluationConfig, sampling: SamplingConfig) -> None:
+    """Check what the scores compare with."""
+    prior_prompts(sampling, config)
+    if config.references is not None and not Path(config.references).is_dir():
+        raise ConfigError(
+            f"evaluation.references={config.references}: no such folder; name one, or null"
+        )

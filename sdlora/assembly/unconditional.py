@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from sdlora.config import TrainConfig
-from sdlora.config_model import ModelConfig
-from sdlora.config_rules import ConfigError, require
+from sdlora.config.model import ModelConfig
+from sdlora.config.rules import ConfigError, require
+from sdlora.config.train import TrainConfig
 from sdlora.models.layouts import Layout, layout_of
 from sdlora.models.source import ModelSource, part_config
-from sdlora.optim import check_options
+from sdlora.training.optimizers import check_options
 
 
 def check_told(config: TrainConfig) -> None:

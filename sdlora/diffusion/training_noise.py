@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from sdlora.randomness import generator, normal
-from sdlora.transfer import send
+from sdlora.runtime.devices import send
+from sdlora.runtime.randomness import generator, normal
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from sdlora.adapters.arithmetic import Cut, Energy, difference_layer
-from sdlora.adapters.keys import CLIP_INSIDE, Layers, Layout
+from sdlora.adapters.file_keys import CLIP_INSIDE, Layers, Layout
 from sdlora.adapters.lora import merge
 from sdlora.adapters.spec import LoraError, listing
 from sdlora.export.lora_files import FreshBase
 from sdlora.export.proof import LOADERS, ExportError
-from sdlora.progress import Progress
+from sdlora.runtime.progress import Progress
 
 RELATIVE_TOLERANCE = 1e-3
 """Of the error that the discarded singular values give: they are sums of float32 numbers."""

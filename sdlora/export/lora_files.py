@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 
+from sdlora.adapters.file_keys import Layout
+from sdlora.adapters.file_writing import write_diffusers_file, write_kohya_file, write_peft_folders
 from sdlora.adapters.formats import apply_lora, read_lora
-from sdlora.adapters.keys import Layout
 from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.spec import LoraError
 from sdlora.adapters.weights import DIFFUSERS_CONFIG, SEAL
-from sdlora.adapters.writing import write_diffusers_file, write_kohya_file, write_peft_folders
 from sdlora.export.proof import ExportError, outputs, prove_file
-from sdlora.files import atomic_path, whole_folder
 from sdlora.models.family import Family
+from sdlora.runtime.files import atomic_path, whole_folder
 
 ALPHA_TOLERANCE = 1e-6
 """Relative; kohya's layout holds alpha as a float32."""

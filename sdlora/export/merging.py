@@ -12,16 +12,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sdlora.adapters.file_writing import write_diffusers_file
 from sdlora.adapters.formats import apply_lora, remove_lora
 from sdlora.adapters.lora import merge, set_scale
 from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.spec import LoraError
 from sdlora.adapters.weights import check_finite
-from sdlora.adapters.writing import write_diffusers_file
 from sdlora.export.lora_files import FreshBase, header
+from sdlora.export.original_layout import original_tensors
 from sdlora.export.proof import TOLERANCE, ExportError, outputs
-from sdlora.export.single_file import original_tensors
-from sdlora.files import atomic_path, whole_folder
+from sdlora.runtime.files import atomic_path, whole_folder
 
 SINGLE_FILE = ".safetensors"
 MERGED_PARTS = ("vae", "text_encoder", "text_encoder_2", "unet")

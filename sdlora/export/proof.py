@@ -12,10 +12,10 @@ from diffusers import DiffusionPipeline
 from peft import PeftModel
 from torch import Tensor, nn
 
+from sdlora.adapters.file_writing import adapted_parts
 from sdlora.adapters.formats import DIFFUSERS_FILE, apply_lora, read_lora
 from sdlora.adapters.lora import ADAPTER, adapted_layers, lora_state_dict
 from sdlora.adapters.lora_file import LoraFile
-from sdlora.adapters.writing import adapted_parts
 
 TOLERANCE = 1e-4
 """Largest difference of outputs, relative to the largest output (at least 1). Both sides are the

@@ -17,8 +17,8 @@ from diffusers.utils import logging as diffusers_logging
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
-from sdlora.files import file_mark, user_cache_folder, whole_folder
 from sdlora.models.layouts import LAYOUTS, layout_of
+from sdlora.runtime.files import file_mark, user_cache_folder, whole_folder
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 """Endings of files that can run code when they are read."""

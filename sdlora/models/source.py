@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from sdlora.models.layouts import layout_of
 from sdlora.models.single_file import ENDINGS, SingleFileError, converted_model, converted_vae
+from sdlora.runtime.places import ASSETS
 
 EMBEDDED = "embedded:"
 """A path that begins so names a folder inside the package's own assets."""
@@ -138,7 +138,7 @@ def resolve(source: ModelSource, key: str = "model.path", weights: bool = True) 
             can be fetched.
     """
     if source.path.startswith(EMBEDDED):
-        return Path(str(resources.files("sdlora") / "assets" / source.path.removeprefix(EMBEDDED)))
+        return ASSETS / source.path.removeprefix(EMBEDDED)
     path = Path(source.path).expanduser()
     if path.is_dir():
         return path

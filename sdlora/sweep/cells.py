@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from sdlora.best import Best, read_best
-from sdlora.lenient import inside, is_number, mapping, read_mapping
-from sdlora.metrics.scores import Scores, scores_from
-from sdlora.report import read_steps
+from sdlora.evaluation.scores import Scores, scores_from
+from sdlora.runs.best import Best, read_best
+from sdlora.runs.partial_files import inside, is_number, mapping, read_mapping
+from sdlora.runs.report import read_steps
 from sdlora.sweep.plan import FILE_NAME, VERSION
 from sdlora.sweep.state import FILE_NAME as CELL_FILE
 from sdlora.sweep.state import RUNNING

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sdlora.best import Best
-from sdlora.lenient import is_number
-from sdlora.metrics.interval import bootstrap_interval
-from sdlora.metrics.scores import Scores
-from sdlora.metrics.selection import LOWEST, Rule
+from sdlora.evaluation.interval import bootstrap_interval
+from sdlora.evaluation.scores import Scores
+from sdlora.evaluation.selection import LOWEST, Rule
+from sdlora.runs.best import Best
+from sdlora.runs.partial_files import is_number
 from sdlora.sweep.cells import SEED, Cell, Sweep
 from sdlora.sweep.state import DONE
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from sdlora.config_rules import ConfigError
-from sdlora.files import write_text
+from sdlora.config.rules import ConfigError
+from sdlora.runtime.files import write_text
 
 FILE_NAME = "sweep.yaml"
 STUDY = "study.journal"

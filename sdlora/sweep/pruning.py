@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdlora.metrics.scores import Scores
+from sdlora.evaluation.scores import Scores
 from sdlora.sweep.plan import STUDY
 from sdlora.sweep.search import CELL, NAME, PRUNED, Goal, storage_of
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock, Timeout
 
-from sdlora.config_rules import ConfigError
-from sdlora.randomness import derive_seed
+from sdlora.config.rules import ConfigError
+from sdlora.runtime.randomness import derive_seed
 from sdlora.sweep.cells import read_sweep
 from sdlora.sweep.plan import STUDY, Cell, SweptKey, cells
 from sdlora.sweep.state import DONE, RUNNING

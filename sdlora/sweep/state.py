@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sdlora.best import read_best
-from sdlora.files import write_json
-from sdlora.metrics.selection import Rule
+from sdlora.evaluation.selection import Rule
+from sdlora.runs.best import read_best
+from sdlora.runtime.files import write_json
 
 FILE_NAME = "cell.json"
 RUNNING, DONE, FAILED = "running", "done", "failed"

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdlora.files import atomic_path, write_json
+from sdlora.runtime.files import atomic_path, write_json
 
 SIZE_PX = 64
 

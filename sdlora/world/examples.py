@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from sdlora.files import atomic_path, write_text
+from sdlora.runtime.files import atomic_path, write_text
+from sdlora.runtime.places import shipped
 from sdlora.world.ink import InkPen
 from sdlora.world.portraits import (
     EXAMPLE_IDENTITY_SEED,
@@ -62,7 +63,7 @@ def write_examples(folder: Path) -> None:
 def main() -> None:
     """Write the examples to the folder that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m sdlora.world.examples", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "examples")
+    parser.add_argument("--out", type=Path, default=shipped("examples"))
     write_examples(parser.parse_args().out)
 
 

@@ -15,7 +15,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from sdlora.adapters.keys import to_kohya
+from sdlora.adapters.file_keys import to_kohya
 from sdlora.adapters.lora import adapted_layers, add_lora, lora_parameters
 from sdlora.adapters.spec import LoraSpec
 from tests.architectures import SD15_UNET, SDXL_UNET

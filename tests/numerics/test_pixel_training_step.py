@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdlora.data.dataset import Batch
-from sdlora.data.pictures import to_unit_range
+from sdlora.data.batches.dataset import Batch
+from sdlora.data.pictures.decode import to_unit_range
 from sdlora.diffusion.noise_schedule import NoiseSchedule
 from sdlora.diffusion.objective import Objective
 from sdlora.models.ddpm import UnconditionalDiffusion
-from sdlora.module import DiffusionModule
-from sdlora.randomness import normal, uniform
+from sdlora.runtime.randomness import normal, uniform
+from sdlora.training.module import DiffusionModule
 
 SEED, SIDE, WEIGHT = 7, 8, 0.75
 SCHEDULE = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sdlora.diffusion.training_noise import TrainingNoise
-from sdlora.randomness import generator, normal
+from sdlora.runtime.randomness import generator, normal
 
 SHAPE = (4, 16, 16)
 INDICES = torch.arange(500)

@@ -22,13 +22,13 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from sdlora.adapters.lora import add_lora
 from sdlora.adapters.spec import LoraSpec
-from sdlora.data.dataset import Batch
+from sdlora.data.batches.dataset import Batch
 from sdlora.diffusion.noise_schedule import NoiseSchedule
 from sdlora.diffusion.objective import Objective
 from sdlora.diffusion.weighting import min_snr_weight
 from sdlora.models.sd import StableDiffusion
-from sdlora.module import DiffusionModule
-from sdlora.randomness import normal, uniform
+from sdlora.runtime.randomness import normal, uniform
+from sdlora.training.module import DiffusionModule
 
 SEED, R, ALPHA, LENGTH = 7, 4, 6.0, 8
 SCALING_FACTOR = 0.18215

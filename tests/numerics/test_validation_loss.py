@@ -17,8 +17,8 @@ from sdlora.diffusion.weighting import debiased_weight, min_snr_weight
 from sdlora.models.loading import load_family
 from sdlora.models.sd import StableDiffusion
 from sdlora.models.source import ModelSource
-from sdlora.randomness import generator
-from sdlora.validation import FixedSet, ValidationLoss
+from sdlora.runtime.randomness import generator
+from sdlora.training.validation_loss import FixedSet, ValidationLoss
 
 
 @pytest.fixture(scope="module")

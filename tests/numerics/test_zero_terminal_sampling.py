@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sdlora.diffusion.noise_schedule import NoiseSchedule, changed_schedule
-from sdlora.samplers import SAMPLERS
+from sdlora.sampling.samplers import SAMPLERS
 
 # diffusers 0.42 gives tensors to numpy functions, which torch 2.13 answers in the old protocol
 pytestmark = pytest.mark.filterwarnings("ignore:__array_(_ impl|wrap__ must):DeprecationWarning")

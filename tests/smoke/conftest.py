@@ -15,9 +15,9 @@ from PIL import Image
 
 import evaluate as evaluation
 import train
-from sdlora.command_line import run
-from sdlora.config import EvaluateConfig
-from sdlora.program import TRACEBACK
+from sdlora.cli.command_line import run
+from sdlora.config.evaluate import EvaluateConfig
+from sdlora.runtime.program import TRACEBACK
 from tests.smoke.browsers import BROWSERS, TIMEOUT_MS
 
 SMALL = (

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import sdlora.assembly.training
+import sdlora.commands.train.training
 import train
-from sdlora.callbacks.stopping import StopSignals
+from sdlora.training.callbacks.stopping import StopSignals
 
 SIGNAL, PLACE, STEP, *CELL = os.environ["STOP"].split()
 
@@ -54,6 +54,6 @@ class InTheMiddle(StopSignals):
 
 if __name__ == "__main__":
     os.replace = replace  # type: ignore[assignment]
-    sdlora.assembly.training.StopSignals = InTheMiddle  # type: ignore[misc]
+    sdlora.commands.train.training.StopSignals = InTheMiddle  # type: ignore[misc]
     sys.argv[0] = "train.py"
     train.main()

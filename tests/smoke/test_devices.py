@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
-from sdlora.assembly import keeping
-from sdlora.callbacks.stopping import StopSignals
-from sdlora.command_line import quoted
-from sdlora.module import DiffusionModule
+from sdlora.cli.command_line import quoted
+from sdlora.commands.train import keeping
+from sdlora.training.callbacks.stopping import StopSignals
+from sdlora.training.module import DiffusionModule
 from tests.smoke.conftest import SMALL
 
 pytestmark = pytest.mark.slow
@@ -117,7 +117,7 @@ def test_two_devices_train_what_one_does_in_a_sweep_that_is_cut(
     scored = (*(item for item in settings if item != "evaluation=none"), "evaluation.image=none")
     with monkeypatch.context() as patch:
         patch.setattr(keeping, "base_model", base_model)
-        patch.setattr("sdlora.assembly.training.StopSignals", InSecondCell)
+        patch.setattr("sdlora.commands.train.training.StopSignals", InSecondCell)
         with pytest.raises(SystemExit) as stop:
             train_here("-m", *scored, "trainer=ddp", "lora.r=2,4", f"hydra.sweep.dir={sweep}")
     assert stop.value.code == 143

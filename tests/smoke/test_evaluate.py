@@ -11,7 +11,7 @@ import pytest
 
 from sdlora.world.portraits import EXAMPLE_IDENTITY_SEED, portrait
 from tests.smoke.conftest import SMALL, Train, TrainHere
-from tests.unit.metrics.random_deepface import write_weights
+from tests.unit.evaluation.random_deepface import write_weights
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sdlora.export.__main__ import main
+from sdlora.commands.lora.arguments import main
 from tests.smoke.conftest import SMALL, TrainHere
 
 FILE = "pytorch_lora_weights.safetensors"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sdlora.html_report.page import write_html_report
-from sdlora.metrics.scores import KINDS
+from sdlora.evaluation.scores import KINDS
+from sdlora.reports.page import write_html_report
 from tests.smoke.browsers import WIDTHS_PX, opened, require_no_overflow
 
 EVIL = """a dog </script><script>alert(1)</script><img src=x onerror='alert(2)'>"""

@@ -9,7 +9,7 @@ import pytest
 
 optuna = pytest.importorskip("optuna", reason="optuna is not installed (the extra search)")
 
-from sdlora.assembly import results  # noqa: E402
+from sdlora.commands.train import results  # noqa: E402
 from sdlora.sweep.search import NAME, storage_of  # noqa: E402
 from tests.smoke.conftest import SMALL, TrainHere  # noqa: E402
 

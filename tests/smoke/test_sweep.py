@@ -16,9 +16,9 @@ import yaml
 from filelock import FileLock
 from safetensors.torch import load_file
 
-from sdlora.assembly import keeping
-from sdlora.callbacks.stopping import StopSignals
-from sdlora.run_folder import RunFolderError
+from sdlora.commands.train import keeping
+from sdlora.runs.run_folder import RunFolderError
+from sdlora.training.callbacks.stopping import StopSignals
 from tests.smoke.conftest import SMALL, Train, TrainHere
 
 pytestmark = pytest.mark.slow
@@ -148,7 +148,7 @@ def test_a_signal_ends_the_sweep_and_the_same_command_goes_on(
                     os.kill(os.getpid(), number)
 
         with monkeypatch.context() as patched:
-            patched.setattr("sdlora.assembly.training.StopSignals", Stopped)
+            patched.setattr("sdlora.commands.train.training.StopSignals", Stopped)
             with pytest.raises(SystemExit) as stop:
                 train_here(*command)
         assert stop.value.code == 128 + number
@@ -166,7 +166,7 @@ def test_a_cell_that_another_process_trains_is_left_to_it(
     """As where a killed sweep's jobs live on, and the same command is given again."""
     cell = tmp_path / "run"  # nothing is swept
     program = (
-        "import sys; from pathlib import Path; from sdlora.run_folder import locked\n"
+        "import sys; from pathlib import Path; from sdlora.runs.run_folder import locked\n"
         f"with locked(Path({str(cell)!r})): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sdlora.html_report.sweep_page import write_sweep_report
+from sdlora.reports.sweep_page import write_sweep_report
 from tests.smoke.browsers import WIDTHS_PX, opened, require_no_overflow
 from tests.smoke.conftest import Train
 from tests.sweep_folders import write_cell, write_pictures, write_state, write_sweep

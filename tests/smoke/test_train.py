@@ -1,7 +1,6 @@
 """``python train.py`` as the README calls it, on a random base of the SD1.5 layout."""
 
 import json
-import os
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
@@ -17,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.places import PHOTOS
 from tests.smoke.conftest import SMALL, Train, TrainHere, write_pictures
 
 
@@ -271,15 +271,13 @@ def test_a_hundred_real_photos(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    shared = Path(os.environ.get("SDLORA_SHARED", repository.parent / "shared"))
-    photos = shared / "data" / "hw10" / "photos"
-    if not photos.is_dir():
-        pytest.skip(f"the photos are not here ({photos})")
+    if not PHOTOS.is_dir():
+        pytest.skip(f"the photos are not here ({PHOTOS})")
     train_here(
         *SMALL,
         f"model.path={random_base}",
-        f"data.root={photos}",
-        f"sampling.prompts={photos.parent}/prompts/validation_prompt.txt",
+        f"data.root={PHOTOS}",
+        f"sampling.prompts={PHOTOS.parent}/prompts/validation_prompt.txt",
         "trainer.max_steps=2",
         f"hydra.run.dir={tmp_path}",
     )

@@ -1,4 +1,4 @@
-"""The shipped nets are whole and hold looser bounds than ``sdlora.assets.check`` asks for."""
+"""The shipped nets are whole, and within looser bounds than ``assets_check`` asks for."""
 
 from pathlib import Path
 
@@ -9,13 +9,16 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from transformers import CLIPModel, CLIPTextConfig, CLIPTokenizer
 
-from sdlora.assets import check
-from sdlora.world import attributes_training, clip, examples, face_training
+from sdlora.world import examples
 from sdlora.world.attributes import AttributeClassifier
 from sdlora.world.face import FaceEmbedder
-from sdlora.world.pictures import draw_many, to_tensor
 from sdlora.world.portraits import HELD_OUT_SEEDS
-from sdlora.world.vae import latents_std, reconstruction_psnr
+from sdlora.world.training import assets_check as check
+from sdlora.world.training import attribute_classifier as attributes_training
+from sdlora.world.training import clip_model as clip
+from sdlora.world.training import face_embedder as face_training
+from sdlora.world.training.many_portraits import draw_many, to_tensor
+from sdlora.world.training.vae import latents_std, reconstruction_psnr
 
 SEEDS = list(HELD_OUT_SEEDS[50_000:50_100])
 

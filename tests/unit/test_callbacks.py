@@ -19,25 +19,25 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 from torch import Tensor, nn
 
-from sdlora.best import BestAdapter, read_best
-from sdlora.callbacks import speed as speed_module
-from sdlora.callbacks.averaging import ExponentialMovingAverage
-from sdlora.callbacks.drawing import Evaluate
-from sdlora.callbacks.saving import Checkpoints
-from sdlora.callbacks.speed import Throughput, peak_memory_mib
-from sdlora.callbacks.steps import OptimizerStepCallback, every
-from sdlora.callbacks.stopping import StopSignals
-from sdlora.checkpoint import newest_valid, problem_of, step_folder, steps_on_disk
-from sdlora.evaluator import Evaluation, Evaluator
-from sdlora.generate import Prompt
-from sdlora.metrics.scores import Scores
-from sdlora.metrics.selection import Rule
+from sdlora.evaluation.evaluator import Evaluation, Evaluator
+from sdlora.evaluation.scores import Scores
+from sdlora.evaluation.selection import Rule
 from sdlora.models.offload import Offload
 from sdlora.models.sd import StableDiffusion
-from sdlora.module import DiffusionModule, TrainingError
-from sdlora.progress import Progress
+from sdlora.runs.best import BestAdapter, read_best
+from sdlora.runs.checkpoints import newest_valid, problem_of, step_folder, steps_on_disk
+from sdlora.runtime.progress import Progress
+from sdlora.sampling.generate import Prompt
 from sdlora.sweep.pruning import Pruning
-from sdlora.validation import FixedSet, ValidationLoss
+from sdlora.training.callbacks import speed as speed_module
+from sdlora.training.callbacks.averaging import ExponentialMovingAverage
+from sdlora.training.callbacks.drawing import Evaluate
+from sdlora.training.callbacks.every_n_steps import OptimizerStepCallback, every
+from sdlora.training.callbacks.saving import Checkpoints
+from sdlora.training.callbacks.speed import Throughput, peak_memory_mib
+from sdlora.training.callbacks.stopping import StopSignals
+from sdlora.training.module import DiffusionModule, TrainingError
+from sdlora.training.validation_loss import FixedSet, ValidationLoss
 from tests.unit.tiny_training import Stream, adapted, diffusion_module, trainer
 
 

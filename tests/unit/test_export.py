@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from sdlora.adapters.lora import lora_parameters
 from sdlora.adapters.spec import LoraError
+from sdlora.export.layouts import export_lora, export_pipeline
 from sdlora.export.proof import ExportError, prove_export
-from sdlora.export.writing import export_lora, export_pipeline
-from sdlora.files import whole_folder
+from sdlora.runtime.files import whole_folder
 from tests.unit.adapters.tiny_models import (
     ATTENTION,
     EVERYTHING,

@@ -7,83 +7,34 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.places import REPOSITORY
+
 PACKAGE = REPOSITORY / "sdlora"
 
-LEVELS = {
-    "sdlora": 0,  # the version
-    "sdlora.config": 0,
-    "sdlora.config_captions": 0,
-    "sdlora.config_data": 0,
-    "sdlora.config_evaluation": 0,
-    "sdlora.config_lora": 0,
-    "sdlora.config_model": 0,
-    "sdlora.config_objective": 0,
-    "sdlora.config_rules": 0,
-    "sdlora.config_training": 0,
-    "sdlora.config_sweep": 0,
-    "sdlora.files": 0,
-    "sdlora.lenient": 0,
-    "sdlora.randomness": 0,
-    "sdlora.transfer": 0,
-    "sdlora.program": 0,
-    "sdlora.progress": 0,
-    "sdlora.diffusion.*": 1,
-    "sdlora.data.samples": 1,
-    "sdlora.data.captions": 1,
-    "sdlora.data.caption_check": 1,
-    "sdlora.data.buckets": 1,
-    "sdlora.data.batches": 1,
-    "sdlora.world.*": 1,
-    "sdlora.data.*": 2,
-    "sdlora.models.*": 2,
-    "sdlora.adapters.*": 2,
-    "sdlora.optim": 2,
-    "sdlora.metrics.scores": 2,
-    "sdlora.metrics.selection": 2,
-    "sdlora.module": 3,
-    "sdlora.step_cost": 4,
-    "sdlora.metrics.*": 3,  # beside the module: whatever draws and scores stands on both
-    "sdlora.callbacks.*": 5,
-    "sdlora.evaluator": 4,
-    "sdlora.samplers": 4,
-    "sdlora.pixels": 4,
-    "sdlora.generate": 4,
-    "sdlora.report": 3,
-    "sdlora.run_folder": 4,
-    "sdlora.sweep.*": 4,
-    "sdlora.export.__main__": 6,  # its commands take base models by the names of the config
-    "sdlora.export.*": 4,
-    "sdlora.model_card": 4,
-    "sdlora.html_report": 5,
-    "sdlora.html_report.*": 5,
-    "sdlora.best": 3,
-    "sdlora.grid": 4,
-    "sdlora.validation": 4,
-    "sdlora.checkpoint": 4,
-    "sdlora.assembly": 6,
-    "sdlora.assembly.*": 6,
-    "sdlora.command_line": 6,
-    "sdlora.composition_errors": 6,
-    "sdlora.processes": 6,
-    "sdlora.assets.*": 6,
-}
-SEES_CONFIG = (
-    "sdlora.config",
-    "sdlora.config_captions",
-    "sdlora.config_data",
-    "sdlora.config_evaluation",
-    "sdlora.config_lora",
-    "sdlora.config_model",
-    "sdlora.config_objective",
-    "sdlora.config_rules",
-    "sdlora.config_training",
-    "sdlora.config_sweep",
-    "sdlora.command_line",
-    "sdlora.composition_errors",
-    "sdlora.processes",
-    "sdlora.assembly",  # and what lies in it
+ROOMS = (
+    "runtime",
+    "config",
+    "cli",
+    "diffusion",
+    "adapters",
+    "models",
+    "world",
+    "data",
+    "sampling",
+    "evaluation",
+    "runs",
+    "sweep",
+    "training",
+    "export",
+    "reports",
+    "assembly",
+    "commands",
 )
+"""From the ground up: a file imports from its own room and from those before it."""
+
+COMPOSES = ("config", "cli", "assembly", "commands")
+"""Rooms that know Hydra or OmegaConf; the others take typed configs."""
+
 NAMELESS = {"utils", "util", "helpers", "helper", "misc", "common", "src"}
 
 
@@ -93,20 +44,12 @@ def name_of(path: Path) -> str:
 
 
 MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-LEVELLED = [module for module, path in MODULES.items() if path.name != "__init__.py"]
+FILES = [module for module, path in MODULES.items() if path.name != "__init__.py"]
 
 
-def level_of(module: str) -> int | None:
-    """The level of a module, by its own name or by its folder's; ``None`` if it has none."""
-    folder = module.rpartition(".")[0]
-    for key in (module, f"{folder}.*", f"{module}.*"):
-        if key in LEVELS:
-            return LEVELS[key]
-    return None
-
-
-def folder_of(module: str) -> str:
-    return name_of(MODULES[module].parent)
+def room_of(module: str) -> str:
+    """``sdlora.data.sources.scan`` -> ``data``."""
+    return module.split(".")[1] if "." in module else ""
 
 
 @cache
@@ -144,20 +87,15 @@ def project_imports(module: str, for_types: bool = True) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("module", LEVELLED)
-def test_a_file_has_a_level(module: str) -> None:
-    assert level_of(module) is not None, f"{module}: give it a level in LEVELS"
+def test_every_room_has_its_place() -> None:
+    assert {room_of(module) for module in FILES} == set(ROOMS)
 
 
-@pytest.mark.parametrize("module", LEVELLED)
+@pytest.mark.parametrize("module", FILES)
 def test_a_file_imports_only_from_below_or_beside(module: str) -> None:
-    own = level_of(module)
-    for imported in sorted(project_imports(module)):
-        level = level_of(imported)
-        beside = folder_of(imported) == folder_of(module)
-        assert level < own or (beside and level == own), (
-            f"{module} (level {own}) imports {imported} (level {level})"
-        )
+    below = ROOMS[: ROOMS.index(room_of(module)) + 1]
+    for imported in sorted(project_imports(module) - {"sdlora"}):
+        assert room_of(imported) in below, f"{module} imports {imported}, which stands above it"
 
 
 def test_no_two_files_import_each_other() -> None:
@@ -188,18 +126,10 @@ def test_an_init_file_re_exports_nothing(path: Path) -> None:
         assert docstring or version, f"{path}:{node.lineno}: {ast.unparse(node)}"
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if not name.startswith(SEES_CONFIG)])
-def test_only_the_ends_see_config_objects(module: str) -> None:
+@pytest.mark.parametrize("module", [name for name in FILES if room_of(name) not in COMPOSES])
+def test_only_the_ends_know_how_configs_are_composed(module: str) -> None:
     roots = {name.split(".")[0] for name in imports_of(MODULES[module])}
     assert not roots & {"hydra", "omegaconf"}, module
-    if "sdlora.config" in imports_of(MODULES[module]):
-        names = {
-            alias.name
-            for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))
-            if isinstance(node, ast.ImportFrom) and node.module == "sdlora.config"
-            for alias in node.names
-        }
-        assert names == {"ConfigError"}, f"{module} takes {names} from sdlora.config"
 
 
 @pytest.mark.parametrize("module", MODULES)

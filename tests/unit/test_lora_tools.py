@@ -13,12 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sdlora.adapters.file_writing import write_diffusers, write_kohya
 from sdlora.adapters.formats import read_lora
 from sdlora.adapters.lora import add_lora
 from sdlora.adapters.spec import LoraSpec
-from sdlora.adapters.writing import write_diffusers, write_kohya
+from sdlora.commands.lora.arguments import main
 from sdlora.export import lora_files
-from sdlora.export.__main__ import main
 from sdlora.export.merging import write_merged
 from sdlora.export.proof import outputs
 from sdlora.models.loading import load_family
@@ -95,7 +95,7 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 
 def test_help_needs_no_library(repository: Path) -> None:
-    code = "import sys; from sdlora.export.__main__ import main\ntry: main(['--help'])\n"
+    code = "import sys; from sdlora.commands.lora.arguments import main\ntry: main(['--help'])\n"
     code += "finally: assert not {'torch', 'hydra', 'diffusers'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True)
     assert done.returncode == 0, done.stderr

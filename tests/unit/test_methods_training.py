@@ -8,10 +8,10 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from sdlora.callbacks.averaging import ExponentialMovingAverage
-from sdlora.export.writing import export_pipeline
+from sdlora.export.layouts import export_pipeline
 from sdlora.models.sd import StableDiffusion
-from sdlora.module import DiffusionModule
+from sdlora.training.callbacks.averaging import ExponentialMovingAverage
+from sdlora.training.module import DiffusionModule
 from tests.unit.test_optimizers_resume import stop_and_resume
 from tests.unit.tiny_training import Stream, adapted, batch, diffusion_module, trainer
 

@@ -17,8 +17,8 @@ from sdlora.diffusion.timesteps import TimestepSampling, by_bins, logit_normal
 from sdlora.diffusion.training_noise import TrainingNoise
 from sdlora.diffusion.weighting import debiased_weight, min_snr_weight, p2_weight
 from sdlora.models.sd import StableDiffusion
-from sdlora.module import DiffusionModule
-from sdlora.randomness import normal, uniform
+from sdlora.runtime.randomness import normal, uniform
+from sdlora.training.module import DiffusionModule
 from tests.unit.tiny_training import (
     SEED,
     Stream,

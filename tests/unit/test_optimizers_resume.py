@@ -13,14 +13,15 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from sdlora.callbacks.averaging import ScheduleFreeAverage
-from sdlora.callbacks.saving import Checkpoints
-from sdlora.callbacks.speed import Throughput
-from sdlora.callbacks.steps import OptimizerStepCallback
-from sdlora.checkpoint import newest_valid
 from sdlora.models.sd import StableDiffusion
-from sdlora.module import DiffusionModule
-from sdlora.optim import (
+from sdlora.runs.checkpoints import newest_valid
+from sdlora.runtime.progress import Progress
+from sdlora.training.callbacks.averaging import ScheduleFreeAverage
+from sdlora.training.callbacks.every_n_steps import OptimizerStepCallback
+from sdlora.training.callbacks.saving import Checkpoints
+from sdlora.training.callbacks.speed import Throughput
+from sdlora.training.module import DiffusionModule
+from sdlora.training.optimizers import (
     OPTIMIZERS,
     PACKAGES,
     SCHEDULES,
@@ -28,7 +29,6 @@ from sdlora.optim import (
     build_schedule,
     parameter_groups,
 )
-from sdlora.progress import Progress
 from tests.unit.tiny_training import Stream, adapted, diffusion_module, trainer
 
 PARTS = ("unet", "text_encoder")

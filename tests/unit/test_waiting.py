@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sdlora.data.dataset import Batch
+from sdlora.data.batches.dataset import Batch
 from sdlora.diffusion.huber import Huber
 from sdlora.diffusion.training_noise import TrainingNoise
 from sdlora.models.sd import StableDiffusion
-from sdlora.module import DiffusionModule, Teacher
+from sdlora.training.module import DiffusionModule, Teacher
 from tests.unit.tiny_training import adapted, batch, diffusion_module, without_trainer
 
 DEVICE = torch.device("meta")  # knows shapes and no numbers: whoever asks for one gets an error

@@ -13,14 +13,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from sdlora.adapters.lora import add_lora
 from sdlora.adapters.spec import LoraSpec
-from sdlora.checkpoint import WholeCheckpointIO
-from sdlora.data.datamodule import StreamSampler
-from sdlora.data.dataset import Batch
+from sdlora.data.batches.datamodule import StreamSampler
+from sdlora.data.batches.dataset import Batch
 from sdlora.diffusion.noise_schedule import NoiseSchedule
 from sdlora.diffusion.objective import Objective
 from sdlora.diffusion.weighting import min_snr_weight
 from sdlora.models.sd import StableDiffusion
-from sdlora.module import DiffusionModule
+from sdlora.runs.checkpoints import WholeCheckpointIO
+from sdlora.training.module import DiffusionModule
 
 SEED = 11
 TARGETS = {

@@ -14,11 +14,11 @@ from sdlora.adapters.arithmetic import (
     resized_layer,
     update_norm,
 )
+from sdlora.adapters.file_writing import adapters_of
 from sdlora.adapters.formats import apply_lora
 from sdlora.adapters.lora_file import LoraFile, from_layers
 from sdlora.adapters.spec import LoraError
-from sdlora.adapters.writing import adapters_of
-from sdlora.progress import Progress
+from sdlora.runtime.progress import Progress
 from tests.unit.adapters.tiny_models import EVERYTHING, outputs, tiny_unet, with_lora
 
 

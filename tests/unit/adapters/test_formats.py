@@ -14,11 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sdlora.adapters.file_writing import write_diffusers, write_kohya, write_peft
 from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.adapters.lora import adapted_layers, lora_state_dict
 from sdlora.adapters.spec import LoraError
 from sdlora.adapters.weights import write_weights
-from sdlora.adapters.writing import write_diffusers, write_kohya, write_peft
 from tests.unit.adapters.tiny_models import (
     ATTENTION,
     EVERYTHING,

@@ -20,11 +20,11 @@ from sdlora.adapters.textual_inversion import (
 )
 from sdlora.export.proof import ExportError
 from sdlora.export.proof_of_words import prove_embeddings
-from sdlora.generate import Prompt, generate
 from sdlora.models.family import Family
 from sdlora.models.loading import load_family
 from sdlora.models.sd import StableDiffusion
 from sdlora.models.source import ModelSource
+from sdlora.sampling.generate import Prompt, generate
 from tests.unit.tiny_training import batch, diffusion_module, trainer
 
 WORD = NewWord("<zwk>", init="cat", num_vectors=2)

@@ -12,13 +12,13 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sdlora.adapters.file_keys import PARTS
+from sdlora.adapters.file_writing import write_diffusers, write_kohya
 from sdlora.adapters.formats import apply_lora, read_lora, remove_lora
-from sdlora.adapters.keys import PARTS
 from sdlora.adapters.lora import adapted_layers, add_lora, lora_state_dict
 from sdlora.adapters.spec import LoraError, LoraSpec
-from sdlora.adapters.writing import write_diffusers, write_kohya
+from sdlora.export.layouts import export_lora
 from sdlora.export.proof import prove_export
-from sdlora.export.writing import export_lora
 from tests.models import random_xl, write_random_xl
 from tests.unit.adapters.tiny_models import ATTENTION, EVERYTHING, randomise
 

@@ -9,16 +9,18 @@ import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 
+from sdlora.adapters.file_writing import write_diffusers, write_kohya, write_peft
 from sdlora.adapters.lora import add_lora, lora_parameters, lora_state_dict
 from sdlora.adapters.spec import LoraSpec
-from sdlora.adapters.writing import write_diffusers, write_kohya, write_peft
-from sdlora.assembly import parts
-from sdlora.assembly.adapters import check_adapters, start_from_file
+from sdlora.assembly import adapters, base_model
+from sdlora.assembly.adapters import check_adapters
 from sdlora.assembly.hashes import init_hashes
-from sdlora.command_line import CONF, opened_options, register_schemas, to_typed
-from sdlora.config import TrainConfig
-from sdlora.config_rules import ConfigError
+from sdlora.assembly.init_from import start_from_file
+from sdlora.cli.command_line import opened_options, register_schemas, to_typed
+from sdlora.config.rules import ConfigError
+from sdlora.config.train import TrainConfig
 from sdlora.models.family import Family
+from sdlora.runtime.places import CONF
 
 Config = Callable[..., TrainConfig]
 
@@ -37,9 +39,9 @@ def config(random_base: Path) -> Config:
 
 def adapted(config: TrainConfig) -> Family:
     """The base with its adapters, as a run puts them on."""
-    family = parts.model(config.model, config.lora, "fp32", config.seed)
-    specs = parts.lora_specs(config.lora, config.model.family)
-    parts.add_adapters(family, specs, config.seed)
+    family = base_model.load(config.model, config.lora, "fp32", config.seed)
+    specs = adapters.lora_specs(config.lora, config.model.family)
+    adapters.add_adapters(family, specs, config.seed)
     return family
 
 
@@ -190,20 +192,20 @@ def test_what_no_layer_can_be_is_named(
 
 def test_one_of_two_text_encoders(config: Config, random_xl: Path) -> None:
     xl = ("model=sdxl", f"model.path={random_xl}")
-    both = parts.lora_specs(config(*xl, "lora.text_encoder.r=2").lora, "sdxl")
+    both = adapters.lora_specs(config(*xl, "lora.text_encoder.r=2").lora, "sdxl")
     assert both["text_encoder"] == both["text_encoder_2"]
     assert both["text_encoder_2"].r == 2
     only = config(*xl, "lora.text_encoder.method=frozen", "lora.text_encoder_2.method=lora")
     check_adapters(only)
-    assert parts.trains_text(only)
-    assert set(parts.lora_specs(only.lora, "sdxl")) == {"unet", "text_encoder_2"}
+    assert adapters.trains_text(only)
+    assert set(adapters.lora_specs(only.lora, "sdxl")) == {"unet", "text_encoder_2"}
     other = config(
         *xl, "lora.text_encoder_2.targets=[fc1]", "lora.text_encoder_2.rank_pattern={fc1:3}"
     )
-    specs = parts.lora_specs(other.lora, "sdxl")
+    specs = adapters.lora_specs(other.lora, "sdxl")
     assert specs["text_encoder_2"].targets == ("fc1",)
     assert specs["text_encoder_2"].rank_pattern == {"fc1": 3}
     assert not specs["text_encoder"].rank_pattern
     frozen = config(*xl, "lora.text_encoder.method=frozen")
-    assert not parts.trains_text(frozen)
-    assert not parts.trains_text(config("lora.text_encoder.method=frozen"))
+    assert not adapters.trains_text(frozen)
+    assert not adapters.trains_text(config("lora.text_encoder.method=frozen"))

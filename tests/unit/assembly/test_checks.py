@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sdlora.assembly.checks import check_evaluation, prior_prompts, prompts
-from sdlora.command_line import CONF, prepared_arguments, register_schemas, to_typed
-from sdlora.config import EvaluateConfig
-from sdlora.config_rules import ConfigError
-from sdlora.generate import Prompt
+from sdlora.assembly.prompts import prior_prompts, prompts
+from sdlora.cli.command_line import prepared_arguments, register_schemas, to_typed
+from sdlora.commands.evaluate.config_checks import check_evaluation
+from sdlora.config.evaluate import EvaluateConfig
+from sdlora.config.rules import ConfigError
+from sdlora.runtime.places import CONF
+from sdlora.sampling.generate import Prompt
 
 WORDS = ("evaluation.trigger_word=sks", "evaluation.class_word=man")
 

@@ -10,14 +10,15 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from sdlora.assembly import parts
-from sdlora.assembly.checks import check
+from sdlora.assembly import lightning_trainer
 from sdlora.assembly.optimizer import optimizer, rate_notes, schedule, trained_rates
-from sdlora.callbacks.averaging import ExponentialMovingAverage, ScheduleFreeAverage
-from sdlora.command_line import CONF, register_schemas, to_typed
-from sdlora.config import TrainConfig
-from sdlora.config_rules import ConfigError
-from sdlora.optim import CUDA_ONLY, OPTIMIZERS, PACKAGES
+from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.commands.train.config_checks import check
+from sdlora.config.rules import ConfigError
+from sdlora.config.train import TrainConfig
+from sdlora.runtime.places import CONF
+from sdlora.training.callbacks.averaging import ExponentialMovingAverage, ScheduleFreeAverage
+from sdlora.training.optimizers import CUDA_ONLY, OPTIMIZERS, PACKAGES
 
 PROMPTS = CONF.parent / "examples" / "prompts.txt"
 
@@ -124,9 +125,13 @@ def test_every_shipped_optimizer_takes_its_options(
 
 @pytest.mark.usefixtures("stand_ins")
 def test_which_average_pictures_show(config: Callable[..., TrainConfig]) -> None:
-    assert parts.average(config()) is None
-    assert isinstance(parts.average(config("trainer.ema_decay=0.9")), ExponentialMovingAverage)
-    assert isinstance(parts.average(config("optimizer=schedule_free_adamw")), ScheduleFreeAverage)
+    assert lightning_trainer.average(config()) is None
+    assert isinstance(
+        lightning_trainer.average(config("trainer.ema_decay=0.9")), ExponentialMovingAverage
+    )
+    assert isinstance(
+        lightning_trainer.average(config("optimizer=schedule_free_adamw")), ScheduleFreeAverage
+    )
 
 
 def test_a_rate_that_is_probably_not_meant_is_noted(config: Callable[..., TrainConfig]) -> None:

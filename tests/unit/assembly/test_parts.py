@@ -7,18 +7,19 @@ import pytest
 import torch
 from lightning.pytorch.accelerators import MPSAccelerator
 
-from sdlora.assembly.parts import check_training, device
-from sdlora.config_rules import ConfigError
-from tests.unit.assembly.test_keeping import train_config
+from sdlora.assembly.base_model import check_training
+from sdlora.assembly.device import compute_device
+from sdlora.config.rules import ConfigError
+from tests.unit.commands.train.test_keeping import train_config
 
 
 def test_auto_is_what_lightning_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = lightning.Trainer(accelerator="auto", logger=False, enable_checkpointing=False)
-    assert device("auto").type == theirs.strategy.root_device.type
-    assert device("gpu") == torch.device("cuda")
+    assert compute_device("auto").type == theirs.strategy.root_device.type
+    assert compute_device("gpu") == torch.device("cuda")
     monkeypatch.setattr(MPSAccelerator, "is_available", lambda: True)
-    assert device("auto") == device("gpu") == torch.device("mps")
-    assert device("cpu") == torch.device("cpu")
+    assert compute_device("auto") == compute_device("gpu") == torch.device("mps")
+    assert compute_device("cpu") == torch.device("cpu")
 
 
 def test_nothing_is_compiled_for_a_cpu(random_base: Path) -> None:

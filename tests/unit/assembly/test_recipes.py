@@ -7,18 +7,19 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from sdlora.assembly import parts
+from sdlora.assembly import adapters, base_model, lightning_trainer
 from sdlora.assembly.adapters import check_adapters
+from sdlora.assembly.loss import check_objective
 from sdlora.assembly.new_word import teach
-from sdlora.assembly.objective import check_objective
-from sdlora.command_line import CONF, register_schemas, to_typed
-from sdlora.config import TrainConfig
-from sdlora.data.dataset import Batch
+from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.config.train import TrainConfig
+from sdlora.data.batches.dataset import Batch
 from sdlora.models.family import Family
 from sdlora.models.layouts import LAYOUTS
 from sdlora.models.source import noise_schedule_config
-from sdlora.module import DiffusionModule
-from sdlora.optim import CUDA_ONLY, PACKAGES
+from sdlora.runtime.places import CONF
+from sdlora.training.module import DiffusionModule
+from sdlora.training.optimizers import CUDA_ONLY, PACKAGES
 from tests.models import TINY_PIXELS
 
 GROUPS = ("experiment", "lora", "objective", "optimizer", "scheduler")
@@ -52,15 +53,15 @@ def built(config: TrainConfig) -> Built:
     """Model with adapters, and the module with its objective; as a run puts them together."""
     check_adapters(config)
     is_taught = config.data.prior.mode == "teacher"
-    schedule = noise_schedule_config(parts.model_source(config.model))
+    schedule = noise_schedule_config(base_model.model_source(config.model))
     check_objective(config.objective, schedule, is_taught)
-    family = parts.model(config.model, config.lora, "fp32", config.seed)
+    family = base_model.load(config.model, config.lora, "fp32", config.seed)
     changed = config.objective.prediction_type, config.objective.zero_terminal_snr
     family.change_noise_schedule(*changed)
-    specs = parts.lora_specs(config.lora, config.model.family)
-    parts.add_adapters(family, specs, config.seed)
+    specs = adapters.lora_specs(config.lora, config.model.family)
+    adapters.add_adapters(family, specs, config.seed)
     teach(family, config.lora.new_word)
-    return family, parts.module(config, family, batches_per_epoch=4)
+    return family, lightning_trainer.module(config, family, batches_per_epoch=4)
 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -75,7 +76,7 @@ def test_every_option_can_be_built(path: Path, config: Config) -> None:
     family, module = built(told)
     configured = module.configure_optimizers()
     rates = {each["name"]: each["lr"] for each in configured["optimizer"].param_groups}
-    methods = {part: parts.part_config(told.lora, part).method for part in family.parts}
+    methods = {part: told.lora.part(part).method for part in family.parts}
     trained = {part for part, method in methods.items() if method != "frozen"}
     if told.lora.new_word.name is not None:
         trained |= {f"{part}_new_word" for part in family.text_encoders}

@@ -8,12 +8,13 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from sdlora.assembly.scorers import pictures_in, scorer
-from sdlora.command_line import CONF, opened_options, register_schemas, to_typed
-from sdlora.config import TrainConfig
-from sdlora.config_rules import ConfigError
-from sdlora.metrics.scores import Scores
-from sdlora.metrics.scoring import KnownPictures, Pictures
-from sdlora.progress import Progress
+from sdlora.cli.command_line import opened_options, register_schemas, to_typed
+from sdlora.config.rules import ConfigError
+from sdlora.config.train import TrainConfig
+from sdlora.evaluation.scores import Scores
+from sdlora.evaluation.scoring import KnownPictures, Pictures
+from sdlora.runtime.places import CONF
+from sdlora.runtime.progress import Progress
 from sdlora.world.portraits import EXAMPLE_IDENTITY_SEED, portrait
 
 PERSON = [portrait(seed, EXAMPLE_IDENTITY_SEED).image for seed in range(4)]

@@ -3,13 +3,14 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sdlora.assembly.checks import prompts
+from sdlora.assembly.prompts import prompts
 from sdlora.assembly.unconditional import check_side, check_told
-from sdlora.command_line import CONF, register_schemas, to_typed
-from sdlora.config import TrainConfig
-from sdlora.config_rules import ConfigError
-from sdlora.generate import Prompt
+from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.config.rules import ConfigError
+from sdlora.config.train import TrainConfig
 from sdlora.models.source import ModelSource, resolve
+from sdlora.runtime.places import CONF
+from sdlora.sampling.generate import Prompt
 
 
 def config_of(*given: str) -> TrainConfig:

@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sdlora.data.batches import BatchPlan
-from sdlora.data.buckets import fitted
-from sdlora.data.captions import CaptionRecipe
-from sdlora.data.dataset import Batch, Look, PictureDataset
-from sdlora.data.samples import Finding, Picture
+from sdlora.data.batches.dataset import Batch, Look, PictureDataset
+from sdlora.data.batches.plan import BatchPlan
+from sdlora.data.captions.recipe import CaptionRecipe
+from sdlora.data.pictures.buckets import fitted
+from sdlora.data.sources.picture import Finding, Picture
 
 
 class Stripes:

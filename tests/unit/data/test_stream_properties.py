@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sdlora.data.batches import BatchPlan
-from sdlora.data.buckets import automatic_buckets, fitted, nearest_bucket
-from sdlora.data.captions import CaptionRecipe
-from sdlora.data.datamodule import CaptionDataModule
-from sdlora.data.dataset import Look, PictureDataset
-from sdlora.data.folder import FolderSource, Root
+from sdlora.data.batches.datamodule import CaptionDataModule
+from sdlora.data.batches.dataset import Look, PictureDataset
+from sdlora.data.batches.plan import BatchPlan
+from sdlora.data.captions.recipe import CaptionRecipe
+from sdlora.data.pictures.buckets import automatic_buckets, fitted, nearest_bucket
+from sdlora.data.sources.folder import FolderSource, Root
 from tests.unit.data.stripes import tokenize
 
 

@@ -10,13 +10,13 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline
 from safetensors.torch import load_file, save_file
 
-from sdlora import randomness
-from sdlora.data.pictures import to_unit_range
-from sdlora.export.writing import export_pipeline
-from sdlora.generate import Prompt, generate
+from sdlora.data.pictures.decode import to_unit_range
+from sdlora.export.layouts import export_pipeline
 from sdlora.models.ddpm import UnconditionalDiffusion
 from sdlora.models.loading import load_family
 from sdlora.models.source import ModelError, ModelSource, check_folder, pixel_steps
+from sdlora.runtime import randomness
+from sdlora.sampling.generate import Prompt, generate
 from tests.models import TINY_PIXELS
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_(_ impl|wrap__ must):DeprecationWarning")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from sdlora import randomness
-from sdlora.generate import Prompt, generate
 from sdlora.models.kolors import Kolors
 from sdlora.models.loading import load_family, load_tokenizers
 from sdlora.models.source import ModelError, ModelSource
 from sdlora.models.tokens import tokenize
+from sdlora.runtime import randomness
+from sdlora.sampling.generate import Prompt, generate
 
 CAPTIONS = ["a man", "", "a woman with red hair, smiling", "é ü 你好", "x y" * 200]
 """Of one length and another, none at all, letters that the vocabulary lacks, one that is cut."""

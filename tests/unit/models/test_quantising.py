@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sdlora.assembly import parts
-from sdlora.config_rules import ConfigError
-from tests.unit.assembly.test_keeping import load, train_config
+from sdlora.assembly import base_model
+from sdlora.config.rules import ConfigError
+from tests.unit.commands.train.test_keeping import load, train_config
 
 # Dettmers et al. 2023, arXiv:2305.14314, appendix E
 LEVELS = (
@@ -23,7 +23,7 @@ LEVELS = (
 def test_a_missing_package_is_told_before_a_weight_is_read(
     random_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "find_spec", lambda name: None)
+    monkeypatch.setattr(base_model, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"^model.quantise=nf4: .* pip install bitsandbytes"):
         load(train_config(random_base / "nowhere", "model.quantise=nf4"))
 

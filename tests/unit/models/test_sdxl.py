@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from sdlora.generate import Prompt, generate
 from sdlora.models.loading import load_family
 from sdlora.models.sdxl import StableDiffusionXL
 from sdlora.models.source import ModelError, ModelSource
+from sdlora.sampling.generate import Prompt, generate
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_(_ impl|wrap__ must):DeprecationWarning")
 
@@ -83,7 +83,7 @@ def test_pictures_are_those_of_diffusers(family: StableDiffusionXL) -> None:
         batch_size=2,
         encode_prompts=encode,
     )
-    from sdlora import randomness
+    from sdlora.runtime import randomness
 
     noise = torch.stack(
         [

@@ -145,5 +145,5 @@ def test_values_as_on_a_command_line() -> None:
 
 def test_the_page_is_written_without_torch() -> None:
     """``evaluate.py sweep=`` answers at once."""
-    code = "import sys, sdlora.html_report.sweep_page; sys.exit('torch' in sys.modules)"
+    code = "import sys, sdlora.reports.sweep_page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sdlora.html_report.sweep_choice import commands, sentences
+from sdlora.reports.sweep_choice import commands, sentences
 from sdlora.sweep.cells import read_sweep
 from sdlora.sweep.choice import Choice, choose, pareto_front, rule_of
 from tests.sweep_folders import scores, write_cell, write_json, write_state, write_sweep

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sdlora.config_rules import ConfigError
+from sdlora.config.rules import ConfigError
 from sdlora.sweep.plan import (
     Planned,
     SweptKey,

@@ -10,8 +10,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from sdlora.command_line import CONF, register_schemas, to_typed
-from sdlora.config import TrainConfig
+from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.config.train import TrainConfig
+from sdlora.runtime.places import CONF
 
 PRESETS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
 CELLS = {"alpha": 5, "rank_lr": 8, "seeds": 5, "style_ranks": 4}

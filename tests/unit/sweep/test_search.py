@@ -10,8 +10,8 @@ optuna = pytest.importorskip("optuna", reason="optuna is not installed (the extr
 from optuna.distributions import CategoricalDistribution, FloatDistribution  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
 
-from sdlora.config_rules import ConfigError  # noqa: E402
-from sdlora.metrics.scores import Scores  # noqa: E402
+from sdlora.config.rules import ConfigError  # noqa: E402
+from sdlora.evaluation.scores import Scores  # noqa: E402
 from sdlora.sweep.plan import write_sweep  # noqa: E402
 from sdlora.sweep.pruning import pruning  # noqa: E402
 from sdlora.sweep.search import NAME, Goal, Search, SearchedKey, storage_of  # noqa: E402

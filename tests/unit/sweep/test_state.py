@@ -4,8 +4,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from sdlora.metrics.scores import Scores
-from sdlora.metrics.selection import Rule
+from sdlora.evaluation.scores import Scores
+from sdlora.evaluation.selection import Rule
 from sdlora.sweep.state import DONE, FAILED, RUNNING, CellState, read_state, standing, write_state
 
 BEGAN = "2026-01-31T12:00:00+00:00"

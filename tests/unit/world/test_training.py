@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sdlora.randomness import generator
+from sdlora.runtime.randomness import generator
 from sdlora.world.attributes import AttributeClassifier
-from sdlora.world.clip import altered, contrastive_loss
-from sdlora.world.degrade import degrade
 from sdlora.world.face import FaceEmbedder
-from sdlora.world.face_training import equal_error_rate, same_person_loss
-from sdlora.world.faceless import faceless
-from sdlora.world.pictures import cached, to_tensor
 from sdlora.world.portraits import ATTRIBUTE_VALUES, random_scene
+from sdlora.world.training.clip_model import altered, contrastive_loss
+from sdlora.world.training.degrade import degrade
+from sdlora.world.training.face_embedder import equal_error_rate, same_person_loss
+from sdlora.world.training.faceless import faceless
+from sdlora.world.training.many_portraits import cached, to_tensor
 
 
 def test_same_person_loss_by_hand() -> None:
@@ -82,7 +82,7 @@ def test_cache_is_drawn_anew_for_other_seeds(
         drawn.append(seeds)
         return np.full((len(seeds), 2, 2, 3), len(seeds), np.uint8)
 
-    monkeypatch.setattr("sdlora.world.pictures.draw_many", draw_many)
+    monkeypatch.setattr("sdlora.world.training.many_portraits.draw_many", draw_many)
     first = cached(tmp_path, "some", [1, 2])
     again = cached(tmp_path, "some", [1, 2])
     other = cached(tmp_path, "some", [1, 2, 3])

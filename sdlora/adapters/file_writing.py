@@ -1,0 +1,260 @@
+"""A LoRA, on a model or without one -> one file of each layout, with what its readers look for."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from sdlora.adapters.file_keys import CLIP_INSIDE, PARTS, clip_name, to_diffusers, to_kohya
+from sdlora.adapters.formats import PEFT_CONFIG, PEFT_FILE
+from sdlora.adapters.lora import (
+    lora_config,
+    lora_parameters,
+    lora_state_dict,
+)
+from sdlora.adapters.lora_file import LoraFile, renamed
+from sdlora.adapters.spec import LoraError, LoraSpec
+from sdlora.adapters.weights import DIFFUSERS_CONFIG, write_weights
+from sdlora.runtime.files import write_bytes
+
+CONFIG_FIELDS = (
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "rank_pattern",
+    "alpha_pattern",
+    "use_rslora",
+    "use_dora",
+)
+"""What diffusers needs to know of an adapter; a field that another peft version does not know would
+stop it from loading."""
+
+
+def adapted_parts(parts: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Those of a model's parts that carry an adapter, in the order of ``PARTS``.
+
+    Raises:
+        LoraError: If none does, or if one of them has no place in the files.
+    """
+    found = {part: parts[part] for part in PARTS if part in parts and lora_parameters(parts[part])}
+    others = [part for part in parts if part not in PARTS and lora_parameters(parts[part])]
+    if others:
+        known = ", ".join(PARTS)
+        raise LoraError(f"{', '.join(others)}: files hold adapters of {known} only; freeze it")
+    if not found:
+        raise LoraError(f"no adapter on any of {', '.join(parts) or 'no parts'}: nothing to write")
+    return found
+
+
+def adapters_of(parts: Mapping[str, nn.Module], metadata: Mapping[str, str]) -> LoraFile:
+    """The adapters on a model as a file holds them.
+
+    Args:
+        parts: The model's, by name; those without an adapter are left out.
+        metadata: Text for the header.
+
+    Raises:
+        LoraError: If there is no adapter, or it is one that no file holds.
+    """
+    modules = adapted_parts(parts)
+    return LoraFile(
+        states={
+            part: {_nameless(part, key): value for key, value in lora_state_dict(module).items()}
+            for part, module in modules.items()
+        },
+        specs={
+            part: renamed(_spec(lora_config(module)), partial(_nameless, part))
+            for part, module in modules.items()
+        },
+        metadata=dict(metadata),
+        layout="diffusers",
+    )
+
+
+def write_diffusers(
+    path: Path, *, parts: Mapping[str, nn.Module], metadata: Mapping[str, str]
+) -> Path:
+    """Write the layout that ``pipeline.load_lora_weights`` reads, whole or not at all.
+
+    Args:
+        path: The ``.safetensors`` file.
+        parts: The model's, by name; those without an adapter are left out.
+        metadata: Text for the header; the adapters' configs are added, without which diffusers
+            takes alpha for the rank.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        LoraError: If there is no adapter, it holds NaN or infinity, or a text encoder's is a DoRA.
+    """
+    return write_diffusers_file(path, adapters_of(parts, metadata))
+
+
+def write_kohya(path: Path, *, parts: Mapping[str, nn.Module], metadata: Mapping[str, str]) -> Path:
+    """Write the layout that ComfyUI and A1111 read; arguments and errors as ``write_diffusers``.
+
+    Which base it belongs to (``ss_base_model_version``, ``modelspec.architecture``) is for
+    ``metadata`` to say. A model with a second text encoder, adapted or not, gets SDXL's names.
+    """
+    is_sdxl = "text_encoder_2" in parts
+    return write_kohya_file(path, adapters_of(parts, metadata), is_sdxl)
+
+
+def write_peft(folder: Path, module: nn.Module) -> list[Path]:
+    """Write the folder that ``PeftModel.from_pretrained`` reads, for one part of a model.
+
+    Raises:
+        LoraError: If the part has no adapter, or it holds NaN or infinity.
+    """
+    return _write_peft(folder, lora_state_dict(module), _spec(lora_config(module)), {})
+
+
+def write_diffusers_file(path: Path, lora: LoraFile) -> Path:
+    """As :func:`write_diffusers`, for a LoRA without a model."""
+    _refuse_text_dora(lora)
+    config: dict[str, Any] = {}
+    for part, spec in lora.specs.items():
+        fields = _fields(spec)
+        config |= {f"{part}.{key}": fields[key] for key in CONFIG_FIELDS}
+    header = {**lora.metadata, DIFFUSERS_CONFIG: json.dumps(config, sort_keys=True)}
+    write_weights(path, to_diffusers(lora.states), header)
+    return path
+
+
+def write_kohya_file(path: Path, lora: LoraFile, is_sdxl: bool) -> Path:
+    """As :func:`write_kohya`, for a LoRA without a model.
+
+    Args:
+        path: The ``.safetensors`` file.
+        lora: What to write.
+        is_sdxl: Whether its model has two text encoders, whose keys are then numbered.
+    """
+    _refuse_text_dora(lora)
+    layers = {part: lora.layers(part) for part in lora.states}
+    alphas = {
+        part: {layer: tensors["alpha"].item() for layer, tensors in found.items()}
+        for part, found in layers.items()
+    }
+    tensors = to_kohya(lora.states, alphas, is_sdxl)
+    kinds = {
+        (t["A"].shape[0], alphas[part][layer])
+        for part, found in layers.items()
+        for layer, t in found.items()
+    }
+    first = next(iter(layers))
+    spec = lora.specs[first]
+    args = {
+        "mixed_ranks": len(kinds) > 1,
+        "use_dora": spec.use_dora,
+        "use_rslora": spec.use_rslora,
+    }
+    header = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(spec.r),
+        "ss_network_alpha": str(next(iter(alphas[first].values()))),
+        "ss_network_args": json.dumps(args),
+        "ss_network_dropout": str(spec.dropout),
+        "ss_output_name": path.stem,
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": path.stem,
+        **lora.metadata,
+    }
+    write_weights(path, tensors, {**header, **_hashes(tensors, header)})
+    return path
+
+
+def write_peft_folders(folder: Path, lora: LoraFile) -> list[Path]:
+    """As :func:`write_peft` for each part of a LoRA without a model, in a folder by its name.
+
+    transformers keeps ``text_model.`` in the names of the second text encoder's layers alone.
+    """
+    files = []
+    for part, state in lora.states.items():
+        rename = clip_name if part == "text_encoder_2" else str
+        named = renamed(lora.specs[part], rename)
+        files += _write_peft(
+            folder / part, {rename(k): v for k, v in state.items()}, named, lora.metadata
+        )
+    return files
+
+
+def _refuse_text_dora(lora: LoraFile) -> None:
+    """Refuse what diffusers and kohya's readers would load in half."""
+    for part, spec in lora.specs.items():
+        if part != "unet" and spec.use_dora:
+            raise LoraError(
+                f"{part}: a DoRA, whose magnitudes diffusers does not load; train it without DoRA"
+            )
+
+
+def _write_peft(
+    folder: Path, state: Mapping[str, Tensor], spec: LoraSpec, metadata: Mapping[str, str]
+) -> list[Path]:
+    fields = {**_fields(spec), "inference_mode": True}
+    fields["base_model_name_or_path"] = None  # a path of this machine says nothing on another
+    text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
+    tensors = {f"base_model.model.{key}": value for key, value in state.items()}
+    write_bytes(folder / PEFT_CONFIG, text.encode("utf-8"))
+    write_weights(folder / PEFT_FILE, tensors, metadata, text)
+    return [folder / PEFT_CONFIG, folder / PEFT_FILE]
+
+
+def _nameless(part: str, key: str) -> str:
+    return key if part == "unet" else key.removeprefix(CLIP_INSIDE)
+
+
+def _spec(config: LoraConfig) -> LoraSpec:
+    """What peft says of an adapter on a model."""
+    assert isinstance(config.target_modules, set | list), "a spec lists its targets"
+    return LoraSpec(
+        r=config.r,
+        alpha=float(config.lora_alpha),
+        dropout=config.lora_dropout,
+        targets=tuple(sorted(config.target_modules)),
+        use_dora=config.use_dora,
+        use_rslora=config.use_rslora,
+        rank_pattern=config.rank_pattern or {},
+        alpha_pattern=config.alpha_pattern or {},
+    )
+
+
+def _fields(spec: LoraSpec) -> dict[str, Any]:
+    """peft's config of an adapter as JSON holds it: sets as sorted lists."""
+    config = LoraConfig(
+        r=spec.r,
+        lora_alpha=spec.alpha,  # type: ignore[arg-type]  # peft divides it, so a float is right
+        lora_dropout=spec.dropout,
+        target_modules=list(spec.targets),
+        use_dora=spec.use_dora,
+        use_rslora=spec.use_rslora,
+        rank_pattern=dict(spec.rank_pattern),
+        alpha_pattern=dict(spec.alpha_pattern),
+    )
+    fields = config.to_dict()
+    return {k: sorted(v) if isinstance(v, set) else v for k, v in fields.items()}
+
+
+def _hashes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[str, str]:
+    """What model managers know a file by; none of them changes with the other metadata.
+
+    Source:
+        kohya-ss/sd-scripts, library/train_util.py, ``precalculate_safetensors_hashes``; ModelSpec
+        1.0.1, ``hash_sha256``.
+    """
+    data = save(dict(tensors), {k: v for k, v in header.items() if k.startswith("ss_")})
+    content = hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+    legacy = hashlib.sha256(data[0x100000:0x110000]).hexdigest()[:8]
+    return {
+        "sshs_model_hash": content,
+        "sshs_legacy_hash": legacy,
+        "modelspec.hash_sha256": f"0x{content}",
+    }

@@ -1,0 +1,59 @@
+"""Class pictures for prior preservation: what is missing is drawn by the base, before training."""
+
+from pathlib import Path
+
+import torch
+
+from sdlora.assembly import base_model
+from sdlora.assembly.device import compute_device
+from sdlora.config.train import TrainConfig
+from sdlora.data.pictures.decode import PICTURE_SUFFIXES
+from sdlora.runtime.files import atomic_path
+from sdlora.runtime.progress import Progress
+from sdlora.sampling.generate import Prompt, generate
+
+FOLDER = "class_pictures"
+"""Where they lie in the run folder, unless the config names another."""
+
+
+def class_folder(config: TrainConfig, folder: Path) -> Path:
+    """The folder of class pictures."""
+    return Path(config.data.prior.root) if config.data.prior.root else folder / FOLDER
+
+
+def draw_missing_class_pictures(config: TrainConfig, folder: Path, progress: Progress) -> None:
+    """Fill the folder of class pictures up to ``data.prior.num_pictures``, as DreamBooth does.
+
+    Each picture has a seed of its own, so a run that was stopped draws only what is missing.
+    """
+    prior = config.data.prior
+    target = class_folder(config, folder)
+    target.mkdir(parents=True, exist_ok=True)
+    there = sum(path.suffix.casefold() in PICTURE_SUFFIXES for path in target.rglob("*"))
+    lacking = prior.num_pictures - there
+    if lacking <= 0:
+        return
+    progress.print(f"{lacking} class pictures are drawn by the base into {target}")
+    names = (f"class_{number:05d}" for number in range(prior.num_pictures + there))
+    missing = [name for name in names if not (target / f"{name}.png").exists()][:lacking]
+    settings = config.sampling
+    family = base_model.load(config.model, None, config.trainer.precision, config.seed)
+    family.to(compute_device(config.trainer.accelerator))
+    for start in range(0, len(missing), settings.batch_size):
+        chunk = missing[start : start + settings.batch_size]
+        pictures = generate(
+            family.pipeline(),
+            [Prompt(prior.prompt, int(name.rpartition("_")[2])) for name in chunk],
+            negative_prompt=settings.negative_prompt,
+            num_steps=settings.num_steps,
+            guidance_scale=settings.guidance_scale,
+            sampler=settings.sampler,
+            resolution=config.data.resolution,
+            batch_size=settings.batch_size,
+            progress=progress,
+        )
+        for name, picture in zip(chunk, pictures, strict=True):
+            with atomic_path(target / f"{name}.png") as temporary:
+                picture.save(temporary)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,28 @@
+"""Typed config -> the device and precision that a run computes with."""
+
+import torch
+from lightning.pytorch.accelerators import MPSAccelerator
+
+from sdlora.config.rules import ConfigError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def compute_device(accelerator: str) -> torch.device:
+    """The torch device that Lightning would choose."""
+    has_mps = MPSAccelerator.is_available()
+    if accelerator == "auto":
+        accelerator = "gpu" if has_mps or torch.cuda.is_available() else "cpu"
+    gpu = "mps" if has_mps else "cuda"
+    return torch.device({"gpu": gpu, "cpu": "cpu", "mps": "mps"}[accelerator])
+
+
+def check_device(accelerator: str, precision: str) -> None:
+    """Check that the machine has what is asked for."""
+    has_gpu = torch.cuda.is_available()
+    if accelerator == "gpu" and not has_gpu:
+        raise ConfigError("trainer.accelerator=gpu: no GPU that torch can use; set it to auto")
+    if accelerator == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("trainer.accelerator=mps: not on this machine; set it to auto")
+    if precision == "fp16" and not has_gpu:
+        raise ConfigError("trainer.precision=fp16: needs a GPU; on the CPU use bf16 or fp32")

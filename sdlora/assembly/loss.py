@@ -1,0 +1,111 @@
+"""Typed config -> the objective, and what the model's noise schedule forbids."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from diffusers import DDPMScheduler
+
+from sdlora.config.objective import ObjectiveConfig
+from sdlora.config.rules import ConfigError, require
+from sdlora.diffusion.huber import Huber
+from sdlora.diffusion.noise_schedule import NoiseSchedule, changed_schedule
+from sdlora.diffusion.objective import Objective, Weight
+from sdlora.diffusion.timesteps import timestep_sampling
+from sdlora.diffusion.training_noise import TrainingNoise
+from sdlora.diffusion.weighting import debiased_weight, min_snr_weight, p2_weight
+from sdlora.models.family import Family
+
+
+def check_objective(
+    config: ObjectiveConfig, schedule_config: Mapping[str, Any], has_teacher: bool = False
+) -> None:
+    """Refuse what the model's own noise schedule makes impossible; reads no weight.
+
+    Args:
+        config: What is to be trained.
+        schedule_config: The model's ``scheduler_config.json``.
+        has_teacher: Whether the bare base teaches what a class looks like.
+
+    Raises:
+        ConfigError: Naming key, value and remedy.
+    """
+    own = DDPMScheduler.from_config(dict(schedule_config)).config
+    if config.zero_terminal_snr and not config.prediction_type:
+        require(
+            own["prediction_type"] != "epsilon",
+            "objective.zero_terminal_snr",
+            True,
+            "this model predicts epsilon, which leaves its last timestep nothing to learn; set "
+            "objective.prediction_type=v_prediction, or choose a model that predicts v",
+        )
+    steps, count = config.timesteps, own["num_train_timesteps"]
+    for key, value in (("min", steps.min_timestep + 1), ("max", steps.max_timestep or 1)):
+        require(
+            value <= count,
+            f"objective.timesteps.{key}_timestep",
+            value - (key == "min"),
+            f"this model has {count} timesteps",
+        )
+    changed = changed_schedule(schedule_config, config.prediction_type, config.zero_terminal_snr)
+    if has_teacher:
+        _refuse_teaching(own, changed)
+    try:
+        NoiseSchedule.from_config(changed)
+    except ValueError as error:  # names its argument; here that is a key of this group
+        raise ConfigError(f"objective.{error}") from error
+
+
+def _refuse_teaching(own: Mapping[str, Any], changed: Mapping[str, Any]) -> None:
+    for key in ("prediction_type", "rescale_betas_zero_snr"):
+        after = changed.get(key, own[key])
+        require(
+            after == own[key],
+            "data.prior.mode",
+            "teacher",
+            f"the base was trained with {key}={own[key]} and cannot teach {key}={after}; set "
+            "data.prior.mode=class, or leave objective.prediction_type and "
+            "objective.zero_terminal_snr as the base has them",
+        )
+
+
+def objective(config: ObjectiveConfig, family: Family) -> Objective:
+    """Target, weight, error, noise and timesteps of training, on the model's noise schedule."""
+    steps, noise = config.timesteps, config.noise
+    return Objective(
+        NoiseSchedule.from_config(family.noise_schedule_config),
+        weight=_weight(config),
+        huber=_huber(config),
+        timesteps=timestep_sampling(
+            steps.name,
+            min_timestep=steps.min_timestep,
+            max_timestep=steps.max_timestep,
+            logit_mean=steps.logit_mean,
+            logit_std=steps.logit_std,
+            bin_weights=tuple(steps.bin_weights),
+        ),
+        training_noise=TrainingNoise(
+            offset=noise.offset,
+            pyramid_iterations=noise.pyramid_iterations,
+            pyramid_discount=noise.pyramid_discount,
+            perturbation=noise.perturbation,
+        ),
+    )
+
+
+def _weight(config: ObjectiveConfig) -> Weight | None:
+    if config.min_snr_gamma is not None:
+        return partial(min_snr_weight, gamma=config.min_snr_gamma)
+    weights: dict[str | None, Weight | None] = {
+        None: None,
+        "debiased": debiased_weight,
+        "p2": partial(p2_weight, gamma=config.p2_gamma, k=config.p2_k),
+    }
+    return weights[config.weighting]
+
+
+def _huber(config: ObjectiveConfig) -> Huber | None:
+    error = config.error
+    if error.name == "l2":
+        return None
+    return Huber(error.threshold, error.schedule, smooth_l1=error.name == "smooth_l1")

@@ -1,0 +1,151 @@
+"""Typed config -> where the captioned pictures come from."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from sdlora.config.data import CacheConfig, DataConfig
+from sdlora.data.batches.streamed_batches import Head
+from sdlora.data.sources.archive import unpacked
+from sdlora.data.sources.folder import FolderSource, Root
+from sdlora.data.sources.hub import HubSource
+from sdlora.data.sources.hub_set import HubSet
+from sdlora.data.sources.index import FileIndex
+from sdlora.data.sources.picture_source import PictureSource, PortraitSource, WithClassPictures
+from sdlora.data.sources.streaming import StreamedSource
+from sdlora.runtime.files import user_cache_folder
+from sdlora.runtime.progress import Progress
+
+HELD_OUT = "held_out"
+"""Name of a folder in a root whose pictures training never reads; scores compare with them."""
+
+STREAM_HEAD = 64
+"""So many rows of a streamed set stand for it in the data sheet and among the references."""
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+
+
+def cache_folder(config: CacheConfig) -> Path:
+    """Where the cache lies: the config's folder, else the environment's, else the user's."""
+    return Path(config.dir).expanduser() if config.dir else user_cache_folder()
+
+
+def file_index(data: DataConfig) -> FileIndex:
+    """What earlier runs learnt of the files."""
+    in_memory = data.cache.mode == "memory"
+    return FileIndex(None if in_memory else cache_folder(data.cache) / "files.sqlite")
+
+
+def picture_source(data: DataConfig, index: FileIndex, progress: Progress) -> PictureSource:
+    """The captioned pictures as they lie there."""
+    if data.source == "portraits":
+        return PortraitSource(data.num_pictures, size=data.resolution)
+    if is_streamed(data):
+        return Head(streamed_source(data, seed=0, shuffle_buffer=1), STREAM_HEAD)
+    if data.source == "hub":
+        return HubSource(
+            hub_set(data),
+            progress,
+            background=colour(data.background),
+            alpha_is_mask=data.alpha == "mask",
+        )
+    return FolderSource(
+        [_root(root, data.cache, progress) for root in _roots(data)],
+        caption_endings=data.captions.endings,
+        default_caption=data.captions.default,
+        nested=data.nested,
+        background=colour(data.background),
+        alpha_is_mask=data.alpha == "mask",
+        index=index,
+        progress=progress,
+    )
+
+
+def with_class_pictures(
+    source: PictureSource, folder: Path, data: DataConfig, index: FileIndex, progress: Progress
+) -> PictureSource:
+    others = FolderSource(
+        [Root(path=folder, class_caption=data.prior.prompt)],
+        caption_endings=data.captions.endings,
+        index=index,
+        progress=progress,
+    )
+    both = WithClassPictures(source, others, data.prior.weight)
+    own, of_class = both.times
+    progress.print(
+        f"{len(others.pictures)} class pictures train along; an epoch shows yours {own} time(s) "
+        f"and those {of_class} time(s)"
+    )
+    return both
+
+
+def is_streamed(data: DataConfig) -> bool:
+    """Whether rows are read as they come."""
+    return data.source == "hub" and data.hub.streaming
+
+
+def streamed_source(data: DataConfig, seed: int, shuffle_buffer: int) -> StreamedSource:
+    """The rows of a streamed set, shuffled by ``seed``; a buffer of 1 reads them as they lie."""
+    return StreamedSource(
+        hub_set(data),
+        seed=seed,
+        shuffle_buffer=shuffle_buffer,
+        on_error=data.on_error,
+        background=colour(data.background),
+    )
+
+
+def held_out(data: DataConfig, progress: Progress) -> str | None:
+    """The folder ``held_out`` in one of the roots, if there is one."""
+    if data.source != "folder":
+        return None
+    folders = (_root(root, data.cache, progress).path / HELD_OUT for root in _roots(data))
+    return next((str(folder) for folder in folders if folder.is_dir()), None)
+
+
+def hub_set(data: DataConfig) -> HubSet:
+    """Which rows of which Hugging Face set."""
+    assert data.root is not None, "the schema requires it"
+    return HubSet(
+        path=data.root,
+        split=data.hub.split,
+        revision=data.hub.revision,
+        image_column=data.hub.image_column,
+        caption_column=data.hub.caption_column,
+        default_caption=data.captions.default,
+    )
+
+
+def colour(text: str) -> tuple[int, int, int]:
+    """``#rrggbb`` as three bytes."""
+    red, green, blue = bytes.fromhex(text.removeprefix("#"))
+    return red, green, blue
+
+
+def named_roots(data: DataConfig) -> str:
+    """Key and value that say where the pictures come from, for a message."""
+    if data.source == "portraits":
+        return f"data.num_pictures={data.num_pictures}"
+    paths = ", ".join(root.path for root in data.roots)
+    return f"data.roots=[{paths}]" if data.roots else f"data.root={data.root}"
+
+
+def _roots(data: DataConfig) -> list[Root]:
+    if data.roots:
+        return [
+            Root(
+                path=Path(root.path),
+                repeats=root.repeats,
+                prefix=root.prefix,
+                class_caption=root.class_caption,
+            )
+            for root in data.roots
+        ]
+    assert data.root is not None, "the schema requires it"
+    return [Root(path=Path(data.root))]
+
+
+def _root(root: Root, cache: CacheConfig, progress: Progress) -> Root:
+    """An archive is unpacked into the cache."""
+    if root.path.is_file() and root.path.name.casefold().endswith(ARCHIVES):
+        return replace(root, path=unpacked(root.path, cache_folder(cache), progress))
+    return root

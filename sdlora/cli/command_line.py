@@ -1,0 +1,281 @@
+"""The door from the command line: Hydra's composition, with errors that name key and remedy."""
+
+import functools
+import operator
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import hydra
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sdlora.cli.composition_errors import explain, unknown_key, unknown_keys
+from sdlora.config.evaluate import EvaluateConfig
+from sdlora.config.keys import all_keys
+from sdlora.config.rules import ConfigError
+from sdlora.config.train import TrainConfig
+from sdlora.runtime.places import CONF
+from sdlora.runtime.program import INTERRUPTED, TRACEBACK, USER_ERROR, report, settle_libraries
+
+Config = TypeVar("Config")
+
+MULTIRUN = ("-m", "--multirun")
+
+FLAGS_WITH_VALUE = (
+    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp"),
+    *("--config-name", "-cn", "--config-dir", "-cd", "--experimental-rerun"),
+)
+"""Hydra's flags that take the following word."""
+
+
+def run(task: Callable[[DictConfig], None], config_name: str, schema: type) -> None:
+    """Compose the config, run ``task`` with it, and report errors in one message.
+
+    Args:
+        task: What to do with the composed config.
+        config_name: Root file in ``conf/``.
+        schema: Its dataclass, to suggest keys from.
+    """
+    register_schemas()
+    settle_libraries()
+    arguments = sys.argv[1:]
+    if os.environ.get(TRACEBACK) == "1":
+        sys.argv[1:] = prepared_arguments(arguments, schema)
+        _hydra_main(task, config_name)()
+        return
+    failed: list[BaseException] = []
+    try:
+        arguments = sys.argv[1:] = prepared_arguments(arguments, schema)
+        with _environment(TRACEBACK, "1"):  # Hydra hands errors on instead of printing its own
+            _hydra_main(_reporting(task, schema, failed), config_name)()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if not any(error is reported for reported in failed):
+            sys.exit(_report(error, schema, arguments))
+    if failed:
+        sys.exit(USER_ERROR)
+
+
+def register_schemas() -> None:
+    """Give Hydra the typed schemas that the first line of the defaults list names."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
+
+
+def to_typed(composed: DictConfig, schema: type[Config]) -> Config:
+    """Turn a composed config into its dataclass; every check of the schema runs here, once.
+
+    Raises:
+        ConfigError: If it has a key that the schema has not, or a value that cannot work.
+    """
+    # ${times:2,${lora.r}} in conf/; here, as workers of a sweep are given a composed config
+    OmegaConf.register_new_resolver("times", operator.mul, replace=True)
+    for key, value in unknown_keys(composed, schema).items():
+        raise ConfigError(unknown_key(key, value, schema, [CONF]))
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, schema), "the root file's defaults begin with the schema"
+    return config
+
+
+def prepared_arguments(arguments: Sequence[str], schema: type) -> list[str]:
+    """The command line as Hydra needs it: resumed, options opened, a sweep's folders named.
+
+    Raises:
+        ValueError: If ``resume=`` does not name a run folder.
+    """
+    if schema is EvaluateConfig:
+        arguments = rewritten_sweep(named_lora_file(arguments))
+    arguments = opened_shortcuts(arguments)
+    ordered = flags_first(opened_options(resumed_arguments(arguments), schema))
+    return named_by_sweep(ordered) if schema is EvaluateConfig else ordered
+
+
+def named_lora_file(arguments: Sequence[str]) -> list[str]:
+    """Turn ``lora=FILE`` into ``lora_file=FILE``: Hydra would look FILE up in ``conf/lora``.
+
+    And ``checkpoint=STEP`` into ``run_checkpoint=STEP``, ``sweep=FOLDER`` into
+    ``sweep_folder=FOLDER``, as there are folders of these names too.
+    """
+    names = {"lora": "lora_file", "checkpoint": "run_checkpoint", "sweep": "sweep_folder"}
+    renamed = (
+        re.sub("^(lora|checkpoint|sweep)=", lambda m: f"{names[m[1]]}=", item) for item in arguments
+    )
+    # one value or several, side by side within one load: Hydra would start a run for each
+    listed = re.compile(r"^(lora_file|lora_scale|images)=(?!\[)(.*)", re.DOTALL)
+    return [listed.sub(r"\1=[\2]", item) for item in renamed]
+
+
+def rewritten_sweep(arguments: Sequence[str]) -> list[str]:
+    """``sweep=FOLDER`` writes into that folder, so Hydra makes none of its own."""
+    given = {_key(argument): argument for argument in arguments}
+    folder = given.get("sweep_folder", "").partition("=")[2].strip("\"'")
+    if not folder or not Path(folder).is_dir():
+        return list(arguments)
+    here = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
+    return [*arguments, *here, "hydra/job_logging=none"]
+
+
+def opened_shortcuts(arguments: Sequence[str]) -> list[str]:
+    """Let ``data.cache=off`` stand for its ``mode``, ``evaluation.face=none`` for its ``name``.
+
+    And ``run_dir`` for Hydra's folder too: what Hydra writes of a run (``.hydra/``, needed to
+    resume it) then lies in the same folder.
+    """
+    scorers = r"^evaluation\.(face|clip|image|aesthetic)=(?!\{)"
+    opened = [re.sub(r"^data\.cache=(?!\{)", "data.cache.mode=", item) for item in arguments]
+    opened = [re.sub(scorers, r"evaluation.\1.name=", item) for item in opened]
+    if set(MULTIRUN) & set(arguments):
+        return opened
+    return [re.sub(r"^run_dir=", "hydra.run.dir=", item) for item in opened]
+
+
+def resumed_arguments(arguments: Sequence[str]) -> list[str]:
+    """Put the overrides of the run that ``resume=`` names before those given now.
+
+    So ``resume=RUN_FOLDER`` alone is enough, and writes on in that folder.
+
+    Args:
+        arguments: The command line without the program's name.
+
+    Raises:
+        ValueError: If the folder is not a run folder, or more than one run is asked for.
+    """
+    given = {_key(argument): argument for argument in arguments}
+    folder = given.get("resume", "resume=").partition("=")[2].strip("\"'")
+    if not folder or folder == "null":
+        return list(arguments)
+    several = [item for item in arguments if item in MULTIRUN or item.startswith("sweep=")]
+    if several:
+        raise ValueError(f"resume={folder}: goes on with one run; leave out {several[0]}")
+    stored = Path(folder) / ".hydra" / "overrides.yaml"
+    if not stored.is_file():
+        raise ValueError(
+            f"resume={folder}: not a run folder (it has no .hydra/overrides.yaml); give the folder "
+            "that a run wrote, such as outputs/2026-01-31/12-00-00"
+        )
+    before = {_key(line): line for line in map(str, OmegaConf.load(stored))}
+    given["resume"] = f"resume={quoted(folder)}"  # a cell's folder holds "="
+    if given.pop("hydra.run.dir", None):
+        raise ValueError(f"resume={folder}: goes on in that folder; leave out hydra.run.dir")
+    here = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null", "hydra.mode=RUN"]
+    return [*(before | given).values(), *here]
+
+
+def opened_options(arguments: Sequence[str], schema: type) -> list[str]:
+    """Let ``optim.options.eps=1e-6`` or ``optim.options={eps:1e-6}`` add what no file lists.
+
+    Options are checked against the real signature later, so Hydra need not know them.
+    """
+    open_keys = [key for key, kind in all_keys(schema).items() if kind == "dict"]
+    prefixes = tuple(f"{key}{then}" for key in open_keys for then in (".", "={"))
+    return [f"++{item}" if item.startswith(prefixes) else item for item in arguments]
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """Move ``--flags`` before the overrides: Hydra's parser wants all overrides in a row."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    takes_value = False
+    for item in arguments:
+        is_flag = item.startswith("-")
+        (flags if is_flag or takes_value else overrides).append(item)
+        takes_value = is_flag and item in FLAGS_WITH_VALUE
+    return [*flags, *overrides]
+
+
+def named_by_sweep(arguments: Sequence[str]) -> list[str]:
+    """Name the folders of a sweep by the keys that it sweeps over, not by those all runs share."""
+    if not set(MULTIRUN) & set(arguments):
+        return list(arguments)
+    overrides = [item for item in arguments if "=" in item and not item.startswith("-")]
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException:
+        return list(arguments)  # Hydra will meet it again, and say so
+    shared = [item.key_or_group for item in parsed if not item.is_sweep_override()]
+    excluded = "hydra.job.config.override_dirname.exclude_keys"
+    return [*arguments, f"{excluded}=[{','.join(dict.fromkeys(shared))}]"]
+
+
+def _hydra_main(task: Callable[[DictConfig], None], config_name: str) -> Callable[[], None]:
+    return hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
+
+
+def _reporting(
+    task: Callable[[DictConfig], None], schema: type, failed: list[BaseException]
+) -> Callable[[DictConfig], None]:
+    """``task`` that reports its own error; the other runs of a sweep go on after it."""
+
+    @functools.wraps(task)
+    def reporting(composed: DictConfig) -> None:
+        settle_libraries()  # a launcher's process begins here
+        try:
+            task(composed)
+        except Exception as error:
+            job = HydraConfig.get()
+            arguments = OmegaConf.to_container(job.overrides.task, resolve=False)
+            assert isinstance(arguments, list)
+            if job.mode == RunMode.MULTIRUN:
+                print(f"run {job.sweep.subdir}:", file=sys.stderr)
+            _report(error, schema, arguments)
+            failed.append(error)
+            if job.mode == RunMode.MULTIRUN:
+                raise  # so that launchers in other processes know
+
+    return reporting
+
+
+def _report(error: Exception, schema: type, arguments: Sequence[str]) -> int:
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        message = explain(error, schema, arguments, [*_config_dirs(arguments), CONF])
+    elif isinstance(error, yaml.YAMLError):
+        message = f"a config file cannot be read: {' '.join(str(error).split())}"
+    else:
+        return report(error)
+    return report(ConfigError(message))
+
+
+def _config_dirs(arguments: Sequence[str]) -> list[Path]:
+    folders = []
+    for flag, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = flag.partition("=")
+        if name in ("--config-dir", "-cd"):
+            folders.append(Path(value if equals else following))
+    return folders
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
+def _key(argument: str) -> str:
+    return argument.partition("=")[0].lstrip("+~")
+
+
+def quoted(value: str) -> str:
+    """A value as the command line has it: quoted if it holds what Hydra would read otherwise."""
+    if re.fullmatch(r"[\w./:-]+", value):
+        return value
+    escaped = value.replace("'", "\\'")
+    return f"'{escaped}'"

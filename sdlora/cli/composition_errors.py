@@ -1,0 +1,240 @@
+"""Errors of composing a config in one message each: key, value, remedy, instead of Hydra's own."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sdlora.config.keys import all_keys, nearest_key
+
+KINDS = {
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "bool": "must be true or false",
+    "str": "must be text; put quotes around it",
+    "list": "must be a list, such as [a,b]",
+    "dict": "must be keys and values, such as {a:1,b:2}",
+}
+"""What a value of each type looks like."""
+
+
+def explain(
+    error: BaseException, schema: type, arguments: Sequence[str], folders: Sequence[Path]
+) -> str:
+    """One message for an error of composition.
+
+    Args:
+        error: What Hydra or OmegaConf raised.
+        schema: The dataclass of the whole config.
+        arguments: The command line, to show values as they were given.
+        folders: Config folders, to find groups, and values that a file gives.
+
+    Returns:
+        ``key=value: reason; remedy``, or the error's own first line if it names no key.
+    """
+    chain = _chain(error)
+    for item in chain:
+        if isinstance(item, MissingConfigException) and item.missing_cfg_file:
+            return _missing_choice(item, folders)
+        if isinstance(item, OverrideParseException):
+            return _unreadable(item.override)
+    if several := re.match(r"\s*Ambiguous value for argument '(.*)'", str(chain[0])):
+        return f"{several[1]}: holds several values; add -m to run once with each, or [] for a list"
+    key = _full_key(chain)
+    if key is None:
+        return _first_line(chain[0]) or type(chain[0]).__name__
+    text = "\n".join(map(str, chain))
+    file = _file_of(text)
+    where = f" in {file}.yaml" if file else ""
+    for item in chain:
+        if told := _in_list(item, schema, where):
+            return told
+    key, value = _as_given(key, arguments, file, folders)
+    if "is not in struct" in text or re.search(r"Key '.*' not in '", text):
+        return unknown_key(key, value, schema, folders, where)
+    return f"{shown(key, value)}{where}: {_reason(key, chain, schema)}"
+
+
+def unknown_key(
+    key: str, value: object, schema: type, folders: Sequence[Path], where: str = ""
+) -> str:
+    """The message for a key that the schema does not have, with the nearest one that it has.
+
+    Args:
+        key: Dotted key.
+        value: Its value, ``None`` if not known.
+        schema: The dataclass of the whole config.
+        folders: Config folders, whose sub-folders are the groups.
+        where: Which file it stands in, to be put in the message.
+    """
+    if key.startswith("hydra."):
+        return f"{shown(key, value)}{where}: unknown key; --cfg hydra shows all of Hydra's"
+    groups = [] if "." in key else sorted(_groups(folders))
+    near = next(iter(get_close_matches(key, groups, n=1)), None) or nearest_key(key, schema)
+    hint = f"did you mean {near}? " if near else ""
+    parent = key.rpartition(".")[0]
+    names = [name for name in all_keys(schema) if name.rpartition(".")[0] == parent]
+    if parent and names:
+        hint += f"{parent} has {', '.join(name.rpartition('.')[2] for name in names)}"
+    return f"{shown(key, value)}{where}: unknown key; {hint or '--cfg job lists all keys'}".strip()
+
+
+def unknown_keys(composed: DictConfig, schema: type) -> dict[str, Any]:
+    """Dotted keys with their values that a config has and its schema has not.
+
+    ``+key=value`` puts them there, past the schema's own check.
+    """
+    known = all_keys(schema)
+    found: dict[str, Any] = {}
+    pending: list[tuple[str, Any]] = [("", OmegaConf.to_container(composed))]
+    while pending:
+        prefix, values = pending.pop()
+        for name, value in values.items():
+            key = f"{prefix}{name}"
+            if key not in known:
+                found[key] = value
+            elif isinstance(value, dict) and known[key] != "dict":
+                pending.append((f"{key}.", value))
+    return found
+
+
+def shown(key: str, value: object) -> str:
+    """``key=value``, or the key alone if the value is not known."""
+    return key if value is None else f"{key}={value}"
+
+
+def _in_list(error: BaseException, schema: type, where: str) -> str | None:
+    """The message for an error inside a list of groups, whose keys OmegaConf gives without it."""
+    if not isinstance(error, OmegaConfBaseException) or error.full_key is None:
+        return None
+    for name, group in _lists_of_groups(schema).items():
+        kinds, key = all_keys(group), error.full_key
+        if re.fullmatch(re.escape(name) + r"\[\d+\]", key):
+            needs = f"must be keys and values, such as {{{next(iter(kinds))}: ...}}"
+            return f"{shown(key, error.value)}{where}: {needs}"
+        if error.object_type is not group or key.startswith(f"{name}["):
+            continue
+        if key not in kinds:
+            near = next(iter(get_close_matches(key, kinds, n=1, cutoff=0.5)), None)
+            hint = f"did you mean {near}? " if near else ""
+            return f"{name}: {key}{where}: unknown key; {hint}each has {', '.join(kinds)}"
+        kind = kinds[key].removesuffix(" | None")
+        reason = KINDS.get(kind, _first_line(error))
+        return f"{name}: {shown(key, error.value)}{where}: {reason}"
+    return None
+
+
+def _lists_of_groups(schema: type, prefix: str = "") -> dict[str, type]:
+    """Dotted keys of lists whose elements are groups, such as ``data.roots``, with the group."""
+    found: dict[str, type] = {}
+    for name, kind in get_type_hints(schema).items():
+        elements = [part for part in get_args(kind) if isinstance(part, type)]
+        if get_origin(kind) is list and elements and is_dataclass(elements[0]):
+            found[f"{prefix}{name}"] = elements[0]
+        elif isinstance(kind, type) and is_dataclass(kind):
+            found |= _lists_of_groups(kind, f"{prefix}{name}.")
+    return found
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    return chain
+
+
+def _first_line(error: BaseException) -> str:
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), "")
+
+
+def _full_key(chain: Sequence[BaseException]) -> str | None:
+    keys = (getattr(item, "full_key", None) for item in reversed(chain))
+    return next((str(key) for key in keys if key), None)
+
+
+def _file_of(text: str) -> str | None:
+    """The config file that Hydra was reading, such as ``lora/mine``; ``None``: the command line."""
+    found = re.search(r"In '([^']+)': \w+ raised while composing config", text)
+    return found[1] if found else None
+
+
+def _as_given(
+    key: str, arguments: Sequence[str], file: str | None, folders: Sequence[Path]
+) -> tuple[str, str | None]:
+    """The key with its value as the command line, or the file, gives it."""
+    if file is not None:
+        return key, _value_in(file, key, folders)
+    for argument in reversed(arguments):
+        given, equals, value = argument.lstrip("+~").partition("=")
+        if given == key or given.startswith(f"{key}."):
+            return given, value if equals else None
+    return key, None
+
+
+def _value_in(file: str, key: str, folders: Sequence[Path]) -> str | None:
+    names = key.split(".")
+    for folder in folders:
+        path = folder / f"{file}.yaml"
+        if not path.is_file():
+            continue
+        try:
+            content = OmegaConf.load(path)
+        except (OmegaConfBaseException, yaml.YAMLError):
+            return None
+        for start in range(len(names)):  # the file's own package is not part of its keys
+            value = OmegaConf.select(content, ".".join(names[start:]))
+            if value is not None:
+                return str(value)
+    return None
+
+
+def _missing_choice(error: MissingConfigException, folders: Sequence[Path]) -> str:
+    group, _, name = str(error.missing_cfg_file).rpartition("/")
+    options = list(error.options or [])
+    if not group:
+        return f"{name}: no such config file in {', '.join(map(str, folders))}"
+    if not options:
+        near = get_close_matches(group, _groups(folders), n=1)
+        hint = f"did you mean {near[0]}?" if near else "--help lists the groups"
+        return f"{group}={name}: there is no group {group}; {hint}"
+    near = get_close_matches(name, options, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{group}={name}: unknown; {hint}choices: {', '.join(options)}"
+
+
+def _unreadable(override: str) -> str:
+    if "=" not in override:
+        return f"{override}: is not KEY=VALUE; write {override}=VALUE"
+    return (
+        f"{override}: cannot be read as KEY=VALUE; close every bracket, and put single quotes "
+        "around a value that holds commas, spaces, brackets or letters such as é"
+    )
+
+
+def _groups(folders: Sequence[Path]) -> set[str]:
+    return {p.name for folder in folders if folder.is_dir() for p in folder.iterdir() if p.is_dir()}
+
+
+def _reason(key: str, chain: Sequence[BaseException], schema: type) -> str:
+    own = next((item for item in reversed(chain) if isinstance(item, OmegaConfBaseException)), None)
+    message = _first_line(own or chain[0])
+    kind = all_keys(schema).get(key, "").removesuffix(" | None")
+    if "nterpolation" in message or "resolver" in message:
+        return f"{message}; write a value, or ${{KEY}} of a key that exists"
+    if "issing mandatory value" in message:
+        return f"has no value; set it with {key}=VALUE"
+    if "does not support deletion" in message:
+        return "is needed and cannot be removed"
+    if kind in KINDS:
+        return KINDS[kind]
+    if kind:
+        return f"is a group of keys, not one value; set {key}.KEY=VALUE"
+    return message

@@ -1,0 +1,262 @@
+"""Several devices: a process for each, of which the first leads and alone writes."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import lightning
+import torch
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from omegaconf import OmegaConf
+from torch import distributed
+
+from sdlora.cli.command_line import quoted
+from sdlora.config.rules import require
+from sdlora.config.train import TrainConfig
+from sdlora.runtime.program import FOLLOWS, TRACEBACK, USER_ERROR, is_told, process_rank
+
+CONFIG_DIR = "command-line"
+"""What Hydra calls the source of configs that ``--config-dir`` names."""
+
+FAILS_WITHIN_S = 10.0
+"""When a process has failed, the first one has so long to see it by itself; NCCL never does."""
+
+SEEN_WITHIN_S = 0.5
+"""A process whose connection broke is waited for so long, to see whether it has ended."""
+
+ENDS_WITHIN_S = 60.0
+"""When training is over, the other processes have so long to end."""
+
+
+class ProcessError(RuntimeError):
+    """Another process of the run failed; the message says which."""
+
+
+def num_processes(config: TrainConfig) -> int:
+    """Of the run, on all machines."""
+    return config.trainer.devices * config.trainer.num_nodes
+
+
+def rank_of(config: TrainConfig) -> int:
+    """Number of this process among those of the run; 0 is the first."""
+    return process_rank(num_processes(config))
+
+
+def check_processes(config: TrainConfig) -> None:
+    """Check that the devices are there, and that torchrun or Slurm started a process for each.
+
+    Raises:
+        ConfigError: Naming key, value and remedy.
+    """
+    trainer, count = config.trainer, num_processes(config)
+    if trainer.accelerator in ("auto", "gpu") and torch.cuda.is_available():
+        there = torch.cuda.device_count()
+        remedy = (
+            f"this machine shows {there} GPU(s); take no more of them, and as many times "
+            "trainer.accumulate_grad_batches for the same steps"
+        )
+        require(trainer.devices <= there, "trainer.devices", trainer.devices, remedy)
+    started = int(os.environ.get("WORLD_SIZE", count))
+    require(
+        started == count,
+        "trainer.devices",
+        trainer.devices,
+        f"times trainer.num_nodes={trainer.num_nodes} is {count}, but {started} processes were "
+        "started; give the numbers of torchrun's --nproc-per-node and --nnodes",
+    )
+    is_started = "WORLD_SIZE" in os.environ or "SLURM_NTASKS" in os.environ
+    require(
+        trainer.num_nodes == 1 or is_started,
+        "trainer.num_nodes",
+        trainer.num_nodes,
+        "processes on other machines are started by torchrun or srun; see docs/devices.md",
+    )
+    given = {item.partition("=")[0] for item in HydraConfig.get().overrides.hydra}
+    is_named = bool(given & {"hydra.run.dir", "hydra.sweep.dir"}) or config.resume is not None
+    require(
+        count == 1 or not is_started or is_named,
+        "run_dir",
+        config.run_dir,
+        "each process would make a folder of its own, as their clocks differ; give all of them "
+        "the same one with hydra.run.dir=FOLDER",
+    )
+
+
+@contextmanager
+def together(trainer: lightning.Trainer, script: Path) -> Iterator[None]:
+    """Within the block, the processes of a run are one group; afterwards each is by itself.
+
+    On one machine the first process starts the others; those of torchrun and Slurm are there. The
+    environment is left as it was found, so that another run may follow in the first process.
+
+    Args:
+        trainer: Of one device or several.
+        script: What the other processes run.
+
+    Raises:
+        ProcessError: If another process failed, which has said why.
+    """
+    strategy = trainer.strategy
+    if not isinstance(strategy, DDPStrategy):
+        yield
+        return
+    found = dict(os.environ)
+    cluster = strategy.cluster_environment
+    assert cluster is not None
+    others = 0 if cluster.creates_processes_externally else trainer.num_devices - 1
+    try:
+        if others:  # as Lightning's own launcher does; it finds LOCAL_RANK, and starts none
+            os.environ |= {
+                "MASTER_ADDR": cluster.main_address,
+                "MASTER_PORT": str(cluster.main_port),
+                "WORLD_SIZE": str(others + 1),
+                "NODE_RANK": "0",
+                "LOCAL_RANK": "0",
+            }
+        with Followers(command(script), others):
+            strategy.setup_environment()
+            yield
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+        _restore(found)
+
+
+@contextmanager
+def in_turn(strategy: Strategy) -> Iterator[None]:
+    """The first process goes through the block, then the others; if one fails, all end.
+
+    So what the first one writes (the cache, the data sheet) is there for the others.
+
+    Raises:
+        ProcessError: In the first process, if another failed, which has said why.
+        SystemExit: In the others, if another failed.
+    """
+    is_first = strategy.is_global_zero
+    if not is_first and not strategy.broadcast(True):
+        sys.exit(USER_ERROR)
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    if is_first:
+        strategy.broadcast(failure is None)
+        if failure is not None:  # the others have gone
+            raise failure
+    all_are_well = strategy.reduce_boolean_decision(failure is None)
+    if failure is not None:
+        raise failure
+    if not all_are_well and is_first:
+        raise ProcessError("another process of this run failed before training; it said why above")
+    if not all_are_well:
+        sys.exit(USER_ERROR)
+
+
+def command(script: Path) -> list[str]:
+    """What another process runs: this run alone in its folder, also if it is a cell of a sweep.
+
+    Lightning's own launcher repeats the command line, with which each process of a sweep would
+    begin a sweep of its own (its issue 11300).
+    """
+    hydra = HydraConfig.get()
+    given: Any = OmegaConf.to_container(hydra.overrides, resolve=False)
+    kept = [item for item in given["hydra"] if item.startswith("hydra.searchpath=")]
+    task = given["task"]
+    sources = hydra.runtime.config_sources
+    folders = [source.path for source in sources if source.provider == CONFIG_DIR]
+    if not any(item.startswith("resume=") for item in task):  # which brings these two
+        task += [f"hydra.run.dir={quoted(hydra.runtime.output_dir)}", "hydra.mode=RUN"]
+    flags = [word for folder in folders for word in ("--config-dir", folder)]
+    silent = ["hydra.output_subdir=null", "hydra/job_logging=none"]
+    return [sys.executable, str(script.resolve()), *flags, *task, *kept, *silent]
+
+
+class Followers:
+    """The processes for a machine's further devices, which end with this one, and end it.
+
+    Their standard input ends with this process, which they watch (``program.follow``); a session
+    of their own keeps Ctrl-C from them, as this process tells them when to stop.
+
+    Args:
+        command: What each runs.
+        count: How many there are.
+    """
+
+    def __init__(self, command: Sequence[str], count: int) -> None:
+        self._command = list(command)
+        self._count = count
+        self._is_over = threading.Event()
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        for rank in range(1, self._count + 1):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), FOLLOWS: "1"}
+            environment = {**os.environ, **own}
+            environment.pop(TRACEBACK, None)  # set for Hydra's sake, see command_line.run
+            process = subprocess.Popen(
+                self._command, env=environment, stdin=subprocess.PIPE, start_new_session=True
+            )
+            self._processes.append(process)
+            threading.Thread(target=self._watch, args=(rank, process), daemon=True).start()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._is_over.set()
+        message = None
+        if isinstance(error, Exception) and not is_told(error):
+            message = self._failure()
+        for process in self._processes:
+            self._end(process, 0.0 if error else ENDS_WITHIN_S)
+        if message is not None:
+            raise ProcessError(message) from error
+
+    def _failure(self) -> str | None:
+        """Which process failed, if one did: then this one's error is that it got no answer."""
+        for rank, process in enumerate(self._processes, start=1):
+            try:
+                code = process.wait(SEEN_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                continue
+            if code != 0:
+                return _ended(rank, code)
+        return None
+
+    def _end(self, process: subprocess.Popen[bytes], timeout_s: float) -> None:
+        assert process.stdin is not None
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.stdin.close()
+            try:
+                process.wait(FAILS_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        process.stdin.close()
+
+    def _watch(self, rank: int, process: subprocess.Popen[bytes]) -> None:
+        """End this process if another one failed and it does not see it."""
+        code = process.wait()
+        if code != 0 and not self._is_over.wait(FAILS_WITHIN_S):
+            print(f"error: {_ended(rank, code)}", file=sys.stderr, flush=True)
+            os._exit(USER_ERROR)  # the main thread waits in NCCL, where nothing reaches it
+
+
+def _ended(rank: int, code: int) -> str:
+    return (
+        f"trainer.devices: process {rank} of this run ended with exit code {code}, so the others "
+        "cannot go on; what it said stands above. Resume from the last checkpoint"
+    )
+
+
+def _restore(environment: Mapping[str, str]) -> None:
+    for name in set(os.environ) - set(environment):
+        del os.environ[name]
+    os.environ.update(environment)

@@ -1,0 +1,46 @@
+"""Checks of ``evaluate.py`` that need the libraries but no weight."""
+
+from pathlib import Path
+
+from transformers.utils import logging as transformers_logging
+
+from sdlora.adapters.textual_inversion import FOLDER as EMBEDDINGS
+from sdlora.assembly.device import check_device
+from sdlora.assembly.prompts import check_sampling
+from sdlora.assembly.scorers import check_scores
+from sdlora.config.evaluate import EvaluateConfig
+from sdlora.config.rules import ConfigError, require
+from sdlora.runs.adapter_file import checkpoint_path
+
+
+def check_evaluation(config: EvaluateConfig) -> None:
+    """Check names, prompts and paths before a weight is read.
+
+    Raises:
+        ValueError: Naming key, value and remedy.
+    """
+    transformers_logging.disable_progress_bar()  # it would draw over the run's own bars
+    check_sampling(config.sampling)
+    check_scores(config.evaluation, config.sampling)
+    check_device(config.accelerator, config.precision)
+    for key, paths in (("lora", config.lora_file), ("images", config.images)):
+        for path in paths:
+            if not Path(path).exists():
+                raise ConfigError(f"{key}={path}: no such file or folder")
+    if config.data.root is not None and not Path(config.data.root).is_dir():
+        raise ConfigError(f"data.root={config.data.root}: no such folder; name one, or null")
+    if config.run is not None and not config.images:
+        adapter = checkpoint_path(config.run, config.run_checkpoint)
+        require(
+            adapter.is_file() or (adapter.parent / EMBEDDINGS).is_dir(),
+            "run",
+            config.run,
+            "holds no LoRA, as it trained all weights; its own report.html has their scores, and "
+            "images=FOLDER scores pictures",
+        )
+    require(
+        config.sampling.prompts is not None,
+        "sampling.prompts",
+        "null",
+        "name a text file with one prompt a line",
+    )

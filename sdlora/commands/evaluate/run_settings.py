@@ -1,0 +1,42 @@
+"""``evaluate.py run=FOLDER``: the run's own sampling and scores, under what is given now."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+
+def with_run_settings(composed: DictConfig, arguments: Sequence[str]) -> DictConfig:
+    """A run is drawn and scored as it was while it trained, save for what is given now.
+
+    Args:
+        composed: The config of ``evaluate.py``.
+        arguments: The command line's overrides.
+
+    Raises:
+        ValueError: If ``run`` does not name a run folder.
+    """
+    if composed.run is None:
+        return composed
+    from sdlora.runs.run_folder import read_config  # brings Lightning, which is slow
+
+    stored, _ = read_config(Path(composed.run), key="run")
+    keys = [item.partition("=")[0].lstrip("+~") for item in arguments]
+    for group in ("sampling", "evaluation"):
+        if any(item.startswith(f"{group}=") for item in arguments):
+            continue
+        if group == "sampling" and composed.evaluation.hw10:
+            continue  # the homework says how its pictures are drawn
+        values = {
+            key: OmegaConf.select(composed, key) for key in keys if key.startswith(f"{group}.")
+        }
+        options = {
+            f"{group}.{key}.options": value["options"]
+            for key, value in stored[group].items()
+            if isinstance(value, dict) and "options" in value
+        }
+        with open_dict(composed):  # options are the run's own, not those of the default scorers
+            composed[group] = OmegaConf.merge(composed[group], stored[group])
+            for key, value in {**options, **values}.items():
+                OmegaConf.update(composed, key, value, merge=False)
+    return composed

@@ -1,0 +1,247 @@
+"""Scoring what a run made, any LoRA files, or pictures: all on the same prompts and noise."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from PIL import Image
+
+from sdlora.adapters.formats import apply_lora, read_lora, remove_lora
+from sdlora.adapters.learned_embedding import learned
+from sdlora.adapters.lora import lora_parameters, merged, set_scale
+from sdlora.adapters.textual_inversion import load_embeddings
+from sdlora.assembly import base_model, prompts, scorers
+from sdlora.assembly.device import compute_device
+from sdlora.assembly.new_word import embeddings_of, teach
+from sdlora.commands.evaluate.subject import NamedLora, Subject, subject
+from sdlora.commands.train.nearest import write_nearest
+from sdlora.config.evaluate import EvaluateConfig
+from sdlora.config.lora import NewWordConfig
+from sdlora.config.rules import ConfigError
+from sdlora.data.pictures.decode import PICTURE_SUFFIXES, PictureError, read_picture
+from sdlora.data.sources.picture import ERROR
+from sdlora.evaluation.evaluator import (
+    Evaluation,
+    Evaluator,
+    score_training,
+    write_grid,
+    write_pictures,
+    write_prompts,
+)
+from sdlora.evaluation.hw10 import tutorial_line
+from sdlora.evaluation.scores import Scores
+from sdlora.evaluation.scoring import KnownPictures, Pictures, Scorer
+from sdlora.models.family import Family
+from sdlora.reports.page import write_html_report
+from sdlora.runs.report import score_table, write_report_json
+from sdlora.runs.run_folder import read_config
+from sdlora.runtime import versions
+from sdlora.runtime.progress import Progress
+from sdlora.sampling.generate import Prompt
+
+
+def evaluate(config: EvaluateConfig, folder: Path, progress: Progress) -> Path:
+    """Draw and score base and LoRAs, or score pictures; write pictures, grid and reports.
+
+    Returns:
+        ``report.json``.
+    """
+    what = subject(config, progress)
+    training = scorers.training_pictures(config.evaluation, what.training)
+    _say_left_out(what, training, progress)
+    device = compute_device(config.accelerator)
+    scorer = scorers.scorer(config.evaluation, what.references, training, device, progress)
+    if config.images:
+        rows = _of_folders(config.images, scorer, progress)
+    else:
+        rows = _of_loras(config, what, scorer, training, progress)
+    return _write(config, what, folder, rows, scorer, training, progress)
+
+
+def _say_left_out(what: Subject, training: KnownPictures, progress: Progress) -> None:
+    """Name training pictures that nothing is compared with; training would have named them."""
+    if what.training is None or not training.images:
+        return
+    for finding in what.training.findings:
+        if finding.severity == ERROR:
+            progress.print(f"left out: {finding}")
+    tried = [picture.name for picture in what.training.pictures[: scorers.MOST_REFERENCES]]
+    if unread := [name for name in tried if name not in set(training.names)]:
+        progress.print(f"left out, since they cannot be read: {', '.join(unread)}")
+
+
+def _of_loras(
+    config: EvaluateConfig,
+    what: Subject,
+    scorer: Scorer,
+    training: KnownPictures,
+    progress: Progress,
+) -> dict[str, Evaluation]:
+    """The base, then each LoRA, all in the model that is loaded once."""
+    # merged weights are those of the base as it is
+    base = replace(what.model, quantise=None) if config.merge else what.model
+    family = base_model.load(base, None, config.precision, seed=0)
+    if config.run is not None:
+        _as_trained(family, Path(config.run))
+    else:
+        for lora in what.loras:
+            if (embeddings := embeddings_of(lora.path)) is not None:
+                progress.print(
+                    f"warning: {embeddings} is left out: a new word is known with run= only"
+                )
+    family.to(compute_device(config.accelerator))
+    resolution = what.resolution or family.native_resolution_px
+    evaluator = Evaluator(
+        family=family,
+        settings=prompts.draw_settings(
+            config.sampling, config.evaluation, resolution, config.precision
+        ),
+        scorer=scorer,
+        progress=progress,
+    )
+    rows = {"base": evaluator.draw_base()}
+    for lora in progress.track(what.loras, "LoRAs"):
+        with _applied(family, lora, config.merge) as scale:
+            rows[lora.label] = evaluator.draw(lora_scale=scale)
+    return rows
+
+
+def _as_trained(family: Family, run: Path) -> None:
+    """Sample as the run trained; the bare base keeps its own noise schedule.
+
+    A new word is known to the base too, as what it began with.
+    """
+    stored, _ = read_config(run, key="run")
+    if (word := stored["lora"].get("new_word", {})).get("name"):
+        teach(family, NewWordConfig(**word))
+    objective = stored["objective"]
+    family.change_noise_schedule(
+        objective["prediction_type"], objective.get("zero_terminal_snr", False)
+    )
+
+
+@contextmanager
+def _applied(family: Family, lora: NamedLora, merge: bool) -> Iterator[float]:
+    """The model with a LoRA, inside the block; gives the strength that is still to be applied."""
+    modules = family.parts
+    words, embeddings = list(learned(*modules.values())), embeddings_of(lora.path)
+    if words and embeddings is not None:
+        load_embeddings(embeddings, modules)
+    if not words or lora.path.exists():  # a run may learn a word alone
+        apply_lora(modules, read_lora(lora.path, int(family.unet.config.layers_per_block)))
+    try:
+        with ExitStack() as stack:
+            for word in words if merge else ():
+                word.strength = lora.scale
+            for module in modules.values() if merge else ():
+                if lora_parameters(module):
+                    set_scale(module, lora.scale)
+                    stack.enter_context(merged(module))
+            yield 1.0 if merge else lora.scale
+    finally:
+        remove_lora(*modules.values())
+        for word in words:
+            word.strength = 1.0
+
+
+def _of_folders(
+    folders: Sequence[str], scorer: Scorer, progress: Progress
+) -> dict[str, Evaluation]:
+    """Pictures made elsewhere, a row for each folder."""
+    rows = {}
+    for folder in folders:
+        images, texts = _read(Path(folder))
+        known = [text for text in texts.values() if text is not None]
+        pictures = Pictures(images, known if len(known) == len(images) else None)
+        scores = scorer.score(pictures, progress)
+        prompts = [Prompt(text or "", seed=0) for text in texts.values()]
+        rows[folder if len(folders) > 1 else "pictures"] = Evaluation(prompts, images, scores)
+    return rows
+
+
+def _read(folder: Path) -> tuple[list[Image.Image], dict[str, str | None]]:
+    """The pictures of a folder, and name -> prompt, where one is known."""
+    if not folder.is_dir():
+        raise ConfigError(f"images={folder}: no such folder")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    if not paths:
+        raise ConfigError(f"images={folder}: holds no picture")
+    listed = _listed_prompts(folder)
+    images, texts = [], {}
+    for path in paths:
+        try:
+            images.append(read_picture(path))
+            beside = path.with_suffix(".txt")
+            own = beside.read_text("utf-8-sig").strip() if beside.is_file() else None
+        except (PictureError, UnicodeDecodeError) as error:
+            raise ConfigError(f"images={folder}: {path.name}: {error}") from error
+        texts[path.name] = listed.get(path.name, own)
+    return images, texts
+
+
+def _listed_prompts(folder: Path) -> dict[str, str]:
+    """File -> prompt, from a ``prompts.json`` in the folder or beside it."""
+    for path in (folder / "prompts.json", folder.parent / "prompts.json"):
+        if path.is_file():
+            try:
+                entries = json.loads(path.read_text("utf-8"))
+                return {str(each["file"]): str(each["text"]) for each in entries if each["text"]}
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(
+                    f"{path}: no list of {{file, text}} ({error}); mend or remove it"
+                ) from error
+    return {}
+
+
+def _write(
+    config: EvaluateConfig,
+    what: Subject,
+    folder: Path,
+    rows: Mapping[str, Evaluation],
+    scorer: Scorer,
+    training: KnownPictures,
+    progress: Progress,
+) -> Path:
+    scores = {name: item.scores for name, item in rows.items() if item.scores is not None}
+    real = score_training(what.training, scorer, progress) if what.training else None
+    folders = _folder_names(list(rows))
+    for name, item in rows.items():
+        write_pictures(folder / folders[name], item)
+    write_prompts(folder, [item.prompts for item in rows.values()])
+    count = config.sampling.num_preview
+    write_grid(folder / "grid.png", rows, count, training.images[:count])
+    report = folder / "report.json"
+    told = {**asdict(config), "model": asdict(what.model)}  # a run brings its own
+    settings = {"config": told, "versions": versions.versions()}
+    write_report_json(report, scores, settings=settings, floor=real, pictures=folders)
+    last = list(rows)[-1]
+    if what.training is not None:
+        prompts = rows[last].prompts
+        write_nearest(folder, scores[last], prompts, what.training, folders[last])
+    print_scores(scores, real, progress)
+    write_html_report(folder)
+    progress.print(f"\nWritten: {folder / 'report.html'}, {report}, grid.png and the pictures")
+    return report
+
+
+def print_scores(scores: Mapping[str, Scores], real: Scores | None, progress: Progress) -> None:
+    """The table of all scores, and the homework's line of each model, as it prints it."""
+    if any(value is not None for row in scores.values() for value in row.values.values()):
+        progress.print(score_table(scores, floor=real))
+    for name, row in scores.items():
+        if "hw10_face" in row.values:
+            progress.print(f"{name}: {tutorial_line(row)}")
+
+
+def _folder_names(labels: Sequence[str]) -> dict[str, str]:
+    """Label -> a folder name that is safe on every system, and no other's."""
+    names: dict[str, str] = {}
+    for label in labels:
+        name = re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-.") or "pictures"
+        while name in names.values():
+            name += "-2"
+        names[label] = name
+    return names

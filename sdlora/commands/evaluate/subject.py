@@ -1,0 +1,148 @@
+"""What ``evaluate.py`` is told to score -> the model, its LoRAs, and what to compare with."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from sdlora.assembly import scorers
+from sdlora.assembly.source import HELD_OUT, file_index, held_out, picture_source
+from sdlora.assembly.training_pictures import split_numbers
+from sdlora.config.data import DataConfig
+from sdlora.config.evaluate import EvaluateConfig
+from sdlora.config.model import ModelConfig
+from sdlora.data.sources.folder import FolderSource, Root
+from sdlora.data.sources.picture_source import DataError, PictureSource, Selection
+from sdlora.evaluation.scoring import KnownPictures
+from sdlora.runs.adapter_file import checkpoint_path
+from sdlora.runs.run_folder import read_config
+from sdlora.runtime.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class NamedLora:
+    """A LoRA file with one strength.
+
+    Attributes:
+        label: Its row in the report.
+        path: The file or folder.
+        scale: Its strength.
+    """
+
+    label: str
+    path: Path
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is scored.
+
+    Attributes:
+        model: The base.
+        loras: Each becomes a row; none where only pictures are scored.
+        training: What was trained on, if it is there.
+        references: Pictures of the person that were not trained on, if there are any.
+        resolution: Side of the pictures in pixels; None: the model's own.
+    """
+
+    model: ModelConfig
+    loras: Sequence[NamedLora]
+    training: PictureSource | None
+    references: KnownPictures | None
+    resolution: int | None
+
+
+def subject(config: EvaluateConfig, progress: Progress) -> Subject:
+    """Read from the run folder, or from the config, what is scored."""
+    if config.run is None:
+        training, folder = _of_root(config.data.root)
+        references = folder if config.evaluation.references is None else None
+        model, resolution = config.model, config.resolution
+    else:
+        stored, _ = read_config(Path(config.run), key="run")
+        merged = OmegaConf.merge(OmegaConf.structured(ModelConfig), stored["model"])
+        model = replace(_typed(merged, ModelConfig), scratch=[])
+        data = _typed(OmegaConf.merge(OmegaConf.structured(DataConfig), stored["data"]), DataConfig)
+        training, references = _of_run(data, progress)
+        resolution = config.resolution or data.resolution
+    if config.evaluation.references is not None:
+        references = scorers.pictures_in(config.evaluation.references)
+    return Subject(model, named_loras(config), training, references, resolution)
+
+
+def named_loras(config: EvaluateConfig) -> list[NamedLora]:
+    """Every LoRA with every strength; a single one is called ``LoRA``."""
+    if config.images:
+        return []
+    if config.run is None:
+        files = {label: Path(path) for label, path in _labels(config.lora_file).items()}
+    elif config.run_checkpoint == "all":
+        from sdlora.runs.checkpoints import steps_on_disk
+
+        steps = steps_on_disk(Path(config.run) / "checkpoints")
+        files = {f"step {step}": checkpoint_path(config.run, str(step)) for step in steps}
+    else:
+        files = {"LoRA": checkpoint_path(config.run, config.run_checkpoint)}
+    if len(config.lora_file) == 1:
+        files = {"LoRA": Path(config.lora_file[0])}
+    many = len(config.lora_scale) > 1
+    return [
+        NamedLora(f"{label} x{scale:g}" if many else label, path, scale)
+        for label, path in files.items()
+        for scale in config.lora_scale
+    ]
+
+
+def _labels(files: Sequence[str]) -> dict[str, str]:
+    """File names without their endings; the folder's where every file is called alike."""
+    stems = [Path(file).stem for file in files]
+    if "pytorch_lora_weights" in stems or len(set(stems)) < len(stems):
+        stems = [
+            f"{Path(file).parent.name}/{stem}" if Path(file).suffix else stem
+            for file, stem in zip(files, stems, strict=True)
+        ]
+    seen = Counter[str]()
+    labels = {}
+    for file, stem in zip(files, stems, strict=True):
+        seen[stem] += 1
+        labels[stem if seen[stem] == 1 else f"{stem} ({seen[stem]})"] = file
+    return labels
+
+
+def _of_run(
+    data: DataConfig, progress: Progress
+) -> tuple[PictureSource | None, KnownPictures | None]:
+    """A run's training pictures and those that it held out, as far as they are still there."""
+    try:
+        folder = held_out(data, progress)
+        with file_index(data) as index:
+            source = picture_source(data, index, progress)
+    except DataError as error:
+        progress.print(f"note: the run's training pictures are not there any more: {error}")
+        return None, None
+    references = None
+    if data.val_fraction:
+        trained, unseen = split_numbers(source.pictures, data.val_fraction)
+        references = scorers.first_pictures(Selection(source, unseen)) if unseen else None
+        source = Selection(source, trained)
+    if data.val_root is not None and Path(data.val_root).is_dir():
+        references = scorers.pictures_in(data.val_root)
+    return source, references if folder is None else scorers.pictures_in(folder)
+
+
+def _of_root(root: str | None) -> tuple[PictureSource | None, KnownPictures | None]:
+    if root is None:
+        return None, None
+    source = FolderSource([Root(path=Path(root))], default_caption="")
+    unseen = Path(root) / HELD_OUT
+    return source, scorers.pictures_in(str(unseen)) if unseen.is_dir() else None
+
+
+def _typed(merged: Any, schema: type[Any]) -> Any:
+    found = OmegaConf.to_object(merged)
+    assert isinstance(found, schema)
+    return found

@@ -1,0 +1,182 @@
+"""``python -m sdlora.export``: look at LoRA files, change them, write a run's again."""
+
+import argparse
+import importlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from sdlora.runtime.program import run_task
+
+LAYOUTS = ("diffusers", "kohya", "peft")
+
+EPILOG = """each file is loaded back before it takes its place; docs/files.md tells how.
+
+  python -m sdlora.export inspect lora.safetensors
+  python -m sdlora.export convert lora.safetensors for_comfyui.safetensors --layout kohya
+  python -m sdlora.export resize lora.safetensors --r 8 --out small.safetensors
+  python -m sdlora.export add a.safetensors b.safetensors --weights 0.7,0.3 --out both.safetensors
+  python -m sdlora.export merge lora.safetensors --base sd15 --out merged.safetensors
+  python -m sdlora.export extract --tuned FOLDER --base sd15 --r 16 --out lora.safetensors
+  python -m sdlora.export run outputs/2026-01-31/12-00-00 --checkpoint best
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and run one command; errors as in ``train.py``."""
+    options = parser().parse_args(arguments)
+    run_task(lambda: _run(options))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line. It imports no library that is slow."""
+    whole = argparse.ArgumentParser(
+        prog="python -m sdlora.export",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (does, help_line, add_arguments) in COMMANDS.items():
+        one = commands.add_parser(name, help=help_line, description=help_line)
+        one.set_defaults(does=does)
+        add_arguments(one)
+    return whole
+
+
+def _run(options: argparse.Namespace) -> None:
+    module, _, function = options.does.partition(":")
+    getattr(importlib.import_module(module), function)(options)
+
+
+def _inspect(one: argparse.ArgumentParser) -> None:
+    one.add_argument("file", type=Path, help="a .safetensors file, or an export or peft folder")
+    one.add_argument("--json", action="store_true", help="for machines, with the whole header")
+
+
+def _convert(one: argparse.ArgumentParser) -> None:
+    one.add_argument("file", type=Path)
+    one.add_argument("out", type=Path, help="a .safetensors file; for peft a folder")
+    one.add_argument("--layout", choices=LAYOUTS, required=True)
+    _base(one, "also compare outputs on this base: ")
+    _overwrite(one)
+
+
+def _resize(one: argparse.ArgumentParser) -> None:
+    one.add_argument("file", type=Path)
+    _cut(one, required=True)
+    _out(one)
+    _base(one, "also compare outputs on this base: ")
+
+
+def _add(one: argparse.ArgumentParser) -> None:
+    one.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    one.add_argument("--weights", type=_numbers, metavar="W,W", help="one for each file; else 1")
+    _cut(one, required=False)
+    _out(one)
+    _base(one, "also compare outputs on this base: ")
+
+
+def _merge(one: argparse.ArgumentParser) -> None:
+    one.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    one.add_argument("--scale", type=_numbers, metavar="S[,S]", help="strength; 1, as trained")
+    one.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="a folder (diffusers), or FILE.safetensors (the original layout, for ComfyUI, A1111)",
+    )
+    one.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp16")
+    _base(one, "", required=True)
+    _overwrite(one)
+
+
+def _extract(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--tuned", required=True, help="a whole model, given as --base is")
+    _cut(one, required=True)
+    _out(one, layout="diffusers")
+    _base(one, "what it was tuned from: ", required=True)
+
+
+def _export_run(one: argparse.ArgumentParser) -> None:
+    one.add_argument("run", type=Path, help="the folder that train.py wrote")
+    one.add_argument("--checkpoint", default="last", help="a step number, best, or last")
+    one.add_argument("--out", type=Path, help="folder; else RUN/export_CHECKPOINT")
+    one.add_argument("--licence", help="for the model card; else the run's export.licence")
+    _overwrite(one)
+
+
+COMMANDS = {
+    "inspect": ("sdlora.commands.lora.tools:inspect_file", "what is in a file", _inspect),
+    "convert": ("sdlora.commands.lora.tools:convert", "the same LoRA in another layout", _convert),
+    "resize": ("sdlora.commands.lora.tools:resize", "a smaller rank, by SVD", _resize),
+    "add": ("sdlora.commands.lora.tools:add", "the weighted sum of several", _add),
+    "merge": ("sdlora.commands.lora.tools:merge", "LoRAs into a base's own weights", _merge),
+    "extract": (
+        "sdlora.commands.lora.tools:extract_difference",
+        "the LoRA between two models, by SVD",
+        _extract,
+    ),
+    "run": (
+        "sdlora.commands.lora.run_export:export_run",
+        "a run's checkpoint in all layouts",
+        _export_run,
+    ),
+}
+"""Name -> function (imported when it is run), help line, what adds its arguments."""
+
+
+def _cut(one: argparse.ArgumentParser, required: bool) -> None:
+    how = one.add_mutually_exclusive_group(required=required)
+    how.add_argument("--r", type=_rank, help="rank of each layer, at most")
+    how.add_argument(
+        "--keep",
+        type=_share,
+        help="share of the squared singular values to keep in each layer; ranks then differ",
+    )
+
+
+def _out(one: argparse.ArgumentParser, layout: str | None = None) -> None:
+    one.add_argument(
+        "--out", type=Path, required=True, help="a .safetensors file; for peft a folder"
+    )
+    default = layout or "that of the first file"
+    one.add_argument("--layout", choices=LAYOUTS, default=layout, help=f"default: {default}")
+    _overwrite(one)
+
+
+def _overwrite(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--overwrite", action="store_true", help="replace what is there")
+
+
+def _base(one: argparse.ArgumentParser, purpose: str, required: bool = False) -> None:
+    what = "a name of conf/model (tiny, sd15, ...), a diffusers folder or a Hub id"
+    one.add_argument("--base", required=required, help=purpose + what)
+    one.add_argument("--family", help="of the base: sd or sdxl; else read from model_index.json")
+
+
+def _rank(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be a whole number >= 1")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    values = _numbers(text)
+    if len(values) != 1 or not 0 < values[0] <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be in (0, 1], such as 0.9")
+    return values[0]
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        values = [float(item) for item in text.split(",")]
+    except ValueError:
+        values = [math.nan]
+    if not all(math.isfinite(value) for value in values):
+        raise argparse.ArgumentTypeError(f"{text}: must be numbers, such as 0.7,0.3")
+    return values
+
+
+if __name__ == "__main__":
+    main()

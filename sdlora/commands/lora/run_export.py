@@ -1,0 +1,98 @@
+"""``python -m sdlora.export run``: a checkpoint of a run in all layouts, proved, with its card."""
+
+import json
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from PIL import Image
+
+from sdlora.adapters.formats import apply_lora, read_lora
+from sdlora.assembly import base_model
+from sdlora.commands.train.lora_header import write_card
+from sdlora.config.rules import ConfigError
+from sdlora.config.train import TrainConfig
+from sdlora.evaluation.scores import Scores, scores_from
+from sdlora.export.layouts import export_lora
+from sdlora.export.lora_files import header
+from sdlora.export.proof import prove_export
+from sdlora.models.family import Family
+from sdlora.runs.adapter_file import checkpoint_path
+from sdlora.runs.best import read_best
+from sdlora.runs.run_folder import read_config
+from sdlora.runtime.files import whole_folder
+from sdlora.runtime.progress import Progress
+
+
+def export_run(options: Namespace) -> None:
+    """Write a run's checkpoint as ``train.py`` writes the last one, without training anything."""
+    out = options.out or options.run / f"export_{options.checkpoint}"
+    if out.exists() and not options.overwrite:
+        raise ConfigError(f"out={out}: is there already; choose another, or --overwrite")
+    config = _config(options.run, options.licence)
+    lora = read_lora(checkpoint_path(str(options.run), options.checkpoint))
+
+    def fresh() -> Family:
+        return base_model.load(config.model, None, "fp32", seed=0)
+
+    with Progress() as progress:
+        with progress.working("Writing, and loading back"):
+            family = fresh()
+            apply_lora(family.parts, lora)
+            metadata = header(lora.metadata)
+            if config.export.licence is not None:
+                metadata["modelspec.license"] = config.export.licence
+            with whole_folder(out) as temporary:
+                export_lora(
+                    temporary, parts=family.parts, metadata=metadata, name=config.export.name
+                )
+                differences = prove_export(temporary, lambda: fresh().pipeline(), family.parts)
+                write_card(
+                    temporary,
+                    config=config,
+                    metadata=metadata,
+                    specs=lora.specs,
+                    samples=_samples(options.run) if options.checkpoint == "last" else [],
+                    scores=_scores(options.run, options.checkpoint),
+                )
+        worst = max(differences.values())
+        progress.print(f"written and proved in 3 layouts, largest difference {worst:.2g}: {out}")
+
+
+def _config(run: Path, licence: str | None) -> TrainConfig:
+    stored, _ = read_config(run, key="run")
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), stored))
+    assert isinstance(config, TrainConfig)
+    if licence is not None:
+        config.export = replace(config.export, licence=licence)
+    return config
+
+
+def _samples(run: Path) -> list[tuple[str, Image.Image]]:
+    """Prompts and pictures of the last weights, as far as they were kept."""
+    found = []
+    for entry in _json(run / "samples" / "prompts.json", []):
+        path = run / "samples" / "last" / entry["file"]
+        if path.is_file():
+            with Image.open(path) as image:
+                found.append((entry["text"], image.copy()))
+    return found
+
+
+def _scores(run: Path, checkpoint: str) -> dict[str, Scores]:
+    """Of the base and of this checkpoint; none where it was not scored in the final report."""
+    stored: Mapping[str, Any] = _json(run / "report.json", {}).get("scores", {})
+    rows = {name: scores_from(row) for name, row in stored.items()}
+    best = read_best(run)
+    if checkpoint == "last" and "LoRA" in rows:
+        return {"base": rows["base"], "LoRA": rows["LoRA"]}
+    if checkpoint == "best" and best is not None and "base" in rows:
+        return {"base": rows["base"], "LoRA": best.scores}
+    return {}
+
+
+def _json(path: Path, default: Any) -> Any:
+    return json.loads(path.read_text("utf-8")) if path.is_file() else default

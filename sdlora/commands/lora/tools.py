@@ -1,0 +1,200 @@
+"""What ``python -m sdlora.export`` does with LoRA files, one function a command."""
+
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+from sdlora.adapters import arithmetic
+from sdlora.adapters.arithmetic import Cut, Energy
+from sdlora.adapters.file_keys import PARTS, Layers, Layout
+from sdlora.adapters.formats import read_lora
+from sdlora.adapters.inspection import inspect_lora
+from sdlora.adapters.lora_file import LoraFile, from_layers
+from sdlora.assembly.device import DTYPES
+from sdlora.commands.lora.base import base_source, fresh_base
+from sdlora.commands.train.lora_header import base_fields, text_width
+from sdlora.config.rules import ConfigError
+from sdlora.export.extraction import Difference, extract, prove_extraction
+from sdlora.export.lora_files import (
+    OF_THE_WEIGHTS,
+    FreshBase,
+    header,
+    prove_on_base,
+    shared_header,
+    write_lora,
+)
+from sdlora.export.merging import SINGLE_FILE, merged_pipeline, write_merged
+from sdlora.export.summary import as_json, shown
+from sdlora.models.source import resolve
+from sdlora.runtime.progress import Progress
+
+MADE_BY = "sdlora.made_by"
+"""Header entry: the command that made the weights out of others."""
+
+
+def inspect_file(options: Namespace) -> None:
+    """Print what is in a file."""
+    facts = inspect_lora(options.file)
+    if options.json:
+        print(as_json(facts))
+    else:
+        Progress(enabled=False).console.print(shown(facts))
+
+
+def convert(options: Namespace) -> None:
+    """The same LoRA in another layout."""
+    _refuse_existing(options)
+    lora = read_lora(options.file)
+    _write(options, lora, options.layout)
+
+
+def resize(options: Namespace) -> None:
+    """A smaller rank."""
+    _refuse_existing(options)
+    lora = read_lora(options.file)
+    parts = _cut(lora, options)
+    what = f"resize {options.file.name} {_cut_words(options)}"
+    smaller = from_layers(
+        options.file, parts, {**header(lora.metadata, OF_THE_WEIGHTS), MADE_BY: what}, lora.layout
+    )
+    _write(options, smaller, options.layout or lora.layout)
+
+
+def add(options: Namespace) -> None:
+    """The weighted sum of several."""
+    _refuse_existing(options)
+    weights = options.weights or [1.0] * len(options.files)
+    if len(weights) != len(options.files):
+        raise ConfigError(
+            f"--weights={','.join(f'{w:g}' for w in weights)}: {len(weights)} numbers for "
+            f"{len(options.files)} files; give one for each"
+        )
+    loras = [read_lora(path) for path in options.files]
+    parts = arithmetic.added(loras, weights)
+    terms = [f"{w:g} x {path.name}" for w, path in zip(weights, options.files, strict=True)]
+    metadata = {**shared_header(loras), MADE_BY: f"add {' + '.join(terms)}"}
+    total = from_layers(options.out, parts, metadata, loras[0].layout)
+    if options.r or options.keep:
+        total = from_layers(options.out, _cut(total, options), metadata, loras[0].layout)
+    _write(options, total, options.layout or loras[0].layout)
+
+
+def extract_difference(options: Namespace) -> None:
+    """The LoRA between two models."""
+    _refuse_existing(options)
+    source = base_source(options.base, options.family)
+    base, tuned = _base(options.base, options), _base(options.tuned, options)
+    with Progress() as progress:
+        before, after = base(), tuned().parts
+        predicted = before.noise_schedule_config.get("prediction_type", "epsilon")
+        found = extract(after, before.parts, Cut(options.r, options.keep), progress)
+        layers = {part: found[part].layers for part in PARTS if part in found}
+        metadata = {
+            **base_fields(options.base, source.family, text_width(before), predicted),
+            MADE_BY: f"extract from {Path(options.tuned).name} {_cut_words(options)}",
+        }
+        lora = from_layers(options.out, layers, metadata, options.layout)
+
+        def prove(path: Path) -> dict[str, float]:
+            return prove_extraction(path, options.layout, base, after, found)
+
+        with progress.working("Writing, and loading back"):
+            errors = write_lora(options.out, lora, options.layout, prove)
+        _say_left_out(found, progress)
+        progress.print(f"written and proved: {options.out} ({options.layout})")
+        for part, error in errors.items():
+            progress.print(
+                f"  {part}: {len(layers[part])} layers; merged into the base, {error:.2%} of the "
+                "difference is missing, as the discarded singular values say"
+            )
+
+
+def merge(options: Namespace) -> None:
+    """LoRAs in the base's weights."""
+    _refuse_existing(options)
+    scales = options.scale or [1.0]
+    scales = scales * len(options.files) if len(scales) == 1 else scales
+    if len(scales) != len(options.files):
+        raise ConfigError(
+            f"--scale={','.join(f'{s:g}' for s in scales)}: {len(scales)} numbers for "
+            f"{len(options.files)} files; give one, or one for each"
+        )
+    source, base = base_source(options.base, options.family), _base(options.base, options)
+    loras = [read_lora(path) for path in options.files]
+    with Progress() as progress:
+        with progress.working("Merging"):
+            pipeline, worst = merged_pipeline(base, loras, scales)
+        with progress.working("Writing, and loading back"):
+            out = write_merged(options.out, pipeline, DTYPES[options.dtype], resolve(source))
+        reader = "from_single_file" if out.suffix == SINGLE_FILE else "from_pretrained"
+        progress.print(
+            f"written and proved: {out}\n"
+            f"  outputs of LoRA beside base and merged differ by {worst:.2g} at most (float32)\n"
+            f"  {reader} gives every weight back to the bit ({options.dtype})"
+        )
+
+
+def _write(options: Namespace, lora: LoraFile, layout: Layout) -> None:
+    """Write, prove, and say so."""
+    base = _base(options.base, options) if options.base else None
+
+    def prove(path: Path) -> dict[str, float]:
+        return {} if base is None else prove_on_base(path, lora, layout, base)
+
+    with Progress() as progress:
+        with progress.working("Writing, and loading back"):
+            differences = write_lora(options.out, lora, layout, prove)
+        progress.print(
+            f"written and proved: {options.out} ({layout}); read back, it holds the same tensors "
+            "and alphas"
+        )
+        for what, difference in differences.items():
+            progress.print(f"  {what}: outputs on the base differ by {difference:.2g} at most")
+
+
+def _base(name: str, options: Namespace) -> FreshBase:
+    for logging in (transformers_logging, diffusers_logging):  # over the command's own bars
+        logging.disable_progress_bar()
+    return fresh_base(base_source(name, options.family))
+
+
+def _refuse_existing(options: Namespace) -> None:
+    if options.out.exists() and not options.overwrite:
+        raise ConfigError(f"out={options.out}: is there already; choose another, or --overwrite")
+
+
+def _cut_words(options: Namespace) -> str:
+    given = {"--r": options.r, "--keep": options.keep}
+    return " ".join(f"{name} {value:g}" for name, value in given.items() if value is not None)
+
+
+def _cut(lora: LoraFile, options: Namespace) -> dict[str, Layers]:
+    """Resized, with what that cost printed."""
+    with Progress() as progress:
+        parts, energies = arithmetic.resized(lora, Cut(options.r, options.keep), progress)
+        _say_energy(energies, parts, progress)
+    return parts
+
+
+def _say_energy(
+    energies: Mapping[str, Energy], parts: Mapping[str, Layers], progress: Progress
+) -> None:
+    for part, energy in energies.items():
+        ranks = sorted({layer["A"].shape[0] for layer in parts[part].values()})
+        shown_ranks = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+        progress.print(
+            f"{part}: rank {shown_ranks}; {1 - energy.relative_error**2:.2%} of the squared norm "
+            f"is kept, relative error {energy.relative_error:.2%}"
+        )
+
+
+def _say_left_out(found: Mapping[str, Difference], progress: Progress) -> None:
+    for part, each in found.items():
+        if each.left_out:
+            progress.print(
+                f"note: {part}: {len(each.left_out)} weights differ that no LoRA holds (norms, "
+                f"biases, embeddings), such as {each.left_out[0]}; they stay the base's"
+            )

@@ -1,0 +1,34 @@
+"""Checks of ``train.py`` that need the libraries but no weight, one line a group."""
+
+from transformers.utils import logging as transformers_logging
+
+from sdlora.assembly.device import check_device
+from sdlora.assembly.optimizer import check_optimizer, check_schedule
+from sdlora.assembly.prompts import check_sampling
+from sdlora.assembly.scorers import check_scores
+from sdlora.assembly.unconditional import check_told
+from sdlora.config.rules import ConfigError
+from sdlora.config.train import TrainConfig
+from sdlora.diffusion.noise_schedule import changed_schedule
+from sdlora.sampling.samplers import check_sampler
+
+
+def check(config: TrainConfig) -> None:
+    """Check what needs the libraries, but no weight: names, options, prompts, devices.
+
+    Raises:
+        ValueError: Naming key, value and remedy.
+    """
+    transformers_logging.disable_progress_bar()  # it would draw over the run's own bars
+    check_told(config)
+    check_optimizer(config)
+    check_schedule(config)
+    check_sampling(config.sampling)
+    objective, sampler = config.objective, config.sampling.sampler
+    try:
+        asked = changed_schedule({}, objective.prediction_type, objective.zero_terminal_snr)
+        check_sampler(sampler, asked)
+    except ValueError as error:
+        raise ConfigError(f"sampling.sampler={sampler}: {error}") from error
+    check_device(config.trainer.accelerator, config.trainer.precision)
+    check_scores(config.evaluation, config.sampling)

@@ -1,0 +1,173 @@
+"""``from_lora=FILE``: the run that a LoRA file's header tells of, once more."""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from sdlora.config.keys import all_keys
+from sdlora.config.rules import ConfigError
+from sdlora.config.train import TrainConfig
+from sdlora.runtime.progress import Progress
+
+OF_THIS_RUN = ("from_lora", "resume", "check", "run_dir", "sweep")
+"""Keys that belong to a run itself and not to its recipe."""
+
+GROUP_KEYS = {"optimizer": "optim"}
+"""Group -> its key, where the names differ."""
+
+OVERLAYS = ("experiment", "debug")
+"""Groups that set keys of others, so that nobody could say which of them win."""
+
+SAME_CONTENT = ("data.num_workers", "data.cache")
+"""Keys of ``data`` that do not choose what is read."""
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """What a header says of the run: ``config``, ``hashes`` and ``versions``.
+
+    Args:
+        path: A LoRA file or folder, in any layout that this project wrote.
+
+    Raises:
+        ConfigError: If it is none, or another trainer's.
+    """
+    from sdlora.adapters.formats import read_metadata  # brings diffusers, which is slow
+
+    try:
+        header = read_metadata(path)
+    except ValueError as error:
+        raise ConfigError(f"from_lora={path}: {error}") from error
+    if "sdlora.config" not in header:
+        raise ConfigError(
+            f"from_lora={path}: its header holds no sdlora config, so it was not trained by this "
+            "project, or its header is lost; to start from its weights is another thing"
+        )
+    try:
+        names = ("config", "hashes", "versions")
+        return {name: json.loads(header.get(f"sdlora.{name}", "{}")) for name in names}
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"from_lora={path}: its sdlora config is damaged ({error})") from error
+
+
+def with_recipe(composed: DictConfig, arguments: Sequence[str]) -> DictConfig:
+    """The config of ``from_lora``'s header, with what is given now over it.
+
+    A group given now (``optimizer=prodigy``) is taken whole as its file has it; keys that the
+    header does not have, from a time before them, keep the values of ``conf/``.
+
+    Args:
+        composed: The config as composed without the header.
+        arguments: The command line's overrides.
+
+    Raises:
+        ConfigError: If the file has no config, one with unknown keys, or names what is not here.
+    """
+    if composed.from_lora is None:
+        return composed
+    file = composed.from_lora
+    recipe = read_recipe(Path(file))
+    stored = {k: v for k, v in recipe["config"].items() if k not in OF_THIS_RUN}
+    if unknown := _unknown_keys(stored):
+        made = recipe["versions"].get("sdlora", "another version")
+        raise ConfigError(
+            f"from_lora={file}: made with sdlora {made}, whose config has keys that this one has "
+            f"not: {', '.join(unknown)}; repeat it with that version"
+        )
+    given = [item.partition("=")[0].lstrip("+~") for item in arguments]
+    for item, key in zip(arguments, given, strict=True):
+        if key in OVERLAYS and not item.endswith("=null"):
+            raise ConfigError(f"{item}: an overlay under from_lora={file}; give its keys instead")
+    taken = {GROUP_KEYS.get(key, key) for key in given}
+    dicts = [key for key, kind in all_keys(TrainConfig).items() if kind == "dict"]
+    values = {key: copy.deepcopy(OmegaConf.select(composed, key)) for key in given if "." in key}
+    with open_dict(composed):
+        for name in stored.keys() - taken:
+            OmegaConf.update(composed, name, stored[name])
+        options = {key: _inside(stored, key) for key in dicts if key.partition(".")[0] not in taken}
+        for key, value in {**options, **values}.items():
+            if value is not None or key in values:
+                OmegaConf.update(composed, key, value, merge=False)
+    _refuse_missing(composed, [*taken, *values])
+    return composed
+
+
+def compare_with_recipe(
+    config: TrainConfig, hashes: Mapping[str, str], versions: Mapping[str, str], progress: Progress
+) -> None:
+    """Say what differs from the run that is repeated; refuse other content under the same config.
+
+    Other data or another base on purpose (a key of ``data`` or ``model`` was given) is said; the
+    same settings that now read something else are an error, as nobody asked for it.
+
+    Args:
+        config: Of this run.
+        hashes: Of its data and base, as the header has them.
+        versions: Of what makes the numbers.
+        progress: Prints.
+
+    Raises:
+        ConfigError: Naming what changed, and the remedy.
+    """
+    from sdlora.runs.run_folder import differences, flat  # brings Lightning, which is slow
+
+    recipe = read_recipe(Path(str(config.from_lora)))
+    now = flat({k: v for k, v in asdict(config).items() if k not in OF_THIS_RUN})
+    before = flat({k: v for k, v in recipe["config"].items() if k not in OF_THIS_RUN})
+    changed = differences(before, now)
+    progress.print(f"repeats {config.from_lora}")
+    for key, old, new in changed:
+        progress.print(f"  {key}: {old!r} there, {new!r} now")
+    for group in ("data", "model"):
+        names = [name for name in recipe["hashes"] if (name == "data") == (group == "data")]
+        other = [name for name in names if recipe["hashes"][name] != hashes.get(name)]
+        asked = [
+            key
+            for key, _, _ in changed
+            if key.startswith(f"{group}.") and not key.startswith(SAME_CONTENT)
+        ]
+        if other and not asked:
+            raise ConfigError(
+                f"from_lora={config.from_lora}: {', '.join(other)} is not what it was trained on "
+                f"(SHA-256 differs), so this is no repeat; bring that back, or give {group}.... to "
+                "train on what is here"
+            )
+        for name in other:
+            progress.print(f"  note: {name} is not what it was trained on: no repeat")
+    for name, old, new in differences(recipe["versions"], versions):
+        progress.print(f"  note: {name} {old} there, {new} here: last bits may differ")
+
+
+def _unknown_keys(stored: Mapping[str, Any]) -> list[str]:
+    from sdlora.runs.run_folder import flat
+
+    known = all_keys(TrainConfig)
+    open_keys = tuple(f"{key}." for key, kind in known.items() if kind == "dict")
+    return [key for key in flat(stored) if key not in known and not key.startswith(open_keys)]
+
+
+def _inside(stored: Mapping[str, Any], key: str) -> Any:
+    found: Any = stored
+    for name in key.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+def _refuse_missing(composed: DictConfig, given: Sequence[str]) -> None:
+    """Paths of the header are those of the machine that trained it."""
+    keys = ["sampling.prompts", "evaluation.references"]
+    if composed.data.source == "folder":
+        keys += ["data.root", "data.val_root"]
+        keys += [f"data.roots[{i}].path" for i in range(len(composed.data.roots))]
+    for key in keys:
+        path = OmegaConf.select(composed, key)
+        named = any(key == item or key.startswith((f"{item}.", f"{item}[")) for item in given)
+        if path is not None and not named and not Path(path).expanduser().exists():
+            raise ConfigError(
+                f"{key}={path}: named by {composed.from_lora}, but not here; give the place on "
+                f"this machine with {key.partition('[')[0]}=..."
+            )

@@ -1,0 +1,54 @@
+"""The pictures that come nearest to training pictures, beside those."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sdlora.data.sources.picture_source import PictureSource
+from sdlora.evaluation.scores import Scores
+from sdlora.runtime.files import atomic_path, write_json
+from sdlora.sampling.generate import Prompt, picture_name
+
+FILE_NAME = "nearest.json"
+NUM_SHOWN = 8
+SIDE_PX = 512
+
+
+def write_nearest(
+    folder: Path,
+    scores: Scores,
+    prompts: Sequence[Prompt],
+    source: PictureSource,
+    pictures: str = "samples/last",
+) -> None:
+    """Write ``nearest.json`` and the training pictures that it names beside a report.
+
+    Args:
+        folder: Where the report lies.
+        scores: Their scores; without a likeness to training pictures nothing is written.
+        prompts: What they were drawn from, in their order.
+        source: The training pictures.
+        pictures: Folder of the pictures that were scored, inside ``folder``.
+    """
+    likeness = scores.per_picture.get("training_similarity")
+    if likeness is None:
+        return
+    names = scores.per_picture["nearest_training"]
+    number_of = {picture.name: number for number, picture in enumerate(source.pictures)}
+    order = sorted(range(len(likeness)), key=lambda index: -likeness[index])
+    pairs: list[dict[str, str | float]] = []
+    for index in [index for index in order if names[index] in number_of][:NUM_SHOWN]:
+        training = f"samples/nearest/{len(pairs):02d}.png"
+        image = source.image(number_of[names[index]])
+        image.thumbnail((SIDE_PX, SIDE_PX))
+        with atomic_path(folder / training) as temporary:
+            image.save(temporary)
+        pairs.append(
+            {
+                "picture": f"{pictures}/{picture_name(index, prompts[index].text)}",
+                "prompt": prompts[index].text,
+                "training": training,
+                "name": names[index],
+                "similarity": likeness[index],
+            }
+        )
+    write_json(folder / FILE_NAME, pairs)

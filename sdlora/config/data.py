@@ -1,0 +1,276 @@
+"""The typed schema of the ``data`` group; values live in ``conf/data``, checks live here."""
+
+import re
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from sdlora.config.captions import CaptionsConfig
+from sdlora.config.rules import (
+    require,
+    require_choice,
+    require_count,
+    require_fraction,
+    require_rate,
+)
+
+SOURCES = ("folder", "hub", "portraits")
+
+
+@dataclass(slots=True, kw_only=True)
+class RootConfig:
+    path: str = MISSING
+    """Folder of pictures, or a ``.zip``, ``.tar`` or ``.tar.gz`` of one."""
+    repeats: int = 1
+    """How often an epoch shows each of its pictures; >= 1."""
+    prefix: str = ""
+    """Stands before each of its captions, such as a trigger word."""
+    class_caption: str | None = None
+    """Caption of those of its pictures that have none of their own."""
+
+    def __post_init__(self) -> None:
+        require_count("data.roots.repeats", self.repeats)
+
+
+@dataclass(slots=True, kw_only=True)
+class BucketsConfig:
+    mode: str = MISSING
+    """``square`` (of ``data.resolution``), ``auto`` (many aspects of its area) or ``fixed``."""
+    sizes: list[str] = field(default_factory=list)
+    """The sizes of mode ``fixed``, as ``512x768`` (width x height)."""
+    step: int | None = None
+    """Sides of automatic sizes are multiples of this, in pixels; ``null``: what the model needs."""
+    min_side: int = MISSING
+    """Shortest side of automatic sizes, in pixels."""
+    max_side: int = MISSING
+    """Longest side of automatic sizes, in pixels."""
+    max_aspect: float = MISSING
+    """Greatest longer side / shorter side of automatic sizes; >= 1."""
+
+    def __post_init__(self) -> None:
+        require_choice("data.buckets.mode", self.mode, ("square", "auto", "fixed"))
+        for key in ("min_side", "max_side"):
+            require_count(f"data.buckets.{key}", getattr(self, key), 8)
+        if self.step is not None:
+            require_count("data.buckets.step", self.step, 8)
+        require(
+            self.max_aspect >= 1, "data.buckets.max_aspect", self.max_aspect, "must be at least 1"
+        )
+        require(
+            (self.mode == "fixed") == bool(self.sizes),
+            "data.buckets.sizes",
+            self.sizes,
+            "belongs to data.buckets.mode=fixed, which needs at least one, such as [512x768]",
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class FiltersConfig:
+    min_width: int | None = None
+    """Narrower pictures are left out; in pixels, as all of these ``null`` is off."""
+    min_height: int | None = None
+    """Lower pictures are left out; in pixels."""
+    min_area_px: int | None = None
+    """Pictures of fewer pixels are left out."""
+    min_aspect: float | None = None
+    """Smallest width / height."""
+    max_aspect: float | None = None
+    """Greatest width / height."""
+    max_file_mib: float | None = None
+    """Larger files are left out."""
+    exact_duplicates: bool = MISSING
+    """Leave out all but one of files with the same bytes."""
+    near_duplicates: int | None = None
+    """Leave out pictures whose 64-bit perceptual hash differs from another's in so few bits."""
+    min_sharpness: float | None = None
+    """Smallest variance of the Laplacian, in squared grey levels, at 512 px; blur is below 100."""
+
+
+@dataclass(slots=True, kw_only=True)
+class PriorConfig:
+    mode: str = MISSING
+    """Prior preservation: ``none``, ``class`` (class pictures train along) or ``teacher`` (the
+    bare base's prediction for the class prompt is a target of every step)."""
+    prompt: str = MISSING
+    """The class prompt, such as ``a photo of a person``."""
+    weight: float = MISSING
+    """Factor on this part of the loss; > 0."""
+    root: str | None = None
+    """Folder of class pictures; ``null``: ``class_pictures`` in the run folder."""
+    num_pictures: int = MISSING
+    """So many class pictures; the base draws those that are missing. >= 1."""
+
+    def __post_init__(self) -> None:
+        require_choice("data.prior.mode", self.mode, ("none", "class", "teacher"))
+        require_rate("data.prior.weight", self.weight)
+        require_count("data.prior.num_pictures", self.num_pictures)
+        require(
+            self.mode == "none" or bool(self.prompt.strip()),
+            "data.prior.prompt",
+            self.prompt,
+            "say what the class is, such as 'a photo of a person'",
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class CacheConfig:
+    mode: str = MISSING
+    """``disk`` (each picture is encoded once, for all runs), ``memory`` (for this run) or ``off``
+    (at every step). On the command line ``data.cache=off`` is short for this key."""
+    dir: str | None = None
+    """Folder of the cache; ``null``: ``SDLORA_CACHE``, else the user's cache folder."""
+    max_gib: float = MISSING
+    """Largest size on disk; what was not used for longest goes first. > 0."""
+    resident_gib: float = MISSING
+    """Up to this size (and a quarter of a GPU's free memory) a set is kept on the training device;
+    a larger one is memory-mapped. > 0."""
+
+    def __post_init__(self) -> None:
+        require_choice("data.cache.mode", self.mode, ("disk", "memory", "off"))
+        require_rate("data.cache.max_gib", self.max_gib)
+        require_rate("data.cache.resident_gib", self.resident_gib)
+
+
+@dataclass(slots=True, kw_only=True)
+class HubConfig:
+    split: str = MISSING
+    """Which split of the set."""
+    revision: str | None = None
+    """Branch, tag or commit of a set on the Hub."""
+    image_column: str | None = None
+    """Column of the pictures; ``null``: the one that is called so by custom."""
+    caption_column: str | None = None
+    """Column of the captions; ``null``: the one that is called so by custom."""
+    streaming: bool = MISSING
+    """Read rows as they come instead of storing the set: for sets larger than the disk."""
+    shuffle_buffer: int = MISSING
+    """Rows that streaming holds to shuffle among; >= 1."""
+
+    def __post_init__(self) -> None:
+        require_count("data.hub.shuffle_buffer", self.shuffle_buffer)
+
+
+@dataclass(slots=True, kw_only=True)
+class DataConfig:
+    source: str = MISSING
+    """Where pictures come from: ``folder``, ``hub`` (a Hugging Face set) or ``portraits``."""
+    root: str | None = None
+    """Folder or archive of captioned pictures; for ``source: hub`` the set's id or local path."""
+    roots: list[RootConfig] = field(default_factory=list)
+    """Several folders, each with its own settings; instead of ``root``."""
+    nested: bool = MISSING
+    """Whether sub-folders are read; one called ``held_out`` never is."""
+    val_root: str | None = None
+    """Captioned pictures for the validation loss; ``null``: the folder ``held_out`` of a root."""
+    val_fraction: float = MISSING
+    """Share of the pictures that is not trained on but used for the validation loss; [0, 1)."""
+    on_error: str = MISSING
+    """What a picture or caption that cannot be used does: ``raise`` or ``skip`` (and be listed)."""
+    num_pictures: int = MISSING
+    """How many portraits to draw (``source: portraits``); >= 1."""
+    resolution: int = MISSING
+    """Side of square training pictures in pixels; automatic buckets have about its area."""
+    buckets: BucketsConfig = MISSING
+    crop: str = MISSING
+    """``center``, ``random`` (cannot be cached) or ``face`` (around the largest face)."""
+    face_detector: str = MISSING
+    """deepface's detector for ``crop: face``: opencv, ssd, yunet, ..."""
+    upscale: bool = MISSING
+    """Whether pictures smaller than their bucket may be enlarged."""
+    flip: bool = MISSING
+    """Mirror a sample with probability 1/2. Leave off for faces and text."""
+    background: str = MISSING
+    """Colour under transparent parts, as ``#rrggbb``."""
+    alpha: str = MISSING
+    """What transparency means: ``background`` (lay it over the colour) or ``mask`` (and train only
+    what is opaque)."""
+    mask_weight: float = MISSING
+    """Factor on the loss where a mask (``NAME.mask.png``, or alpha) is black; [0, 1)."""
+    captions: CaptionsConfig = MISSING
+    filters: FiltersConfig = MISSING
+    prior: PriorConfig = MISSING
+    cache: CacheConfig = MISSING
+    hub: HubConfig = MISSING
+    batch_size: int = MISSING
+    """Pictures in one forward pass on one device; >= 1."""
+    num_workers: int = MISSING
+    """Processes that read pictures; 0 reads in the training process."""
+
+    def __post_init__(self) -> None:
+        require_choice("data.source", self.source, SOURCES)
+        require_choice("data.on_error", self.on_error, ("raise", "skip"))
+        require_choice("data.crop", self.crop, ("center", "random", "face"))
+        require_choice("data.alpha", self.alpha, ("background", "mask"))
+        require_count("data.num_pictures", self.num_pictures)
+        require_count("data.batch_size", self.batch_size)
+        require_count("data.num_workers", self.num_workers, 0)
+        require_fraction("data.mask_weight", self.mask_weight)
+        require_fraction("data.val_fraction", self.val_fraction)
+        require(
+            not (self.val_root and self.val_fraction),
+            "data.val_fraction",
+            self.val_fraction,
+            "and data.val_root cannot both be given; set one to 0 or null",
+        )
+        self._check_roots()
+        near = max(8, round(self.resolution / 8) * 8)
+        require(
+            8 <= self.resolution <= 4096 and self.resolution % 8 == 0,
+            "data.resolution",
+            self.resolution,
+            f"must be a multiple of 8 between 8 and 4096; the nearest is {min(near, 4096)}",
+        )
+        require(
+            re.fullmatch("#[0-9a-fA-F]{6}", self.background) is not None,
+            "data.background",
+            self.background,
+            "write a colour as #rrggbb, such as #ffffff",
+        )
+        require(
+            not (self.crop == "random" and self.cache.mode != "off"),
+            "data.crop",
+            "random",
+            "gives new pixels at every step, so it needs data.cache=off",
+        )
+        self._check_streaming()
+
+    def _check_roots(self) -> None:
+        if self.source == "portraits":
+            return
+        require(
+            bool(self.root) or bool(self.roots),
+            "data.root",
+            self.root,
+            "name the Hugging Face set, such as OWNER/NAME, or a local path"
+            if self.source == "hub"
+            else "name the folder that holds your pictures and captions",
+        )
+        require(
+            not (self.root and self.roots),
+            "data.roots",
+            [root.path for root in self.roots],
+            "and data.root cannot both be given; set data.root=null",
+        )
+        require(
+            self.source == "folder" or not self.roots,
+            "data.roots",
+            [root.path for root in self.roots],
+            "belongs to data.source=folder; name a Hub set with data.root",
+        )
+
+    def _check_streaming(self) -> None:
+        streamed = self.source == "hub" and self.hub.streaming
+        simple = self.cache.mode == "off" and self.buckets.mode == "square" and self.crop != "face"
+        require(
+            simple or not streamed,
+            "data.hub.streaming",
+            True,
+            "reads rows as they come: set data.cache=off, data.buckets.mode=square and data.crop "
+            "to center or random",
+        )
+        require(
+            not (streamed and self.prior.mode == "class"),
+            "data.prior.mode",
+            "class",
+            "cannot be mixed into a streamed set; use teacher",
+        )

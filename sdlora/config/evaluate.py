@@ -1,0 +1,91 @@
+"""The typed schema of ``evaluate.py``: what is scored, how, and on which machine."""
+
+import math
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from sdlora.config.evaluation import EvaluationConfig
+from sdlora.config.model import PRECISIONS, ModelConfig
+from sdlora.config.rules import (
+    require,
+    require_choice,
+    require_count,
+)
+from sdlora.config.sampling import SamplingConfig
+
+
+@dataclass(slots=True, kw_only=True)
+class EvaluatedData:
+    root: str | None = None
+    """Folder of the pictures that the LoRA was trained on, if they are there: scores compare with
+    them, and with its folder ``held_out`` if it has one."""
+
+
+@dataclass(slots=True, kw_only=True)
+class EvaluateConfig:
+    """Everything that ``evaluate.py`` is told."""
+
+    run: str | None = None
+    """Run folder whose LoRA is scored; it gives the model, the references and the training set."""
+    sweep_folder: str | None = None
+    """Folder of a sweep whose ``report.html`` and ``results.csv`` are written again; nothing is
+    drawn or scored. On the command line: ``sweep=FOLDER``."""
+    run_checkpoint: str = MISSING
+    """Which adapter of the run: ``last``, ``best`` (by its own scores), a step number, or ``all``
+    that are on the disk. On the command line it is ``checkpoint=STEP``."""
+    lora_file: list[str] = field(default_factory=list)
+    """LoRA files or folders, made by any trainer; scored on ``model``. On the command line:
+    ``lora=FILE`` or ``lora=[FILE,FILE]``."""
+    lora_scale: list[float] = field(default_factory=list)
+    """Strengths of the LoRA, each scored; 1 is as trained. On the command line:
+    ``lora_scale=0.8`` or ``lora_scale=0.6,0.8,1.0``."""
+    images: list[str] = field(default_factory=list)
+    """Folders of pictures made elsewhere, to be scored as they are; prompts are read from their
+    ``prompts.json``, or text files beside the pictures. On the command line: ``images=FOLDER``."""
+    merge: bool = MISSING
+    """Add the LoRA into the weights before drawing, as an exported model would have it."""
+    run_dir: str = MISSING
+    """Where the pictures and the report go."""
+    precision: str = MISSING
+    """fp32, bf16 or fp16."""
+    accelerator: str = MISSING
+    """``auto``, ``cpu``, ``gpu`` or ``mps``."""
+    resolution: int | None = None
+    """Side of the pictures in pixels; ``null``: the model's own."""
+    model: ModelConfig = MISSING
+    data: EvaluatedData = MISSING
+    sampling: SamplingConfig = MISSING
+    evaluation: EvaluationConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require_choice("precision", self.precision, PRECISIONS)
+        require_choice("accelerator", self.accelerator, ("auto", "cpu", "gpu", "mps"))
+        if self.resolution is not None:
+            require_count("resolution", self.resolution, 8)
+        given = [bool(self.lora_file), bool(self.images)]
+        if self.sweep_folder is not None:
+            others = {"run": self.run, "lora": self.lora_file, "images": self.images}
+            for key, value in others.items():
+                require(not value, key, value, "has a report of its own; give it without sweep=")
+            return
+        require(
+            any(given) != (self.run is not None) or given == [False, True],
+            "run",
+            self.run,
+            "give either run=RUN_FOLDER, lora=FILE or images=FOLDER (images may come with a run), "
+            "or sweep=FOLDER",
+        )
+        require(not all(given), "images", self.images, "is scored by itself, without lora=")
+        require(
+            bool(self.lora_scale) and all(math.isfinite(scale) for scale in self.lora_scale),
+            "lora_scale",
+            self.lora_scale,
+            "must be finite numbers, at least one",
+        )
+        require(
+            self.run is None or self.data.root is None,
+            "data.root",
+            self.data.root,
+            "a run knows its own training pictures; leave it out",
+        )

@@ -1,0 +1,168 @@
+"""The typed schema of ``lora.*``: how each part of the model trains."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from sdlora.config.rules import (
+    require,
+    require_choice,
+    require_count,
+    require_fraction,
+    require_rate,
+)
+
+METHODS = ("lora", "full", "frozen")
+FROM_BASE = ("pissa", "olora")
+
+
+@dataclass(slots=True, kw_only=True)
+class LoraPartConfig:
+    method: str = MISSING
+    """How this part trains: ``lora`` (an adapter), ``full`` (all weights) or ``frozen``."""
+    targets: list[str] = field(default_factory=list)
+    """Names, or ends of names, of the layers that get an adapter."""
+    r: int | None = None
+    """Rank in this part; ``null``: ``lora.r``. >= 1."""
+    alpha: float | None = None
+    """Alpha in this part; ``null``: ``lora.alpha``. > 0."""
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    """Ranks of layers that differ, by pattern: a part of the name between dots, with ``*``, such as
+    ``{mid_block: 16, down_blocks.*.attn1: 4}``; a later pattern wins."""
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+    """Alphas of layers that differ, by pattern as in ``rank_pattern``. > 0."""
+
+    def check(self, name: str) -> None:
+        """Refuse what cannot work; ``name`` is the part's key, such as ``lora.unet``."""
+        require_choice(f"{name}.method", self.method, METHODS)
+        ranks = {f"rank_pattern.{pattern}": r for pattern, r in self.rank_pattern.items()}
+        for key, r in {"r": self.r, **ranks}.items():
+            if r is not None:
+                require_count(f"{name}.{key}", r)
+        alphas = {
+            f"alpha_pattern.{pattern}": value for pattern, value in self.alpha_pattern.items()
+        }
+        for key, alpha in {"alpha": self.alpha, **alphas}.items():
+            if alpha is not None:
+                require_rate(f"{name}.{key}", alpha)
+        require(
+            self.method != "lora" or bool(self.targets),
+            f"{name}.targets",
+            self.targets,
+            f"names no layer; list some, or set {name}.method=frozen",
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class NewWordConfig:
+    name: str | None = None
+    """A word that the text encoders do not know, to be learned (textual inversion), alone or with
+    an adapter; captions and prompts must hold it. ``null``: none."""
+    init: str = MISSING
+    """Known words that the new one begins as, such as what kind of thing it is."""
+    num_vectors: int = MISSING
+    """How many embeddings stand for the new word; each takes a token of the caption. >= 1."""
+
+    def __post_init__(self) -> None:
+        require_count("lora.new_word.num_vectors", self.num_vectors)
+        if self.name is not None:
+            whole = bool(self.name) and not any(letter.isspace() for letter in self.name)
+            require(whole, "lora.new_word.name", repr(self.name), "must be one word")
+            require(
+                bool(self.init.strip()),
+                "lora.new_word.init",
+                repr(self.init),
+                "names no word; give one that is near, such as person",
+            )
+
+
+@dataclass(slots=True, kw_only=True)
+class LoraConfig:
+    r: int = MISSING
+    """Rank of the update matrices; >= 1."""
+    alpha: float = MISSING
+    """The update is scaled by alpha / r (rsLoRA: alpha / sqrt(r)); > 0."""
+    dropout: float = MISSING
+    """Probability that an adapter's input is dropped while training; [0, 1)."""
+    rank_dropout: float = MISSING
+    """Probability that one rank of an adapter's update is dropped, for a sample; [0, 1)."""
+    init: str = MISSING
+    """How the matrices start: ``default`` (A Kaiming uniform) or ``gaussian``, B at zero; or both
+    from the base's weights, ``pissa`` (largest singular values) or ``olora`` (QR)."""
+    init_from: str | None = None
+    """LoRA file or folder of any layout to go on from; rank, alpha and layers must be as here."""
+    use_rslora: bool = MISSING
+    """Rank-stabilised scale alpha / sqrt(r)."""
+    use_dora: bool = MISSING
+    """Weight-decomposed LoRA; UNet only (its text-encoder magnitudes do not survive export)."""
+    unet: LoraPartConfig = MISSING
+    text_encoder: LoraPartConfig = MISSING
+    text_encoder_2: LoraPartConfig = MISSING
+    new_word: NewWordConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require_count("lora.r", self.r)
+        require_rate("lora.alpha", self.alpha)
+        require_fraction("lora.dropout", self.dropout)
+        require_fraction("lora.rank_dropout", self.rank_dropout)
+        require_choice("lora.init", self.init, ("default", "gaussian", *FROM_BASE))
+        parts = ("unet", "text_encoder", "text_encoder_2")
+        for part in parts:
+            self.part(part).check(f"lora.{part}")
+        methods = {part: self.part(part).method for part in parts}
+        require(
+            set(methods.values()) != {"frozen"} or self.new_word.name is not None,
+            "lora.unet.method",
+            "frozen",
+            "and lora.text_encoder.method=frozen leave nothing to train; set one to lora or full, "
+            "or lora.new_word.name",
+        )
+        self._refuse_mixtures(methods)
+        require(
+            self.init_from is None or self.init == "default",
+            "lora.init",
+            self.init,
+            "has no part in it where lora.init_from gives the weights; set it to default",
+        )
+
+    def part(self, name: str) -> LoraPartConfig:
+        """How a part of the model is trained."""
+        found: LoraPartConfig = getattr(self, name)
+        return found
+
+    def _refuse_mixtures(self, methods: dict[str, str]) -> None:
+        trained = {part: method for part, method in methods.items() if method != "frozen"}
+        first, way = next(iter(trained.items()), ("", ""))
+        for part, method in trained.items():
+            require(
+                method == way,
+                f"lora.{part}.method",
+                method,
+                f"cannot be mixed with lora.{first}.method={way}; train all parts the same way, or "
+                "freeze some",
+            )
+        adapted = [part for part, method in methods.items() if method == "lora" and part != "unet"]
+        require(
+            self.new_word.name is None or "full" not in methods.values(),
+            "lora.new_word.name",
+            self.new_word.name,
+            "goes with adapters or frozen parts only; set all methods to lora or frozen",
+        )
+        require(
+            not (self.use_dora and adapted),
+            "lora.use_dora",
+            True,
+            f"works on the UNet only; set lora.{adapted[0] if adapted else ''}.method=frozen",
+        )
+        require(
+            not (self.use_dora and self.init in FROM_BASE),
+            "lora.init",
+            self.init,
+            "changes the norm that DoRA divides by; set it to default, or lora.use_dora=false",
+        )
+        require(
+            not (self.use_dora and self.rank_dropout),
+            "lora.rank_dropout",
+            self.rank_dropout,
+            "changes the norm that DoRA divides by; set it to 0, or lora.use_dora=false",
+        )

@@ -1,0 +1,65 @@
+"""The typed schema of ``model.*``: the base, and in which precision it is held."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from sdlora.config.rules import (
+    require,
+    require_choice,
+    require_count,
+)
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+@dataclass(slots=True, kw_only=True)
+class ModelConfig:
+    family: str = MISSING
+    """Model family: which code holds the parts together. ``sd`` is Stable Diffusion 1.x / 2.x,
+    ``sdxl`` is XL, ``kolors`` is Kolors, ``ddpm`` an unconditional model of pixels."""
+    path: str | None = MISSING
+    """Hub id, local folder in the diffusers layout, checkpoint in one ``.safetensors`` file, or
+    ``embedded:NAME`` for the shipped base; ``null``: random weights of ``model.architecture`` (ddpm
+    only)."""
+    architecture: dict[str, Any] = field(default_factory=dict)
+    """Options of the UNet (of diffusers' ``UNet2DModel``) where ``model.path`` is null; a folder
+    brings its own."""
+    config: str | None = None
+    """For a checkpoint in one file, which holds weights alone: Hub id or folder whose configs and
+    tokenizers go with it (a v-prediction model needs one that says so). Only those are fetched."""
+    revision: str | None = None
+    """Hub branch, tag or commit."""
+    variant: str | None = None
+    """Weight file variant on the Hub, such as ``fp16``."""
+    scratch: list[str] = field(default_factory=list)
+    """Parts that start from random weights: any of ``unet``, ``text_encoder``."""
+    clip_skip: int = 0
+    """How many of the text encoder's last layers to leave out (SDXL never uses the last one; these
+    are further ones); >= 0."""
+    vae: str | None = None
+    """Another VAE instead of the model's own: Hub id, folder or ``.safetensors`` file, such as
+    sdxl-vae-fp16-fix."""
+    vae_precision: str | None = None
+    """Precision of the VAE: fp32, bf16 or fp16; ``null``: that of the run."""
+
+    quantise: str | None = None
+    """``nf4``: the UNet's Linear layers are held in 4 bits, so that a large base fits a small GPU
+    (needs bitsandbytes), and the LoRA is one for the base as it is; ``null``: in the run's
+    precision."""
+
+    def __post_init__(self) -> None:
+        if self.quantise is not None:
+            require_choice("model.quantise", self.quantise, ("nf4",))
+        require_count("model.clip_skip", self.clip_skip, 0)
+        if self.vae_precision is not None:
+            require_choice("model.vae_precision", self.vae_precision, PRECISIONS)
+        for part in self.scratch:
+            require_choice("model.scratch", part, ("unet", "text_encoder"))
+        require(
+            self.path is not None or bool(self.architecture),
+            "model.path",
+            "null",
+            "name a folder or a Hub id, or choose model=ddpm, which begins without one",
+        )

@@ -1,0 +1,167 @@
+"""The typed schema of the group ``objective``: target, weights, error, noise and timesteps."""
+
+import math
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from sdlora.config.rules import require, require_choice, require_count, require_rate
+
+
+@dataclass(slots=True, kw_only=True)
+class ErrorConfig:
+    name: str = MISSING
+    """Error of each latent entry: ``l2`` (squared), ``huber`` or ``smooth_l1``, which grow linearly
+    where the difference is large and so mind outliers less."""
+    threshold: float = MISSING
+    """Of ``huber`` and ``smooth_l1``: the difference at which squared becomes linear; > 0."""
+    schedule: str = MISSING
+    """Threshold by noise level: ``constant``; ``exponential`` or ``snr``: from 1 where there is no
+    noise to ``threshold`` where there is nothing else."""
+
+    def __post_init__(self) -> None:
+        require_choice("objective.error.name", self.name, ("l2", "huber", "smooth_l1"))
+        require_rate("objective.error.threshold", self.threshold)
+        known = ("constant", "exponential", "snr")
+        require_choice("objective.error.schedule", self.schedule, known)
+
+
+@dataclass(slots=True, kw_only=True)
+class NoiseConfig:
+    offset: float = MISSING
+    """Deviation of a further draw that is one number a channel, so that brightness is learnt; 0:
+    off. 0.05 to 0.1 are usual; [0, inf)."""
+    pyramid_iterations: int = MISSING
+    """Levels of pyramid (multi-resolution) noise, the finest included; 0: off, else >= 2."""
+    pyramid_discount: float = MISSING
+    """Factor from each level of it to the next coarser; (0, 1)."""
+    perturbation: float = MISSING
+    """Deviation of noise that the model sees and need not predict (input perturbation); 0: off.
+    0.1 is usual; [0, inf)."""
+
+    def __post_init__(self) -> None:
+        for name in ("offset", "perturbation"):
+            value = getattr(self, name)
+            require(
+                math.isfinite(value) and value >= 0,
+                f"objective.noise.{name}",
+                value,
+                "must be a finite number >= 0; 0 is off",
+            )
+        require(
+            self.pyramid_iterations == 0 or self.pyramid_iterations >= 2,
+            "objective.noise.pyramid_iterations",
+            self.pyramid_iterations,
+            "must be 0 (off) or >= 2: the first level is the noise's own size; 6 is usual",
+        )
+        require(
+            0 < self.pyramid_discount < 1,
+            "objective.noise.pyramid_discount",
+            self.pyramid_discount,
+            "must be a number between 0 and 1, both excluded; 0.3 is usual",
+        )
+        require(
+            not (self.offset and self.pyramid_iterations),
+            "objective.noise.offset",
+            self.offset,
+            "and pyramid noise both add coarse noise; set objective.noise.offset=0 or "
+            "objective.noise.pyramid_iterations=0",
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class TimestepsConfig:
+    name: str = MISSING
+    """What timesteps are drawn from: ``uniform``, ``logit_normal`` (the middle more often) or
+    ``bins`` (by ``bin_weights``)."""
+    min_timestep: int = MISSING
+    """First timestep that is trained; >= 0, where 0 has the least noise."""
+    max_timestep: int | None = None
+    """First timestep that is not trained any more; ``null``: to the end (1000 in SD)."""
+    logit_mean: float = MISSING
+    """Of ``logit_normal``: 0 is symmetric, above 0 noisier timesteps are more likely."""
+    logit_std: float = MISSING
+    """Of ``logit_normal``: the smaller, the more alike the timesteps; > 0."""
+    bin_weights: list[float] = field(default_factory=list)
+    """Of ``bins``: likelihood of each of as many equal parts of the range, least noise first; >= 0,
+    only ratios matter."""
+
+    def __post_init__(self) -> None:
+        key = "objective.timesteps"
+        require_choice(f"{key}.name", self.name, ("uniform", "logit_normal", "bins"))
+        require_count(f"{key}.min_timestep", self.min_timestep, 0)
+        require(
+            self.max_timestep is None or self.max_timestep > self.min_timestep,
+            f"{key}.max_timestep",
+            self.max_timestep,
+            f"must be above {key}.min_timestep={self.min_timestep}, or null for the last",
+        )
+        finite = math.isfinite(self.logit_mean)
+        require(finite, f"{key}.logit_mean", self.logit_mean, "must be a finite number")
+        require_rate(f"{key}.logit_std", self.logit_std)
+        require(
+            all(math.isfinite(weight) and weight >= 0 for weight in self.bin_weights),
+            f"{key}.bin_weights",
+            self.bin_weights,
+            "must be finite numbers >= 0",
+        )
+        by_bins = self.name == "bins"
+        require(
+            not by_bins or (len(self.bin_weights) >= 2 and sum(self.bin_weights) > 0),
+            f"{key}.bin_weights",
+            self.bin_weights,
+            "give a weight for each of at least two bins, one of them above 0, such as [1,2,1]",
+        )
+        require(
+            by_bins or not self.bin_weights,
+            f"{key}.bin_weights",
+            self.bin_weights,
+            f"takes no part in {key}.name={self.name}; set {key}.name=bins, or leave it empty",
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class ObjectiveConfig:
+    prediction_type: str | None = None
+    """``epsilon``, ``v_prediction`` or ``sample`` (the clean latents); ``null`` follows the model's
+    own noise schedule."""
+    zero_terminal_snr: bool = MISSING
+    """Rescale the noise schedule so that its last timestep is pure noise, for training and for
+    sampling; needs ``v_prediction`` or ``sample``. ``false`` follows the model's own."""
+    min_snr_gamma: float | None = None
+    """Cap of the min-SNR loss weight (5 in the paper); ``null`` is off. > 0."""
+    weighting: str | None = None
+    """A loss weight in place of min-SNR: ``debiased`` or ``p2``; ``null``: none."""
+    p2_gamma: float = MISSING
+    """Of ``p2``: how much low noise levels are held back (1 in the paper); > 0."""
+    p2_k: float = MISSING
+    """Of ``p2``: the larger, the more alike the noise levels (1 in the paper); > 0."""
+    error: ErrorConfig = MISSING
+    noise: NoiseConfig = MISSING
+    timesteps: TimestepsConfig = MISSING
+
+    def __post_init__(self) -> None:
+        if self.prediction_type is not None:
+            known = ("epsilon", "v_prediction", "sample")
+            require_choice("objective.prediction_type", self.prediction_type, known)
+        if self.min_snr_gamma is not None:
+            require_rate("objective.min_snr_gamma", self.min_snr_gamma)
+        require_rate("objective.p2_gamma", self.p2_gamma)
+        require_rate("objective.p2_k", self.p2_k)
+        if self.weighting is not None:
+            require_choice("objective.weighting", self.weighting, ("debiased", "p2"))
+            require(
+                self.min_snr_gamma is None,
+                "objective.weighting",
+                self.weighting,
+                f"and objective.min_snr_gamma={self.min_snr_gamma} are two weights for one loss; "
+                "set objective.min_snr_gamma=null or objective.weighting=null",
+            )
+        require(
+            not (self.zero_terminal_snr and self.prediction_type == "epsilon"),
+            "objective.zero_terminal_snr",
+            True,
+            "with objective.prediction_type=epsilon the last timestep has nothing to learn, and "
+            "min-SNR and debiased weights divide by its SNR of 0; set "
+            "objective.prediction_type=v_prediction or objective.zero_terminal_snr=false",
+        )

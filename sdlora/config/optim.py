@@ -1,0 +1,35 @@
+"""The typed schema of ``optim.*``: the optimizer and its learning rates."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from sdlora.config.rules import (
+    require_rate,
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class OptimConfig:
+    name: str = MISSING
+    """Optimizer: adamw, sgd, adafactor, prodigy, adamw8bit, paged_adamw8bit, schedule_free_adamw,
+    lion, came, or one that a package adds."""
+    unet_lr: float = MISSING
+    """Learning rate of the UNet's trained weights; > 0."""
+    text_encoder_lr: float = MISSING
+    """Learning rate of the text encoder's trained weights; > 0."""
+    new_word_lr: float = MISSING
+    """Learning rate of a new word's embeddings (``lora.new_word``); > 0."""
+    lora_plus_ratio: float | None = None
+    """LoRA+: the rate of an adapter's matrices B is this many times that of its A, > 0 (16 in the
+    paper); ``null``: the same."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the optimizer, checked against its signature."""
+
+    def __post_init__(self) -> None:
+        require_rate("optim.unet_lr", self.unet_lr)
+        require_rate("optim.text_encoder_lr", self.text_encoder_lr)
+        require_rate("optim.new_word_lr", self.new_word_lr)
+        if self.lora_plus_ratio is not None:
+            require_rate("optim.lora_plus_ratio", self.lora_plus_ratio)

@@ -1,0 +1,64 @@
+"""The typed schema of ``sampling.*``: what validation pictures show and how they are drawn."""
+
+import math
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from sdlora.config.rules import (
+    require,
+    require_count,
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class SamplingConfig:
+    prompts: str | None = MISSING
+    """Text file with one prompt a line; blank lines are left out. ``null`` for a model that is told
+    nothing: each seed is a picture."""
+    num_prompts: int | None = None
+    """Use only the first so many prompts; ``null``: all."""
+    prompt_prefix: str = MISSING
+    """Put in front of every prompt, such as a trigger word with a comma and a space."""
+    negative_prompt: str = MISSING
+    """What the pictures should not show."""
+    sampler: str = MISSING
+    """ddim, ddpm, dpm++, dpm++_karras, euler, euler_a, heun, unipc, ..."""
+    num_steps: int = MISSING
+    """Denoising steps a picture; >= 1."""
+    guidance_scale: float = MISSING
+    """Classifier-free guidance; 1 is off."""
+    seeds: list[int] = field(default_factory=list)
+    """Every prompt is drawn once with each seed."""
+    num_seeds: int | None = None
+    """Draw with so many seeds: ``sampling.seeds``, then the whole numbers after the largest of
+    them; ``null``: ``sampling.seeds``."""
+    batch_size: int = MISSING
+    """Pictures drawn at once; >= 1."""
+    every_n_steps: int = MISSING
+    """Optimizer steps between validation pictures; 0: only at the end."""
+    num_preview: int = MISSING
+    """How many of the prompts the validation pictures during training show; >= 1."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "num_preview"):
+            require_count(f"sampling.{name}", getattr(self, name))
+        require_count("sampling.every_n_steps", self.every_n_steps, 0)
+        if self.num_prompts is not None:
+            require_count("sampling.num_prompts", self.num_prompts)
+            require(
+                self.prompts is not None,
+                "sampling.num_prompts",
+                self.num_prompts,
+                "there are no prompts (sampling.prompts=null); set it to null, and "
+                "sampling.num_seeds to the number of pictures",
+            )
+        if self.num_seeds is not None:
+            require_count("sampling.num_seeds", self.num_seeds)
+        require(bool(self.seeds), "sampling.seeds", self.seeds, "give at least one seed")
+        require(
+            math.isfinite(self.guidance_scale) and self.guidance_scale >= 0,
+            "sampling.guidance_scale",
+            self.guidance_scale,
+            "must be a finite number >= 0",
+        )

@@ -1,0 +1,102 @@
+"""The typed schema of ``train.py``: all groups, and what two of them cannot mean together."""
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from sdlora.config.checkpoint import CheckpointConfig
+from sdlora.config.data import DataConfig
+from sdlora.config.evaluation import EvaluationConfig
+from sdlora.config.export import ExportConfig
+from sdlora.config.logger import LoggerConfig
+from sdlora.config.lora import FROM_BASE, LoraConfig
+from sdlora.config.model import ModelConfig
+from sdlora.config.objective import ObjectiveConfig
+from sdlora.config.optim import OptimConfig
+from sdlora.config.rules import (
+    require,
+)
+from sdlora.config.sampling import SamplingConfig
+from sdlora.config.scheduler import SchedulerConfig
+from sdlora.config.sweep import SweepConfig
+from sdlora.config.trainer import TrainerConfig
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainConfig:
+    """Everything that ``train.py`` is told."""
+
+    seed: int = MISSING
+    """Seed of everything random; 0 is a seed."""
+    resume: str | None = None
+    """Run folder to go on with."""
+    from_lora: str | None = None
+    """LoRA file of this project whose run is repeated: its header holds the config, over which
+    other overrides win."""
+    check: bool = MISSING
+    """Only check the data: decode every picture, write the data sheet, and stop."""
+    run_dir: str = MISSING
+    """Where this run writes; set by Hydra, change it with ``hydra.run.dir``."""
+    model: ModelConfig = MISSING
+    lora: LoraConfig = MISSING
+    data: DataConfig = MISSING
+    objective: ObjectiveConfig = MISSING
+    optim: OptimConfig = MISSING
+    scheduler: SchedulerConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    sampling: SamplingConfig = MISSING
+    evaluation: EvaluationConfig = MISSING
+    checkpoint: CheckpointConfig = MISSING
+    logger: LoggerConfig = MISSING
+    export: ExportConfig = MISSING
+    sweep: SweepConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**63, "seed", self.seed, "must be a whole number in [0, 2**63)")
+        for part in self.model.scratch:
+            method = self.lora.part(part).method
+            require(
+                method == "full",
+                "model.scratch",
+                part,
+                f"random weights must all train; set lora.{part}.method=full",
+            )
+        parts = ("unet", "text_encoder", "text_encoder_2")
+        methods = {part: self.lora.part(part).method for part in parts}
+        for part, method in methods.items():
+            key = f"{part.removesuffix('_2')}_lr"
+            rate, eta_min = getattr(self.optim, key), self.scheduler.eta_min
+            require(
+                method == "frozen" or eta_min is None or eta_min <= rate,
+                "scheduler.eta_min",
+                eta_min,
+                f"is above optim.{key}={rate}, from which the rate comes down to it; lower it",
+            )
+        needs_weights = methods["unet"] == "full" or self.lora.init in FROM_BASE
+        require(
+            self.model.quantise is None or not needs_weights,
+            "model.quantise",
+            self.model.quantise,
+            "rounded weights can neither train (lora.unet.method=full) nor be what an adapter "
+            "starts from (lora.init=pissa or olora); set it to null",
+        )
+        is_streamed = self.data.source == "hub" and self.data.hub.streaming
+        require(
+            not (self.scheduler.per == "epoch" and is_streamed),
+            "scheduler.per",
+            "epoch",
+            "a streamed set has no epochs of whole batches; use step",
+        )
+        require(
+            self.optim.lora_plus_ratio is None or "lora" in methods.values(),
+            "optim.lora_plus_ratio",
+            self.optim.lora_plus_ratio,
+            "needs an adapter; set it to null where all weights train",
+        )
+        require(
+            not (self.optim.options.get("fused") and self.trainer.precision == "fp16"),
+            "optim.options.fused",
+            True,
+            "takes the loss scale of fp16 out of the gradients after they are clipped; set it to "
+            "false, or use trainer.precision=bf16",
+        )

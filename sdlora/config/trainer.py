@@ -1,0 +1,78 @@
+"""The typed schema of ``trainer.*``: steps, devices, precision and memory."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+from sdlora.config.model import PRECISIONS
+from sdlora.config.rules import (
+    require,
+    require_choice,
+    require_count,
+    require_fraction,
+    require_rate,
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainerConfig:
+    max_steps: int = MISSING
+    """Optimizer steps of the run; epochs follow from it. >= 1."""
+    accelerator: str = MISSING
+    """``auto``, ``cpu``, ``gpu`` or ``mps``."""
+    devices: int = MISSING
+    """How many of them on each machine; >= 1. With several, each has a process of its own, and a
+    step averages ``accumulate_grad_batches`` batches of each."""
+    num_nodes: int = MISSING
+    """Machines, each with ``devices``; >= 1. Several are started by torchrun or Slurm."""
+    timeout_min: int = MISSING
+    """Minutes that several devices wait for each other, such as for the first one, which alone
+    caches, draws and scores; >= 1."""
+    precision: str = MISSING
+    """Compute precision: fp32, bf16 or fp16. LoRA weights, noise and loss are float32 always."""
+    accumulate_grad_batches: int = MISSING
+    """Batches of each device whose gradients one optimizer step averages; >= 1."""
+    gradient_clip_val: float | None = None
+    """Largest gradient norm; ``null`` does not clip. > 0."""
+    gradient_checkpointing: Any = MISSING  # OmegaConf merges no ``bool | str``
+    """Recompute activations in the backward pass: less memory, about a third more time, the same
+    result. ``true``, ``false``, or ``auto``: if a step would not fit the device's memory."""
+    offload: Any = MISSING
+    """Let text encoders and VAE wait in main memory while everything that they compute is cached;
+    drawing brings them back. ``true``, ``false``, or ``auto``: if a step would not fit the device's
+    memory. It has an effect with one CUDA GPU."""
+    compile: bool = MISSING
+    """``torch.compile`` what repeats in the UNet: the first step of each size of picture, and the
+    first drawing, take long; see docs/speed.md for what it brings. Not on a CPU."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the trained weights and use it; [0, 1)."""
+    log_every_n_steps: int = MISSING
+    """Optimizer steps between points of the curves; >= 1."""
+
+    def __post_init__(self) -> None:
+        require_choice("trainer.precision", self.precision, PRECISIONS)
+        require_choice("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "mps"))
+        counts = ("max_steps", "devices", "num_nodes", "timeout_min")
+        for name in (*counts, "accumulate_grad_batches", "log_every_n_steps"):
+            require_count(f"trainer.{name}", getattr(self, name))
+        require(
+            not (self.accelerator == "mps" and self.devices * self.num_nodes > 1),
+            "trainer.devices",
+            self.devices,
+            "mps has one device; set it and trainer.num_nodes to 1",
+        )
+        for name in ("gradient_checkpointing", "offload"):
+            value = getattr(self, name)
+            is_known = isinstance(value, bool) or value == "auto"
+            require(is_known, f"trainer.{name}", value, "must be true, false or auto")
+        if self.gradient_clip_val is not None:
+            require_rate("trainer.gradient_clip_val", self.gradient_clip_val)
+        if self.ema_decay is not None:
+            require_fraction("trainer.ema_decay", self.ema_decay)
+        require(
+            not (self.precision == "fp16" and self.accelerator == "cpu"),
+            "trainer.precision",
+            "fp16",
+            "needs a GPU; on the CPU use bf16 or fp32",
+        )

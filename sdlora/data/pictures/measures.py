@@ -1,0 +1,218 @@
+"""What only a decoded picture tells: whether it is sound, its hash, its sharpness, its face."""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from sdlora.data.pictures.decode import PictureError
+from sdlora.data.pictures.faces import Box, find_face, require_detector
+from sdlora.data.sources.picture import Finding, Picture
+from sdlora.data.sources.picture_source import DataError, PictureSource
+from sdlora.runtime.progress import Progress
+
+DECODE, PHASH, SHARPNESS = "decode", "phash", "sharpness"
+FACE = "face:"
+"""Begins the kind of a face's box; the detector's name follows."""
+
+SOUND = "ok"
+"""Value of kind ``decode`` for a picture that decodes; any other is the reason why it does not."""
+
+SHARPNESS_SIDE_PX = 512
+
+_REVISION = "1"  # raise it when a kind is computed in another way: stored values are then not used
+_CHUNK = 256
+_MAX_THREADS = 8
+
+Facts = Mapping[str, Mapping[str, str]]
+"""Kind -> content hash -> value."""
+
+
+class FactStore(Protocol):
+    """Where values are kept from one run to the next; ``FileIndex`` is one."""
+
+    def facts(self, kind: str, contents: Sequence[str]) -> Mapping[str, str]:
+        """Content hash -> value, of those that are known."""
+
+    def store_facts(self, kind: str, mapping: Mapping[str, str]) -> None:
+        """Keep values by content hash."""
+
+
+class Measures(Protocol):
+    """``measure`` with all but the kinds and the pictures given."""
+
+    def __call__(self, kinds: Sequence[str], indices: Sequence[int], /) -> Facts:
+        """Values of these kinds for these pictures."""
+
+
+def measure(
+    source: PictureSource,
+    indices: Sequence[int],
+    kinds: Sequence[str],
+    index: FactStore,
+    progress: Progress,
+    rendering: str = "",
+) -> dict[str, dict[str, str]]:
+    """Measure pictures, each decoded at most once, and not at all where all values are known.
+
+    Kinds and their values: ``decode`` (:data:`SOUND`, or why it cannot be decoded), ``phash`` (64
+    bits, 16 hex digits), ``sharpness`` (see :func:`sharpness`, a number), ``face:DETECTOR``
+    (``left top width height``, or ``""`` without a face; see :func:`box`).
+
+    Args:
+        source: The pictures.
+        indices: Which of them.
+        kinds: What to measure.
+        index: Values known from other runs; new ones are stored there as they come, so that a
+            stopped check goes on where it was. Faults are not: they may be mended with the
+            libraries, and are few.
+        progress: Shows a bar while pictures are decoded.
+        rendering: What else decides the pixels, such as the colour under transparent parts: values
+            of one rendering are not taken for those of another.
+
+    Returns:
+        Kind -> content hash -> value; ``decode`` is always among the kinds. A picture that cannot
+        be decoded has only that value; :func:`unreadable` makes findings of them.
+
+    Raises:
+        ValueError: On an unknown kind, or a detector that cannot be used; before any decoding.
+    """
+    _require_kinds(kinds)
+    asked = list(dict.fromkeys([DECODE, *kinds]))
+    stored = {kind: f"{kind}/{_REVISION}/{rendering}" for kind in asked}
+    first = {source.pictures[i].content: i for i in sorted(indices, reverse=True)}
+    contents = sorted(first, key=first.__getitem__)  # equal files once, in the source's order
+    values = {kind: dict(index.facts(stored[kind], contents)) for kind in asked}
+    lacking = ([kind for kind in asked if c not in values[kind]] for c in contents)
+    work = [_Work(c, first[c], new) for c, new in zip(contents, lacking, strict=True) if new]
+    for fresh in _measured(source, work, progress):
+        for kind, new in fresh.items():
+            values[kind].update(new)
+            sound = {c: v for c, v in new.items() if kind != DECODE or v == SOUND}
+            index.store_facts(stored[kind], sound)
+    return values
+
+
+def unreadable(
+    pictures: Sequence[Picture], indices: Sequence[int], facts: Facts
+) -> dict[int, Finding]:
+    """An error for each picture that could not be decoded, by its index.
+
+    Args:
+        pictures: The source's.
+        indices: Which of them were measured.
+        facts: What :func:`measure` gave.
+    """
+    faults = {i: facts[DECODE].get(pictures[i].content, SOUND) for i in indices}
+    return {
+        i: Finding(pictures[i].name, "unreadable", reason)
+        for i, reason in faults.items()
+        if reason != SOUND
+    }
+
+
+def box(value: str) -> Box | None:
+    """The box that a value of kind ``face:DETECTOR`` stands for; ``None`` without a face."""
+    if not value:
+        return None
+    left, top, width, height = map(int, value.split())
+    return left, top, width, height
+
+
+def phash(image: Image.Image) -> str:
+    """Perceptual hash of the grey picture: 64 bits as 16 hex digits; alike pictures, few bits off.
+
+    Source:
+        ``imagehash.phash``: signs of the low frequencies of the discrete cosine transform.
+    """
+    import imagehash
+
+    return str(imagehash.phash(image))
+
+
+def sharpness(image: Image.Image) -> float:
+    """Variance of the Laplacian of the grey picture, in squared grey levels (of 256); >= 0.
+
+    A larger picture is first reduced to 512 pixels on its longer side, so that numbers compare
+    between pictures; a smaller one stays as it is.
+
+    Source:
+        Pech-Pacheco et al. 2000, "Diatom autofocusing in brightfield microscopy".
+    """
+    import cv2
+
+    grey = np.asarray(image.convert("L"))
+    factor = SHARPNESS_SIDE_PX / max(image.size)
+    if factor < 1:
+        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    return float(cv2.Laplacian(grey, cv2.CV_64F).var())
+
+
+def _face(detector: str, image: Image.Image) -> str:
+    return " ".join(map(str, find_face(image, detector) or ()))
+
+
+_WAYS: dict[str, Callable[[Image.Image], str]] = {
+    DECODE: lambda _: SOUND,
+    PHASH: phash,
+    SHARPNESS: lambda image: f"{sharpness(image):.6g}",
+}
+
+
+def _way(kind: str) -> Callable[[Image.Image], str]:
+    return partial(_face, kind.removeprefix(FACE)) if kind.startswith(FACE) else _WAYS[kind]
+
+
+def _require_kinds(kinds: Sequence[str]) -> None:
+    for kind in kinds:
+        if kind.startswith(FACE):
+            require_detector(kind.removeprefix(FACE))
+        elif kind not in _WAYS:
+            known = ", ".join((*_WAYS, f"{FACE}DETECTOR"))
+            raise ValueError(f"kinds={kind}: unknown; choose among {known}.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    content: str
+    picture: int
+    kinds: list[str]
+
+
+def _measured(
+    source: PictureSource, work: Sequence[_Work], progress: Progress
+) -> Iterator[dict[str, dict[str, str]]]:
+    """New values, some hundred pictures at a time, so that they can be stored in between."""
+    if not work:
+        return
+    bar = progress.add("checking pictures", len(work))
+    try:
+        with ThreadPoolExecutor(max_workers=min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+            for start in range(0, len(work), _CHUNK):
+                chunk = work[start : start + _CHUNK]
+                results = pool.map(partial(_measured_one, source), chunk)
+                fresh: dict[str, dict[str, str]] = defaultdict(dict)
+                for count, (item, result) in enumerate(zip(chunk, results, strict=True), start=1):
+                    for kind, value in result.items():
+                        fresh[kind][item.content] = value
+                    progress.update(bar, start + count)
+                yield fresh
+    finally:
+        progress.remove(bar)
+
+
+def _measured_one(source: PictureSource, work: _Work) -> dict[str, str]:
+    try:
+        image = source.image(work.picture)
+    except (PictureError, DataError) as error:
+        return {DECODE: str(error)}
+    except OSError as error:
+        return {DECODE: f"{error.strerror or error}; check the file"}
+    return {kind: _way(kind)(image) for kind in work.kinds}

@@ -1,0 +1,213 @@
+"""The contact sheet: what the model will see of the pictures, each with its caption."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from sdlora.data.pictures.decode import PictureError
+from sdlora.data.sheet.data_sheet import Row
+from sdlora.data.sources.picture import quoted
+from sdlora.data.sources.picture_source import DataError
+from sdlora.runtime.files import atomic_path
+from sdlora.runtime.progress import Progress
+
+TILES_A_PAGE = 64
+MAX_PAGES = 4
+
+TILE_PX = 200
+"""Longest side of a tile as it is shown."""
+
+_GAP_PX = 14
+_TEXT_GAP_PX = 5
+_FONT_PX = 12
+_LINE_PX = 15
+_WIDE_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf")
+_TITLE_FONT_PX = 16
+_TITLE_PX = 34
+_MAX_CAPTION_LINES = 5
+_MAX_LINE_CHARACTERS = 120  # more than a line holds of the narrowest letters
+_INK, _GREY, _EMPTY, _FRAME = "#202020", "#767676", "#b3261e", "#d0d0d0"
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def contact_sheet(
+    tiles: Sequence[Image.Image], labels: Sequence[str], columns: int = 8, title: str = ""
+) -> Image.Image:
+    """Lay tiles out in rows, each over its label.
+
+    Tiles larger than 200 pixels are reduced, those up to half of it enlarged by a whole factor,
+    pixel by pixel.
+
+    Args:
+        tiles: At least one.
+        labels: One a tile: its name in the first line, facts in the second, the caption in the
+            others. All are wrapped to the tile's width, and cut after one, two and five lines.
+            Letters that no font here has appear as boxes.
+        columns: Tiles in a row, >= 1.
+        title: Above all.
+
+    Returns:
+        Mode ``RGB``.
+    """
+    if not tiles or len(tiles) != len(labels):
+        raise ValueError(f"tiles: {len(tiles)} with {len(labels)} labels; give one label each.")
+    shown = [_fitted(tile) for tile in tiles]
+    font = _font("".join(labels))
+    texts = [_label_lines(label, font) for label in labels]
+    starts = range(0, len(shown), columns)
+    heights = [
+        max(tile.height for tile in shown[start : start + columns])
+        + _TEXT_GAP_PX
+        + max(len(text) for text in texts[start : start + columns]) * _LINE_PX
+        for start in starts
+    ]
+    top = _GAP_PX + (_TITLE_PX if title else 0)
+    across = min(columns, len(shown))
+    size = (
+        _GAP_PX + across * (TILE_PX + _GAP_PX),
+        top + sum(height + _GAP_PX for height in heights),
+    )
+    page = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(page)
+    if title:
+        draw.text((_GAP_PX, _GAP_PX), title, _INK, ImageFont.load_default(_TITLE_FONT_PX))
+    for start, height in zip(starts, heights, strict=True):
+        for place in range(start, min(start + columns, len(shown))):
+            left = _GAP_PX + (place - start) * (TILE_PX + _GAP_PX)
+            page.paste(shown[place], (left, top))
+            _draw_label(draw, (left, top), shown[place].size, texts[place], font)
+        top += height + _GAP_PX
+    return page
+
+
+def contact_pages(
+    rows: Sequence[Row], tile: Callable[[int], Image.Image], progress: Progress
+) -> list[Image.Image]:
+    """The contact sheet of a set, 64 pictures a page and at most four pages.
+
+    Of a larger set pictures are chosen evenly, and the pages say so. A picture that cannot be
+    decoded stands there as a grey tile with the reason.
+
+    Args:
+        rows: What is trained on.
+        tile: Number of a row -> its training picture, cut and resized to its bucket.
+        progress: Shows a bar.
+    """
+    chosen = _evenly(len(rows), TILES_A_PAGE * MAX_PAGES)
+    tiles, labels = [], []
+    for number in progress.track(chosen, "contact sheet"):
+        try:
+            tiles.append(_fitted(tile(number)))
+            labels.append(_label(rows[number]))
+        except (PictureError, DataError, OSError) as error:
+            tiles.append(Image.new("RGB", (TILE_PX, TILE_PX), _FRAME))
+            labels.append(f"{quoted(rows[number].picture.name)}\ncannot be shown\n{error}")
+    starts = range(0, len(tiles), TILES_A_PAGE)
+    pages = []
+    for page, start in enumerate(starts, start=1):
+        own = slice(start, start + TILES_A_PAGE)
+        title = f"{len(rows):,} picture{'s' * (len(rows) != 1)}"
+        if len(chosen) < len(rows):
+            title = f"{len(chosen)} of {title}, evenly chosen"
+        if len(starts) > 1:
+            title += f" (page {page} of {len(starts)})"
+        pages.append(contact_sheet(tiles[own], labels[own], title=title))
+    return pages
+
+
+def write_contact_sheets(folder: Path, pages: Sequence[Image.Image]) -> list[Path]:
+    """Write ``contact_sheet.png``, ``contact_sheet_2.png``, ...; pages of an earlier check go."""
+    paths = [_page_path(folder, page) for page in range(1, MAX_PAGES + 1)]
+    for path, image in zip(paths, pages, strict=False):
+        with atomic_path(path) as temporary:
+            image.save(temporary)
+    for path in paths[len(pages) :]:
+        path.unlink(missing_ok=True)
+    return paths[: len(pages)]
+
+
+def _page_path(folder: Path, page: int) -> Path:
+    return folder / ("contact_sheet.png" if page == 1 else f"contact_sheet_{page}.png")
+
+
+def _evenly(count: int, most: int) -> list[int]:
+    """At most ``most`` of ``range(count)``, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return [round(place * (count - 1) / (most - 1)) for place in range(most)]
+
+
+def _label(row: Row) -> str:
+    picture = row.picture
+    facts = [f"{row.bucket[0]}x{row.bucket[1]}"]
+    facts += [f"{row.cut:.0%} cut"] * (row.cut >= 0.005)
+    facts += [f"enlarged {row.enlarged:.2f}x"] * (row.enlarged > 1)
+    facts += [f"{picture.repeats} times"] * (picture.repeats > 1)
+    facts += ["mask"] * picture.has_mask
+    return f"{quoted(picture.name)}\n{', '.join(facts)}\n{row.caption}"
+
+
+def _fitted(tile: Image.Image) -> Image.Image:
+    longest = max(tile.size)
+    if longest > TILE_PX:
+        size = tuple(max(1, round(side * TILE_PX / longest)) for side in tile.size)
+        return tile.convert("RGB").resize((size[0], size[1]), Image.Resampling.LANCZOS)
+    factor = TILE_PX // longest
+    size = (tile.width * factor, tile.height * factor)
+    return tile.convert("RGB").resize(size, Image.Resampling.NEAREST)
+
+
+def _font(text: str) -> Font:
+    if not text.isascii():  # Pillow's own font has no accents, let alone other scripts
+        for name in _WIDE_FONTS:
+            try:
+                return ImageFont.truetype(name, _FONT_PX)
+            except OSError:
+                continue
+    return ImageFont.load_default(_FONT_PX)
+
+
+def _label_lines(label: str, font: Font) -> list[tuple[str, str]]:
+    """Lines that fit under a tile, each with its colour."""
+    name, facts, caption = (*label.split("\n", 2), "", "")[:3]
+    lines = [(line, _INK) for line in _wrapped(name, font, 1)]
+    lines += [(line, _GREY) for line in _wrapped(facts, font, 2)]
+    text = _wrapped(caption, font, _MAX_CAPTION_LINES)
+    return lines + ([(line, _INK) for line in text] or [("no caption", _EMPTY)])
+
+
+def _wrapped(text: str, font: Font, max_lines: int) -> list[str]:
+    lines: list[str] = []
+    rest = " ".join(text.split())[: max_lines * _MAX_LINE_CHARACTERS]
+    while rest and len(lines) < max_lines:
+        line = rest
+        while font.getlength(line) > TILE_PX:
+            shorter = line.rpartition(" ")[0]
+            line = shorter or line[:-1]  # a word that is wider than the tile is broken
+        lines.append(line)
+        rest = rest[len(line) :].lstrip()
+    if rest:
+        lines[-1] = _shortened(lines[-1], font)
+    return lines
+
+
+def _shortened(text: str, font: Font) -> str:
+    while text and font.getlength(f"{text}...") > TILE_PX:
+        text = text[:-1].rstrip()
+    return f"{text}..."
+
+
+def _draw_label(
+    draw: ImageDraw.ImageDraw,
+    corner: tuple[int, int],
+    size: tuple[int, int],
+    text: Sequence[tuple[str, str]],
+    font: Font,
+) -> None:
+    """Frame a tile and write below it."""
+    left, top = corner
+    draw.rectangle((left, top, left + size[0] - 1, top + size[1] - 1), outline=_FRAME)
+    for place, (line, colour) in enumerate(text):
+        draw.text((left, top + size[1] + _TEXT_GAP_PX + place * _LINE_PX), line, colour, font)

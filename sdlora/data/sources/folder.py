@@ -1,0 +1,290 @@
+"""Captioned pictures of one or several folders."""
+
+import gc
+import itertools
+import os
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from sdlora.data.captions.recipe import CaptionError, check_caption_text
+from sdlora.data.pictures.decode import PICTURE_SUFFIXES, read_alpha, read_mask, read_picture
+from sdlora.data.sources.index import FileIndex, FileKey, PictureFacts
+from sdlora.data.sources.pairing import Candidate, Endings, Pairing
+from sdlora.data.sources.picture import WARNING, Finding, Picture
+from sdlora.data.sources.picture_source import DataError
+from sdlora.data.sources.reading import Fault, FileReader
+from sdlora.data.sources.scan import Folder, FolderScan
+from sdlora.runtime.files import sha256
+from sdlora.runtime.progress import Progress
+
+_BATCH = 256  # pictures between two writes of the index and two moves of the bar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Root:
+    """A folder of pictures and what holds for all of them.
+
+    Attributes:
+        path: The folder.
+        repeats: How often an epoch shows each picture, >= 1.
+        prefix: Stands before every caption, such as a trigger word.
+        class_caption: Caption of pictures that have none of their own; ``""`` trains without.
+        loss_weight: Factor on the loss, > 0.
+    """
+
+    path: Path
+    repeats: int = 1
+    prefix: str = ""
+    class_caption: str | None = None
+    loss_weight: float = 1.0
+
+
+class FolderSource:
+    """Pictures of folders, each with the caption and the mask that its name says.
+
+    The caption of ``a.jpg`` is ``a.txt`` beside it, or its row in a ``metadata.jsonl`` or
+    ``metadata.csv`` of its folder or one above, else its root's, else the default. Its mask is
+    ``a.mask.png``. Names are compared Unicode-normalised (NFC; macOS writes accents apart).
+    Headers and captions are read, pictures are not decoded; what the index knows is not read
+    again. Of each file that cannot be used a finding tells; none stops the others.
+
+    Args:
+        roots: The folders; no two of them one in another.
+        caption_endings: Of caption files, in any letter case; the first that is there counts.
+        default_caption: Of pictures that have none, ``""`` to train them without words; with
+            ``None`` they are findings.
+        nested: Whether sub-folders are read; hidden ones never are.
+        held_out: Name of the folder that is not read where it lies directly in a root.
+        background: Colour under transparent parts, 0 to 255 each.
+        alpha_is_mask: Whether pictures without a mask file are masked by their transparency.
+        index: What earlier runs learned of the files; used here only.
+        progress: Shows a bar when many files are new.
+
+    Attributes:
+        pictures: What can be trained on, by name. With several roots names begin with the root's
+            folder name.
+        findings: What cannot be used, and what wants attention, by name.
+        notes: What else lies there and is not read.
+
+    Raises:
+        DataError: If a root is missing, no folder, or lies in another; or if a caption for many
+            pictures cannot be one.
+    """
+
+    def __init__(
+        self,
+        roots: Sequence[Root],
+        *,
+        caption_endings: Sequence[str] = (".txt", ".caption"),
+        default_caption: str | None = None,
+        nested: bool = True,
+        held_out: str = "held_out",
+        background: tuple[int, int, int] = (255, 255, 255),
+        alpha_is_mask: bool = False,
+        index: FileIndex | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._roots = list(roots)
+        self._background = background
+        self._alpha_is_mask = alpha_is_mask
+        self.pictures: list[Picture] = []
+        self.findings: list[Finding] = []
+        self.notes: list[str] = []
+        self._files: list[FileKey] = []
+        self._masks: dict[int, tuple[FileKey, str]] = {}  # picture -> mask, its content
+        texts = [_shared_caption(root, default_caption) for root in roots]
+        endings = Endings(caption_endings)
+        scan = FolderScan(_folders(roots), endings.classify, nested=nested, held_out=held_out)
+        with _collector_paused():
+            candidates = self._paired(scan, Pairing(endings, texts, scan.is_read))
+            with FileReader(index, progress, len(candidates)) as reader:
+                for start in range(0, len(candidates), _BATCH):
+                    self._add(candidates[start : start + _BATCH], reader)
+                    reader.say(min(start + _BATCH, len(candidates)))
+        self.findings.sort(key=lambda finding: (finding.name, finding.kind, finding.reason))
+
+    def image(self, index: int) -> Image.Image:
+        """Picture ``index``, mode ``RGB``, upright.
+
+        Raises:
+            PictureError: If it cannot be decoded.
+            DataError: If the file is gone or another one than at the start.
+        """
+        path = _unchanged(self._files[index], self.pictures[index].content)
+        return read_picture(path, self._background)
+
+    def mask(self, index: int) -> Image.Image | None:
+        """Where picture ``index`` is trained: mode ``L``, of its size, 255 fully, 0 not.
+
+        Raises:
+            PictureError: If it cannot be decoded.
+            DataError: If the file is gone or another one than at the start.
+        """
+        if index in self._masks:
+            return read_mask(_unchanged(*self._masks[index]))
+        if self.pictures[index].has_mask:
+            return read_alpha(_unchanged(self._files[index], self.pictures[index].content))
+        return None
+
+    def _paired(self, scan: FolderScan, pairing: Pairing) -> list[Candidate]:
+        """All pictures by name, unread."""
+        candidates = [found for listing in scan.listings() for found in pairing.candidates(listing)]
+        candidates.sort(key=lambda candidate: candidate.name)
+        self.findings += scan.findings + pairing.findings + pairing.unclaimed()
+        self.notes += scan.notes() + pairing.notes()
+        filled = {candidate.folder.root for candidate in candidates}
+        self.notes += [
+            f"no picture in {root.path}: looked for {', '.join(PICTURE_SUFFIXES)} (any letter case)"
+            for number, root in enumerate(self._roots)
+            if number not in filled
+        ]
+        return candidates
+
+    def _add(self, batch: Sequence[Candidate], reader: FileReader) -> None:
+        """Read the files of some pictures, and take those that are sound."""
+        pictures = [candidate.picture for candidate in batch]
+        masks = [candidate.mask for candidate in batch if candidate.mask]
+        facts = reader.pictures(pictures + masks)
+        texts = reader.captions([each.caption for each in batch if each.caption])
+        for candidate in batch:
+            caption = candidate.caption and texts[candidate.caption.path]
+            mask = candidate.mask and facts[candidate.mask.path]
+            self._take(candidate, facts[candidate.picture.path], caption, mask)
+
+    def _take(
+        self,
+        candidate: Candidate,
+        facts: PictureFacts | Fault,
+        caption: str | Fault | None,
+        mask: PictureFacts | Fault | None,
+    ) -> None:
+        text = candidate.text if caption is None else caption
+        if isinstance(facts, Fault) or isinstance(text, Fault) or mask is not None:
+            faults = _faults(candidate, facts, caption, mask)
+            self.findings += faults
+            if faults:
+                return
+        if not candidate.is_sound:
+            return
+        assert isinstance(facts, PictureFacts)
+        assert isinstance(text, str)
+        root = self._roots[candidate.folder.root]
+        masked_by = facts.content if self._alpha_is_mask and facts.has_alpha else ""
+        if isinstance(mask, PictureFacts):
+            masked_by = mask.content
+        picture = Picture(
+            name=candidate.name,
+            size=(facts.width, facts.height),
+            text=text,
+            content=facts.content,
+            repeats=root.repeats,
+            prefix=root.prefix,
+            loss_weight=root.loss_weight,
+            mask_content=masked_by,
+            file_bytes=candidate.picture.num_bytes,
+        )
+        self.pictures.append(picture)
+        if candidate.mask is not None and isinstance(mask, PictureFacts):
+            self._masks[len(self._files)] = candidate.mask, mask.content
+        self._files.append(candidate.picture)
+        if facts.is_animated:
+            reason = "is animated; only its first frame is trained on"
+            self.findings.append(Finding(picture.name, "animated", reason, WARNING))
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Let many objects be made that hold no cycles, as neither do the headers that are read.
+
+    To search them again and again takes a fifth of the time that a large known folder needs.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _faults(
+    candidate: Candidate,
+    facts: PictureFacts | Fault,
+    caption: str | Fault | None,
+    mask: PictureFacts | Fault | None,
+) -> list[Finding]:
+    """What the files themselves have against being used, each by the file's own name."""
+    found = []
+    for entry, own in (
+        (candidate.picture, facts),
+        (candidate.caption, caption),
+        (candidate.mask, mask),
+    ):
+        if entry is not None and isinstance(own, Fault):
+            found.append(Finding(candidate.folder.name(entry.name), *own))
+    if candidate.mask and isinstance(facts, PictureFacts) and isinstance(mask, PictureFacts):
+        size, mask_size = ((own.width, own.height) for own in (facts, mask))
+        if size != mask_size:
+            wide, high = mask_size
+            reason = f"is {wide}x{high} pixels, its picture {size[0]}x{size[1]}; make them equal"
+            found.append(Finding(candidate.folder.name(candidate.mask.name), "mask_size", reason))
+    return found
+
+
+def _unchanged(file: FileKey, content: str) -> Path:
+    """The path of a file, if it holds what it held at the start."""
+    try:
+        now = os.stat(file.path)
+        is_same = (now.st_size, now.st_mtime_ns, now.st_ctime_ns) == file[1:]
+        # touched, linked or given other rights: only the bytes matter
+        is_same = is_same or (now.st_size == file.num_bytes and sha256(file.path) == content)
+    except OSError as error:
+        raise DataError(
+            f"{file.path}: could be read at the start, but now: {error.strerror or error}"
+        ) from error
+    if not is_same:
+        raise DataError(f"{file.path}: was changed since the run read it; start the run again")
+    return Path(file.path)
+
+
+def _shared_caption(root: Root, default: str | None) -> str | None:
+    """Caption of the root's pictures that have none of their own."""
+    text = default if root.class_caption is None else root.class_caption
+    if not text or not text.strip():
+        return text and ""
+    try:
+        return check_caption_text(text)
+    except CaptionError as error:
+        raise DataError(f"data.root={root.path}: the caption {text!r} {error}") from error
+
+
+def _folders(roots: Sequence[Root]) -> list[Folder]:
+    """The roots, with what begins the names of their files; DataError unless they are apart."""
+    seen: dict[Path, Root] = {}
+    labels: list[str] = []
+    for root in roots:
+        if not root.path.is_dir():
+            what = "is not a folder" if root.path.exists() else "does not exist"
+            raise DataError(f"data.root={root.path}: {what}; give the folder of the pictures")
+        real = root.path.resolve()
+        for other in seen:
+            if real.is_relative_to(other) or other.is_relative_to(real):
+                raise DataError(
+                    f"data.roots: {root.path} and {seen[other].path} are one folder, or one lies "
+                    "in the other; keep one of them"
+                )
+        seen[real] = root
+        name = unicodedata.normalize("NFC", real.name) or "root"
+        numbers = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        labels.append(next(label for label in numbers if label not in labels))
+    prefixes = [f"{label}/" for label in labels] if len(labels) > 1 else [""]
+    paths = [os.path.abspath(root.path) for root in roots]
+    return [
+        Folder(path, prefix, number, is_root=True)
+        for number, (path, prefix) in enumerate(zip(paths, prefixes, strict=True))
+    ]

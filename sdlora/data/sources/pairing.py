@@ -1,0 +1,229 @@
+"""Which caption and which mask belong to a picture: by name, never by position."""
+
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from sdlora.data.pictures.decode import PICTURE_SUFFIXES
+from sdlora.data.sources.caption_table import METADATA_NAMES, Row, read_metadata
+from sdlora.data.sources.index import FileKey
+from sdlora.data.sources.picture import Finding, quoted
+from sdlora.data.sources.scan import PICTURE, Folder, Listing
+
+MASK_ENDING = ".mask.png"
+
+_MASK, _TABLE = "mask", "table"
+
+
+class Endings:
+    """What a file is for, by how its name ends, in any letter case.
+
+    Args:
+        captions: Endings of caption files; where a picture has several, the first counts.
+    """
+
+    def __init__(self, captions: Sequence[str]) -> None:
+        self.captions = tuple(dict.fromkeys(ending.casefold() for ending in captions))
+        kinds = dict.fromkeys(PICTURE_SUFFIXES, PICTURE) | {MASK_ENDING: _MASK}
+        kinds |= {ending: ending for ending in self.captions}
+        self._by_last: dict[str, list[tuple[str, str]]] = {}
+        for ending in sorted(kinds, key=len, reverse=True):  # a.mask.png is no a.png
+            same_last = self._by_last.setdefault(ending[ending.rfind(".") :], [])
+            same_last.append((ending, kinds[ending]))
+
+    def classify(self, name: str) -> tuple[str, str] | None:
+        """Kind and stem (NFC) of a file; ``None`` if it is of no use."""
+        folded = name.casefold()
+        for ending, kind in self._by_last.get(folded[folded.rfind(".") :], ()):
+            if folded.endswith(ending):
+                return kind, unicodedata.normalize("NFC", name[: -len(ending)])
+        return (_TABLE, folded) if folded in METADATA_NAMES else None
+
+
+class Candidate(NamedTuple):
+    """A picture and what belongs to it, unread.
+
+    Attributes:
+        name: What it is called in the run.
+        folder: Where all its files lie.
+        picture: Its file.
+        caption: Its caption file, if it has one.
+        mask: Its mask file, if it has one.
+        text: Its caption, if that is no file's.
+        is_sound: Whether no finding stands against it yet.
+    """
+
+    name: str
+    folder: Folder
+    picture: FileKey
+    caption: FileKey | None
+    mask: FileKey | None
+    text: str | None
+    is_sound: bool
+
+
+class Pairing:
+    """Pictures with captions and masks, folder by folder, those above before those below.
+
+    Args:
+        endings: What a file is for.
+        texts: For each root the caption of pictures that have none of their own, or ``None``.
+        is_read: Whether files of a folder below another are read, by the folder and their path.
+
+    Attributes:
+        findings: What does not fit together.
+    """
+
+    def __init__(
+        self,
+        endings: Endings,
+        texts: Sequence[str | None],
+        is_read: Callable[[Folder, str], bool],
+    ) -> None:
+        self.findings: list[Finding] = []
+        self._num_unused_captions = 0
+        self._num_unused_rows = 0
+        self._endings = endings
+        self._texts = texts
+        self._is_read = is_read
+        self._rows: dict[str, _Claim] = {}
+
+    def candidates(self, listing: Listing) -> Iterator[Candidate]:
+        """The pictures of one folder, by name."""
+        self._read_tables(listing)
+        self._find_orphans(listing)
+        for stem in sorted(listing.files[PICTURE]):
+            yield from self._of_stem(stem, listing)
+
+    def unclaimed(self) -> list[Finding]:
+        """Rows that name no picture, when all folders are through."""
+        return [
+            Finding(
+                table,
+                "missing_file",
+                f"line {row.line}: {quoted(name)} is not there; add it or remove the line",
+            )
+            for name, (table, row) in self._rows.items()
+        ]
+
+    def notes(self) -> list[str]:
+        """What is there and of no use."""
+        notes = []
+        if count := self._num_unused_captions:
+            used = ", ".join(self._endings.captions)
+            notes.append(f"{count} second caption files are not read: the first of {used} counts")
+        if count := self._num_unused_rows:
+            notes.append(f"{count} rows of tables are for pictures in folders that are not read")
+        return notes
+
+    def _of_stem(self, stem: str, listing: Listing) -> Iterator[Candidate]:
+        pictures = listing.all_of(PICTURE, stem)
+        captions = self._captions(stem, listing)
+        masks = listing.all_of(_MASK, stem)
+        is_single = stem not in listing.blocked
+        for files, what in ((pictures, "pictures"), (captions, "captions"), (masks, "masks")):
+            if len(files) > 1:
+                is_single = False
+                reason = f"{len(files)} {what} of one name: {_shown(files)}; keep one of them"
+                self._find(listing.folder.name(files[0].name), "doubles", reason)
+        # of doubles none is used, but all that is wrong with any is to be said, and once
+        for picture in pictures:
+            name = listing.folder.name(picture.name)
+            text, is_sound = self._text(name, stem, bool(captions), listing)
+            is_first = picture is pictures[0]
+            yield Candidate(
+                name,
+                listing.folder,
+                picture,
+                captions[0] if len(captions) == 1 and is_first else None,
+                masks[0] if len(masks) == 1 and is_first else None,
+                text,
+                is_sound and is_single,
+            )
+
+    def _captions(self, stem: str, listing: Listing) -> list[FileKey]:
+        """Those of the first ending that the picture has."""
+        found: list[FileKey] = []
+        for ending in self._endings.captions:
+            if stem in listing.files[ending]:
+                files = listing.all_of(ending, stem)
+                self._num_unused_captions += len(files) if found else 0
+                found = found or files
+        return found
+
+    def _text(
+        self, name: str, stem: str, has_file: bool, listing: Listing
+    ) -> tuple[str | None, bool]:
+        """The caption that no file gives, and whether the picture has one in all."""
+        claim = self._rows.pop(name, None)
+        if claim is not None:
+            table, row = claim
+            if has_file:
+                reason = f"has a caption file and line {row.line} of {quoted(table)}; keep one"
+                self._find(name, "two_captions", reason)
+            return row.text, row.text is not None and not has_file
+        if has_file:
+            return None, True
+        text = self._texts[listing.folder.root]
+        if text is None and stem not in listing.blocked:
+            endings = self._endings.captions
+            file = f" file {quoted(stem + endings[0])}" if endings else ""
+            reason = f"no caption{file}; write it, or set data.captions.default"
+            self._find(name, "no_caption", reason)
+        return text, text is not None
+
+    def _find_orphans(self, listing: Listing) -> None:
+        kinds = {_MASK: "mask"} | dict.fromkeys(self._endings.captions, "caption")
+        known = listing.files[PICTURE].keys() | listing.blocked
+        for kind, what in kinds.items():
+            for stem in listing.files[kind].keys() - known:
+                for file in listing.all_of(kind, stem):
+                    reason = f"{what} without a picture; add the picture or remove it"
+                    self._find(listing.folder.name(file.name), f"orphan_{what}", reason)
+
+    def _read_tables(self, listing: Listing) -> None:
+        tables = [file for name in METADATA_NAMES for file in listing.all_of(_TABLE, name)]
+        for file in tables[1:]:
+            reason = f"a table of captions beside {tables[0].name}; keep one of them"
+            self._find(listing.folder.name(file.name), "doubles", reason)
+        for file in tables[:1]:
+            table = listing.folder.name(file.name)
+            try:
+                rows, faults = read_metadata(Path(file.path))
+            except OSError as error:
+                reason = f"{error.strerror or error}; check the file"
+                self._find(table, "unreadable", reason)
+                continue
+            self.findings += [Finding(table, *fault) for fault in faults]
+            self._add_rows(rows, table, listing.folder)
+
+    def _add_rows(self, rows: dict[str, Row], table: str, folder: Folder) -> None:
+        for path, row in rows.items():
+            if not self._is_read(folder, path):
+                self._num_unused_rows += 1
+                continue
+            name = folder.prefix + path
+            other, known = self._rows.setdefault(name, _Claim(table, row))
+            if known is not row:
+                reason = (
+                    f"has line {known.line} of {quoted(other)} and line {row.line} of "
+                    f"{quoted(table)}; keep one of them"
+                )
+                self._find(name, "two_captions", reason)
+                self._rows[name] = _Claim(other, known._replace(text=None))
+
+    def _find(self, name: str, kind: str, reason: str) -> None:
+        self.findings.append(Finding(name, kind, reason))
+
+
+class _Claim(NamedTuple):
+    table: str
+    row: Row
+
+
+def _shown(files: Sequence[FileKey]) -> str:
+    """Names for a message; escaped where they look the same."""
+    names = [file.name for file in files]
+    looks = {unicodedata.normalize("NFC", name) for name in names}
+    return ", ".join(quoted(name) if len(looks) == len(names) else ascii(name) for name in names)

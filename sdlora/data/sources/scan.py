@@ -1,0 +1,226 @@
+"""Which files lie in folders and below: no file is opened, no link is followed in a circle."""
+
+import os
+import stat
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from sdlora.data.sources.index import FileKey
+from sdlora.data.sources.picture import ERROR, WARNING, Finding, quoted
+
+PICTURE = "picture"
+"""The kind of file that is counted in folders that are not read."""
+
+_SHOWN_ENDINGS = 5
+
+
+class Folder(NamedTuple):
+    """A folder that is read."""
+
+    path: str  # absolute
+    prefix: str  # begins the names of its files: "" or, ending in "/", the folders above, NFC
+    root: int  # of which root
+    is_root: bool = False
+
+    def name(self, file: str) -> str:
+        """What a file of this folder is called in the run."""
+        return self.prefix + unicodedata.normalize("NFC", file)
+
+
+@dataclass(slots=True)
+class Listing:
+    """The files of one folder that are of use.
+
+    Attributes:
+        folder: Where.
+        files: Kind -> stem -> file.
+        doubles: Kind and stem -> all files, where there are several.
+        blocked: Stems of files that are no regular files; a finding tells of each.
+    """
+
+    folder: Folder
+    files: dict[str, dict[str, FileKey]] = field(default_factory=lambda: defaultdict(dict))
+    doubles: dict[tuple[str, str], list[FileKey]] = field(default_factory=dict)
+    blocked: set[str] = field(default_factory=set)
+
+    def add(self, kind: str, stem: str, file: FileKey) -> None:
+        """Sort a file in."""
+        first = self.files[kind].setdefault(stem, file)
+        if first is not file:
+            self.doubles.setdefault((kind, stem), [first]).append(file)
+
+    def all_of(self, kind: str, stem: str) -> list[FileKey]:
+        """The files of a kind and stem, by name; one at most, if all is well."""
+        if doubles := self.doubles.get((kind, stem)):
+            return sorted(doubles)
+        file = self.files[kind].get(stem)
+        return [] if file is None else [file]
+
+
+class FolderScan:
+    """One walk over roots and, if ``nested``, their sub-folders; hidden ones are as if not there.
+
+    Links to files and to folders elsewhere are followed. A link that leads back to what is read
+    anyway, or into what is held out, is not.
+
+    Args:
+        roots: Folders; none lies in another.
+        classify: File name -> kind and stem, ``None`` for files of no use.
+        nested: Whether sub-folders are read.
+        held_out: Name of the folder that is not read where it lies directly in a root.
+
+    Attributes:
+        findings: What stood in the way so far.
+    """
+
+    def __init__(
+        self,
+        roots: Sequence[Folder],
+        classify: Callable[[str], tuple[str, str] | None],
+        *,
+        nested: bool,
+        held_out: str,
+    ) -> None:
+        self.findings: list[Finding] = []
+        self._roots = list(roots)
+        self._real_roots = [Path(os.path.realpath(root.path)) for root in roots]
+        self._classify = classify
+        self._nested = nested
+        self._held_out = held_out
+        self._linked: list[Folder] = []
+        self._seen: set[tuple[int, int]] = set()
+        self._prefixes: set[str] = set()
+        self._unread: list[str] = []
+        self._others: Counter[str] = Counter()
+
+    def listings(self) -> Iterator[Listing]:
+        """Every folder, those above before those below; linked folders after all others."""
+        pending = self._roots[::-1]
+        while pending or self._linked:
+            if not pending:
+                self._linked.sort(reverse=True)
+                pending.append(self._linked.pop())
+            folder = pending.pop()
+            try:
+                if self._is_new(folder):
+                    listing, below = self._list(folder)
+                    pending += reversed(below)
+                    yield listing
+            except OSError as error:
+                self._find(
+                    folder.prefix, "unreadable", f"cannot be listed ({_why(error)}); mend it"
+                )
+
+    def is_read(self, folder: Folder, file: str) -> bool:
+        """Whether pictures of a path below a folder are read, if they are there."""
+        first, _, below = file.partition("/")
+        return not below or (self._nested and not (folder.is_root and first == self._held_out))
+
+    def notes(self) -> list[str]:
+        """What was seen and not read, after the walk."""
+        if not self._others:
+            return self._unread
+        common = sorted(self._others.items(), key=lambda item: (-item[1], item[0]))
+        shown = ", ".join(
+            f"{quoted(ending)} ({count})" for ending, count in common[:_SHOWN_ENDINGS]
+        )
+        more = ", ..." if common[_SHOWN_ENDINGS:] else ""
+        count = self._others.total()
+        return [*self._unread, f"{count} files of other kinds are not read: {shown}{more}"]
+
+    def _list(self, folder: Folder) -> tuple[Listing, list[Folder]]:
+        listing = Listing(folder)
+        folders: list[os.DirEntry[str]] = []
+        with os.scandir(folder.path) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):  # macOS leaves a ._a.jpg beside a.jpg
+                    continue
+                try:
+                    if entry.is_dir():
+                        folders.append(entry)
+                    else:
+                        self._sort_in(entry, listing)
+                except OSError as error:  # a link that leads nowhere or in a circle
+                    self._block(entry.name, listing, "broken_link", f"{_why(error)}; remove it")
+        folders.sort(key=lambda entry: entry.name)
+        return listing, [new for entry in folders for new in self._entered(entry, listing)]
+
+    def _sort_in(self, entry: os.DirEntry[str], listing: Listing) -> None:
+        kind_and_stem = self._classify(entry.name)
+        if kind_and_stem is None:
+            if entry.is_symlink():
+                entry.stat()  # an error if it leads nowhere: it may have led to a folder
+            self._others[os.path.splitext(entry.name)[1].casefold() or "(no ending)"] += 1
+            return
+        status = entry.stat()
+        if not stat.S_ISREG(status.st_mode):
+            self._block(entry.name, listing, "no_file", "is not a regular file; remove it")
+            return
+        file = FileKey(entry.path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        listing.add(*kind_and_stem, file)
+
+    def _block(self, file: str, listing: Listing, kind: str, reason: str) -> None:
+        self._find(listing.folder.name(file), kind, reason)
+        kind_and_stem = self._classify(file)
+        if kind_and_stem is not None:
+            listing.blocked.add(kind_and_stem[1])
+
+    def _entered(self, entry: os.DirEntry[str], listing: Listing) -> list[Folder]:
+        """The folder, if it is to be read now."""
+        above = listing.folder
+        name = listing.folder.name(entry.name)
+        folder = Folder(entry.path, f"{name}/", above.root)
+        if above.is_root and entry.name == self._held_out:
+            self._unread.append(f"{quoted(name)} is held out: {self._count(entry.path)} pictures")
+        elif not self._nested:
+            if count := self._count(entry.path):
+                self._unread.append(f"sub-folder {quoted(name)} is not read ({count} pictures)")
+        elif folder.prefix in self._prefixes:
+            reason = "another folder has this name in other Unicode letters; rename one of them"
+            self._find(name, "doubles", reason)
+        else:
+            self._prefixes.add(folder.prefix)
+            if not entry.is_symlink():
+                return [folder]
+            if self._leads_back(entry.path):
+                self._find(
+                    name,
+                    "loop",
+                    "is a link to folders that are read or held out; remove it",
+                    WARNING,
+                )
+            else:
+                self._linked.append(folder)
+        return []
+
+    def _leads_back(self, link: str) -> bool:
+        target = Path(os.path.realpath(link))
+        return any(
+            target.is_relative_to(root) or root.is_relative_to(target) for root in self._real_roots
+        )
+
+    def _is_new(self, folder: Folder) -> bool:
+        status = os.stat(folder.path)
+        identity = status.st_dev, status.st_ino
+        if status.st_ino and identity in self._seen:  # 0 where the file system numbers none
+            reason = "leads to a folder that is read under another name; remove the link"
+            self._find(folder.prefix, "loop", reason, WARNING)
+            return False
+        self._seen.add(identity)
+        return True
+
+    def _count(self, folder: str) -> int:
+        names = (name for _, _, files in os.walk(folder) for name in files)
+        kinds = (self._classify(name) for name in names if not name.startswith("."))
+        return sum(kind is not None and kind[0] == PICTURE for kind in kinds)
+
+    def _find(self, name: str, kind: str, reason: str, severity: str = ERROR) -> None:
+        self.findings.append(Finding(name.rstrip("/") or ".", kind, reason, severity))
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -1,0 +1,132 @@
+"""A Hugging Face data set read as a stream: for sets that do not fit on the disk."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from typing import Any
+
+from PIL import Image
+
+from sdlora.data.pictures.decode import PictureError, read_picture
+from sdlora.data.sources.hub_rows import open_rows
+from sdlora.data.sources.hub_set import HubSet
+from sdlora.data.sources.picture import Finding, Picture
+from sdlora.data.sources.picture_source import DataError
+from sdlora.runtime.randomness import derive_seed
+
+ON_ERROR = ("raise", "skip")
+
+_FINDINGS_KEPT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedPicture:
+    """One row of a stream.
+
+    Attributes:
+        picture: What is known of it; its name says where in the stream it came.
+        image: Mode ``RGB``, upright.
+        next_start: ``start`` for a stream that goes on behind it.
+    """
+
+    picture: Picture
+    image: Image.Image
+    next_start: int
+
+
+class StreamedSource:
+    """The rows of a Hugging Face data set in a shuffled order, read forward and never stored.
+
+    Row ``n`` of an epoch is a function of the seed, the epoch and ``n``, in any process.
+
+    Args:
+        hub_set: Which rows, and which columns of them.
+        seed: The run's seed.
+        shuffle_buffer: Rows held in memory, not decoded, to shuffle among; 1 reads them as they
+            lie.
+        on_error: ``raise`` for a row that cannot be used, or ``skip`` it and count it.
+        background: Colour under transparent parts, 0 to 255 each.
+
+    Attributes:
+        findings: Rows that were passed over, the first thousand.
+        num_passed_over: How many there were.
+
+    Raises:
+        DataError: If the set cannot be opened or has no such columns.
+    """
+
+    def __init__(
+        self,
+        hub_set: HubSet,
+        *,
+        seed: int,
+        shuffle_buffer: int,
+        on_error: str = "raise",
+        background: tuple[int, int, int] = (255, 255, 255),
+    ) -> None:
+        if shuffle_buffer < 1:
+            raise ValueError(f"data.hub.shuffle_buffer={shuffle_buffer}: must be at least 1")
+        if on_error not in ON_ERROR:
+            raise ValueError(f"data.on_error={on_error!r}: must be one of {', '.join(ON_ERROR)}")
+        self._rows = open_rows(hub_set, streaming=True)
+        self._seed = seed
+        self._shuffle_buffer = shuffle_buffer
+        self._skips = on_error == "skip"
+        self._background = background
+        self.findings: list[Finding] = []
+        self.num_passed_over = 0
+
+    @cached_property
+    def num_rows(self) -> int:
+        """Rows of an epoch, usable or not; where the set does not say it, it is read once more."""
+        return self._rows.count()
+
+    def samples(self, epoch: int, start: int = 0) -> Iterator[StreamedPicture]:
+        """The usable rows of an epoch, from row ``start`` of its order on.
+
+        To start late, the rows before are read again but not decoded.
+
+        Raises:
+            DataError: For a row that cannot be used, unless they are skipped; if no row can; if
+                reading fails; if the set has not as many rows as it says.
+        """
+        num_usable, end = 0, start
+        for place, row in enumerate(self._rows.each(self._ordered(epoch).skip(start)), start):
+            file = self._rows.path(row).replace("\\", "/").rpartition("/")[2]
+            name = f"row {place} of epoch {epoch}" + (f" ({file})" if file else "")
+            sample, end = self._read(row, name, place), place + 1
+            if sample is not None:
+                num_usable += 1
+                yield sample
+        if start == 0 and num_usable == 0:
+            raise DataError(f"data.root={self._rows.hub_set.path}: no row can be used")
+        if end != max(start, self.num_rows):
+            raise DataError(
+                f"data.root={self._rows.hub_set.path}: says that it has {self.num_rows} rows, but "
+                f"has {end}; set data.hub.streaming=false"
+            )
+
+    def _ordered(self, epoch: int) -> Any:
+        if self._shuffle_buffer == 1:
+            return self._rows.rows
+        # A seed for each epoch, not set_epoch(): behind skip() that leaves the files unshuffled,
+        # so that a resumed epoch would go on in another order.
+        order = derive_seed(self._seed, "stream_order", epoch)
+        return self._rows.rows.shuffle(seed=order, buffer_size=self._shuffle_buffer)
+
+    def _read(self, row: dict[str, Any], name: str, place: int) -> StreamedPicture | None:
+        found = self._rows.read(row, name)
+        faults = found.findings
+        if found.picture is not None:
+            try:
+                image = read_picture(BytesIO(found.data), self._background)
+                return StreamedPicture(found.picture, image, place + 1)
+            except PictureError as error:
+                faults = [Finding(name, "unreadable", str(error))]
+        if not self._skips:
+            listing = "; ".join(str(fault) for fault in faults)
+            raise DataError(f"{listing} (data.on_error=skip passes over such rows)")
+        self.num_passed_over += 1
+        self.findings += faults[: max(0, _FINDINGS_KEPT - len(self.findings))]
+        return None

@@ -1,0 +1,253 @@
+"""Faces in photos: any detector and recognition network that deepface runs on PyTorch, by name."""
+
+import importlib.util
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sdlora.data.pictures.faces import (
+    DETECTOR_WEIGHTS,
+    ONE_AT_A_TIME,
+    deepface,
+    resized_for_detector,
+    weights_folder,
+)
+from sdlora.evaluation.face_metric import Faces, as_faces, no_faces
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a part of deepface needs beside deepface (0.0.103).
+
+    Attributes:
+        files: What it reads from deepface's folder of weights.
+        library: What it imports; None if that comes with deepface.
+        package: What ``pip install`` calls that library.
+    """
+
+    files: tuple[str, ...] = ()
+    library: str | None = None
+    package: str | None = None
+
+
+MODELS = {
+    "ArcFace": Needs(("arcface_weights.pth",)),
+    "Buffalo_L": Needs(("buffalo_l/webface_r50.onnx",), "insightface", "insightface"),
+    "DeepFace": Needs(("VGGFace2_DeepFace_weights_val-0.9034.pth",)),
+    "DeepID": Needs(("deepid_weights.pth",)),
+    "Dlib": Needs(("dlib_face_recognition_resnet_model_v1.dat",), "dlib", "dlib"),
+    "Facenet": Needs(("facenet_weights.pth",)),
+    "Facenet512": Needs(("facenet512_weights.pth",)),
+    "GhostFaceNet": Needs(("ghostfacenet_v1.pth",)),
+    "OpenFace": Needs(("openface_weights.pth",)),
+    "SFace": Needs(("face_recognition_sface_2021dec.onnx",), "onnxruntime", "onnxruntime"),
+    "VGG-Face": Needs(("vgg_face_weights.pth",)),
+}
+"""deepface's recognition networks."""
+
+DETECTORS = {
+    **{name: Needs(files) for name, files in DETECTOR_WEIGHTS.items()},
+    "dlib": Needs(("shape_predictor_5_face_landmarks.dat",), "dlib", "dlib"),
+    "fastmtcnn": Needs((), "facenet_pytorch", "facenet-pytorch"),
+    "mediapipe": Needs((), "mediapipe", "mediapipe"),
+    "mtcnn": Needs((), "mtcnn", "mtcnn tensorflow"),
+    "retinaface": Needs(("retinaface.pth",), "retinaface", "retina-face"),
+    **{
+        f"yolov{size}": Needs((f"yolov{size}-face.pt",), "ultralytics", "ultralytics")
+        for size in ("8n", "8m", "8l", "11n", "11s", "11m", "11l", "12n", "12s", "12m", "12l")
+    },
+}
+"""deepface's detectors. Its ``skip`` detects nothing, so that every picture would be faceless."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstFaces:
+    """What deepface says first of each picture, a face or not.
+
+    Attributes:
+        vectors: Embeddings as the network gives them, of any length; of the whole picture where no
+            face was found; zero if there is not even that; ``[n, D]``, float32.
+        confidences: The detector's, rounded to 2 digits as deepface does; 0 where it found no
+            face; ``[n]``, float64.
+    """
+
+    vectors: Tensor
+    confidences: Tensor
+
+
+class DeepFaceModel:
+    """Real faces: a detector, then a recognition network, both by deepface on PyTorch.
+
+    Of several faces in a picture the largest is the person, of two equal ones the upper left one. A
+    picture in which the detector finds none (deepface's confidence 0) is faceless; its
+    whole-picture embedding, which deepface would give, is not used.
+
+    deepface chooses the device by itself: ``cuda:0`` if there is one, otherwise the CPU. With
+    several GPUs score in one process only.
+
+    Args:
+        model_name: A key of :data:`MODELS`.
+        detector: A key of :data:`DETECTORS`.
+        batch_size: Pictures whose faces are embedded in one pass, >= 1; they are held in memory
+            together. Faces are looked for in one picture at a time.
+
+    Raises:
+        ValueError: On an unknown name or a batch size below 1.
+    """
+
+    def __init__(
+        self, model_name: str = "GhostFaceNet", detector: str = "ssd", batch_size: int = 32
+    ) -> None:
+        for key, name, known in (
+            ("model_name", model_name, MODELS),
+            ("detector", detector, DETECTORS),
+        ):
+            if name not in known:
+                raise ValueError(f"{key}={name}: unknown; choose one of {', '.join(known)}.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: must be at least 1.")
+        self.model_name = model_name
+        self.detector = detector
+        self._batch_size = batch_size
+
+    def require_weights(self) -> None:
+        """Check that deepface can run both parts; costs nothing, downloads nothing.
+
+        Raises:
+            ValueError: If a library is not installed, a weight file is missing or empty, or
+                deepface was told to run on another backend than PyTorch; it says which, and the
+                remedy.
+        """
+        self._require_pytorch()
+        self._require_libraries()
+        folder = weights_folder()
+        wanted = MODELS[self.model_name].files + DETECTORS[self.detector].files
+        sizes = {name: _size(folder / name) for name in wanted}
+        if missing := [name for name, size in sizes.items() if not size]:
+            raise ValueError(
+                f"face model {self.model_name} with detector {self.detector}: missing "
+                f"{' and '.join(missing)} in {folder}; either let deepface download it once with "
+                'network (python -c "from sdlora.evaluation.deepface_model import DeepFaceModel; '
+                f"DeepFaceModel('{self.model_name}', '{self.detector}').download()\"), or copy it "
+                "there from another machine (DEEPFACE_HOME chooses the folder that holds "
+                ".deepface/weights)."
+            )
+
+    def download(self) -> None:
+        """Let deepface download what it lacks, by embedding a blank picture.
+
+        Raises:
+            ValueError: As :meth:`require_weights` does, also if a download fails.
+        """
+        self._require_pytorch()
+        self._require_libraries()
+        self._represent([Image.new("RGB", (256, 256))], _bgr)
+        self.require_weights()
+
+    def embed(self, images: Sequence[Image.Image]) -> Faces:
+        """Embed the largest face of each picture, and count its faces.
+
+        Pictures below 256 pixels are enlarged for the detector, those above 1024 reduced.
+
+        Raises:
+            ValueError: As :meth:`require_weights` does.
+        """
+        if not images:
+            return no_faces()
+        self.require_weights()
+        found = self._represent(images, lambda image: _bgr(resized_for_detector(image)))
+        shown = [[face for face in faces if face["face_confidence"] != 0] for faces in found]
+        rows = [min(faces, key=_largest_first)["embedding"] if faces else None for faces in shown]
+        return as_faces(_stacked(rows), torch.tensor([len(faces) for faces in shown]))
+
+    def first_faces(self, images: Sequence[Image.Image]) -> FirstFaces:
+        """What ``DeepFace.represent(..., enforce_detection=False)[0]`` says of each picture.
+
+        Pictures are taken as they are, at any size.
+
+        Raises:
+            ValueError: As :meth:`require_weights` does.
+        """
+        if not images:
+            return FirstFaces(torch.zeros(0, 1), torch.zeros(0, dtype=torch.float64))
+        self.require_weights()
+        found = self._represent(images, _bgr)
+        rows = [faces[0]["embedding"] if faces else None for faces in found]
+        confidences = [float(faces[0]["face_confidence"]) if faces else 0.0 for faces in found]
+        return FirstFaces(_stacked(rows), torch.tensor(confidences, dtype=torch.float64))
+
+    def _represent(
+        self, images: Sequence[Image.Image], pixels: Callable[[Image.Image], np.ndarray]
+    ) -> list[list[dict[str, Any]]]:
+        """What deepface finds in each picture: faces, or the whole picture with confidence 0."""
+        found: list[list[dict[str, Any]]] = []
+        for start in range(0, len(images), self._batch_size):
+            chunk = [pixels(image) for image in images[start : start + self._batch_size]]
+            # importing deepface or RetinaFace silences all warnings of the process
+            with ONE_AT_A_TIME, warnings.catch_warnings():
+                found += _represent_chunk(deepface(), chunk, self.model_name, self.detector)
+        return found
+
+    def _require_pytorch(self) -> None:
+        engine = os.environ.get("DEEPFACE_BACKEND_ENGINE") or "pytorch"
+        if engine.strip().lower() != "pytorch":
+            raise ValueError(
+                f"DEEPFACE_BACKEND_ENGINE={engine}: face scores are had with pytorch, and its "
+                "weight files; unset the variable."
+            )
+
+    def _require_libraries(self) -> None:
+        for key, name, needs in (
+            ("model_name", self.model_name, MODELS[self.model_name]),
+            ("detector", self.detector, DETECTORS[self.detector]),
+        ):
+            if needs.library is not None and importlib.util.find_spec(needs.library) is None:
+                raise ValueError(
+                    f"{key}={name}: needs the library {needs.library}, which is not installed; "
+                    f"pip install {needs.package}, or choose another {key}."
+                )
+
+
+def _represent_chunk(
+    library: Any, chunk: list[np.ndarray], model_name: str, detector: str
+) -> list[list[dict[str, Any]]]:
+    try:
+        # enforce_detection=True would raise for a faceless picture; False gives confidence 0
+        found = library.represent(
+            chunk,
+            model_name=model_name,
+            detector_backend=detector,
+            enforce_detection=False,
+        )
+    except ValueError as error:
+        # of faces without pixels, at a picture's edge, nothing is left to embed
+        if "need at least one array to concatenate" not in str(error):
+            raise
+        return [[] for _ in chunk]
+    # a list of one picture is answered as that picture would be alone
+    return [found] if len(chunk) == 1 else list(found)
+
+
+def _largest_first(face: dict[str, Any]) -> tuple[int, int, int]:
+    area = face["facial_area"]
+    return -area["w"] * area["h"], area["y"], area["x"]
+
+
+def _stacked(rows: Sequence[list[float] | None]) -> Tensor:
+    width = next((len(row) for row in rows if row is not None), 1)
+    return torch.tensor([[0.0] * width if row is None else row for row in rows])
+
+
+def _bgr(image: Image.Image) -> np.ndarray:
+    return np.ascontiguousarray(np.array(image.convert("RGB"))[:, :, ::-1])
+
+
+def _size(path: Any) -> int:
+    return path.stat().st_size if path.is_file() else 0

@@ -1,0 +1,236 @@
+"""Draw the prompts, score the pictures, and keep the base model's beside them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from sdlora.adapters.lora import disabled
+from sdlora.data.sources.picture_source import PictureSource, readable
+from sdlora.evaluation.scores import Scores
+from sdlora.evaluation.scoring import Pictures, Prior, Scorer
+from sdlora.models.family import Family
+from sdlora.runtime.files import atomic_path, write_json
+from sdlora.runtime.progress import Progress
+from sdlora.sampling.generate import Prompt, generate, picture_name
+from sdlora.sampling.grid import grid
+
+MOST_REAL_PICTURES = 100
+"""So many training pictures are scored, at most: the row of real pictures needs no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrawSettings:
+    """How pictures are drawn.
+
+    Attributes:
+        prompts: What to draw; equal prompts and seeds give equal noise in every run.
+        num_preview: How many of them a preview shows.
+        negative_prompt: What the pictures should not show.
+        sampler: A name of ``samplers.SAMPLERS``.
+        num_steps: Denoising steps.
+        guidance_scale: Classifier-free guidance.
+        resolution: Side in pixels.
+        batch_size: Pictures at once.
+        precision: Compute dtype of the UNet and text encoder.
+        prior_prompts: Prompts of the class, without the trigger word: what the adapter should
+            leave as it is.
+    """
+
+    prompts: tuple[Prompt, ...]
+    num_preview: int
+    negative_prompt: str
+    sampler: str
+    num_steps: int
+    guidance_scale: float
+    resolution: int
+    batch_size: int
+    precision: torch.dtype = torch.float32
+    prior_prompts: tuple[Prompt, ...] = ()
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """Pictures of one state of the model, and their scores.
+
+    Attributes:
+        prompts: What was drawn.
+        images: One for each prompt.
+        scores: ``None`` for a preview, which is not scored.
+    """
+
+    prompts: Sequence[Prompt]
+    images: list[Image.Image]
+    scores: Scores | None = None
+
+    def named(self, prefix: str) -> dict[str, float | None | str]:
+        """Scores as ``prefix/name`` -> number, or ``None`` with ``prefix/name_reason``.
+
+        Ends of an interval are ``prefix/name_low`` and ``prefix/name_high``.
+        """
+        if self.scores is None:
+            return {}
+        scores = self.scores
+        values: dict[str, float | None | str] = {
+            f"{prefix}/{name}": value for name, value in scores.values.items()
+        }
+        for name, (low, high) in scores.intervals.items():
+            values.update({f"{prefix}/{name}_low": low, f"{prefix}/{name}_high": high})
+        reasons = {f"{prefix}/{name}_reason": why for name, why in scores.reasons.items()}
+        return {**values, **reasons}
+
+
+@dataclass(slots=True)
+class Evaluator:
+    """Draws and scores a model as it is, without and with its adapter.
+
+    Attributes:
+        family: The model, with whatever adapter it carries.
+        settings: What to draw and how.
+        scorer: Scores pictures; it keeps what it knows of the references.
+        progress: Shows how far drawing and scoring are.
+        training_images: Shown as the last column of grids.
+        base: The base model's pictures and scores, once drawn.
+        base_prior: Its pictures of the class, once drawn.
+    """
+
+    family: Family
+    settings: DrawSettings
+    scorer: Scorer
+    progress: Progress
+    training_images: Sequence[Image.Image] = ()
+    base: Evaluation | None = field(default=None)
+    base_prior: list[Image.Image] = field(default_factory=list)
+
+    def draw_base(self) -> Evaluation:
+        """Draw and score the model with its adapter switched off, once."""
+        if self.base is None:
+            with disabled(*self.family.parts.values()), self.family.own_noise_schedule():
+                self.base_prior = self._pictures(self.settings.prior_prompts)
+                self.base = self._scored(self._pictures(self.settings.prompts))
+        return self.base
+
+    def draw(self, preview: bool = False, lora_scale: float = 1.0) -> Evaluation:
+        """Draw the prompts with the model as it is.
+
+        Args:
+            preview: Draw only the first few, and do not score them.
+            lora_scale: Strength of the adapter.
+        """
+        settings = self.settings
+        if preview:
+            prompts = settings.prompts[: settings.num_preview]
+            return Evaluation(prompts, self._pictures(prompts, lora_scale))
+        images = self._pictures(settings.prompts, lora_scale)
+        prior = None
+        if settings.prior_prompts:
+            self.draw_base()
+            prior = (self.base_prior, self._pictures(settings.prior_prompts, lora_scale))
+        return self._scored(images, prior)
+
+    def _pictures(self, prompts: Sequence[Prompt], lora_scale: float = 1.0) -> list[Image.Image]:
+        settings = self.settings
+        device = next(self.family.unet.parameters()).device.type
+        low = settings.precision != torch.float32
+        with torch.autocast(device, dtype=settings.precision, enabled=low):
+            return generate(
+                self.family.pipeline(),
+                prompts,
+                negative_prompt=settings.negative_prompt,
+                num_steps=settings.num_steps,
+                guidance_scale=settings.guidance_scale,
+                sampler=settings.sampler,
+                resolution=settings.resolution,
+                batch_size=settings.batch_size,
+                progress=self.progress,
+                lora_scale=lora_scale,
+                encode_prompts=self._encode,
+            )
+
+    def _scored(self, images: list[Image.Image], prior: Prior | None = None) -> Evaluation:
+        prompts = self.settings.prompts
+        pictures = Pictures(images, [prompt.text for prompt in prompts], prior=prior)
+        return Evaluation(prompts, images, self.scorer.score(pictures, self.progress))
+
+    def write_grid(self, path: Path, evaluation: Evaluation, label: str) -> Image.Image:
+        """Write base above LoRA, a column a prompt, and return the picture."""
+        rows = {} if self.base is None else {"base": self.base}
+        rows[label] = evaluation
+        return write_grid(path, rows, self.settings.num_preview, self.training_images)
+
+    def write_preview(self, folder: Path, evaluation: Evaluation) -> None:
+        """Write the pictures that a grid shows, each by itself."""
+        count = self.settings.num_preview
+        shown = Evaluation(evaluation.prompts[:count], evaluation.images[:count])
+        self.write_pictures(folder, shown)
+
+    def write_pictures(self, folder: Path, evaluation: Evaluation) -> None:
+        """Write each picture by itself, and beside the folder what each was drawn from."""
+        write_prompts(folder.parent, [self.settings.prompts])
+        write_pictures(folder, evaluation)
+
+    def _encode(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        device = next(self.family.unet.parameters()).device
+        ids = self.family.tokenize(texts).ids.to(device)
+        return self.family.prompt_arguments(self.family.encode_prompts(ids))
+
+
+def write_grid(
+    path: Path,
+    rows: Mapping[str, Evaluation],
+    num_shown: int,
+    training_images: Sequence[Image.Image] = (),
+) -> Image.Image:
+    """Write pictures of the same prompts below each other, and return the picture.
+
+    Args:
+        path: The file.
+        rows: Label -> what is in that row; at least one.
+        num_shown: Of each, the first so many.
+        training_images: The last row, if there are any.
+    """
+    longest = max((item.prompts for item in rows.values()), key=len)[:num_shown]
+    pictures = {label: item.images[:num_shown] for label, item in rows.items()}
+    if training_images:
+        pictures["training"] = list(training_images[: len(longest)])
+    labels = [prompt.text or f"seed {prompt.seed}" for prompt in longest]
+    picture = grid(list(pictures.values()), list(pictures), labels)
+    with atomic_path(path) as temporary:
+        picture.save(temporary)
+    return picture
+
+
+def write_prompts(folder: Path, rows: Iterable[Sequence[Prompt]]) -> None:
+    """Write ``prompts.json``: which prompt and seed each picture in the folders beside it is of.
+
+    Args:
+        folder: Where it is written.
+        rows: Prompts of one picture folder each; a file that is in several is listed once.
+    """
+    listed = {
+        picture_name(index, prompt.text): {"text": prompt.text, "seed": prompt.seed}
+        for prompts in rows
+        for index, prompt in enumerate(prompts)
+    }
+    entries = [{"file": name, **prompt} for name, prompt in listed.items()]
+    write_json(folder / "prompts.json", entries)
+
+
+def write_pictures(folder: Path, evaluation: Evaluation) -> None:
+    """Write pictures into a folder, named by index and a hash of their prompts."""
+    for index, (prompt, image) in enumerate(
+        zip(evaluation.prompts, evaluation.images, strict=True)
+    ):
+        with atomic_path(folder / picture_name(index, prompt.text)) as temporary:
+            image.save(temporary)
+
+
+def score_training(source: PictureSource, scorer: Scorer, progress: Progress) -> Scores:
+    """Score the training pictures themselves: what drawing the person perfectly would give."""
+    found = readable(source, MOST_REAL_PICTURES)
+    images = [image for _, image in found]
+    captions = [picture.text for picture, _ in found]
+    known = captions if all(captions) else None
+    return scorer.score(Pictures(images, known, are_training=True), progress)

@@ -1,0 +1,73 @@
+"""Face scores of pictures: how near the faces are to a person's, and how many show none."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor
+
+from sdlora.evaluation.face_metric import FaceCosine, FaceDistance, FaceModel, Faces
+from sdlora.evaluation.scoring import KnownPictures, Measured, Pictures, Unavailable
+from sdlora.runtime.progress import Progress
+
+OWN = ("face_distance", "face_cosine")
+
+
+@dataclass(slots=True)
+class FaceScorer:
+    """Distance and cosine to references and to training pictures; faceless and several faces.
+
+    Attributes:
+        model: What embeds faces.
+        references: Pictures of the person, best ones that were not trained on.
+        training: The training pictures; empty where they are the references.
+    """
+
+    model: FaceModel
+    references: KnownPictures
+    training: KnownPictures = KnownPictures()  # noqa: RUF009 - frozen
+    names: ClassVar[tuple[str, ...]] = (*OWN, "faceless", "several_faces")
+    _known: dict[str, Tensor] = field(default_factory=dict, init=False)
+
+    def score(self, pictures: Pictures, progress: Progress) -> Measured:
+        """Score pictures; those without a face count as a stranger's (``FACELESS_DISTANCE``)."""
+        references = self._vectors("references", self.references, progress)
+        if not len(references):
+            raise Unavailable(_no_face(self.references))
+        faces = self.model.embed(pictures.images)
+        measured = Measured()
+        _compare(measured, faces, references, "")
+        if self.training.images and not pictures.are_training:
+            training = self._vectors("training pictures", self.training, progress)
+            if len(training):
+                _compare(measured, faces, training, "_training")
+        measured.values["faceless"] = int((faces.counts == 0).sum())
+        measured.values["several_faces"] = int((faces.counts > 1).sum())
+        measured.per_picture["num_faces"] = faces.counts.tolist()
+        return measured
+
+    def _vectors(self, what: str, known: KnownPictures, progress: Progress) -> Tensor:
+        """Of the faces in known pictures, embedded once; those without one are named, left out."""
+        if what not in self._known:
+            faces = self.model.embed(known.images)
+            shown = zip(known.names, faces.found.tolist(), strict=True)
+            if lacking := [name for name, found in shown if not found]:
+                progress.print(
+                    f"note: {len(lacking)} of {len(known.names)} {what} show no face and are left "
+                    f"out of the face scores: {', '.join(lacking)}"
+                )
+            self._known[what] = faces.vectors[faces.found]
+        return self._known[what]
+
+
+def _compare(measured: Measured, faces: Faces, known: Tensor, ending: str) -> None:
+    distance, cosine = FaceDistance(known), FaceCosine(known)
+    distance.update(faces)
+    cosine.update(faces)
+    measured.add(OWN[0] + ending, distance)
+    measured.add(OWN[1] + ending, cosine)
+
+
+def _no_face(references: KnownPictures) -> str:
+    if not references.images:
+        return "there are no reference pictures to compare with"
+    return f"none of the {len(references.images)} references shows a face"

@@ -1,0 +1,103 @@
+"""Scores of whole pictures by their features: likeness, diversity, copying, distribution, drift."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from sdlora.evaluation.image_features import ImageFeatures
+from sdlora.evaluation.kid import kid
+from sdlora.evaluation.scoring import KnownPictures, Measured, Pictures
+from sdlora.evaluation.similarity import Copying, Diversity, ImageSimilarity, PriorDrift
+from sdlora.runtime.progress import Progress
+
+
+@dataclass(slots=True)
+class ImageScorer:
+    """Scores pictures by their features; references and training are embedded once, and kept.
+
+    Attributes:
+        features: What embeds pictures.
+        references: Pictures of the person, best ones that were not trained on; may be empty.
+        training: The training pictures, which copies are looked for among; may be empty.
+        with_kid: Measure the kernel distance to the references, too.
+    """
+
+    features: ImageFeatures
+    references: KnownPictures
+    training: KnownPictures
+    with_kid: bool = False
+    _known: dict[str, Tensor] = field(default_factory=dict, init=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it measures."""
+        kernel = ("kid",) if self.with_kid else ()
+        return ("image_similarity", "diversity", "copying", *kernel)
+
+    def score(self, pictures: Pictures, progress: Progress) -> Measured:
+        """Score pictures."""
+        measured = Measured()
+        vectors = self.features.embed(pictures.images)
+        self._compare_with_references(measured, vectors)
+        self._diversity(measured, vectors, pictures.prompts)
+        if not pictures.are_training:
+            self._compare_with_training(measured, vectors)
+        if pictures.prior is not None:
+            drift = PriorDrift()
+            drift.update(*(self.features.embed(images) for images in pictures.prior))
+            measured.add("prior_drift", drift, is_by_picture=False)
+        return measured
+
+    def _compare_with_references(self, measured: Measured, vectors: Tensor) -> None:
+        if not self.references.images:
+            for name in ("image_similarity", *(("kid",) if self.with_kid else ())):
+                measured.lack(name, "there are no reference pictures to compare with")
+            return
+        references = self._vectors("references", self.references)
+        metric = ImageSimilarity(references)
+        metric.update(vectors)
+        measured.add("image_similarity", metric)
+        if self.with_kid:
+            found = kid(vectors, references)
+            if found is None:
+                measured.lack("kid", "needs two pictures and two references")
+            else:
+                measured.values["kid"], measured.intervals["kid"] = found
+
+    def _diversity(
+        self, measured: Measured, vectors: Tensor, prompts: Sequence[str] | None
+    ) -> None:
+        metric = Diversity()
+        if prompts is not None:
+            metric.update(vectors, prompts)
+        if len(metric.each()):
+            measured.add("diversity", metric, is_by_picture=False)
+        else:
+            measured.lack("diversity", "no prompt was drawn with two seeds")
+
+    def _compare_with_training(self, measured: Measured, vectors: Tensor) -> None:
+        if not self.training.images:
+            measured.lack("copying", "there are no training pictures to compare with")
+            return
+        training = self._vectors("training", self.training)
+        metric = Copying(training)
+        metric.update(vectors)
+        nearest = [self.training.names[number] for number in metric.nearest]
+        measured.per_picture["training_similarity"] = metric.similarity
+        measured.per_picture["nearest_training"] = nearest
+        measured.values["largest_training_similarity"] = max(metric.similarity)
+        if self.references.images and self.references is not self.training:
+            likeness = ImageSimilarity(training)
+            likeness.update(vectors)
+            measured.add("image_similarity_training", likeness)
+        if metric.yardstick is None:
+            measured.lack("copying", "there are no two different training pictures")
+            return
+        measured.values["copying_yardstick"] = metric.yardstick
+        measured.add("copying", metric)
+
+    def _vectors(self, what: str, known: KnownPictures) -> Tensor:
+        if what not in self._known:
+            self._known[what] = self.features.embed(known.images)
+        return self._known[what]

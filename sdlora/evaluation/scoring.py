@@ -1,0 +1,177 @@
+"""Pictures and prompts -> all scores; one that cannot be had is None with a reason, never 0."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from PIL import Image
+
+from sdlora.evaluation.picture_mean import PictureMean
+from sdlora.evaluation.scores import Scores
+from sdlora.runtime.progress import Progress
+
+Prior = tuple[Sequence[Image.Image], Sequence[Image.Image]]
+"""Pictures of the class by the base, and by what is scored; equal prompts and noise."""
+
+
+class Unavailable(Exception):
+    """Why a score cannot be had; becomes its reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """What is scored.
+
+    Attributes:
+        images: The pictures.
+        prompts: What each should show; None where there are none (pictures from elsewhere).
+        are_training: These are the training pictures themselves: likeness to those says nothing.
+        prior: Pictures of the class, without the trigger word, by the base and by what is scored:
+            of the same prompts and noise, in the same order.
+
+    Raises:
+        ValueError: If the numbers of pictures and prompts differ.
+    """
+
+    images: Sequence[Image.Image]
+    prompts: Sequence[str] | None = None
+    are_training: bool = False
+    prior: Prior | None = None
+
+    def __post_init__(self) -> None:
+        if self.prompts is not None and len(self.prompts) != len(self.images):
+            raise ValueError(
+                f"{len(self.images)} pictures but {len(self.prompts)} prompts; give one each."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPictures:
+    """Pictures that others are compared with.
+
+    Attributes:
+        names: For messages and reports, one a picture.
+        images: The pictures.
+    """
+
+    names: Sequence[str] = ()
+    images: Sequence[Image.Image] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.images):
+            raise ValueError(f"{len(self.images)} pictures but {len(self.names)} names.")
+
+
+@dataclass(slots=True)
+class Measured:
+    """What a scorer found; the fields are those of :class:`sdlora.evaluation.scores.Scores`."""
+
+    values: dict[str, float | int | None] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    per_picture: dict[str, Sequence[Any]] = field(default_factory=dict)
+
+    def add(self, name: str, metric: PictureMean, is_by_picture: bool = True) -> None:
+        """Take a metric's mean, its interval and, if it has one a picture, its numbers."""
+        self.values[name] = float(metric.compute())
+        self.intervals[name] = metric.interval()
+        if is_by_picture:
+            self.per_picture[name] = metric.each().tolist()
+
+    def lack(self, name: str, reason: str) -> None:
+        """Note that a score cannot be had, and why."""
+        self.values[name] = None
+        self.reasons[name] = reason
+
+
+class PictureScorer(Protocol):
+    """One family of scores: what it needs is loaded once, known pictures are embedded once."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What it measures at least, if it can."""
+
+    def score(self, pictures: Pictures, progress: Progress) -> Measured:
+        """Score at least one picture.
+
+        Raises:
+            Unavailable: If none of its scores can be had.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Stands for a scorer that could not be loaded: its scores are None, with the reason."""
+
+    names: Sequence[str]
+    reason: str
+
+    def score(self, pictures: Pictures, progress: Progress) -> Measured:
+        """Say why there is no score."""
+        raise Unavailable(self.reason)
+
+
+class Scorer:
+    """Scores pictures by all that was asked for.
+
+    Args:
+        scorers: One for each family of scores.
+    """
+
+    def __init__(self, scorers: Sequence[PictureScorer]) -> None:
+        self._scorers = list(scorers)
+
+    def score(self, pictures: Pictures, progress: Progress | None = None) -> Scores:
+        """Score pictures; a scorer that fails costs its own scores, not the run.
+
+        Args:
+            pictures: What to score.
+            progress: Where bars count the pictures, and notes are printed.
+        """
+        progress = progress or Progress(enabled=False)
+        prompts = pictures.prompts
+        whole = Measured(per_picture={} if prompts is None else {"prompt": list(prompts)})
+        for scorer in self._scorers:
+            found = _attempt(scorer, pictures, progress)
+            whole.values |= found.values
+            whole.reasons |= found.reasons
+            whole.intervals |= found.intervals
+            whole.per_picture |= found.per_picture
+        return Scores(
+            len(pictures.images), whole.values, whole.reasons, whole.intervals, whole.per_picture
+        )
+
+
+def with_class_word(text: str, trigger_word: str | None, class_word: str | None) -> str:
+    """A prompt with the trigger word replaced by its class word.
+
+    A model that scores pictures never saw the trigger word; it can only judge the class. "sks man"
+    becomes "man" with the trigger word ``sks`` and the class word ``man``, not "man man".
+
+    Args:
+        text: The prompt.
+        trigger_word: Whole words, any case; None leaves the prompt as it is.
+        class_word: What stands for it.
+    """
+    if not trigger_word or class_word is None:
+        return text
+    trigger, noun = re.escape(trigger_word), re.escape(class_word)
+    pattern = rf"(?<!\w){trigger}(?!\w)(?:\s+{noun}(?!\w))?"
+    return re.sub(pattern, lambda _: class_word, text, flags=re.IGNORECASE)
+
+
+def _attempt(scorer: PictureScorer, pictures: Pictures, progress: Progress) -> Measured:
+    try:
+        if not pictures.images:
+            raise Unavailable("there is no picture to score")
+        return scorer.score(pictures, progress)
+    except Unavailable as error:
+        reason = str(error)
+    except Exception as error:  # a library's failure while scoring must not end hours of training
+        reason = f"{type(error).__name__}: {error}"
+    return _nothing(scorer.names, reason)
+
+
+def _nothing(names: Sequence[str], reason: str) -> Measured:
+    return Measured(values=dict.fromkeys(names), reasons=dict.fromkeys(names, reason))

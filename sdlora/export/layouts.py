@@ -1,0 +1,90 @@
+"""A trained model -> files for every program that reads them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from sdlora.adapters.file_keys import PARTS
+from sdlora.adapters.file_writing import adapted_parts, write_diffusers, write_kohya, write_peft
+from sdlora.adapters.formats import DIFFUSERS_FILE
+from sdlora.adapters.lora import lora_parameters
+from sdlora.adapters.spec import LoraError
+from sdlora.adapters.textual_inversion import write_embeddings
+from sdlora.adapters.weights import check_finite
+from sdlora.runtime.files import whole_folder
+
+PIPELINE = "pipeline"
+"""Folder of a whole model, in a run folder."""
+
+
+def export_lora(
+    folder: Path,
+    *,
+    parts: Mapping[str, nn.Module],
+    metadata: Mapping[str, str],
+    name: str,
+    new_word: str | None = None,
+) -> list[Path]:
+    """Write a LoRA in three layouts; an older export is replaced only by a whole one.
+
+    ``pytorch_lora_weights.safetensors`` (diffusers), ``<name>.safetensors`` (kohya: ComfyUI, A1111)
+    and a peft folder for each adapted part, such as ``unet/``. Alpha is in each of them.
+
+    Args:
+        folder: Where to; replaced as a whole.
+        parts: All of the model's, by name (``unet``, ``text_encoder``, ``text_encoder_2``); those
+            without an adapter are left out.
+        metadata: Text for the headers, such as ``ss_*`` (kohya) and ``modelspec.*`` keys.
+        name: The LoRA's title and the kohya file's name.
+        new_word: A word that was learned, alone or with the LoRA; its embeddings go into
+            ``embeddings/``.
+
+    Returns:
+        The files, in the order above, embeddings last.
+
+    Raises:
+        LoraError: If there is no adapter, it holds NaN or infinity, or a text encoder's is a DoRA
+            (whose magnitudes diffusers does not load).
+    """
+    kohya = f"{name}.safetensors"
+    if kohya == DIFFUSERS_FILE:
+        raise LoraError(f"name={name}: is the diffusers file's name; choose another")
+    files: list[Path] = []
+    with whole_folder(folder) as temporary:
+        if new_word is None or any(lora_parameters(module) for module in parts.values()):
+            files += [
+                write_diffusers(temporary / DIFFUSERS_FILE, parts=parts, metadata=metadata),
+                write_kohya(temporary / kohya, parts=parts, metadata=metadata),
+            ]
+            for part, module in adapted_parts(parts).items():
+                files += write_peft(temporary / part, module)
+        if new_word is not None:
+            files += write_embeddings(temporary, parts, new_word, metadata)
+    return [folder / file.relative_to(temporary) for file in files]
+
+
+def export_pipeline(folder: Path, pipeline: DiffusionPipeline) -> Path:
+    """Write a whole model as a diffusers folder, for training without an adapter.
+
+    Args:
+        folder: Where to; replaced as a whole.
+        pipeline: The trained model.
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        LoraError: If its weights hold NaN or infinity, or it carries an adapter.
+    """
+    for part in PARTS:
+        module = getattr(pipeline, part, None)
+        if module is None:
+            continue
+        if lora_parameters(module):
+            raise LoraError(f"{part} carries an adapter; write it with export_lora")
+        check_finite(folder / part, dict(module.named_parameters()))
+    with whole_folder(folder) as temporary:
+        pipeline.save_pretrained(temporary, safe_serialization=True)
+    return folder

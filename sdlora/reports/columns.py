@@ -1,0 +1,68 @@
+"""What the columns of the page's gallery are: the steps of a run, or the rows of a report."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdlora.runs.partial_files import inside
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The pictures of one state of the model.
+
+    Attributes:
+        label: Of the state; no two columns have the same.
+        folder: Where its pictures lie.
+        is_base: Whether it is the base model, which the others are compared with.
+        step: Optimizer step, where the columns are the steps of a run.
+    """
+
+    label: str
+    folder: Path
+    is_base: bool = False
+    step: int | None = None
+
+    @property
+    def short(self) -> str:
+        """To stand under a small picture."""
+        return self.label if self.step is None else str(self.step)
+
+
+def step_columns(samples: Path, last_step: int | None) -> list[Column]:
+    """``samples/base``, ``samples/step_.../`` and ``samples/last`` of a run folder.
+
+    Args:
+        samples: The folder.
+        last_step: What ``last`` was drawn at; where None, one after the last step folder.
+    """
+    steps: dict[int, Path] = {}
+    for folder in sorted(samples.glob("step_*/")):
+        number = folder.name.removeprefix("step_")
+        if folder.is_dir() and number.isdecimal():
+            steps[int(number)] = folder
+    last = samples / "last"
+    if last.is_dir():
+        steps[max(steps, default=0) + 1 if last_step is None else last_step] = last
+    base = Column("base", samples / "base", is_base=True)
+    return [base, *(Column(f"step {step}", steps[step], step=step) for step in sorted(steps))]
+
+
+def row_columns(run: Path, folders: Mapping[str, Any], base: str, notes: list[str]) -> list[Column]:
+    """The picture folders that ``report.json`` names, the base's first.
+
+    Args:
+        run: The folder of the page, which the names are relative to; none outside is followed.
+        folders: Label -> name of the folder.
+        base: Label of the base.
+        notes: Takes what was passed over.
+    """
+    columns = []
+    for label, name in folders.items():
+        path = inside(run, name)
+        if path is None:
+            notes.append(f"report.json: the pictures of {label} are not in this folder.")
+            continue
+        columns.append(Column(label, path, is_base=label == base))
+    return sorted(columns, key=lambda column: not column.is_base)

@@ -1,0 +1,121 @@
+"""Generated pictures beside the training pictures nearest to them, for one page."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdlora.reports.gallery import data_uri, read_picture
+from sdlora.reports.score_tables import State
+from sdlora.runs.partial_files import inside, is_number, mapping
+
+FILE_NAME = "nearest.json"
+MAX_PAIRS = 8
+
+_SIDE_PX = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture on the page: a data URI and its size in pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A generated picture and the training picture nearest to it.
+
+    Attributes:
+        generated: What the model drew.
+        training: What it was trained on.
+        prompt: What it was drawn from.
+        name: Of the training picture's file.
+        similarity: Of the two, at most 1.
+    """
+
+    generated: Picture
+    training: Picture
+    prompt: str
+    name: str
+    similarity: float
+
+
+def read_pairs(run: Path, notes: list[str]) -> list[Pair]:
+    """Read ``nearest.json`` of a run folder, as sorted there; empty where there is none.
+
+    Args:
+        run: The folder, which the paths in the file are relative to; none outside is followed.
+        notes: Takes what cannot be read.
+    """
+    path = run / FILE_NAME
+    if not path.is_file():
+        return []
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        notes.append(f"{FILE_NAME} cannot be read ({error}).")
+        return []
+    entries = [mapping(entry) for entry in listed] if isinstance(listed, list) else []
+    return [pair for entry in entries[:MAX_PAIRS] if (pair := _pair(run, entry, notes))]
+
+
+@dataclass(frozen=True, slots=True)
+class Copying:
+    """What copying came to, in a sentence, and whether any picture is a copy."""
+
+    sentence: str
+    is_found: bool
+
+
+def copying(states: Sequence[State]) -> Copying | None:
+    """Of the last state that was drawn; None where it was not measured."""
+    drawn = [state for state in states if not state.is_real]
+    if not drawn:
+        return None
+    last = drawn[-1]
+    largest = last.values.get("largest_training_similarity")
+    yardstick = last.values.get("copying_yardstick")
+    share = last.values.get("copying")
+    if largest is None or yardstick is None:
+        return None
+    sentence = (
+        f"The generated picture that comes nearest to a training picture ({last.name}) has a "
+        f"similarity of {largest:.3f} to it; the two most alike training pictures have "
+        f"{yardstick:.3f}. A copy is less than half as far from a training picture as those two "
+        "are from each other"
+    )
+    if share is None:
+        return Copying(f"{sentence}.", False)
+    count = round(last.values.get("num_pictures", 0))
+    if share <= 0:
+        return Copying(f"{sentence}: none of the {count} pictures is one.", False)
+    return Copying(f"{sentence}: {share:.0%} of the {count} pictures are copies.", True)
+
+
+def _pair(run: Path, entry: dict[str, Any], notes: list[str]) -> Pair | None:
+    similarity = entry.get("similarity")
+    if not is_number(similarity):
+        return None
+    generated = _picture(run, entry.get("picture"), notes)
+    training = _picture(run, entry.get("training"), notes)
+    if generated is None or training is None:
+        return None
+    prompt, name = (str(entry.get(key, "")) for key in ("prompt", "name"))
+    return Pair(generated, training, prompt, name, similarity)
+
+
+def _picture(run: Path, name: Any, notes: list[str]) -> Picture | None:
+    path = inside(run, name)
+    if path is None:
+        notes.append(f"{FILE_NAME}: {name!r} does not lie in this folder.")
+        return None
+    try:
+        image = read_picture(path, _SIDE_PX, _SIDE_PX)
+    except OSError as error:
+        notes.append(f"{name} cannot be read ({error}).")
+        return None
+    return Picture(data_uri(image), image.width, image.height)

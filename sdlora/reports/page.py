@@ -1,0 +1,230 @@
+"""The run folder as one page for people: ``report.html``, with nothing to fetch from anywhere."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sdlora.reports.charts import charts, state_charts
+from sdlora.reports.columns import Column, row_columns, step_columns
+from sdlora.reports.gallery import data_uri, read_gallery, read_picture
+from sdlora.reports.how_it_was_made import command, versions
+from sdlora.reports.nearest_pairs import copying, read_pairs
+from sdlora.reports.plots import library_script
+from sdlora.reports.rendering import write_page
+from sdlora.reports.score_tables import State, read_states, reasons, score_table, step_table
+from sdlora.runs.partial_files import inside, mapping, read_mapping
+from sdlora.runs.report import read_steps
+
+FILE_NAME = "report.html"
+MAX_BYTES = 15 * 1024 * 1024
+SHOWN_FINDINGS = 40
+"""Of each kind; the rest is counted and stays in ``dataset.json``."""
+
+_PICTURES_BYTES = 9 * 1024 * 1024
+_SHEET_BYTES = 2 * 1024 * 1024
+_SHEET_PX = (1600, 12000)
+
+
+def write_html_report(run: Path) -> Path:
+    """Write ``report.html`` into the folder of a run or of an evaluation, whole or not at all.
+
+    Every part is optional: what the folder does not hold is said on the page. A file that is there
+    but cannot be read is named on the page.
+
+    Args:
+        run: The folder, of ``train.py`` or of ``evaluate.py``.
+
+    Returns:
+        The page, one file under 15 MiB.
+    """
+    facts = _facts(run)
+    libraries = [library_script()] if facts["charts"] else []
+    return write_page(run / FILE_NAME, "page", facts, libraries=libraries)
+
+
+def _facts(run: Path) -> dict[str, Any]:
+    notes: list[str] = []
+    stored = read_mapping(run, "config.json", notes)
+    config = mapping(stored.get("config"))
+    report = read_mapping(run, "report.json", notes)
+    dataset = _sheet(read_mapping(run, "dataset.json", notes))
+    best = read_mapping(run, "best/scores.json", notes).get("step")
+    lines = read_steps(run, notes)
+    last = max((line["step"] for line in lines), default=None)
+    states = read_states(report)
+    is_run = bool(stored or lines or not mapping(report.get("pictures")))
+    if not is_run:
+        config = mapping(mapping(report.get("settings")).get("config"))
+    columns = _columns(run, report, states, last, notes, is_run=is_run)
+    numbers = _numbers(run, report, states, columns, is_run=is_run)
+    gallery = read_gallery(run, columns, _PICTURES_BYTES, numbers)
+    return {
+        "title": str(_at(config, "export.name") or run.resolve().name),
+        "what": "run" if is_run else "evaluation",
+        "head": _head(config, dataset, best, last) if is_run else _evaluation_head(config),
+        "table": score_table(states),
+        "reasons": reasons(states),
+        "base": states[0].name if len(states) > 1 else None,  # what others are compared with
+        "gallery": gallery,
+        "best": None if best is None else f"step {best}",
+        "pairs": read_pairs(run, notes),
+        "copying": copying(states),
+        "charts": charts(lines, best, _trained(config)) if is_run else state_charts(states),
+        "trained": _trained(config),
+        "steps": step_table(lines, best),
+        "dataset": dataset,
+        "findings": _findings(dataset),
+        "shown_findings": SHOWN_FINDINGS,
+        "contact_sheet": _contact_sheet(run, notes),
+        "command": command(run, "train.py" if is_run else "evaluate.py", notes),
+        "config": json.dumps(config, indent=2, ensure_ascii=False) if config else None,
+        "hashes": mapping(stored.get("hashes")),
+        "versions": versions(),
+        "notes": notes + gallery.notes,
+    }
+
+
+def _columns(
+    run: Path,
+    report: Mapping[str, Any],
+    states: list[State],
+    last: int | None,
+    notes: list[str],
+    *,
+    is_run: bool,
+) -> list[Column]:
+    """The steps of a run; of an evaluation, the rows of its report."""
+    if is_run:
+        return step_columns(run / "samples", last)
+    folders = mapping(report.get("pictures"))
+    base = states[0].name if states else next(iter(folders))
+    return row_columns(run, folders, base, notes)
+
+
+def _numbers(
+    run: Path,
+    report: Mapping[str, Any],
+    states: list[State],
+    columns: list[Column],
+    *,
+    is_run: bool,
+) -> dict[str, Mapping[str, Any]]:
+    """The scores one by one of each column whose pictures are those of a row of the report."""
+    folders = mapping(report.get("pictures"))
+    if is_run:
+        last = {name: "samples/last" for name in ("LoRA", "trained")}
+        folders = {"base": "samples/base", **last, **folders}
+    of_folder = {
+        folder.resolve(): state.per_picture
+        for state in states
+        if (folder := inside(run, folders.get(state.name))) is not None
+    }
+    return {column.label: of_folder.get(column.folder.resolve(), {}) for column in columns}
+
+
+def _sheet(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page shows of ``dataset.json``, in the shapes that the page expects."""
+    shown: dict[str, Any] = {
+        name: found for name in ("counts", "faces") if (found := mapping(dataset.get(name)))
+    }
+    for name, kind in (("buckets", dict), ("findings", dict), ("notes", str)):
+        listed = dataset.get(name)
+        if isinstance(listed, list):
+            shown[name] = [entry for entry in listed if isinstance(entry, kind)]
+    return shown
+
+
+def _at(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = mapping(value).get(part)
+    return value
+
+
+def _head(
+    config: Mapping[str, Any], dataset: Mapping[str, Any], best: Any, last: int | None
+) -> list[tuple[str, str]]:
+    """What was trained on what, as (name, value); without what is not known."""
+    counts = mapping(dataset.get("counts"))
+    asked = _at(config, "trainer.max_steps")
+    roots = [_at(config, "data.root")] + [
+        mapping(root).get("path", root) for root in _at(config, "data.roots") or []
+    ]
+    steps = None if last is None and asked is None else f"{last if last is not None else 0}"
+    if steps is not None and asked is not None and asked != last:
+        steps += f" of {asked}"
+    is_frozen = _at(config, "lora.text_encoder.method") == "frozen"
+    rows = {
+        "Base": _at(config, "model.path"),
+        "Pictures": counts.get("pictures"),
+        "From": ", ".join(str(root) for root in roots if root),
+        "Resolution": _at(config, "data.resolution"),
+        "Rank": _at(config, "lora.r") if _trained(config) == "LoRA" else None,
+        "Batch": _at(config, "data.batch_size"),
+        "UNet rate": _at(config, "optim.unet_lr"),
+        "Text encoder rate": None if is_frozen else _at(config, "optim.text_encoder_lr"),
+        "Steps": steps,
+        "Best step": best,
+    }
+    return _known(rows)
+
+
+def _trained(config: Mapping[str, Any]) -> str:
+    """What a run made, beside the base: a LoRA, unless the weights themselves trained."""
+    methods = [_at(config, f"lora.{part}.method") for part in ("unet", "text_encoder")]
+    return "trained" if "full" in methods else "LoRA"
+
+
+def _evaluation_head(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was scored, as (name, value); without what is not known."""
+    rows = {
+        "Run": _at(config, "run"),
+        "LoRA": _at(config, "lora") or _at(config, "lora_file"),
+        "Pictures": _at(config, "images"),
+    }
+    if rows["Run"]:
+        rows["Checkpoint"] = _at(config, "run_checkpoint")
+    if not rows["Pictures"]:
+        rows |= {
+            "Base": _at(config, "model.path"),
+            "Strength": _at(config, "lora_scale"),
+            "Resolution": _at(config, "resolution"),
+            "Sampling steps": _at(config, "sampling.num_steps"),
+            "Guidance": _at(config, "sampling.guidance_scale"),
+        }
+    return _known(rows)
+
+
+def _known(rows: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        for name, value in rows.items()
+        if value not in (None, "", [])
+    ]
+
+
+def _findings(dataset: Mapping[str, Any]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """By severity and kind, errors first."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for finding in dataset.get("findings", []):
+        key = str(finding.get("severity", "")), str(finding.get("kind", "")).replace("_", " ")
+        groups.setdefault(key, []).append(finding)
+    return dict(sorted(groups.items(), key=lambda item: (item[0][0] != "error", item[0])))
+
+
+def _contact_sheet(run: Path, notes: list[str]) -> dict[str, Any] | None:
+    path = run / "contact_sheet.png"
+    if not path.is_file():
+        return None
+    width, height = _SHEET_PX
+    while True:
+        try:
+            image = read_picture(path, width, height)
+        except OSError as error:
+            notes.append(f"contact_sheet.png cannot be read ({error}).")
+            return None
+        uri = data_uri(image)
+        if len(uri) <= _SHEET_BYTES:
+            return {"uri": uri, "width": image.width, "height": image.height}
+        width, height = width * 3 // 4, height * 3 // 4

@@ -1,0 +1,61 @@
+"""Facts -> one HTML file that fetches nothing: template, styles and scripts in one."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+from sdlora.runtime import files
+
+_TEMPLATE = Path(__file__).parent / "template"
+
+
+def write_page(
+    path: Path,
+    template: str,
+    facts: Mapping[str, Any],
+    *,
+    libraries: Sequence[str] = (),
+    parts: Sequence[str] = (),
+) -> Path:
+    """Write the page, whole or not at all.
+
+    Args:
+        path: The file.
+        template: Its name; ``NAME.html``, ``NAME.css`` and ``NAME.js``.
+        facts: What the template shows.
+        libraries: Scripts that come before the page's own.
+        parts: Names of further scripts, before the template's own.
+
+    Returns:
+        The file.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATE), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # bokeh refers backwards
+    scripts = [*libraries, *_read("js", "shared", *parts, template)]
+    page = environment.get_template(f"{template}.html").render(
+        **facts,
+        style=Markup("".join(_read("css", *dict.fromkeys(("page", template))))),  # ours
+        scripts=[Markup(script) for script in scripts],
+        script_hashes=[_script_hash(script) for script in scripts],
+    )
+    # names of files that are no Unicode hold lone surrogates
+    files.write_text(path, page.encode("utf-8", "backslashreplace").decode("utf-8"))
+    return path
+
+
+def _read(ending: str, *names: str) -> list[str]:
+    paths = [_TEMPLATE / f"{name}.{ending}" for name in names]
+    return [path.read_text(encoding="utf-8") for path in paths]
+
+
+def _script_hash(script: str) -> str:
+    """As a content security policy names it: no other script runs on the page."""
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    return "sha256-" + base64.b64encode(digest).decode("ascii")

@@ -1,0 +1,137 @@
+"""What the page of a sweep says of the cell to take: why, against what, and the commands."""
+
+import os
+import shlex
+from pathlib import Path
+
+from sdlora.evaluation.scores import kind
+from sdlora.evaluation.selection import LOWEST
+from sdlora.reports.score_tables import score_text
+from sdlora.sweep.cells import SEED, Cell, Sweep, value_text
+from sdlora.sweep.choice import Advantage, Candidate, Choice, rule_of
+
+_MOST_REFUSED = 10
+"""So many are named."""
+
+
+def sentences(sweep: Sweep, choice: Choice | None) -> list[str]:
+    """Which cell to take and why, the runner-up, and what was not chosen; never empty."""
+    if choice is None:
+        return [_why_none(sweep)]
+    winner, name, score = choice.winner, choice.rule.score, kind(choice.rule.score).title
+    least = "lowest" if name in LOWEST else "highest"
+    what = "cells" if winner.spread is None else "settings"
+    of = f"the {least} {score} of {choice.num_candidates} {what}"
+    of += " that keep their prompts" if choice.refused else ""
+    if choice.num_candidates == 1:
+        of = f"the only {score} that can be chosen"
+    said = [
+        f"Take {_called(winner)}, at step {_step(winner.cell)}: it has {of}, "
+        f"{_value(winner, name)}{_of_base(sweep, name)}{_prompts_kept(choice)}."
+    ]
+    if choice.runner_up is not None:
+        said.append(_against(choice, choice.runner_up))
+    if choice.refused:
+        cells = ", ".join(str(cell.number) for cell in choice.refused[:_MOST_REFUSED])
+        more = len(choice.refused) - _MOST_REFUSED
+        said.append(
+            f"Not chosen: {'cells' if len(choice.refused) > 1 else 'cell'} {cells}"
+            f"{f' and {more} more' if more > 0 else ''}, where no scored step has a {score} and a "
+            f"CLIP score not more than {choice.rule.max_clip_loss:g} below the base's."
+        )
+    return said
+
+
+def commands(sweep: Sweep, choice: Choice) -> dict[str, str]:
+    """What one does with the cell to take: title -> command line."""
+    cell = choice.winner.cell
+    folder = _from_here(cell.folder)
+    steps = cell.at("trainer.max_steps")
+    longer = 2 * steps if isinstance(steps, int) else 2 * (cell.last_step or 1)
+    quoted = f'"{folder}"' if set(folder) & set(",= ") else folder  # Hydra's grammar uses these
+    resume = ["python", "train.py", f"resume={quoted}", f"trainer.max_steps={longer}"]
+    export = ["python", "-m", "sdlora.export", "run", folder]
+    export += ["--checkpoint", "best"] if cell.best is not None else []
+    return {
+        f"Train it for longer, to step {longer}": shlex.join(resume),
+        "Export its best step" if cell.best is not None else "Export it": shlex.join(export),
+    }
+
+
+def _why_none(sweep: Sweep) -> str:
+    if rule_of(sweep) is None:
+        return (
+            "No cell is recommended: its runs keep no best checkpoint (evaluation.select=none), or "
+            "none has begun."
+        )
+    return "No cell is recommended yet: none is finished that can be chosen."
+
+
+def _called(candidate: Candidate) -> str:
+    """The cell, or the settings and the cell of its best seed."""
+    cell = candidate.cell
+    if candidate.spread is None:
+        return f"cell {cell.number} ({cell.name})" if cell.name else f"cell {cell.number}"
+    settings = ", ".join(
+        f"{key}={value_text(value)}" for key, value in cell.overrides.items() if key != SEED
+    )
+    seed = value_text(cell.overrides.get(SEED))
+    return f"{settings or 'these settings'}, best with seed {seed} (cell {cell.number})"
+
+
+def _step(cell: Cell) -> int:
+    assert cell.chosen is not None, "a candidate has a scored step"
+    return cell.chosen.step
+
+
+def _value(candidate: Candidate, name: str) -> str:
+    if candidate.spread is None:
+        return score_text(name, candidate.mean)
+    return (
+        f"{score_text(name, candidate.mean)} on average over {len(candidate.cells)} seeds with a "
+        f"standard deviation of {score_text(name, candidate.spread)}"
+    )
+
+
+def _of_base(sweep: Sweep, name: str) -> str:
+    base = None if sweep.base is None else sweep.base.value(name)
+    return "" if base is None else f" (base {score_text(name, base)})"
+
+
+def _prompts_kept(choice: Choice) -> str:
+    """What the rule asks of the CLIP score besides."""
+    cell = choice.winner.cell
+    now = None if cell.chosen is None else cell.chosen.scores.value("clip_score")
+    before = None if cell.base is None else cell.base.value("clip_score")
+    if now is None or before is None:
+        return ""
+    return (
+        f", and its CLIP score, {score_text('clip_score', now)}, is not more than "
+        f"{choice.rule.max_clip_loss:g} below the base's {score_text('clip_score', before)}"
+    )
+
+
+def _against(choice: Choice, runner_up: Candidate) -> str:
+    name = choice.rule.score
+    said = f"The runner-up is {_called(runner_up)} with {_value(runner_up, name)}"
+    found = choice.advantage
+    if found is None:
+        return f"{said}; the two have no pictures or seeds in common to compare."
+    verdict = (
+        f"which leaves out 0: more than chance among these {found.over}"
+        if found.is_clear
+        else "which holds 0: the two cannot be told apart"
+    )
+    return f"{said}. The difference is {_interval(name, found)}, {verdict}."
+
+
+def _interval(name: str, found: Advantage) -> str:
+    digits = kind(name).digits + 1  # a difference is small beside its scores
+    mean, low, high = (f"{each:.{digits}f}" for each in (found.mean, found.low, found.high))
+    return f"{mean} over {found.count} common {found.over} (95 % interval {low} to {high})"
+
+
+def _from_here(folder: Path) -> str:
+    """The path as one types it: relative if it lies below the working folder."""
+    shown = Path(os.path.relpath(folder))
+    return folder.as_posix() if ".." in shown.parts else shown.as_posix()

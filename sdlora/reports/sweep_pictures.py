@@ -1,0 +1,214 @@
+"""The pictures of all cells of a sweep as small WebP files for one page."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from PIL import Image
+
+from sdlora.reports.columns import step_columns
+from sdlora.reports.gallery import estimated_bytes, read_picture, read_prompts
+from sdlora.sweep.cells import Cell, Sweep
+
+MAX_BYTES = 20 * 1024 * 1024
+MAX_PICTURES = 2400
+"""A page is written after every cell: 2,000 pictures of 512 pixels take about half a minute."""
+
+SIDES_PX = (256, 192, 128, 96)
+FEW_STEPS = 3
+"""So few are not made fewer."""
+WEBP_QUALITY = 85
+EXACT_PX = 128
+"""Pictures up to this side are kept as they are while all fit: WebP blurs their colours."""
+
+Key = tuple[str, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """One picture on the page.
+
+    Attributes:
+        step: What drew it.
+        uri: The picture itself.
+        file: The whole picture, relative to the sweep's folder.
+    """
+
+    step: int
+    uri: str
+    file: str
+
+
+@dataclass(slots=True)
+class Thumbnails:
+    """What a page shows.
+
+    Attributes:
+        prompts: (text, seed) of each.
+        steps: That pictures are shown of; a cell's last step is, too.
+        cells: Number of a cell -> index of a prompt -> pictures, by step.
+        base: Index of a prompt -> the base's picture.
+        side_px: Longest side, as embedded.
+        notes: What was left out or cannot be read.
+    """
+
+    prompts: list[Key] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    cells: dict[int, dict[int, list[Thumbnail]]] = field(default_factory=dict)
+    base: dict[int, Thumbnail] = field(default_factory=dict)
+    side_px: int = SIDES_PX[0]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A picture file; ``cell`` is None for the base's."""
+
+    cell: int | None
+    prompt: Key
+    step: int
+    is_last: bool
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    side: int
+    steps: Sequence[int]
+    prompts: Sequence[Key]
+    found: Sequence[_Found]
+    is_exact: bool = True
+
+    def chosen(self) -> list[_Found]:
+        steps, prompts = set(self.steps), set(self.prompts)
+        return [
+            each
+            for each in self.found
+            if each.prompt in prompts and (each.cell is None or each.is_last or each.step in steps)
+        ]
+
+    def encoded(self, path: Path) -> str:
+        image = read_picture(path, self.side, self.side)
+        return webp_uri(image, is_lossless=self.is_exact and max(image.size) <= EXACT_PX)
+
+
+def read_thumbnails(sweep: Sweep, max_bytes: int = MAX_BYTES) -> Thumbnails:
+    """The pictures of ``samples/`` in every cell: the steps that were drawn, the last, the base.
+
+    Pictures are reduced until all fit: small ones no longer exact, then smaller ones, then fewer
+    steps, then fewer prompts; what is left out is said in the notes. All cells draw the base
+    alike, so the first that has a picture gives it.
+
+    Args:
+        sweep: Its cells' folders are read.
+        max_bytes: For all pictures together.
+    """
+    notes: list[str] = []
+    found = [each for cell in sweep.cells for each in _found(sweep.folder, cell, notes)]
+    found = _with_one_base(found)
+    prompts = list(dict.fromkeys(each.prompt for each in found))
+    steps = sorted({each.step for each in found if each.cell is not None})
+    whole = plan = _Plan(SIDES_PX[0], steps, prompts, found)
+    while chosen := plan.chosen():
+        fits = len(chosen) <= MAX_PICTURES
+        if fits and estimated_bytes([each.path for each in chosen], plan.encoded) <= max_bytes:
+            unread: list[str] = []
+            shown = _encoded(sweep, plan, chosen, unread)
+            if _bytes(shown) <= max_bytes:
+                shown.notes = _left_out(plan, whole) + notes + unread
+                return shown
+        plan = _smaller(plan)
+    return Thumbnails(notes=notes)
+
+
+def webp_uri(image: Image.Image, is_lossless: bool) -> str:
+    """The picture as WebP."""
+    buffer = io.BytesIO()
+    if is_lossless:
+        image.save(buffer, "WEBP", lossless=True, method=0, quality=30)  # as fast as lossy
+    else:
+        image.save(buffer, "WEBP", quality=WEBP_QUALITY)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _found(sweep: Path, cell: Cell, notes: list[str]) -> list[_Found]:
+    columns = step_columns(cell.folder / "samples", cell.last_step)
+    unread: list[str] = []
+    prompts = read_prompts(cell.folder, columns, unread)
+    notes += [f"{cell.folder.relative_to(sweep).as_posix()}: {note}" for note in unread]
+    return [
+        _Found(
+            cell=None if column.is_base else cell.number,
+            prompt=(prompt.text, prompt.seed),
+            step=column.step or 0,
+            is_last=column is columns[-1],
+            path=column.folder / file,
+        )
+        for column in columns
+        for file, prompt in prompts.items()
+        if (column.folder / file).is_file()
+    ]
+
+
+def _with_one_base(found: Sequence[_Found]) -> list[_Found]:
+    """The base's picture of a prompt once."""
+    seen: set[Key] = set()
+    kept = []
+    for each in found:
+        if each.cell is None:
+            if each.prompt in seen:
+                continue
+            seen.add(each.prompt)
+        kept.append(each)
+    return kept
+
+
+def _encoded(sweep: Sweep, plan: _Plan, chosen: Sequence[_Found], notes: list[str]) -> Thumbnails:
+    shown = Thumbnails(prompts=list(plan.prompts), steps=list(plan.steps), side_px=plan.side)
+    numbers = {prompt: index for index, prompt in enumerate(plan.prompts)}
+    for each in chosen:
+        file = each.path.relative_to(sweep.folder).as_posix()
+        try:
+            thumbnail = Thumbnail(each.step, plan.encoded(each.path), file)
+        except OSError as error:
+            notes.append(f"{file} cannot be read ({error}).")
+            continue
+        prompt = numbers[each.prompt]
+        if each.cell is None:
+            shown.base[prompt] = thumbnail
+        else:
+            shown.cells.setdefault(each.cell, {}).setdefault(prompt, []).append(thumbnail)
+    return shown
+
+
+def _bytes(shown: Thumbnails) -> int:
+    rows = [row for cell in shown.cells.values() for row in cell.values()]
+    return sum(len(each.uri) for row in [*rows, shown.base.values()] for each in row)
+
+
+def _smaller(plan: _Plan) -> _Plan:
+    is_many = len(plan.chosen()) > MAX_PICTURES  # smaller ones would not help
+    if plan.is_exact and not is_many:
+        return replace(plan, is_exact=False)
+    if plan.side > SIDES_PX[-2] and not is_many:
+        return replace(plan, side=SIDES_PX[SIDES_PX.index(plan.side) + 1])
+    if len(plan.steps) > FEW_STEPS:
+        return replace(plan, steps=plan.steps[::-1][::2][::-1])  # half; the last stays
+    if len(plan.prompts) > 1:
+        return replace(plan, prompts=plan.prompts[: len(plan.prompts) * 3 // 4])
+    side = next((side for side in SIDES_PX if side < plan.side), None)
+    return replace(plan, prompts=[]) if side is None else replace(plan, side=side)
+
+
+def _left_out(plan: _Plan, whole: _Plan) -> list[str]:
+    """How this page's pictures differ from those in the folders."""
+    parts = []
+    if len(plan.steps) < len(whole.steps):
+        parts.append(f"{len(plan.steps)} of {len(whole.steps)} steps")
+    if len(plan.prompts) < len(whole.prompts):
+        parts.append(f"the first {len(plan.prompts)} of {len(whole.prompts)} prompts")
+    if not parts:
+        return []
+    return [f"Pictures of {' and '.join(parts)} are shown; all are in the cells' folders."]

@@ -1,0 +1,220 @@
+"""Validation pictures and scores while training, of the adapter and once of the base."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from sdlora.evaluation.evaluator import Evaluation, Evaluator
+from sdlora.models.offload import Offload
+from sdlora.runs.best import BestAdapter
+from sdlora.runs.report import append_metrics, read_metrics
+from sdlora.sweep.pruning import Pruning
+from sdlora.training.callbacks.averaging import Average
+from sdlora.training.callbacks.every_n_steps import OptimizerStepCallback, every
+from sdlora.training.module import DiffusionModule
+from sdlora.training.validation_loss import ValidationLoss
+
+HOPELESS = "other trials of the search had better scores by then"
+
+
+class Evaluate(OptimizerStepCallback):
+    """Draws validation pictures and scores them while training, beside the base's.
+
+    The base is drawn when its pictures are first needed, with the adapter switched off: training
+    should not wait for it. Where the base's own weights train it is drawn before they do.
+
+    Args:
+        evaluator: Draws and scores.
+        pictures_every_n_steps: Steps between picture grids; 0: only at the end.
+        scores_every_n_steps: Steps between scores; 0: only at the end.
+        folder: The run folder; ``samples/`` and ``metrics.jsonl`` are written in it.
+        average: If weights are averaged: pictures show the average.
+        best: Keeps the best adapter; ``None``: none is kept.
+        stop_patience: Scores without a better one after which the run stops; ``None``: never.
+        pruning: Of a trial of a search: tells whether it should stop, as others do better.
+        base_first: Draw the base before anything trains, since its own weights will.
+
+    Attributes:
+        validation: Measures the validation loss; ``None``: nothing is held out.
+        offload: Parts of the model that wait in main memory, but for what this callback does.
+        last: Pictures and scores of the last scored step.
+        stop_reason: Why the training was stopped before its last step.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        *,
+        pictures_every_n_steps: int,
+        scores_every_n_steps: int,
+        folder: Path,
+        average: Average | None = None,
+        best: BestAdapter | None = None,
+        stop_patience: int | None = None,
+        pruning: Pruning | None = None,
+        base_first: bool = False,
+    ) -> None:
+        self.evaluator = evaluator
+        self.pictures_every_n_steps = pictures_every_n_steps
+        self.scores_every_n_steps = scores_every_n_steps
+        self.folder = folder
+        self.average = average
+        self.best = best
+        self.stop_patience = stop_patience
+        self.pruning = pruning
+        self.base_first = base_first
+        self.stop_reason: str | None = None
+        self.validation: ValidationLoss | None = None
+        self.last: Evaluation | None = None
+        self.offload = Offload([], torch.device("cpu"))
+        self._base_is_noted = False
+
+    def setup(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
+    ) -> None:
+        """Draw a base that will train, before a checkpoint puts trained weights into it."""
+        if self.base_first and trainer.is_global_zero:
+            with self._spared(0):
+                self.evaluator.draw_base()
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Write down the validation loss that training begins with; then what can wait does."""
+        self._begin(trainer)
+        self.offload.send_away()  # Lightning has put the whole model on the device
+
+    def _begin(self, trainer: lightning.Trainer) -> None:
+        if self.pruning is not None and self.pruning.was_stopped(trainer.global_step):
+            self.stop_reason = HOPELESS
+            trainer.should_stop = True  # every process reads the same study
+        if self.validation is None or not trainer.is_global_zero or trainer.global_step > 0:
+            return  # a resumed run has this line
+        with self._spared(0):
+            self._note(trainer, 0, self.validation.compute())
+
+    def on_optimizer_step(
+        self, trainer: lightning.Trainer, module: DiffusionModule, step: int
+    ) -> None:
+        """Pictures and scores where they are due; the last step always has both."""
+        at_end = step == trainer.max_steps
+        scored = at_end or every(step, self.scores_every_n_steps)
+        if not scored and not every(step, self.pictures_every_n_steps):
+            return
+        if trainer.is_global_zero:
+            with self._spared(step):
+                self._draw(trainer, module, step, scored)
+        if scored:
+            if trainer.is_global_zero and not at_end:
+                self.stop_reason = self._reason_to_stop(step)
+            is_over = self.stop_reason is not None
+            if trainer.strategy.reduce_boolean_decision(is_over, all=False):  # every process asks
+                trainer.should_stop = True
+
+    def _reason_to_stop(self, step: int) -> str | None:
+        scores = None if self.last is None else self.last.scores
+        if scores and self.pruning is not None and self.pruning.is_hopeless(step, scores):
+            return HOPELESS
+        if self.stop_patience is not None and self._scores_since_best() >= self.stop_patience:
+            return f"no better score in the last {self.stop_patience}"
+        return None
+
+    def _draw(
+        self, trainer: lightning.Trainer, module: DiffusionModule, step: int, scored: bool
+    ) -> None:
+        if scored:
+            self.last = None  # an older one is not what the run ends with, should memory run out
+        base = self._base(trainer)
+        parameters = module.all_trained_parameters()
+        with self.average.applied(parameters) if self.average else nullcontext():
+            evaluation = self.evaluator.draw(preview=not scored)
+            validated = self._validated() if scored else {}
+        path = self.folder / "samples" / f"step_{step:07d}.png"
+        grid = self.evaluator.write_grid(path, evaluation, f"step {step}")
+        self.evaluator.write_preview(path.with_suffix(""), evaluation)
+        if scored:
+            self.last = evaluation
+            values = {**evaluation.named("eval"), **validated}
+            append_metrics(self.folder / "metrics.jsonl", step, values)
+            if self.best is not None and base.scores and evaluation.scores:
+                self.best.consider(step, evaluation.scores, base.scores)
+            # the base does not change: a flat line that the curves start from
+            self._log(trainer, step, {**base.named("base"), **values}, grid)
+        else:
+            self._log(trainer, step, {}, grid)
+
+    def _base(self, trainer: lightning.Trainer) -> Evaluation:
+        """The base's pictures and scores, which are written down once: what all is compared to."""
+        base = self.evaluator.draw_base()
+        if not self._base_is_noted:
+            scores = base.named("base")
+            known = {name for line in read_metrics(self.folder / "metrics.jsonl") for name in line}
+            if not known.issuperset(scores):  # a resumed run may have it
+                self._note(trainer, 0, scores)
+            self._base_is_noted = True
+        return base
+
+    def _note(
+        self, trainer: lightning.Trainer, step: int, values: Mapping[str, float | None | str]
+    ) -> None:
+        append_metrics(self.folder / "metrics.jsonl", step, values)
+        self._log(trainer, step, values)
+
+    def _validated(self) -> dict[str, float]:
+        return {} if self.validation is None else self.validation.compute()
+
+    def _scores_since_best(self) -> int:
+        """How often later steps were scored; counted in the file, which a resumed run has too."""
+        assert self.best is not None, "the schema requires evaluation.select"
+        chosen = 0 if self.best.best is None else self.best.best.step
+        name = f"eval/{self.best.rule.score}"
+        lines = read_metrics(self.folder / "metrics.jsonl")
+        return len({line["step"] for line in lines if name in line and line["step"] > chosen})
+
+    @contextmanager
+    def _spared(self, step: int) -> Iterator[None]:
+        """Training goes on where not even one picture at a time fits into the memory beside it."""
+        try:
+            with self.offload.called():
+                yield
+        except torch.OutOfMemoryError:
+            self.evaluator.progress.print(
+                f"warning: step {step}: no memory to draw even one picture beside the training; no "
+                "pictures and scores of this step. Set trainer.gradient_checkpointing=true or a "
+                "smaller data.batch_size, or score later with evaluate.py checkpoint=all"
+            )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _log(
+        self,
+        trainer: lightning.Trainer,
+        step: int,
+        scores: Mapping[str, float | None | str],
+        grid: Any = None,
+    ) -> None:
+        numbers = {name: value for name, value in scores.items() if isinstance(value, float | int)}
+        for logger in trainer.loggers:
+            logger.log_metrics(numbers, step)
+            if isinstance(logger, TensorBoardLogger):
+                _log_pictures(logger, step, numbers, grid)
+
+
+def _log_pictures(
+    logger: TensorBoardLogger, step: int, numbers: Mapping[str, float | int], grid: Any
+) -> None:
+    """The grid, and under Custom Scalars each score in one chart with the base's."""
+    if grid is not None:
+        pixels = torch.frombuffer(bytearray(grid.tobytes()), dtype=torch.uint8)
+        picture = pixels.view(grid.height, grid.width, 3)
+        logger.experiment.add_image("samples", picture, step, dataformats="HWC")
+    names = [name.removeprefix("base/") for name in numbers if name.startswith("base/")]
+    if step == 0 and names:
+        shown = [name for name in names if not name.endswith(("_low", "_high"))]
+        charts = {name: ["Multiline", [f"eval/{name}", f"base/{name}"]] for name in shown}
+        logger.experiment.add_custom_scalars({"scores": charts})

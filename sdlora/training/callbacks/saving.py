@@ -1,0 +1,106 @@
+"""Checkpoints: whole or not at all, the last so many, with the adapter's own files beside."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+
+from sdlora.runs.checkpoints import STATE, problem_of, step_folder, steps_on_disk
+from sdlora.training.callbacks.every_n_steps import OptimizerStepCallback, every
+from sdlora.training.module import DiffusionModule, TrainingError
+
+
+class Checkpoints(OptimizerStepCallback):
+    """Writes a checkpoint, and the adapter beside it, every N steps and at the end.
+
+    Args:
+        folder: The run's ``checkpoints`` folder.
+        every_n_steps: Optimizer steps between checkpoints; 0: only the last.
+        keep_last: How many stay on disk; ``None``: all.
+        write_adapter: Writes the adapter's own files into a step's folder.
+        say: Shows a line to the person who waits.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        every_n_steps: int,
+        keep_last: int | None,
+        write_adapter: Callable[[Path], None],
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.folder = folder
+        self.every_n_steps = every_n_steps
+        self.keep_last = keep_last
+        self.write_adapter = write_adapter
+        self.say = say
+
+    def on_optimizer_step(
+        self, trainer: lightning.Trainer, module: DiffusionModule, step: int
+    ) -> None:
+        """Save where a checkpoint is due; a full disk stops the run only at its last step."""
+        at_end = step == trainer.max_steps or trainer.should_stop
+        if not at_end and not every(step, self.every_n_steps):
+            return
+        try:
+            self.save(trainer, module)
+        except OSError as error:
+            if at_end:
+                raise
+            self.say(f"no checkpoint at step {step} ({error}); training goes on to the next one")
+
+    def on_train_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """A run that stops early, as it no longer gets better, is saved where it stops."""
+        assert isinstance(pl_module, DiffusionModule)
+        self.save(trainer, pl_module)
+
+    def save(self, trainer: lightning.Trainer, module: DiffusionModule) -> None:
+        """Write this step's checkpoint, then remove those that are too many.
+
+        Raises:
+            TrainingError: If a trained weight is NaN or infinite; such weights are never saved.
+        """
+        for name, parameter in module.all_trained_parameters().items():
+            if not torch.isfinite(parameter).all():
+                raise TrainingError(
+                    f"{name} is NaN or infinite at step {trainer.global_step}; nothing was saved "
+                    "from it. Resume from the last checkpoint with a lower learning rate"
+                )
+        folder = step_folder(self.folder, trainer.global_step)
+        is_there = trainer.is_global_zero and problem_of(folder) is None
+        if trainer.strategy.broadcast(is_there):  # others may look when the first has written
+            return
+        try:
+            if trainer.is_global_zero:
+                folder.mkdir(parents=True, exist_ok=True)
+                self.write_adapter(folder)
+            trainer.save_checkpoint(folder / STATE, weights_only=False)
+        except OSError:
+            trainer.strategy.barrier()  # the others wait for this one, which alone writes
+            raise
+        self._remove_old(trainer)
+
+    def on_load_checkpoint(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Count the micro-batches done in windows of this run, which may have other devices."""
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        done = checkpoint["global_step"] * trainer.accumulate_grad_batches
+        for counts in (progress["total"], progress["current"]):
+            change = done - counts["ready"]
+            counts.update({name: count + change for name, count in counts.items()})
+
+    def _remove_old(self, trainer: lightning.Trainer) -> None:
+        if self.keep_last is None or not trainer.is_global_zero:
+            return
+        # a later step is a damaged one that resuming passed over: it takes no place of a whole one
+        done = [step for step in steps_on_disk(self.folder) if step <= trainer.global_step]
+        for step in done[: -self.keep_last]:
+            trainer.strategy.remove_checkpoint(step_folder(self.folder, step) / STATE)

@@ -1,0 +1,104 @@
+"""Ctrl-C and SIGTERM: the step is finished and saved first."""
+
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import lightning
+import torch
+from torch import distributed
+
+from sdlora.training.callbacks.every_n_steps import OptimizerStepCallback
+from sdlora.training.module import DiffusionModule
+
+
+class StopSignals(OptimizerStepCallback):
+    """Turns SIGINT and SIGTERM into a stop after the current optimizer step.
+
+    The step is finished and saved first, so a resumed run goes on exactly. Before the first step
+    there is nothing to save; then, and at a second SIGINT, it stops at once. ``self.received``
+    names the signal afterwards; the exit code is 128 plus its number.
+
+    Several processes stop at the same step, though the signal may reach one alone: after each step
+    they begin to tell each other what they received, and hear it after the next one, so that
+    nobody waits. They talk by gloo, as a GPU's answer would have to be waited for.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._group: Any = None
+        self._told: tuple[torch.Tensor, Any] | None = None
+        self._has_begun = False
+        self._speaks = True
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Take the signals over, from Lightning too: its SIGTERM ends a run within a step."""
+        self._speaks = trainer.is_global_zero
+        if trainer.world_size > 1:
+            self._group = distributed.new_group(backend="gloo")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._remember)
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch: Any
+    ) -> None:
+        """From here on there is something to save."""
+        self._has_begun = True
+
+    def on_train_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Give the signals back."""
+        self.received = self._heard() or self.received
+        self._give_back()
+
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
+        """Give the signals back."""
+        self._give_back()
+
+    def on_optimizer_step(
+        self, trainer: lightning.Trainer, module: DiffusionModule, step: int
+    ) -> None:
+        """Ask the trainer to stop; ``Checkpoints`` comes after this and saves."""
+        agreed = self.received if self._group is None else self._agreed()
+        if agreed is not None:
+            self.received = agreed
+            trainer.should_stop = True
+
+    def _agreed(self) -> int | None:
+        """The signal that some process had received by the step before; the same in all."""
+        heard = self._heard()
+        number = torch.tensor(self.received or 0)
+        largest = distributed.ReduceOp.MAX
+        work = distributed.all_reduce(number, largest, group=self._group, async_op=True)
+        self._told = number, work
+        return heard
+
+    def _heard(self) -> int | None:
+        if self._told is None:
+            return None
+        number, work = self._told
+        self._told = None
+        work.wait()
+        return int(number) or None
+
+    def _give_back(self) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        is_second = self.received is not None and number == signal.SIGINT
+        if is_second or not self._has_begun:
+            raise SystemExit(128 + number)  # Lightning turns a KeyboardInterrupt into exit code 1
+        self.received = number
+        if self._speaks:
+            print("stopping after this step; Ctrl-C once more stops at once", file=sys.stderr)

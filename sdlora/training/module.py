@@ -1,0 +1,225 @@
+"""The LightningModule: the only file where Lightning meets the mathematics of diffusion."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from sdlora.adapters.lora import disabled
+from sdlora.data.batches.dataset import Batch
+from sdlora.diffusion.objective import Objective
+from sdlora.models.family import Family
+from sdlora.runtime.devices import send
+from sdlora.runtime.randomness import derive_seed, normal, uniform
+
+
+class TrainingError(RuntimeError):
+    """Training that cannot go on; the message says at which step and what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """Prior preservation without class pictures: the bare base teaches what a class looks like.
+
+    On the noisy sample of each step, and with the class prompt, the adapted model should predict
+    what the model without adapters does.
+
+    Attributes:
+        token_ids: The class prompt's, ``[1, L]``, int64.
+        weight: Factor on this part of the loss, > 0.
+    """
+
+    token_ids: Tensor
+    weight: float
+
+
+class DiffusionModule(lightning.LightningModule):
+    """Trains whatever of a model family requires gradients, to remove noise from latents.
+
+    Args:
+        family: The model's parts; parameters that require gradients are trained.
+        objective: Target and loss, with the noise schedule.
+        make_optimizer: Trained parameters by part (``unet``, ``text_encoder``, ...) and name ->
+            optimizer.
+        make_schedule: Optimizer -> learning-rate schedule, stepped once an optimizer step.
+        seed: Every random draw is a function of it and of the sample's global index.
+        check_every_n_steps: How often a GPU is asked whether the loss is a number, and several
+            processes what theirs is: where a curve is written.
+        teacher: Prior preservation by the base itself; ``None``: off.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        objective: Objective,
+        make_optimizer: Callable[[Mapping[str, Mapping[str, nn.Parameter]]], Optimizer],
+        make_schedule: Callable[[Optimizer], LRScheduler],
+        seed: int,
+        check_every_n_steps: int = 1,
+        teacher: Teacher | None = None,
+    ) -> None:
+        super().__init__()
+        self.family = family
+        self.objective = objective
+        self.make_optimizer = make_optimizer
+        self.make_schedule = make_schedule
+        self.seed = seed
+        self.check_every_n_steps = check_every_n_steps
+        self.teacher = teacher
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One denoising step: draw (t, eps), form z_t, regress the target (DDPM, Algorithm 1)."""
+        noise, drawn = self.objective.noise, self.objective.training_noise
+        torch.manual_seed(derive_seed(self.seed, "dropout", int(batch.sample_index[0])))
+
+        z_0 = self.latents(batch)  # [B, C, h, w] fp32, scaled
+        conditioning = self.conditioning(batch)  # [B, L, D]
+
+        u = uniform(self.seed, "timestep", batch.sample_index)
+        t = send(self.objective.timesteps.sample(noise, u), z_0.device)  # [B]
+        eps = send(drawn.eps(z_0.shape[1:], self.seed, batch.sample_index), z_0.device)
+        eps_in = drawn.perturbed(eps, self.seed, batch.sample_index)  # eps, unless perturbed
+        z_t = noise.add(z_0, eps_in, t)  # DDPM eq. 4, in fp32
+
+        target = self.objective.target(z_0, eps, t)
+        prediction = self.family.denoise(z_t, t, conditioning, batch.sizes)
+        loss = self.objective.loss(prediction, target, t, batch.weights, batch.mask)
+        if self.teacher is not None:
+            prior = self.prior_loss(self.teacher.token_ids, z_t, t, batch.sizes)
+            loss = loss + self.teacher.weight * prior
+        self._require_finite(loss, batch)
+        self.log("train/loss", self._over_processes(loss), batch_size=len(z_0))
+        return loss * batch.share  # 1 unless the window has short batches
+
+    def prior_loss(
+        self, token_ids: Tensor, z_t: Tensor, t: Tensor, sizes: Tensor | None = None
+    ) -> Tensor:
+        """How far the adapted model is from the bare base on the class prompt; a scalar."""
+        ids = send(token_ids, z_t.device)
+        with torch.no_grad(), disabled(*self.family.parts.values()):
+            prompt = self.family.encode_prompts(ids).expand(len(z_t), -1, -1)
+            target = self.family.denoise(z_t, t, prompt, sizes)
+        with torch.set_grad_enabled(self._trains_text):
+            prompt = self.family.encode_prompts(ids).expand(len(z_t), -1, -1)
+        return self.objective.loss(self.family.denoise(z_t, t, prompt, sizes), target, t)
+
+    def latents(self, batch: Batch) -> Tensor:
+        """Scaled latents, sampled from the posterior; ``[B, C, h, w]``, float32."""
+        moments = batch.moments
+        if moments is None:
+            assert batch.pixels is not None, "a batch holds pixels or cached moments"
+            moments = self.family.encode_images(batch.pixels)
+        shape = self.family.posterior_shape(moments)
+        eps = normal(shape, self.seed, "posterior", batch.sample_index)
+        return self.family.latents(moments, send(eps, moments.device))
+
+    def conditioning(self, batch: Batch) -> Tensor:
+        """What the UNet is told of prompts, cached unless a text encoder trains; ``[B, L, D]``."""
+        if batch.embeddings is not None:
+            return batch.embeddings
+        with torch.set_grad_enabled(self._trains_text):
+            return self.family.encode_prompts(batch.token_ids)
+
+    @property
+    def _trains_text(self) -> bool:
+        return any(self.trained_parameters(part) for part in self.family.text_encoders)
+
+    def trained_parameters(self, part: str) -> dict[str, nn.Parameter]:
+        """Parameters of one part (``unet``, ``text_encoder``) that require gradients, by name."""
+        return {
+            name: parameter
+            for name, parameter in self.family.parts[part].named_parameters()
+            if parameter.requires_grad
+        }
+
+    def all_trained_parameters(self) -> dict[str, nn.Parameter]:
+        """Every trained parameter as ``part.name``."""
+        return {
+            f"{part}.{name}": parameter
+            for part in self.family.parts
+            for name, parameter in self.trained_parameters(part).items()
+        }
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer over all trained parts, and its schedule, stepped every optimizer step."""
+        parts = {part: self.trained_parameters(part) for part in self.family.parts}
+        optimizer = self.make_optimizer(parts)
+        schedule = {"scheduler": self.make_schedule(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm over all trained parameters, and log what it was before."""
+        parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
+        largest = float("inf") if gradient_clip_val is None else gradient_clip_val
+        norm = nn.utils.clip_grad_norm_(parameters, largest)
+        self.log("train/grad_norm", norm)
+
+    def on_fit_start(self) -> None:
+        """Dropout is on in the parts that train, off in the others."""
+        for module in self.family.children():
+            module.train(any(parameter.requires_grad for parameter in module.parameters()))
+
+    def state_dict(  # type: ignore[override]
+        self, *args: Any, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """The trained weights only: a checkpoint never holds the base model."""
+        trained = self.all_trained_parameters()
+        return {name: parameter.detach() for name, parameter in trained.items()}
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
+    ) -> None:
+        """Put trained weights back; names and shapes must all match.
+
+        Raises:
+            TrainingError: Listing what is missing, unexpected or of another shape.
+        """
+        trained = self.all_trained_parameters()
+        differing = set(trained) ^ set(state_dict)
+        differing |= {
+            name
+            for name in set(trained) & set(state_dict)
+            if trained[name].shape != state_dict[name].shape
+        }
+        if differing:
+            names = ", ".join(sorted(differing)[:5])
+            raise TrainingError(
+                f"the checkpoint's weights do not fit this model: {len(differing)} differ "
+                f"({names}); resume with the settings that the run began with"
+            )
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                parameter.copy_(state_dict[name])
+
+    def _over_processes(self, loss: Tensor) -> Tensor:
+        """The loss to show: the processes' mean at a point of the curve, where all wait once."""
+        shown = loss.detach().clone()
+        is_point = (self.global_step + 1) % self.check_every_n_steps == 0
+        if is_point and torch.distributed.is_initialized():
+            return self.trainer.strategy.reduce(shown, reduce_op="mean")
+        return shown
+
+    def _require_finite(self, loss: Tensor, batch: Batch) -> None:
+        """Stop at the first loss that is no number; on a GPU look only when a curve is written.
+
+        Looking at every step would make the processor wait for the GPU. A late look is safe, since
+        no checkpoint is written before one (``Checkpoints`` looks too).
+        """
+        if loss.device.type != "cpu" and self.global_step % self.check_every_n_steps:
+            return
+        if not torch.isfinite(loss.detach()):
+            names = ", ".join(batch.names)
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {self.global_step} (pictures: {names}); lower "
+                "optim.unet_lr, set trainer.gradient_clip_val=1.0, or use trainer.precision=fp32"
+            )

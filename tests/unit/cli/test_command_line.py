@@ -1,0 +1,264 @@
+"""What happens to the command line before Hydra reads it, and to a config before it is used."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from sdlora.cli.command_line import (
+    CONF,
+    flags_first,
+    named_by_sweep,
+    opened_options,
+    opened_shortcuts,
+    prepared_arguments,
+    register_schemas,
+    resumed_arguments,
+    to_typed,
+)
+from sdlora.cli.composition_errors import unknown_keys
+from sdlora.commands.evaluate.run_settings import with_run_settings
+from sdlora.config.evaluate import EvaluateConfig
+from sdlora.config.optim import OptimConfig
+from sdlora.config.rules import ConfigError
+from sdlora.config.train import TrainConfig
+from sdlora.runs.run_folder import RunFolderError, write_config
+
+EXCLUDED = "hydra.job.config.override_dirname.exclude_keys"
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "10-00-00"
+    (folder / ".hydra").mkdir(parents=True)
+    overrides = ["lora.r=16", "+optim.options.eps=1e-6", "data.root='my photos'"]
+    OmegaConf.save(OmegaConf.create(overrides), folder / ".hydra" / "overrides.yaml")
+    return folder
+
+
+def test_resume_repeats_the_overrides_and_writes_on_in_the_folder(run_folder: Path) -> None:
+    assert resumed_arguments([f"resume={run_folder}"]) == [
+        "lora.r=16",
+        "+optim.options.eps=1e-6",
+        "data.root='my photos'",
+        f"resume={run_folder}",
+        f"hydra.run.dir={run_folder}",
+        "hydra.output_subdir=null",
+        "hydra.mode=RUN",
+    ]
+
+
+def test_what_is_given_now_goes_before_what_was_given_then(run_folder: Path) -> None:
+    now = ["lora.r=4", "optim.options.eps=1e-8", f"resume='{run_folder}'", "trainer.max_steps=9"]
+    arguments = resumed_arguments(now)
+    assert arguments[:3] == ["lora.r=4", "optim.options.eps=1e-8", "data.root='my photos'"]
+    assert "trainer.max_steps=9" in arguments
+
+
+@pytest.mark.parametrize("name", ["it's, here", "lora.r=4,seed=1"])  # the second is a cell's
+def test_a_folder_with_odd_letters_is_quoted(run_folder: Path, name: str) -> None:
+    odd = run_folder.rename(run_folder.parent / name)
+    read = OverridesParser.create().parse_overrides(resumed_arguments([f"resume={odd}"]))
+    values = {override.key_or_group: override.value() for override in read}
+    assert values["resume"] == values["hydra.run.dir"] == str(odd)
+
+
+@pytest.mark.parametrize("arguments", [[], ["lora.r=4"], ["resume=null"], ["resume="]])
+def test_without_resume_nothing_changes(arguments: list[str]) -> None:
+    assert resumed_arguments(arguments) == arguments
+
+
+def test_resume_refuses_what_it_cannot_do(run_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"resume=.*: not a run folder \(it has no .hydra"):
+        resumed_arguments([f"resume={tmp_path}"])
+    with pytest.raises(ValueError, match="goes on with one run; leave out -m"):
+        resumed_arguments(["-m", f"resume={run_folder}", "lora.r=2,4"])
+    with pytest.raises(ValueError, match="goes on with one run; leave out sweep=seeds"):
+        resumed_arguments([f"resume={run_folder}", "sweep=seeds"])
+    with pytest.raises(ValueError, match="goes on in that folder; leave out hydra.run.dir"):
+        resumed_arguments([f"resume={run_folder}", "hydra.run.dir=elsewhere"])
+
+
+def test_options_may_be_added_without_a_plus() -> None:
+    given = [
+        "optim.options.eps=1",
+        "+optim.options.eps=1",
+        "evaluation.face.options.x=1",
+        "lora.unet.rank_pattern={mid_block:4}",
+        "lora.r=1",
+    ]
+    assert opened_options(given, TrainConfig) == [
+        "++optim.options.eps=1",
+        "+optim.options.eps=1",
+        "++evaluation.face.options.x=1",
+        "++lora.unet.rank_pattern={mid_block:4}",
+        "lora.r=1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "prepared"),
+    [
+        ("lora=a.safetensors", "lora_file=[a.safetensors]"),
+        ("lora=my file.safetensors", "lora_file=[my file.safetensors]"),
+        ("lora='a, b.safetensors'", "lora_file=['a, b.safetensors']"),
+        ("lora=a,b", "lora_file=[a,b]"),
+        ("lora=[a,b]", "lora_file=[a,b]"),
+        ("lora_scale=0.5", "lora_scale=[0.5]"),
+        ("lora_scale=0.6,0.8", "lora_scale=[0.6,0.8]"),
+        ("lora_scale=[0.6,0.8]", "lora_scale=[0.6,0.8]"),
+        ("images=folder", "images=[folder]"),
+        ("images=[a,b]", "images=[a,b]"),
+        ("checkpoint=300", "run_checkpoint=300"),
+        ("sweep=outputs/a", "sweep_folder=outputs/a"),
+        ("run=a", "run=a"),
+    ],
+)
+def test_evaluate_takes_files_where_train_has_a_group(given: str, prepared: str) -> None:
+    assert prepared_arguments([given], EvaluateConfig) == [prepared]
+
+
+def test_a_sweep_is_written_where_it_lies(tmp_path: Path) -> None:
+    assert prepared_arguments([f"sweep={tmp_path}"], EvaluateConfig) == [
+        *(f"sweep_folder={tmp_path}", f"hydra.run.dir={tmp_path}"),
+        *("hydra.output_subdir=null", "hydra/job_logging=none"),
+    ]
+
+
+def test_train_takes_groups() -> None:
+    given = ["lora=conv", "checkpoint=default"]
+    assert prepared_arguments(given, TrainConfig) == given
+
+
+def evaluate_config(*given: str) -> EvaluateConfig:
+    """As ``evaluate.py`` has it, of its command line."""
+    register_schemas()
+    arguments = ["run_dir=here", *prepared_arguments(given, EvaluateConfig)]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("evaluate", arguments)
+    return to_typed(with_run_settings(composed, arguments), EvaluateConfig)
+
+
+def test_files_and_strengths_are_read_as_they_were_given() -> None:
+    config = evaluate_config("lora=my file,b.safetensors", "lora_scale=0.6,0.8", "resolution=64")
+    assert config.lora_file == ["my file", "b.safetensors"]
+    assert config.lora_scale == [0.6, 0.8]
+    assert evaluate_config("images='C:\\my, pictures'").images == ["C:\\my, pictures"]
+
+
+@pytest.fixture
+def finished_run(tmp_path: Path) -> Path:
+    """A run that was drawn and scored unlike the defaults."""
+    register_schemas()
+    given = [
+        "run_dir=here",
+        "sampling.num_steps=7",
+        "sampling.seeds=[4,5]",
+        "evaluation.every_n_steps=33",
+        "evaluation.kid=true",
+        "evaluation.face.options.threshold=0.25",
+    ]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = to_typed(compose("train", opened_options(given, TrainConfig)), TrainConfig)
+    write_config(tmp_path, asdict(config), {})
+    return tmp_path
+
+
+def test_a_run_is_drawn_and_scored_as_it_was(finished_run: Path) -> None:
+    config = evaluate_config(f"run={finished_run}")
+    assert (config.sampling.num_steps, config.sampling.seeds) == (7, [4, 5])
+    assert (config.evaluation.every_n_steps, config.evaluation.kid) == (33, True)
+    assert config.evaluation.face.options == {"threshold": 0.25}
+    assert evaluate_config("lora=a").sampling.num_steps != 7  # without a run
+
+
+def test_the_options_of_a_run_are_its_own(tmp_path: Path) -> None:
+    """Other scorers than the default ones take other options; none of the default ones is left."""
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = to_typed(compose("train", ["run_dir=here", "evaluation=photos"]), TrainConfig)
+    config.evaluation.clip.options = {}
+    write_config(tmp_path, asdict(config), {})
+    found = evaluate_config(f"run={tmp_path}").evaluation
+    assert found == config.evaluation
+    more = evaluate_config(f"run={tmp_path}", "evaluation.face.options.batch_size=3").evaluation
+    assert more.face.options == {**config.evaluation.face.options, "batch_size": 3}
+
+
+def test_what_is_given_now_goes_before_the_run(finished_run: Path) -> None:
+    now = ["sampling.num_steps=9", "evaluation.face.options.threshold=0.75"]
+    config = evaluate_config(f"run={finished_run}", *now)
+    assert (config.sampling.num_steps, config.sampling.seeds) == (9, [4, 5])
+    assert (config.evaluation.every_n_steps, config.evaluation.kid) == (33, True)
+    assert config.evaluation.face.options == {"threshold": 0.75}
+
+
+def test_a_group_that_is_chosen_now_is_taken_whole(finished_run: Path) -> None:
+    config = evaluate_config(
+        f"run={finished_run}", "evaluation=none", "evaluation.image.name=image"
+    )
+    assert (config.evaluation.every_n_steps, config.evaluation.kid) == (0, False)
+    assert (config.evaluation.face.name, config.evaluation.image.name) == ("none", "image")
+    assert config.sampling.num_steps == 7  # the other group is the run's
+
+
+def test_a_run_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="^run=.*: config.json is missing or damaged"):
+        evaluate_config(f"run={tmp_path}")
+
+
+def test_a_name_stands_for_a_scorer_as_for_a_group() -> None:
+    given = ["evaluation.face=none", "evaluation.clip={name: none}", "evaluation.kid=false"]
+    opened = ["evaluation.face.name=none", "evaluation.clip={name: none}", "evaluation.kid=false"]
+    assert opened_shortcuts([*given, "data.cache=off", "data.cache={mode: off}"]) == [
+        *opened,
+        "data.cache.mode=off",
+        "data.cache={mode: off}",
+    ]
+
+
+def test_the_folder_of_a_run_is_hydras_too_but_not_of_a_sweep() -> None:
+    assert opened_shortcuts(["run_dir=here", "a=1"]) == ["hydra.run.dir=here", "a=1"]
+    assert opened_shortcuts(["-m", "run_dir=here"]) == ["-m", "run_dir=here"]
+
+
+def test_flags_come_first() -> None:
+    given = ["lora.r=4", "-m", "a=1", "--config-dir", "mine", "b=2", "--config-name=x", "c=3"]
+    ordered = ["-m", "--config-dir", "mine", "--config-name=x", "lora.r=4", "a=1", "b=2", "c=3"]
+    assert flags_first(given) == ordered
+    assert flags_first([]) == []
+
+
+def test_a_sweep_is_named_by_what_it_sweeps() -> None:
+    given = ["-m", "lora.r=2,4", "model.path=/some/where", "optim.unet_lr=1e-3,1e-4", "seed=1"]
+    assert named_by_sweep(given) == [*given, f"{EXCLUDED}=[model.path,seed]"]
+    assert named_by_sweep(given[1:]) == given[1:]
+    assert named_by_sweep(["-m", "lora.r=[1"]) == ["-m", "lora.r=[1"]
+
+
+def test_unknown_keys_are_found_at_every_depth_but_in_options() -> None:
+    composed = OmegaConf.create(
+        {"lora": {"r": 4, "rr": 3, "unet": {"x": {"y": 1}}}, "optim": {"options": {"a": 1}}, "z": 1}
+    )
+    assert unknown_keys(composed, TrainConfig) == {"lora.rr": 3, "lora.unet.x": {"y": 1}, "z": 1}
+
+
+def test_a_product_of_another_value() -> None:
+    """In a process that has not composed the config, too: a worker of a sweep gets it composed."""
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        given = ["run_dir=here", "lora.r=12", "lora.alpha='${times:2,${lora.r}}'"]
+        composed = compose("train", given)
+    OmegaConf.clear_resolver("times")
+    config = to_typed(composed, TrainConfig)
+    assert (config.lora.r, config.lora.alpha) == (12, 24.0)
+
+
+def test_to_typed_names_an_added_key() -> None:
+    composed = OmegaConf.create({"name": "adamw", "unet_lr": 1e-3, "text_encoder_lr": 1e-4})
+    composed["unet_rl"] = 1
+    with pytest.raises(ConfigError, match=r"^unet_rl=1: unknown key; did you mean unet_lr\?"):
+        to_typed(composed, OptimConfig)

@@ -1,0 +1,126 @@
+"""What ``evaluate.py`` is told to score: its rows, and the pictures that they are compared with."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+from sdlora.cli.command_line import prepared_arguments, register_schemas, to_typed
+from sdlora.commands.evaluate.subject import named_loras, subject
+from sdlora.config.evaluate import EvaluateConfig
+from sdlora.config.train import TrainConfig
+from sdlora.runs.run_folder import write_config
+from sdlora.runtime.places import CONF
+from sdlora.runtime.progress import Progress
+
+
+def evaluate_config(*given: str) -> EvaluateConfig:
+    register_schemas()
+    arguments = ["run_dir=here", *prepared_arguments(given, EvaluateConfig)]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return to_typed(compose("evaluate", arguments), EvaluateConfig)
+
+
+@pytest.mark.parametrize(
+    ("given", "labels"),
+    [
+        (["lora=a/x.safetensors"], ["LoRA"]),
+        (["lora=a/x.safetensors", "lora_scale=0.5,1"], ["LoRA x0.5", "LoRA x1"]),
+        (["lora=a/x.safetensors,b/y.safetensors"], ["x", "y"]),
+        (["lora=a/x.safetensors,b/x.safetensors"], ["a/x", "b/x"]),
+        (["lora=a/x.safetensors,a/x.safetensors"], ["a/x", "a/x (2)"]),
+        (["lora=first,second"], ["first", "second"]),
+        (
+            ["lora=a/x.safetensors,b/y.safetensors", "lora_scale=0.5,1"],
+            ["x x0.5", "x x1", "y x0.5", "y x1"],
+        ),
+        (["images=a"], []),
+    ],
+)
+def test_each_adapter_with_each_strength_is_a_row(given: list[str], labels: list[str]) -> None:
+    config = evaluate_config(*given)
+    rows = named_loras(config)
+    assert [row.label for row in rows] == labels
+    expected = [(Path(file), scale) for file in config.lora_file for scale in config.lora_scale]
+    assert [(row.path, row.scale) for row in rows] == expected
+
+
+def test_adapters_of_one_name_are_called_by_their_folders() -> None:
+    name = "pytorch_lora_weights.safetensors"
+    rows = named_loras(evaluate_config(f"lora=a/{name},b/other.safetensors"))
+    assert [row.label for row in rows] == ["a/pytorch_lora_weights", "b/other"]
+
+
+def write_pictures(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True)
+    for number, name in enumerate(names):
+        Image.new("RGB", (8 + number, 8), "red").save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"a {name}", "utf-8")
+    return folder
+
+
+def names_of(known: object) -> list[str]:
+    return list(known.names)  # type: ignore[attr-defined]
+
+
+def test_a_folder_of_training_pictures_gives_what_is_held_out_of_it(tmp_path: Path) -> None:
+    root = write_pictures(tmp_path / "set", "a", "b")
+    given = ("lora=x", f"data.root={root}")
+    found = subject(evaluate_config(*given), Progress(enabled=False))
+    assert found.training is not None
+    assert [picture.text for picture in found.training.pictures] == ["a a", "a b"]
+    assert found.references is None
+    write_pictures(root / "held_out", "c")
+    found = subject(evaluate_config(*given), Progress(enabled=False))
+    assert names_of(found.references) == ["c.png"]
+    assert len(found.training.pictures) == 2  # type: ignore[union-attr]
+    other = write_pictures(tmp_path / "other", "d", "e")
+    found = subject(
+        evaluate_config(*given, f"evaluation.references={other}"), Progress(enabled=False)
+    )
+    assert names_of(found.references) == ["d.png", "e.png"]
+
+
+def test_without_training_pictures_there_is_nothing_to_compare_with() -> None:
+    found = subject(evaluate_config("lora=x", "resolution=128"), Progress(enabled=False))
+    assert (found.training, found.references, found.resolution) == (None, None, 128)
+
+
+def run_on(tmp_path: Path, root: Path, *given: str) -> Path:
+    register_schemas()
+    settings = ["run_dir=here", f"data.root={root}", "data.resolution=48", *given]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = to_typed(compose("train", settings), TrainConfig)
+    run = tmp_path / "run"
+    (run / "lora").mkdir(parents=True)
+    write_config(run, asdict(config), {})
+    return run
+
+
+def test_a_run_knows_its_model_and_pictures(tmp_path: Path) -> None:
+    root = write_pictures(tmp_path / "set", *(f"p{number}" for number in range(20)))
+    run = run_on(tmp_path, root, "data.val_fraction=0.5", "model.clip_skip=1")
+    found = subject(evaluate_config(f"run={run}"), Progress(enabled=False))
+    assert (found.resolution, found.model.clip_skip) == (48, 1)
+    assert [(row.label, row.scale) for row in found.loras] == [("LoRA", 1.0)]
+    assert found.loras[0].path == run / "lora" / "pytorch_lora_weights.safetensors"
+    assert found.training is not None
+    trained = [picture.name for picture in found.training.pictures]
+    unseen = names_of(found.references)
+    assert trained
+    assert unseen
+    assert sorted([*trained, *unseen]) == sorted(f"p{number}.png" for number in range(20))
+    larger = subject(evaluate_config(f"run={run}", "resolution=96"), Progress(enabled=False))
+    assert larger.resolution == 96
+
+
+def test_a_run_whose_pictures_are_gone_says_so_and_is_scored(tmp_path: Path) -> None:
+    run = run_on(tmp_path, tmp_path / "gone")
+    progress = Progress(enabled=False)
+    with progress.console.capture() as said:
+        found = subject(evaluate_config(f"run={run}"), progress)
+    assert (found.training, found.references) == (None, None)
+    assert "note: the run's training pictures are not there any more: " in said.get()
+    assert len(found.loras) == 1

@@ -1,0 +1,129 @@
+"""A model that a run gives back is the one that was loaded, whatever the run did to it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from sdlora.assembly import adapters, base_model
+from sdlora.assembly.memory import memory_and_speed
+from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.commands.train.keeping import FAMILY, as_loaded, kept_base
+from sdlora.commands.train.reuse import Workshop
+from sdlora.config.train import TrainConfig
+from sdlora.models.family import Family
+from sdlora.runtime.places import CONF
+
+METHODS = {
+    "plain": (),
+    "pissa": ("lora.init=pissa",),
+    "dora": ("lora=conv", "lora.use_dora=true", "lora.text_encoder.method=frozen"),
+    "patterns": ("lora.rank_dropout=0.5", "lora.unet.targets=[to_q,conv1]"),
+}
+
+
+def train_config(base: Path, *overrides: str, family: str = "sd") -> TrainConfig:
+    register_schemas()
+    given = ["run_dir=here", f"model.path={base}", f"model.family={family}", *overrides]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return to_typed(compose("train", given), TrainConfig)
+
+
+def load(config: TrainConfig) -> Family:
+    return base_model.load(config.model, config.lora, config.trainer.precision, config.seed)
+
+
+def facts(family: Family) -> dict[str, Any]:
+    """Everything that training can change, but the weights."""
+    plain = (int, float, bool, str, type(None))
+    modules = {
+        name: (type(module), {k: v for k, v in vars(module).items() if isinstance(v, plain)})
+        for name, module in family.named_modules()
+    }
+    for _, values in modules.values():
+        for switch in ("_hf_peft_config_loaded", "gradient_checkpointing"):
+            values[switch] = values.get(switch, False)  # as the class has it
+        values.pop("_gradient_checkpointing_func", None)  # called if the switch is on
+    weights = {
+        name: (weight.dtype, weight.device, weight.requires_grad, weight.is_contiguous())
+        for name, weight in family.named_parameters()
+    }
+    hooks = {
+        name: (len(module._forward_hooks), len(module._forward_pre_hooks))
+        for name, module in family.named_modules()
+    }
+    return {
+        "modules": modules,
+        "weights": weights,
+        "hooks": hooks,
+        "schedule": family.noise_schedule_config,
+        "words": [len(tokenizer) for tokenizer in family.tokenizers],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [*(("sd", method) for method in METHODS), ("sdxl", "pissa"), ("kolors", "dora")],
+)
+def test_what_a_run_did_is_undone(name: str, method: str, random_bases: dict[str, Path]) -> None:
+    config = train_config(random_bases[name], *METHODS[method], family=name)
+    config.trainer.gradient_checkpointing = True
+    fresh, family = load(config), load(config)
+    family.change_noise_schedule("v_prediction", True)
+    family.max_chunks = 3
+    adapters.add_adapters(family, adapters.lora_specs(config.lora, name), config.seed)
+    memory_and_speed(config.trainer, family)
+    family.train()
+    assert facts(family) != facts(fresh)
+
+    given_back = as_loaded(family)
+    found, expected = facts(given_back), facts(fresh)
+    for what in expected:
+        assert found[what] == expected[what], what
+    weights = fresh.state_dict()
+    assert given_back.state_dict().keys() == weights.keys()
+    assert all(torch.equal(weights[key], w) for key, w in given_back.state_dict().items())
+
+
+def test_a_base_is_given_out_for_its_own_config_only(random_base: Path) -> None:
+    config = train_config(random_base)
+    workshop = Workshop()
+    kept = kept_base(config, workshop)
+    for other in (
+        train_config(random_base, "lora.r=3", "seed=5"),
+        train_config(random_base, "trainer.max_steps=1"),
+    ):
+        workshop.put(FAMILY, key_of(config), kept)
+        assert kept_base(other, workshop) is kept
+    for other in (
+        train_config(random_base, "model.clip_skip=1"),
+        train_config(random_base, "trainer.precision=bf16"),
+        train_config(random_base, "lora=none"),
+        train_config(random_base, "lora.new_word.name=zwk"),
+    ):
+        workshop.put(FAMILY, key_of(config), kept)
+        assert kept_base(other, workshop) is not kept
+
+
+def key_of(config: TrainConfig) -> object:
+    """The key under which a run with this config looks for its base."""
+    keys: list[object] = []
+
+    class Asked(Workshop):
+        def take(self, kind: str, key: object, make: Any) -> Any:
+            keys.append(key)
+
+    kept_base(config, Asked())
+    return keys[0]
+
+
+def test_a_thing_is_taken_once_and_the_old_one_goes_first() -> None:
+    workshop = Workshop()
+    workshop.put("model", "a", 1)
+    assert workshop.take("model", "a", lambda: 2) == 1
+    assert workshop.take("model", "a", lambda: 2) == 2  # a run that fails does not bring it back
+    workshop.put("model", "a", 1)
+    assert workshop.take("model", "b", lambda: 3) == 3
+    assert workshop.take("model", "a", lambda: 4) == 4  # one of a kind

@@ -1,0 +1,262 @@
+"""Captions are read whole, refused with a reason, and vary as a function of the sample alone."""
+
+import math
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from sdlora.data.captions.recipe import (
+    MAX_CAPTION_BYTES,
+    CaptionError,
+    CaptionRecipe,
+    check_caption_text,
+    has_broken_wildcard,
+    read_caption_text,
+)
+from sdlora.runtime.randomness import uniform
+
+SAMPLES = 2000
+TAGS = "ohwx, hat, scarf, smile, beard"
+POSSIBLE = {"", "ohwx", "hat", "red tie", "blue tie", "été", "x"}
+
+
+def write(folder: Path, data: bytes) -> Path:
+    path = folder / "a.txt"
+    path.write_bytes(data)
+    return path
+
+
+def drawn(recipe: CaptionRecipe, text: str, seed: int = 0, count: int = SAMPLES) -> list[str]:
+    return [recipe.caption(text, "", seed, index) for index in range(count)]
+
+
+def assert_frequency(hits: int, count: int, probability: float) -> None:
+    """Within five standard deviations of the binomial distribution: fails once in 10^6 draws."""
+    spread = (count * probability * (1 - probability)) ** 0.5
+    assert abs(hits - count * probability) <= 5 * spread
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"a man", "a man"),
+        (b"\xef\xbb\xbfa man\r\n", "a man"),  # byte order mark, CRLF
+        (b"a man\n\n  in a red hat \r\nsmiling", "a man\nin a red hat\nsmiling"),
+        (b"old\rMac", "old\nMac"),
+        ("الرجل".encode(), "الرجل"),
+        ("a café".encode(), "a café"),
+        (b" ".join([b"word"] * 5000), " ".join(["word"] * 5000)),
+    ],
+)
+def test_lines_are_kept_and_stripped(tmp_path: Path, data: bytes, text: str) -> None:
+    assert read_caption_text(write(tmp_path, data)) == text
+    assert check_caption_text(data.decode()) == text
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b" \r\n\t", "empty"),
+        ("\u200b".encode(), "empty"),  # a zero-width space shows nothing
+        (b"a caf\xe9", "byte 0xe9 at offset 5"),
+        ("a man".encode("utf-16"), "UTF-16"),
+        (b"a\0man", "NUL"),
+        (b"a man<|endoftext|> in a hat", r"<\|endoftext\|>"),
+        (b"a" * (MAX_CAPTION_BYTES + 1), "65537 bytes"),
+    ],
+)
+def test_what_is_no_caption_is_refused(tmp_path: Path, data: bytes, reason: str) -> None:
+    with pytest.raises(CaptionError, match=reason):
+        read_caption_text(write(tmp_path, data))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty"),
+        ("a\0man", "NUL"),
+        ("<|startoftext|>", r"<\|startoftext\|>"),
+        ("\u00e9" * (MAX_CAPTION_BYTES // 2 + 1), "65538 bytes"),
+        ("a \ud83d man", "surrogate pair at character 2"),  # as JSON can hold and UTF-8 cannot
+    ],
+)
+def test_texts_from_elsewhere_are_checked_alike(text: str, reason: str) -> None:
+    with pytest.raises(CaptionError, match=reason):
+        check_caption_text(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "caption"),
+    [
+        ({}, "a man in a hat"),
+        ({"lines": "first"}, "a man"),
+        ({"prefix": "photo of", "suffix": ", 4k"}, "root photo of a man in a hat, 4k"),
+        ({"tags": True}, "a man, in a hat"),
+        ({"tags": True, "prefix": "ohwx, "}, "root, ohwx, a man, in a hat"),
+        ({"tags": True, "separator": " | "}, "a man | in a hat"),
+    ],
+)
+def test_static_captions(options: dict, caption: str) -> None:
+    recipe = CaptionRecipe(**options)
+    root = "root" if "prefix" in options else ""
+    assert recipe.is_static
+    assert recipe.static_caption("a man\nin a hat", root) == caption
+    assert recipe.caption("a man\nin a hat", root, 3, 17) == caption
+
+
+def test_an_empty_text_leaves_the_prefixes() -> None:
+    assert CaptionRecipe(prefix="ohwx").static_caption("", "in the style of") == (
+        "in the style of ohwx"
+    )
+    assert CaptionRecipe(tags=True).static_caption("") == ""
+
+
+@pytest.mark.parametrize("text", ["a,b", " a ,, b,", "a\nb", ",a\n,b,\n"])
+def test_tags_are_split_without_spaces(text: str) -> None:
+    assert CaptionRecipe(tags=True).split(text) == ["a", "b"]
+    assert CaptionRecipe(tags=True).static_caption(text) == "a, b"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"lines": "random"}, {"wildcards": True}, {"shuffle": True}, {"tag_dropout": 0.1}],
+)
+def test_what_varies_is_not_static(options: dict) -> None:
+    recipe = CaptionRecipe(tags=True, **options)
+    assert not recipe.is_static
+    with pytest.raises(AssertionError, match="differ from sample to sample"):
+        recipe.static_caption("a")
+
+
+def test_dropout_of_the_whole_leaves_a_recipe_static() -> None:
+    recipe = CaptionRecipe(dropout=0.5, prefix="ohwx")
+    assert recipe.is_static
+    assert recipe.static_caption("a man") == "ohwx a man"
+    assert set(drawn(recipe, "a man", count=50)) == {"", "ohwx a man"}
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.1, 0.5, 0.7, 1.0])
+@pytest.mark.parametrize("seed", [0, 7])
+def test_dropout_draws_as_before(probability: float, seed: int) -> None:
+    recipe = CaptionRecipe(dropout=probability)
+    dropped = [caption == "" for caption in drawn(recipe, "a man", seed)]
+    old = uniform(seed, "caption_dropout", torch.arange(SAMPLES)) < probability
+    assert dropped == old.tolist()
+    assert_frequency(sum(dropped), SAMPLES, probability)
+
+
+def test_dropout_compares_in_single_precision_as_before() -> None:
+    draw = uniform(0, "caption_dropout", torch.tensor([5]))
+    just_above = math.nextafter(draw.item(), 1.0)  # equal in float32, where the old test compared
+    assert CaptionRecipe(dropout=just_above).caption("a man", "", 0, 5) == "a man"
+    assert not bool(draw < just_above)
+
+
+def test_each_line_is_as_likely() -> None:
+    counts = Counter(drawn(CaptionRecipe(lines="random"), "one\ntwo\nthree"))
+    assert counts.keys() == {"one", "two", "three"}
+    for hits in counts.values():
+        assert_frequency(hits, SAMPLES, 1 / 3)
+
+
+def test_each_alternative_is_as_likely_and_drawn_by_itself() -> None:
+    recipe = CaptionRecipe(wildcards=True)
+    counts = Counter(drawn(recipe, "a {red|green|blue} hat, {old|new}"))
+    assert len(counts) == 6
+    for hits in counts.values():
+        assert_frequency(hits, SAMPLES, 1 / 6)
+
+
+@pytest.mark.parametrize(
+    ("text", "captions"),
+    [
+        ("a {|big} hat", {"a hat", "a big hat"}),
+        ("{{red|blue}} {a|b}", {"{red|blue} a", "{red|blue} b"}),
+        ("a {cat}", {"a {cat}"}),
+        ("{{cat}} {}", {"{{cat}} {}"}),
+        ("a {cat} | {x|y}", {"a {cat} | x", "a {cat} | y"}),
+        ("{red|blue", {"{red|blue"}),
+        ("red|blue}", {"red|blue}"}),
+        ("{red|{blue|green}}", {"{red|{blue|green}}"}),
+    ],
+)
+def test_wildcards_and_what_is_none(text: str, captions: set[str]) -> None:
+    assert set(drawn(CaptionRecipe(wildcards=True), text, count=60)) == captions
+    assert set(drawn(CaptionRecipe(), text, count=3)) == {text}
+
+
+@pytest.mark.parametrize("text", ["{a|b", "a|b}", "{a|{b|c}}", "}{|", "{x|y} {z|"])
+def test_broken_wildcards_are_known(text: str) -> None:
+    assert has_broken_wildcard(text)
+
+
+@pytest.mark.parametrize("text", ["{a|b}", "{{a|b}}", "a|b", "{a}", "{", "}{", "a {b} | {c|d}", ""])
+def test_sound_wildcards_are_not_broken(text: str) -> None:
+    assert not has_broken_wildcard(text)
+
+
+def test_shuffled_tags_are_permutations_that_keep_the_first() -> None:
+    recipe = CaptionRecipe(tags=True, shuffle=True, keep_tokens=2)
+    orders = Counter(drawn(recipe, TAGS))
+    assert len(orders) == 6  # of the three that are free
+    for caption, hits in orders.items():
+        assert caption.startswith("ohwx, hat, ")
+        assert sorted(caption.split(", ")) == sorted(TAGS.split(", "))
+        assert_frequency(hits, SAMPLES, 1 / 6)
+
+
+def test_tag_dropout_spares_the_first_and_the_prefix() -> None:
+    recipe = CaptionRecipe(tags=True, tag_dropout=0.3, keep_tokens=1, prefix="sks")
+    captions = [caption.split(", ") for caption in drawn(recipe, TAGS)]
+    assert all(tags[:2] == ["sks", "ohwx"] for tags in captions)
+    for tag in TAGS.split(", ")[1:]:
+        assert_frequency(sum(tag not in tags for tags in captions), SAMPLES, 0.3)
+    free = TAGS.split(", ")[1:]
+    assert all([t for t in free if t in tags] == tags[2:] for tags in captions)  # order stays
+
+
+def test_all_tags_can_be_dropped() -> None:
+    recipe = CaptionRecipe(tags=True, tag_dropout=1.0)
+    assert recipe.caption(TAGS, "root", 0, 0) == "root"
+    assert CaptionRecipe(tags=True, shuffle=True, keep_tokens=9).caption(TAGS, "", 0, 0) == TAGS
+
+
+def test_a_caption_depends_on_seed_and_sample_alone() -> None:
+    options = {"lines": "random", "wildcards": True, "shuffle": True, "tag_dropout": 0.2}
+    recipe = CaptionRecipe(tags=True, dropout=0.1, **options)
+    rng = random.Random(0)
+    for _ in range(200):
+        tags = [rng.choice(["hat", "{red|blue} tie", "été", "x"]) for _ in range(rng.randint(1, 9))]
+        text = "".join(tag + rng.choice([", ", "\n", ","]) for tag in tags)
+        seed, index = rng.randint(0, 9), rng.randint(0, 10**9)
+        caption = recipe.caption(text, "ohwx", seed, index)
+        drawn(recipe, text, seed + 1, count=3)  # draws of others change nothing
+        assert recipe.caption(text, "ohwx", seed, index) == caption
+        assert caption == "" or caption.startswith("ohwx")
+        assert set(caption.split(", ")) <= POSSIBLE
+    assert recipe.caption(TAGS, "", 0, 1) != recipe.caption(TAGS, "", 1, 1)
+    assert torch.initial_seed() == 0  # the global generator was left alone
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lines": "last"}, r"data\.captions\.lines='last': must be one of all, first, random"),
+        ({"separator": " "}, r"data\.captions\.separator=' '"),
+        ({"tags": True, "keep_tokens": -1}, r"data\.captions\.keep_tokens=-1"),
+        ({"tags": True, "tag_dropout": 1.5}, r"data\.captions\.tag_dropout=1\.5: a probability"),
+        ({"dropout": float("nan")}, r"data\.captions\.dropout=nan: a probability"),
+        ({"shuffle": True}, r"data\.captions\.shuffle=true: works on tags; set .*tags=true"),
+        ({"keep_tokens": 1}, r"data\.captions\.keep_tokens=1: works on tags"),
+        ({"tag_dropout": 0.1}, r"data\.captions\.tag_dropout=0\.1: works on tags"),
+        ({"prefix": "<|endoftext|>"}, r"data\.captions\.prefix=.*remove it"),
+        ({"suffix": "\0a"}, r"data\.captions\.suffix=.*NUL"),
+    ],
+)
+def test_impossible_recipes_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CaptionRecipe(**options)

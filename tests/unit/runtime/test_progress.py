@@ -1,0 +1,97 @@
+"""One display for all bars; what is printed is shown as it is."""
+
+import io
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from sdlora.runtime.progress import Progress
+
+
+def shown(progress: Progress) -> list[tuple[str, float, float | None, str]]:
+    return [
+        (task.description, task.completed, task.total, task.fields["note"])
+        for task in progress.tasks()
+    ]
+
+
+def test_tracking_counts_what_is_done_and_takes_the_bar_away() -> None:
+    progress = Progress(enabled=False)
+    seen = []
+    for item in progress.track("abc", "letters"):
+        seen.append((item, shown(progress)))
+    # while an item is worked on, the ones before it are done
+    assert seen == [(item, [("letters", n, 3, "")]) for n, item in enumerate("abc")]
+    assert shown(progress) == []
+
+
+def test_a_generator_has_no_known_length_unless_told() -> None:
+    progress = Progress(enabled=False)
+
+    def two() -> Iterator[int]:
+        yield from (1, 2)
+
+    assert [shown(progress)[0][2] for _ in progress.track(two(), "x")] == [None, None]
+    assert [shown(progress)[0][2] for _ in progress.track(two(), "x", total=2)] == [2, 2]
+
+
+def test_the_bar_goes_when_the_work_fails_or_is_left() -> None:
+    progress = Progress(enabled=False)
+
+    def fail_while_tracking() -> None:
+        for _ in progress.track([1, 2], "x"):
+            raise ZeroDivisionError
+
+    def fail_while_working() -> None:
+        with progress.working("thinking"):
+            assert shown(progress) == [("thinking", 0, None, "")]
+            raise ZeroDivisionError
+
+    for fail in (fail_while_tracking, fail_while_working):
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert shown(progress) == []
+    items = progress.track([1, 2], "x")
+    next(items)
+    items.close()  # type: ignore[attr-defined]
+    assert shown(progress) == []
+
+
+def test_bars_share_the_display_and_carry_notes() -> None:
+    progress = Progress(enabled=False)
+    training = progress.add("Training", 400, completed=100)
+    sampling = progress.add("sampling", 8)
+    progress.update(training, 101, "loss 0.1234")
+    progress.update(sampling, 8)
+    assert shown(progress) == [("Training", 101, 400, "loss 0.1234"), ("sampling", 8, 8, "")]
+    progress.remove(sampling)
+    assert shown(progress) == [("Training", 101, 400, "loss 0.1234")]
+
+
+def test_brackets_in_a_message_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    message = "left out: a[red].png: data.on_error=[raise|skip] " + "long " * 60 + "end"
+    with Progress(enabled=False) as progress:
+        progress.print(message)
+    assert capsys.readouterr().out == message + "\n"  # not wrapped: it can be copied
+
+
+def test_it_draws_on_a_terminal_and_only_there_when_disabled() -> None:
+    for enabled in (True, False):
+        progress = Progress(enabled=enabled)
+        screen = io.StringIO()
+        progress._bars.live.console = Console(file=screen, force_terminal=True, width=100)
+        with progress:
+            bar = progress.add("Training", 4)
+            progress.update(bar, 3, "loss 0.5")
+        assert ("Training" in screen.getvalue()) is enabled
+        assert ("3/4" in screen.getvalue()) is enabled
+        assert ("loss 0.5" in screen.getvalue()) is enabled
+
+
+def test_the_display_is_given_back_after_an_error() -> None:
+    progress = Progress(enabled=True)
+    with pytest.raises(ZeroDivisionError), progress:
+        raise ZeroDivisionError
+    with progress:  # rich refuses a second live display while one is on
+        assert shown(progress) == []
