@@ -44,11 +44,13 @@ FREE_KEYS = (
     "trainer.gradient_checkpointing",
     "trainer.offload",
     "data.root",
+    "data.roots",
     "data.num_workers",
     "data.cache",
 )
 """What a resumed run may change: how long it goes on, what it shows, and where things lie.
-``data.root`` is here because a folder may move; its content is compared by hash."""
+``data.root`` and ``data.roots`` are here because a folder may move; their content, repeats and
+prefixes are compared by hash."""
 
 BATCHES_A_STEP = (
     "trainer.accumulate_grad_batches",
@@ -205,7 +207,7 @@ def refuse_changes(
     changed = [
         f"{key}: was {old!r}, now {new!r}"
         for key, old, new in differences(_comparable(before), _comparable(config))
-        if not key.startswith(FREE_KEYS)
+        if not any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
     ]
     if hashes is not None:
         for key, old, new in differences(hashes_before, hashes):

@@ -1,12 +1,14 @@
-"""What the docs refer to is there."""
+"""What the docs refer to is there, and every key is told of."""
 
 import ast
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.places import REPOSITORY
+
 PAGES = [*sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "README.md"]
 
 
@@ -33,3 +35,16 @@ def test_every_cell_of_the_families_names_a_test() -> None:
             assert re.search(r"\d|\(\w\)", cell), row
             used |= set(re.findall(r"\d+", cell))
     assert used == known
+
+
+def test_the_page_of_keys_is_current() -> None:
+    spec = importlib.util.spec_from_file_location("keys", REPOSITORY / "docs/keys.py")
+    assert spec is not None
+    assert spec.loader is not None
+    keys = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(keys)
+    text = (REPOSITORY / "docs/keys.md").read_text("utf-8")
+    assert text == keys.page(), "run: python docs/keys.py"
+    rows = re.findall(r"^\| `([^`]+)` \| (.*?) \| (.*?) \| (.*) \|$", text, re.MULTILINE)
+    assert len(rows) > 150
+    assert not [key for key, _, _, meaning in rows if len(meaning) < 10]

@@ -1,0 +1,161 @@
+"""``python docs/keys.py``: writes docs/keys.md, every key with meaning, type and value."""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from sdlora.cli.command_line import register_schemas
+from sdlora.config.evaluate import EvaluateConfig
+from sdlora.config.train import TrainConfig
+from sdlora.runtime.files import write_text
+from sdlora.runtime.places import CONF
+
+PAGE = Path(__file__).with_suffix(".md")
+
+HEAD = """# Every key
+
+Written by `python docs/keys.py` from the schema in `sdlora/config/` and the values in `conf/`; a
+test holds it current. A value is what `python train.py` alone uses; `python train.py --cfg job`
+prints those of a command. `PART` is a part of the model, such as `unet` or `text_encoder`.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    sections = [HEAD, *_sections("train.py", "train", TrainConfig)]
+    sections += _sections("evaluate.py", "evaluate", EvaluateConfig, without=TrainConfig)
+    return "\n".join(sections)
+
+
+def _sections(program: str, root: str, schema: type, without: type | None = None) -> Iterator[str]:
+    """A table of the keys that belong to no group, then one a group.
+
+    Args:
+        program: Its name.
+        root: Its root file in ``conf/``.
+        schema: Its dataclass.
+        without: Groups of this schema are told of already.
+    """
+    values = _composed(root)
+    groups = {name: kind for name, kind in _kinds(schema).items() if is_dataclass(kind)}
+    told = set() if without is None else set(_kinds(without).values())
+    yield f"## `{program}`\n"
+    yield _table([row for row in _rows(schema, "", values) if row[0] not in groups])
+    for name, kind in groups.items():
+        if kind not in told:
+            yield f"### `{name}`\n"
+            yield from _options(name)
+            yield _table(list(_rows(kind, f"{name}.", values)))
+
+
+def _composed(root: str) -> DictConfig:
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(root)
+
+
+def _options(group: str) -> Iterator[str]:
+    """The files of a group, each with the first sentence of its comment."""
+    folder = next((CONF / name for name in (group, "optimizer") if (CONF / name).is_dir()), None)
+    if folder is None or (group != folder.name and group != "optim"):
+        return
+    lines = [
+        f"`{folder.name}={path.stem}`: {_first_sentence(path)}"
+        for path in sorted(folder.glob("*.yaml"))
+    ]
+    yield "\n".join(f"- {line}" for line in lines) + "\n"
+
+
+def _first_sentence(path: Path) -> str:
+    lines = path.read_text("utf-8").splitlines()
+    comments = [line[1:].strip() for line in lines if line.startswith("#")]
+    told = " ".join(line for line in comments if not line.startswith("@package"))
+    sentence = told.partition(". ")[0].rstrip(".:")
+    return f"{sentence}." if sentence else "no comment."
+
+
+def _rows(schema: Any, prefix: str, values: Any) -> Iterator[tuple[str, str, str, str]]:
+    """Key, type, value and meaning of every key below a schema."""
+    told, hints = _docstrings(schema), _kinds(schema)
+    for item in fields(schema):
+        kind, key = hints[item.name], prefix + item.name
+        inner = _value_class(kind)
+        if is_dataclass(kind):
+            if prefix:
+                yield from _rows(kind, f"{key}.", values)
+            else:
+                yield key, "", "", ""
+        elif inner is not None:
+            yield from _rows(inner, f"{prefix}PART.", values)
+        else:
+            yield key, _typed(kind), _shown(values, key), told[item.name]
+
+
+def _value_class(kind: Any) -> Any:
+    """The dataclass in ``dict[str, ...]``; ``None`` for another type."""
+    arguments = get_args(kind)
+    is_mapping = get_origin(kind) is dict and is_dataclass(arguments[1])
+    return arguments[1] if is_mapping else None
+
+
+def _kinds(schema: type) -> dict[str, Any]:
+    return get_type_hints(schema)
+
+
+def _docstrings(schema: type) -> dict[str, str]:
+    """What stands below each field of a dataclass."""
+    (cls,) = ast.parse(textwrap.dedent(inspect.getsource(schema))).body
+    assert isinstance(cls, ast.ClassDef)
+    found = {}
+    for node, after in zip(cls.body, cls.body[1:], strict=False):
+        if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr):
+            assert isinstance(node.target, ast.Name)
+            assert isinstance(after.value, ast.Constant)
+            found[node.target.id] = " ".join(str(after.value.value).split())
+    return found
+
+
+def _typed(kind: Any) -> str:
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(_typed(each) for each in get_args(kind))
+    if kind is type(None):
+        return "null"
+    if get_origin(kind) is not None:
+        inside = ", ".join(_typed(each) for each in get_args(kind))
+        return f"{get_origin(kind).__name__} of {inside}"
+    names = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}
+    return names.get(kind.__name__, kind.__name__)
+
+
+def _shown(values: Any, key: str) -> str:
+    """The value as YAML writes it, and an interpolation as it stands there."""
+    found = OmegaConf.to_container(values, resolve=False)
+    for name in key.split("."):
+        if not isinstance(found, dict) or name not in found:
+            return ""
+        found = found[name]
+    text = yaml.safe_dump(found, default_flow_style=True, width=1000).removesuffix("\n...\n")
+    return text.strip().strip("'") if isinstance(found, str) else text.strip()
+
+
+def _table(rows: list[tuple[str, str, str, str]]) -> str:
+    lines = ["| key | type | value | meaning |", "|---|---|---|---|"]
+    for key, kind, value, meaning in rows:
+        shown = f"`{value}`" if value else ""
+        cells = (f"`{key}`", kind, shown, meaning.replace("``", "`"))
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    write_text(PAGE, page())
+    print(f"Written: {PAGE}")

@@ -1,0 +1,90 @@
+"""What a resumed run may change, pinned whole: every key of the config is tried."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.config.train import TrainConfig
+from sdlora.runs.run_folder import RunFolderError, flat, refuse_changes, write_config
+from sdlora.runtime.places import CONF
+
+FREE_GROUPS = ("sampling.", "evaluation.", "checkpoint.", "logger.", "export.", "sweep.")
+"""What is shown and kept of a run, and never its weights."""
+
+FREE_KEYS = {
+    "check",
+    "resume",
+    "from_lora",
+    "run_dir",
+    "trainer.max_steps",
+    "trainer.log_every_n_steps",
+    "trainer.accelerator",
+    "trainer.timeout_min",
+    "trainer.gradient_checkpointing",
+    "trainer.offload",
+    "data.root",  # a folder may move; its content is compared by hash
+    "data.roots",  # so are repeats and prefixes
+    "data.num_workers",
+    "data.cache.mode",
+    "data.cache.dir",
+    "data.cache.max_gib",
+    "data.cache.resident_gib",
+}
+
+
+@pytest.fixture(scope="module")
+def config() -> dict[str, Any]:
+    """The default config, with a text encoder's and a scorer's open mappings filled."""
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("train", ["++optim.options={eps:1e-6}"])
+    OmegaConf.update(composed, "run_dir", "run")
+    return asdict(to_typed(composed, TrainConfig))
+
+
+def changed(config: dict[str, Any], key: str) -> dict[str, Any]:
+    """The config with another value of one key."""
+    first, _, rest = key.partition(".")
+    value = changed(config[first], rest) if rest else ["another", config[first]]
+    return {**config, first: value}
+
+
+def refused(folder: Path, config: dict[str, Any]) -> Iterator[str]:
+    """Keys that a resumed run must not change."""
+    for key in flat(config):
+        if key.startswith("trainer.") and key.endswith(("accumulate_grad_batches", "devices")):
+            continue  # only their product counts: test_run_folder.py
+        if key == "trainer.num_nodes":
+            continue
+        try:
+            refuse_changes(folder, changed(config, key), {})
+        except RunFolderError as error:
+            assert f"\n  {key}: was " in str(error)
+            yield key
+
+
+def test_exactly_these_keys_may_change(config: dict[str, Any], tmp_path: Path) -> None:
+    write_config(tmp_path, config, {})
+    guarded = set(refused(tmp_path, config))
+    assert len(guarded) > 80
+    free = set(flat(config)) - guarded
+    factors = {f"trainer.{x}" for x in ("accumulate_grad_batches", "devices", "num_nodes")}
+    shown = {key for key in free if key.startswith(FREE_GROUPS)}
+    assert free - shown - factors == FREE_KEYS
+    assert not [key for key in guarded if key.startswith(FREE_GROUPS)]
+
+
+@pytest.mark.parametrize("key", ["check_more", "data.rooted", "trainer.max_steps_more"])
+def test_a_key_that_begins_like_a_free_one_is_not_free(key: str, tmp_path: Path) -> None:
+    config: dict[str, Any] = {"data": {}, "trainer": {}}
+    write_config(tmp_path, config, {})
+    first, _, rest = key.partition(".")
+    now = {**config, first: {rest: 1} if rest else 1}
+    with pytest.raises(RunFolderError, match=f"  {key}: was None, now 1"):
+        refuse_changes(tmp_path, now, {})
