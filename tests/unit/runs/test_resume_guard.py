@@ -64,8 +64,7 @@ def refused(folder: Path, config: dict[str, Any]) -> Iterator[str]:
             continue
         try:
             refuse_changes(folder, changed(config, key), {})
-        except RunFolderError as error:
-            assert f"\n  {key}: was " in str(error)
+        except RunFolderError:
             yield key
 
 
