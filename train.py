@@ -50,7 +50,7 @@ def train(
             training.check_data(config, folder, progress)
         return None
     trainer = lightning_trainer.trainer(config, folder)
-    with processes.together(trainer, Path(__file__)):
+    with processes.together(trainer):
         with processes.in_turn(trainer.strategy):
             job = training.training_job(config, folder, progress, workshop, trainer)
         if job.is_finished:

@@ -9,6 +9,7 @@ from sdlora.assembly.device import compute_device
 from sdlora.config.train import TrainConfig
 from sdlora.data.pictures.decode import PICTURE_SUFFIXES
 from sdlora.runtime.files import atomic_path
+from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 from sdlora.sampling.generate import Prompt, generate
 
@@ -18,7 +19,7 @@ FOLDER = "class_pictures"
 
 def class_folder(config: TrainConfig, folder: Path) -> Path:
     """The folder of class pictures."""
-    return Path(config.data.prior.root) if config.data.prior.root else folder / FOLDER
+    return located(config.data.prior.root) if config.data.prior.root else folder / FOLDER
 
 
 def draw_missing_class_pictures(config: TrainConfig, folder: Path, progress: Progress) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -17,6 +16,7 @@ from sdlora.data.sources.picture import quoted
 from sdlora.data.sources.picture_source import DataError
 from sdlora.models.family import Family
 from sdlora.models.tokens import token_ids
+from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 from sdlora.training.module import DiffusionModule
 from sdlora.training.validation_loss import FixedSet, ValidationLoss
@@ -34,7 +34,7 @@ def held_out_data(config: TrainConfig, data: CheckedData, progress: Progress) ->
     folder = named or held_out(config.data, progress)
     if folder is None:
         return None
-    found = folder_data(config, Path(folder), data.recipe)
+    found = folder_data(config, located(folder), data.recipe)
     if named is None and not found.geometry:
         return None  # pictures for the scores need no captions
     for finding in found.source.findings:

@@ -6,6 +6,7 @@ from sdlora.config.rules import ConfigError
 from sdlora.config.sampling import SamplingConfig
 from sdlora.evaluation.evaluator import DrawSettings
 from sdlora.evaluation.scoring import with_class_word
+from sdlora.runtime.places import located
 from sdlora.sampling.generate import Prompt, read_prompts
 from sdlora.sampling.samplers import find_sampler
 
@@ -39,7 +40,8 @@ def check_sampling(config: SamplingConfig) -> None:
 
 def prompts(config: SamplingConfig) -> tuple[Prompt, ...]:
     """Every prompt of the file with every seed; without a file, every seed."""
-    texts = [""] if config.prompts is None else read_prompts(config.prompts)[: config.num_prompts]
+    file = None if config.prompts is None else located(config.prompts)
+    texts = [""] if file is None else read_prompts(file)[: config.num_prompts]
     after = range(max(config.seeds) + 1, max(config.seeds) + 1 + (config.num_seeds or 0))
     seeds = [*config.seeds, *after][: config.num_seeds or len(config.seeds)]
     return tuple(Prompt(config.prompt_prefix + text, seed) for text in texts for seed in seeds)

@@ -31,6 +31,7 @@ from sdlora.evaluation.scoring import (
     with_class_word,
 )
 from sdlora.models.source import EMBEDDED, ModelSource, resolve
+from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 from sdlora.training.optimizers import check_options
 
@@ -159,9 +160,10 @@ def pictures_in(folder: str) -> KnownPictures:
     Raises:
         ConfigError: If there is no such folder, no picture in it, or one that cannot be read.
     """
-    if not Path(folder).is_dir():
+    place = located(folder)
+    if not place.is_dir():
         raise ConfigError(f"evaluation.references={folder}: no such folder; name one, or null")
-    paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+    paths = sorted(p for p in place.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
     if not paths:
         raise ConfigError(f"evaluation.references={folder}: holds no picture")
     images = []
@@ -196,7 +198,7 @@ def _deepface(
 def check_scores(config: EvaluationConfig, sampling: SamplingConfig) -> None:
     """Check what the scores compare with."""
     prior_prompts(sampling, config)
-    if config.references is not None and not Path(config.references).is_dir():
+    if config.references is not None and not located(config.references).is_dir():
         raise ConfigError(
             f"evaluation.references={config.references}: no such folder; name one, or null"
         )

@@ -13,6 +13,7 @@ from sdlora.data.sources.index import FileIndex
 from sdlora.data.sources.picture_source import PictureSource, PortraitSource, WithClassPictures
 from sdlora.data.sources.streaming import StreamedSource
 from sdlora.runtime.files import user_cache_folder
+from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 
 HELD_OUT = "held_out"
@@ -133,7 +134,7 @@ def _roots(data: DataConfig) -> list[Root]:
     if data.roots:
         return [
             Root(
-                path=Path(root.path),
+                path=located(root.path),
                 repeats=root.repeats,
                 prefix=root.prefix,
                 class_caption=root.class_caption,
@@ -141,7 +142,7 @@ def _roots(data: DataConfig) -> list[Root]:
             for root in data.roots
         ]
     assert data.root is not None, "the schema requires it"
-    return [Root(path=Path(data.root))]
+    return [Root(path=located(data.root))]
 
 
 def _root(root: Root, cache: CacheConfig, progress: Progress) -> Root:

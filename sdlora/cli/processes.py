@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Self
 
 import lightning
@@ -89,7 +88,7 @@ def check_processes(config: TrainConfig) -> None:
 
 
 @contextmanager
-def together(trainer: lightning.Trainer, script: Path) -> Iterator[None]:
+def together(trainer: lightning.Trainer) -> Iterator[None]:
     """Within the block, the processes of a run are one group; afterwards each is by itself.
 
     On one machine the first process starts the others; those of torchrun and Slurm are there. The
@@ -97,7 +96,6 @@ def together(trainer: lightning.Trainer, script: Path) -> Iterator[None]:
 
     Args:
         trainer: Of one device or several.
-        script: What the other processes run.
 
     Raises:
         ProcessError: If another process failed, which has said why.
@@ -119,7 +117,7 @@ def together(trainer: lightning.Trainer, script: Path) -> Iterator[None]:
                 "NODE_RANK": "0",
                 "LOCAL_RANK": "0",
             }
-        with Followers(command(script), others):
+        with Followers(command(), others):
             strategy.setup_environment()
             yield
     finally:
@@ -159,7 +157,7 @@ def in_turn(strategy: Strategy) -> Iterator[None]:
         sys.exit(USER_ERROR)
 
 
-def command(script: Path) -> list[str]:
+def command() -> list[str]:
     """What another process runs: this run alone in its folder, also if it is a cell of a sweep.
 
     Lightning's own launcher repeats the command line, with which each process of a sweep would
@@ -175,7 +173,7 @@ def command(script: Path) -> list[str]:
         task += [f"hydra.run.dir={quoted(hydra.runtime.output_dir)}", "hydra.mode=RUN"]
     flags = [word for folder in folders for word in ("--config-dir", folder)]
     silent = ["hydra.output_subdir=null", "hydra/job_logging=none"]
-    return [sys.executable, str(script.resolve()), *flags, *task, *kept, *silent]
+    return [sys.executable, "-P", "-m", "sdlora", "train", *flags, *task, *kept, *silent]
 
 
 class Followers:
@@ -196,9 +194,10 @@ class Followers:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
+        modules = os.pathsep.join(sys.path)  # they run the code that this process runs
         for rank in range(1, self._count + 1):
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank), FOLLOWS: "1"}
-            environment = {**os.environ, **own}
+            environment = {**os.environ, **own, "PYTHONPATH": modules}
             environment.pop(TRACEBACK, None)  # set for Hydra's sake, see command_line.run
             process = subprocess.Popen(
                 self._command, env=environment, stdin=subprocess.PIPE, start_new_session=True

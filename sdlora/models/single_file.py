@@ -104,7 +104,7 @@ def _check_whole(names: Collection[str], family: str) -> None:
     if any("lora_" in name for name in names):
         raise SingleFileError(
             "is a LoRA, not a model; name the model that it belongs to (to score it: "
-            "python evaluate.py lora=FILE)"
+            "sdlora evaluate lora=FILE)"
         )
     for what, starts in _PARTS.items():
         if not any(name.startswith(starts) for name in names):

@@ -11,12 +11,12 @@ _ONCE = ("resume=", "run_dir=", "check=")  # overrides that belong to one run on
 _PACKAGES = ("torch", "lightning", "diffusers", "transformers", "peft", "torchmetrics")
 
 
-def command(run: Path, program: str, notes: list[str]) -> str | None:
+def command(run: Path, door: str, notes: list[str]) -> str | None:
     """The command that made a folder, without what belongs to that one time; None if not known.
 
     Args:
         run: The folder.
-        program: ``train.py`` or ``evaluate.py``.
+        door: ``train`` or ``evaluate``.
         notes: Takes what cannot be read.
     """
     import yaml
@@ -30,7 +30,7 @@ def command(run: Path, program: str, notes: list[str]) -> str | None:
         notes.append(f".hydra/overrides.yaml cannot be read ({error}).")
         return None
     kept = [str(override) for override in overrides if not str(override).startswith(_ONCE)]
-    return shlex.join(["python", program, *kept])
+    return shlex.join(["sdlora", door, *kept])
 
 
 def versions() -> dict[str, str]:

@@ -33,7 +33,7 @@ def write_html_report(run: Path) -> Path:
     but cannot be read is named on the page.
 
     Args:
-        run: The folder, of ``train.py`` or of ``evaluate.py``.
+        run: The folder, of training or of ``sdlora evaluate``.
 
     Returns:
         The page, one file under 15 MiB.
@@ -77,7 +77,7 @@ def _facts(run: Path) -> dict[str, Any]:
         "findings": _findings(dataset),
         "shown_findings": SHOWN_FINDINGS,
         "contact_sheet": _contact_sheet(run, notes),
-        "command": command(run, "train.py" if is_run else "evaluate.py", notes),
+        "command": command(run, "train" if is_run else "evaluate", notes),
         "config": json.dumps(config, indent=2, ensure_ascii=False) if config else None,
         "hashes": mapping(stored.get("hashes")),
         "versions": versions(),

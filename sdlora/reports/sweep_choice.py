@@ -49,8 +49,8 @@ def commands(sweep: Sweep, choice: Choice) -> dict[str, str]:
     steps = cell.at("trainer.max_steps")
     longer = 2 * steps if isinstance(steps, int) else 2 * (cell.last_step or 1)
     quoted = f'"{folder}"' if set(folder) & set(",= ") else folder  # Hydra's grammar uses these
-    resume = ["python", "train.py", f"resume={quoted}", f"trainer.max_steps={longer}"]
-    export = ["python", "-m", "sdlora.export", "run", folder]
+    resume = ["sdlora", "train", f"resume={quoted}", f"trainer.max_steps={longer}"]
+    export = ["sdlora", "lora", "run", folder]
     export += ["--checkpoint", "best"] if cell.best is not None else []
     return {
         f"Train it for longer, to step {longer}": shlex.join(resume),

@@ -58,7 +58,7 @@ def _facts(sweep: Sweep) -> dict[str, Any]:
         "data": page_data(sweep, choice, shown),
         "pictures": shown,
         "picture_text": _picture_text(shown),
-        "command": shlex.join(["python", "train.py", "-m", *sweep.command]),
+        "command": shlex.join(["sdlora", "train", "-m", *sweep.command]),
         "shared": sweep.shared,
     }
 

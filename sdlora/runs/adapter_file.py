@@ -34,7 +34,7 @@ def _step_path(run: Path, checkpoint: str) -> Path:
 
     steps = steps_on_disk(run / "checkpoints")
     if not steps:
-        raise ConfigError(f"run={run}: holds no checkpoint; give a folder that train.py wrote")
+        raise ConfigError(f"run={run}: holds no checkpoint; give a folder that training wrote")
     if checkpoint != "last" and (not checkpoint.isdigit() or int(checkpoint) not in steps):
         known = ", ".join(map(str, steps))
         raise ConfigError(f"checkpoint={checkpoint}: not in {run}; choose last or one of {known}")

@@ -5,7 +5,8 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from difflib import get_close_matches
 
 TRACEBACK = "HYDRA_FULL_ERROR"
 """Environment variable that asks for the whole traceback, as in every Hydra program."""
@@ -45,6 +46,25 @@ def _end_with_input() -> None:
     while os.read(0, 1):  # not sys.stdin, whose lock would be held at the end of the interpreter
         pass
     os._exit(USER_ERROR)
+
+
+def require_command(program: str, words: Sequence[str], known: Collection[str]) -> None:
+    """Check the name that a command line begins with; none, or an option, is argparse's to tell of.
+
+    Args:
+        program: Which has commands.
+        words: Its command line.
+        known: Names of its commands.
+
+    Raises:
+        ValueError: Naming the nearest command, and all.
+    """
+    name = words[0] if words else "-"
+    if name.startswith("-") or name in known:
+        return
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {program} {near[0]}? " if near else ""
+    raise ValueError(f"{program} {name}: no such command; {hint}there are {', '.join(known)}")
 
 
 def run_task(task: Callable[[], None]) -> None:

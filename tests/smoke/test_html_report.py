@@ -228,7 +228,7 @@ def test_the_copy_button_copies(page: Any) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.click(".copy")
     page.locator(".copy", has_text="Copied").wait_for()
-    assert page.evaluate("navigator.clipboard.readText()").startswith("python train.py sampling.")
+    assert page.evaluate("navigator.clipboard.readText()").startswith("sdlora train sampling.")
 
 
 def test_dark_is_dark_also_in_the_charts(page: Any) -> None:

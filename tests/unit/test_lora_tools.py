@@ -1,4 +1,4 @@
-"""``python -m sdlora.export``, as a user calls it; what it writes is read by diffusers."""
+"""``sdlora lora``, as a user calls it; what it writes is read by diffusers."""
 
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """Checks of ``evaluate.py`` that need the libraries but no weight."""
 
-from pathlib import Path
-
 from transformers.utils import logging as transformers_logging
 
 from sdlora.adapters.textual_inversion import FOLDER as EMBEDDINGS
@@ -11,6 +9,7 @@ from sdlora.assembly.scorers import check_scores
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.rules import ConfigError, require
 from sdlora.runs.adapter_file import checkpoint_path
+from sdlora.runtime.places import located
 
 
 def check_evaluation(config: EvaluateConfig) -> None:
@@ -25,9 +24,9 @@ def check_evaluation(config: EvaluateConfig) -> None:
     check_device(config.accelerator, config.precision)
     for key, paths in (("lora", config.lora_file), ("images", config.images)):
         for path in paths:
-            if not Path(path).exists():
+            if not located(path).exists():
                 raise ConfigError(f"{key}={path}: no such file or folder")
-    if config.data.root is not None and not Path(config.data.root).is_dir():
+    if config.data.root is not None and not located(config.data.root).is_dir():
         raise ConfigError(f"data.root={config.data.root}: no such folder; name one, or null")
     if config.run is not None and not config.images:
         adapter = checkpoint_path(config.run, config.run_checkpoint)

@@ -39,6 +39,7 @@ from sdlora.reports.page import write_html_report
 from sdlora.runs.report import score_table, write_report_json
 from sdlora.runs.run_folder import read_config
 from sdlora.runtime import versions
+from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 from sdlora.sampling.generate import Prompt
 
@@ -153,7 +154,7 @@ def _of_folders(
     """Pictures made elsewhere, a row for each folder."""
     rows = {}
     for folder in folders:
-        images, texts = _read(Path(folder))
+        images, texts = _read(located(folder))
         known = [text for text in texts.values() if text is not None]
         pictures = Pictures(images, known if len(known) == len(images) else None)
         scores = scorer.score(pictures, progress)

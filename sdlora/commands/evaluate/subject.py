@@ -19,6 +19,7 @@ from sdlora.data.sources.picture_source import DataError, PictureSource, Selecti
 from sdlora.evaluation.scoring import KnownPictures
 from sdlora.runs.adapter_file import checkpoint_path
 from sdlora.runs.run_folder import read_config
+from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 
 
@@ -79,7 +80,7 @@ def named_loras(config: EvaluateConfig) -> list[NamedLora]:
     if config.images:
         return []
     if config.run is None:
-        files = {label: Path(path) for label, path in _labels(config.lora_file).items()}
+        files = {label: located(path) for label, path in _labels(config.lora_file).items()}
     elif config.run_checkpoint == "all":
         from sdlora.runs.checkpoints import steps_on_disk
 
@@ -88,7 +89,7 @@ def named_loras(config: EvaluateConfig) -> list[NamedLora]:
     else:
         files = {"LoRA": checkpoint_path(config.run, config.run_checkpoint)}
     if len(config.lora_file) == 1:
-        files = {"LoRA": Path(config.lora_file[0])}
+        files = {"LoRA": located(config.lora_file[0])}
     many = len(config.lora_scale) > 1
     return [
         NamedLora(f"{label} x{scale:g}" if many else label, path, scale)
@@ -129,7 +130,7 @@ def _of_run(
         trained, unseen = split_numbers(source.pictures, data.val_fraction)
         references = scorers.first_pictures(Selection(source, unseen)) if unseen else None
         source = Selection(source, trained)
-    if data.val_root is not None and Path(data.val_root).is_dir():
+    if data.val_root is not None and located(data.val_root).is_dir():
         references = scorers.pictures_in(data.val_root)
     return source, references if folder is None else scorers.pictures_in(folder)
 
@@ -137,8 +138,9 @@ def _of_run(
 def _of_root(root: str | None) -> tuple[PictureSource | None, KnownPictures | None]:
     if root is None:
         return None, None
-    source = FolderSource([Root(path=Path(root))], default_caption="")
-    unseen = Path(root) / HELD_OUT
+    folder = located(root)
+    source = FolderSource([Root(path=folder)], default_caption="")
+    unseen = folder / HELD_OUT
     return source, scorers.pictures_in(str(unseen)) if unseen.is_dir() else None
 
 

@@ -1,37 +1,40 @@
-"""``python -m sdlora.export``: look at LoRA files, change them, write a run's again."""
+"""``sdlora lora``: look at LoRA files, change them, write a run's again."""
 
 import argparse
-import importlib
 import math
+import pkgutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdlora.runtime.program import run_task
+from sdlora.runtime.program import require_command, run_task
 
 LAYOUTS = ("diffusers", "kohya", "peft")
 
 EPILOG = """each file is loaded back before it takes its place; docs/files.md tells how.
 
-  python -m sdlora.export inspect lora.safetensors
-  python -m sdlora.export convert lora.safetensors for_comfyui.safetensors --layout kohya
-  python -m sdlora.export resize lora.safetensors --r 8 --out small.safetensors
-  python -m sdlora.export add a.safetensors b.safetensors --weights 0.7,0.3 --out both.safetensors
-  python -m sdlora.export merge lora.safetensors --base sd15 --out merged.safetensors
-  python -m sdlora.export extract --tuned FOLDER --base sd15 --r 16 --out lora.safetensors
-  python -m sdlora.export run outputs/2026-01-31/12-00-00 --checkpoint best
+  sdlora lora inspect lora.safetensors
+  sdlora lora convert lora.safetensors for_comfyui.safetensors --layout kohya
+  sdlora lora resize lora.safetensors --r 8 --out small.safetensors
+  sdlora lora add a.safetensors b.safetensors --weights 0.7,0.3 --out both.safetensors
+  sdlora lora merge lora.safetensors --base sd15 --out merged.safetensors
+  sdlora lora extract --tuned FOLDER --base sd15 --r 16 --out lora.safetensors
+  sdlora lora run outputs/2026-01-31/12-00-00 --checkpoint best
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line and run one command; errors as in ``train.py``."""
-    options = parser().parse_args(arguments)
-    run_task(lambda: _run(options))
+    """Parse the command line and run one command; errors as in ``sdlora train``."""
+    words = sys.argv[1:] if arguments is None else arguments
+    run_task(lambda: require_command("sdlora lora", words, COMMANDS))
+    options = parser().parse_args(words)
+    run_task(lambda: pkgutil.resolve_name(options.does)(options))
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line. It imports no library that is slow."""
     whole = argparse.ArgumentParser(
-        prog="python -m sdlora.export",
+        prog="sdlora lora",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -42,11 +45,6 @@ def parser() -> argparse.ArgumentParser:
         one.set_defaults(does=does)
         add_arguments(one)
     return whole
-
-
-def _run(options: argparse.Namespace) -> None:
-    module, _, function = options.does.partition(":")
-    getattr(importlib.import_module(module), function)(options)
 
 
 def _inspect(one: argparse.ArgumentParser) -> None:
@@ -99,7 +97,7 @@ def _extract(one: argparse.ArgumentParser) -> None:
 
 
 def _export_run(one: argparse.ArgumentParser) -> None:
-    one.add_argument("run", type=Path, help="the folder that train.py wrote")
+    one.add_argument("run", type=Path, help="the folder that training wrote")
     one.add_argument("--checkpoint", default="last", help="a step number, best, or last")
     one.add_argument("--out", type=Path, help="folder; else RUN/export_CHECKPOINT")
     one.add_argument("--licence", help="for the model card; else the run's export.licence")
@@ -176,7 +174,3 @@ def _numbers(text: str) -> list[float]:
     if not all(math.isfinite(value) for value in values):
         raise argparse.ArgumentTypeError(f"{text}: must be numbers, such as 0.7,0.3")
     return values
-
-
-if __name__ == "__main__":
-    main()

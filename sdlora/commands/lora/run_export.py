@@ -1,4 +1,4 @@
-"""``python -m sdlora.export run``: a checkpoint of a run in all layouts, proved, with its card."""
+"""``sdlora lora run``: a checkpoint of a run in all layouts, proved, with its card."""
 
 import json
 from argparse import Namespace
@@ -28,7 +28,7 @@ from sdlora.runtime.progress import Progress
 
 
 def export_run(options: Namespace) -> None:
-    """Write a run's checkpoint as ``train.py`` writes the last one, without training anything."""
+    """Write a run's checkpoint as training writes the last one, without training anything."""
     out = options.out or options.run / f"export_{options.checkpoint}"
     if out.exists() and not options.overwrite:
         raise ConfigError(f"out={out}: is there already; choose another, or --overwrite")

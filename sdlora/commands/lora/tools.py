@@ -1,4 +1,4 @@
-"""What ``python -m sdlora.export`` does with LoRA files, one function a command."""
+"""What ``sdlora lora`` does with LoRA files, one function a command."""
 
 from argparse import Namespace
 from collections.abc import Mapping

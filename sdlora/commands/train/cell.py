@@ -122,7 +122,7 @@ class Cell:
             if self.workshop.take(what, type(error), lambda: True):
                 self.progress.print(
                     f"warning: sweep {self.sweep}: {what} cannot be shown ({message_of(error)}); "
-                    "the cells go on, and evaluate.py sweep=FOLDER writes it once that is mended"
+                    "the cells go on, and sdlora evaluate sweep=FOLDER writes it once mended"
                 )
             self.workshop.put(what, type(error), False)
 

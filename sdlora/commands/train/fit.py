@@ -42,7 +42,7 @@ def fit(job: TrainingJob) -> None:
     if job.signals.received is not None:
         job.progress.print(
             f"stopped at step {job.trainer.global_step} of {job.trainer.max_steps} and saved; go "
-            f"on with: python train.py resume={job.folder}"
+            f"on with: sdlora train resume={job.folder}"
         )
         return
     if job.evaluate.stop_reason is not None:

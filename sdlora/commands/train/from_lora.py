@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from sdlora.config.keys import all_keys
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
+from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 
 OF_THIS_RUN = ("from_lora", "resume", "check", "run_dir", "sweep")
@@ -166,7 +167,7 @@ def _refuse_missing(composed: DictConfig, given: Sequence[str]) -> None:
     for key in keys:
         path = OmegaConf.select(composed, key)
         named = any(key == item or key.startswith((f"{item}.", f"{item}[")) for item in given)
-        if path is not None and not named and not Path(path).expanduser().exists():
+        if path is not None and not named and not located(path).exists():
             raise ConfigError(
                 f"{key}={path}: named by {composed.from_lora}, but not here; give the place on "
                 f"this machine with {key.partition('[')[0]}=..."

@@ -72,7 +72,7 @@ def summarise(job: TrainingJob, files: list[Path]) -> None:
     except torch.OutOfMemoryError:
         job.progress.print(
             "warning: no memory to draw even one picture, so nothing is scored; score the LoRA on "
-            f"another machine: python evaluate.py run={job.folder}"
+            f"another machine: sdlora evaluate run={job.folder}"
         )
     if job.specs:
         files = [*files, *_card(job, last)]

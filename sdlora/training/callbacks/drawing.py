@@ -186,7 +186,7 @@ class Evaluate(OptimizerStepCallback):
             self.evaluator.progress.print(
                 f"warning: step {step}: no memory to draw even one picture beside the training; no "
                 "pictures and scores of this step. Set trainer.gradient_checkpointing=true or a "
-                "smaller data.batch_size, or score later with evaluate.py checkpoint=all"
+                "smaller data.batch_size, or score later with sdlora evaluate checkpoint=all"
             )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -104,15 +103,15 @@ def test_more_devices_than_there_are(config_of: Any, monkeypatch: pytest.MonkeyP
 
 def test_what_another_process_runs(config_of: Any) -> None:
     """The job alone, in the folder of the first: nothing of the sweep that it is a cell of."""
-    python = [sys.executable, str(Path("train.py").resolve())]
+    python = [sys.executable, "-P", "-m", "sdlora", "train"]
     silent = ["hydra.output_subdir=null", "hydra/job_logging=none"]
     cell = ("lora.r=4", "lora.alpha=${lora.r}", "hydra.sweep.dir=s", "hydra.mode=MULTIRUN")
     config_of(*cell)
     given = ["lora.r=4", "lora.alpha=${lora.r}", "hydra.run.dir='runs/a b'", "hydra.mode=RUN"]
-    assert command(Path("train.py")) == [*python, *given, *silent]
+    assert command() == [*python, *given, *silent]
     config_of("resume=runs/a", "hydra.searchpath=[file://conf]")  # which names folder and mode
     kept = ["resume=runs/a", "hydra.searchpath=[file://conf]"]
-    assert command(Path("train.py")) == [*python, *kept, *silent]
+    assert command() == [*python, *kept, *silent]
 
 
 def test_an_error_that_another_process_caused_names_it() -> None:

@@ -152,7 +152,7 @@ def test_it_shows_what_the_folder_holds(run: Path) -> None:
         assert text in page.text, text
     for text in ("64 × 96", "cut caption (60)", "and 20 more", "held_out is held out"):
         assert text in page.text, text
-    assert "python train.py lora.r=16 'data.root=my photos'" in page.text
+    assert "sdlora train lora.r=16 'data.root=my photos'" in page.text
     assert "resume=outputs/a" not in page.text
 
 
@@ -221,7 +221,7 @@ def test_an_evaluation_has_its_rows_as_columns(evaluation: Path) -> None:
     assert based == ["base"] * 2
     for text in ("a/my_lora.safetensors", "sd-base", "CLIP 85.00", "a blue square", "Trade-off"):
         assert text in page.text, text
-    assert "python evaluate.py 'lora_scale=[0.6]'" in page.text
+    assert "sdlora evaluate 'lora_scale=[0.6]'" in page.text
 
 
 def test_the_base_of_a_run_is_not_guessed(evaluation: Path) -> None:

@@ -53,7 +53,7 @@ def test_it_shows_every_cell_and_the_base(sweep: Path) -> None:
     assert (data["down"], data["across"]) == ("lora.r", "optim.unet_lr")
     assert [cell["values"] for cell in data["cells"]] == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert data["cells"][0]["curves"]["face_distance"] == [[10, 0.75], [20, 0.75]]
-    assert "python train.py -m lora.r=2,8 optim.unet_lr=0.001,0.01" in page.text
+    assert "sdlora train -m lora.r=2,8 optim.unet_lr=0.001,0.01" in page.text
 
 
 def test_its_links_are_relative_and_lead_to_files(sweep: Path) -> None:

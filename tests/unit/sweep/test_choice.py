@@ -190,11 +190,11 @@ def test_the_commands_name_the_winner(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(commands(read_sweep(folder), choice).items()) == [
         (
             "Train it for longer, to step 40",
-            "python train.py 'resume=\"outputs/rank/lora.r=2,seed=1\"' trainer.max_steps=40",
+            "sdlora train 'resume=\"outputs/rank/lora.r=2,seed=1\"' trainer.max_steps=40",
         ),
         (
             "Export its best step",
-            "python -m sdlora.export run outputs/rank/lora.r=2,seed=1 --checkpoint best",
+            "sdlora lora run outputs/rank/lora.r=2,seed=1 --checkpoint best",
         ),
     ]
 
