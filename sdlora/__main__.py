@@ -8,8 +8,11 @@ from sdlora import __version__
 from sdlora.runtime.program import require_command, run_task
 
 COMMANDS = {
-    "train": ("sdlora.commands.train.door:main", "fine-tune a model on captioned pictures"),
-    "evaluate": ("sdlora.commands.evaluate.door:main", "score a LoRA beside the bare base"),
+    "train": (
+        "sdlora.commands.train.training_door:main",
+        "fine-tune a model on your pictures",
+    ),
+    "evaluate": ("sdlora.commands.evaluate.scoring_door:main", "score a LoRA beside the bare base"),
     "lora": ("sdlora.commands.lora.arguments:main", "look at LoRA files, and change them"),
 }
 """Name -> function (imported when it is run), help line."""
@@ -33,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="\n".join(["commands:", *lines, "", "sdlora COMMAND --help tells what each takes."]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    whole.add_argument("command", metavar="COMMAND", help="and what belongs to it")
+    whole.add_argument("command", choices=tuple(COMMANDS))
     whole.add_argument("--version", action="version", version=f"sdlora {__version__}")
     return whole
 

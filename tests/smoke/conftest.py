@@ -15,8 +15,6 @@ from PIL import Image
 
 import evaluate as evaluation
 import train
-from sdlora.cli.command_line import run
-from sdlora.config.evaluate import EvaluateConfig
 from sdlora.runtime.program import TRACEBACK
 from tests.smoke.browsers import BROWSERS, TIMEOUT_MS
 
@@ -127,7 +125,7 @@ def run_here(repository: Path, arguments: Sequence[str], evaluate: bool, traceba
         patched.setenv(TRACEBACK, "1" if traceback else "0")
         patched.chdir(repository)
         if evaluate:
-            run(evaluation.evaluate, "evaluate", EvaluateConfig)
+            evaluation.main()
         else:
             train.main()
 

@@ -1,0 +1,44 @@
+"""``sdlora evaluate``: config -> base and LoRA -> pictures -> scores -> report."""
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from sdlora.cli.command_line import run, to_typed
+from sdlora.commands.evaluate.run_settings import with_run_settings
+from sdlora.config.evaluate import EvaluateConfig
+
+
+def evaluate(composed: DictConfig) -> None:
+    """Config -> base and LoRA -> pictures -> scores -> report."""
+    given = HydraConfig.get().overrides.task
+    config = to_typed(with_run_settings(composed, given), EvaluateConfig)
+
+    if config.sweep_folder is not None:
+        write_again(Path(config.sweep_folder))
+        return
+
+    from sdlora.commands.evaluate import (
+        config_checks,  # imports wait: a typo should not take seconds to be seen
+    )
+
+    config_checks.check_evaluation(config)
+
+    from sdlora.commands.evaluate import scoring_run as evaluation
+    from sdlora.runtime.progress import Progress
+
+    with Progress() as progress:
+        evaluation.evaluate(config, Path(config.run_dir), progress)
+
+
+def write_again(sweep: Path) -> None:
+    """A sweep's folder -> its page and table, from what its cells hold now."""
+    from sdlora.reports.sweep_page import write_sweep_report
+
+    print("Written:", *write_sweep_report(sweep))
+
+
+def main() -> None:
+    """Score once, or once for each value of a swept key."""
+    run(evaluate, "evaluate", EvaluateConfig)
