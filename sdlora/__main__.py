@@ -8,10 +8,7 @@ from sdlora import __version__
 from sdlora.runtime.program import require_command, run_task
 
 COMMANDS = {
-    "train": (
-        "sdlora.commands.train.training_door:main",
-        "fine-tune a model on your pictures",
-    ),
+    "train": ("sdlora.commands.train.training_door:main", "fine-tune a model on your pictures"),
     "evaluate": ("sdlora.commands.evaluate.scoring_door:main", "score a LoRA beside the bare base"),
     "lora": ("sdlora.commands.lora.arguments:main", "look at LoRA files, and change them"),
 }

@@ -42,7 +42,7 @@ def test_seeds_may_be_counted(seeds: str, count: str, expected: list[int]) -> No
     [
         (["lora=attention"], "lora.unet.method=lora: an adapter cannot be exported .* lora=none"),
         (["lora.text_encoder.method=full"], "lora.text_encoder.method=full: it has none; set it"),
-        (["sampling=default"], r"sampling.prompts=examples/prompts.txt: .* set it to null"),
+        (["sampling=default"], r"sampling.prompts=example:prompts.txt: .* set it to null"),
         (["sampling.guidance_scale=7"], "sampling.guidance_scale=7.0: .* set it to 1.0"),
         (["evaluation=default", "sampling.num_seeds=1"], "evaluation.clip.name=clip"),
         (["data.buckets.mode=auto"], "data.buckets.mode=auto: it draws pictures of one size"),
