@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from sdlora.assembly.prompts import prior_prompts
 from sdlora.config.evaluation import EvaluationConfig, ScorerConfig
 from sdlora.config.rules import ConfigError
 from sdlora.config.sampling import SamplingConfig
@@ -28,10 +27,10 @@ from sdlora.evaluation.scoring import (
     KnownPictures,
     PictureScorer,
     Scorer,
-    with_class_word,
 )
 from sdlora.models.source import EMBEDDED, ModelSource, resolve
 from sdlora.runtime.progress import Progress
+from sdlora.sampling.prompts import prior_prompts, with_class_word
 from sdlora.training.optimizers import check_options
 
 MOST_REFERENCES = 100
