@@ -31,7 +31,7 @@ from sdlora.evaluation.evaluator import (
     write_pictures,
     write_prompts,
 )
-from sdlora.evaluation.hw10 import tutorial_line
+from sdlora.evaluation.hw10 import FACE, tutorial_line
 from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.scoring import KnownPictures, Pictures, Scorer
 from sdlora.models.family import Family
@@ -233,7 +233,7 @@ def print_scores(scores: Mapping[str, Scores], real: Scores | None, progress: Pr
     if any(value is not None for row in scores.values() for value in row.values.values()):
         progress.print(score_table(scores, floor=real))
     for name, row in scores.items():
-        if "hw10_face" in row.values:
+        if FACE in row.values:
             progress.print(f"{name}: {tutorial_line(row)}")
 
 
