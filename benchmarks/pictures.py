@@ -21,7 +21,7 @@ from benchmarks.results import Result, machine, publish, show
 from sdlora.assembly.training_batches import cache_of, encoded_pictures
 from sdlora.commands.train.duration import wait_for
 from sdlora.commands.train.job import TrainingJob
-from sdlora.evaluation.evaluator import DrawSettings
+from sdlora.config.sampling import SamplingConfig
 from sdlora.evaluation.scoring import Pictures
 from sdlora.runtime.program import settle_libraries
 from sdlora.runtime.progress import Progress
@@ -97,9 +97,9 @@ def by_turns(ways: dict[str, Way], repeats: int, built: TrainingJob) -> dict[str
 
 def ways_of(built: TrainingJob, scratch: Path) -> dict[str, dict[str, Way]]:
     """What is measured, each in two ways."""
-    settings = built.evaluator.settings
-    images = draw(built, settings)
-    prompts = [prompt.text for prompt in settings.prompts]
+    sampling = built.config.sampling
+    images = draw(built, sampling)
+    prompts = [prompt.text for prompt in built.evaluator.prompts]
 
     def score(size: int) -> int:
         for first in range(0, len(images), size):
@@ -108,11 +108,11 @@ def ways_of(built: TrainingJob, scratch: Path) -> dict[str, dict[str, Way]]:
             built.evaluator.scorer.score(pictures, built.progress)
         return len(images)
 
-    one = replace(settings, batch_size=1)
+    one = replace(sampling, batch_size=1)
     return {
         "encoding": encoding_ways(built, scratch),
         "drawing": {
-            f"batches of {settings.batch_size}": lambda: len(draw(built, settings)),
+            f"batches of {sampling.batch_size}": lambda: len(draw(built, sampling)),
             "one at a time": lambda: len(draw(built, one)),
         },
         "scoring": {
@@ -122,18 +122,10 @@ def ways_of(built: TrainingJob, scratch: Path) -> dict[str, dict[str, Way]]:
     }
 
 
-def draw(built: TrainingJob, settings: DrawSettings) -> list:
+def draw(built: TrainingJob, sampling: SamplingConfig) -> list:
     """All prompts, as the run draws them."""
-    return generate(
-        built.family.pipeline(),
-        settings.prompts,
-        negative_prompt=settings.negative_prompt,
-        num_steps=settings.num_steps,
-        guidance_scale=settings.guidance_scale,
-        sampler=settings.sampler,
-        resolution=settings.resolution,
-        batch_size=settings.batch_size,
-    )
+    evaluator = built.evaluator
+    return generate(built.family.pipeline(), evaluator.prompts, sampling, evaluator.resolution)
 
 
 def encoding_ways(built: TrainingJob, scratch: Path) -> dict[str, Way]:

@@ -11,7 +11,8 @@ from sdlora.data.pictures.decode import PICTURE_SUFFIXES
 from sdlora.runtime.files import atomic_path
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
-from sdlora.sampling.generate import Prompt, generate
+from sdlora.sampling.generate import generate
+from sdlora.sampling.prompts import Prompt
 
 FOLDER = "class_pictures"
 """Where they lie in the run folder, unless the config names another."""
@@ -37,20 +38,16 @@ def draw_missing_class_pictures(config: TrainConfig, folder: Path, progress: Pro
     progress.print(f"{lacking} class pictures are drawn by the base into {target}")
     names = (f"class_{number:05d}" for number in range(prior.num_pictures + there))
     missing = [name for name in names if not (target / f"{name}.png").exists()][:lacking]
-    settings = config.sampling
     family = base_model.load(config.model, None, config.trainer.precision, config.seed)
     family.to(compute_device(config.trainer.accelerator))
-    for start in range(0, len(missing), settings.batch_size):
-        chunk = missing[start : start + settings.batch_size]
+    size = config.sampling.batch_size
+    for start in range(0, len(missing), size):
+        chunk = missing[start : start + size]
         pictures = generate(
             family.pipeline(),
             [Prompt(prior.prompt, int(name.rpartition("_")[2])) for name in chunk],
-            negative_prompt=settings.negative_prompt,
-            num_steps=settings.num_steps,
-            guidance_scale=settings.guidance_scale,
-            sampler=settings.sampler,
-            resolution=config.data.resolution,
-            batch_size=settings.batch_size,
+            config.sampling,
+            config.data.resolution,
             progress=progress,
         )
         for name, picture in zip(chunk, pictures, strict=True):

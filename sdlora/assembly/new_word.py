@@ -12,7 +12,6 @@ from sdlora.adapters.textual_inversion import (
     add_to_tokenizer,
 )
 from sdlora.assembly.base_model import model_source
-from sdlora.assembly.prompts import prompts
 from sdlora.assembly.training_pictures import CheckedData
 from sdlora.config.lora import NewWordConfig
 from sdlora.config.model import ModelConfig
@@ -23,6 +22,7 @@ from sdlora.models.layouts import layout_of
 from sdlora.models.loading import load_tokenizers
 from sdlora.models.source import resolve
 from sdlora.runtime.progress import Progress
+from sdlora.sampling.prompts import prompts_of
 
 
 def new_word(config: NewWordConfig) -> NewWord | None:
@@ -71,7 +71,7 @@ def check_new_word(config: TrainConfig, data: CheckedData, progress: Progress) -
             f"lora.new_word.name={name}: in no caption, so there is nothing to learn it from; set "
             f"data.captions.prefix='{name}, '"
         )
-    if not _in_any(name, (prompt.text for prompt in prompts(config.sampling))):
+    if not _in_any(name, (prompt.text for prompt in prompts_of(config.sampling))):
         progress.print(
             f"warning: lora.new_word.name={name}: in no prompt of {config.sampling.prompts}, so "
             f"pictures and scores will not show it; set sampling.prompt_prefix='{name}, '"

@@ -1,17 +1,17 @@
 """Typed config -> the scorer: its models, and the pictures that others are compared with."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sdlora.assembly.prompts import prior_prompts
 from sdlora.config.evaluation import EvaluationConfig, ScorerConfig
 from sdlora.config.rules import ConfigError
 from sdlora.config.sampling import SamplingConfig
+from sdlora.config.score_kinds import kind
 from sdlora.data.pictures.decode import PICTURE_SUFFIXES, PictureError, read_picture
 from sdlora.data.sources.picture_source import PictureSource, readable
 from sdlora.evaluation.aesthetic import AestheticScorer
@@ -22,30 +22,22 @@ from sdlora.evaluation.face_metric import TinyFace
 from sdlora.evaluation.face_scores import FaceScorer
 from sdlora.evaluation.hw10 import Hw10Scorer
 from sdlora.evaluation.image_features import ImageFeatures
-from sdlora.evaluation.image_scores import ImageScorer
+from sdlora.evaluation.image_scores import ImageScorer, image_names
 from sdlora.evaluation.scoring import (
     Absent,
     KnownPictures,
     PictureScorer,
     Scorer,
-    with_class_word,
 )
 from sdlora.models.source import EMBEDDED, ModelSource, resolve
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
+from sdlora.sampling.prompts import prior_prompts, with_class_word
 from sdlora.training.optimizers import check_options
 
 MOST_REFERENCES = 100
 """So many training pictures, at most, are references where none is held out; and among so many,
 copies are looked for."""
-
-NAMES = {
-    "face": FaceScorer.names,
-    "clip": ClipScorer.names,
-    "image": ("image_similarity", "diversity", "copying"),
-    "aesthetic": ("aesthetic",),
-}
-"""Scores that are missing with the model of a config key."""
 
 
 def scorer(
@@ -82,12 +74,18 @@ def scorer(
     reworded = partial(
         with_class_word, trigger_word=config.trigger_word, class_word=config.class_word
     )
+    names: dict[str, Sequence[str]] = {
+        "face": FaceScorer.names,
+        "clip": ClipScorer.names,
+        "image": image_names(config.kid),
+        "aesthetic": AestheticScorer.names,
+    }
     scorers: list[PictureScorer] = [
         *([FaceScorer(face, references, others)] if face else []),
         *([ClipScorer(clip, reworded)] if clip else []),
         *([ImageScorer(features, references, training, config.kid)] if features else []),
         *([aesthetic] if aesthetic else []),
-        *(Absent(NAMES[key], reason) for key, reason in missing.items()),
+        *(Absent(names[key], reason) for key, reason in missing.items()),
     ]
     if config.hw10:
         lacking = "; ".join(missing[key] for key in ("face", "clip") if key in missing)
@@ -101,9 +99,7 @@ def scorer(
 def _say_missing(missing: Mapping[str, str], select: str, progress: Progress) -> None:
     """Say which scores there will not be, why, and how to leave them out."""
     for key, reason in missing.items():
-        scored = {"face_distance": "face", "clip_score": "clip"}
-        scored |= {"kid": "image", "image_similarity": "image"}
-        is_selected = scored.get(select) == key
+        is_selected = key in kind(select).needs
         without = f"evaluation.{key}=none" + " evaluation.select=none" * is_selected
         progress.print(
             f"evaluation.{key}: will be reported as unavailable: {reason} Without it: {without}"

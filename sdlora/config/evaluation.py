@@ -7,6 +7,10 @@ from typing import Any
 from omegaconf import MISSING
 
 from sdlora.config.rules import require, require_choice, require_count
+from sdlora.config.score_kinds import KINDS, kind
+
+UNSET = ("none", False, 0)
+"""What a key has that asks for no score."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,8 +52,8 @@ class EvaluationConfig:
     every_n_steps: int = MISSING
     """Optimizer steps between scores; 0: only at the end."""
     select: str = MISSING
-    """What the best checkpoint has: the lowest ``face_distance`` or ``kid``, or the highest
-    ``clip_score`` or ``image_similarity``; ``none`` keeps no best one."""
+    """The score that the best checkpoint has the best of, one that ``score_kinds.py`` marks for it;
+    ``none`` keeps no best one."""
     max_clip_loss: float = MISSING
     """A checkpoint whose CLIP score is lower than the base's by more than this is never the best;
     in points, >= 0."""
@@ -57,16 +61,10 @@ class EvaluationConfig:
     """Stop after so many scores without a better one; ``null``: train to the end."""
 
     def __post_init__(self) -> None:
-        is_scored = {
-            "face_distance": self.face.name != "none",
-            "clip_score": self.clip.name != "none",
-            "image_similarity": self.image.name != "none",
-            "kid": self.kid,
-            "none": True,
-        }
-        require_choice("evaluation.select", self.select, tuple(is_scored))
+        selecting = [name for name, each in KINDS.items() if each.selects]
+        require_choice("evaluation.select", self.select, (*selecting, "none"))
         require(
-            is_scored[self.select],
+            not self.unset_for(self.select),
             "evaluation.select",
             self.select,
             "is not scored; choose the score that is, or none",
@@ -91,6 +89,11 @@ class EvaluationConfig:
         require_choice("evaluation.aesthetic.name", self.aesthetic.name, ("aesthetic", "none"))
         self._check_features()
         require_count("evaluation.every_n_steps", self.every_n_steps, 0)
+
+    def unset_for(self, score: str) -> list[str]:
+        """Keys of this group that have to be set for a score and are not."""
+        values = {key: getattr(self, key) for key in kind(score).needs}
+        return [key for key, value in values.items() if getattr(value, "name", value) in UNSET]
 
     def _check_features(self) -> None:
         """What stands on another scorer needs that one."""

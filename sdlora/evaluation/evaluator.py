@@ -8,47 +8,19 @@ import torch
 from PIL import Image
 
 from sdlora.adapters.lora import disabled
+from sdlora.config.sampling import SamplingConfig
 from sdlora.data.sources.picture_source import PictureSource, readable
 from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.scoring import Pictures, Prior, Scorer
 from sdlora.models.family import Family
 from sdlora.runtime.files import atomic_path, write_json
 from sdlora.runtime.progress import Progress
-from sdlora.sampling.generate import Prompt, generate, picture_name
+from sdlora.sampling.generate import generate
 from sdlora.sampling.grid import grid
+from sdlora.sampling.prompts import Prompt, picture_name
 
 MOST_REAL_PICTURES = 100
 """So many training pictures are scored, at most: the row of real pictures needs no more."""
-
-
-@dataclass(frozen=True, slots=True)
-class DrawSettings:
-    """How pictures are drawn.
-
-    Attributes:
-        prompts: What to draw; equal prompts and seeds give equal noise in every run.
-        num_preview: How many of them a preview shows.
-        negative_prompt: What the pictures should not show.
-        sampler: A name of ``samplers.SAMPLERS``.
-        num_steps: Denoising steps.
-        guidance_scale: Classifier-free guidance.
-        resolution: Side in pixels.
-        batch_size: Pictures at once.
-        precision: Compute dtype of the UNet and text encoder.
-        prior_prompts: Prompts of the class, without the trigger word: what the adapter should
-            leave as it is.
-    """
-
-    prompts: tuple[Prompt, ...]
-    num_preview: int
-    negative_prompt: str
-    sampler: str
-    num_steps: int
-    guidance_scale: float
-    resolution: int
-    batch_size: int
-    precision: torch.dtype = torch.float32
-    prior_prompts: tuple[Prompt, ...] = ()
 
 
 @dataclass(slots=True)
@@ -88,18 +60,27 @@ class Evaluator:
 
     Attributes:
         family: The model, with whatever adapter it carries.
-        settings: What to draw and how.
+        sampling: How pictures are drawn, and how many a preview shows.
+        prompts: What to draw; equal prompts and seeds give equal noise in every run.
+        resolution: Side of the pictures in pixels.
+        precision: Compute dtype of the UNet and text encoder.
         scorer: Scores pictures; it keeps what it knows of the references.
         progress: Shows how far drawing and scoring are.
+        prior_prompts: Prompts of the class, without the trigger word: what the adapter should
+            leave as it is.
         training_images: Shown as the last column of grids.
         base: The base model's pictures and scores, once drawn.
         base_prior: Its pictures of the class, once drawn.
     """
 
     family: Family
-    settings: DrawSettings
+    sampling: SamplingConfig
+    prompts: Sequence[Prompt]
+    resolution: int
+    precision: torch.dtype
     scorer: Scorer
     progress: Progress
+    prior_prompts: Sequence[Prompt] = ()
     training_images: Sequence[Image.Image] = ()
     base: Evaluation | None = field(default=None)
     base_prior: list[Image.Image] = field(default_factory=list)
@@ -108,8 +89,8 @@ class Evaluator:
         """Draw and score the model with its adapter switched off, once."""
         if self.base is None:
             with disabled(*self.family.parts.values()), self.family.own_noise_schedule():
-                self.base_prior = self._pictures(self.settings.prior_prompts)
-                self.base = self._scored(self._pictures(self.settings.prompts))
+                self.base_prior = self._pictures(self.prior_prompts)
+                self.base = self._scored(self._pictures(self.prompts))
         return self.base
 
     def draw(self, preview: bool = False, lora_scale: float = 1.0) -> Evaluation:
@@ -119,56 +100,49 @@ class Evaluator:
             preview: Draw only the first few, and do not score them.
             lora_scale: Strength of the adapter.
         """
-        settings = self.settings
         if preview:
-            prompts = settings.prompts[: settings.num_preview]
+            prompts = self.prompts[: self.sampling.num_preview]
             return Evaluation(prompts, self._pictures(prompts, lora_scale))
-        images = self._pictures(settings.prompts, lora_scale)
+        images = self._pictures(self.prompts, lora_scale)
         prior = None
-        if settings.prior_prompts:
+        if self.prior_prompts:
             self.draw_base()
-            prior = (self.base_prior, self._pictures(settings.prior_prompts, lora_scale))
+            prior = (self.base_prior, self._pictures(self.prior_prompts, lora_scale))
         return self._scored(images, prior)
 
     def _pictures(self, prompts: Sequence[Prompt], lora_scale: float = 1.0) -> list[Image.Image]:
-        settings = self.settings
         device = next(self.family.unet.parameters()).device.type
-        low = settings.precision != torch.float32
-        with torch.autocast(device, dtype=settings.precision, enabled=low):
+        low = self.precision != torch.float32
+        with torch.autocast(device, dtype=self.precision, enabled=low):
             return generate(
                 self.family.pipeline(),
                 prompts,
-                negative_prompt=settings.negative_prompt,
-                num_steps=settings.num_steps,
-                guidance_scale=settings.guidance_scale,
-                sampler=settings.sampler,
-                resolution=settings.resolution,
-                batch_size=settings.batch_size,
+                self.sampling,
+                self.resolution,
                 progress=self.progress,
                 lora_scale=lora_scale,
                 encode_prompts=self._encode,
             )
 
     def _scored(self, images: list[Image.Image], prior: Prior | None = None) -> Evaluation:
-        prompts = self.settings.prompts
-        pictures = Pictures(images, [prompt.text for prompt in prompts], prior=prior)
-        return Evaluation(prompts, images, self.scorer.score(pictures, self.progress))
+        pictures = Pictures(images, [prompt.text for prompt in self.prompts], prior=prior)
+        return Evaluation(self.prompts, images, self.scorer.score(pictures, self.progress))
 
     def write_grid(self, path: Path, evaluation: Evaluation, label: str) -> Image.Image:
         """Write base above LoRA, a column a prompt, and return the picture."""
         rows = {} if self.base is None else {"base": self.base}
         rows[label] = evaluation
-        return write_grid(path, rows, self.settings.num_preview, self.training_images)
+        return write_grid(path, rows, self.sampling.num_preview, self.training_images)
 
     def write_preview(self, folder: Path, evaluation: Evaluation) -> None:
         """Write the pictures that a grid shows, each by itself."""
-        count = self.settings.num_preview
+        count = self.sampling.num_preview
         shown = Evaluation(evaluation.prompts[:count], evaluation.images[:count])
         self.write_pictures(folder, shown)
 
     def write_pictures(self, folder: Path, evaluation: Evaluation) -> None:
         """Write each picture by itself, and beside the folder what each was drawn from."""
-        write_prompts(folder.parent, [self.settings.prompts])
+        write_prompts(folder.parent, [self.prompts])
         write_pictures(folder, evaluation)
 
     def _encode(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:

@@ -11,6 +11,13 @@ from sdlora.evaluation.scoring import KnownPictures, Measured, Pictures
 from sdlora.evaluation.similarity import Copying, Diversity, ImageSimilarity, PriorDrift
 from sdlora.runtime.progress import Progress
 
+SIMILARITY, DIVERSITY, COPYING, KID = "image_similarity", "diversity", "copying", "kid"
+
+
+def image_names(with_kid: bool) -> tuple[str, ...]:
+    """What :class:`ImageScorer` measures at least."""
+    return (SIMILARITY, DIVERSITY, COPYING, *((KID,) if with_kid else ()))
+
 
 @dataclass(slots=True)
 class ImageScorer:
@@ -32,8 +39,7 @@ class ImageScorer:
     @property
     def names(self) -> tuple[str, ...]:
         """What it measures."""
-        kernel = ("kid",) if self.with_kid else ()
-        return ("image_similarity", "diversity", "copying", *kernel)
+        return image_names(self.with_kid)
 
     def score(self, pictures: Pictures, progress: Progress) -> Measured:
         """Score pictures."""
@@ -51,19 +57,19 @@ class ImageScorer:
 
     def _compare_with_references(self, measured: Measured, vectors: Tensor) -> None:
         if not self.references.images:
-            for name in ("image_similarity", *(("kid",) if self.with_kid else ())):
+            for name in (SIMILARITY, *((KID,) if self.with_kid else ())):
                 measured.lack(name, "there are no reference pictures to compare with")
             return
         references = self._vectors("references", self.references)
         metric = ImageSimilarity(references)
         metric.update(vectors)
-        measured.add("image_similarity", metric)
+        measured.add(SIMILARITY, metric)
         if self.with_kid:
             found = kid(vectors, references)
             if found is None:
-                measured.lack("kid", "needs two pictures and two references")
+                measured.lack(KID, "needs two pictures and two references")
             else:
-                measured.values["kid"], measured.intervals["kid"] = found
+                measured.values[KID], measured.intervals[KID] = found
 
     def _diversity(
         self, measured: Measured, vectors: Tensor, prompts: Sequence[str] | None
@@ -72,13 +78,13 @@ class ImageScorer:
         if prompts is not None:
             metric.update(vectors, prompts)
         if len(metric.each()):
-            measured.add("diversity", metric, is_by_picture=False)
+            measured.add(DIVERSITY, metric, is_by_picture=False)
         else:
-            measured.lack("diversity", "no prompt was drawn with two seeds")
+            measured.lack(DIVERSITY, "no prompt was drawn with two seeds")
 
     def _compare_with_training(self, measured: Measured, vectors: Tensor) -> None:
         if not self.training.images:
-            measured.lack("copying", "there are no training pictures to compare with")
+            measured.lack(COPYING, "there are no training pictures to compare with")
             return
         training = self._vectors("training", self.training)
         metric = Copying(training)
@@ -90,12 +96,12 @@ class ImageScorer:
         if self.references.images and self.references is not self.training:
             likeness = ImageSimilarity(training)
             likeness.update(vectors)
-            measured.add("image_similarity_training", likeness)
+            measured.add(f"{SIMILARITY}_training", likeness)
         if metric.yardstick is None:
-            measured.lack("copying", "there are no two different training pictures")
+            measured.lack(COPYING, "there are no two different training pictures")
             return
         measured.values["copying_yardstick"] = metric.yardstick
-        measured.add("copying", metric)
+        measured.add(COPYING, metric)
 
     def _vectors(self, what: str, known: KnownPictures) -> Tensor:
         if what not in self._known:

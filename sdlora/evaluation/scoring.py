@@ -1,6 +1,5 @@
 """Pictures and prompts -> all scores; one that cannot be had is None with a reason, never 0."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -141,24 +140,6 @@ class Scorer:
         return Scores(
             len(pictures.images), whole.values, whole.reasons, whole.intervals, whole.per_picture
         )
-
-
-def with_class_word(text: str, trigger_word: str | None, class_word: str | None) -> str:
-    """A prompt with the trigger word replaced by its class word.
-
-    A model that scores pictures never saw the trigger word; it can only judge the class. "sks man"
-    becomes "man" with the trigger word ``sks`` and the class word ``man``, not "man man".
-
-    Args:
-        text: The prompt.
-        trigger_word: Whole words, any case; None leaves the prompt as it is.
-        class_word: What stands for it.
-    """
-    if not trigger_word or class_word is None:
-        return text
-    trigger, noun = re.escape(trigger_word), re.escape(class_word)
-    pattern = rf"(?<!\w){trigger}(?!\w)(?:\s+{noun}(?!\w))?"
-    return re.sub(pattern, lambda _: class_word, text, flags=re.IGNORECASE)
 
 
 def _attempt(scorer: PictureScorer, pictures: Pictures, progress: Progress) -> Measured:

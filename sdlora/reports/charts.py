@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sdlora.evaluation.scores import kind
+from sdlora.config.score_kinds import MAIN_SCORES, kind
 from sdlora.reports.plots import Chart, averaged, finished, hover, new_figure, source_of
 from sdlora.reports.score_tables import State, scored_names
 from sdlora.runs.partial_files import is_number
@@ -26,7 +26,7 @@ _MAX_ACROSS = 3
 _DOT: Mapping[str, Any] = {"size": 9}
 _SQUARE: Mapping[str, Any] = {"size": 10, "marker": "square"}
 _RING: Mapping[str, Any] = {"size": 19, "fill_alpha": 0.0, "line_width": 3}
-_FIRST = ("face_distance", "clip_score")
+FACE, CLIP = MAIN_SCORES
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def charts(lines: Lines, best_step: int | None, trained: str = "LoRA") -> list[C
         trained: What the curves beside the base's are called.
     """
     names = scored_names(lines)
-    first = [name for name in _FIRST if name in names]
+    first = [name for name in MAIN_SCORES if name in names]
     made = [
         *(_score(lines, name, trained) for name in first),
         _step_trade_off(lines, best_step),
@@ -90,13 +90,13 @@ def state_charts(states: Sequence[State]) -> list[Chart]:
     places = [
         _Place(
             state.name,
-            state.values["face_distance"],
-            state.values["clip_score"],
-            state.intervals.get("face_distance"),
-            state.intervals.get("clip_score"),
+            state.values[FACE],
+            state.values[CLIP],
+            state.intervals.get(FACE),
+            state.intervals.get(CLIP),
         )
         for state in states
-        if not state.is_real and {*_FIRST} <= state.values.keys()
+        if not state.is_real and {*MAIN_SCORES} <= state.values.keys()
     ]
     if not places:
         return []
@@ -150,7 +150,7 @@ def _score(lines: Lines, name: str, trained: str) -> Chart | None:
         curves.append(_Curve("base", BASE, points, ribbon, is_flat=True))
     title = shown.title[0].upper() + shown.title[1:]
     is_constant = len({value for curve in curves for _, value in curve.points}) == 1
-    is_minor = not shown.arrow or (is_constant and name not in _FIRST)
+    is_minor = not shown.arrow or (is_constant and name not in MAIN_SCORES)
     return _curves(name, f"{title} {shown.arrow}".strip(), title, curves, is_minor)
 
 
@@ -189,14 +189,14 @@ def _curves(
 
 
 def _step_trade_off(lines: Lines, best_step: int | None) -> Chart | None:
-    face, clip = (dict(_points(lines, f"eval/{name}")) for name in _FIRST)
+    face, clip = (dict(_points(lines, f"eval/{name}")) for name in MAIN_SCORES)
     places = [
         _Place(f"step {step}", face[step], clip[step]) for step in sorted(face.keys() & clip.keys())
     ]
     groups = [_Group("a step", LORA, places)]
     chosen = [place for place in places if place.label == f"step {best_step}"]
     groups.append(_Group("chosen", HELD_OUT, chosen, _RING))
-    bases = [_points(lines, f"base/{name}")[-1:] for name in _FIRST]
+    bases = [_points(lines, f"base/{name}")[-1:] for name in MAIN_SCORES]
     if all(bases):
         base = _Place("base", bases[0][0][1], bases[1][0][1])
         groups.insert(0, _Group("base", BASE, [base], _SQUARE))
@@ -204,7 +204,7 @@ def _step_trade_off(lines: Lines, best_step: int | None) -> Chart | None:
 
 
 def _trade_off(groups: Sequence[_Group]) -> Chart:
-    plot = new_figure("Face distance", "CLIP score", joined=False)
+    plot = new_figure(kind(FACE).title.capitalize(), kind(CLIP).title, joined=False)
     groups = [group for group in groups if group.places]
     for group in groups:
         for place in group.places:

@@ -4,13 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sdlora.evaluation.scores import HIGHER, KINDS, kind
+from sdlora.config.score_kinds import HIGHER, KINDS, MAIN_SCORES, kind
 from sdlora.runs.partial_files import is_number, mapping
 
 MAX_STATES_ACROSS = 5
 """States (base, LoRA, ...) are the columns of the table up to this many, else its rows."""
 
-_OF_A_PICTURE = {"face_distance": "face", "clip_score": "CLIP"}
 _NUM_PICTURES, _GAP_CLOSED = "num_pictures", "gap_closed"
 
 
@@ -176,11 +175,12 @@ def picture_scores(
     if index is None or _at(per_picture, "prompt", index) not in (None, prompt):
         return None
     short, long = [], []
-    for name, word in _OF_A_PICTURE.items():
+    for name in MAIN_SCORES:
+        title = kind(name).title
         value = _at(per_picture, name, index)
         if is_number(value):
-            short.append(f"{word} {score_text(name, value)}")
-            long.append(f"{kind(name).title} {score_text(name, value)}")
+            short.append(f"{title.split()[0]} {score_text(name, value)}")
+            long.append(f"{title} {score_text(name, value)}")
     is_faceless = _at(per_picture, "num_faces", index) == 0
     if is_faceless:
         long.append("no face")

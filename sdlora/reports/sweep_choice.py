@@ -4,8 +4,7 @@ import os
 import shlex
 from pathlib import Path
 
-from sdlora.evaluation.scores import kind
-from sdlora.evaluation.selection import LOWEST
+from sdlora.config.score_kinds import LOWER, PROMPT_SCORE, kind
 from sdlora.reports.score_tables import score_text
 from sdlora.sweep.cells import SEED, Cell, Sweep, value_text
 from sdlora.sweep.choice import Advantage, Candidate, Choice, rule_of
@@ -19,7 +18,7 @@ def sentences(sweep: Sweep, choice: Choice | None) -> list[str]:
     if choice is None:
         return [_why_none(sweep)]
     winner, name, score = choice.winner, choice.rule.score, kind(choice.rule.score).title
-    least = "lowest" if name in LOWEST else "highest"
+    least = "lowest" if kind(name).arrow == LOWER else "highest"
     what = "cells" if winner.spread is None else "settings"
     of = f"the {least} {score} of {choice.num_candidates} {what}"
     of += " that keep their prompts" if choice.refused else ""
@@ -101,13 +100,13 @@ def _of_base(sweep: Sweep, name: str) -> str:
 def _prompts_kept(choice: Choice) -> str:
     """What the rule asks of the CLIP score besides."""
     cell = choice.winner.cell
-    now = None if cell.chosen is None else cell.chosen.scores.value("clip_score")
-    before = None if cell.base is None else cell.base.value("clip_score")
+    now = None if cell.chosen is None else cell.chosen.scores.value(PROMPT_SCORE)
+    before = None if cell.base is None else cell.base.value(PROMPT_SCORE)
     if now is None or before is None:
         return ""
     return (
-        f", and its CLIP score, {score_text('clip_score', now)}, is not more than "
-        f"{choice.rule.max_clip_loss:g} below the base's {score_text('clip_score', before)}"
+        f", and its CLIP score, {score_text(PROMPT_SCORE, now)}, is not more than "
+        f"{choice.rule.max_clip_loss:g} below the base's {score_text(PROMPT_SCORE, before)}"
     )
 
 

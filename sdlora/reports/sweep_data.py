@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sdlora.evaluation.scores import LOWER, Scores, kind
+from sdlora.config.score_kinds import IDENTITY_SCORES, PROMPT_SCORE, kind
+from sdlora.evaluation.scores import Scores
 from sdlora.reports.charts import COLORS
 from sdlora.reports.plots import averaged
 from sdlora.reports.score_tables import scored_names
@@ -13,10 +14,6 @@ from sdlora.runs.partial_files import is_number
 from sdlora.runs.report import measured_names
 from sdlora.sweep.cells import Cell, Sweep, value_text
 from sdlora.sweep.choice import Choice, pareto_front
-
-PROMPT_SCORE = "clip_score"
-IDENTITY_SCORES = ("face_distance", "image_similarity")
-"""The first that is measured stands for the identity."""
 
 
 def page_data(sweep: Sweep, choice: Choice | None, shown: Thumbnails) -> dict[str, Any]:
@@ -38,7 +35,7 @@ def page_data(sweep: Sweep, choice: Choice | None, shown: Thumbnails) -> dict[st
         "keys": [{"name": key, "values": values} for key, values in keys.items()],
         "down": down,
         "across": across,
-        "scores": [{"name": name, **asdict(kind(name))} for name in names],
+        "scores": [_look(name) for name in names],
         "rule": None if choice is None else choice.rule.score,
         "winner": None if choice is None else choice.winner.cell.number,
         "runnerUp": choice.runner_up.cell.number if choice and choice.runner_up else None,
@@ -49,6 +46,11 @@ def page_data(sweep: Sweep, choice: Choice | None, shown: Thumbnails) -> dict[st
         "tradeOff": trade_off(sweep),
         "colors": COLORS,
     }
+
+
+def _look(name: str) -> dict[str, Any]:
+    look = kind(name)
+    return {"name": name, "title": look.title, "arrow": look.arrow, "digits": look.digits}
 
 
 def judged_names(sweep: Sweep) -> list[str]:
@@ -66,12 +68,13 @@ def trade_off(sweep: Sweep) -> dict[str, Any] | None:
     identity = next((name for name in IDENTITY_SCORES if name in measured), None)
     if identity is None or PROMPT_SCORE not in measured:
         return None
-    sign = 1 if kind(identity).arrow == LOWER else -1
-    places = {}
+    pair = (identity, PROMPT_SCORE)
+    places: dict[int, tuple[float, float]] = {}
     for cell in sweep.cells:
-        values = _scores(cell.chosen_scores, (identity, PROMPT_SCORE))
+        values = _scores(cell.chosen_scores, pair)
         if len(values) == 2:
-            places[cell.number] = (sign * values[identity], -values[PROMPT_SCORE])
+            x, y = (kind(name).sign * values[name] for name in pair)
+            places[cell.number] = (x, y)
     numbers = list(places)
     front = [numbers[index] for index in pareto_front(list(places.values()))]
     return {"x": identity, "y": PROMPT_SCORE, "front": front}

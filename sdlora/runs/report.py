@@ -12,7 +12,8 @@ from rich.box import SIMPLE
 from rich.console import Group
 from rich.table import Table
 
-from sdlora.evaluation.scores import HIGHER, KINDS, Scores, kind
+from sdlora.config.score_kinds import HIGHER, IDENTITY_SCORES, KINDS, kind
+from sdlora.evaluation.scores import Scores
 from sdlora.runtime import files
 
 MOST_COLUMNS = 4
@@ -240,7 +241,7 @@ def gap_closed_by(scores: Scores, base: Scores, floor: Scores) -> float | None:
     """:func:`gap_closed` of some scores; None for the base and the real pictures themselves."""
     if scores is base or scores is floor:
         return None
-    name = "face_distance"
+    name = IDENTITY_SCORES[0]
     return gap_closed(base.value(name), scores.value(name), floor.value(name))
 
 

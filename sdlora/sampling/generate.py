@@ -1,24 +1,26 @@
 """Prompts and a pipeline -> pictures, batched, one random generator for each (prompt, seed)."""
 
-import hashlib
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from sdlora.config.sampling import SamplingConfig
 from sdlora.runtime import randomness
 from sdlora.runtime.progress import Progress
 from sdlora.sampling.pixels import denoised, to_picture
+from sdlora.sampling.prompts import Prompt, prompts_of
 from sdlora.sampling.samplers import find_sampler, prepared, without_text_encoders
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
+
+EncodePrompts = Callable[[Sequence[str]], dict[str, Tensor]]
+"""Texts -> what a pipeline takes of them, by argument name."""
 
 SIDE_STEP_PX = 8
 """diffusers' pipelines refuse sides that are no multiple of 8 pixels, whatever the VAE needs."""
@@ -28,87 +30,26 @@ TILED_FROM = 192
 the VAE would need more memory than all the rest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """One picture to draw: equal (text, seed) give equal pictures, whatever is drawn beside it.
-
-    Attributes:
-        text: What the picture shows; empty where the model is told nothing.
-        seed: Any integer; 0 is a seed.
-    """
-
-    text: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"prompt {self.text!r} (seed {self.seed})"
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a picture is drawn; the fields are the arguments of :func:`generate`."""
-
-    negative_prompt: str
-    num_steps: int
-    guidance_scale: float
-    resolution: int
-    encode_prompts: Callable[[Sequence[str]], dict[str, Tensor]] | None
-
-
-def read_prompts(path: Path | str) -> list[str]:
-    """Read one prompt a line; blank lines are no prompts, a byte-order mark is dropped.
-
-    Args:
-        path: A UTF-8 text file.
-
-    Returns:
-        The prompts, stripped, in order.
+def check_sampling(config: SamplingConfig) -> None:
+    """Check the sampler's name and the prompt file.
 
     Raises:
-        ValueError: If the file is missing, is not UTF-8 (with the byte offset), or has no prompt.
+        ConfigError: Naming key, value and remedy.
     """
-    path = Path(path)
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"prompts={path}: not UTF-8 at byte {error.start}; save the file as UTF-8."
-        ) from error
-    except OSError as error:
-        raise ValueError(
-            f"prompts={path}: cannot be read ({error.strerror}); "
-            "give a text file with one prompt a line."
-        ) from error
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise ValueError(f"prompts={path}: no prompt in it; write one prompt a line.")
-    return prompts
-
-
-def picture_name(index: int, text: str) -> str:
-    """File name of a picture: index and hash, so that no prompt can choose a path.
-
-    Args:
-        index: Position in the list of pictures.
-        text: The prompt.
-    """
-    return f"{index:03d}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.png"
+    find_sampler(config.sampler)
+    prompts_of(config)
 
 
 @torch.no_grad()
 def generate(
     pipeline: "StableDiffusionPipeline",
     prompts: Sequence[Prompt],
-    *,
-    negative_prompt: str,
-    num_steps: int,
-    guidance_scale: float,
-    sampler: str,
+    config: SamplingConfig,
     resolution: int,
-    batch_size: int,
+    *,
     progress: Progress | None = None,
     lora_scale: float = 1.0,
-    encode_prompts: Callable[[Sequence[str]], dict[str, Tensor]] | None = None,
+    encode_prompts: EncodePrompts | None = None,
 ) -> list[Image.Image]:
     """Draw one picture for each prompt.
 
@@ -119,14 +60,11 @@ def generate(
 
     Args:
         pipeline: Its modules are used as they are; adapters on them take part. One without a VAE
-            draws pixels, and is told neither prompts nor guidance.
+            draws pixels, and takes neither prompts nor guidance.
         prompts: What to draw.
-        negative_prompt: What guidance leads away from; unused at ``guidance_scale <= 1``.
-        num_steps: Denoising steps, >= 1.
-        guidance_scale: Classifier-free guidance; <= 1 switches it off.
-        sampler: A key of :data:`sdlora.sampling.samplers.SAMPLERS`.
+        config: Sampler, steps, guidance (<= 1 switches it off), negative prompt, and pictures at a
+            time, which are halved with a warning when memory runs out.
         resolution: Side of the square pictures in pixels; a multiple of 8, if there is a VAE.
-        batch_size: Pictures at a time, >= 1; halved with a warning when memory runs out.
         progress: Where a bar counts the pictures; a half denoised one counts half.
         lora_scale: Factor on the strength of every adapter; 0 is the base model.
         encode_prompts: Texts -> what the pipeline is told of them (``prompt_embeds``
@@ -136,13 +74,14 @@ def generate(
         RGB pictures in the order of ``prompts``.
 
     Raises:
-        ValueError: On an unknown sampler, a wrong number, or a picture that came out NaN.
+        ValueError: On an unknown sampler, a wrong resolution, or a picture that came out NaN.
     """
-    build = find_sampler(sampler)
-    _check(pipeline, num_steps=num_steps, resolution=resolution, batch_size=batch_size)
+    build = find_sampler(config.sampler)
+    _check_resolution(pipeline, resolution)
     if not prompts:
         return []
-    sampling = Sampling(negative_prompt, num_steps, guidance_scale, resolution, encode_prompts)
+    batch_size = config.batch_size
+    draw = partial(_draw, pipeline, config, resolution, encode_prompts)
     progress = progress or Progress(enabled=False)
     bar = progress.add("sampling", total=len(prompts))
     pictures: list[Image.Image] = []
@@ -151,7 +90,7 @@ def generate(
             while len(pictures) < len(prompts):
                 batch = prompts[len(pictures) : len(pictures) + batch_size]
                 report = partial(_report, progress, bar, len(pictures), len(batch))
-                drawn = _draw_if_memory_allows(pipeline, batch, sampling, report)
+                drawn = _drawn_if_memory_allows(draw, batch, report)
                 if drawn is None:
                     batch_size = len(batch) // 2
                     warnings.warn(
@@ -166,11 +105,7 @@ def generate(
     return pictures
 
 
-def _check(pipeline: Any, *, num_steps: int, resolution: int, batch_size: int) -> None:
-    if num_steps < 1:
-        raise ValueError(f"num_steps={num_steps}: must be at least 1.")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: must be at least 1.")
+def _check_resolution(pipeline: Any, resolution: int) -> None:
     step = max(SIDE_STEP_PX, _scale(pipeline)) if hasattr(pipeline, "vae") else 1
     if resolution < step or resolution % step:
         below = max(resolution // step, 1) * step
@@ -189,11 +124,13 @@ def _report(progress: Progress, bar: Any, done: int, num_now: int, step: int, st
     progress.update(bar, done + num_now * step // steps, note=f"step {step}/{steps}")
 
 
-def _draw_if_memory_allows(
-    pipeline: Any, batch: Sequence[Prompt], sampling: Sampling, report: Callable[[int, int], None]
+def _drawn_if_memory_allows(
+    draw: Callable[..., list[Image.Image]],
+    batch: Sequence[Prompt],
+    report: Callable[[int, int], None],
 ) -> list[Image.Image] | None:
     try:
-        return _draw(pipeline, batch, sampling, report)
+        return draw(batch, report)
     except torch.OutOfMemoryError:
         if len(batch) == 1:
             raise
@@ -203,17 +140,22 @@ def _draw_if_memory_allows(
 
 
 def _draw(
-    pipeline: Any, batch: Sequence[Prompt], sampling: Sampling, report: Callable[[int, int], None]
+    pipeline: Any,
+    config: SamplingConfig,
+    resolution: int,
+    encode_prompts: EncodePrompts | None,
+    batch: Sequence[Prompt],
+    report: Callable[[int, int], None],
 ) -> list[Image.Image]:
     unet = pipeline.unet
     generators = [randomness.generator(prompt.seed, "sample/" + prompt.text) for prompt in batch]
-    side = sampling.resolution // _scale(pipeline)
+    side = resolution // _scale(pipeline)
     shape = (unet.config.in_channels, side, side)
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
     if not hasattr(pipeline, "vae"):
-        pixels = denoised(pipeline, noise, generators, sampling.num_steps, report)
+        pixels = denoised(pipeline, noise, generators, config.num_steps, report)
         return [to_picture(each, str(prompt)) for each, prompt in zip(pixels, batch, strict=True)]
-    told = _told(pipeline, [prompt.text for prompt in batch], sampling)
+    told = _told(pipeline, [prompt.text for prompt in batch], config, encode_prompts)
 
     def on_step_end(pipe: Any, index: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         report(index + 1, pipe.num_timesteps)
@@ -224,30 +166,32 @@ def _draw(
             **told,
             latents=noise.to(unet.device, unet.dtype),  # [B, C, h, w]
             generator=generators,
-            num_inference_steps=sampling.num_steps,
-            guidance_scale=sampling.guidance_scale,
-            height=sampling.resolution,
-            width=sampling.resolution,
+            num_inference_steps=config.num_steps,
+            guidance_scale=config.guidance_scale,
+            height=resolution,
+            width=resolution,
             output_type="latent",
             callback_on_step_end=on_step_end,
         ).images
     return _decode(pipeline, latents, batch)
 
 
-def _told(pipeline: Any, texts: list[str], sampling: Sampling) -> dict[str, Tensor]:
+def _told(
+    pipeline: Any, texts: list[str], config: SamplingConfig, encode_prompts: EncodePrompts | None
+) -> dict[str, Tensor]:
     """What the pipeline is told of prompts and, with guidance, of the negative prompt."""
     unet = pipeline.unet
-    guided = sampling.guidance_scale > 1.0
-    negatives = [sampling.negative_prompt] * len(texts)
-    if sampling.encode_prompts is None:
+    guided = config.guidance_scale > 1.0
+    negatives = [config.negative_prompt] * len(texts)
+    if encode_prompts is None:
         positive, negative = pipeline.encode_prompt(texts, unet.device, 1, guided, negatives)
         told = {"prompt_embeds": positive}
         if guided:
             told["negative_prompt_embeds"] = negative
     else:
-        told = sampling.encode_prompts(texts)
+        told = encode_prompts(texts)
         if guided:
-            against = sampling.encode_prompts(negatives)
+            against = encode_prompts(negatives)
             told |= {f"negative_{name}": value for name, value in against.items()}
     return {name: value.to(unet.device, unet.dtype) for name, value in told.items()}
 

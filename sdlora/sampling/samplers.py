@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from sdlora.config.rules import ConfigError
+
 
 def _build_scheduler(
     class_name: str, config: Mapping[str, Any], in_pixels: bool = False, **fixed: Any
@@ -88,13 +90,13 @@ def find_sampler(name: str) -> Callable[..., Any]:
         clipping as the config has it, which latents do not bear.
 
     Raises:
-        ValueError: If the name is unknown; it gives the nearest one.
+        ConfigError: If the name is unknown; it gives the nearest one.
     """
     if name in SAMPLERS:
         return SAMPLERS[name]
     nearest = difflib.get_close_matches(name.lower(), SAMPLERS, n=1, cutoff=0.0)[0]
-    raise ValueError(
-        f"sampler={name}: unknown; did you mean {nearest!r}? Known: {', '.join(SAMPLERS)}."
+    raise ConfigError(
+        f"sampling.sampler={name}: unknown; did you mean {nearest!r}? Known: {', '.join(SAMPLERS)}."
     )
 
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sdlora.config.score_kinds import kind
 from sdlora.evaluation.interval import bootstrap_interval
 from sdlora.evaluation.scores import Scores
-from sdlora.evaluation.selection import LOWEST, Rule
+from sdlora.evaluation.selection import Rule
 from sdlora.runs.best import Best
 from sdlora.runs.partial_files import is_number
 from sdlora.sweep.cells import SEED, Cell, Sweep
@@ -104,7 +105,7 @@ def choose(sweep: Sweep) -> Choice | None:
         settings = [(key, str(value)) for key, value in cell.overrides.items() if key != SEED]
         groups.setdefault(tuple(sorted(settings)), []).append(cell)
     made = [_candidate(rule, cells) for cells in groups.values()]
-    sign = _sign(rule)
+    sign = kind(rule.score).sign  # turns a score into a cost and back
     found = sorted((each for each in made if each), key=lambda each: sign * each.mean)
     if not found:
         return None
@@ -164,18 +165,13 @@ def _candidate(rule: Rule, cells: Sequence[Cell]) -> Candidate | None:
         return None
     ordered = sorted(cells, key=lambda cell: known[cell.number])
     spread = statistics.stdev(known.values()) if len(known) > 1 else None
-    return Candidate(ordered, _sign(rule) * statistics.mean(known.values()), spread)
+    return Candidate(ordered, kind(rule.score).sign * statistics.mean(known.values()), spread)
 
 
 def _cost(rule: Rule, cell: Cell) -> float | None:
     if cell.chosen is None:
         return None
     return rule.cost(cell.chosen.scores, cell.base or Scores(num_pictures=0))
-
-
-def _sign(rule: Rule) -> int:
-    """Turns a score into a cost and back."""
-    return 1 if rule.score in LOWEST else -1
 
 
 def _by_seed(rule: Rule, winner: Candidate, other: Candidate) -> list[float]:
@@ -202,7 +198,7 @@ def _by_picture(rule: Rule, own: Best | None, theirs: Best | None) -> list[float
         return []
     pairs = zip(columns[0], columns[1], strict=False)
     return [
-        _sign(rule) * (second - first)
+        kind(rule.score).sign * (second - first)
         for first, second in pairs
         if is_number(first) and is_number(second)
     ]

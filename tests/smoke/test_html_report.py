@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sdlora.evaluation.scores import KINDS
+from sdlora.config.score_kinds import KINDS
 from sdlora.reports.page import write_html_report
 from tests.smoke.browsers import WIDTHS_PX, opened, require_no_overflow
 

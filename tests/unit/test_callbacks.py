@@ -27,7 +27,7 @@ from sdlora.models.sd import StableDiffusion
 from sdlora.runs.best import BestAdapter, read_best
 from sdlora.runs.checkpoints import newest_valid, problem_of, step_folder, steps_on_disk
 from sdlora.runtime.progress import Progress
-from sdlora.sampling.generate import Prompt
+from sdlora.sampling.prompts import Prompt
 from sdlora.sweep.pruning import Pruning
 from sdlora.training.callbacks import speed as speed_module
 from sdlora.training.callbacks.averaging import ExponentialMovingAverage

@@ -4,12 +4,12 @@ from transformers.utils import logging as transformers_logging
 
 from sdlora.adapters.textual_inversion import FOLDER as EMBEDDINGS
 from sdlora.assembly.device import check_device
-from sdlora.assembly.prompts import check_sampling
 from sdlora.assembly.scorers import check_scores
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.rules import ConfigError, require
 from sdlora.runs.adapter_file import checkpoint_path
 from sdlora.runtime.places import located
+from sdlora.sampling.generate import check_sampling
 
 
 def check_evaluation(config: EvaluateConfig) -> None:

@@ -13,8 +13,8 @@ from sdlora.adapters.formats import apply_lora, read_lora, remove_lora
 from sdlora.adapters.learned_embedding import learned
 from sdlora.adapters.lora import lora_parameters, merged, set_scale
 from sdlora.adapters.textual_inversion import load_embeddings
-from sdlora.assembly import base_model, prompts, scorers
-from sdlora.assembly.device import compute_device
+from sdlora.assembly import base_model, scorers
+from sdlora.assembly.device import DTYPES, compute_device
 from sdlora.assembly.new_word import embeddings_of, teach
 from sdlora.commands.evaluate.subject import NamedLora, Subject, subject
 from sdlora.commands.train.nearest import write_nearest
@@ -31,7 +31,7 @@ from sdlora.evaluation.evaluator import (
     write_pictures,
     write_prompts,
 )
-from sdlora.evaluation.hw10 import tutorial_line
+from sdlora.evaluation.hw10 import FACE, tutorial_line
 from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.scoring import KnownPictures, Pictures, Scorer
 from sdlora.models.family import Family
@@ -41,7 +41,7 @@ from sdlora.runs.run_folder import read_config
 from sdlora.runtime import versions
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
-from sdlora.sampling.generate import Prompt
+from sdlora.sampling.prompts import Prompt, prior_prompts, prompts_of
 
 
 def evaluate(config: EvaluateConfig, folder: Path, progress: Progress) -> Path:
@@ -94,12 +94,13 @@ def _of_loras(
                     f"warning: {embeddings} is left out: a new word is known with run= only"
                 )
     family.to(compute_device(config.accelerator))
-    resolution = what.resolution or family.native_resolution_px
     evaluator = Evaluator(
         family=family,
-        settings=prompts.draw_settings(
-            config.sampling, config.evaluation, resolution, config.precision
-        ),
+        sampling=config.sampling,
+        prompts=prompts_of(config.sampling),
+        prior_prompts=prior_prompts(config.sampling, config.evaluation),
+        resolution=what.resolution or family.native_resolution_px,
+        precision=DTYPES[config.precision],
         scorer=scorer,
         progress=progress,
     )
@@ -233,7 +234,7 @@ def print_scores(scores: Mapping[str, Scores], real: Scores | None, progress: Pr
     if any(value is not None for row in scores.values() for value in row.values.values()):
         progress.print(score_table(scores, floor=real))
     for name, row in scores.items():
-        if "hw10_face" in row.values:
+        if FACE in row.values:
             progress.print(f"{name}: {tutorial_line(row)}")
 
 

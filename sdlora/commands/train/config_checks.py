@@ -4,12 +4,12 @@ from transformers.utils import logging as transformers_logging
 
 from sdlora.assembly.device import check_device
 from sdlora.assembly.optimizer import check_optimizer, check_schedule
-from sdlora.assembly.prompts import check_sampling
 from sdlora.assembly.scorers import check_scores
 from sdlora.assembly.unconditional import check_told
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.diffusion.noise_schedule import changed_schedule
+from sdlora.sampling.generate import check_sampling
 from sdlora.sampling.samplers import check_sampler
 
 

@@ -42,30 +42,30 @@ def expected_seconds(job: TrainingJob, cost: StepCost) -> tuple[float, float]:
     too, or teaches a prior.
     """
     done = 0 if job.checkpoint is None else step_of(job.checkpoint)
-    config, settings = job.config, job.evaluator.settings
+    config, sampling = job.config, job.config.sampling
     device = job.trainer.strategy.root_device
-    rate = matmul_flop_per_s(device, settings.precision, MATMUL_SIDE[device.type])
+    rate = matmul_flop_per_s(device, job.evaluator.precision, MATMUL_SIDE[device.type])
     # forward and backward; the weights' gradients where all of them train; the forward pass again
     passes = 2 + ("full" in methods(config)) + recomputes(job.module)
     steps = max(0, config.trainer.max_steps - done) * config.trainer.accumulate_grad_batches
     computed = steps * passes * cost.forward_flops
-    calls = settings.num_steps * (2 if settings.guidance_scale > 1 else 1)
+    calls = sampling.num_steps * (2 if sampling.guidance_scale > 1 else 1)
     drawn = num_drawn(job, done) * calls * cost.forward_flops / config.data.batch_size
     return computed / (SHARE * rate), drawn / (DRAWING_SHARE * rate)
 
 
 def num_drawn(job: TrainingJob, done: int) -> int:
     """Validation pictures from step ``done`` on, the base's included."""
-    config, settings = job.config, job.evaluator.settings
+    config, evaluator = job.config, job.evaluator
     scored, previews = 0, 0
     for step in range(done + 1, config.trainer.max_steps + 1):
         if step == config.trainer.max_steps or every(step, config.evaluation.every_n_steps):
             scored += 1
         elif every(step, config.sampling.every_n_steps):
             previews += 1
-    all_prompts = len(settings.prompts) + len(settings.prior_prompts)
-    of_base = 0 if job.evaluator.base else all_prompts
-    return scored * all_prompts + previews * settings.num_preview + of_base
+    all_prompts = len(evaluator.prompts) + len(evaluator.prior_prompts)
+    of_base = 0 if evaluator.base else all_prompts
+    return scored * all_prompts + previews * config.sampling.num_preview + of_base
 
 
 def matmul_flop_per_s(

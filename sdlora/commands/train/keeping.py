@@ -86,5 +86,6 @@ def _family_key(config: TrainConfig) -> object:
 
 def _base_key(config: TrainConfig, evaluator: Evaluator) -> object:
     """The base is drawn with its own noise schedule, so nothing of the objective belongs here."""
-    chunks = config.data.captions.max_chunks
-    return (_family_key(config), evaluator.settings, evaluator.scorer, chunks)
+    drawn = (evaluator.prompts, evaluator.prior_prompts, asdict(evaluator.sampling))
+    size = (evaluator.resolution, evaluator.precision, config.data.captions.max_chunks)
+    return (_family_key(config), drawn, size, evaluator.scorer)

@@ -6,7 +6,7 @@ from pathlib import Path
 from sdlora.data.sources.picture_source import PictureSource
 from sdlora.evaluation.scores import Scores
 from sdlora.runtime.files import atomic_path, write_json
-from sdlora.sampling.generate import Prompt, picture_name
+from sdlora.sampling.prompts import Prompt, picture_name
 
 FILE_NAME = "nearest.json"
 NUM_SHOWN = 8

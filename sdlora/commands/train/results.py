@@ -122,7 +122,7 @@ def _compare(job: TrainingJob, grid: Path) -> Evaluation:
             "export_differences": job.proof,
         }
         write_report_json(job.folder / "report.json", rows, settings=settings, floor=real)
-        write_nearest(job.folder, rows[label], job.evaluator.settings.prompts, job.data.source)
+        write_nearest(job.folder, rows[label], job.evaluator.prompts, job.data.source)
         log_hparams(job, rows, real)
     _say_best(job, best)
     return last

@@ -10,9 +10,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from sdlora.adapters.spec import LoraSpec
-from sdlora.assembly import adapters, base_model, lightning_trainer, memory, prompts, scorers
+from sdlora.assembly import adapters, base_model, lightning_trainer, memory, scorers
 from sdlora.assembly.adapters import check_adapters
 from sdlora.assembly.class_pictures import draw_missing_class_pictures
+from sdlora.assembly.device import DTYPES
 from sdlora.assembly.hashes import base_hashes, init_hashes
 from sdlora.assembly.held_out import held_out_data, validation_loss
 from sdlora.assembly.init_from import start_from_file
@@ -45,6 +46,7 @@ from sdlora.runs.checkpoints import newest_valid
 from sdlora.runs.run_folder import refuse_changes, refuse_used, write_config
 from sdlora.runtime import versions
 from sdlora.runtime.progress import Progress
+from sdlora.sampling.prompts import prior_prompts, prompts_of
 from sdlora.sweep.pruning import pruning
 from sdlora.training.callbacks.averaging import Average
 from sdlora.training.callbacks.drawing import Evaluate
@@ -240,12 +242,11 @@ def _evaluator(
     shown = min(config.sampling.num_preview, len(source.pictures))
     return Evaluator(
         family=family,
-        settings=prompts.draw_settings(
-            config.sampling,
-            config.evaluation,
-            config.data.resolution,
-            config.trainer.precision,
-        ),
+        sampling=config.sampling,
+        prompts=prompts_of(config.sampling),
+        prior_prompts=prior_prompts(config.sampling, config.evaluation),
+        resolution=config.data.resolution,
+        precision=DTYPES[config.trainer.precision],
         scorer=scorer,
         progress=progress,
         training_images=[source.image(index) for index in range(shown)],

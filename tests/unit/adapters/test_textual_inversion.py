@@ -24,7 +24,9 @@ from sdlora.models.family import Family
 from sdlora.models.loading import load_family
 from sdlora.models.sd import StableDiffusion
 from sdlora.models.source import ModelSource
-from sdlora.sampling.generate import Prompt, generate
+from sdlora.sampling.generate import generate
+from sdlora.sampling.prompts import Prompt
+from tests.sampling import sampling_config
 from tests.unit.tiny_training import batch, diffusion_module, trainer
 
 WORD = NewWord("<zwk>", init="cat", num_vectors=2)
@@ -131,8 +133,8 @@ def test_lora_scale_zero_draws_the_first_meaning(family: StableDiffusion) -> Non
 
     def drawn(model: Family, scale: float) -> bytes:
         (picture,) = generate(
-            model.pipeline(), [Prompt("a <zwk>", 0)], negative_prompt="", num_steps=2,
-            guidance_scale=1.0, sampler="ddim", resolution=32, batch_size=1, lora_scale=scale,
+            model.pipeline(), [Prompt("a <zwk>", 0)], sampling_config(guidance_scale=1.0), 32,
+            lora_scale=scale,
             encode_prompts=lambda texts: model.prompt_arguments(encoded(model, *texts)),
         )  # fmt: skip
         return picture.tobytes()

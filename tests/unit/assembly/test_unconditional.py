@@ -3,14 +3,13 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sdlora.assembly.prompts import prompts
 from sdlora.assembly.unconditional import check_side, check_told
 from sdlora.cli.command_line import register_schemas, to_typed
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.models.source import ModelSource, resolve
 from sdlora.runtime.places import CONF
-from sdlora.sampling.generate import Prompt
+from sdlora.sampling.prompts import Prompt, prompts_of
 
 
 def config_of(*given: str) -> TrainConfig:
@@ -25,7 +24,7 @@ def test_the_group_alone_makes_a_run() -> None:
     assert config.model.architecture["sample_size"] == 32
     assert (config.lora.unet.method, config.lora.text_encoder.method) == ("full", "frozen")
     assert (config.evaluation.select, config.data.captions.default) == ("kid", "")
-    assert prompts(config.sampling) == tuple(Prompt("", seed) for seed in range(64))
+    assert prompts_of(config.sampling) == tuple(Prompt("", seed) for seed in range(64))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +33,7 @@ def test_the_group_alone_makes_a_run() -> None:
 )
 def test_seeds_may_be_counted(seeds: str, count: str, expected: list[int]) -> None:
     config = config_of("model=ddpm", f"sampling.seeds={seeds}", f"sampling.num_seeds={count}")
-    assert [prompt.seed for prompt in prompts(config.sampling)] == expected
+    assert [prompt.seed for prompt in prompts_of(config.sampling)] == expected
 
 
 @pytest.mark.parametrize(

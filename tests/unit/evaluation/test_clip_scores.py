@@ -6,7 +6,8 @@ import pytest
 
 from sdlora.evaluation.clip_metric import ClipScore
 from sdlora.evaluation.clip_scores import ClipScorer
-from sdlora.evaluation.scoring import Pictures, Scorer, Unavailable, with_class_word
+from sdlora.evaluation.scoring import Pictures, Scorer, Unavailable
+from sdlora.sampling.prompts import with_class_word
 from tests.unit.evaluation.colours import Notes, pictures, score
 
 COLOURS = ("white", "red")

@@ -14,7 +14,6 @@ from PIL import Image
 from sdlora.adapters.lora import lora_parameters, set_scale
 from sdlora.data.sources.picture_source import PortraitSource
 from sdlora.evaluation.evaluator import (
-    DrawSettings,
     Evaluation,
     Evaluator,
     score_training,
@@ -27,7 +26,8 @@ from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.scoring import KnownPictures, Pictures, Scorer
 from sdlora.models.sd import StableDiffusion
 from sdlora.runtime.progress import Progress
-from sdlora.sampling.generate import Prompt, picture_name
+from sdlora.sampling.prompts import Prompt, picture_name
+from tests.sampling import sampling_config
 from tests.unit.tiny_training import adapted
 
 # diffusers 0.42 gives tensors to numpy functions, which torch 2.13 answers in the old protocol
@@ -49,20 +49,21 @@ class Brightness:
         return Scores(len(pictures.images), {"face_distance": mean})
 
 
-def evaluator(family: StableDiffusion, scorer: Any = None, **settings: Any) -> Evaluator:
-    chosen: dict[str, Any] = {
-        "prompts": PROMPTS,
-        "num_preview": 3,
-        "negative_prompt": "",
-        "sampler": "ddim",
-        "num_steps": 2,
-        "guidance_scale": 3.0,
-        "resolution": 32,
-        "batch_size": 4,
-    }
+def evaluator(
+    family: StableDiffusion,
+    scorer: Any = None,
+    prompts: Sequence[Prompt] = PROMPTS,
+    precision: torch.dtype = torch.float32,
+    prior_prompts: Sequence[Prompt] = (),
+    **sampling: Any,
+) -> Evaluator:
     return Evaluator(
         family=family,
-        settings=DrawSettings(**{**chosen, **settings}),
+        sampling=sampling_config(negative_prompt="", **sampling),
+        prompts=prompts,
+        prior_prompts=prior_prompts,
+        resolution=32,
+        precision=precision,
         scorer=cast(Scorer, scorer or Brightness()),
         progress=Progress(enabled=False),
     )

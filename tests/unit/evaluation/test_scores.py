@@ -1,11 +1,11 @@
-"""Scores come back from JSON as they were; every name says how it is shown."""
+"""Scores come back from JSON as they were."""
 
 import json
 from dataclasses import asdict
 
 import pytest
 
-from sdlora.evaluation.scores import KINDS, NEITHER, Scores, kind, scores_from
+from sdlora.evaluation.scores import Scores, scores_from
 
 SCORES = Scores(
     num_pictures=2,
@@ -39,12 +39,3 @@ def test_another_shape_is_an_error(damage):
         scores_from(asdict(SCORES) | damage)
     with pytest.raises(KeyError):
         scores_from({name: v for name, v in asdict(SCORES).items() if name not in damage})
-
-
-def test_a_score_of_an_extension_is_shown_under_its_name():
-    assert kind("face_distance") is KINDS["face_distance"]
-    assert (kind("my_score").title, kind("my_score").arrow) == ("my score", NEITHER)
-
-
-def test_titles_tell_scores_apart():
-    assert len({look.title for look in KINDS.values()}) == len(KINDS)

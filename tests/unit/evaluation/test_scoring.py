@@ -15,7 +15,6 @@ from sdlora.evaluation.scoring import (
     Pictures,
     Scorer,
     Unavailable,
-    with_class_word,
 )
 from sdlora.runtime.progress import Progress
 from tests.unit.evaluation.colours import ColourFaces, known, pictures
@@ -117,36 +116,3 @@ def test_numbers_must_agree():
         Pictures(pictures("red"), ["a", "b"])
     with pytest.raises(ValueError, match="1 pictures but 0 names"):
         KnownPictures([], pictures("red"))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("sks man", "man"),
-        ("a photo of sks man in a hat", "a photo of man in a hat"),
-        ("a photo of sks in a hat", "a photo of man in a hat"),
-        ("SKS Man", "man"),  # any case
-        ("(sks), sks man; sks.", "(man), man; man."),
-        ("sks\n  man", "man"),
-        ("sks, man", "man, man"),  # not side by side
-        ("sks manual", "man manual"),  # the noun is a word of its own, too
-        ("sks sks man", "man man"),
-        ("skscraper, asks and task_sks", "skscraper, asks and task_sks"),
-        ("a man", "a man"),
-        ("", ""),
-    ],
-)
-def test_the_class_word_stands_for_the_trigger_word(text, expected):
-    assert with_class_word(text, "sks", "man") == expected
-
-
-def test_words_are_no_patterns():
-    assert with_class_word("a c.t (x) and a cat", "c.t", "dog") == "a dog (x) and a cat"
-    assert with_class_word("<sks> in <sks> a+b", "<sks>", "a+b") == "a+b in a+b"
-    assert with_class_word("sks", "sks", r"\1 \g<0>") == r"\1 \g<0>"
-    assert with_class_word("[v] old man", "[V]", "old man") == "old man"
-
-
-@pytest.mark.parametrize("words", [(None, None), (None, "man"), ("", "man"), ("sks", None)])
-def test_without_both_words_a_prompt_stays_as_it_is(words):
-    assert with_class_word("sks man", *words) == "sks man"

@@ -16,8 +16,10 @@ from sdlora.models.ddpm import UnconditionalDiffusion
 from sdlora.models.loading import load_family
 from sdlora.models.source import ModelError, ModelSource, check_folder, pixel_steps
 from sdlora.runtime import randomness
-from sdlora.sampling.generate import Prompt, generate
+from sdlora.sampling.generate import generate
+from sdlora.sampling.prompts import Prompt
 from tests.models import TINY_PIXELS
+from tests.sampling import sampling_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_(_ impl|wrap__ must):DeprecationWarning")
 
@@ -40,12 +42,8 @@ def draw(
     pictures = generate(
         pipeline,
         [Prompt("", seed) for seed in SEEDS],
-        negative_prompt="",
-        num_steps=4,
-        guidance_scale=1.0,
-        sampler=sampler,
-        resolution=resolution,
-        batch_size=batch_size,
+        sampling_config(num_steps=4, sampler=sampler, batch_size=batch_size),
+        resolution,
     )
     return np.stack([np.asarray(picture, dtype=int) for picture in pictures])
 

@@ -14,7 +14,9 @@ from sdlora.models.loading import load_family, load_tokenizers
 from sdlora.models.source import ModelError, ModelSource
 from sdlora.models.tokens import tokenize
 from sdlora.runtime import randomness
-from sdlora.sampling.generate import Prompt, generate
+from sdlora.sampling.generate import generate
+from sdlora.sampling.prompts import Prompt
+from tests.sampling import sampling_config
 
 CAPTIONS = ["a man", "", "a woman with red hair, smiling", "é ü 你好", "x y" * 200]
 """Of one length and another, none at all, letters that the vocabulary lacks, one that is cut."""
@@ -99,17 +101,12 @@ def test_pictures_are_those_of_diffusers(family: Kolors) -> None:
         return family.prompt_arguments(family.encode_prompts(family.tokenize(texts).ids))
 
     prompts = [Prompt("a man", 3), Prompt("a hat", 4)]
-    settings = {"guidance_scale": 3.0}
     drawn = generate(
         family.pipeline(),
         prompts,
-        negative_prompt="bad",
-        num_steps=2,
-        sampler="ddim",
-        resolution=64,
-        batch_size=2,
+        sampling_config(),
+        64,
         encode_prompts=encode,
-        **settings,
     )
     draws = [randomness.generator(p.seed, "sample/" + p.text) for p in prompts]
     noise = torch.stack([torch.randn(4, 16, 16, generator=each) for each in draws])
@@ -122,7 +119,7 @@ def test_pictures_are_those_of_diffusers(family: Kolors) -> None:
         height=64,
         width=64,
         latents=noise,
-        **settings,
+        guidance_scale=3.0,
     ).images
     for ours, other in zip(drawn, theirs, strict=True):
         difference = np.abs(np.asarray(ours, dtype=int) - np.asarray(other, dtype=int))

@@ -9,7 +9,9 @@ import torch
 from sdlora.models.loading import load_family
 from sdlora.models.sdxl import StableDiffusionXL
 from sdlora.models.source import ModelError, ModelSource
-from sdlora.sampling.generate import Prompt, generate
+from sdlora.sampling.generate import generate
+from sdlora.sampling.prompts import Prompt
+from tests.sampling import sampling_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_(_ impl|wrap__ must):DeprecationWarning")
 
@@ -75,12 +77,8 @@ def test_pictures_are_those_of_diffusers(family: StableDiffusionXL) -> None:
     drawn = generate(
         family.pipeline(),
         prompts,
-        negative_prompt="bad",
-        num_steps=2,
-        guidance_scale=3.0,
-        sampler="ddim",
-        resolution=64,
-        batch_size=2,
+        sampling_config(),
+        64,
         encode_prompts=encode,
     )
     from sdlora.runtime import randomness

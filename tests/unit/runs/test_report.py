@@ -9,7 +9,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from sdlora.evaluation.scores import KINDS, Scores, scores_from
+from sdlora.config.score_kinds import KINDS
+from sdlora.evaluation.scores import Scores, scores_from
 from sdlora.runs.report import (
     append_metrics,
     forget_metrics_after,

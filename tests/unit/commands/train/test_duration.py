@@ -29,21 +29,22 @@ def job_of(base: Path, *overrides: str, guidance_scale: float = 1.0) -> Any:
         "trainer.max_steps=30",
         "evaluation.every_n_steps=20",
         "sampling.every_n_steps=5",
+        "sampling.num_preview=4",
+        "sampling.num_steps=5",
+        f"sampling.guidance_scale={guidance_scale}",
         *overrides,
     )
-    settings = SimpleNamespace(
+    evaluator = SimpleNamespace(
         prompts=["prompt"] * 10,
         prior_prompts=["class"] * 2,
-        num_preview=4,
-        num_steps=5,
-        guidance_scale=guidance_scale,
         precision=torch.float32,
+        base=None,
     )
     return SimpleNamespace(
         config=config,
         checkpoint=None,
         module=SimpleNamespace(family=torch.nn.Module()),
-        evaluator=SimpleNamespace(settings=settings, base=None),
+        evaluator=evaluator,
         trainer=SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu"))),
     )
 

@@ -1,0 +1,117 @@
+"""Prompts to draw: read from a file, each with every seed; and those of the class alone."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdlora.config.evaluation import EvaluationConfig
+from sdlora.config.rules import ConfigError
+from sdlora.config.sampling import SamplingConfig
+from sdlora.runtime.places import located
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One picture to draw: equal (text, seed) give equal pictures, whatever is drawn beside it.
+
+    Attributes:
+        text: What the picture shows; empty where the model is told nothing.
+        seed: Any integer; 0 is a seed.
+    """
+
+    text: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"prompt {self.text!r} (seed {self.seed})"
+
+
+def prompts_of(config: SamplingConfig) -> tuple[Prompt, ...]:
+    """Every prompt of the file with every seed; without a file, every seed.
+
+    Raises:
+        ConfigError: If the file cannot be read or holds no prompt.
+    """
+    file = None if config.prompts is None else located(config.prompts)
+    texts = [""] if file is None else read_prompts(file)[: config.num_prompts]
+    after = range(max(config.seeds) + 1, max(config.seeds) + 1 + (config.num_seeds or 0))
+    seeds = [*config.seeds, *after][: config.num_seeds or len(config.seeds)]
+    return tuple(Prompt(config.prompt_prefix + text, seed) for text in texts for seed in seeds)
+
+
+def prior_prompts(config: SamplingConfig, evaluation: EvaluationConfig) -> tuple[Prompt, ...]:
+    """The first prompts that call the trigger word, with the class word instead.
+
+    Raises:
+        ConfigError: If they are wanted and no prompt calls it.
+    """
+    if not evaluation.prior_prompts:
+        return ()
+    words = evaluation.trigger_word, evaluation.class_word
+    reworded = [(each, with_class_word(each.text, *words)) for each in prompts_of(config)]
+    found = [Prompt(text, each.seed) for each, text in reworded if text != each.text]
+    if not found:
+        raise ConfigError(
+            f"evaluation.trigger_word={evaluation.trigger_word}: in no prompt of "
+            f"{config.prompts}; name the word that they call the person by"
+        )
+    return tuple(dict.fromkeys(found))[: evaluation.prior_prompts]
+
+
+def with_class_word(text: str, trigger_word: str | None, class_word: str | None) -> str:
+    """A prompt with the trigger word replaced by its class word.
+
+    A model that scores pictures never saw the trigger word; it can only judge the class. "sks man"
+    becomes "man" with the trigger word ``sks`` and the class word ``man``, not "man man".
+
+    Args:
+        text: The prompt.
+        trigger_word: Whole words, any case; None leaves the prompt as it is.
+        class_word: What stands for it.
+    """
+    if not trigger_word or class_word is None:
+        return text
+    trigger, noun = re.escape(trigger_word), re.escape(class_word)
+    pattern = rf"(?<!\w){trigger}(?!\w)(?:\s+{noun}(?!\w))?"
+    return re.sub(pattern, lambda _: class_word, text, flags=re.IGNORECASE)
+
+
+def read_prompts(path: Path | str) -> list[str]:
+    """Read one prompt a line; blank lines are no prompts, a byte-order mark is dropped.
+
+    Args:
+        path: A UTF-8 text file.
+
+    Returns:
+        The prompts, stripped, in order.
+
+    Raises:
+        ConfigError: If the file is missing, is not UTF-8 (with the byte offset), or has no prompt.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"sampling.prompts={path}: not UTF-8 at byte {error.start}; save the file as UTF-8."
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"sampling.prompts={path}: cannot be read ({error.strerror}); "
+            "give a text file with one prompt a line."
+        ) from error
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise ConfigError(f"sampling.prompts={path}: no prompt in it; write one prompt a line.")
+    return found
+
+
+def picture_name(index: int, text: str) -> str:
+    """File name of a picture: index and hash, so that no prompt can choose a path.
+
+    Args:
+        index: Position in the list of pictures.
+        text: The prompt.
+    """
+    return f"{index:03d}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.png"
