@@ -39,8 +39,8 @@ DRAWN = 200
 START = """
 import json, resource, sys, time
 from pathlib import Path
-from sdlora.data.sources.folder import FolderSource, Root
-from sdlora.data.sources.index import FileIndex
+from sdlora.data.sources.folder_source import FolderSource, Root
+from sdlora.data.sources.file_index import FileIndex
 
 def rss():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

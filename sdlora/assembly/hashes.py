@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdlora.assembly.base_model import model_source
-from sdlora.assembly.source import file_index
+from sdlora.assembly.data_source import file_index
 from sdlora.config.train import TrainConfig
 from sdlora.data.sources.picture_source import record
 from sdlora.models.layouts import layout_of

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
+from sdlora.assembly.data_source import held_out
 from sdlora.assembly.device import DTYPES
-from sdlora.assembly.source import held_out
 from sdlora.assembly.training_pictures import CheckedData, folder_data
 from sdlora.config.train import TrainConfig
-from sdlora.data.batches.dataset import cut_out, told_sizes
+from sdlora.data.pictures.cuts import cut_out, told_sizes
 from sdlora.data.pictures.decode import PictureError, to_tensor, to_unit_range
-from sdlora.data.sources.picture import quoted
+from sdlora.data.pictures.picture import quoted
 from sdlora.data.sources.picture_source import DataError
 from sdlora.models.family import Family
 from sdlora.models.tokens import token_ids

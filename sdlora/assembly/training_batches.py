@@ -5,8 +5,8 @@ from functools import partial
 import torch
 
 from sdlora.assembly.adapters import trains_text
+from sdlora.assembly.data_source import cache_folder, is_streamed, named_roots, streamed_source
 from sdlora.assembly.hashes import part_key
-from sdlora.assembly.source import cache_folder, is_streamed, named_roots, streamed_source
 from sdlora.assembly.training_pictures import CheckedData, batch_plan
 from sdlora.config.train import TrainConfig
 from sdlora.data.batches.datamodule import CaptionDataModule
@@ -15,7 +15,7 @@ from sdlora.data.batches.streamed_batches import StreamedBatches
 from sdlora.data.cache.encoders import CaptionEncoder, PictureEncoder
 from sdlora.data.cache.encodings import Cache, Encodings, embedding_keys, latent_keys
 from sdlora.data.cache.tensor_store import TensorStore
-from sdlora.data.sources.picture import ERROR
+from sdlora.data.pictures.picture import ERROR
 from sdlora.data.sources.picture_source import DataError
 from sdlora.models.family import Family
 from sdlora.models.layouts import layout_of

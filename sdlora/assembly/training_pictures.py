@@ -7,28 +7,24 @@ from pathlib import Path
 
 from sdlora.assembly import base_model
 from sdlora.assembly.class_pictures import class_folder
-from sdlora.assembly.source import colour, file_index, picture_source, with_class_pictures
+from sdlora.assembly.data_source import colour, file_index, picture_source, with_class_pictures
 from sdlora.assembly.unconditional import check_side
 from sdlora.config.data import DataConfig
 from sdlora.config.train import TrainConfig
 from sdlora.data.batches.plan import BatchPlan
 from sdlora.data.captions.recipe import CaptionRecipe
 from sdlora.data.pictures.buckets import (
-    CENTER,
-    Geometry,
-    Size,
-    anchor_around,
     automatic_buckets,
-    fitted,
     fixed_buckets,
     nearest_bucket,
-    needs_enlarging,
     own_bucket,
 )
+from sdlora.data.pictures.cuts import CENTER, Geometry, Size, anchor_around, fitted, needs_enlarging
 from sdlora.data.pictures.faces import Box
-from sdlora.data.pictures.filters import Filters, look_alikes
-from sdlora.data.pictures.filters import apply as apply_filters
-from sdlora.data.pictures.measures import (
+from sdlora.data.pictures.picture import WARNING, Finding, Picture, quoted
+from sdlora.data.selection.filters import Filters, look_alikes
+from sdlora.data.selection.filters import apply as apply_filters
+from sdlora.data.selection.measures import (
     DECODE,
     FACE,
     PHASH,
@@ -38,8 +34,7 @@ from sdlora.data.pictures.measures import (
     measure,
     unreadable,
 )
-from sdlora.data.sources.folder import FolderSource, Root
-from sdlora.data.sources.picture import WARNING, Finding, Picture, quoted
+from sdlora.data.sources.folder_source import FolderSource, Root
 from sdlora.data.sources.picture_source import (
     CLASS_PICTURES,
     DataError,

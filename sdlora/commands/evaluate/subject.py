@@ -9,12 +9,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from sdlora.assembly import scorers
-from sdlora.assembly.source import HELD_OUT, file_index, held_out, picture_source
+from sdlora.assembly.data_source import HELD_OUT, file_index, held_out, picture_source
 from sdlora.assembly.training_pictures import split_numbers
 from sdlora.config.data import DataConfig
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.model import ModelConfig
-from sdlora.data.sources.folder import FolderSource, Root
+from sdlora.data.sources.folder_source import FolderSource, Root
 from sdlora.data.sources.picture_source import DataError, PictureSource, Selection
 from sdlora.evaluation.scoring import KnownPictures
 from sdlora.runs.adapter_file import checkpoint_path

@@ -4,16 +4,16 @@ from pathlib import Path
 
 from PIL import Image
 
+from sdlora.assembly.data_source import named_roots
 from sdlora.assembly.new_word import tokenizers
-from sdlora.assembly.source import named_roots
 from sdlora.assembly.training_pictures import CheckedData
 from sdlora.config.train import TrainConfig
-from sdlora.data.batches.dataset import cut_out
 from sdlora.data.captions.caption_check import caption_findings, frequent_words
+from sdlora.data.pictures.cuts import cut_out
+from sdlora.data.pictures.picture import ERROR
 from sdlora.data.sheet import data_sheet as sheet
 from sdlora.data.sheet import verdict as check
 from sdlora.data.sheet.contact_sheet import contact_pages, write_contact_sheets
-from sdlora.data.sources.picture import ERROR
 from sdlora.data.sources.picture_source import DataError
 from sdlora.models.tokens import tokenize
 from sdlora.runtime.progress import Progress

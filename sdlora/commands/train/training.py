@@ -13,13 +13,13 @@ from sdlora.adapters.spec import LoraSpec
 from sdlora.assembly import adapters, base_model, lightning_trainer, memory, prompts, scorers
 from sdlora.assembly.adapters import check_adapters
 from sdlora.assembly.class_pictures import draw_missing_class_pictures
+from sdlora.assembly.data_source import held_out
 from sdlora.assembly.hashes import base_hashes, init_hashes
 from sdlora.assembly.held_out import held_out_data, validation_loss
 from sdlora.assembly.init_from import start_from_file
 from sdlora.assembly.loss import check_objective
 from sdlora.assembly.new_word import check_new_word, teach
 from sdlora.assembly.optimizer import rate_notes
-from sdlora.assembly.source import held_out
 from sdlora.assembly.training_batches import batches_per_epoch, datamodule, training_set
 from sdlora.assembly.training_pictures import CheckedData, checked_data
 from sdlora.commands.train import keeping

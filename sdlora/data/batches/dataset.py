@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from sdlora.data.batches.plan import BatchPlan
 from sdlora.data.captions.recipe import CaptionRecipe
-from sdlora.data.pictures.buckets import Geometry, Size, fitted
+from sdlora.data.pictures.cuts import Geometry, cut_out, fitted, told_sizes
 from sdlora.data.pictures.decode import to_tensor, to_unit_range
 from sdlora.data.sources.picture_source import PictureSource
 from sdlora.runtime.devices import send
@@ -244,36 +244,3 @@ class PictureDataset(Dataset[Batch]):
         if not self.look.random_crop:
             self._masks[picture] = tensor
         return tensor
-
-
-def told_sizes(sizes: Sequence[Size], cuts: Sequence[Geometry], flipped: Tensor) -> Tensor:
-    """What SDXL is told of pictures: how large they were, and where they were cut.
-
-    Args:
-        sizes: Width and height of each picture as it lies there.
-        cuts: What of each is shown.
-        flipped: Whether each is mirrored, ``[B]``, bool.
-
-    Returns:
-        Height and width of the picture; top and left of the cut, in pixels of the picture resized
-        (and mirrored) to be cut; height and width of the cut; ``[B, 6]``, float32.
-
-    Source:
-        Podell et al. 2023, arXiv:2307.01952, section 2.2; in the order of diffusers'
-        ``_get_add_time_ids``.
-    """
-    rows = []
-    for (width, height), cut, mirrored in zip(sizes, cuts, flipped.tolist(), strict=True):
-        left, top, right, bottom = cut.crop
-        across, down = cut.bucket[0] / (right - left), cut.bucket[1] / (bottom - top)
-        start = width - right if mirrored else left
-        rows.append([height, width, round(top * down), round(start * across), *cut.bucket[::-1]])
-    return torch.tensor(rows, dtype=torch.float32).view(-1, 6)
-
-
-def cut_out(image: Image.Image, geometry: Geometry) -> Image.Image:
-    """Cut a picture and resize it to its bucket (Lanczos), in one pass."""
-    whole = (0.0, 0.0, float(image.width), float(image.height))
-    if geometry.crop == whole and image.size == geometry.bucket:
-        return image
-    return image.resize(geometry.bucket, Image.Resampling.LANCZOS, box=geometry.crop)

@@ -1,18 +1,17 @@
 """Training batches of a streamed set: rows in a row, each batch still a function of its number."""
 
 from collections.abc import Callable, Iterator
-from itertools import count, islice
+from itertools import count
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from sdlora.data.batches.dataset import Batch, Look, cut_out, told_sizes
+from sdlora.data.batches.dataset import Batch, Look
 from sdlora.data.captions.recipe import CaptionRecipe
-from sdlora.data.pictures.buckets import Geometry, Size, fitted
+from sdlora.data.pictures.cuts import Geometry, Size, cut_out, fitted, told_sizes
 from sdlora.data.pictures.decode import to_tensor, to_unit_range
 from sdlora.data.sources.picture_source import DataError
-from sdlora.data.sources.streaming import StreamedPicture, StreamedSource
+from sdlora.data.sources.streamed_source import StreamedPicture, StreamedSource
 from sdlora.runtime.randomness import uniform
 
 
@@ -126,26 +125,3 @@ class StreamedBatches:
         chosen = zip(held, cuts, strict=True)
         pixels = torch.stack([to_tensor(cut_out(row.image, cut)) for (_, row), cut in chosen])
         return to_unit_range(torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels))
-
-
-class Head:
-    """The first rows of a stream, in memory, for all that looks at pictures before training.
-
-    Args:
-        source: The stream.
-        num_rows: How many of its usable rows.
-    """
-
-    def __init__(self, source: StreamedSource, num_rows: int) -> None:
-        self._rows = list(islice(source.samples(0), num_rows))
-        self.pictures = [row.picture for row in self._rows]
-        self.findings = list(source.findings)
-        self.notes = [f"the set is streamed; this tells of its first {len(self._rows)} rows"]
-
-    def image(self, index: int) -> Image.Image:
-        """Row ``index``, mode ``RGB``, upright."""
-        return self._rows[index].image
-
-    def mask(self, index: int) -> Image.Image | None:
-        """Rows are trained whole."""
-        return None

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sdlora.data.batches.dataset import cut_out
 from sdlora.data.cache.encodings import Cache
-from sdlora.data.pictures.buckets import Geometry
+from sdlora.data.pictures.cuts import Geometry, cut_out
 from sdlora.data.pictures.decode import PictureError, to_tensor, to_unit_range
-from sdlora.data.sources.picture import Finding
+from sdlora.data.pictures.picture import Finding
 from sdlora.data.sources.picture_source import DataError, PictureSource
 
 _WORTH_WORKERS = 256

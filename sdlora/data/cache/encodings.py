@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sdlora.data.cache.tensor_store import TensorStore
-from sdlora.data.pictures.buckets import Geometry
+from sdlora.data.pictures.cuts import Geometry
 from sdlora.data.sources.picture_source import DataError, PictureSource, record
 from sdlora.runtime.devices import send
 from sdlora.runtime.progress import Progress

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 
 from sdlora.data.captions.recipe import CaptionRecipe, has_broken_wildcard
-from sdlora.data.sources.picture import WARNING, Finding, Picture, quoted
+from sdlora.data.pictures.picture import WARNING, Finding, Picture, quoted
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _STOP_WORDS = """

@@ -12,9 +12,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from sdlora.data.pictures.picture import quoted
 from sdlora.data.sources.archive_entries import entries
 from sdlora.data.sources.archive_rules import ArchiveError, Budget, Entry, Limits, Names, safe_parts
-from sdlora.data.sources.picture import quoted
 from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.files import remove_stale_temporaries, write_json
 from sdlora.runtime.progress import Progress

@@ -10,10 +10,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdlora.data.captions.recipe import CaptionError, check_caption_text
+from sdlora.data.captions.caption_text import CaptionError, check_caption_text
 from sdlora.data.pictures.decode import PictureError, read_header
+from sdlora.data.pictures.picture import WARNING, Finding, Picture, quoted
 from sdlora.data.sources.hub_set import HubSet, datasets_package
-from sdlora.data.sources.picture import WARNING, Finding, Picture, quoted
 from sdlora.data.sources.picture_source import DataError
 
 IMAGE_COLUMNS = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")

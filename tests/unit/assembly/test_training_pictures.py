@@ -18,7 +18,7 @@ from sdlora.assembly.training_pictures import (
 from sdlora.cli.command_line import opened_shortcuts, register_schemas, to_typed
 from sdlora.commands.train.data_check import data_sheet, refuse_findings
 from sdlora.config.train import TrainConfig
-from sdlora.data.sources.picture import Picture
+from sdlora.data.pictures.picture import Picture
 from sdlora.data.sources.picture_source import CLASS_PICTURES, DataError
 from sdlora.runtime.places import CONF
 from sdlora.runtime.progress import Progress

@@ -9,8 +9,8 @@ from torch import Tensor
 from sdlora.data.batches.dataset import Batch, Look, PictureDataset
 from sdlora.data.batches.plan import BatchPlan
 from sdlora.data.captions.recipe import CaptionRecipe
-from sdlora.data.pictures.buckets import fitted
-from sdlora.data.sources.picture import Finding, Picture
+from sdlora.data.pictures.cuts import fitted
+from sdlora.data.pictures.picture import Finding, Picture
 
 
 class Stripes:

@@ -12,8 +12,9 @@ from sdlora.data.batches.datamodule import CaptionDataModule
 from sdlora.data.batches.dataset import Look, PictureDataset
 from sdlora.data.batches.plan import BatchPlan
 from sdlora.data.captions.recipe import CaptionRecipe
-from sdlora.data.pictures.buckets import automatic_buckets, fitted, nearest_bucket
-from sdlora.data.sources.folder import FolderSource, Root
+from sdlora.data.pictures.buckets import automatic_buckets, nearest_bucket
+from sdlora.data.pictures.cuts import fitted
+from sdlora.data.sources.folder_source import FolderSource, Root
 from tests.unit.data.stripes import tokenize
 
 

@@ -19,8 +19,8 @@ from sdlora.data.batches.plan import BatchPlan
 from sdlora.data.cache.encoders import CaptionEncoder, PictureEncoder
 from sdlora.data.cache.encodings import Cache, Encodings, embedding_keys, latent_keys
 from sdlora.data.captions.recipe import CaptionRecipe
-from sdlora.data.pictures.buckets import fitted
-from sdlora.data.sources.picture_source import PortraitSource
+from sdlora.data.pictures.cuts import fitted
+from sdlora.data.sources.portrait_source import PortraitSource
 from sdlora.models.sd import StableDiffusion
 from sdlora.models.tokens import token_ids
 from sdlora.runtime.randomness import normal, uniform

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sdlora.data.batches.dataset import Batch, told_sizes
+from sdlora.data.batches.dataset import Batch
 from sdlora.data.captions.recipe import CaptionRecipe
-from sdlora.data.pictures.buckets import Geometry
+from sdlora.data.pictures.cuts import Geometry, told_sizes
 from tests.unit.data.stripes import Stripes, batches, dataset, joined
 
 

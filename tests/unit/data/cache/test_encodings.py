@@ -20,7 +20,7 @@ from sdlora.data.cache.encodings import (
     latent_keys,
 )
 from sdlora.data.cache.tensor_store import TensorStore
-from sdlora.data.pictures.buckets import Geometry, fitted
+from sdlora.data.pictures.cuts import Geometry, fitted
 from sdlora.data.pictures.decode import PictureError, to_tensor, to_unit_range
 from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.progress import Progress

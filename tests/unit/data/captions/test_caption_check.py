@@ -4,7 +4,7 @@ import pytest
 
 from sdlora.data.captions.caption_check import caption_findings, frequent_words
 from sdlora.data.captions.recipe import CaptionRecipe
-from sdlora.data.sources.picture import WARNING, Picture
+from sdlora.data.pictures.picture import WARNING, Picture
 
 
 def pictures(*texts: str, prefix: str = "") -> list[Picture]:

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdlora.data.captions.recipe import (
+from sdlora.data.captions.caption_text import (
     MAX_CAPTION_BYTES,
     CaptionError,
-    CaptionRecipe,
     check_caption_text,
-    has_broken_wildcard,
     read_caption_text,
 )
+from sdlora.data.captions.recipe import CaptionRecipe, has_broken_wildcard
 from sdlora.runtime.randomness import uniform
 
 SAMPLES = 2000

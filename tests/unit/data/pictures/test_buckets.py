@@ -6,14 +6,12 @@ import random
 import pytest
 
 from sdlora.data.pictures.buckets import (
-    anchor_around,
     automatic_buckets,
-    fitted,
     fixed_buckets,
     nearest_bucket,
-    needs_enlarging,
     own_bucket,
 )
+from sdlora.data.pictures.cuts import anchor_around, fitted, needs_enlarging
 
 
 def test_automatic_sizes_by_hand() -> None:

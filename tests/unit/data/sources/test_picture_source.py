@@ -7,15 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sdlora.data.sources.folder import FolderSource, Root
-from sdlora.data.sources.picture import Finding
-from sdlora.data.sources.picture_source import (
-    PortraitSource,
-    Selection,
-    WithClassPictures,
-    fingerprint,
-    readable,
-)
+from sdlora.data.pictures.picture import Finding
+from sdlora.data.sources.folder_source import FolderSource, Root
+from sdlora.data.sources.picture_source import Selection, WithClassPictures, fingerprint, readable
+from sdlora.data.sources.portrait_source import PortraitSource
 from sdlora.world.portraits import portrait
 
 

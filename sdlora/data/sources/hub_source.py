@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image
 
 from sdlora.data.pictures.decode import PICTURE_SUFFIXES, PictureError, read_alpha, read_picture
+from sdlora.data.pictures.picture import Finding, Picture, quoted
 from sdlora.data.sources.hub_rows import open_rows
 from sdlora.data.sources.hub_set import HubSet
-from sdlora.data.sources.picture import Finding, Picture, quoted
 from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.progress import Progress
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sdlora.data.pictures.measures import PHASH, SHARPNESS, Measures, unreadable
-from sdlora.data.sources.picture import REMOVED, Finding, Picture, quoted
+from sdlora.data.pictures.picture import REMOVED, Finding, Picture, quoted
+from sdlora.data.selection.measures import PHASH, SHARPNESS, Measures, unreadable
 
 MAX_HASH_DISTANCE = 16
 """Hashes of unrelated pictures differ in about 32 of 64 bits, few in less than 16."""

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from sdlora.data.captions.recipe import CaptionError, check_caption_text
+from sdlora.data.captions.caption_text import CaptionError, check_caption_text
 from sdlora.data.pictures.decode import PICTURE_SUFFIXES, read_alpha, read_mask, read_picture
-from sdlora.data.sources.index import FileIndex, FileKey, PictureFacts
+from sdlora.data.pictures.picture import WARNING, Finding, Picture
+from sdlora.data.sources.file_index import FileIndex, FileKey, PictureFacts
+from sdlora.data.sources.file_reader import Fault, FileReader
 from sdlora.data.sources.pairing import Candidate, Endings, Pairing
-from sdlora.data.sources.picture import WARNING, Finding, Picture
 from sdlora.data.sources.picture_source import DataError
-from sdlora.data.sources.reading import Fault, FileReader
 from sdlora.data.sources.scan import Folder, FolderScan
 from sdlora.runtime.files import sha256
 from sdlora.runtime.progress import Progress

@@ -13,7 +13,7 @@ from PIL import Image
 
 from sdlora.data.pictures.decode import PictureError
 from sdlora.data.pictures.faces import Box, find_face, require_detector
-from sdlora.data.sources.picture import Finding, Picture
+from sdlora.data.pictures.picture import Finding, Picture
 from sdlora.data.sources.picture_source import DataError, PictureSource
 from sdlora.runtime.progress import Progress
 

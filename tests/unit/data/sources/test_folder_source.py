@@ -13,9 +13,9 @@ import pytest
 from PIL import ExifTags, Image
 
 from sdlora.data.pictures.decode import PICTURE_SUFFIXES, PictureError
-from sdlora.data.sources.folder import FolderSource, Root
-from sdlora.data.sources.index import FileIndex, FileKey
-from sdlora.data.sources.picture import ERROR, WARNING
+from sdlora.data.pictures.picture import ERROR, WARNING
+from sdlora.data.sources.file_index import FileIndex, FileKey
+from sdlora.data.sources.folder_source import FolderSource, Root
 from sdlora.data.sources.picture_source import DataError, fingerprint
 from sdlora.runtime.progress import Progress
 from tests.places import PHOTOS

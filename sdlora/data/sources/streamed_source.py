@@ -4,14 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
+from itertools import islice
 from typing import Any
 
 from PIL import Image
 
 from sdlora.data.pictures.decode import PictureError, read_picture
+from sdlora.data.pictures.picture import Finding, Picture
 from sdlora.data.sources.hub_rows import open_rows
 from sdlora.data.sources.hub_set import HubSet
-from sdlora.data.sources.picture import Finding, Picture
 from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.randomness import derive_seed
 
@@ -129,4 +130,27 @@ class StreamedSource:
             raise DataError(f"{listing} (data.on_error=skip passes over such rows)")
         self.num_passed_over += 1
         self.findings += faults[: max(0, _FINDINGS_KEPT - len(self.findings))]
+        return None
+
+
+class Head:
+    """The first rows of a stream, in memory, for all that looks at pictures before training.
+
+    Args:
+        source: The stream.
+        num_rows: How many of its usable rows.
+    """
+
+    def __init__(self, source: StreamedSource, num_rows: int) -> None:
+        self._rows = list(islice(source.samples(0), num_rows))
+        self.pictures = [row.picture for row in self._rows]
+        self.findings = list(source.findings)
+        self.notes = [f"the set is streamed; this tells of its first {len(self._rows)} rows"]
+
+    def image(self, index: int) -> Image.Image:
+        """Row ``index``, mode ``RGB``, upright."""
+        return self._rows[index].image
+
+    def mask(self, index: int) -> Image.Image | None:
+        """Rows are trained whole."""
         return None

@@ -15,10 +15,10 @@ from huggingface_hub import constants
 from PIL import Image
 
 from sdlora.data.pictures.decode import PictureError
-from sdlora.data.sources.hub import HubSource
+from sdlora.data.pictures.picture import WARNING
 from sdlora.data.sources.hub_rows import HubRows
 from sdlora.data.sources.hub_set import HubSet
-from sdlora.data.sources.picture import WARNING
+from sdlora.data.sources.hub_source import HubSource
 from sdlora.data.sources.picture_source import DataError
 from tests.unit.data.hub_sets import SIZE, png, rows, shade, write_folder, write_parquet
 

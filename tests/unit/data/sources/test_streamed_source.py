@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from sdlora.data.sources.hub_set import HubSet
 from sdlora.data.sources.picture_source import DataError
-from sdlora.data.sources.streaming import StreamedSource
+from sdlora.data.sources.streamed_source import StreamedSource
 from tests.unit.data.hub_sets import SIZE, png, rows, shade, write_folder, write_parquet
 
 COUNT = 35

@@ -11,8 +11,8 @@ from scipy import fft, ndimage
 
 from sdlora.data.pictures.decode import PictureError
 from sdlora.data.pictures.faces import find_face
-from sdlora.data.pictures.measures import SOUND, box, measure, phash, sharpness, unreadable
-from sdlora.data.sources.picture import ERROR, Finding, Picture
+from sdlora.data.pictures.picture import ERROR, Finding, Picture
+from sdlora.data.selection.measures import SOUND, box, measure, phash, sharpness, unreadable
 from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.progress import Progress
 from sdlora.world.portraits import portrait

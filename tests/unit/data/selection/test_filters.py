@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdlora.data.pictures.filters import MIB, Filters, apply, near_duplicates
-from sdlora.data.pictures.measures import phash
-from sdlora.data.sources.picture import ERROR, REMOVED, Picture
+from sdlora.data.pictures.picture import ERROR, REMOVED, Picture
+from sdlora.data.selection.filters import MIB, Filters, apply, near_duplicates
+from sdlora.data.selection.measures import phash
 from sdlora.world.portraits import portrait
 
 

@@ -4,14 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from sdlora.config.data import CacheConfig, DataConfig
-from sdlora.data.batches.streamed_batches import Head
 from sdlora.data.sources.archive import unpacked
-from sdlora.data.sources.folder import FolderSource, Root
-from sdlora.data.sources.hub import HubSource
+from sdlora.data.sources.file_index import FileIndex
+from sdlora.data.sources.folder_source import FolderSource, Root
 from sdlora.data.sources.hub_set import HubSet
-from sdlora.data.sources.index import FileIndex
-from sdlora.data.sources.picture_source import PictureSource, PortraitSource, WithClassPictures
-from sdlora.data.sources.streaming import StreamedSource
+from sdlora.data.sources.hub_source import HubSource
+from sdlora.data.sources.picture_source import PictureSource, WithClassPictures
+from sdlora.data.sources.portrait_source import PortraitSource
+from sdlora.data.sources.streamed_source import Head, StreamedSource
 from sdlora.runtime.files import user_cache_folder
 from sdlora.runtime.progress import Progress
 
