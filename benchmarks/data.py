@@ -39,7 +39,8 @@ DRAWN = 200
 START = """
 import json, resource, sys, time
 from pathlib import Path
-from sdlora.data.sources.folder_source import FolderSource, Root
+from sdlora.config.data import RootConfig
+from sdlora.data.sources.folder_source import FolderSource
 from sdlora.data.sources.file_index import FileIndex
 
 def rss():
@@ -47,7 +48,7 @@ def rss():
 
 before, began = rss(), time.perf_counter()
 with FileIndex(Path(sys.argv[2])) as index:
-    source = FolderSource([Root(path=Path(sys.argv[1]))], index=index)
+    source = FolderSource([RootConfig(path=sys.argv[1])], index=index)
     seconds = time.perf_counter() - began
     count = len(source.pictures)
 assert not source.findings, list(source.findings)[:3]

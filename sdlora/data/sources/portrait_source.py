@@ -27,8 +27,6 @@ class PortraitSource:
         identity_seed: int | None = None,
         size: int = 64,
     ) -> None:
-        if num_pictures < 1:
-            raise ValueError(f"data.num_pictures={num_pictures}: must be at least 1")
         self._seeds = range(first_seed, first_seed + num_pictures)
         self._identity_seed = identity_seed
         self._size = size

@@ -9,14 +9,12 @@ from typing import Any
 
 from PIL import Image
 
-from sdlora.data.pictures.decode import PictureError, read_picture
+from sdlora.data.pictures.decode import WHITE, PictureError, read_picture
 from sdlora.data.pictures.picture import Finding, Picture
 from sdlora.data.sources.hub_rows import open_rows
 from sdlora.data.sources.hub_set import HubSet
 from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.randomness import derive_seed
-
-ON_ERROR = ("raise", "skip")
 
 _FINDINGS_KEPT = 1000
 
@@ -47,7 +45,7 @@ class StreamedSource:
         shuffle_buffer: Rows held in memory, not decoded, to shuffle among; 1 reads them as they
             lie.
         on_error: ``raise`` for a row that cannot be used, or ``skip`` it and count it.
-        background: Colour under transparent parts, 0 to 255 each.
+        background: Colour under transparent parts, as ``#rrggbb``.
 
     Attributes:
         findings: Rows that were passed over, the first thousand.
@@ -64,12 +62,8 @@ class StreamedSource:
         seed: int,
         shuffle_buffer: int,
         on_error: str = "raise",
-        background: tuple[int, int, int] = (255, 255, 255),
+        background: str = WHITE,
     ) -> None:
-        if shuffle_buffer < 1:
-            raise ValueError(f"data.hub.shuffle_buffer={shuffle_buffer}: must be at least 1")
-        if on_error not in ON_ERROR:
-            raise ValueError(f"data.on_error={on_error!r}: must be one of {', '.join(ON_ERROR)}")
         self._rows = open_rows(hub_set, streaming=True)
         self._seed = seed
         self._shuffle_buffer = shuffle_buffer
