@@ -39,15 +39,16 @@ DRAWN = 200
 START = """
 import json, resource, sys, time
 from pathlib import Path
-from sdlora.data.sources.folder import FolderSource, Root
-from sdlora.data.sources.index import FileIndex
+from sdlora.config.data import RootConfig
+from sdlora.data.sources.folder_source import FolderSource
+from sdlora.data.sources.file_index import FileIndex
 
 def rss():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 before, began = rss(), time.perf_counter()
 with FileIndex(Path(sys.argv[2])) as index:
-    source = FolderSource([Root(path=Path(sys.argv[1]))], index=index)
+    source = FolderSource([RootConfig(path=sys.argv[1])], index=index)
     seconds = time.perf_counter() - began
     count = len(source.pictures)
 assert not source.findings, list(source.findings)[:3]

@@ -18,10 +18,11 @@ import torch
 
 from benchmarks.jobs import job
 from benchmarks.results import Result, machine, publish, show
-from sdlora.assembly.training_batches import cache_of, encoded_pictures
+from sdlora.assembly.training_batches import cache_of, picture_encoder_key
 from sdlora.commands.train.duration import wait_for
 from sdlora.commands.train.job import TrainingJob
 from sdlora.config.sampling import SamplingConfig
+from sdlora.data.cache.encoders import encoded_pictures
 from sdlora.evaluation.scoring import Pictures
 from sdlora.runtime.program import settle_libraries
 from sdlora.runtime.progress import Progress
@@ -133,15 +134,16 @@ def encoding_ways(built: TrainingJob, scratch: Path) -> dict[str, Way]:
     device = built.trainer.strategy.root_device
     count = len(built.data.geometry)
     side = built.config.data.resolution
+    key = picture_encoder_key(built.config.model, built.config.data, built.family)
     pixels = torch.rand(VAE_BATCH, 3, side, side, device=device) * 2 - 1
 
     def fill() -> int:
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
             cache = replace(built.config.data.cache, dir=folder)
-            config = replace(built.config, data=replace(built.config.data, cache=cache))
-            kept = cache_of(config, device, built.progress)
+            data = replace(built.config.data, cache=cache)
+            kept = cache_of(data, device, built.progress)
             assert kept is not None, "data.cache=disk"
-            encoded_pictures(config, built.data, built.family, kept)
+            encoded_pictures(built.data, data.flip, built.family, key, kept)
         return count
 
     def vae_alone() -> int:

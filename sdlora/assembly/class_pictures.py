@@ -6,6 +6,7 @@ import torch
 
 from sdlora.assembly import base_model
 from sdlora.assembly.device import compute_device
+from sdlora.config.data import PriorConfig
 from sdlora.config.train import TrainConfig
 from sdlora.data.pictures.decode import PICTURE_SUFFIXES
 from sdlora.runtime.files import atomic_path
@@ -18,9 +19,9 @@ FOLDER = "class_pictures"
 """Where they lie in the run folder, unless the config names another."""
 
 
-def class_folder(config: TrainConfig, folder: Path) -> Path:
-    """The folder of class pictures."""
-    return located(config.data.prior.root) if config.data.prior.root else folder / FOLDER
+def class_folder(prior: PriorConfig, folder: Path) -> Path:
+    """The folder of class pictures; ``folder``: the run's."""
+    return located(prior.root) if prior.root else folder / FOLDER
 
 
 def draw_missing_class_pictures(config: TrainConfig, folder: Path, progress: Progress) -> None:
@@ -29,7 +30,7 @@ def draw_missing_class_pictures(config: TrainConfig, folder: Path, progress: Pro
     Each picture has a seed of its own, so a run that was stopped draws only what is missing.
     """
     prior = config.data.prior
-    target = class_folder(config, folder)
+    target = class_folder(prior, folder)
     target.mkdir(parents=True, exist_ok=True)
     there = sum(path.suffix.casefold() in PICTURE_SUFFIXES for path in target.rglob("*"))
     lacking = prior.num_pictures - there

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdlora.assembly.base_model import model_source
-from sdlora.assembly.source import file_index
-from sdlora.config.train import TrainConfig
+from sdlora.assembly.data_source import file_index
+from sdlora.config.data import DataConfig
+from sdlora.config.lora import LoraConfig
+from sdlora.config.model import ModelConfig
 from sdlora.data.sources.picture_source import record
 from sdlora.models.layouts import layout_of
 from sdlora.models.source import part_folder, resolve
@@ -15,38 +17,45 @@ from sdlora.runtime.files import file_mark, sha256
 _KIND = "file/sha256"
 
 
-def base_hashes(config: TrainConfig) -> dict[str, str]:
+def base_hashes(model: ModelConfig, data: DataConfig) -> dict[str, str]:
     """SHA-256 of the base's weight files: what a LoRA and a checkpoint belong to."""
-    names = layout_of(config.model.family).parts
-    scratch = model_source(config.model).scratch
-    hashes = file_hashes([part for part in names if part not in scratch], config)
+    names = layout_of(model.family).parts
+    scratch = model_source(model).scratch
+    hashes = file_hashes([part for part in names if part not in scratch], model, data)
     return {name: value for name, value in hashes.items() if name.endswith(".safetensors")}
 
 
-def init_hashes(config: TrainConfig) -> dict[str, str]:
+def init_hashes(lora: LoraConfig) -> dict[str, str]:
     """SHA-256 of the weight files that the adapters start from (``lora.init_from``), if any."""
-    if config.lora.init_from is None:
+    if lora.init_from is None:
         return {}
-    start = Path(config.lora.init_from)
+    start = Path(lora.init_from)
     if start.is_file():
         return {"lora.init_from": sha256(start)}
     found = sorted(start.rglob("*.safetensors"))
     return {f"lora.init_from/{p.relative_to(start).as_posix()}": sha256(p) for p in found}
 
 
-def part_key(parts: Sequence[str], config: TrainConfig, settings: Sequence[str]) -> str:
+def part_key(
+    parts: Sequence[str], model: ModelConfig, data: DataConfig, settings: Sequence[str]
+) -> str:
     """A name for what a frozen part computes: its files' bytes, and how it is run."""
-    hashes = [f"{name} {value}" for name, value in file_hashes(parts, config).items()]
+    hashes = [f"{name} {value}" for name, value in file_hashes(parts, model, data).items()]
     return hashlib.sha256(record(*settings, *hashes)).hexdigest()
 
 
-def file_hashes(parts: Sequence[str], config: TrainConfig) -> dict[str, str]:
+def file_hashes(parts: Sequence[str], model: ModelConfig, data: DataConfig) -> dict[str, str]:
     """SHA-256 of every file of some parts of the base, by part and name.
 
     Gigabytes take long to read; so a file counts as unchanged while size and times are (as for
     git).
+
+    Args:
+        parts: Names of parts of the base.
+        model: Where the base lies.
+        data: Its cache knows the files of earlier runs.
     """
-    source = model_source(config.model)
+    source = model_source(model)
     base = resolve(source)
     places = {part: part_folder(part, base, source) for part in parts}
     files = {
@@ -56,7 +65,7 @@ def file_hashes(parts: Sequence[str], config: TrainConfig) -> dict[str, str]:
         if path.is_file()
     }
     marks = {path: file_mark(path) for path in files}
-    with file_index(config.data) as index:
+    with file_index(data) as index:
         known = index.facts(_KIND, list(marks.values()))
         fresh = {mark: sha256(path) for path, mark in marks.items() if mark not in known}
         index.store_facts(_KIND, fresh)

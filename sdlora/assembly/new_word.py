@@ -12,11 +12,11 @@ from sdlora.adapters.textual_inversion import (
     add_to_tokenizer,
 )
 from sdlora.assembly.base_model import model_source
-from sdlora.assembly.training_pictures import CheckedData
 from sdlora.config.lora import NewWordConfig
 from sdlora.config.model import ModelConfig
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
+from sdlora.data.selection.picture_set import PictureSet
 from sdlora.models.family import Family
 from sdlora.models.layouts import layout_of
 from sdlora.models.loading import load_tokenizers
@@ -49,7 +49,7 @@ def tokenizers(model: ModelConfig, config: NewWordConfig) -> list[Any]:
     return found
 
 
-def check_new_word(config: TrainConfig, data: CheckedData, progress: Progress) -> None:
+def check_new_word(config: TrainConfig, pictures: PictureSet, progress: Progress) -> None:
     """Check that the word can be learned, and is: some caption must hold it.
 
     Raises:
@@ -63,9 +63,10 @@ def check_new_word(config: TrainConfig, data: CheckedData, progress: Progress) -
             f"lora.new_word.name={name}: {layout_of(config.model.family).kind} has no CLIP text "
             "encoder that could learn a word; set it to null"
         )
+    prefix = config.data.captions.prefix
     if not _in_any(
         name,
-        (data.recipe.prefix + picture.prefix + picture.text for picture in data.source.pictures),
+        (prefix + each.prefix + each.text for each in pictures.source.pictures),
     ):
         raise ConfigError(
             f"lora.new_word.name={name}: in no caption, so there is nothing to learn it from; set "

@@ -5,17 +5,21 @@ from functools import partial
 import torch
 
 from sdlora.assembly.adapters import trains_text
+from sdlora.assembly.data_source import cache_folder, is_streamed, named_roots, streamed_source
 from sdlora.assembly.hashes import part_key
-from sdlora.assembly.source import cache_folder, is_streamed, named_roots, streamed_source
-from sdlora.assembly.training_pictures import CheckedData, batch_plan
+from sdlora.config.data import DataConfig
+from sdlora.config.model import ModelConfig
 from sdlora.config.train import TrainConfig
+from sdlora.config.trainer import TrainerConfig
 from sdlora.data.batches.datamodule import CaptionDataModule
-from sdlora.data.batches.dataset import Look, PictureDataset, Table
+from sdlora.data.batches.dataset import PictureDataset
 from sdlora.data.batches.streamed_batches import StreamedBatches
-from sdlora.data.cache.encoders import CaptionEncoder, PictureEncoder
-from sdlora.data.cache.encodings import Cache, Encodings, embedding_keys, latent_keys
+from sdlora.data.cache.encoders import encoded_captions, encoded_pictures
+from sdlora.data.cache.encodings import Cache
 from sdlora.data.cache.tensor_store import TensorStore
-from sdlora.data.sources.picture import ERROR
+from sdlora.data.captions.set_captions import SetCaptions
+from sdlora.data.pictures.picture import ERROR
+from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sources.picture_source import DataError
 from sdlora.models.family import Family
 from sdlora.models.layouts import layout_of
@@ -25,9 +29,9 @@ from sdlora.runtime.progress import Progress
 GIB = 2**30
 
 
-def cache_of(config: TrainConfig, device: torch.device, progress: Progress) -> Cache | None:
+def cache_of(data: DataConfig, device: torch.device, progress: Progress) -> Cache | None:
     """Where encodings are kept; ``None``: nowhere."""
-    settings = config.data.cache
+    settings = data.cache
     if settings.mode == "off":
         return None
     store = None
@@ -42,7 +46,7 @@ def cache_of(config: TrainConfig, device: torch.device, progress: Progress) -> C
         resident_bytes=resident_bytes(settings.resident_gib, device),
         device=device,
         progress=progress,
-        num_workers=config.data.num_workers,
+        num_workers=data.num_workers,
     )
 
 
@@ -58,110 +62,65 @@ def resident_bytes(gib: float, device: torch.device) -> int:
     return min(wanted, free // 4)
 
 
-def encoded_pictures(
-    config: TrainConfig, data: CheckedData, family: Family, cache: Cache
-) -> tuple[Table, CheckedData]:
-    """Latents of all pictures, and the data without those that turned out not to decode."""
-    dtype = family.encoding_dtype
-    settings = (str(dtype), config.data.background, config.data.alpha)
-    encoders = [part for part in layout_of(config.model.family).parts if part == "vae"]
-    name = part_key(encoders, config, settings)
-    flip = config.data.flip
-
-    def encode(pixels: torch.Tensor) -> torch.Tensor:
-        return family.encode_images(pixels).to(dtype)
-
-    def keys(data: CheckedData) -> list[str]:
-        return latent_keys(data.source, data.geometry, flip, name)
-
-    def encoder(data: CheckedData) -> PictureEncoder:
-        return PictureEncoder(data.source, data.geometry, flip, encode, cache)
-
-    encodings, first = Encodings(cache), encoder(data)
-    encodings.fill(keys(data), first)
-    left = data.without(first.faults)
-    return encodings.table(keys(left), encoder(left)), left
-
-
-def encoded_captions(
-    config: TrainConfig, dataset: PictureDataset, family: Family, cache: Cache
-) -> Table:
-    """Prompt embeddings of all captions, in the order of ``dataset.captions``."""
-    dtype = str(next(next(iter(family.text_encoders.values())).parameters()).dtype)
-    settings = (dtype, str(config.model.clip_skip), str(config.data.captions.max_chunks))
-    files = [*family.text_encoders, *layout_of(config.model.family).tokenizers]
-    name = part_key(files, config, settings)
-    keys = embedding_keys(dataset.captions, name)
-    encoder = CaptionEncoder(dataset.token_ids, family.encode_prompts, cache)
-    encodings = Encodings(cache)
-    encodings.fill(keys, encoder)
-    return encodings.table(keys, encoder)
-
-
-def dataset(config: TrainConfig, data: CheckedData, family: Family) -> PictureDataset:
-    """The training batches, of pictures as they are."""
-    return PictureDataset(
-        data.source,
-        data.geometry,
-        batch_plan(data, config),
-        data.recipe,
-        partial(token_ids, family.tokenizers, config.data.captions.max_chunks),
-        look(config, family),
-    )
-
-
-def look(config: TrainConfig, family: Family) -> Look:
-    """How samples are made of their pictures."""
-    return Look(
-        seed=config.seed,
-        flip=config.data.flip,
-        random_crop=config.data.crop == "random",
-        mask_weight=config.data.mask_weight,
-        latent_scale=family.latent_scale,
-    )
-
-
-def streamed_batches(config: TrainConfig, data: CheckedData, family: Family) -> StreamedBatches:
-    """The training batches of a set that is read as it comes."""
-    side = config.data.resolution
-    return StreamedBatches(
-        streamed_source(config.data, config.seed, config.data.hub.shuffle_buffer),
-        (side, side),
-        config.data.batch_size,
-        data.recipe,
-        partial(token_ids, family.tokenizers, config.data.captions.max_chunks),
-        look(config, family),
-    )
-
-
-def training_set(
+def training_batches(
     config: TrainConfig,
-    data: CheckedData,
+    pictures: PictureSet,
     family: Family,
     device: torch.device,
     progress: Progress,
-) -> tuple[PictureDataset | StreamedBatches, CheckedData]:
+) -> tuple[PictureDataset | StreamedBatches, PictureSet]:
     """The training batches, encoded once unless ``data.cache=off``.
 
     Returns:
-        The batches, and the data without pictures that turned out not to decode.
+        The batches, and the set without pictures that turned out not to decode.
     """
-    if is_streamed(config.data):
-        return streamed_batches(config, data, family), data
-    cache = cache_of(config, device, progress)
-    if cache is None:
-        return dataset(config, data, family), data
-    latents, data = encoded_pictures(config, data, family, cache)
-    if not data.geometry:
-        lines = [f"\n  {item}" for item in data.source.findings if item.severity == ERROR]
-        raise DataError(f"{named_roots(config.data)}: no picture can be used:{''.join(lines)}")
-    batches = dataset(config, data, family)
-    batches.latents = latents
-    if family.text_encoders and not trains_text(config) and data.recipe.is_static:
-        batches.embeddings = encoded_captions(config, batches, family, cache)
-    if cache.store is not None:
-        cache.store.evict()
-    return batches, data
+    data, latents, embeddings = config.data, None, None
+    tokenize = partial(token_ids, family.tokenizers, data.captions.max_chunks)
+    if is_streamed(data):
+        rows = streamed_source(data, config.seed, data.hub.shuffle_buffer)
+        return StreamedBatches(rows, data, config.seed, tokenize), pictures
+    cache = cache_of(data, device, progress)
+    if cache is not None:
+        encoder = picture_encoder_key(config.model, data, family)
+        latents, pictures = encoded_pictures(pictures, data.flip, family, encoder, cache)
+        _require_some(pictures, data)
+    captions = SetCaptions(pictures.source.pictures, data.captions, tokenize, config.seed)
+    if cache is not None:
+        if family.text_encoders and not trains_text(config) and captions.is_static:
+            encoder = caption_encoder_key(config.model, data, family)
+            embeddings = encoded_captions(captions, family, encoder, cache)
+        if cache.store is not None:
+            cache.store.evict()
+    batches = PictureDataset(
+        pictures,
+        captions,
+        data,
+        seed=config.seed,
+        latent_scale=family.latent_scale,
+        latents=latents,
+        embeddings=embeddings,
+    )
+    return batches, pictures
+
+
+def picture_encoder_key(model: ModelConfig, data: DataConfig, family: Family) -> str:
+    """Names what latents depend on beside their pictures."""
+    parts = [part for part in layout_of(model.family).parts if part == "vae"]
+    return part_key(parts, model, data, (str(family.encoding_dtype), data.background, data.alpha))
+
+
+def caption_encoder_key(model: ModelConfig, data: DataConfig, family: Family) -> str:
+    """Names what prompt embeddings depend on beside their captions."""
+    dtype = str(next(next(iter(family.text_encoders.values())).parameters()).dtype)
+    settings = (dtype, str(model.clip_skip), str(data.captions.max_chunks))
+    parts = [*family.text_encoders, *layout_of(model.family).tokenizers]
+    return part_key(parts, model, data, settings)
+
+
+def _require_some(pictures: PictureSet, data: DataConfig) -> None:
+    if not pictures.geometry:
+        lines = [f"\n  {item}" for item in pictures.source.findings if item.severity == ERROR]
+        raise DataError(f"{named_roots(data)}: no picture can be used:{''.join(lines)}")
 
 
 def batches_per_epoch(batches: PictureDataset | StreamedBatches) -> int | None:
@@ -169,11 +128,13 @@ def batches_per_epoch(batches: PictureDataset | StreamedBatches) -> int | None:
     return batches.plan.batches_per_epoch if isinstance(batches, PictureDataset) else None
 
 
-def datamodule(config: TrainConfig, batches: PictureDataset | StreamedBatches) -> CaptionDataModule:
+def datamodule(
+    data: DataConfig, trainer: TrainerConfig, batches: PictureDataset | StreamedBatches
+) -> CaptionDataModule:
     """The stream of batches; workers are for pictures that must be decoded again and again."""
     decodes = isinstance(batches, PictureDataset) and batches.latents is None
     return CaptionDataModule(
         batches,
-        num_workers=config.data.num_workers if decodes else 0,
-        accumulate_grad_batches=config.trainer.accumulate_grad_batches,
+        num_workers=data.num_workers if decodes else 0,
+        accumulate_grad_batches=trainer.accumulate_grad_batches,
     )

@@ -9,6 +9,8 @@ from sdlora.config.rules import require, require_choice, require_count, require_
 
 @dataclass(slots=True, kw_only=True)
 class CaptionsConfig:
+    """How the text of a picture becomes the caption of one sample."""
+
     endings: list[str] = field(default_factory=list)
     """Endings of caption files beside the pictures, tried in order, any letter case."""
     default: str | None = None
@@ -41,6 +43,12 @@ class CaptionsConfig:
         require_choice("data.captions.lines", self.lines, ("all", "first", "random"))
         require_count("data.captions.keep_tokens", self.keep_tokens, 0)
         require_count("data.captions.max_chunks", self.max_chunks)
+        require(
+            bool(self.separator.strip()),
+            "data.captions.separator",
+            repr(self.separator),
+            "needs a visible character",
+        )
         require_fraction("data.captions.dropout", self.dropout)
         require_fraction("data.captions.tag_dropout", self.tag_dropout)
         for key in ("shuffle", "keep_tokens", "tag_dropout"):

@@ -44,3 +44,10 @@ def uniform(seed: int, purpose: str, indices: Tensor) -> Tensor:
     """Uniform draws in [0, 1), one for each sample; shape ``[B]``, float32, on the CPU."""
     draws = [generator(seed, purpose, index) for index in indices.tolist()]
     return torch.stack([torch.rand((), generator=g, dtype=torch.float32) for g in draws])
+
+
+def chance(seed: int, purpose: str, indices: Tensor, probability: float) -> Tensor:
+    """Whether something of this probability happens to each sample; ``[B]``, bool, on the CPU."""
+    if probability == 0.0:
+        return torch.zeros(len(indices), dtype=torch.bool)
+    return uniform(seed, purpose, indices) < probability

@@ -22,7 +22,7 @@ from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.lora import NewWordConfig
 from sdlora.config.rules import ConfigError
 from sdlora.data.pictures.decode import PICTURE_SUFFIXES, PictureError, read_picture
-from sdlora.data.sources.picture import ERROR
+from sdlora.data.pictures.picture import ERROR
 from sdlora.evaluation.evaluator import (
     Evaluation,
     Evaluator,

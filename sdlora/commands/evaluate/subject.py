@@ -9,12 +9,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from sdlora.assembly import scorers
-from sdlora.assembly.source import HELD_OUT, file_index, held_out, picture_source
-from sdlora.assembly.training_pictures import split_numbers
-from sdlora.config.data import DataConfig
+from sdlora.assembly.data_source import file_index, held_out, picture_source
+from sdlora.config.data import DataConfig, RootConfig
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.model import ModelConfig
-from sdlora.data.sources.folder import FolderSource, Root
+from sdlora.data.selection.picture_set import split_numbers
+from sdlora.data.sources.folder_source import HELD_OUT, FolderSource
 from sdlora.data.sources.picture_source import DataError, PictureSource, Selection
 from sdlora.evaluation.scoring import KnownPictures
 from sdlora.runs.adapter_file import checkpoint_path
@@ -139,7 +139,7 @@ def _of_root(root: str | None) -> tuple[PictureSource | None, KnownPictures | No
     if root is None:
         return None, None
     folder = located(root)
-    source = FolderSource([Root(path=folder)], default_caption="")
+    source = FolderSource([RootConfig(path=str(folder))], default_caption="")
     unseen = folder / HELD_OUT
     return source, scorers.pictures_in(str(unseen)) if unseen.is_dir() else None
 

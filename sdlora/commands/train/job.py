@@ -6,9 +6,9 @@ from pathlib import Path
 import lightning
 
 from sdlora.adapters.spec import LoraSpec
-from sdlora.assembly.training_pictures import CheckedData
 from sdlora.config.train import TrainConfig
 from sdlora.data.batches.datamodule import CaptionDataModule
+from sdlora.data.selection.picture_set import PictureSet
 from sdlora.evaluation.evaluator import Evaluator
 from sdlora.models.family import Family
 from sdlora.runs.checkpoints import step_of
@@ -26,7 +26,7 @@ class TrainingJob:
     config: TrainConfig
     folder: Path
     progress: Progress
-    data: CheckedData
+    data: PictureSet
     contact_sheets: list[Path]
     family: Family
     module: DiffusionModule

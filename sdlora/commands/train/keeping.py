@@ -9,10 +9,10 @@ import torch
 from sdlora.adapters.formats import remove_lora
 from sdlora.assembly import adapters, base_model
 from sdlora.assembly.memory import keep_activations
-from sdlora.assembly.training_pictures import CheckedData
 from sdlora.commands.train.job import TrainingJob
 from sdlora.commands.train.reuse import Workshop
 from sdlora.config.train import TrainConfig
+from sdlora.data.selection.picture_set import PictureSet
 from sdlora.evaluation.evaluator import Evaluator
 from sdlora.evaluation.scoring import Scorer
 from sdlora.models.family import Family
@@ -31,7 +31,7 @@ def kept_base(config: TrainConfig, workshop: Workshop) -> Family:
 
 def scorer(
     config: TrainConfig,
-    data: CheckedData,
+    data: PictureSet,
     device: torch.device,
     workshop: Workshop,
     make: Callable[[], Scorer],

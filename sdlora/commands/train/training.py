@@ -13,16 +13,16 @@ from sdlora.adapters.spec import LoraSpec
 from sdlora.assembly import adapters, base_model, lightning_trainer, memory, scorers
 from sdlora.assembly.adapters import check_adapters
 from sdlora.assembly.class_pictures import draw_missing_class_pictures
+from sdlora.assembly.data_source import held_out
 from sdlora.assembly.device import DTYPES
 from sdlora.assembly.hashes import base_hashes, init_hashes
-from sdlora.assembly.held_out import held_out_data, validation_loss
 from sdlora.assembly.init_from import start_from_file
 from sdlora.assembly.loss import check_objective
 from sdlora.assembly.new_word import check_new_word, teach
 from sdlora.assembly.optimizer import rate_notes
-from sdlora.assembly.source import held_out
-from sdlora.assembly.training_batches import batches_per_epoch, datamodule, training_set
-from sdlora.assembly.training_pictures import CheckedData, checked_data
+from sdlora.assembly.training_batches import batches_per_epoch, datamodule, training_batches
+from sdlora.assembly.training_pictures import held_out_pictures, training_pictures
+from sdlora.assembly.validation_set import validation_loss
 from sdlora.commands.train import keeping
 from sdlora.commands.train.adapter_files import best_adapter, write_adapter
 from sdlora.commands.train.data_check import (
@@ -36,6 +36,7 @@ from sdlora.commands.train.from_lora import compare_with_recipe
 from sdlora.commands.train.job import TrainingJob
 from sdlora.commands.train.reuse import Workshop
 from sdlora.config.train import TrainConfig
+from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sheet.verdict import FILE_NAME, changed_pictures
 from sdlora.data.sources.picture_source import PictureSource
 from sdlora.evaluation.evaluator import Evaluator
@@ -62,13 +63,13 @@ def check_data(config: TrainConfig, folder: Path, progress: Progress) -> None:
         DataError: Listing all that cannot be trained on.
     """
     base_model.check_training(config)
-    data = checked_data(config, folder, progress)
+    data = training_pictures(config.data, config.model, folder, progress, is_check=config.check)
     sheet = write_data_sheet(config, data, folder, progress)
     written = [folder / FILE_NAME, *draw_contact_sheets(data, sheet, folder, progress)]
     progress.print("\nWritten:")
     for path in written:
         progress.print(f"  {path}")
-    refuse_findings(config, sheet)
+    refuse_findings(config.data, sheet)
 
 
 def training_job(
@@ -98,12 +99,12 @@ def training_job(
     specs = adapters.lora_specs(config.lora, config.model.family)
     family = _model(config, specs, workshop)
     family.to(device)
-    batches, left = training_set(config, data, family, device, progress)
+    batches, left = training_batches(config, data, family, device, progress)
     sheet = data_sheet(config, left)
     if left is not data:
         if is_first:
             say_left_out(sheet, data, folder, progress)
-        refuse_findings(config, sheet)
+        refuse_findings(config.data, sheet)
 
     for line in rate_notes(config):
         progress.print(line)
@@ -118,7 +119,7 @@ def training_job(
         contact_sheets=draw_contact_sheets(left, sheet, folder, progress) if is_first else [],
         family=family,
         module=lightning_trainer.module(config, family, batches_per_epoch(batches)),
-        datamodule=datamodule(config, batches),
+        datamodule=datamodule(config.data, config.trainer, batches),
         trainer=trainer,
         evaluator=evaluator,
         evaluate=_evaluate(config, folder, evaluator, average),
@@ -136,26 +137,27 @@ def training_job(
 
 def _data(
     config: TrainConfig, folder: Path, progress: Progress, is_first: bool
-) -> tuple[CheckedData, CheckedData | None, dict[str, str]]:
+) -> tuple[PictureSet, PictureSet | None, dict[str, str]]:
     """The pictures, those held out (for the first process), hashes of what the run is made from."""
     if config.data.prior.mode == "class":
         draw_missing_class_pictures(config, folder, progress)
-    data = checked_data(config, folder, progress)
-    unseen = held_out_data(config, data, progress)
+    data = training_pictures(config.data, config.model, folder, progress, is_check=config.check)
+    unseen = held_out_pictures(config.data, config.model, progress)
     if config.data.val_fraction:
         data, unseen = data.split(config.data.val_fraction)
         progress.print(f"{len(unseen.geometry)} pictures are held out (data.val_fraction)")
     check_new_word(config, data, progress)
-    hashes = {"data": data.fingerprint, **base_hashes(config), **init_hashes(config)}
+    of_files = base_hashes(config.model, config.data) | init_hashes(config.lora)
+    hashes = {"data": data.fingerprint, **of_files}
     if config.resume:  # before the sheet is written anew: it tells which pictures changed
         changed = changed_pictures(folder / FILE_NAME, data.source.pictures)
         refuse_changes(folder, asdict(config), hashes, {"data": changed})
     elif config.from_lora:
         compare_with_recipe(config, hashes, versions.versions(), progress)
     if not is_first:
-        refuse_findings(config, data_sheet(config, data))
+        refuse_findings(config.data, data_sheet(config, data))
         return data, None, hashes
-    refuse_findings(config, write_data_sheet(config, data, folder, progress))
+    refuse_findings(config.data, write_data_sheet(config, data, folder, progress))
     write_config(folder, asdict(config), hashes)
     return data, unseen, hashes
 
@@ -213,8 +215,8 @@ def _check_objective(config: TrainConfig) -> None:
 
 def _scorer(
     config: TrainConfig,
-    data: CheckedData,
-    unseen: CheckedData | None,
+    data: PictureSet,
+    unseen: PictureSet | None,
     device: torch.device,
     progress: Progress,
 ) -> Scorer:

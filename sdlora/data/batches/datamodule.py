@@ -69,12 +69,6 @@ class CaptionDataModule(lightning.LightningDataModule):
         accumulate_grad_batches: int = 1,
     ) -> None:
         super().__init__()
-        for key, value, least in (
-            ("data.num_workers", num_workers, 0),
-            ("trainer.accumulate_grad_batches", accumulate_grad_batches, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{key}={value}: must be at least {least}")
         self.dataset = dataset
         self.num_workers = num_workers
         self.accumulate_grad_batches = accumulate_grad_batches

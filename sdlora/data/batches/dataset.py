@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,20 +10,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sdlora.data.batches.plan import BatchPlan
-from sdlora.data.captions.recipe import CaptionRecipe
-from sdlora.data.pictures.buckets import Geometry, Size, fitted
+from sdlora.config.data import DataConfig
+from sdlora.data.batches.plan import plan_of
+from sdlora.data.cache.encodings import Table
+from sdlora.data.captions.set_captions import SetCaptions
+from sdlora.data.pictures.cuts import Geometry, cut_out, fitted, told_sizes
 from sdlora.data.pictures.decode import to_tensor, to_unit_range
-from sdlora.data.sources.picture_source import PictureSource
+from sdlora.data.selection.picture_set import PictureSet
 from sdlora.runtime.devices import send
-from sdlora.runtime.randomness import uniform
-
-
-class Table(Protocol):
-    """Tensors by number; ``cache`` has the kinds."""
-
-    def rows(self, numbers: Tensor) -> Tensor:
-        """Those of ``numbers`` ``[B]``, stacked; all of one shape."""
+from sdlora.runtime.randomness import chance, uniform
 
 
 @dataclass(slots=True)
@@ -77,25 +72,6 @@ class Batch:
         return Batch(**values)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """How a sample is made of its picture.
-
-    Attributes:
-        seed: The run's seed.
-        flip: Whether each sample is mirrored with probability 1/2.
-        random_crop: Whether each sample shows another cut of its picture.
-        mask_weight: Factor on the loss where a mask is black, in [0, 1].
-        latent_scale: Pixels to one latent along a side: masks are that much coarser.
-    """
-
-    seed: int
-    flip: bool = False
-    random_crop: bool = False
-    mask_weight: float = 0.0
-    latent_scale: int = 8
-
-
 class PictureDataset(Dataset[Batch]):
     """Training batches by their number in a stream without end.
 
@@ -104,47 +80,41 @@ class PictureDataset(Dataset[Batch]):
     after any resume.
 
     Args:
-        source: The captioned pictures.
-        geometry: What of each picture is trained on.
-        plan: Which pictures each batch shows.
-        recipe: How a written caption becomes a sample's.
-        tokenize: Captions -> token ids ``[n, L]``, int64.
-        look: The rest.
+        pictures: The captioned pictures, and what of each is trained on.
+        captions: Their captions as token ids.
+        data: Batch size, flips, random cuts and the weight of what is masked.
+        seed: The run's seed.
+        latent_scale: Pixels to one latent along a side: masks are that much coarser.
+        latents: Moments by ``2 * picture + mirrored`` (by picture without flips), if cached.
+        embeddings: Prompt embeddings by caption, if cached; the captions must be static.
 
     Attributes:
-        captions: All different captions, the first ``""``; only that one if they vary.
-        token_ids: Their token ids, ``[len(captions), L]``, int64.
-        latents: Moments by ``2 * picture + mirrored`` (by picture without flips), if cached.
-        embeddings: Prompt embeddings by caption, if cached.
+        plan: Which pictures each batch shows.
     """
 
     def __init__(
         self,
-        source: PictureSource,
-        geometry: Sequence[Geometry],
-        plan: BatchPlan,
-        recipe: CaptionRecipe,
-        tokenize: Callable[[list[str]], Tensor],
-        look: Look,
+        pictures: PictureSet,
+        captions: SetCaptions,
+        data: DataConfig,
+        *,
+        seed: int,
+        latent_scale: int = 8,
+        latents: Table | None = None,
+        embeddings: Table | None = None,
     ) -> None:
-        self.source = source
-        self.geometry = list(geometry)
-        self.plan = plan
-        self.recipe = recipe
-        self.look = look
-        self._tokenize = tokenize
-        self._weights = torch.tensor([picture.loss_weight for picture in source.pictures])
-        self._masked = any(picture.has_mask for picture in source.pictures)
+        self.source = pictures.source
+        self.geometry = pictures.geometry
+        self.captions = captions
+        self.plan = plan_of(pictures, data.batch_size, seed)
+        self.latents = latents
+        self.embeddings = embeddings
+        self._data = data
+        self._seed = seed
+        self._latent_scale = latent_scale
+        self._weights = torch.tensor([each.loss_weight for each in self.source.pictures])
+        self._masked = any(picture.has_mask for picture in self.source.pictures)
         self._masks: dict[int, Tensor] = {}
-        self.captions: tuple[str, ...] = ("",)
-        if recipe.is_static:
-            texts = [recipe.static_caption(p.text, p.prefix) for p in source.pictures]
-            self.captions = tuple(dict.fromkeys(["", *texts]))
-            row = {text: index for index, text in enumerate(self.captions)}
-            self._caption_row = torch.tensor([row[text] for text in texts], dtype=torch.int64)
-        self.token_ids = tokenize(list(self.captions))
-        self.latents: Table | None = None
-        self.embeddings: Table | None = None
 
     @property
     def num_samples(self) -> int:
@@ -160,79 +130,60 @@ class PictureDataset(Dataset[Batch]):
         number, window = item
         draw = self.plan.draw(number)
         index, picture = draw.sample_index, draw.pictures
-        flipped = self._chance("flip", index, 0.5 if self.look.flip else 0.0)
+        shown = [self.source.pictures[i] for i in picture.tolist()]
+        cuts = self._cuts(index, picture)
+        flipped = flips(self._seed, self._data, index)
+        token_ids, embeddings = self._captions(picture, index)
         batch = Batch(
             sample_index=index,
             picture_index=picture,
-            token_ids=self.token_ids[:0],
-            names=tuple(self.source.pictures[i].name for i in picture.tolist()),
+            token_ids=token_ids,
+            names=tuple(each.name for each in shown),
             weights=self._weights[picture],
             share=self.plan.share(number, window),
+            embeddings=embeddings,
+            sizes=told_sizes([each.size for each in shown], cuts, flipped),
         )
-        self._caption(batch)
-        cuts = self._cuts(index, picture)
-        own = [self.source.pictures[i].size for i in picture.tolist()]
-        batch.sizes = told_sizes(own, cuts, flipped)
         if self._masked:
             batch.mask = self._mask(picture, cuts, flipped)
         if self.latents is None:
-            batch.pixels = self._pixels(picture, cuts, flipped)
+            images = [self.source.image(i) for i in picture.tolist()]
+            batch.pixels = stacked_pixels(images, cuts, flipped)
         else:
-            views = 2 if self.look.flip else 1
+            views = 2 if self._data.flip else 1
             batch.moments = self.latents.rows(picture * views + flipped)
         return batch
 
-    def _caption(self, batch: Batch) -> None:
-        index = batch.sample_index
-        if self.recipe.is_static:
-            dropped = self._chance("caption_dropout", index, self.recipe.dropout)
-            row = self._caption_row[batch.picture_index].masked_fill(dropped, 0)
-            batch.token_ids = self.token_ids[row]
-            if self.embeddings is not None:
-                batch.embeddings = self.embeddings.rows(row)
-            return
-        shown = [self.source.pictures[i] for i in batch.picture_index.tolist()]
-        batch.token_ids = self._tokenize(
-            [
-                self.recipe.caption(picture.text, picture.prefix, self.look.seed, sample)
-                for picture, sample in zip(shown, index.tolist(), strict=True)
-            ]
-        )
-
-    def _chance(self, purpose: str, index: Tensor, probability: float) -> Tensor:
-        if probability == 0.0:
-            return torch.zeros(len(index), dtype=torch.bool)
-        return uniform(self.look.seed, purpose, index) < probability
+    def _captions(self, picture: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        if not self.captions.is_static:
+            return self.captions.sample_token_ids(picture, index), None
+        row = self.captions.rows(picture, index)
+        embeddings = None if self.embeddings is None else self.embeddings.rows(row)
+        return self.captions.token_ids[row], embeddings
 
     def _cuts(self, index: Tensor, picture: Tensor) -> list[Geometry]:
         cuts = [self.geometry[i] for i in picture.tolist()]
-        if not self.look.random_crop:
+        if self._data.crop != "random":
             return cuts
-        across = uniform(self.look.seed, "crop_x", index).tolist()
-        down = uniform(self.look.seed, "crop_y", index).tolist()
         sizes = [self.source.pictures[i].size for i in picture.tolist()]
+        anchors = random_anchors(self._seed, index)
         return [
             fitted(size, cut.bucket, anchor)
-            for size, cut, anchor in zip(sizes, cuts, zip(across, down, strict=True), strict=True)
+            for size, cut, anchor in zip(sizes, cuts, anchors, strict=True)
         ]
-
-    def _pixels(self, picture: Tensor, cuts: list[Geometry], flipped: Tensor) -> Tensor:
-        chosen = zip(picture.tolist(), cuts, strict=True)
-        pixels = torch.stack([to_tensor(cut_out(self.source.image(i), cut)) for i, cut in chosen])
-        return to_unit_range(torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels))
 
     def _mask(self, picture: Tensor, cuts: list[Geometry], flipped: Tensor) -> Tensor:
         chosen = zip(picture.tolist(), cuts, strict=True)
         masks = torch.stack([self._one_mask(i, cut) for i, cut in chosen])  # [B, 1, h, w] uint8
         masks = torch.where(flipped[:, None, None, None], masks.flip(-1), masks)
         shown = masks.float() / 255
-        return shown + (1 - shown) * self.look.mask_weight
+        return shown + (1 - shown) * self._data.mask_weight
 
     def _one_mask(self, picture: int, cut: Geometry) -> Tensor:
         """Masks are kept once read, at the latents' resolution: a file a step would be slow."""
         if picture in self._masks:
             return self._masks[picture]
-        width, height = (side // self.look.latent_scale for side in cut.bucket)
+        width, height = (side // self._latent_scale for side in cut.bucket)
         mask = None
         if self.source.pictures[picture].has_mask:
             mask = self.source.mask(picture)
@@ -241,39 +192,26 @@ class PictureDataset(Dataset[Batch]):
         else:
             small = mask.resize((width, height), Image.Resampling.BOX, box=cut.crop)
             tensor = torch.from_numpy(np.array(small, dtype=np.uint8))[None]
-        if not self.look.random_crop:
+        if self._data.crop != "random":
             self._masks[picture] = tensor
         return tensor
 
 
-def told_sizes(sizes: Sequence[Size], cuts: Sequence[Geometry], flipped: Tensor) -> Tensor:
-    """What SDXL is told of pictures: how large they were, and where they were cut.
-
-    Args:
-        sizes: Width and height of each picture as it lies there.
-        cuts: What of each is shown.
-        flipped: Whether each is mirrored, ``[B]``, bool.
-
-    Returns:
-        Height and width of the picture; top and left of the cut, in pixels of the picture resized
-        (and mirrored) to be cut; height and width of the cut; ``[B, 6]``, float32.
-
-    Source:
-        Podell et al. 2023, arXiv:2307.01952, section 2.2; in the order of diffusers'
-        ``_get_add_time_ids``.
-    """
-    rows = []
-    for (width, height), cut, mirrored in zip(sizes, cuts, flipped.tolist(), strict=True):
-        left, top, right, bottom = cut.crop
-        across, down = cut.bucket[0] / (right - left), cut.bucket[1] / (bottom - top)
-        start = width - right if mirrored else left
-        rows.append([height, width, round(top * down), round(start * across), *cut.bucket[::-1]])
-    return torch.tensor(rows, dtype=torch.float32).view(-1, 6)
+def flips(seed: int, data: DataConfig, samples: Tensor) -> Tensor:
+    """Whether each sample is mirrored, ``[B]``, bool; ``samples``: global counters ``[B]``."""
+    return chance(seed, "flip", samples, 0.5 if data.flip else 0.0)
 
 
-def cut_out(image: Image.Image, geometry: Geometry) -> Image.Image:
-    """Cut a picture and resize it to its bucket (Lanczos), in one pass."""
-    whole = (0.0, 0.0, float(image.width), float(image.height))
-    if geometry.crop == whole and image.size == geometry.bucket:
-        return image
-    return image.resize(geometry.bucket, Image.Resampling.LANCZOS, box=geometry.crop)
+def random_anchors(seed: int, samples: Tensor) -> list[tuple[float, float]]:
+    """Where each sample's random cut lies, as :func:`fitted` takes it."""
+    across, down = (uniform(seed, purpose, samples).tolist() for purpose in ("crop_x", "crop_y"))
+    return list(zip(across, down, strict=True))
+
+
+def stacked_pixels(
+    images: Sequence[Image.Image], cuts: Sequence[Geometry], flipped: Tensor
+) -> Tensor:
+    """Pictures of one bucket, cut and perhaps mirrored, ``[B, 3, H, W]`` in [-1, 1], float32."""
+    shown = [to_tensor(cut_out(image, cut)) for image, cut in zip(images, cuts, strict=True)]
+    pixels = torch.stack(shown)
+    return to_unit_range(torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels))

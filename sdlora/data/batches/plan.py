@@ -1,4 +1,4 @@
-"""Which samples make up each batch of the endless training stream: a function of the seed; pure."""
+"""Which samples make up each batch of the endless training stream: a function of the seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdlora.data.selection.picture_set import PictureSet
 from sdlora.runtime.randomness import generator
 
 
@@ -117,3 +118,15 @@ class BatchPlan:
         ends = torch.tensor([len(batch) for batch in shown]).cumsum(0)
         pictures = self._picture[torch.cat(shown)]
         return _Epoch(pictures, torch.cat([torch.zeros(1, dtype=torch.int64), ends]))
+
+
+def plan_of(pictures: PictureSet, batch_size: int, seed: int) -> BatchPlan:
+    """The batches of a set; arguments as of :class:`BatchPlan`."""
+    sizes = sorted({cut.bucket for cut in pictures.geometry})
+    number = {size: place for place, size in enumerate(sizes)}
+    return BatchPlan(
+        [number[cut.bucket] for cut in pictures.geometry],
+        [picture.repeats for picture in pictures.source.pictures],
+        batch_size,
+        seed,
+    )

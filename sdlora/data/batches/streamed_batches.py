@@ -1,19 +1,18 @@
 """Training batches of a streamed set: rows in a row, each batch still a function of its number."""
 
-from collections.abc import Callable, Iterator
-from itertools import count, islice
+from collections.abc import Iterator
+from itertools import count
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from sdlora.data.batches.dataset import Batch, Look, cut_out, told_sizes
-from sdlora.data.captions.recipe import CaptionRecipe
-from sdlora.data.pictures.buckets import Geometry, Size, fitted
-from sdlora.data.pictures.decode import to_tensor, to_unit_range
+from sdlora.config.data import DataConfig
+from sdlora.data.batches.dataset import Batch, flips, random_anchors, stacked_pixels
+from sdlora.data.captions.recipe import sample_caption
+from sdlora.data.captions.set_captions import Tokenize
+from sdlora.data.pictures.cuts import CENTER, Geometry, fitted, told_sizes
 from sdlora.data.sources.picture_source import DataError
-from sdlora.data.sources.streaming import StreamedPicture, StreamedSource
-from sdlora.runtime.randomness import uniform
+from sdlora.data.sources.streamed_source import StreamedPicture, StreamedSource
 
 
 class StreamedBatches:
@@ -26,28 +25,18 @@ class StreamedBatches:
 
     Args:
         source: The rows.
-        size: Width and height of the training pictures, in pixels.
-        batch_size: ``B``.
-        recipe: How captions are made.
-        tokenize: Captions -> token ids ``[n, L]``, int64.
-        look: Flip and crop.
+        data: Resolution, batch size ``B``, captions, flips and cuts.
+        seed: The run's seed.
+        tokenize: Captions -> token ids.
     """
 
     def __init__(
-        self,
-        source: StreamedSource,
-        size: Size,
-        batch_size: int,
-        recipe: CaptionRecipe,
-        tokenize: Callable[[list[str]], Tensor],
-        look: Look,
+        self, source: StreamedSource, data: DataConfig, seed: int, tokenize: Tokenize
     ) -> None:
         self._source = source
-        self._size = size
-        self._batch_size = batch_size
-        self._recipe = recipe
+        self._data = data
+        self._seed = seed
         self._tokenize = tokenize
-        self._look = look
 
     @property
     def num_samples(self) -> int:
@@ -60,17 +49,18 @@ class StreamedBatches:
         Raises:
             DataError: If a row cannot be used, or, where those are skipped, a whole batch of them.
         """
-        rows = self._rows(first * self._batch_size)
+        size = self._data.batch_size
+        rows = self._rows(first * size)
         number, row = next(rows)
         for batch in count(first):
             held: list[tuple[int, StreamedPicture]] = []
-            while number < (batch + 1) * self._batch_size:
+            while number < (batch + 1) * size:
                 held.append((number, row))
                 number, row = next(rows)
             if not held:
                 raise DataError(
-                    f"data.root: {self._batch_size} rows one after the other cannot be used; look "
-                    "at the findings, or clean the set"
+                    f"data.root: {size} rows one after the other cannot be used; look at "
+                    "the findings, or clean the set"
                 )
             if batch % world_size == rank:
                 yield self._batch(held)
@@ -89,63 +79,27 @@ class StreamedBatches:
         index = torch.tensor([number for number, _ in held])
         pictures = [row.picture for _, row in held]
         captions = [
-            self._recipe.caption(picture.text, picture.prefix, self._look.seed, number)
+            sample_caption(self._data.captions, picture.text, picture.prefix, self._seed, number)
             for number, picture in zip(index.tolist(), pictures, strict=True)
         ]
         cuts = self._cuts(index, held)
-        flipped = self._flipped(index)
+        flipped = flips(self._seed, self._data, index)
+        images = [row.image for _, row in held]
         return Batch(
             sample_index=index,
             picture_index=index % self._source.num_rows,
             token_ids=self._tokenize(captions),
             names=tuple(picture.name for picture in pictures),
             weights=torch.ones(len(held)),
-            pixels=self._pixels(held, cuts, flipped),
-            sizes=told_sizes([row.image.size for _, row in held], cuts, flipped),
+            pixels=stacked_pixels(images, cuts, flipped),
+            sizes=told_sizes([image.size for image in images], cuts, flipped),
         )
 
     def _cuts(self, index: Tensor, held: list[tuple[int, StreamedPicture]]) -> list[Geometry]:
-        across = down = torch.full((len(held),), 0.5)
-        if self._look.random_crop:
-            across = uniform(self._look.seed, "crop_x", index)
-            down = uniform(self._look.seed, "crop_y", index)
-        anchors = torch.stack([across, down], dim=1).tolist()
+        is_random = self._data.crop == "random"
+        anchors = random_anchors(self._seed, index) if is_random else [CENTER] * len(held)
+        bucket = (self._data.resolution, self._data.resolution)
         return [
-            fitted(row.image.size, self._size, (x, y))
-            for (_, row), (x, y) in zip(held, anchors, strict=True)
+            fitted(row.image.size, bucket, anchor)
+            for (_, row), anchor in zip(held, anchors, strict=True)
         ]
-
-    def _flipped(self, index: Tensor) -> Tensor:
-        if not self._look.flip:
-            return torch.zeros(len(index), dtype=torch.bool)
-        return uniform(self._look.seed, "flip", index) < 0.5
-
-    def _pixels(
-        self, held: list[tuple[int, StreamedPicture]], cuts: list[Geometry], flipped: Tensor
-    ) -> Tensor:
-        chosen = zip(held, cuts, strict=True)
-        pixels = torch.stack([to_tensor(cut_out(row.image, cut)) for (_, row), cut in chosen])
-        return to_unit_range(torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels))
-
-
-class Head:
-    """The first rows of a stream, in memory, for all that looks at pictures before training.
-
-    Args:
-        source: The stream.
-        num_rows: How many of its usable rows.
-    """
-
-    def __init__(self, source: StreamedSource, num_rows: int) -> None:
-        self._rows = list(islice(source.samples(0), num_rows))
-        self.pictures = [row.picture for row in self._rows]
-        self.findings = list(source.findings)
-        self.notes = [f"the set is streamed; this tells of its first {len(self._rows)} rows"]
-
-    def image(self, index: int) -> Image.Image:
-        """Row ``index``, mode ``RGB``, upright."""
-        return self._rows[index].image
-
-    def mask(self, index: int) -> Image.Image | None:
-        """Rows are trained whole."""
-        return None

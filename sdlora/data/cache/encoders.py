@@ -1,18 +1,20 @@
 """Pictures and captions through the frozen encoders, batched, one bucket at a time."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sdlora.data.batches.dataset import cut_out
-from sdlora.data.cache.encodings import Cache
-from sdlora.data.pictures.buckets import Geometry
+from sdlora.data.cache.encodings import Cache, Encodings, Table, embedding_keys, latent_keys
+from sdlora.data.captions.set_captions import SetCaptions
+from sdlora.data.pictures.cuts import Geometry, cut_out
 from sdlora.data.pictures.decode import PictureError, to_tensor, to_unit_range
-from sdlora.data.sources.picture import Finding
-from sdlora.data.sources.picture_source import DataError, PictureSource
+from sdlora.data.pictures.picture import Finding
+from sdlora.data.selection.picture_set import PictureSet
+from sdlora.data.sources.picture_source import DataError
+from sdlora.models.family import Family
 
 _WORTH_WORKERS = 256
 """Below so many pictures, starting worker processes takes longer than it saves."""
@@ -21,32 +23,59 @@ _BATCH = 16
 """Pictures, or captions, encoded at a time."""
 
 
+def encoded_pictures(
+    pictures: PictureSet, flip: bool, family: Family, encoder: str, cache: Cache
+) -> tuple[Table, PictureSet]:
+    """Latents of all pictures, and the set without pictures that turned out not to decode.
+
+    Args:
+        pictures: The pictures, and what of each is shown.
+        flip: Whether mirrored ones are wanted too.
+        family: Encodes pictures.
+        encoder: What names the VAE's weights and precision.
+        cache: Where latents are kept.
+    """
+    encodings, first = Encodings(cache), PictureEncoder(pictures, flip, family, cache)
+    encodings.fill(latent_keys(pictures, flip, encoder), first)
+    left = pictures.without(first.faults)
+    keys = latent_keys(left, flip, encoder)
+    return encodings.table(keys, PictureEncoder(left, flip, family, cache)), left
+
+
+def encoded_captions(captions: SetCaptions, family: Family, encoder: str, cache: Cache) -> Table:
+    """Prompt embeddings of all captions, in the order of ``captions.texts``.
+
+    Args:
+        captions: The captions; static.
+        family: Encodes prompts.
+        encoder: What names tokenizers, text encoders and precision.
+        cache: Where embeddings are kept.
+    """
+    encodings, keys = Encodings(cache), embedding_keys(captions.texts, encoder)
+    encode = CaptionEncoder(captions.token_ids, family, cache)
+    encodings.fill(keys, encode)
+    return encodings.table(keys, encode)
+
+
 class PictureEncoder:
     """Encodes pictures by the numbers of their latent keys; what cannot be encoded is a fault.
 
     Args:
-        source: The pictures.
-        geometry: What of each is shown.
+        pictures: The pictures, and what of each is shown.
         flip: Whether key numbers are ``2 * picture + mirrored``, else ``picture``.
-        encode_images: Pixels ``[B, 3, H, W]`` in [-1, 1] -> moments ``[B, 2C, h, w]``.
+        family: Encodes pictures.
         cache: Device, display and number of workers.
 
     Attributes:
         faults: What is wrong with the pictures that could not be encoded, by picture.
     """
 
-    def __init__(
-        self,
-        source: PictureSource,
-        geometry: Sequence[Geometry],
-        flip: bool,
-        encode_images: Callable[[Tensor], Tensor],
-        cache: Cache,
-    ) -> None:
-        self._source = source
-        self._geometry = list(geometry)
+    def __init__(self, pictures: PictureSet, flip: bool, family: Family, cache: Cache) -> None:
+        self._set = pictures
+        self._source = pictures.source
+        self._geometry = pictures.geometry
         self._views = 2 if flip else 1
-        self._encode_images = encode_images
+        self._family = family
         self._cache = cache
         self.faults: dict[int, Finding] = {}
 
@@ -89,7 +118,7 @@ class PictureEncoder:
 
     def _decoded(self, pictures: list[int]) -> Iterator[tuple[int, "Tensor | Finding"]]:
         workers = self._cache.num_workers if len(pictures) >= _WORTH_WORKERS else 0
-        cuts = _Cuts(self._source, self._geometry, pictures)
+        cuts = _Cuts(self._set, pictures)
         loader = DataLoader(cuts, batch_size=None, num_workers=workers)
         return self._cache.progress.track(loader, "encoding pictures", len(pictures))
 
@@ -98,7 +127,8 @@ class PictureEncoder:
     ) -> Iterator[tuple[int, Tensor]]:
         pixels = to_unit_range(torch.stack([pixels for _, pixels in batch]).to(self._cache.device))
         for view in range(self._views):
-            moments = self._encode_images(pixels.flip(-1) if view else pixels).cpu()
+            moments = self._family.encode_images(pixels.flip(-1) if view else pixels)
+            moments = moments.to(self._family.encoding_dtype).cpu()
             sound = moments.isfinite().flatten(1).all(dim=1).tolist()
             for (picture, _), own, finite in zip(batch, moments, sound, strict=True):
                 if not finite:
@@ -114,18 +144,16 @@ class PictureEncoder:
 class _Cuts(Dataset[tuple[int, "Tensor | Finding"]]):
     """Pictures cut to their buckets as uint8, or what is wrong with them."""
 
-    def __init__(
-        self, source: PictureSource, geometry: Sequence[Geometry], pictures: list[int]
-    ) -> None:
-        self._source = source
-        self._geometry = geometry
-        self._pictures = pictures
+    def __init__(self, pictures: PictureSet, numbers: list[int]) -> None:
+        self._source = pictures.source
+        self._geometry = pictures.geometry
+        self._numbers = numbers
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._numbers)
 
     def __getitem__(self, place: int) -> tuple[int, "Tensor | Finding"]:
-        picture = self._pictures[place]
+        picture = self._numbers[place]
         try:
             image = self._source.image(picture)
             return picture, to_tensor(cut_out(image, self._geometry[picture]))
@@ -139,15 +167,13 @@ class CaptionEncoder:
 
     Args:
         token_ids: Of all captions, ``[n, L]``, int64.
-        encode_prompts: Token ids ``[B, L]`` -> embeddings ``[B, L, D]``.
+        family: Encodes prompts.
         cache: Device and display.
     """
 
-    def __init__(
-        self, token_ids: Tensor, encode_prompts: Callable[[Tensor], Tensor], cache: Cache
-    ) -> None:
+    def __init__(self, token_ids: Tensor, family: Family, cache: Cache) -> None:
         self._token_ids = token_ids
-        self._encode_prompts = encode_prompts
+        self._family = family
         self._cache = cache
 
     @torch.no_grad()
@@ -160,7 +186,7 @@ class CaptionEncoder:
         chunks = [numbers[start : start + _BATCH] for start in range(0, len(numbers), _BATCH)]
         for chunk in self._cache.progress.track(chunks, f"encoding captions, {_BATCH} at a time"):
             ids = self._token_ids[chunk].to(self._cache.device)
-            embeddings = self._encode_prompts(ids).cpu()
+            embeddings = self._family.encode_prompts(ids).cpu()
             if not embeddings.isfinite().all():
                 raise DataError(
                     "the text encoder gives NaN or infinity; run it in float32 "

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sdlora.data.cache.tensor_store import TensorStore
-from sdlora.data.pictures.buckets import Geometry
-from sdlora.data.sources.picture_source import DataError, PictureSource, record
+from sdlora.data.selection.picture_set import PictureSet
+from sdlora.data.sources.picture_source import DataError, record
 from sdlora.runtime.devices import send
 from sdlora.runtime.progress import Progress
 
@@ -70,20 +70,21 @@ class Mapped:
         return torch.stack([self._entries[self._keys[number]] for number in numbers.tolist()])
 
 
-def latent_keys(
-    source: PictureSource, geometry: Sequence[Geometry], flip: bool, encoder: str
-) -> list[str]:
+Table = Resident | Mapped
+"""Tensors by number."""
+
+
+def latent_keys(pictures: PictureSet, flip: bool, encoder: str) -> list[str]:
     """Keys of all latents: whatever they depend on is in the key, so none can be stale.
 
     Args:
-        source: The pictures, known by the hash of their bytes.
-        geometry: What of each is shown.
+        pictures: Known by the hash of their bytes, and what of each is shown.
         flip: Whether mirrored ones are wanted too.
         encoder: What names the VAE's weights and precision.
     """
     return [
         _key("latents", picture.content, str(cut.bucket), repr(cut.crop), view, encoder)
-        for picture, cut in zip(source.pictures, geometry, strict=True)
+        for picture, cut in zip(pictures.source.pictures, pictures.geometry, strict=True)
         for view in (("as it is", "mirrored") if flip else ("as it is",))
     ]
 
@@ -125,7 +126,7 @@ class Encodings:
                     writer.put(keys[number], tensor)
                     self._keep(keys[number], tensor)
 
-    def table(self, keys: Sequence[str], encode: EncodeNumbers) -> Resident | Mapped:
+    def table(self, keys: Sequence[str], encode: EncodeNumbers) -> Table:
         """Serve ``keys``, in memory if they fit there; damaged entries are encoded again.
 
         Raises:

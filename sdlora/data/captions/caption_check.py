@@ -4,8 +4,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 
-from sdlora.data.captions.recipe import CaptionRecipe, has_broken_wildcard
-from sdlora.data.sources.picture import WARNING, Finding, Picture, quoted
+from sdlora.config.captions import CaptionsConfig
+from sdlora.data.captions.recipe import has_broken_wildcard, split_tags
+from sdlora.data.pictures.picture import WARNING, Finding, Picture, quoted
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _STOP_WORDS = """
@@ -17,7 +18,7 @@ _QUOTED_LENGTH = 100
 
 def caption_findings(
     pictures: Sequence[Picture],
-    recipe: CaptionRecipe,
+    recipe: CaptionsConfig,
     cut: Sequence[str],
     meant: Collection[str] = (),
 ) -> list[Finding]:
@@ -59,7 +60,7 @@ def caption_findings(
 
 
 def frequent_words(
-    pictures: Sequence[Picture], recipe: CaptionRecipe, count: int = 20
+    pictures: Sequence[Picture], recipe: CaptionsConfig, count: int = 20
 ) -> list[tuple[str, int]]:
     """The most frequent words of all captions (tags in tag mode) and how often each occurs.
 
@@ -68,7 +69,7 @@ def frequent_words(
     counter: Counter[str] = Counter()
     for picture in pictures:
         text = picture.text.casefold()
-        counter.update(recipe.split(text) if recipe.tags else _WORD.findall(text))
+        counter.update(split_tags(recipe, text) if recipe.tags else _WORD.findall(text))
     if not recipe.tags:
         for word in _STOP_WORDS.split():
             counter.pop(word, None)

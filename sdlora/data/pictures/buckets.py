@@ -1,94 +1,78 @@
-"""Aspect buckets, and where a picture is resized and cut to fit one; pure."""
+"""Aspect buckets: the sizes of training pictures, and which of them a picture is cut to."""
 
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-Size = tuple[int, int]
-"""Width and height in pixels."""
-
-CENTER = (0.5, 0.5)
+from sdlora.config.data import BucketsConfig
+from sdlora.config.rules import ConfigError, require
+from sdlora.data.pictures.cuts import Size
 
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """What of a picture is trained on, and at which size.
-
-    Attributes:
-        bucket: Width and height of the training picture, in pixels.
-        crop: Left, top, right, bottom of what is kept, in pixels of the upright picture; a real
-            number, as the resampling filter takes it. Its aspect is the bucket's.
-    """
-
-    bucket: Size
-    crop: tuple[float, float, float, float]
-
-    @property
-    def scale(self) -> float:
-        """Pixels of the training picture to one of the picture; above 1 it is enlarged."""
-        return self.bucket[0] / (self.crop[2] - self.crop[0])
-
-
-def automatic_buckets(
-    resolution: int, step: int, *, min_side: int, max_side: int, max_aspect: float
-) -> list[Size]:
-    """Sizes of about one area and many aspects, as kohya's sd-scripts makes them.
-
-    For each width the greatest height that keeps the area at most ``resolution**2``, both being
-    multiples of ``step``; each size lying and standing, and the square.
+def bucket_sizes(buckets: BucketsConfig, resolution: int, step: int) -> list[Size]:
+    """The sizes that pictures are cut to.
 
     Args:
-        resolution: Side of the square, in pixels.
-        step: Every side is a multiple of this, in pixels.
-        min_side: Shortest side, in pixels.
-        max_side: Longest side, in pixels.
-        max_aspect: Greatest longer side / shorter side.
+        buckets: Which sizes there are to be.
+        resolution: Side of the square, in pixels; automatic sizes have about its area.
+        step: The model wants every side to be a multiple of this, in pixels.
 
     Returns:
         Sorted sizes, at least one.
 
     Raises:
-        ValueError: If no size keeps to these limits.
+        ConfigError: For sizes that the model cannot take, or if none keeps to the limits.
     """
+    if buckets.mode == "fixed":
+        return sorted({_fixed(text, step) for text in buckets.sizes})
+    if buckets.mode == "square":
+        below = max(step, resolution // step * step)
+        remedy = f"this model needs a multiple of {step}; the nearest are {below} and"
+        require(resolution % step == 0, "data.resolution", resolution, f"{remedy} {below + step}")
+        return [(resolution, resolution)]
+    own = buckets.step or step
+    require(own % step == 0, "data.buckets.step", own, f"this model needs a multiple of {step}")
+    return _automatic(buckets, resolution, own)
+
+
+def _automatic(buckets: BucketsConfig, resolution: int, step: int) -> list[Size]:
+    """Sizes of about one area and many aspects, as kohya's sd-scripts makes them.
+
+    For each width the greatest height that keeps the area at most ``resolution**2``, both being
+    multiples of ``step``; each size lying and standing, and the square.
+    """
+    shortest, longest = buckets.min_side, buckets.max_side
     area = resolution * resolution
     found = set()
-    for width in range(_up(min_side, step), max_side + 1, step):
-        height = min(area // width, max_side) // step * step
-        if height >= min_side and max(width, height) <= max_aspect * min(width, height):
+    for width in range(_up(shortest, step), longest + 1, step):
+        height = min(area // width, longest) // step * step
+        if height >= shortest and max(width, height) <= buckets.max_aspect * min(width, height):
             found |= {(width, height), (height, width)}
     square = resolution // step * step
-    if min_side <= square <= max_side:
+    if shortest <= square <= longest:
         found.add((square, square))
     if not found:
-        raise ValueError(
-            f"data.buckets: no size with multiples of {step} px between min_side={min_side} and "
-            f"max_side={max_side} has the area of data.resolution={resolution}; widen the limits"
+        raise ConfigError(
+            f"data.buckets: no size with multiples of {step} px between min_side={shortest} and "
+            f"max_side={longest} has the area of data.resolution={resolution}; widen the limits"
         )
     return sorted(found)
 
 
-def fixed_buckets(sizes: Sequence[str], step: int) -> list[Size]:
-    """Read sizes as ``512x768`` (width x height).
-
-    Raises:
-        ValueError: For what is no size, or a side that is no multiple of ``step``.
-    """
-    found = []
-    for text in sizes:
-        match = re.fullmatch(r"(\d+)x(\d+)", text)
-        if not match:
-            raise ValueError(f"data.buckets.sizes={text}: write WIDTHxHEIGHT, such as 512x768")
-        width, height = int(match[1]), int(match[2])
-        if not width or not height or width % step or height % step:
-            sides = (max(step, round(side / step) * step) for side in (width, height))
-            near = "x".join(map(str, sides))
-            raise ValueError(
-                f"data.buckets.sizes={text}: this model needs multiples of {step}; the nearest is "
-                f"{near}"
-            )
-        found.append((width, height))
-    return sorted(set(found))
+def _fixed(text: str, step: int) -> Size:
+    """Read a size such as ``512x768``, width x height."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not match:
+        raise ConfigError(f"data.buckets.sizes={text}: write WIDTHxHEIGHT, such as 512x768")
+    width, height = int(match[1]), int(match[2])
+    if not width or not height or width % step or height % step:
+        sides = (max(step, round(side / step) * step) for side in (width, height))
+        near = "x".join(map(str, sides))
+        raise ConfigError(
+            f"data.buckets.sizes={text}: this model needs multiples of {step}; the nearest is "
+            f"{near}"
+        )
+    return width, height
 
 
 def nearest_bucket(size: Size, buckets: Sequence[Size]) -> Size:
@@ -114,43 +98,6 @@ def own_bucket(size: Size, largest: Size, step: int) -> Size | None:
         min(side, limit) // step * step for side, limit in zip(size, largest, strict=True)
     )
     return (width, height) if width and height else None
-
-
-def needs_enlarging(size: Size, bucket: Size) -> bool:
-    """Whether a picture of this size must be enlarged to cover the bucket."""
-    return size[0] < bucket[0] or size[1] < bucket[1]
-
-
-def fitted(size: Size, bucket: Size, anchor: tuple[float, float] = CENTER) -> Geometry:
-    """Resize to cover the bucket and cut away what hangs over.
-
-    Args:
-        size: The upright picture's, in pixels.
-        bucket: The training picture's, in pixels.
-        anchor: Where the cut lies along width and height: 0 left or top, 0.5 centre, 1 right or
-            bottom.
-    """
-    kept_width = min(float(size[0]), size[1] * bucket[0] / bucket[1])
-    kept_height = min(float(size[1]), size[0] * bucket[1] / bucket[0])
-    left = (size[0] - kept_width) * anchor[0]
-    top = (size[1] - kept_height) * anchor[1]
-    return Geometry(bucket, (left, top, left + kept_width, top + kept_height))
-
-
-def anchor_around(size: Size, bucket: Size, box: tuple[int, int, int, int]) -> tuple[float, float]:
-    """The anchor that puts a box (a face: left, top, width, height) in the middle of the cut.
-
-    The cut stays inside the picture.
-    """
-    whole = fitted(size, bucket).crop
-    kept = (whole[2] - whole[0], whole[3] - whole[1])
-    anchor = []
-    for axis in (0, 1):
-        spare = size[axis] - kept[axis]
-        middle = box[axis] + box[axis + 2] / 2
-        wanted = (middle - kept[axis] / 2) / spare if spare > 0 else 0.5
-        anchor.append(min(1.0, max(0.0, wanted)))
-    return anchor[0], anchor[1]
 
 
 def _up(number: int, step: int) -> int:

@@ -19,6 +19,8 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MAX_PIXELS = 178_956_970
 """Pillow's own limit against decompression bombs; from half of it on, Pillow warns."""
 
+WHITE = "#ffffff"
+
 # By content, since endings lie; no format here runs another program (EPS would run Ghostscript).
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "AVIF")
 
@@ -92,9 +94,7 @@ def read_header(file: Path | BinaryIO) -> Header:
         )
 
 
-def read_picture(
-    file: Path | BinaryIO, background: tuple[int, int, int] = (255, 255, 255)
-) -> Image.Image:
+def read_picture(file: Path | BinaryIO, background: str = WHITE) -> Image.Image:
     """Decode a picture file the way a viewer shows it.
 
     Turned upright by its EXIF orientation, converted to sRGB by its colour profile, transparent
@@ -103,7 +103,7 @@ def read_picture(
 
     Args:
         file: As :func:`read_header` takes it.
-        background: sRGB colour under transparent parts, 0 to 255 each.
+        background: sRGB colour under transparent parts, as ``#rrggbb``.
 
     Returns:
         The picture, mode ``RGB``.

@@ -6,8 +6,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from sdlora.data.pictures.decode import PictureError
+from sdlora.data.pictures.picture import quoted
 from sdlora.data.sheet.data_sheet import Row
-from sdlora.data.sources.picture import quoted
 from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.files import atomic_path
 from sdlora.runtime.progress import Progress

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from sdlora.data.pictures.buckets import Geometry, Size
+from sdlora.data.pictures.cuts import Geometry, Size
 from sdlora.data.pictures.faces import Box
-from sdlora.data.sources.picture import ERROR, REMOVED, WARNING, Finding, Picture, quoted
+from sdlora.data.pictures.picture import ERROR, REMOVED, WARNING, Finding, Picture, quoted
 from sdlora.data.sources.picture_source import fingerprint
 
 LARGE_CUT = 0.5

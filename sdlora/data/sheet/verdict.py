@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sdlora.data.pictures.picture import ERROR, Finding, Picture, quoted
 from sdlora.data.sheet.data_sheet import Row, Sheet
-from sdlora.data.sources.picture import ERROR, Finding, Picture, quoted
 from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime import files
 from sdlora.runtime.progress import Progress

@@ -12,13 +12,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from sdlora.data.pictures.picture import quoted
 from sdlora.data.sources.archive_entries import entries
 from sdlora.data.sources.archive_rules import ArchiveError, Budget, Entry, Limits, Names, safe_parts
-from sdlora.data.sources.picture import quoted
 from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.files import remove_stale_temporaries, write_json
 from sdlora.runtime.progress import Progress
 
+_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 _FOLDER = "archives"  # in the cache
 _TEMPORARY = ".unpacking-"
 _NAME_DIGITS = 32
@@ -28,6 +29,11 @@ _MIB = 2**20
 
 _SYNCS_ALL = hasattr(os, "sync")
 """Whether one call brings all files to the disk, as it is not on Windows; one for each is slow."""
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a path is a file that is called as archives are."""
+    return path.is_file() and path.name.casefold().endswith(_ENDINGS)
 
 
 def unpacked(

@@ -9,8 +9,8 @@ from contextlib import suppress
 from functools import partial
 from typing import IO, BinaryIO, Self, cast
 
+from sdlora.data.pictures.picture import quoted
 from sdlora.data.sources.archive_rules import ArchiveError, Entry
-from sdlora.data.sources.picture import quoted
 
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")  # the second: one without entries
 _GZIP_START = b"\x1f\x8b"

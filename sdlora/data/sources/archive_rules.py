@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, NamedTuple
 
-from sdlora.data.sources.picture import quoted
+from sdlora.data.pictures.picture import quoted
 
 _MIB = 2**20
 _BY_HAND = "if you trust it, unpack it by hand and give the folder"

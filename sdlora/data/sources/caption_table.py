@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from sdlora.data.captions.recipe import CaptionError, check_caption_text
-from sdlora.data.sources.picture import ERROR, WARNING, quoted
+from sdlora.data.captions.caption_text import CaptionError, check_caption_text
+from sdlora.data.pictures.picture import ERROR, WARNING, quoted
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 """What Hugging Face's imagefolder calls them; the first is read where there are both."""

@@ -10,10 +10,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdlora.data.captions.recipe import CaptionError, check_caption_text
+from sdlora.data.captions.caption_text import CaptionError, check_caption_text
 from sdlora.data.pictures.decode import PictureError, read_header
+from sdlora.data.pictures.picture import WARNING, Finding, Picture, quoted
 from sdlora.data.sources.hub_set import HubSet, datasets_package
-from sdlora.data.sources.picture import WARNING, Finding, Picture, quoted
 from sdlora.data.sources.picture_source import DataError
 
 IMAGE_COLUMNS = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
@@ -65,8 +65,8 @@ class HubRows:
     def count(self) -> int:
         """How many rows there are: as the set says, else counted, without its pictures' bytes."""
         splits = self.rows.info.splits or {}
-        if self.hub_set.split in splits and splits[self.hub_set.split].num_examples:
-            return int(splits[self.hub_set.split].num_examples)
+        if self.hub_set.config.split in splits and splits[self.hub_set.config.split].num_examples:
+            return int(splits[self.hub_set.config.split].num_examples)
         try:
             tables = self.rows.with_format("arrow").iter(batch_size=_ROWS_COUNTED_AT_A_TIME)
             return sum(len(table) for table in tables)
@@ -162,7 +162,9 @@ def open_rows(hub_set: HubSet, streaming: bool = False) -> HubRows:
     kinds = {column: _kind(feature) for column, feature in rows.features.items()}
     image = _image_column(kinds, hub_set)
     texts = ("text", "list of text")
-    caption = _column(kinds, "caption_column", hub_set.caption_column, CAPTION_COLUMNS, texts)
+    caption = _column(
+        kinds, "caption_column", hub_set.config.caption_column, CAPTION_COLUMNS, texts
+    )
     if caption is None and hub_set.default_caption is None:
         raise DataError(
             f"data.hub.caption_column: none of {_listing(kinds)} is called so by custom; name one, "
@@ -181,7 +183,7 @@ def open_rows(hub_set: HubSet, streaming: bool = False) -> HubRows:
 def _image_column(kinds: Mapping[str, str], hub_set: HubSet) -> str:
     # a text is the name of a file; a set from elsewhere has no say in which of ours are read
     accepted = ("pictures", "text") if hub_set.folder else ("pictures",)
-    column = _column(kinds, "image_column", hub_set.image_column, IMAGE_COLUMNS, accepted)
+    column = _column(kinds, "image_column", hub_set.config.image_column, IMAGE_COLUMNS, accepted)
     if column is not None:
         return column
     typed = [name for name, kind in kinds.items() if kind == "pictures"]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdlora.config.data import HubConfig
 from sdlora.data.sources.picture_source import DataError
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -18,22 +19,13 @@ class HubSet:
     Attributes:
         path: An id on the Hub (``OWNER/NAME``), or a local path: a ``.parquet`` or ``.arrow`` file,
             a folder of them, of pictures with ``metadata.jsonl``, or one of ``save_to_disk``.
-        split: Such as ``train``; or part of it, ``train[:10%]``, where ``datasets`` reads that.
-        revision: Branch, tag or commit of a set on the Hub.
-        image_column: Column of the pictures; ``None``: the one of a common name, or the only one.
-        caption_column: Column of the captions, each a text or a list of texts (which are its
-            lines); ``None``: the one of a common name.
+        config: Split, revision and columns.
         default_caption: Caption of rows without one; ``None`` makes that a finding.
-        cache_dir: Where ``datasets`` keeps what it loads; ``None`` for its own folder.
     """
 
     path: str
-    split: str = "train"
-    revision: str | None = None
-    image_column: str | None = None
-    caption_column: str | None = None
+    config: HubConfig
     default_caption: str | None = None
-    cache_dir: Path | None = None
 
     @property
     def folder(self) -> Path | None:
@@ -51,16 +43,14 @@ class HubSet:
         Raises:
             DataError: If the ``datasets`` package is missing or cannot load it.
         """
-        datasets = datasets_package()
+        datasets, config = datasets_package(), self.config
         local = Path(self.path).expanduser().absolute()
-        if self.revision is not None and local.exists():
+        if config.revision is not None and local.exists():
             raise DataError(
-                f"data.hub.revision={self.revision}: {self.path} is local; only sets on the Hub "
+                f"data.hub.revision={config.revision}: {self.path} is local; only sets on the Hub "
                 "have revisions"
             )
-        options: dict[str, Any] = {"split": self.split, "streaming": streaming}
-        if self.cache_dir is not None:
-            options["cache_dir"] = str(self.cache_dir)
+        options: dict[str, Any] = {"split": config.split, "streaming": streaming}
         try:
             if local.is_file() and local.suffix.casefold() in _BUILDERS:
                 builder = _BUILDERS[local.suffix.casefold()]
@@ -70,7 +60,7 @@ class HubSet:
             if local.is_dir():
                 return datasets.load_dataset(str(local), **options)
             if _HUB_ID.fullmatch(self.path) and not local.exists():
-                return datasets.load_dataset(self.path, revision=self.revision, **options)
+                return datasets.load_dataset(self.path, revision=config.revision, **options)
         except DataError:
             raise
         except Exception as error:  # datasets and the readers below it raise nearly anything
@@ -84,15 +74,16 @@ class HubSet:
         """What went wrong within ``datasets``, in one line."""
         innermost = cause.__cause__ or cause
         reason = f"{' '.join(str(innermost).split())[:400]} ({type(innermost).__name__})"
-        return DataError(f"data.root={self.path}, data.hub.split={self.split}: {reason}")
+        return DataError(f"data.root={self.path}, data.hub.split={self.config.split}: {reason}")
 
     def _saved(self, saved: Any, streaming: bool) -> Any:
+        split = self.config.split
         splits = saved if isinstance(saved, dict) else {str(saved.split or "train"): saved}
-        if self.split not in splits:
+        if split not in splits:
             raise DataError(
-                f"data.hub.split={self.split}: {self.path} has the splits {', '.join(splits)}"
+                f"data.hub.split={split}: {self.path} has the splits {', '.join(splits)}"
             )
-        rows = splits[self.split]
+        rows = splits[split]
         return rows.to_iterable_dataset() if streaming else rows
 
 

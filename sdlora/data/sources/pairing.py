@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdlora.data.pictures.decode import PICTURE_SUFFIXES
+from sdlora.data.pictures.picture import Finding, quoted
 from sdlora.data.sources.caption_table import METADATA_NAMES, Row, read_metadata
-from sdlora.data.sources.index import FileKey
-from sdlora.data.sources.picture import Finding, quoted
+from sdlora.data.sources.file_index import FileKey
 from sdlora.data.sources.scan import PICTURE, Folder, Listing
 
 MASK_ENDING = ".mask.png"

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from sdlora.data.sources.index import FileKey
-from sdlora.data.sources.picture import ERROR, WARNING, Finding, quoted
+from sdlora.data.pictures.picture import ERROR, WARNING, Finding, quoted
+from sdlora.data.sources.file_index import FileKey
 
 PICTURE = "picture"
 """The kind of file that is counted in folders that are not read."""

@@ -97,7 +97,7 @@ def test_the_message_gives_the_overrides_that_fit_a_file(
         inside = "" if part == "unet" else "text_model."
         for key, value in lora_state_dict(module).items():
             assert torch.equal(value, stored[f"{part}.{inside}{key}"])
-    assert init_hashes(fitting)
+    assert init_hashes(fitting.lora)
 
 
 def test_parts_dora_and_scale_are_told_apart(
@@ -148,15 +148,15 @@ def test_a_file_that_cannot_be_read_is_named(
 def test_the_hash_of_the_file_is_part_of_the_run(
     files: dict[str, Path], config: Config, tmp_path: Path
 ) -> None:
-    assert init_hashes(config()) == {}
+    assert init_hashes(config().lora) == {}
     path = tmp_path / "a.safetensors"
     path.write_bytes(files["kohya"].read_bytes())
-    before = init_hashes(config(f"lora.init_from={path}"))
+    before = init_hashes(config(f"lora.init_from={path}").lora)
     path.write_bytes(files["diffusers"].read_bytes())
-    after = init_hashes(config(f"lora.init_from={path}"))
+    after = init_hashes(config(f"lora.init_from={path}").lora)
     assert before.keys() == after.keys() == {"lora.init_from"}
     assert before != after
-    assert set(init_hashes(config(f"lora.init_from={files['peft']}"))) == {
+    assert set(init_hashes(config(f"lora.init_from={files['peft']}").lora)) == {
         "lora.init_from/text_encoder/adapter_model.safetensors",
         "lora.init_from/unet/adapter_model.safetensors",
     }

@@ -7,19 +7,16 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image, ImageDraw
 
-from sdlora.assembly.held_out import held_out_data
 from sdlora.assembly.training_pictures import (
-    CheckedData,
-    batch_plan,
-    buckets,
-    checked_data,
-    split_numbers,
+    held_out_pictures,
+    training_pictures,
 )
 from sdlora.cli.command_line import opened_shortcuts, register_schemas, to_typed
 from sdlora.commands.train.data_check import data_sheet, refuse_findings
 from sdlora.config.train import TrainConfig
-from sdlora.data.sources.picture import Picture
-from sdlora.data.sources.picture_source import CLASS_PICTURES, DataError
+from sdlora.data.batches.plan import plan_of
+from sdlora.data.selection.picture_set import PictureSet
+from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.places import CONF
 from sdlora.runtime.progress import Progress
 from tests.places import PHOTOS
@@ -32,9 +29,13 @@ def config_of(tmp_path: Path, *overrides: str) -> TrainConfig:
         return to_typed(compose("train", ["run_dir=here", *given]), TrainConfig)
 
 
-def checked(tmp_path: Path, folder: Path, *overrides: str) -> CheckedData:
+def found_by(config: TrainConfig, folder: Path, progress: Progress) -> PictureSet:
+    return training_pictures(config.data, config.model, folder, progress, is_check=config.check)
+
+
+def checked(tmp_path: Path, folder: Path, *overrides: str) -> PictureSet:
     config = config_of(tmp_path, f"data.root={folder}", *overrides)
-    return checked_data(config, tmp_path / "run", Progress(enabled=False))
+    return found_by(config, tmp_path / "run", Progress(enabled=False))
 
 
 def write(folder: Path, **sizes: tuple[int, int]) -> Path:
@@ -60,14 +61,6 @@ def test_buckets_follow_the_pictures(tmp_path: Path) -> None:
     assert {geometry.bucket for geometry in square.geometry} == {(64, 64)}
     fixed = checked(tmp_path, folder, "data.buckets.mode=fixed", "data.buckets.sizes=[64x64,96x48]")
     assert [geometry.bucket for geometry in fixed.geometry] == [(96, 48), (64, 64), (64, 64)]
-
-
-def test_sizes_that_the_model_cannot_take_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data.resolution=72: .* a multiple of 16; .* 64 and 80"):
-        buckets(config_of(tmp_path, "data.resolution=72").data, 16)
-    own = config_of(tmp_path, "data.buckets.mode=auto", "data.buckets.step=24")
-    with pytest.raises(DataError, match=r"data\.buckets\.step=24: this model needs a multiple"):
-        buckets(own.data, 16)
 
 
 def test_nothing_is_enlarged_unless_it_may_be(tmp_path: Path) -> None:
@@ -141,13 +134,13 @@ def test_the_check_does_without_class_pictures_that_are_still_to_be_drawn(tmp_pa
 def test_a_set_of_which_nothing_is_left_says_where_it_went(tmp_path: Path) -> None:
     folder = write(tmp_path / "set", a=(90, 90))
     config = config_of(tmp_path, f"data.root={folder}", "data.filters.min_width=100")
-    data = checked_data(config, tmp_path, Progress(enabled=False))
+    data = found_by(config, tmp_path, Progress(enabled=False))
     found = data_sheet(config, data)
     with pytest.raises(DataError, match=r"set: no usable picture; 1 file\(s\) removed by filters"):
-        refuse_findings(config, found)
+        refuse_findings(config.data, found)
     two = config_of(tmp_path, "data.root=null", f"data.roots=[{{path: '{folder}'}}]")
     with pytest.raises(DataError, match=r"^data\.roots=\[.*set\]: no usable picture"):
-        refuse_findings(two, found)
+        refuse_findings(two.data, found)
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"the photos are not here ({PHOTOS})")
@@ -162,9 +155,9 @@ def test_a_set_of_which_nothing_is_left_says_where_it_went(tmp_path: Path) -> No
 )
 def test_a_hundred_photos_train_in_every_bucket_mode(mode: tuple[str, ...], tmp_path: Path) -> None:
     config = config_of(tmp_path, f"data.root={PHOTOS}", "data.resolution=512", *mode)
-    data = checked_data(config, tmp_path / "run", Progress(enabled=False))
+    data = found_by(config, tmp_path / "run", Progress(enabled=False))
     assert not data.source.findings
-    plan = batch_plan(data, config)
+    plan = plan_of(data, config.data.batch_size, config.seed)
     shown = [i for n in range(plan.batches_per_epoch) for i in plan.draw(n).pictures.tolist()]
     assert sorted(shown) == list(range(100))
     for picture, geometry in zip(data.source.pictures, data.geometry, strict=True):
@@ -193,47 +186,26 @@ def test_a_share_is_held_out_by_the_pictures_own_bytes(tmp_path: Path) -> None:
     assert {picture.name for picture in again.source.pictures} == names - {"p0.png"}
 
 
-def listed(*places: float, prefix: str = "p") -> list[Picture]:
-    """Pictures whose bytes' hash lies at these places of all hashes, from 0 to 1."""
-    return [
-        Picture(
-            name=f"{prefix}{number}.png", text="", size=(8, 8), content=f"{hash_at:013x}" + "0" * 51
-        )
-        for number, place in enumerate(places)
-        for hash_at in [int(place * 16**13)]
-    ]
-
-
-def test_the_split_by_hand() -> None:
-    pictures = listed(0.0, 0.9, 0.24, 0.25, 0.1, 0.9)
-    assert split_numbers(pictures, 0.25) == ([1, 3, 5], [0, 2, 4])
-    assert split_numbers(pictures, 0.0) == ([0, 1, 2, 3, 4, 5], [])
-    assert split_numbers(pictures[::-1], 0.25) == ([0, 2, 4], [1, 3, 5])  # each stays on its side
-    of_class = listed(0.0, 0.1, prefix=CLASS_PICTURES)
-    assert split_numbers([*pictures, *of_class], 0.25) == ([1, 3, 5, 6, 7], [0, 2, 4])
-
-
 def test_held_out_pictures_are_found_or_left_out_by_name(tmp_path: Path) -> None:
     folder = write(tmp_path / "set", a=(90, 90), b=(90, 90))
     config = config_of(tmp_path, f"data.root={folder}")
     progress = Progress(enabled=False)
-    data = checked_data(config, tmp_path / "run", progress)
-    assert held_out_data(config, data, progress) is None
+    assert held_out_pictures(config.data, config.model, progress) is None
     unseen = write(folder / "held_out", c=(90, 90), d=(200, 90))
-    found = held_out_data(config, data, progress)
+    found = held_out_pictures(config.data, config.model, progress)
     assert found is not None
     assert [picture.text for picture in found.source.pictures] == ["picture c", "picture d"]
     assert [geometry.bucket for geometry in found.geometry] == [(64, 64), (64, 64)]
     strict = config_of(tmp_path, f"data.root={folder}", "data.upscale=false")
     write(unseen, c=(30, 30), d=(200, 90))
-    found = held_out_data(strict, data, progress)
+    found = held_out_pictures(strict.data, strict.model, progress)
     assert found is not None
     assert [picture.name for picture in found.source.pictures] == ["d.png"]
     (unseen / "c.txt").unlink()
     with progress.console.capture() as shown:
-        found = held_out_data(config, data, progress)
+        found = held_out_pictures(config.data, config.model, progress)
     assert found is not None
     assert [picture.name for picture in found.source.pictures] == ["d.png"]
     assert "validation: left out: c.png: " in shown.get()
     (unseen / "d.txt").unlink()
-    assert held_out_data(config, data, progress) is None
+    assert held_out_pictures(config.data, config.model, progress) is None

@@ -10,6 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from sdlora.data.sources.hub_set import HubSet
+from tests.configs import hub_config
+
 SIZE = (40, 30)
 
 
@@ -22,6 +25,12 @@ def png(colour: str | tuple[int, int, int] = "red", size: tuple[int, int] = SIZE
 def shade(number: int) -> tuple[int, int, int]:
     """A colour that tells the picture's number."""
     return (number % 256, number // 256, 0)
+
+
+def hub_set(path: Path | str, default_caption: str | None = None, **options: Any) -> HubSet:
+    """A set with the usual options, but for those that are given."""
+    config = hub_config(**options)
+    return HubSet(path=str(path), config=config, default_caption=default_caption)
 
 
 def rows(count: int, first: int = 0) -> list[dict[str, Any]]:

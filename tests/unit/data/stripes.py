@@ -1,16 +1,19 @@
 """Pictures whose pixels tell their number, in the way of a source, and batches made of them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from sdlora.data.batches.dataset import Batch, Look, PictureDataset
-from sdlora.data.batches.plan import BatchPlan
-from sdlora.data.captions.recipe import CaptionRecipe
-from sdlora.data.pictures.buckets import fitted
-from sdlora.data.sources.picture import Finding, Picture
+from sdlora.data.batches.dataset import Batch, PictureDataset
+from sdlora.data.cache.encodings import Table
+from sdlora.data.captions.set_captions import SetCaptions
+from sdlora.data.pictures.cuts import Size, fitted
+from sdlora.data.pictures.picture import Finding, Picture
+from sdlora.data.selection.picture_set import PictureSet
+from tests.configs import data_config
 
 
 class Stripes:
@@ -48,30 +51,37 @@ class Stripes:
         return image
 
 
-def tokenize(captions: list[str]) -> Tensor:
+def tokenize(captions: Sequence[str]) -> Tensor:
     """Token 1 + the caption's number, 0 for the empty one."""
     return torch.tensor([[1 + int(c[-1]) if c else 0] * 4 for c in captions])
+
+
+def whole(source: Stripes, bucket: Size | None = None) -> PictureSet:
+    """Every picture cut to ``bucket``, or to the bucket of its own size if that is ``None``."""
+    cuts = [fitted(picture.size, bucket or picture.size) for picture in source.pictures]
+    return PictureSet(source, cuts, fingerprint="")
 
 
 def dataset(
     source: Stripes,
     *,
-    bucket: tuple[int, int] | None = (16, 16),
-    batch_size: int = 4,
-    recipe: CaptionRecipe | None = None,
-    **look: Any,
+    bucket: Size | None = (16, 16),
+    seed: int = 0,
+    latents: Table | None = None,
+    embeddings: Table | None = None,
+    **data: Any,
 ) -> PictureDataset:
-    """Every picture cut to ``bucket``, or to the bucket of its own size if that is ``None``."""
-    geometry = [fitted(picture.size, bucket or picture.size) for picture in source.pictures]
-    kinds = {size: number for number, size in enumerate({cut.bucket for cut in geometry})}
-    look = {"seed": 0, "latent_scale": 4} | look
-    plan = BatchPlan(
-        [kinds[cut.bucket] for cut in geometry],
-        [picture.repeats for picture in source.pictures],
-        batch_size,
-        look["seed"],
+    """Batches of four, of every picture cut to ``bucket``; ``data``: what else differs."""
+    config = data_config(**{"batch_size": 4, "cache": {"mode": "off"}} | data)
+    return PictureDataset(
+        whole(source, bucket),
+        SetCaptions(source.pictures, config.captions, tokenize, seed),
+        config,
+        seed=seed,
+        latent_scale=4,
+        latents=latents,
+        embeddings=embeddings,
     )
-    return PictureDataset(source, geometry, plan, recipe or CaptionRecipe(), tokenize, Look(**look))
 
 
 def batches(data: PictureDataset, count: int, window: int = 1) -> list[Batch]:

@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sdlora.config.data import RootConfig
 from sdlora.data.batches.datamodule import CaptionDataModule
-from sdlora.data.batches.dataset import Look, PictureDataset
-from sdlora.data.batches.plan import BatchPlan
-from sdlora.data.captions.recipe import CaptionRecipe
-from sdlora.data.pictures.buckets import automatic_buckets, fitted, nearest_bucket
-from sdlora.data.sources.folder import FolderSource, Root
+from sdlora.data.batches.dataset import PictureDataset
+from sdlora.data.captions.set_captions import SetCaptions
+from sdlora.data.pictures.buckets import bucket_sizes
+from sdlora.data.selection.picture_set import whole_set
+from sdlora.data.sources.folder_source import FolderSource
+from tests.configs import data_config
 from tests.unit.data.stripes import tokenize
 
 
-def random_roots(folder: Path, draw: random.Random) -> list[Root]:
+def random_roots(folder: Path, draw: random.Random) -> list[RootConfig]:
     roots = []
     for number in range(draw.randrange(1, 4)):
         root = folder / f"root {number}"
@@ -27,7 +29,7 @@ def random_roots(folder: Path, draw: random.Random) -> list[Root]:
             size = (draw.randrange(16, 80), draw.randrange(16, 80))
             Image.new("RGB", size, (number, picture, 0)).save(path)
             path.with_suffix(".txt").write_text(f"caption {picture}", "utf-8")
-        roots.append(Root(path=root, repeats=draw.choice([1, 2, 3])))
+        roots.append(RootConfig(path=str(root), repeats=draw.choice([1, 2, 3])))
     return roots
 
 
@@ -35,19 +37,19 @@ def stream(folder: Path, seed: int) -> PictureDataset:
     draw = random.Random(seed)
     source = FolderSource(random_roots(folder, draw))
     assert not source.findings
-    sizes = automatic_buckets(32, 8, min_side=16, max_side=64, max_aspect=draw.uniform(1, 4))
-    geometry = [
-        fitted(picture.size, nearest_bucket(picture.size, sizes)) for picture in source.pictures
-    ]
-    plan = BatchPlan(
-        [sizes.index(cut.bucket) for cut in geometry],
-        [picture.repeats for picture in source.pictures],
-        draw.randrange(1, 6),
-        seed,
+    buckets = {"mode": "auto", "min_side": 16, "max_side": 64, "max_aspect": draw.uniform(1, 4)}
+    data = data_config(
+        resolution=32,
+        buckets=buckets,
+        batch_size=draw.randrange(1, 6),
+        captions={"dropout": 0.2},
+        flip=True,
+        crop="random",
+        cache={"mode": "off"},
     )
-    recipe = CaptionRecipe(dropout=0.2)
-    look = Look(seed=seed, flip=True, random_crop=True, latent_scale=4)
-    return PictureDataset(source, geometry, plan, recipe, tokenize, look)
+    pictures = whole_set(source, data, bucket_sizes(data.buckets, data.resolution, 8), 8)
+    captions = SetCaptions(source.pictures, data.captions, tokenize, seed)
+    return PictureDataset(pictures, captions, data, seed=seed, latent_scale=4)
 
 
 def shown(data: PictureDataset, count: int, num_workers: int = 0) -> list[tuple[int, str]]:

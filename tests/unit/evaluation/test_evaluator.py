@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from sdlora.adapters.lora import lora_parameters, set_scale
-from sdlora.data.sources.picture_source import PortraitSource
+from sdlora.data.sources.portrait_source import PortraitSource
 from sdlora.evaluation.evaluator import (
     Evaluation,
     Evaluator,

@@ -14,17 +14,18 @@ from torch import Tensor
 
 from sdlora.assembly.memory import memory_and_speed
 from sdlora.config.trainer import TrainerConfig
-from sdlora.data.batches.dataset import Look, PictureDataset
-from sdlora.data.batches.plan import BatchPlan
-from sdlora.data.cache.encoders import CaptionEncoder, PictureEncoder
-from sdlora.data.cache.encodings import Cache, Encodings, embedding_keys, latent_keys
-from sdlora.data.captions.recipe import CaptionRecipe
-from sdlora.data.pictures.buckets import fitted
-from sdlora.data.sources.picture_source import PortraitSource
+from sdlora.data.batches.dataset import PictureDataset
+from sdlora.data.cache.encoders import encoded_captions, encoded_pictures
+from sdlora.data.cache.encodings import Cache
+from sdlora.data.captions.set_captions import SetCaptions
+from sdlora.data.pictures.cuts import fitted
+from sdlora.data.selection.picture_set import PictureSet
+from sdlora.data.sources.portrait_source import PortraitSource
 from sdlora.models.sd import StableDiffusion
 from sdlora.models.tokens import token_ids
 from sdlora.runtime.randomness import normal, uniform
 from sdlora.training.module import DiffusionModule, Teacher, TrainingError
+from tests.configs import data_config
 from tests.unit.tiny_training import (
     Stream,
     adapted,
@@ -146,30 +147,16 @@ def test_cached_and_decoded_pictures_give_the_same_loss(
     """Through the dataset, flips and dropped captions included, over more than an epoch."""
     module = without_trainer(diffusion_module(adapted(family)))
     source = PortraitSource(3, size=32)
-    geometry = [fitted((32, 32), (32, 32))] * 3
-
-    def dataset() -> PictureDataset:
-        return PictureDataset(
-            source,
-            geometry,
-            BatchPlan([0] * 3, [1] * 3, 2, seed=3),
-            CaptionRecipe(dropout=0.3),
-            partial(token_ids, family.tokenizers, 1),
-            Look(seed=3, flip=True, latent_scale=4),
-        )
-
-    plain, served = dataset(), dataset()
+    pictures = PictureSet(source, [fitted((32, 32), (32, 32))] * 3, fingerprint="")
+    data = data_config(batch_size=2, flip=True, captions={"dropout": 0.3}, cache={"mode": "off"})
+    tokenize = partial(token_ids, family.tokenizers, 1)
+    captions = SetCaptions(source.pictures, data.captions, tokenize, seed=3)
+    dataset = partial(PictureDataset, pictures, captions, data, seed=3, latent_scale=4)
     cache = Cache(store=None, resident_bytes=2**30, device=torch.device("cpu"))
-    pictures = PictureEncoder(source, geometry, True, family.encode_images, cache)
-    keys = latent_keys(source, geometry, True, "vae")
-    encodings = Encodings(cache)
-    encodings.fill(keys, pictures)
-    served.latents = encodings.table(keys, pictures)
+    tables = {"latents": encoded_pictures(pictures, True, family, "vae", cache)[0]}
     if "embeddings" in cached:
-        captions = CaptionEncoder(served.token_ids, family.encode_prompts, cache)
-        keys = embedding_keys(served.captions, "text encoder")
-        encodings.fill(keys, captions)
-        served.embeddings = encodings.table(keys, captions)
+        tables["embeddings"] = encoded_captions(captions, family, "text encoder", cache)
+    plain, served = dataset(), dataset(**tables)
     for number in range(4):
         decoded, stored = plain[number, 1], served[number, 1]
         assert decoded.moments is None

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from sdlora.data.batches.datamodule import CaptionDataModule, StreamSampler
 from sdlora.data.batches.dataset import Batch, PictureDataset
-from sdlora.data.captions.recipe import CaptionRecipe
 from tests.unit.data.stripes import Stripes, dataset
 
 
@@ -20,9 +19,9 @@ def stream(batch_size: int = 3) -> PictureDataset:
         Stripes(5, sizes=((16, 16), (32, 16))),
         bucket=None,
         batch_size=batch_size,
-        recipe=CaptionRecipe(dropout=0.5),
+        captions={"dropout": 0.5},
         flip=True,
-        random_crop=True,
+        crop="random",
     )
 
 
@@ -94,15 +93,3 @@ def test_resumed_training_sees_what_comes_next(tmp_path: Path) -> None:
     assert whole.seen == list(range(5 * 5))  # ten batches are five epochs of five
     assert head.seen + tail.seen == whole.seen
     assert torch.equal(tail.weight, whole.weight)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"num_workers": -1}, r"data\.num_workers=-1"),
-        ({"accumulate_grad_batches": 0}, r"trainer\.accumulate_grad_batches=0"),
-    ],
-)
-def test_bad_settings_are_named(change: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        CaptionDataModule(stream(), **change)

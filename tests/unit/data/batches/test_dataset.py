@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sdlora.data.batches.dataset import Batch, told_sizes
-from sdlora.data.captions.recipe import CaptionRecipe
-from sdlora.data.pictures.buckets import Geometry
+from sdlora.data.batches.dataset import Batch
+from sdlora.data.captions.recipe import sample_caption
+from sdlora.data.pictures.cuts import Geometry, told_sizes
+from tests.configs import captions_config
 from tests.unit.data.stripes import Stripes, batches, dataset, joined
 
 
@@ -49,7 +50,7 @@ def test_flip_mirrors_half_of_the_samples() -> None:
 
 
 def test_caption_dropout_gives_the_empty_caption() -> None:
-    shown = batches(dataset(Stripes(40), recipe=CaptionRecipe(dropout=0.25)), 100)
+    shown = batches(dataset(Stripes(40), captions={"dropout": 0.25}), 100)
     ids, pictures = joined(shown, "token_ids"), joined(shown, "picture_index")
     dropped = (ids == 0).all(dim=1)
     assert 65 < dropped.sum() < 135  # four standard deviations
@@ -57,15 +58,15 @@ def test_caption_dropout_gives_the_empty_caption() -> None:
 
 
 def test_captions_that_vary_are_those_of_the_recipe() -> None:
-    recipe = CaptionRecipe(wildcards=True, dropout=0.2)
+    varied = {"wildcards": True, "dropout": 0.2}
     source = Stripes(5)
     source.pictures = [replace(picture, text="a {1|2}") for picture in source.pictures]
-    data = dataset(source, recipe=recipe)
-    assert data.captions == ("",)
-    seen = set()
+    data = dataset(source, captions=varied)
+    assert data.captions.texts == ("",)
+    recipe, seen = captions_config(**varied), set()
     for batch in batches(data, 10):
         expected = [
-            recipe.caption(data.source.pictures[picture].text, "", 0, sample)
+            sample_caption(recipe, data.source.pictures[picture].text, "", 0, sample)
             for picture, sample in zip(
                 batch.picture_index.tolist(), batch.sample_index.tolist(), strict=True
             )
@@ -82,7 +83,7 @@ def test_center_and_random_cut() -> None:
     assert center is not None
     assert (center[..., 0, :8] == -1).all()
     assert (center[..., 0, 8:] == 1).all()
-    means = joined(batches(dataset(wide, random_crop=True), 50), "pixels").mean(dim=(1, 2, 3))
+    means = joined(batches(dataset(wide, crop="random"), 50), "pixels").mean(dim=(1, 2, 3))
     assert means.min() == -1.0
     assert means.max() == 1.0
 
@@ -126,7 +127,7 @@ def test_a_batch_moves_and_its_indices_stay() -> None:
 
 
 def test_copies_in_other_processes_agree() -> None:
-    data = dataset(Stripes(5), flip=True, random_crop=True)
+    data = dataset(Stripes(5), flip=True, crop="random")
     theirs: list[Batch] = batches(pickle.loads(pickle.dumps(data)), 6)
     assert torch.equal(joined(theirs, "pixels"), joined(batches(data, 6), "pixels"))
 

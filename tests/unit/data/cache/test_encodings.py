@@ -10,7 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 from sdlora.data.cache import encoders
-from sdlora.data.cache.encoders import CaptionEncoder, PictureEncoder
+from sdlora.data.cache.encoders import (
+    CaptionEncoder,
+    PictureEncoder,
+    encoded_captions,
+    encoded_pictures,
+)
 from sdlora.data.cache.encodings import (
     Cache,
     Encodings,
@@ -20,28 +25,31 @@ from sdlora.data.cache.encodings import (
     latent_keys,
 )
 from sdlora.data.cache.tensor_store import TensorStore
-from sdlora.data.pictures.buckets import Geometry, fitted
+from sdlora.data.pictures.cuts import Size, fitted
 from sdlora.data.pictures.decode import PictureError, to_tensor, to_unit_range
+from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.progress import Progress
-from tests.unit.data.stripes import Stripes, batches, dataset, joined
+from tests.unit.data.stripes import Stripes, batches, dataset, joined, whole
 
 CPU = torch.device("cpu")
 
 
-def encode_images(pixels: Tensor) -> Tensor:
-    """Like a VAE: a fixed linear map, not the same for mirrored pictures."""
-    assert -1.0 <= pixels.min() <= pixels.max() <= 1.0
-    weight = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    return torch.nn.functional.conv2d(pixels, weight, stride=4)
+class Encoders:
+    """Of a family: a fixed linear map, not the same for mirrored pictures."""
+
+    encoding_dtype = torch.float32
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        assert -1.0 <= pixels.min() <= pixels.max() <= 1.0
+        weight = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+        return torch.nn.functional.conv2d(pixels, weight, stride=4)
+
+    def encode_prompts(self, token_ids: Tensor) -> Tensor:
+        return token_ids[..., None].float() * torch.tensor([1.0, 0.5])
 
 
-def encode_prompts(ids: Tensor) -> Tensor:
-    return ids[..., None].float() * torch.tensor([1.0, 0.5])
-
-
-def geometry_of(source: Stripes) -> list[Geometry]:
-    return [fitted(picture.size, picture.size) for picture in source.pictures]
+FAMILY = Encoders()
 
 
 def in_memory() -> Cache:
@@ -56,13 +64,9 @@ def on_disk(folder: Path, resident_bytes: int = 2**30) -> Cache:
 
 
 def table_of(source: Stripes, cache: Cache, flip: bool = True) -> Resident | Mapped:
-    geometry = geometry_of(source)
-    keys = latent_keys(source, geometry, flip, "vae")
-    encoder = PictureEncoder(source, geometry, flip, encode_images, cache)
-    encodings = Encodings(cache)
-    encodings.fill(keys, encoder)
-    assert not encoder.faults
-    return encodings.table(keys, encoder)
+    table, left = encoded_pictures(whole(source), flip, FAMILY, "vae", cache)
+    assert left.source is source
+    return table
 
 
 class Unreadable(Stripes):
@@ -77,21 +81,20 @@ def test_cached_samples_equal_encoded_samples(where: str, tmp_path: Path) -> Non
     source = Stripes(10, sizes=((16, 16), (32, 16)))
     cache = in_memory() if where == "memory" else on_disk(tmp_path, (where == "disk") * 2**30)
     plain = dataset(source, bucket=None, flip=True)
-    cached = dataset(source, bucket=None, flip=True)
-    cached.latents = table_of(source, cache)
-    assert isinstance(cached.latents, Mapped if where == "mapped" else Resident)
-    captions = CaptionEncoder(cached.token_ids, encode_prompts, cache)
-    keys = embedding_keys(cached.captions, "text encoder")
-    encodings = Encodings(cache)
-    encodings.fill(keys, captions)
-    cached.embeddings = encodings.table(keys, captions)
+    latents = table_of(source, cache)
+    assert isinstance(latents, Mapped if where == "mapped" else Resident)
+    embeddings = encoded_captions(plain.captions, FAMILY, "text encoder", cache)
+    tables = {"latents": latents, "embeddings": embeddings}
+    cached = dataset(source, bucket=None, flip=True, **tables)
     for ours, theirs in zip(batches(cached, 12), batches(plain, 12), strict=True):
         assert ours.pixels is None
         assert theirs.pixels is not None
         assert ours.moments is not None
         # convolution sums in another order for another batch size: a few roundings of about 10
-        torch.testing.assert_close(ours.moments, encode_images(theirs.pixels), atol=1e-5, rtol=0)
-        assert torch.equal(ours.embeddings, encode_prompts(theirs.token_ids))  # type: ignore[arg-type]
+        torch.testing.assert_close(
+            ours.moments, FAMILY.encode_images(theirs.pixels), atol=1e-5, rtol=0
+        )
+        assert torch.equal(ours.embeddings, FAMILY.encode_prompts(theirs.token_ids))  # type: ignore[arg-type]
         assert ours.names == theirs.names
 
 
@@ -112,22 +115,26 @@ def test_without_a_store_nothing_is_written(
 
 def test_whatever_the_latents_depend_on_is_in_the_key() -> None:
     source = Stripes(1, sizes=((32, 16),))
-    cut = fitted((32, 16), (16, 16))
-    key = latent_keys(source, [cut], False, "vae")[0]
+
+    def cut(bucket: Size, source: Stripes = source) -> PictureSet:
+        return whole(source, bucket)
+
+    key = latent_keys(cut((16, 16)), False, "vae")[0]
+    aside = replace(cut((16, 16)), geometry=[fitted((32, 16), (16, 16), (0.0, 0.0))])
     others = [
-        latent_keys(source, [fitted((32, 16), (8, 8))], False, "vae")[0],
-        latent_keys(source, [fitted((32, 16), (16, 16), (0.0, 0.0))], False, "vae")[0],
-        latent_keys(source, [cut], False, "another vae")[0],
-        latent_keys(source, [cut], True, "vae")[1],
+        latent_keys(cut((8, 8)), False, "vae")[0],
+        latent_keys(aside, False, "vae")[0],
+        latent_keys(cut((16, 16)), False, "another vae")[0],
+        latent_keys(cut((16, 16)), True, "vae")[1],
     ]
     changed = Stripes(1, sizes=((32, 16),))
     changed.pictures = [replace(changed.pictures[0], content="changed")]
-    others.append(latent_keys(changed, [cut], False, "vae")[0])
+    others.append(latent_keys(cut((16, 16), changed), False, "vae")[0])
     assert len({key, *others}) == 6
     renamed = Stripes(1, sizes=((32, 16),))
     renamed.pictures = [replace(renamed.pictures[0], name="b.png", text="another")]
-    assert latent_keys(renamed, [cut], False, "vae") == [key]
-    assert latent_keys(source, [cut], True, "vae")[0] == key  # switching flips on keeps the rest
+    assert latent_keys(cut((16, 16), renamed), False, "vae") == [key]
+    assert latent_keys(cut((16, 16)), True, "vae")[0] == key  # switching flips on keeps the rest
     assert embedding_keys(["a"], "x") != embedding_keys(["a"], "y") != embedding_keys(["b"], "y")
 
 
@@ -147,14 +154,13 @@ def test_equal_pictures_are_encoded_once() -> None:
     source = Stripes(4)
     source.pictures = [replace(picture, content="same") for picture in source.pictures]
     seen: list[int] = []
-    geometry = geometry_of(source)
-    encoder = PictureEncoder(source, geometry, False, encode_images, in_memory())
+    encoder = PictureEncoder(whole(source), False, FAMILY, in_memory())
 
     def counted(numbers: list[int]) -> Iterator[tuple[int, Tensor]]:
         seen.extend(numbers)
         return encoder(numbers)
 
-    keys = latent_keys(source, geometry, False, "vae")
+    keys = latent_keys(whole(source), False, "vae")
     encodings = Encodings(in_memory())
     encodings.fill(keys, counted)
     assert seen == [0]
@@ -169,15 +175,14 @@ def test_pictures_that_cannot_be_encoded_are_named_and_the_rest_goes_on() -> Non
                 raise PictureError("cannot be decoded (cut off); replace or remove it")
             return super().image(index)
 
-    def nan_for_four(pixels: Tensor) -> Tensor:
-        moments = encode_images(pixels)
-        wrong = to_unit_range(to_tensor(Stripes(5).image(4)))[0, 0, 0]
-        moments[(pixels[:, 0, 0, 0] == wrong) | (pixels[:, 0, 0, -1] == wrong)] = torch.nan
-        return moments
+    class NanForFour(Encoders):
+        def encode_images(self, pixels: Tensor) -> Tensor:
+            moments = super().encode_images(pixels)
+            wrong = to_unit_range(to_tensor(Stripes(5).image(4)))[0, 0, 0]
+            moments[(pixels[:, 0, 0, 0] == wrong) | (pixels[:, 0, 0, -1] == wrong)] = torch.nan
+            return moments
 
-    source = Broken(6)
-    geometry = geometry_of(source)
-    encoder = PictureEncoder(source, geometry, True, nan_for_four, in_memory())
+    encoder = PictureEncoder(whole(Broken(6)), True, NanForFour(), in_memory())
     numbers = [number for number, _ in encoder(list(range(12)))]
     assert sorted(numbers) == [0, 1, 2, 3, 6, 7, 10, 11]
     assert {n: finding.kind for n, finding in encoder.faults.items()} == {
@@ -196,9 +201,8 @@ def test_every_copy_of_a_picture_that_cannot_be_encoded_is_named() -> None:
 
     source = Broken(4)
     source.pictures[3] = replace(source.pictures[3], content=source.pictures[1].content)
-    geometry = geometry_of(source)
-    encoder = PictureEncoder(source, geometry, True, encode_images, in_memory())
-    Encodings(in_memory()).fill(latent_keys(source, geometry, True, "vae"), encoder)
+    encoder = PictureEncoder(whole(source), True, FAMILY, in_memory())
+    Encodings(in_memory()).fill(latent_keys(whole(source), True, "vae"), encoder)
     assert {n: str(finding) for n, finding in encoder.faults.items()} == {
         1: "1.png: cannot be decoded (cut off)",
         3: "3.png: cannot be decoded (cut off)",
@@ -206,7 +210,11 @@ def test_every_copy_of_a_picture_that_cannot_be_encoded_is_named() -> None:
 
 
 def test_a_text_encoder_that_gives_nan_stops_the_run() -> None:
-    encoder = CaptionEncoder(torch.ones(2, 3), lambda ids: ids / torch.zeros(1), in_memory())
+    class Overflows(Encoders):
+        def encode_prompts(self, token_ids: Tensor) -> Tensor:
+            return token_ids / torch.zeros(1)
+
+    encoder = CaptionEncoder(torch.ones(2, 3), Overflows(), in_memory())
     with pytest.raises(DataError, match="text encoder gives NaN"):
         list(encoder([0, 1]))
 

@@ -3,8 +3,8 @@
 import pytest
 
 from sdlora.data.captions.caption_check import caption_findings, frequent_words
-from sdlora.data.captions.recipe import CaptionRecipe
-from sdlora.data.sources.picture import WARNING, Picture
+from sdlora.data.pictures.picture import WARNING, Picture
+from tests.configs import captions_config as recipe_of
 
 
 def pictures(*texts: str, prefix: str = "") -> list[Picture]:
@@ -16,7 +16,7 @@ def pictures(*texts: str, prefix: str = "") -> list[Picture]:
 
 def test_cuts_are_quoted() -> None:
     shown = pictures("long", "short", "longer")
-    findings = caption_findings(shown, CaptionRecipe(), [" in a hat", "", "x " * 200])
+    findings = caption_findings(shown, recipe_of(), [" in a hat", "", "x " * 200])
     assert [(f.name, f.kind, f.severity) for f in findings] == [
         ("0.png", "cut_caption", WARNING),
         ("2.png", "cut_caption", WARNING),
@@ -27,12 +27,12 @@ def test_cuts_are_quoted() -> None:
     assert '..." (200 words)' in findings[1].reason
     assert len(findings[1].reason) < 300
     with pytest.raises(ValueError, match="shorter"):
-        caption_findings(shown, CaptionRecipe(), [""])
+        caption_findings(shown, recipe_of(), [""])
 
 
 def test_shared_captions_are_one_finding_for_each_text() -> None:
     shown = pictures("a man", "a hat", "a man", "", "", "a man", "a man", "a man", "a hat")
-    findings = caption_findings(shown, CaptionRecipe(), [""] * len(shown))
+    findings = caption_findings(shown, recipe_of(), [""] * len(shown))
     assert [(f.name, f.kind) for f in findings] == [
         ("0.png", "same_caption"),
         ("1.png", "same_caption"),
@@ -43,33 +43,33 @@ def test_shared_captions_are_one_finding_for_each_text() -> None:
 
 def test_a_caption_that_the_config_gives_may_be_shared() -> None:
     shown = pictures("a man", "a photo", "a man", "a photo")
-    findings = caption_findings(shown, CaptionRecipe(), [""] * 4, meant={"a photo"})
+    findings = caption_findings(shown, recipe_of(), [""] * 4, meant={"a photo"})
     assert [finding.name for finding in findings] == ["0.png"]
 
 
 def test_one_text_behind_two_prefixes_is_two_captions() -> None:
     shown = [*pictures("a man", prefix="ohwx"), *pictures("a man", prefix="sks")]
-    assert caption_findings(shown, CaptionRecipe(), ["", ""]) == []
+    assert caption_findings(shown, recipe_of(), ["", ""]) == []
 
 
 def test_broken_wildcards_are_named_where_wildcards_are_read() -> None:
     shown = pictures("a {red|blue hat", "a {red|blue} hat")
-    (finding,) = caption_findings(shown, CaptionRecipe(wildcards=True), ["", ""])
+    (finding,) = caption_findings(shown, recipe_of(wildcards=True), ["", ""])
     assert (finding.name, finding.kind) == ("0.png", "broken_wildcard")
     assert "{red|blue hat" in finding.reason
-    assert caption_findings(shown, CaptionRecipe(), ["", ""]) == []
+    assert caption_findings(shown, recipe_of(), ["", ""]) == []
 
 
 def test_frequent_words_leave_out_the_common_ones() -> None:
     shown = pictures("A man in a red hat", "the man's hat\nHAT!", "{red|blue} café")
-    assert frequent_words(shown, CaptionRecipe(), count=3) == [("hat", 3), ("red", 2), ("blue", 1)]
-    assert ("man's", 1) in frequent_words(shown, CaptionRecipe())
-    assert frequent_words([], CaptionRecipe()) == []
+    assert frequent_words(shown, recipe_of(), count=3) == [("hat", 3), ("red", 2), ("blue", 1)]
+    assert ("man's", 1) in frequent_words(shown, recipe_of())
+    assert frequent_words([], recipe_of()) == []
 
 
 def test_frequent_tags_are_whole() -> None:
     shown = pictures("red hat, in the sun", "Red Hat,smile\nin the sun", "red hat")
-    assert frequent_words(shown, CaptionRecipe(tags=True)) == [
+    assert frequent_words(shown, recipe_of(tags=True)) == [
         ("red hat", 3),
         ("in the sun", 2),
         ("smile", 1),

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from sdlora.data.pictures.decode import PictureError
+from sdlora.data.pictures.picture import Picture
 from sdlora.data.sheet.contact_sheet import (
     TILE_PX,
     contact_pages,
@@ -14,7 +15,6 @@ from sdlora.data.sheet.contact_sheet import (
     write_contact_sheets,
 )
 from sdlora.data.sheet.data_sheet import Row
-from sdlora.data.sources.picture import Picture
 from sdlora.runtime.progress import Progress
 
 QUIET = Progress(enabled=False)

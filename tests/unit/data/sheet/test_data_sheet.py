@@ -2,9 +2,9 @@
 
 import pytest
 
-from sdlora.data.pictures.buckets import fitted
+from sdlora.data.pictures.cuts import fitted
+from sdlora.data.pictures.picture import ERROR, REMOVED, WARNING, Finding, Picture
 from sdlora.data.sheet.data_sheet import Row, row, sheet
-from sdlora.data.sources.picture import ERROR, REMOVED, WARNING, Finding, Picture
 from sdlora.data.sources.picture_source import fingerprint
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from sdlora.data.pictures.buckets import fitted
+from sdlora.data.pictures.cuts import fitted
+from sdlora.data.pictures.picture import REMOVED, WARNING, Finding, Picture
 from sdlora.data.sheet.data_sheet import Row, Sheet, row, sheet
 from sdlora.data.sheet.verdict import SCHEMA, print_sheet, refuse, write_sheet
-from sdlora.data.sources.picture import REMOVED, WARNING, Finding, Picture
 from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.progress import Progress
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from sdlora.data.pictures.picture import ERROR, WARNING
 from sdlora.data.sources.caption_table import Row, RowFault, read_metadata
-from sdlora.data.sources.picture import ERROR, WARNING
 
 
 def jsonl(*rows: dict[str, object] | str) -> bytes:

@@ -7,15 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sdlora.data.sources.folder import FolderSource, Root
-from sdlora.data.sources.picture import Finding
-from sdlora.data.sources.picture_source import (
-    PortraitSource,
-    Selection,
-    WithClassPictures,
-    fingerprint,
-    readable,
-)
+from sdlora.config.data import RootConfig
+from sdlora.data.pictures.picture import Finding
+from sdlora.data.sources.folder_source import FolderSource
+from sdlora.data.sources.picture_source import Selection, WithClassPictures, fingerprint, readable
+from sdlora.data.sources.portrait_source import PortraitSource
 from sdlora.world.portraits import portrait
 
 
@@ -100,7 +96,7 @@ def test_what_cannot_be_read_is_left_out_of_comparisons(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         Image.new("RGB", (8, 8), "red").save(tmp_path / f"{name}.png")
         (tmp_path / f"{name}.txt").write_text(name, "utf-8")
-    source = FolderSource([Root(path=tmp_path)])
+    source = FolderSource([RootConfig(path=str(tmp_path))])
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:60])
     found = readable(source, None)
     assert [picture.name for picture, _ in found] == ["a.png", "c.png"]

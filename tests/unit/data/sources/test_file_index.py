@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sdlora.data.sources.index import RACY_NS, FileIndex, FileKey, PictureFacts
+from sdlora.data.sources.file_index import RACY_NS, FileIndex, FileKey, PictureFacts
 
 HOUR_NS = 3_600 * 10**9
 READ_NS = 1_700_000_000 * 10**9
@@ -156,7 +156,7 @@ def test_a_locked_file_is_done_without(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from sdlora.data.sources.index import FileIndex
+from sdlora.data.sources.file_index import FileIndex
 with FileIndex(Path(sys.argv[1])) as index:
     for number in range(100):
         index.store_facts(sys.argv[2], {str(number): "done"})

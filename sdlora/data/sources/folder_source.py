@@ -6,18 +6,18 @@ import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from sdlora.data.captions.recipe import CaptionError, check_caption_text
-from sdlora.data.pictures.decode import PICTURE_SUFFIXES, read_alpha, read_mask, read_picture
-from sdlora.data.sources.index import FileIndex, FileKey, PictureFacts
+from sdlora.config.data import RootConfig
+from sdlora.data.captions.caption_text import CaptionError, check_caption_text
+from sdlora.data.pictures.decode import PICTURE_SUFFIXES, WHITE, read_alpha, read_mask, read_picture
+from sdlora.data.pictures.picture import WARNING, Finding, Picture
+from sdlora.data.sources.file_index import FileIndex, FileKey, PictureFacts
+from sdlora.data.sources.file_reader import Fault, FileReader
 from sdlora.data.sources.pairing import Candidate, Endings, Pairing
-from sdlora.data.sources.picture import WARNING, Finding, Picture
 from sdlora.data.sources.picture_source import DataError
-from sdlora.data.sources.reading import Fault, FileReader
 from sdlora.data.sources.scan import Folder, FolderScan
 from sdlora.runtime.files import sha256
 from sdlora.runtime.progress import Progress
@@ -25,23 +25,8 @@ from sdlora.runtime.progress import Progress
 _BATCH = 256  # pictures between two writes of the index and two moves of the bar
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Root:
-    """A folder of pictures and what holds for all of them.
-
-    Attributes:
-        path: The folder.
-        repeats: How often an epoch shows each picture, >= 1.
-        prefix: Stands before every caption, such as a trigger word.
-        class_caption: Caption of pictures that have none of their own; ``""`` trains without.
-        loss_weight: Factor on the loss, > 0.
-    """
-
-    path: Path
-    repeats: int = 1
-    prefix: str = ""
-    class_caption: str | None = None
-    loss_weight: float = 1.0
+HELD_OUT = "held_out"
+"""Name of a folder in a root whose pictures training never reads; scores compare with them."""
 
 
 class FolderSource:
@@ -54,13 +39,12 @@ class FolderSource:
     again. Of each file that cannot be used a finding tells; none stops the others.
 
     Args:
-        roots: The folders; no two of them one in another.
+        roots: The folders and what holds for all pictures of each; no two of them one in another.
         caption_endings: Of caption files, in any letter case; the first that is there counts.
         default_caption: Of pictures that have none, ``""`` to train them without words; with
             ``None`` they are findings.
         nested: Whether sub-folders are read; hidden ones never are.
-        held_out: Name of the folder that is not read where it lies directly in a root.
-        background: Colour under transparent parts, 0 to 255 each.
+        background: Colour under transparent parts, as ``#rrggbb``.
         alpha_is_mask: Whether pictures without a mask file are masked by their transparency.
         index: What earlier runs learned of the files; used here only.
         progress: Shows a bar when many files are new.
@@ -78,13 +62,12 @@ class FolderSource:
 
     def __init__(
         self,
-        roots: Sequence[Root],
+        roots: Sequence[RootConfig],
         *,
         caption_endings: Sequence[str] = (".txt", ".caption"),
         default_caption: str | None = None,
         nested: bool = True,
-        held_out: str = "held_out",
-        background: tuple[int, int, int] = (255, 255, 255),
+        background: str = WHITE,
         alpha_is_mask: bool = False,
         index: FileIndex | None = None,
         progress: Progress | None = None,
@@ -99,7 +82,7 @@ class FolderSource:
         self._masks: dict[int, tuple[FileKey, str]] = {}  # picture -> mask, its content
         texts = [_shared_caption(root, default_caption) for root in roots]
         endings = Endings(caption_endings)
-        scan = FolderScan(_folders(roots), endings.classify, nested=nested, held_out=held_out)
+        scan = FolderScan(_folders(roots), endings.classify, nested=nested, held_out=HELD_OUT)
         with _collector_paused():
             candidates = self._paired(scan, Pairing(endings, texts, scan.is_read))
             with FileReader(index, progress, len(candidates)) as reader:
@@ -184,7 +167,6 @@ class FolderSource:
             content=facts.content,
             repeats=root.repeats,
             prefix=root.prefix,
-            loss_weight=root.loss_weight,
             mask_content=masked_by,
             file_bytes=candidate.picture.num_bytes,
         )
@@ -252,7 +234,7 @@ def _unchanged(file: FileKey, content: str) -> Path:
     return Path(file.path)
 
 
-def _shared_caption(root: Root, default: str | None) -> str | None:
+def _shared_caption(root: RootConfig, default: str | None) -> str | None:
     """Caption of the root's pictures that have none of their own."""
     text = default if root.class_caption is None else root.class_caption
     if not text or not text.strip():
@@ -263,22 +245,23 @@ def _shared_caption(root: Root, default: str | None) -> str | None:
         raise DataError(f"data.root={root.path}: the caption {text!r} {error}") from error
 
 
-def _folders(roots: Sequence[Root]) -> list[Folder]:
+def _folders(roots: Sequence[RootConfig]) -> list[Folder]:
     """The roots, with what begins the names of their files; DataError unless they are apart."""
-    seen: dict[Path, Root] = {}
+    seen: dict[Path, str] = {}
     labels: list[str] = []
     for root in roots:
-        if not root.path.is_dir():
-            what = "is not a folder" if root.path.exists() else "does not exist"
+        path = Path(root.path)
+        if not path.is_dir():
+            what = "is not a folder" if path.exists() else "does not exist"
             raise DataError(f"data.root={root.path}: {what}; give the folder of the pictures")
-        real = root.path.resolve()
+        real = path.resolve()
         for other in seen:
             if real.is_relative_to(other) or other.is_relative_to(real):
                 raise DataError(
-                    f"data.roots: {root.path} and {seen[other].path} are one folder, or one lies "
+                    f"data.roots: {root.path} and {seen[other]} are one folder, or one lies "
                     "in the other; keep one of them"
                 )
-        seen[real] = root
+        seen[real] = root.path
         name = unicodedata.normalize("NFC", real.name) or "root"
         numbers = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
         labels.append(next(label for label in numbers if label not in labels))

@@ -8,10 +8,9 @@ import datasets
 import pytest
 from torch.utils.data import DataLoader, IterableDataset
 
-from sdlora.data.sources.hub_set import HubSet
 from sdlora.data.sources.picture_source import DataError
-from sdlora.data.sources.streaming import StreamedSource
-from tests.unit.data.hub_sets import SIZE, png, rows, shade, write_folder, write_parquet
+from sdlora.data.sources.streamed_source import StreamedSource
+from tests.unit.data.hub_sets import SIZE, hub_set, png, rows, shade, write_folder, write_parquet
 
 COUNT = 35
 
@@ -32,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def stream(path: Path, seed: int = 0, **options: Any) -> StreamedSource:
-    return StreamedSource(HubSet(path=str(path)), **{"seed": seed, "shuffle_buffer": 8, **options})
+    return StreamedSource(hub_set(path), **{"seed": seed, "shuffle_buffer": 8, **options})
 
 
 def texts(source: StreamedSource, epoch: int, start: int = 0) -> list[str]:

@@ -1,41 +1,49 @@
 """Filters leave out what they say, name it, and keep all else."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sdlora.data.pictures.filters import MIB, Filters, apply, near_duplicates
-from sdlora.data.pictures.measures import phash
-from sdlora.data.sources.picture import ERROR, REMOVED, Picture
+from sdlora.data.pictures.picture import ERROR, REMOVED, Picture
+from sdlora.data.selection.filters import MIB, apply_filters, near_duplicates
+from sdlora.data.selection.measures import phash
 from sdlora.world.portraits import portrait
+from tests.configs import filters_config as only
 
 
 def picture(name: str, size: tuple[int, int] = (640, 480), text: str = "", content: str = ""):
     return Picture(name, size, text, content or name)
 
 
-def no_measures(kinds: Sequence[str], indices: Sequence[int]) -> dict[str, dict[str, str]]:
-    raise AssertionError("nothing here needs decoding")
-
-
-def values(pictures: Sequence[Picture], **kinds: dict[str, str]) -> Callable:
+class Values:
     """Measured values by name of the picture; whatever has none cannot be decoded."""
 
-    def measured(asked: Sequence[str], indices: Sequence[int]) -> dict[str, dict[str, str]]:
-        shown = {pictures[i].name: pictures[i].content for i in indices}
+    def __init__(self, pictures: Sequence[Picture], **kinds: dict[str, str]) -> None:
+        self.pictures = pictures
+        self.kinds = kinds
+        self.asked: list[tuple[list[str], list[int]]] = []
+
+    def of(self, kinds: Sequence[str], numbers: Sequence[int]) -> dict[str, dict[str, str]]:
+        self.asked.append(([*kinds], [*numbers]))
+        shown = {self.pictures[i].name: self.pictures[i].content for i in numbers}
         decode = {
-            content: "ok" if all(name in kinds[kind] for kind in asked) else "is broken"
+            content: "ok" if all(name in self.kinds[kind] for kind in kinds) else "is broken"
             for name, content in shown.items()
         }
         return {"decode": decode} | {
-            kind: {shown[name]: v for name, v in kinds[kind].items() if name in shown}
-            for kind in asked
+            kind: {shown[name]: v for name, v in self.kinds[kind].items() if name in shown}
+            for kind in kinds
         }
 
-    return measured
+
+class Undecoded:
+    """For what must not need decoding."""
+
+    def of(self, kinds: Sequence[str], numbers: Sequence[int]) -> dict[str, dict[str, str]]:
+        raise AssertionError("nothing here needs decoding")
 
 
 def reasons(found) -> list[str]:
@@ -44,8 +52,11 @@ def reasons(found) -> list[str]:
 
 def test_no_filter_keeps_all() -> None:
     pictures = [picture("a.png", (1, 1)), picture("b.png", content="a.png")]
-    assert apply(pictures, Filters(), no_measures) == ([0, 1], [])
-    assert apply([], Filters(exact_duplicates=True, near_duplicates=3), no_measures) == ([], [])
+    assert apply_filters(pictures, only(), Undecoded()) == ([0, 1], [])
+    assert apply_filters([], only(exact_duplicates=True, near_duplicates=3), Undecoded()) == (
+        [],
+        [],
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,7 +77,7 @@ def test_no_filter_keeps_all() -> None:
 )
 def test_sizes(filters: dict, kept: list[int], reason: str) -> None:
     pictures = [picture("a", (300, 200)), picture("b", (800, 400)), picture("c", (400, 800))]
-    left, found = apply(pictures, Filters(**filters), no_measures)
+    left, found = apply_filters(pictures, only(**filters), Undecoded())
     assert left == kept
     assert len(found) == 3 - len(kept)
     for finding in found:
@@ -78,7 +89,7 @@ def test_sizes(filters: dict, kept: list[int], reason: str) -> None:
 def test_large_files() -> None:
     sizes = {"a.png": 2 * MIB, "b.png": 3 * MIB // 2, "drawn": 0}
     pictures = [replace(picture(name), file_bytes=size) for name, size in sizes.items()]
-    kept, found = apply(pictures, Filters(max_file_mib=1.5), no_measures)
+    kept, found = apply_filters(pictures, only(max_file_mib=1.5), Undecoded())
     assert kept == [1, 2]
     assert reasons(found) == ["a.png: has 2 MiB, above data.filters.max_file_mib=1.5"]
 
@@ -90,7 +101,7 @@ def test_of_equal_files_the_first_by_name_stays() -> None:
         picture("b.png", content="y"),
         picture("d.png", text="A", content="x"),
     ]
-    kept, found = apply(pictures, Filters(exact_duplicates=True), no_measures)
+    kept, found = apply_filters(pictures, only(exact_duplicates=True), Undecoded())
     assert kept == [1, 2]
     same = "has the same bytes as a.png, which is kept"
     assert reasons(found) == [
@@ -101,8 +112,8 @@ def test_of_equal_files_the_first_by_name_stays() -> None:
 
 def test_blurred_pictures() -> None:
     pictures = [picture("a.png"), picture("b.png"), picture("c.png")]
-    measured = values(pictures, sharpness={"a.png": "49.9", "b.png": "50", "c.png": "1e3"})
-    kept, found = apply(pictures, Filters(min_sharpness=50), measured)
+    measured = Values(pictures, sharpness={"a.png": "49.9", "b.png": "50", "c.png": "1e3"})
+    kept, found = apply_filters(pictures, only(min_sharpness=50), measured)
     assert kept == [1, 2]
     assert reasons(found) == ["a.png: has a sharpness of 49.9, below data.filters.min_sharpness=50"]
 
@@ -115,7 +126,7 @@ def test_of_like_pictures_the_largest_stays_then_the_first_by_name() -> None:
         picture("c.png", (500, 100)),
     ]
     hashes = {"a.png": f"{0:016x}", "b.png": f"{1:016x}", "d.png": f"{1:016x}", "c.png": "f" * 16}
-    kept, found = apply(pictures, Filters(near_duplicates=2), values(pictures, phash=hashes))
+    kept, found = apply_filters(pictures, only(near_duplicates=2), Values(pictures, phash=hashes))
     assert kept == [1, 3]
     like = "looks like b.png (300x300), which is kept"
     assert reasons(found) == [
@@ -127,7 +138,7 @@ def test_of_like_pictures_the_largest_stays_then_the_first_by_name() -> None:
 def test_a_chain_of_small_steps_does_not_join_its_ends() -> None:
     pictures = [picture(name) for name in "abc"]
     hashes = {"a": f"{0b000:016x}", "b": f"{0b011:016x}", "c": f"{0b1111:016x}"}
-    kept, found = apply(pictures, Filters(near_duplicates=2), values(pictures, phash=hashes))
+    kept, found = apply_filters(pictures, only(near_duplicates=2), Values(pictures, phash=hashes))
     assert kept == [0, 2]
     assert [finding.name for finding in found] == ["b"]
 
@@ -138,15 +149,15 @@ def test_copies_of_real_pictures_are_found_and_strangers_stay() -> None:
     images = [*drawn, small]
     pictures = [picture(f"{i:02}.png", image.size) for i, image in enumerate(images)]
     hashes = {p.name: phash(image) for p, image in zip(pictures, images, strict=True)}
-    kept, found = apply(pictures, Filters(near_duplicates=4), values(pictures, phash=hashes))
+    kept, found = apply_filters(pictures, only(near_duplicates=4), Values(pictures, phash=hashes))
     assert kept == list(range(12))
     assert found[0].reason.startswith("looks like 05.png (256x256), which is kept")
 
 
 def test_what_cannot_be_decoded_is_an_error_and_not_kept() -> None:
     pictures = [picture("a.png"), picture("b.png")]
-    kept, found = apply(
-        pictures, Filters(min_sharpness=1), values(pictures, sharpness={"b.png": "9"})
+    kept, found = apply_filters(
+        pictures, only(min_sharpness=1), Values(pictures, sharpness={"b.png": "9"})
     )
     assert kept == [1]
     assert [(f.name, f.kind, f.reason, f.severity) for f in found] == [
@@ -162,19 +173,14 @@ def test_only_what_is_left_is_decoded_and_each_picture_is_named_once() -> None:
         picture("blurred.png"),
         picture("good.png"),
     ]
-    everything = Filters(min_width=10, exact_duplicates=True, near_duplicates=1, min_sharpness=10)
-    asked = []
-
-    def measured(kinds: Sequence[str], indices: Sequence[int]) -> dict[str, dict[str, str]]:
-        asked.append(([*kinds], [*indices]))
-        return values(
-            pictures,
-            phash={"again.png": "0" * 16, "blurred.png": "0" * 16, "good.png": "f" * 16},
-            sharpness={"again.png": "20", "blurred.png": "2", "good.png": "20"},
-        )(kinds, indices)
-
-    kept, found = apply(pictures, everything, measured)
-    assert asked == [(["phash", "sharpness"], [2, 3, 4])]
+    everything = only(min_width=10, exact_duplicates=True, near_duplicates=1, min_sharpness=10)
+    measured = Values(
+        pictures,
+        phash={"again.png": "0" * 16, "blurred.png": "0" * 16, "good.png": "f" * 16},
+        sharpness={"again.png": "20", "blurred.png": "2", "good.png": "20"},
+    )
+    kept, found = apply_filters(pictures, everything, measured)
+    assert measured.asked == [(["phash", "sharpness"], [2, 3, 4])]
     assert kept == [2, 4]
     assert [(f.name, f.kind) for f in found] == [
         ("small.png", "too_small"),
@@ -211,7 +217,7 @@ def test_many_hashes_are_compared_in_time() -> None:
 
 def test_names_with_line_breaks_are_escaped() -> None:
     pictures = [picture("a\nb.png", content="x"), picture("c.png", content="x")]
-    _, found = apply(pictures, Filters(exact_duplicates=True), no_measures)
+    _, found = apply_filters(pictures, only(exact_duplicates=True), Undecoded())
     assert "'a\\nb.png'" in found[0].reason
 
 
@@ -231,13 +237,11 @@ def test_names_with_line_breaks_are_escaped() -> None:
 )
 def test_numbers_out_of_range(key: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"^data\.filters\.{key}={value}: must "):
-        Filters(**{key: value})
-    with pytest.raises(ValueError, match=rf"^data\.filters\.{key}="):
-        replace(Filters(), **{key: value})
+        only(**{key: value})
 
 
 def test_an_empty_range_of_aspects() -> None:
     with pytest.raises(
         ValueError, match=r"min_aspect=2: must not exceed data.filters.max_aspect=1"
     ):
-        Filters(min_aspect=2, max_aspect=1)
+        only(min_aspect=2, max_aspect=1)

@@ -15,12 +15,11 @@ from huggingface_hub import constants
 from PIL import Image
 
 from sdlora.data.pictures.decode import PictureError
-from sdlora.data.sources.hub import HubSource
+from sdlora.data.pictures.picture import WARNING
 from sdlora.data.sources.hub_rows import HubRows
-from sdlora.data.sources.hub_set import HubSet
-from sdlora.data.sources.picture import WARNING
+from sdlora.data.sources.hub_source import HubSource
 from sdlora.data.sources.picture_source import DataError
-from tests.unit.data.hub_sets import SIZE, png, rows, shade, write_folder, write_parquet
+from tests.unit.data.hub_sets import SIZE, hub_set, png, rows, shade, write_folder, write_parquet
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +28,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opened(path: Path, **options: Any) -> HubSource:
-    return HubSource(HubSet(path=str(path), **options))
+    return HubSource(hub_set(path, **options))
 
 
 def reasons(source: HubSource) -> list[tuple[str, str, str]]:
@@ -224,15 +223,15 @@ def test_transparency_lies_over_a_colour_or_masks(tmp_path: Path) -> None:
     image.paste((0, 0, 0, 0), (0, 0, 20, 30))
     records = [{"image": saved(image, format="PNG"), "text": "half"}, *rows(1)]
     records[1]["image"] = png()
-    hub_set = HubSet(path=str(write_parquet(tmp_path / "a.parquet", records)))
-    source = HubSource(hub_set, background=(0, 0, 255), alpha_is_mask=True)
+    of_rows = hub_set(write_parquet(tmp_path / "a.parquet", records))
+    source = HubSource(of_rows, background="#0000ff", alpha_is_mask=True)
     assert [p.has_mask for p in source.pictures] == [True, False]
     assert source.image(0).getpixel((5, 5)) == (0, 0, 255)
     mask = source.mask(0)
     assert mask is not None
     assert (mask.mode, mask.getpixel((5, 5)), mask.getpixel((30, 5))) == ("L", 0, 255)
     assert source.mask(1) is None
-    assert [p.has_mask for p in HubSource(hub_set).pictures] == [False, False]
+    assert [p.has_mask for p in HubSource(of_rows).pictures] == [False, False]
 
 
 def test_an_animation_is_named(tmp_path: Path) -> None:
@@ -333,12 +332,12 @@ def test_sets_that_cannot_be_read(tmp_path: Path, name: str, message: str) -> No
 @pytest.mark.parametrize("identity", ["parquet", "csv", "../up", "a/b/c", "https://example.org/x"])
 def test_what_is_no_id_is_not_looked_for(identity: str) -> None:
     with pytest.raises(DataError, match="is neither an id OWNER/NAME"):
-        HubSource(HubSet(path=identity))
+        HubSource(hub_set(identity))
 
 
 def test_offline_the_hub_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.root=someone/portraits.*Couldn't reach"):
-        HubSource(HubSet(path="someone/portraits"))
+        HubSource(hub_set("someone/portraits"))
     path = write_parquet(tmp_path / "a.parquet", rows(1))
     with pytest.raises(DataError, match=r"data\.hub\.revision=main: .* is local"):
         opened(path, revision="main")
@@ -352,7 +351,7 @@ def test_unknown_splits_are_named(tmp_path: Path) -> None:
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r'pip install "sdlora\[hub\]"'):
-        HubSource(HubSet(path="someone/portraits"))
+        HubSource(hub_set("someone/portraits"))
 
 
 def test_a_set_from_the_hub_names_no_files_of_this_machine(
@@ -362,7 +361,7 @@ def test_a_set_from_the_hub_names_no_files_of_this_machine(
     for name in ("hub/a.png", "private.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(png())
-    reader = HubRows(HubSet(path="someone/portraits"), None, "image", None, (), None)
+    reader = HubRows(hub_set("someone/portraits"), None, "image", None, (), None)
 
     def read(path: str) -> bytes:
         return reader.picture_bytes({"image": {"bytes": None, "path": path}})
@@ -376,7 +375,7 @@ def test_a_set_from_the_hub_names_no_files_of_this_machine(
 
 
 def test_a_hub_out_of_reach_is_no_fault_of_the_row() -> None:
-    reader = HubRows(HubSet(path="someone/portraits"), None, "image", None, (), None)
+    reader = HubRows(hub_set("someone/portraits"), None, "image", None, (), None)
     path = "hf://datasets/someone/portraits@main/a.png"
     with pytest.raises(DataError, match=r"data\.root=someone/portraits"):
         reader.read({"image": {"bytes": None, "path": path}}, "row 0")

@@ -7,16 +7,15 @@ from functools import partial
 import torch
 
 from sdlora.assembly.device import DTYPES
-from sdlora.assembly.source import held_out
-from sdlora.assembly.training_pictures import CheckedData, folder_data
 from sdlora.config.train import TrainConfig
-from sdlora.data.batches.dataset import cut_out, told_sizes
+from sdlora.data.captions.recipe import sample_caption
+from sdlora.data.pictures.cuts import cut_out, told_sizes
 from sdlora.data.pictures.decode import PictureError, to_tensor, to_unit_range
-from sdlora.data.sources.picture import quoted
+from sdlora.data.pictures.picture import quoted
+from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sources.picture_source import DataError
 from sdlora.models.family import Family
 from sdlora.models.tokens import token_ids
-from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 from sdlora.training.module import DiffusionModule
 from sdlora.training.validation_loss import FixedSet, ValidationLoss
@@ -25,28 +24,11 @@ MOST_PICTURES = 32
 """So many held-out pictures, and as many training ones, are enough to see a curve turn."""
 
 
-def held_out_data(config: TrainConfig, data: CheckedData, progress: Progress) -> CheckedData | None:
-    """The folder of held-out pictures with captions; ``None`` if there is none.
-
-    What cannot be used of it is named and left out: it is not trained on.
-    """
-    named = config.data.val_root
-    folder = named or held_out(config.data, progress)
-    if folder is None:
-        return None
-    found = folder_data(config, located(folder), data.recipe)
-    if named is None and not found.geometry:
-        return None  # pictures for the scores need no captions
-    for finding in found.source.findings:
-        progress.print(f"validation: left out: {finding}")
-    return found if found.geometry else None
-
-
 def validation_loss(
     config: TrainConfig,
     module: DiffusionModule,
-    data: CheckedData,
-    unseen: CheckedData | None,
+    data: PictureSet,
+    unseen: PictureSet | None,
     progress: Progress,
 ) -> ValidationLoss | None:
     """Measures the loss on unseen pictures beside trained ones; ``None`` without unseen ones."""
@@ -66,12 +48,12 @@ def validation_loss(
 
 
 def _fixed_set(
-    config: TrainConfig, family: Family, data: CheckedData, numbers: Sequence[int]
+    config: TrainConfig, family: Family, data: PictureSet, numbers: Sequence[int]
 ) -> FixedSet:
-    recipe = replace(data.recipe, dropout=0.0)
+    recipe = replace(config.data.captions, dropout=0.0)
     pictures = [data.source.pictures[number] for number in numbers]
     captions = [
-        recipe.caption(picture.text, picture.prefix, config.seed, number)
+        sample_caption(recipe, picture.text, picture.prefix, config.seed, number)
         for number, picture in zip(numbers, pictures, strict=True)
     ]
     moments = []

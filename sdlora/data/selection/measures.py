@@ -13,7 +13,7 @@ from PIL import Image
 
 from sdlora.data.pictures.decode import PictureError
 from sdlora.data.pictures.faces import Box, find_face, require_detector
-from sdlora.data.sources.picture import Finding, Picture
+from sdlora.data.pictures.picture import Finding, Picture
 from sdlora.data.sources.picture_source import DataError, PictureSource
 from sdlora.runtime.progress import Progress
 
@@ -44,59 +44,53 @@ class FactStore(Protocol):
         """Keep values by content hash."""
 
 
-class Measures(Protocol):
-    """``measure`` with all but the kinds and the pictures given."""
-
-    def __call__(self, kinds: Sequence[str], indices: Sequence[int], /) -> Facts:
-        """Values of these kinds for these pictures."""
-
-
-def measure(
-    source: PictureSource,
-    indices: Sequence[int],
-    kinds: Sequence[str],
-    index: FactStore,
-    progress: Progress,
-    rendering: str = "",
-) -> dict[str, dict[str, str]]:
-    """Measure pictures, each decoded at most once, and not at all where all values are known.
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """Measures a source's pictures, each decoded at most once, and only for what is not known.
 
     Kinds and their values: ``decode`` (:data:`SOUND`, or why it cannot be decoded), ``phash`` (64
     bits, 16 hex digits), ``sharpness`` (see :func:`sharpness`, a number), ``face:DETECTOR``
     (``left top width height``, or ``""`` without a face; see :func:`box`).
 
-    Args:
+    Attributes:
         source: The pictures.
-        indices: Which of them.
-        kinds: What to measure.
         index: Values known from other runs; new ones are stored there as they come, so that a
             stopped check goes on where it was. Faults are not: they may be mended with the
             libraries, and are few.
         progress: Shows a bar while pictures are decoded.
         rendering: What else decides the pixels, such as the colour under transparent parts: values
             of one rendering are not taken for those of another.
-
-    Returns:
-        Kind -> content hash -> value; ``decode`` is always among the kinds. A picture that cannot
-        be decoded has only that value; :func:`unreadable` makes findings of them.
-
-    Raises:
-        ValueError: On an unknown kind, or a detector that cannot be used; before any decoding.
     """
-    _require_kinds(kinds)
-    asked = list(dict.fromkeys([DECODE, *kinds]))
-    stored = {kind: f"{kind}/{_REVISION}/{rendering}" for kind in asked}
-    first = {source.pictures[i].content: i for i in sorted(indices, reverse=True)}
-    contents = sorted(first, key=first.__getitem__)  # equal files once, in the source's order
-    values = {kind: dict(index.facts(stored[kind], contents)) for kind in asked}
-    lacking = ([kind for kind in asked if c not in values[kind]] for c in contents)
-    work = [_Work(c, first[c], new) for c, new in zip(contents, lacking, strict=True) if new]
-    for fresh in _measured(source, work, progress):
-        for kind, new in fresh.items():
-            values[kind].update(new)
-            sound = {c: v for c, v in new.items() if kind != DECODE or v == SOUND}
-            index.store_facts(stored[kind], sound)
-    return values
+
+    source: PictureSource
+    index: FactStore
+    progress: Progress
+    rendering: str = ""
+
+    def of(self, kinds: Sequence[str], numbers: Sequence[int]) -> Facts:
+        """Values of these kinds for the pictures of these numbers.
+
+        Returns:
+            Kind -> content hash -> value; ``decode`` is always among the kinds. A picture that
+            cannot be decoded has only that value; :func:`unreadable` makes findings of them.
+
+        Raises:
+            ValueError: On an unknown kind, or a detector that cannot be used; before any decoding.
+        """
+        _require_kinds(kinds)
+        asked = list(dict.fromkeys([DECODE, *kinds]))
+        stored = {kind: f"{kind}/{_REVISION}/{self.rendering}" for kind in asked}
+        first = {self.source.pictures[n].content: n for n in sorted(numbers, reverse=True)}
+        contents = sorted(first, key=first.__getitem__)  # equal files once, in the source's order
+        values = {kind: dict(self.index.facts(stored[kind], contents)) for kind in asked}
+        lacking = ([kind for kind in asked if c not in values[kind]] for c in contents)
+        work = [_Work(c, first[c], new) for c, new in zip(contents, lacking, strict=True) if new]
+        for fresh in _measured(self.source, work, self.progress):
+            for kind, new in fresh.items():
+                values[kind].update(new)
+                sound = {c: v for c, v in new.items() if kind != DECODE or v == SOUND}
+                self.index.store_facts(stored[kind], sound)
+        return values
 
 
 def unreadable(
@@ -107,7 +101,7 @@ def unreadable(
     Args:
         pictures: The source's.
         indices: Which of them were measured.
-        facts: What :func:`measure` gave.
+        facts: What :meth:`Measures.of` gave.
     """
     faults = {i: facts[DECODE].get(pictures[i].content, SOUND) for i in indices}
     return {

@@ -1,28 +1,24 @@
 """Typed config -> where the captioned pictures come from."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from sdlora.config.data import CacheConfig, DataConfig
-from sdlora.data.batches.streamed_batches import Head
-from sdlora.data.sources.archive import unpacked
-from sdlora.data.sources.folder import FolderSource, Root
-from sdlora.data.sources.hub import HubSource
+from sdlora.config.data import CacheConfig, DataConfig, RootConfig
+from sdlora.data.sources.archive import is_archive, unpacked
+from sdlora.data.sources.file_index import FileIndex
+from sdlora.data.sources.folder_source import HELD_OUT, FolderSource
 from sdlora.data.sources.hub_set import HubSet
-from sdlora.data.sources.index import FileIndex
-from sdlora.data.sources.picture_source import PictureSource, PortraitSource, WithClassPictures
-from sdlora.data.sources.streaming import StreamedSource
+from sdlora.data.sources.hub_source import HubSource
+from sdlora.data.sources.picture_source import PictureSource, WithClassPictures
+from sdlora.data.sources.portrait_source import PortraitSource
+from sdlora.data.sources.streamed_source import Head, StreamedSource
 from sdlora.runtime.files import user_cache_folder
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 
-HELD_OUT = "held_out"
-"""Name of a folder in a root whose pictures training never reads; scores compare with them."""
-
 STREAM_HEAD = 64
 """So many rows of a streamed set stand for it in the data sheet and among the references."""
-
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
 def cache_folder(config: CacheConfig) -> Path:
@@ -46,15 +42,15 @@ def picture_source(data: DataConfig, index: FileIndex, progress: Progress) -> Pi
         return HubSource(
             hub_set(data),
             progress,
-            background=colour(data.background),
+            background=data.background,
             alpha_is_mask=data.alpha == "mask",
         )
     return FolderSource(
-        [_root(root, data.cache, progress) for root in _roots(data)],
+        list(_roots(data, progress)),
         caption_endings=data.captions.endings,
         default_caption=data.captions.default,
         nested=data.nested,
-        background=colour(data.background),
+        background=data.background,
         alpha_is_mask=data.alpha == "mask",
         index=index,
         progress=progress,
@@ -64,8 +60,9 @@ def picture_source(data: DataConfig, index: FileIndex, progress: Progress) -> Pi
 def with_class_pictures(
     source: PictureSource, folder: Path, data: DataConfig, index: FileIndex, progress: Progress
 ) -> PictureSource:
+    """The source and, for prior preservation, the class pictures of a folder, which train along."""
     others = FolderSource(
-        [Root(path=folder, class_caption=data.prior.prompt)],
+        [RootConfig(path=str(folder), class_caption=data.prior.prompt)],
         caption_endings=data.captions.endings,
         index=index,
         progress=progress,
@@ -91,7 +88,7 @@ def streamed_source(data: DataConfig, seed: int, shuffle_buffer: int) -> Streame
         seed=seed,
         shuffle_buffer=shuffle_buffer,
         on_error=data.on_error,
-        background=colour(data.background),
+        background=data.background,
     )
 
 
@@ -99,27 +96,14 @@ def held_out(data: DataConfig, progress: Progress) -> str | None:
     """The folder ``held_out`` in one of the roots, if there is one."""
     if data.source != "folder":
         return None
-    folders = (_root(root, data.cache, progress).path / HELD_OUT for root in _roots(data))
+    folders = (Path(root.path) / HELD_OUT for root in _roots(data, progress))
     return next((str(folder) for folder in folders if folder.is_dir()), None)
 
 
 def hub_set(data: DataConfig) -> HubSet:
     """Which rows of which Hugging Face set."""
     assert data.root is not None, "the schema requires it"
-    return HubSet(
-        path=data.root,
-        split=data.hub.split,
-        revision=data.hub.revision,
-        image_column=data.hub.image_column,
-        caption_column=data.hub.caption_column,
-        default_caption=data.captions.default,
-    )
-
-
-def colour(text: str) -> tuple[int, int, int]:
-    """``#rrggbb`` as three bytes."""
-    red, green, blue = bytes.fromhex(text.removeprefix("#"))
-    return red, green, blue
+    return HubSet(path=data.root, config=data.hub, default_caption=data.captions.default)
 
 
 def named_roots(data: DataConfig) -> str:
@@ -130,23 +114,11 @@ def named_roots(data: DataConfig) -> str:
     return f"data.roots=[{paths}]" if data.roots else f"data.root={data.root}"
 
 
-def _roots(data: DataConfig) -> list[Root]:
-    if data.roots:
-        return [
-            Root(
-                path=located(root.path),
-                repeats=root.repeats,
-                prefix=root.prefix,
-                class_caption=root.class_caption,
-            )
-            for root in data.roots
-        ]
-    assert data.root is not None, "the schema requires it"
-    return [Root(path=located(data.root))]
-
-
-def _root(root: Root, cache: CacheConfig, progress: Progress) -> Root:
-    """An archive is unpacked into the cache."""
-    if root.path.is_file() and root.path.name.casefold().endswith(ARCHIVES):
-        return replace(root, path=unpacked(root.path, cache_folder(cache), progress))
-    return root
+def _roots(data: DataConfig, progress: Progress) -> Iterator[RootConfig]:
+    """The folders to read; an archive is unpacked into the cache."""
+    assert data.roots or data.root is not None, "the schema requires it"
+    for root in data.roots or [RootConfig(path=str(data.root))]:
+        path = located(root.path)
+        if is_archive(path):
+            path = unpacked(path, cache_folder(data.cache), progress)
+        yield replace(root, path=str(path))

@@ -8,10 +8,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from sdlora.data.pictures.decode import PICTURE_SUFFIXES, PictureError, read_alpha, read_picture
+from sdlora.data.pictures.decode import (
+    PICTURE_SUFFIXES,
+    WHITE,
+    PictureError,
+    read_alpha,
+    read_picture,
+)
+from sdlora.data.pictures.picture import Finding, Picture, quoted
 from sdlora.data.sources.hub_rows import open_rows
 from sdlora.data.sources.hub_set import HubSet
-from sdlora.data.sources.picture import Finding, Picture, quoted
 from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.progress import Progress
 
@@ -25,7 +31,7 @@ class HubSource:
     Args:
         hub_set: Which rows, and which columns of them.
         progress: Where the reading is shown.
-        background: Colour under transparent parts, 0 to 255 each.
+        background: Colour under transparent parts, as ``#rrggbb``.
         alpha_is_mask: Whether pictures are masked by their transparency.
 
     Attributes:
@@ -42,7 +48,7 @@ class HubSource:
         hub_set: HubSet,
         progress: Progress | None = None,
         *,
-        background: tuple[int, int, int] = (255, 255, 255),
+        background: str = WHITE,
         alpha_is_mask: bool = False,
     ) -> None:
         self._rows = open_rows(hub_set)
@@ -110,5 +116,5 @@ def _unread_files(hub_set: HubSet, files: set[str]) -> list[str]:
     )
     lost = [quoted(path.relative_to(folder).as_posix()) for path in lying if str(path) not in files]
     shown = ", ".join(lost[:5]) + (", ..." if lost[5:] else "")
-    what = f"pictures that no row of split {hub_set.split} names"
+    what = f"pictures that no row of split {hub_set.config.split} names"
     return [f"{len(lost)} {what}: {shown}"] if lost else []

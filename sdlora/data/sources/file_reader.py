@@ -11,9 +11,9 @@ from typing import NamedTuple, Self, TypeVar
 
 from rich.progress import TaskID
 
-from sdlora.data.captions.recipe import CaptionError, read_caption_text
+from sdlora.data.captions.caption_text import CaptionError, read_caption_text
 from sdlora.data.pictures.decode import PictureError, read_header
-from sdlora.data.sources.index import FileIndex, FileKey, PictureFacts
+from sdlora.data.sources.file_index import FileIndex, FileKey, PictureFacts
 from sdlora.runtime.progress import Progress
 
 _MANY_FILES = 200  # fewer are read before a bar can be looked at

@@ -1,76 +1,19 @@
 """Pictures left out on purpose: too small, too long, too large a file, twice there, blurred."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdlora.data.pictures.measures import PHASH, SHARPNESS, Measures, unreadable
-from sdlora.data.sources.picture import REMOVED, Finding, Picture, quoted
-
-MAX_HASH_DISTANCE = 16
-"""Hashes of unrelated pictures differ in about 32 of 64 bits, few in less than 16."""
+from sdlora.config.data_filters import FiltersConfig
+from sdlora.data.pictures.picture import REMOVED, Finding, Picture, quoted
+from sdlora.data.selection.measures import PHASH, SHARPNESS, Measures, unreadable
 
 MIB = 2**20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filters:
-    """What is left out; ``None`` and ``False`` are off.
-
-    Attributes:
-        min_width: In pixels of the upright picture, as all of these; >= 1.
-        min_height: >= 1.
-        min_area_px: Width x height; >= 1.
-        min_aspect: Width / height; > 0.
-        max_aspect: Width / height; > 0.
-        max_file_mib: > 0.
-        exact_duplicates: Of files with the same bytes, keep the first by name.
-        near_duplicates: Of pictures whose perceptual hashes differ in at most so many of 64 bits,
-            keep the largest; 0 to 16.
-        min_sharpness: Variance of the Laplacian, see ``measures.sharpness``; > 0.
-
-    Raises:
-        ValueError: On a number out of its range.
-    """
-
-    min_width: int | None = None
-    min_height: int | None = None
-    min_area_px: int | None = None
-    min_aspect: float | None = None
-    max_aspect: float | None = None
-    max_file_mib: float | None = None
-    exact_duplicates: bool = False
-    near_duplicates: int | None = None
-    min_sharpness: float | None = None
-
-    def __post_init__(self) -> None:
-        for key in ("min_width", "min_height", "min_area_px"):
-            value = getattr(self, key)
-            _require(value is None or value >= 1, key, value, "must be at least 1")
-        for key in ("min_aspect", "max_aspect", "max_file_mib", "min_sharpness"):
-            value = getattr(self, key)
-            positive = value is None or (math.isfinite(value) and value > 0)
-            _require(positive, key, value, "must be a number above 0")
-        least, most = self.min_aspect, self.max_aspect
-        reachable = least is None or most is None or least <= most
-        _require(reachable, "min_aspect", least, f"must not exceed data.filters.max_aspect={most}")
-        near = self.near_duplicates
-        _require(
-            near is None or 0 <= near <= MAX_HASH_DISTANCE,
-            "near_duplicates",
-            near,
-            f"must lie between 0 and {MAX_HASH_DISTANCE}; 4 finds copies that were resized or "
-            "saved again, far more takes strangers for copies",
-        )
-
-
-def apply(
-    pictures: Sequence[Picture],
-    filters: Filters,
-    measure: Measures,
+def apply_filters(
+    pictures: Sequence[Picture], filters: FiltersConfig, measures: Measures
 ) -> tuple[list[int], list[Finding]]:
     """Choose which pictures to keep.
 
@@ -80,7 +23,7 @@ def apply(
     Args:
         pictures: All of them.
         filters: What to leave out.
-        measure: Values of pictures that must be decoded.
+        measures: Values of pictures that must be decoded.
 
     Returns:
         Indices kept, in order; and a finding for each of the others, of severity ``removed``, or
@@ -98,7 +41,7 @@ def apply(
             found |= _file_fault(index, picture, filters.max_file_mib)
     if filters.exact_duplicates:
         found |= _exact_duplicates(pictures, _rest(pictures, found))
-    found |= _measured_faults(pictures, _rest(pictures, found), filters, measure)
+    found |= _measured_faults(pictures, _rest(pictures, found), filters, measures)
     return _rest(pictures, found), [found[index] for index in sorted(found)]
 
 
@@ -131,7 +74,7 @@ def near_duplicates(hashes: NDArray[np.uint64], max_distance: int) -> dict[int, 
     return near
 
 
-def _header_faults(picture: Picture, filters: Filters) -> list[tuple[str, str]]:
+def _header_faults(picture: Picture, filters: FiltersConfig) -> list[tuple[str, str]]:
     """Kind and reason of each filter that the size alone decides."""
     width, height = picture.size
     faults = []
@@ -175,13 +118,13 @@ def _exact_duplicates(pictures: Sequence[Picture], indices: Sequence[int]) -> di
 
 
 def _measured_faults(
-    pictures: Sequence[Picture], indices: list[int], filters: Filters, measure: Measures
+    pictures: Sequence[Picture], indices: list[int], filters: FiltersConfig, measures: Measures
 ) -> dict[int, Finding]:
     wanted = {PHASH: filters.near_duplicates, SHARPNESS: filters.min_sharpness}
     kinds = [kind for kind, limit in wanted.items() if limit is not None]
     if not kinds or not indices:
         return {}
-    facts = measure(kinds, indices)
+    facts = measures.of(kinds, indices)
     found = unreadable(pictures, indices, facts)
     indices = [index for index in indices if index not in found]
     if filters.min_sharpness is not None:
@@ -264,8 +207,3 @@ def _rest(pictures: Sequence[Picture], found: Mapping[int, Finding]) -> list[int
 
 def _removed(picture: Picture, kind: str, reason: str) -> Finding:
     return Finding(picture.name, kind, reason, REMOVED)
-
-
-def _require(met: bool, key: str, value: object, remedy: str) -> None:
-    if not met:
-        raise ValueError(f"data.filters.{key}={value}: {remedy}")

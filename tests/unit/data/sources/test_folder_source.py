@@ -8,14 +8,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import ExifTags, Image
 
+from sdlora.config.data import RootConfig
 from sdlora.data.pictures.decode import PICTURE_SUFFIXES, PictureError
-from sdlora.data.sources.folder import FolderSource, Root
-from sdlora.data.sources.index import FileIndex, FileKey
-from sdlora.data.sources.picture import ERROR, WARNING
+from sdlora.data.pictures.picture import ERROR, WARNING
+from sdlora.data.sources.file_index import FileIndex, FileKey
+from sdlora.data.sources.folder_source import FolderSource
 from sdlora.data.sources.picture_source import DataError, fingerprint
 from sdlora.runtime.progress import Progress
 from tests.places import PHOTOS
@@ -44,7 +46,11 @@ def table(folder: Path, **texts: str) -> None:
 
 
 def source_of(folder: Path, **options: object) -> FolderSource:
-    return FolderSource([Root(path=folder)], **options)
+    return FolderSource([set_in(folder)], **options)
+
+
+def set_in(path: Path, **own: Any) -> RootConfig:
+    return RootConfig(path=str(path), **own)
 
 
 def captions(source: FolderSource) -> dict[str, str]:
@@ -472,7 +478,10 @@ def test_captions_for_pictures_that_have_none(tmp_path: Path) -> None:
     pair(tmp_path / "x", "a.png", "own")
     for folder in ("x", "y"):
         picture(tmp_path / folder / "b.png")
-    roots = [Root(path=tmp_path / "x"), Root(path=tmp_path / "y", class_caption=" a dog ")]
+    roots = [
+        set_in(tmp_path / "x"),
+        set_in(tmp_path / "y", class_caption=" a dog "),
+    ]
     source = FolderSource(roots, default_caption="")
     assert captions(source) == {"x/a.png": "own", "x/b.png": "", "y/b.png": "a dog"}
     source = FolderSource(roots)
@@ -480,7 +489,7 @@ def test_captions_for_pictures_that_have_none(tmp_path: Path) -> None:
         "x/b.png: no caption file b.txt; write it, or set data.captions.default"
     ]
     with pytest.raises(DataError, match=r"data\.root=.*y.* holds <\|endoftext\|>"):
-        FolderSource([Root(path=tmp_path / "y", class_caption="<|endoftext|>")])
+        FolderSource([set_in(tmp_path / "y", class_caption="<|endoftext|>")])
 
 
 def test_roots_give_their_pictures_their_own(tmp_path: Path) -> None:
@@ -489,18 +498,18 @@ def test_roots_give_their_pictures_their_own(tmp_path: Path) -> None:
     (tmp_path / "three" / "set" / "b.txt").write_text("no picture")
     source = FolderSource(
         [
-            Root(path=tmp_path / "one" / "set", repeats=3, prefix="sks dog, "),
-            Root(path=tmp_path / "three" / "set-2"),
-            Root(path=tmp_path / "two" / "set", loss_weight=0.5),
-            Root(path=tmp_path / "three" / "set"),
+            set_in(tmp_path / "one" / "set", repeats=3, prefix="sks dog, "),
+            set_in(tmp_path / "three" / "set-2"),
+            set_in(tmp_path / "two" / "set"),
+            set_in(tmp_path / "three" / "set"),
         ]
     )
-    told = [(p.name, p.text, p.repeats, p.prefix, p.loss_weight) for p in source.pictures]
+    told = [(p.name, p.text, p.repeats, p.prefix) for p in source.pictures]
     assert told == [
-        ("set-2/a.png", "three/set-2", 1, "", 1.0),
-        ("set-3/a.png", "two/set", 1, "", 0.5),
-        ("set-4/a.png", "three/set", 1, "", 1.0),
-        ("set/a.png", "one/set", 3, "sks dog, ", 1.0),
+        ("set-2/a.png", "three/set-2", 1, ""),
+        ("set-3/a.png", "two/set", 1, ""),
+        ("set-4/a.png", "three/set", 1, ""),
+        ("set/a.png", "one/set", 3, "sks dog, "),
     ]
     assert [finding.name for finding in source.findings] == ["set-4/b.txt"]
 
@@ -513,7 +522,7 @@ def test_roots_that_are_none(tmp_path: Path) -> None:
         source_of(tmp_path / "x" / "sub" / "a.png")
     for other in ("x", "x/../x/sub", "."):
         with pytest.raises(DataError, match="are one folder, or one lies in the other"):
-            FolderSource([Root(path=tmp_path / "x"), Root(path=tmp_path / other)])
+            FolderSource([set_in(tmp_path / "x"), set_in(tmp_path / other)])
 
 
 def test_folders_that_hold_nothing(tmp_path: Path) -> None:
@@ -522,7 +531,7 @@ def test_folders_that_hold_nothing(tmp_path: Path) -> None:
     source = source_of(tmp_path / "empty")
     assert source.pictures == source.findings == []
     assert source.notes[0].startswith(f"no picture in {tmp_path / 'empty'}: looked for .png, .jpg")
-    source = FolderSource([Root(path=tmp_path / "x"), Root(path=tmp_path / "empty")])
+    source = FolderSource([set_in(tmp_path / "x"), set_in(tmp_path / "empty")])
     assert list(captions(source)) == ["x/a.png"]
     assert len(source.notes) == 1
 
@@ -534,7 +543,7 @@ def test_masks_from_files_and_from_alpha(tmp_path: Path) -> None:
         Image.new("RGBA", (40, 30), (255, 0, 0, 128)).save(tmp_path / name)
         (tmp_path / name).with_suffix(".txt").write_text("half")
     Image.new("L", (40, 30), 255).save(tmp_path / "both.mask.png")
-    plain = source_of(tmp_path, background=(0, 0, 255))
+    plain = source_of(tmp_path, background="#0000ff")
     masked = source_of(tmp_path, alpha_is_mask=True)
     assert [picture.has_mask for picture in plain.pictures] == [True, True, False]
     assert [picture.has_mask for picture in masked.pictures] == [True, True, True]

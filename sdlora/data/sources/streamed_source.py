@@ -4,18 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
+from itertools import islice
 from typing import Any
 
 from PIL import Image
 
-from sdlora.data.pictures.decode import PictureError, read_picture
+from sdlora.data.pictures.decode import WHITE, PictureError, read_picture
+from sdlora.data.pictures.picture import Finding, Picture
 from sdlora.data.sources.hub_rows import open_rows
 from sdlora.data.sources.hub_set import HubSet
-from sdlora.data.sources.picture import Finding, Picture
 from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.randomness import derive_seed
-
-ON_ERROR = ("raise", "skip")
 
 _FINDINGS_KEPT = 1000
 
@@ -46,7 +45,7 @@ class StreamedSource:
         shuffle_buffer: Rows held in memory, not decoded, to shuffle among; 1 reads them as they
             lie.
         on_error: ``raise`` for a row that cannot be used, or ``skip`` it and count it.
-        background: Colour under transparent parts, 0 to 255 each.
+        background: Colour under transparent parts, as ``#rrggbb``.
 
     Attributes:
         findings: Rows that were passed over, the first thousand.
@@ -63,12 +62,8 @@ class StreamedSource:
         seed: int,
         shuffle_buffer: int,
         on_error: str = "raise",
-        background: tuple[int, int, int] = (255, 255, 255),
+        background: str = WHITE,
     ) -> None:
-        if shuffle_buffer < 1:
-            raise ValueError(f"data.hub.shuffle_buffer={shuffle_buffer}: must be at least 1")
-        if on_error not in ON_ERROR:
-            raise ValueError(f"data.on_error={on_error!r}: must be one of {', '.join(ON_ERROR)}")
         self._rows = open_rows(hub_set, streaming=True)
         self._seed = seed
         self._shuffle_buffer = shuffle_buffer
@@ -129,4 +124,27 @@ class StreamedSource:
             raise DataError(f"{listing} (data.on_error=skip passes over such rows)")
         self.num_passed_over += 1
         self.findings += faults[: max(0, _FINDINGS_KEPT - len(self.findings))]
+        return None
+
+
+class Head:
+    """The first rows of a stream, in memory, for all that looks at pictures before training.
+
+    Args:
+        source: The stream.
+        num_rows: How many of its usable rows.
+    """
+
+    def __init__(self, source: StreamedSource, num_rows: int) -> None:
+        self._rows = list(islice(source.samples(0), num_rows))
+        self.pictures = [row.picture for row in self._rows]
+        self.findings = list(source.findings)
+        self.notes = [f"the set is streamed; this tells of its first {len(self._rows)} rows"]
+
+    def image(self, index: int) -> Image.Image:
+        """Row ``index``, mode ``RGB``, upright."""
+        return self._rows[index].image
+
+    def mask(self, index: int) -> Image.Image | None:
+        """Rows are trained whole."""
         return None

@@ -11,8 +11,8 @@ from scipy import fft, ndimage
 
 from sdlora.data.pictures.decode import PictureError
 from sdlora.data.pictures.faces import find_face
-from sdlora.data.pictures.measures import SOUND, box, measure, phash, sharpness, unreadable
-from sdlora.data.sources.picture import ERROR, Finding, Picture
+from sdlora.data.pictures.picture import ERROR, Finding, Picture
+from sdlora.data.selection.measures import SOUND, Measures, box, phash, sharpness, unreadable
 from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.progress import Progress
 from sdlora.world.portraits import portrait
@@ -107,7 +107,7 @@ def test_like_pictures_have_like_hashes() -> None:
 
 def test_each_picture_is_decoded_once_for_all_kinds() -> None:
     source = Pictures(*(portrait(seed, size=64).image.convert("RGB") for seed in range(5)))
-    facts = measure(source, range(5), ["sharpness", "phash", "face:opencv"], Known(), QUIET)
+    facts = Measures(source, Known(), QUIET).of(["sharpness", "phash", "face:opencv"], range(5))
     assert source.decoded == Counter(range(5))
     assert set(facts) == {"decode", "sharpness", "phash", "face:opencv"}
     for picture, image in zip(source.pictures, source.images, strict=True):
@@ -120,17 +120,17 @@ def test_each_picture_is_decoded_once_for_all_kinds() -> None:
 
 def test_equal_files_are_decoded_once() -> None:
     source = Pictures(grey(1), grey(2), grey(1), contents=["a", "b", "a"])
-    assert measure(source, [2, 1, 0], [], Known(), QUIET) == {"decode": {"a": "ok", "b": "ok"}}
+    assert Measures(source, Known(), QUIET).of([], [2, 1, 0]) == {"decode": {"a": "ok", "b": "ok"}}
     assert source.decoded == Counter([0, 1])
 
 
 def test_known_values_cost_no_decoding() -> None:
     known = Known()
-    first = measure(Pictures(grey(1), grey(2)), [0, 1], ["phash"], known, QUIET)
+    first = Measures(Pictures(grey(1), grey(2)), known, QUIET).of(["phash"], [0, 1])
     again = Pictures(AssertionError("decoded again"), AssertionError("decoded again"))
-    assert measure(again, [0, 1], ["phash"], known, QUIET) == first
+    assert Measures(again, known, QUIET).of(["phash"], [0, 1]) == first
     one_more = Pictures(AssertionError("decoded again"), AssertionError("no"), grey(3))
-    facts = measure(one_more, [0, 2], ["phash"], known, QUIET)
+    facts = Measures(one_more, known, QUIET).of(["phash"], [0, 2])
     assert facts["phash"].keys() == {f"{0:064x}", f"{2:064x}"}
     assert one_more.decoded == Counter([2])
 
@@ -138,8 +138,8 @@ def test_known_values_cost_no_decoding() -> None:
 def test_values_of_another_rendering_are_not_taken() -> None:
     known = Known()
     white, black = Pictures(checkerboard(8)), Pictures(grey(0))
-    measure(white, [0], ["sharpness"], known, QUIET, "#ffffff")
-    facts = measure(black, [0], ["sharpness"], known, QUIET, "#000000")
+    Measures(white, known, QUIET, "#ffffff").of(["sharpness"], [0])
+    facts = Measures(black, known, QUIET, "#000000").of(["sharpness"], [0])
     assert facts["sharpness"][f"{0:064x}"] == "0"
 
 
@@ -155,7 +155,7 @@ def test_values_of_another_rendering_are_not_taken() -> None:
 def test_what_cannot_be_decoded_is_found_not_raised(error: Exception, reason: str) -> None:
     source = Pictures(error, grey(2), error, contents=["bad", "good", "bad"])
     known = Known()
-    facts = measure(source, range(3), ["phash"], known, QUIET)
+    facts = Measures(source, known, QUIET).of(["phash"], range(3))
     assert facts["decode"]["good"] == SOUND
     assert facts["phash"].keys() == {"good"}
     findings = unreadable(source.pictures, range(3), facts)
@@ -166,14 +166,16 @@ def test_what_cannot_be_decoded_is_found_not_raised(error: Exception, reason: st
     assert findings[0].reason.startswith(reason)
     # mended: the fault is not remembered
     mended = Pictures(grey(1), grey(2), grey(1), contents=["bad", "good", "bad"])
-    assert not unreadable(mended.pictures, range(3), measure(mended, range(3), [], known, QUIET))
+    assert not unreadable(
+        mended.pictures, range(3), Measures(mended, known, QUIET).of([], range(3))
+    )
 
 
 def test_a_picture_that_was_lost_since_is_found() -> None:
     known = Known()
-    measure(Pictures(grey(1)), [0], [], known, QUIET)
+    Measures(Pictures(grey(1)), known, QUIET).of([], [0])
     lost = Pictures(PictureError("is gone"))
-    facts = measure(lost, [0], ["phash"], known, QUIET)
+    facts = Measures(lost, known, QUIET).of(["phash"], [0])
     assert [f.reason for f in unreadable(lost.pictures, [0], facts).values()] == ["is gone"]
 
 
@@ -181,9 +183,9 @@ def test_a_stopped_check_keeps_what_it_measured() -> None:
     images = [grey(i % 256) for i in range(600)]
     known = Known()
     with pytest.raises(RuntimeError, match="stopped"):
-        measure(Pictures(*images[:400], RuntimeError("stopped")), range(401), [], known, QUIET)
+        Measures(Pictures(*images[:400], RuntimeError("stopped")), known, QUIET).of([], range(401))
     rest = Pictures(*images)
-    measure(rest, range(600), [], known, QUIET)
+    Measures(rest, known, QUIET).of([], range(600))
     assert 300 <= len(rest.decoded) < 400
     assert rest.decoded[599] == 1
     assert QUIET.tasks() == []
@@ -193,7 +195,7 @@ def test_a_stopped_check_keeps_what_it_measured() -> None:
 def test_unknown_kinds_are_refused_before_decoding(kind: str) -> None:
     source = Pictures(grey(1))
     with pytest.raises(ValueError, match="unknown; choose"):
-        measure(source, [0], [kind], Known(), QUIET)
+        Measures(source, Known(), QUIET).of([kind], [0])
     assert not source.decoded
 
 

@@ -1,0 +1,180 @@
+"""The pictures that are trained on, and what of each: what filters and faults leave of a source."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+from sdlora.config.data import DataConfig
+from sdlora.data.pictures.buckets import nearest_bucket, own_bucket
+from sdlora.data.pictures.cuts import (
+    CENTER,
+    Geometry,
+    Size,
+    anchor_around,
+    fitted,
+    needs_enlarging,
+)
+from sdlora.data.pictures.faces import Box
+from sdlora.data.pictures.picture import WARNING, Finding, Picture, quoted
+from sdlora.data.selection.filters import apply_filters, look_alikes
+from sdlora.data.selection.measures import (
+    DECODE,
+    FACE,
+    PHASH,
+    Facts,
+    Measures,
+    box,
+    unreadable,
+)
+from sdlora.data.sources.picture_source import (
+    CLASS_PICTURES,
+    PictureSource,
+    Selection,
+    fingerprint,
+)
+
+LOOK_ALIKE_BITS = 4
+"""Pictures whose perceptual hashes differ in so few bits of 64 are nearly always one motif."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureSet:
+    """Pictures that can be trained on, and what of each.
+
+    Attributes:
+        source: The pictures.
+        geometry: What of each is trained on.
+        fingerprint: Hex SHA-256 of all pictures found and their captions.
+        faces: The face in each picture, if they were looked for; else empty.
+    """
+
+    source: PictureSource
+    geometry: list[Geometry]
+    fingerprint: str
+    faces: Sequence[Box | None] = ()
+
+    def without(self, faults: Mapping[int, Finding]) -> "PictureSet":
+        """The same without some pictures, by number, and why."""
+        if not faults:
+            return self
+        kept = [number for number in range(len(self.geometry)) if number not in faults]
+        return self._of(Selection(self.source, kept, list(faults.values())), kept)
+
+    def split(self, fraction: float) -> tuple["PictureSet", "PictureSet"]:
+        """What is trained on, and about this share of the pictures held out from it."""
+        sides = split_numbers(self.source.pictures, fraction)
+        trained, held_out = (self._of(Selection(self.source, side), side) for side in sides)
+        return trained, held_out
+
+    def _of(self, source: PictureSource, numbers: Sequence[int]) -> "PictureSet":
+        """These pictures, which are those of ``source``."""
+        geometry = [self.geometry[number] for number in numbers]
+        faces = [self.faces[number] for number in numbers] if self.faces else ()
+        return replace(self, source=source, geometry=geometry, faces=faces)
+
+
+def split_numbers(pictures: Sequence[Picture], fraction: float) -> tuple[list[int], list[int]]:
+    """Numbers of the pictures that are trained on, and of about this share that are held out.
+
+    A picture's own bytes decide, so that it stays on its side when others come or go, and copies
+    stay together. Class pictures are never held out.
+    """
+    sides: tuple[list[int], list[int]] = [], []
+    for number, picture in enumerate(pictures):
+        place = int(picture.content[:13], 16) / 16**13
+        is_own = not picture.name.startswith(CLASS_PICTURES)
+        sides[is_own and place < fraction].append(number)
+    return sides
+
+
+def selected_set(
+    measures: Measures, data: DataConfig, sizes: Sequence[Size], step: int, *, is_check: bool
+) -> PictureSet:
+    """The pictures that filters and faults leave, and what of each is trained on.
+
+    Pictures are decoded, each once for ever, only for what needs it: a check, a run without cache,
+    some filters, cuts around faces.
+
+    Args:
+        measures: The pictures, and what is known of them.
+        data: Filters, faces, and whether pictures may be enlarged.
+        sizes: What pictures are cut to.
+        step: Sides of the model's pictures are multiples of this, in pixels.
+        is_check: Whether to decode all, and to warn of pictures that look alike.
+    """
+    source, pictures = measures.source, measures.source.pictures
+    everything = range(len(pictures))
+    faces = f"{FACE}{data.face_detector}" if data.crop == "face" else ""
+    facts: Facts = {DECODE: {}}
+    if is_check or faces or data.cache.mode == "off":
+        facts = measures.of([PHASH] * is_check + [faces] * bool(faces), everything)
+    boxes = [box(facts[faces].get(picture.content, "")) if faces else None for picture in pictures]
+    cuts, too_small = _cuts(pictures, boxes, sizes, data, step)
+    faults = unreadable(pictures, everything, facts) | too_small
+    kept, removed = apply_filters(pictures, data.filters, measures)
+    left = [number for number in kept if number not in faults]
+    findings = [*removed, *(faults[number] for number in kept if number in faults)]
+    findings += _look_alikes(pictures, left, facts[PHASH]) if is_check else []
+    return PictureSet(
+        source=Selection(source, left, findings),
+        geometry=[cuts[number] for number in left],
+        fingerprint=fingerprint(pictures),
+        faces=[boxes[number] for number in left] if faces else (),
+    )
+
+
+def whole_set(
+    source: PictureSource, data: DataConfig, sizes: Sequence[Size], step: int
+) -> PictureSet:
+    """All pictures of a source, cut as the training ones are; those too small are findings."""
+    nobody = [None] * len(source.pictures)
+    cuts, too_small = _cuts(source.pictures, nobody, sizes, data, step)
+    return PictureSet(source, cuts, fingerprint(source.pictures)).without(too_small)
+
+
+def _cuts(
+    pictures: Sequence[Picture],
+    boxes: Sequence[Box | None],
+    sizes: Sequence[Size],
+    data: DataConfig,
+    step: int,
+) -> tuple[list[Geometry], dict[int, Finding]]:
+    """What of each picture is trained on, and those that are too small for it."""
+    nearest = cache(lambda size: nearest_bucket(size, sizes))
+    cuts, too_small = [], {}
+    for number, (picture, face) in enumerate(zip(pictures, boxes, strict=True)):
+        bucket = nearest(picture.size)
+        if not data.upscale and needs_enlarging(picture.size, bucket):
+            own = own_bucket(picture.size, bucket, step) if data.buckets.mode == "auto" else None
+            if own is None:
+                too_small[number] = _too_small(picture, bucket)
+            bucket = own or bucket
+        anchor = anchor_around(picture.size, bucket, face) if face else CENTER
+        cuts.append(fitted(picture.size, bucket, anchor))
+    return cuts, too_small
+
+
+def _look_alikes(
+    pictures: Sequence[Picture], left: Sequence[int], hashes: Mapping[str, str]
+) -> list[Finding]:
+    """Warnings of pictures that look alike; equal files are told of elsewhere."""
+    alike = look_alikes(pictures, left, hashes, LOOK_ALIKE_BITS)
+    return [
+        Finding(
+            pictures[number].name,
+            "look_alike",
+            f"looks like {quoted(pictures[other].name)} ({bits} of 64 hash bits differ); keep one, "
+            f"or set data.filters.near_duplicates={LOOK_ALIKE_BITS}",
+            WARNING,
+        )
+        for number, (other, bits) in alike.items()
+        if pictures[number].content != pictures[other].content
+    ]
+
+
+def _too_small(picture: Picture, bucket: Size) -> Finding:
+    reason = (
+        f"is {picture.size[0]}x{picture.size[1]} pixels, too small for {bucket[0]}x{bucket[1]}; "
+        "use a larger version, or set data.upscale=true"
+    )
+    return Finding(picture.name, "too_small", reason)
