@@ -134,7 +134,8 @@ class DataConfig:
     source: str = MISSING
     """Where pictures come from: ``folder``, ``hub`` (a Hugging Face set) or ``portraits``."""
     root: str | None = None
-    """Folder or archive of captioned pictures; for ``source: hub`` the set's id or local path."""
+    """Folder or archive of captioned pictures, or ``example:NAME`` for one of the shipped folders;
+    for ``source: hub`` the set's id or local path."""
     roots: list[RootConfig] = field(default_factory=list)
     """Several folders, each with its own settings; instead of ``root``."""
     nested: bool = MISSING

@@ -29,6 +29,7 @@ ROOMS = (
     "reports",
     "assembly",
     "commands",
+    "__main__",
 )
 """From the ground up: a file imports from its own room and from those before it."""
 

@@ -14,6 +14,7 @@ from sdlora import __version__
 from sdlora.adapters.spec import LoraSpec
 from sdlora.adapters.start import BASE_STARTS
 from sdlora.assembly import base_model
+from sdlora.commands.train.from_lora import OF_THIS_RUN
 from sdlora.commands.train.job import TrainingJob
 from sdlora.config.model import ModelConfig
 from sdlora.config.train import TrainConfig
@@ -39,12 +40,13 @@ MOST_TAGS = 1000
 
 def metadata(job: TrainingJob) -> dict[str, str]:
     """The file's header: what A1111 and model managers show, and all that repeats the run."""
+    recipe = {key: value for key, value in asdict(job.config).items() if key not in OF_THIS_RUN}
     model, path = job.config.model, base_model.model_source(job.config.model).path
     return {
         **base_fields(path, model.family, text_width(job.family), prediction_type(job)),
         **_kohya_fields(job),
         **_model_spec(job),
-        "sdlora.config": json.dumps(asdict(job.config), sort_keys=True),
+        "sdlora.config": json.dumps(recipe, sort_keys=True),
         "sdlora.hashes": json.dumps(job.hashes, sort_keys=True),
         "sdlora.versions": json.dumps(versions.versions(), sort_keys=True),
     }
