@@ -14,7 +14,7 @@ from sdlora.assembly.loss import objective
 from sdlora.assembly.optimizer import optimizer, schedule
 from sdlora.config.train import TrainConfig
 from sdlora.models.family import Family
-from sdlora.runs.checkpoints import WholeCheckpointIO
+from sdlora.runs.checkpoint_io import WholeCheckpointIO
 from sdlora.training.callbacks.averaging import (
     Average,
     ExponentialMovingAverage,

@@ -7,8 +7,8 @@ from huggingface_hub import ModelCardData
 from PIL import Image
 
 from sdlora.adapters.formats import DIFFUSERS_FILE
+from sdlora.evaluation.comparison import measured_names, score_lines
 from sdlora.evaluation.scores import Scores
-from sdlora.runs.report import measured_names, score_lines
 from sdlora.runtime.files import atomic_path, write_text
 
 CARD = "README.md"

@@ -10,8 +10,9 @@ from sdlora.adapters.textual_inversion import write_embeddings
 from sdlora.commands.train.job import TrainingJob
 from sdlora.commands.train.lora_header import metadata
 from sdlora.evaluation.selection import Rule
-from sdlora.export.layouts import PIPELINE, export_pipeline
+from sdlora.export.layouts import export_pipeline
 from sdlora.runs.best import BestAdapter
+from sdlora.runs.run_folder import PIPELINE
 
 
 def best_adapter(job: TrainingJob) -> BestAdapter | None:

@@ -18,6 +18,7 @@ from sdlora.commands.train.job import TrainingJob
 from sdlora.commands.train.reuse import Workshop
 from sdlora.evaluation.selection import Rule
 from sdlora.reports.sweep_page import write_sweep_report
+from sdlora.runs.run_folder import LORA
 from sdlora.runtime.program import message_of
 from sdlora.runtime.progress import Progress
 from sdlora.sweep.plan import read_planned
@@ -98,7 +99,7 @@ class Cell:
         peak: float | None = peak_memory_mib(device)
         if device.type != "cuda" and peak == self._peak_before:
             peak = None
-        file = self.folder / "lora" / DIFFUSERS_FILE
+        file = self.folder / LORA / DIFFUSERS_FILE
         trained = job.module.all_trained_parameters().values()
         self._state = replace(
             self._state,

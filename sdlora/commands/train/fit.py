@@ -12,7 +12,7 @@ from sdlora.commands.train.job import TrainingJob
 from sdlora.commands.train.preflight import check_cost
 from sdlora.models.offload import Offload
 from sdlora.runs.checkpoints import step_of
-from sdlora.runs.report import forget_metrics_after
+from sdlora.runs.metrics import forget_metrics_after
 from sdlora.training.module import TrainingError
 
 
@@ -20,7 +20,7 @@ def fit(job: TrainingJob) -> None:
     """Train, from the start or from the checkpoint; afterwards the model has its final weights."""
     step = 0 if job.checkpoint is None else step_of(job.checkpoint)
     if job.trainer.is_global_zero:
-        forget_metrics_after(job.folder / "metrics.jsonl", step if job.checkpoint else -1)
+        forget_metrics_after(job.folder, step if job.checkpoint else -1)
     if job.checkpoint is not None:
         job.progress.print(f"going on from step {step} of {job.trainer.max_steps}")
     job.evaluate.offload = Offload(check_cost(job), job.trainer.strategy.root_device)

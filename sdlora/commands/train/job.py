@@ -12,6 +12,7 @@ from sdlora.data.selection.picture_set import PictureSet
 from sdlora.evaluation.evaluator import Evaluator
 from sdlora.models.family import Family
 from sdlora.runs.checkpoints import step_of
+from sdlora.runs.report import REPORT
 from sdlora.runtime.progress import Progress
 from sdlora.training.callbacks.averaging import Average
 from sdlora.training.callbacks.drawing import Evaluate
@@ -50,4 +51,4 @@ class TrainingJob:
     def is_finished(self) -> bool:
         """Whether the run that is resumed had come to its end, export and report included."""
         done = self.checkpoint is not None and step_of(self.checkpoint) >= self.trainer.max_steps
-        return done and (self.folder / "report.json").is_file()
+        return done and (self.folder / REPORT).is_file()

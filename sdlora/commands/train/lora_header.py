@@ -23,7 +23,7 @@ from sdlora.evaluation.scores import Scores
 from sdlora.export.model_card import write_model_card
 from sdlora.models.family import Family
 from sdlora.models.source import EMBEDDED
-from sdlora.runs.run_folder import now, started_at
+from sdlora.runs.run_config import now, started_at
 from sdlora.runtime import versions
 from sdlora.runtime.randomness import derive_seed
 

@@ -12,17 +12,21 @@ from sdlora.assembly import base_model
 from sdlora.commands.evaluate.scoring_run import print_scores
 from sdlora.commands.train.job import TrainingJob
 from sdlora.commands.train.lora_header import metadata, write_card
-from sdlora.commands.train.nearest import write_nearest
 from sdlora.data.sheet.verdict import FILE_NAME
+from sdlora.evaluation.comparison import gap_closed_by
 from sdlora.evaluation.evaluator import Evaluation, score_training
 from sdlora.evaluation.scores import Scores
-from sdlora.export.layouts import PIPELINE, export_lora, export_pipeline
+from sdlora.export.layouts import export_lora, export_pipeline
 from sdlora.export.proof import prove_export
 from sdlora.export.proof_of_words import prove_embeddings
+from sdlora.reports.page import FILE_NAME as PAGE
 from sdlora.reports.page import write_html_report
 from sdlora.runs.best import Best
-from sdlora.runs.report import gap_closed_by, write_report_json
-from sdlora.runs.run_folder import flat
+from sdlora.runs.metrics import METRICS
+from sdlora.runs.nearest import write_nearest
+from sdlora.runs.report import REPORT, write_report
+from sdlora.runs.run_config import flat
+from sdlora.runs.run_folder import LORA, PIPELINE
 from sdlora.runtime import versions
 from sdlora.sweep.cells import swept_values
 
@@ -39,7 +43,7 @@ def export(job: TrainingJob) -> list[Path]:
     job.family.eval()
     trained = job.family.parts
     files = export_lora(
-        job.folder / "lora",
+        job.folder / LORA,
         parts=trained,
         metadata=metadata(job),
         name=config.export.name,
@@ -55,7 +59,7 @@ def export(job: TrainingJob) -> list[Path]:
             prove_embeddings(files[-1], fresh, trained, word, lambda t: job.family.tokenize(t).ids)
             job.progress.print(f"export proved: diffusers loads the embeddings of {word} exactly")
         if job.specs:
-            job.proof = prove_export(job.folder / "lora", fresh, trained)
+            job.proof = prove_export(job.folder / LORA, fresh, trained)
             worst = max(job.proof.values())
             job.progress.print(
                 f"export proved: loaded back in 3 layouts, largest difference {worst:.2g}"
@@ -79,7 +83,7 @@ def summarise(job: TrainingJob, files: list[Path]) -> None:
     with job.progress.working("Writing report.html"):
         write_html_report(job.folder)
     job.progress.print("\nWritten:")
-    names = ("report.html", "metrics.jsonl", "report.json", FILE_NAME)
+    names = (PAGE, METRICS, REPORT, FILE_NAME)
     reports = [job.folder / name for name in names]
     for path in [*files, grid, *reports, *job.contact_sheets]:
         if path.exists():
@@ -92,7 +96,7 @@ def _card(job: TrainingJob, last: Evaluation | None) -> list[Path]:
     scored = {} if last is None else _rows({"base": job.evaluator.draw_base(), "LoRA": last})
     samples = [] if last is None else zip(last.prompts, last.images, strict=True)
     return write_card(
-        job.folder / "lora",
+        job.folder / LORA,
         config=job.config,
         metadata=metadata(job),
         specs=job.specs,
@@ -121,7 +125,7 @@ def _compare(job: TrainingJob, grid: Path) -> Evaluation:
             "versions": versions.versions(),
             "export_differences": job.proof,
         }
-        write_report_json(job.folder / "report.json", rows, settings=settings, floor=real)
+        write_report(job.folder, rows, settings=settings, floor=real)
         write_nearest(job.folder, rows[label], job.evaluator.prompts, job.data.source)
         log_hparams(job, rows, real)
     _say_best(job, best)

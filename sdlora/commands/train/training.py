@@ -43,8 +43,9 @@ from sdlora.evaluation.evaluator import Evaluator
 from sdlora.evaluation.scoring import KnownPictures, Scorer
 from sdlora.models.family import Family
 from sdlora.models.source import noise_schedule_config
-from sdlora.runs.checkpoints import newest_valid
-from sdlora.runs.run_folder import refuse_changes, refuse_used, write_config
+from sdlora.runs.checkpoints import CHECKPOINTS, newest_valid
+from sdlora.runs.run_config import refuse_changes, write_config
+from sdlora.runs.run_folder import refuse_used
 from sdlora.runtime import versions
 from sdlora.runtime.progress import Progress
 from sdlora.sampling.prompts import prior_prompts, prompts_of
@@ -200,7 +201,7 @@ def _checkpoint_to_resume(config: TrainConfig, folder: Path, progress: Progress)
         refuse_used(folder)
         return None
     refuse_changes(folder, asdict(config))
-    checkpoint, skipped = newest_valid(folder / "checkpoints")
+    checkpoint, skipped = newest_valid(folder / CHECKPOINTS)
     for line in skipped:
         progress.print(f"passed over {line}")
     if checkpoint is None:
@@ -261,11 +262,11 @@ def _callbacks(job: TrainingJob, num_samples: int) -> list[Callback]:
     speed = Throughput(
         num_samples,
         job.progress,
-        job.folder / "metrics.jsonl",
+        job.folder,
         config.trainer.log_every_n_steps,
     )
     save = Checkpoints(
-        job.folder / "checkpoints",
+        job.folder / CHECKPOINTS,
         config.checkpoint.every_n_steps,
         config.checkpoint.keep_last,
         lambda folder: write_adapter(job, folder),
