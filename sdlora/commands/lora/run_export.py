@@ -11,12 +11,12 @@ from PIL import Image
 
 from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.assembly import base_model
-from sdlora.commands.train.lora_header import write_card
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.evaluation.scores import Scores
 from sdlora.export.layouts import export_lora
 from sdlora.export.lora_files import header
+from sdlora.export.model_card import write_model_card
 from sdlora.export.proof import prove_export
 from sdlora.models.family import Family
 from sdlora.runs.adapter_file import checkpoint_path
@@ -50,9 +50,10 @@ def export_run(options: Namespace) -> None:
                     temporary, parts=family.parts, metadata=metadata, name=config.export.name
                 )
                 differences = prove_export(temporary, lambda: fresh().pipeline(), family.parts)
-                write_card(
+                write_model_card(
                     temporary,
                     config=config,
+                    base=base_model.model_source(config.model).path,
                     metadata=metadata,
                     specs=lora.specs,
                     samples=_samples(options.run) if options.checkpoint == "last" else [],

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from sdlora.evaluation.evaluator import Evaluation, Evaluator
-from sdlora.models.offload import Offload
+from sdlora.models.memory import Offload
 from sdlora.runs.best import BestAdapter
 from sdlora.runs.metrics import append_metrics, read_metrics
 from sdlora.sweep.pruning import Pruning
@@ -38,10 +38,10 @@ class Evaluate(OptimizerStepCallback):
         stop_patience: Scores without a better one after which the run stops; ``None``: never.
         pruning: Of a trial of a search: tells whether it should stop, as others do better.
         base_first: Draw the base before anything trains, since its own weights will.
-
-    Attributes:
         validation: Measures the validation loss; ``None``: nothing is held out.
         offload: Parts of the model that wait in main memory, but for what this callback does.
+
+    Attributes:
         last: Pictures and scores of the last scored step.
         stop_reason: Why the training was stopped before its last step.
     """
@@ -58,6 +58,8 @@ class Evaluate(OptimizerStepCallback):
         stop_patience: int | None = None,
         pruning: Pruning | None = None,
         base_first: bool = False,
+        validation: ValidationLoss | None = None,
+        offload: Offload | None = None,
     ) -> None:
         self.evaluator = evaluator
         self.pictures_every_n_steps = pictures_every_n_steps
@@ -68,10 +70,10 @@ class Evaluate(OptimizerStepCallback):
         self.stop_patience = stop_patience
         self.pruning = pruning
         self.base_first = base_first
-        self.stop_reason: str | None = None
-        self.validation: ValidationLoss | None = None
+        self.validation = validation
+        self.offload = offload or Offload([], torch.device("cpu"))
         self.last: Evaluation | None = None
-        self.offload = Offload([], torch.device("cpu"))
+        self.stop_reason: str | None = None
         self._base_is_noted = False
 
     def setup(
