@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.jobs import train_config
+from benchmarks.prepared_run import train_config
 from sdlora.assembly import adapters, base_model
 from sdlora.assembly.device import DTYPES, compute_device
 from sdlora.config.train import TrainConfig

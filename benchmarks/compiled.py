@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from benchmarks.data import write_folder
-from benchmarks.jobs import job
+from benchmarks.prepared_run import prepared_run
 from benchmarks.results import Result, machine, publish, show
-from sdlora.assembly.memory import compile_unet
 from sdlora.commands.train.duration import wait_for
-from sdlora.commands.train.job import TrainingJob
+from sdlora.commands.train.training_run import TrainingRun
 from sdlora.models.family import input_dtype
+from sdlora.models.memory import compile_unet
 from sdlora.runtime.program import settle_libraries
 from sdlora.runtime.progress import Progress
 
@@ -59,7 +59,7 @@ def main() -> None:
         os.environ["SDLORA_CACHE"] = str(Path(scratch) / "cache")
         write_folder(Path(scratch) / "pictures", 8)
         given = [f"data.root={scratch}/pictures", "lora.text_encoder.method=frozen", *overrides]
-        built = job(given, Path(scratch) / "run", Progress(enabled=False))
+        built = prepared_run(given, Path(scratch) / "run", Progress(enabled=False))
         passes = Passes(built, Path(scratch))
         measured = passes.measure(options.repeats, options.steps)
     command = f"python -m benchmarks.compiled --repeats {options.repeats} --steps {options.steps}"
@@ -79,7 +79,7 @@ def main() -> None:
 class Passes:
     """Forward and backward passes of copies of one UNet, each copy compiled in its way."""
 
-    def __init__(self, built: TrainingJob, scratch: Path) -> None:
+    def __init__(self, built: TrainingRun, scratch: Path) -> None:
         self._unet, self._batch_size = built.family.unet, built.config.data.batch_size
         self._device = built.trainer.strategy.root_device
         self._precision = built.trainer.precision_plugin.forward_context

@@ -28,8 +28,8 @@ from PIL import Image, ImageEnhance
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.jobs import job
-from sdlora.commands.train.job import TrainingJob
+from benchmarks.prepared_run import prepared_run
+from sdlora.commands.train.training_run import TrainingRun
 from sdlora.runtime.progress import Progress
 
 BATCH = 8
@@ -137,7 +137,7 @@ def _batches(count: int, scratch: Path) -> Table:
     }.items():
         given = [f"data.root={folder}", "evaluation=none", *overrides]
         run = scratch / "runs" / str(len(rows))
-        built = job(given, run, Progress(enabled=False))
+        built = prepared_run(given, run, Progress(enabled=False))
         dataset = built.datamodule.dataset
         rows[name] = _median_ms(partial(_next_batch, dataset), count)
         if not overrides:
@@ -147,7 +147,7 @@ def _batches(count: int, scratch: Path) -> Table:
     return table
 
 
-def _step_ms(built: TrainingJob, count: int) -> float:
+def _step_ms(built: TrainingRun, count: int) -> float:
     module = built.module
     module.log = lambda *args, **kwargs: None
     optimizer = module.configure_optimizers()["optimizer"]

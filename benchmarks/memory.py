@@ -18,12 +18,12 @@ from rich.table import Table
 from benchmarks.full_size import FAMILIES
 from sdlora.assembly import adapters, lightning_trainer
 from sdlora.assembly.device import DTYPES
-from sdlora.assembly.memory import checkpoint_gradients
 from sdlora.assembly.optimizer import optimizer
 from sdlora.cli.command_line import register_schemas, to_typed
 from sdlora.config.train import TrainConfig
 from sdlora.models.family import Family
 from sdlora.models.layouts import LAYOUTS
+from sdlora.models.memory import checkpoint_gradients
 from sdlora.models.quantising import saved_bytes
 from sdlora.runtime.places import CONF
 from sdlora.training.module import DiffusionModule
@@ -75,7 +75,10 @@ def estimate(config: TrainConfig, module: DiffusionModule, side_px: int) -> Step
     low = config.trainer.precision != "fp32"
     context = torch.autocast("cpu", torch.bfloat16) if low else nullcontext()
     return step_cost(
-        module, shape, context, lambda weight: optimizer(config, {"unet": {"weight": weight}})
+        module,
+        shape,
+        context,
+        lambda weight: optimizer(config.optim, {"unet": {"weight": weight}}, scales_loss=False),
     )
 
 

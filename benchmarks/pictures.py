@@ -16,11 +16,11 @@ from statistics import median
 
 import torch
 
-from benchmarks.jobs import job
+from benchmarks.prepared_run import prepared_run
 from benchmarks.results import Result, machine, publish, show
 from sdlora.assembly.training_batches import cache_of, picture_encoder_key
 from sdlora.commands.train.duration import wait_for
-from sdlora.commands.train.job import TrainingJob
+from sdlora.commands.train.training_run import TrainingRun
 from sdlora.config.sampling import SamplingConfig
 from sdlora.data.cache.encoders import encoded_pictures
 from sdlora.evaluation.scoring import Pictures
@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["SDLORA_CACHE"] = str(Path(scratch) / "cache")
         given = [f"sampling.num_prompts={options.prompts}", "data.cache=disk", *overrides]
-        built = job(given, Path(scratch) / "run", Progress(enabled=False))
+        built = prepared_run(given, Path(scratch) / "run", Progress(enabled=False))
         for what, ways in ways_of(built, Path(scratch)).items():
             rates[what] = by_turns(ways, options.repeats, built)
     command = f"python -m benchmarks.pictures --repeats {options.repeats}"
@@ -81,7 +81,7 @@ Way = Callable[[], int]
 """Does it once, and tells for how many pictures."""
 
 
-def by_turns(ways: dict[str, Way], repeats: int, built: TrainingJob) -> dict[str, list[float]]:
+def by_turns(ways: dict[str, Way], repeats: int, built: TrainingRun) -> dict[str, list[float]]:
     """Pictures a second of each way at each of its turns, the first of which does not count."""
     device = built.trainer.strategy.root_device
     rates: dict[str, list[float]] = {how: [] for how in ways}
@@ -96,7 +96,7 @@ def by_turns(ways: dict[str, Way], repeats: int, built: TrainingJob) -> dict[str
     return rates
 
 
-def ways_of(built: TrainingJob, scratch: Path) -> dict[str, dict[str, Way]]:
+def ways_of(built: TrainingRun, scratch: Path) -> dict[str, dict[str, Way]]:
     """What is measured, each in two ways."""
     sampling = built.config.sampling
     images = draw(built, sampling)
@@ -123,13 +123,13 @@ def ways_of(built: TrainingJob, scratch: Path) -> dict[str, dict[str, Way]]:
     }
 
 
-def draw(built: TrainingJob, sampling: SamplingConfig) -> list:
+def draw(built: TrainingRun, sampling: SamplingConfig) -> list:
     """All prompts, as the run draws them."""
     evaluator = built.evaluator
     return generate(built.family.pipeline(), evaluator.prompts, sampling, evaluator.resolution)
 
 
-def encoding_ways(built: TrainingJob, scratch: Path) -> dict[str, Way]:
+def encoding_ways(built: TrainingRun, scratch: Path) -> dict[str, Way]:
     """Filling an empty cache on the disk, and the VAE on pictures that are read already."""
     device = built.trainer.strategy.root_device
     count = len(built.data.geometry)

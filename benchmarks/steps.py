@@ -10,9 +10,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from benchmarks.jobs import job
+from benchmarks.prepared_run import prepared_run
 from sdlora.commands.train.fit import fit
-from sdlora.commands.train.job import TrainingJob
 from sdlora.data.batches.dataset import Batch
 from sdlora.models.family import Family
 from sdlora.runtime.progress import Progress
@@ -27,7 +26,7 @@ def floor(overrides: list[str], run: Path, windows: Windows) -> None:
     if it trains; neither Lightning nor data, no noise, no clipping, no schedule, no log.
     """
     with Progress(enabled=False) as progress:
-        built = job(overrides, run, progress)
+        built = prepared_run(overrides, run, progress)
     module, family = built.module, built.family
     optimizer = module.configure_optimizers()["optimizer"]
     batch = built.datamodule.dataset[0, 1].to(built.trainer.strategy.root_device)
@@ -63,15 +62,9 @@ def prediction_of(family: Family, batch: Batch, z_t: Tensor, t: Tensor) -> Calla
 def ours(overrides: list[str], run: Path, windows: Windows) -> None:
     """Our step as ``train.py`` takes it: its callbacks and its logging, but nothing is drawn."""
     with Progress() as progress:
-        fit(paced(job(overrides, run, progress), windows))
-
-
-def paced(built: TrainingJob, windows: Windows) -> TrainingJob:
-    """The same job, stepping by ``windows``, without the callback that draws and scores."""
-    callbacks: list[Callback] = built.trainer.callbacks  # type: ignore[attr-defined]
-    callbacks.remove(built.evaluate)
-    callbacks.append(Pace(windows))
-    return built
+        built = prepared_run(overrides, run, progress)
+        built.trainer.callbacks.append(Pace(windows))  # type: ignore[attr-defined]
+        fit(built)
 
 
 class Pace(Callback):

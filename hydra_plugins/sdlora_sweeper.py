@@ -31,6 +31,7 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
         Raises:
             ConfigError: If there are too many cells, or the folder holds another sweep.
         """
+        from sdlora.runs.run_folder import locked
         from sdlora.sweep.plan import cells, refuse_other_kind, sweep_name, write_sweep
 
         assert self.config is not None
@@ -40,8 +41,6 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
         planned = cells(swept)
         self.config.sweep.name = config.name or sweep_name(swept, shared)
         folder = Path(self.config.hydra.sweep.dir)
-
-        from sdlora.runs.run_folder import locked  # brings Lightning, which is slow
 
         refuse_other_kind(folder, is_search=False)
         with locked(folder, "sweep.name", "sweep.name=NAME"):
@@ -144,7 +143,7 @@ def raise_first(failed: Sequence[JobReturn]) -> None:
 def jobs_of(folder: Path, cells: Sequence[Any], shared: Sequence[str]) -> list[list[str]]:
     """Overrides of each cell that is not done; one that was cut goes on from its checkpoint."""
     from sdlora.cli.command_line import quoted
-    from sdlora.runs.checkpoints import steps_on_disk
+    from sdlora.runs.checkpoints import CHECKPOINTS, steps_on_disk
     from sdlora.sweep.state import DONE, read_state
 
     jobs = []
@@ -155,7 +154,7 @@ def jobs_of(folder: Path, cells: Sequence[Any], shared: Sequence[str]) -> list[l
             continue
         hydra = {"sweep.dir": folder, "sweep.subdir": cell.folder, "mode": "MULTIRUN"}
         job = [*cell.arguments, *shared, *(f"hydra.{k}={quoted(str(v))}" for k, v in hydra.items())]
-        if steps_on_disk(run / "checkpoints"):
+        if steps_on_disk(run / CHECKPOINTS):
             job += [f"resume={quoted(str(run))}", "hydra.output_subdir=null"]
         jobs.append(job)
     return jobs

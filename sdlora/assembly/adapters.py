@@ -58,17 +58,16 @@ def _asked(part: str, spec: LoraSpec, module: nn.Module) -> Asked:
     return Asked(part, spec, modules, layers)
 
 
-def methods(config: TrainConfig) -> set[str]:
-    """How the model's parts are trained: ``frozen``, ``lora``, ``full``."""
-    names = layout_of(config.model.family).trainable
-    return {config.lora.part(part).method for part in names}
-
-
-def trains_text(config: TrainConfig) -> bool:
+def trains_text(lora: LoraConfig, family: str) -> bool:
     """Whether a text encoder of the model trains, or learns a word."""
-    encoders = [part for part in layout_of(config.model.family).trainable if part != "unet"]
-    methods = {config.lora.part(part).method for part in encoders}
-    return bool(methods - {"frozen"}) or config.lora.new_word.name is not None
+    encoders = [part for part in layout_of(family).trainable if part != "unet"]
+    methods = {lora.part(part).method for part in encoders}
+    return bool(methods - {"frozen"}) or lora.new_word.name is not None
+
+
+def trains_base(lora: LoraConfig, family: str) -> bool:
+    """Whether weights of the base itself train."""
+    return any(lora.part(part).method == "full" for part in layout_of(family).trainable)
 
 
 def lora_specs(config: LoraConfig, family: str) -> dict[str, LoraSpec]:

@@ -12,9 +12,13 @@ from lightning.pytorch.strategies import DDPStrategy
 from sdlora.assembly.adapters import trains_text
 from sdlora.assembly.loss import objective
 from sdlora.assembly.optimizer import optimizer, schedule
+from sdlora.config.logger import LoggerConfig
+from sdlora.config.lora import LoraConfig
+from sdlora.config.model import ModelConfig
 from sdlora.config.train import TrainConfig
+from sdlora.config.trainer import TrainerConfig
 from sdlora.models.family import Family
-from sdlora.runs.checkpoints import WholeCheckpointIO
+from sdlora.runs.checkpoint_io import WholeCheckpointIO
 from sdlora.training.callbacks.averaging import (
     Average,
     ExponentialMovingAverage,
@@ -26,22 +30,31 @@ from sdlora.training.optimizers import averages_itself, optimizer_factory
 LIGHTNING_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def trainer(config: TrainConfig, folder: Path) -> lightning.Trainer:
-    """Lightning's trainer, with its own checkpoints, bar and summary off: the callbacks do that."""
+def trainer(
+    config: TrainerConfig, logger: LoggerConfig, folder: Path, *, skips_layers: bool
+) -> lightning.Trainer:
+    """Lightning's trainer, with its own checkpoints, bar and summary off: the callbacks do that.
+
+    Args:
+        config: How long, on what, how precisely.
+        logger: Where curves go.
+        folder: The run folder.
+        skips_layers: Whether some trained weights have no part in the loss
+            (:func:`skips_trained_layers`).
+    """
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    trainer = config.trainer
     return lightning.Trainer(
-        max_steps=trainer.max_steps,
-        accelerator=trainer.accelerator,
-        devices=trainer.devices,
-        num_nodes=trainer.num_nodes,
-        strategy=_strategy(config),
-        precision=LIGHTNING_PRECISION[trainer.precision],
-        accumulate_grad_batches=trainer.accumulate_grad_batches,
-        gradient_clip_val=trainer.gradient_clip_val,
-        log_every_n_steps=trainer.log_every_n_steps,
-        logger=[_logger(name, folder) for name in config.logger.names],
+        max_steps=config.max_steps,
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        strategy=_strategy(config, skips_layers),
+        precision=LIGHTNING_PRECISION[config.precision],
+        accumulate_grad_batches=config.accumulate_grad_batches,
+        gradient_clip_val=config.gradient_clip_val,
+        log_every_n_steps=config.log_every_n_steps,
+        logger=[_logger(name, folder) for name in logger.names],
         plugins=[WholeCheckpointIO()],
         default_root_dir=folder,
         use_distributed_sampler=False,
@@ -53,16 +66,20 @@ def trainer(config: TrainConfig, folder: Path) -> lightning.Trainer:
     )
 
 
-def _strategy(config: TrainConfig) -> DDPStrategy | Literal["auto"]:
+def skips_trained_layers(model: ModelConfig, lora: LoraConfig) -> bool:
+    """Whether prompts are read from before the last layers of a text encoder that trains."""
+    skips = model.clip_skip > 0 or model.family == "sdxl"
+    return skips and trains_text(lora, model.family)
+
+
+def _strategy(config: TrainerConfig, skips_layers: bool) -> DDPStrategy | Literal["auto"]:
     """Several devices average their gradients, each in a process of its own."""
-    if config.trainer.devices * config.trainer.num_nodes == 1:
+    if config.devices * config.num_nodes == 1:
         return "auto"
-    # prompts read from before a text encoder's last layers leave those without a gradient
-    skips_layers = config.model.clip_skip > 0 or config.model.family == "sdxl"
     return DDPStrategy(
-        timeout=timedelta(minutes=config.trainer.timeout_min),
+        timeout=timedelta(minutes=config.timeout_min),
         gradient_as_bucket_view=True,
-        find_unused_parameters=trains_text(config) and skips_layers,
+        find_unused_parameters=skips_layers,
     )
 
 
@@ -72,11 +89,11 @@ def _logger(name: str, folder: Path) -> Logger:
     return TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
 
 
-def average(config: TrainConfig) -> Average | None:
+def average(ema_decay: float | None, optimizer_name: str) -> Average | None:
     """The average of the weights that pictures and files show; ``None``: the weights themselves."""
-    if config.trainer.ema_decay is not None:
-        return ExponentialMovingAverage(config.trainer.ema_decay)
-    if averages_itself(optimizer_factory(config.optim.name)):
+    if ema_decay is not None:
+        return ExponentialMovingAverage(ema_decay)
+    if averages_itself(optimizer_factory(optimizer_name)):
         return ScheduleFreeAverage()
     return None
 
@@ -90,8 +107,10 @@ def module(config: TrainConfig, family: Family, batches_per_epoch: int | None) -
     return DiffusionModule(
         family,
         objective(config.objective, family),
-        make_optimizer=lambda named: optimizer(config, named),
-        make_schedule=lambda of: schedule(config, of, batches_per_epoch),
+        make_optimizer=lambda named: optimizer(
+            config.optim, named, scales_loss=config.trainer.precision == "fp16"
+        ),
+        make_schedule=lambda of: schedule(config.scheduler, config.trainer, of, batches_per_epoch),
         seed=config.seed,
         check_every_n_steps=config.trainer.log_every_n_steps,
         teacher=teacher,

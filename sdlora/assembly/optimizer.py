@@ -9,8 +9,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from sdlora.adapters.learned_embedding import NEW_ROWS
+from sdlora.config.lora import LoraConfig
+from sdlora.config.optim import OptimConfig
 from sdlora.config.rules import ConfigError, require
-from sdlora.config.train import TrainConfig
+from sdlora.config.scheduler import SchedulerConfig
+from sdlora.config.trainer import TrainerConfig
 from sdlora.models.layouts import layout_of
 from sdlora.training.optimizers import (
     CUDA_ONLY,
@@ -29,12 +32,20 @@ from sdlora.training.optimizers import (
 )
 
 
-def check_optimizer(config: TrainConfig) -> None:
-    """Take a step with four numbers, so that a wrong option is known before anything loads."""
-    optim = config.optim
+def check_optimizer(optim: OptimConfig, accelerator: str, rates: Mapping[str, float]) -> None:
+    """Take a step with four numbers, so that a wrong option is known before anything loads.
+
+    Args:
+        optim: Which optimizer.
+        accelerator: ``trainer.accelerator``.
+        rates: Of what trains, as :func:`trained_rates` gives them.
+
+    Raises:
+        ConfigError: Naming key, value and remedy.
+    """
     factory = optimizer_factory(optim.name)
     check_options("optim.options", factory, optim.options)
-    has_cuda = torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu")
+    has_cuda = torch.cuda.is_available() and accelerator in ("auto", "gpu")
     require(
         has_cuda or optim.name not in CUDA_ONLY,
         "optim.name",
@@ -54,7 +65,6 @@ def check_optimizer(config: TrainConfig) -> None:
             f"optim.options={optim.options}: {optim.name} does not take such a value ({error})"
         ) from error
     if optim.name in ONE_RATE:
-        rates = trained_rates(config)
         require(
             len(set(rates.values())) == 1,
             "optim.text_encoder_lr",
@@ -69,80 +79,102 @@ def check_optimizer(config: TrainConfig) -> None:
         )
 
 
-def check_schedule(config: TrainConfig) -> None:
-    """Check the schedule's name, and that it suits the optimizer."""
-    name = choice("scheduler.name", config.scheduler.name, SCHEDULES)
-    if averages_itself(optimizer_factory(config.optim.name)):
+def check_schedule(scheduler: SchedulerConfig, optimizer_name: str, ema: float | None) -> None:
+    """Check the schedule's name, and that schedule and average suit the optimizer.
+
+    Args:
+        scheduler: Which schedule.
+        optimizer_name: ``optim.name``.
+        ema: ``trainer.ema_decay``.
+
+    Raises:
+        ConfigError: Naming key, value and remedy.
+    """
+    name = choice("scheduler.name", scheduler.name, SCHEDULES)
+    if averages_itself(optimizer_factory(optimizer_name)):
         require(
             name in FLAT_SCHEDULES,
             "scheduler.name",
             name,
-            f"{config.optim.name} averages the weights instead of lowering the rate; use "
+            f"{optimizer_name} averages the weights instead of lowering the rate; use "
             "scheduler=constant or constant_with_warmup",
         )
         require(
-            config.trainer.ema_decay is None,
+            ema is None,
             "trainer.ema_decay",
-            config.trainer.ema_decay,
-            f"{config.optim.name} averages the weights itself; set it to null",
+            ema,
+            f"{optimizer_name} averages the weights itself; set it to null",
         )
 
 
-def trained_rates(config: TrainConfig) -> dict[str, float]:
+def trained_rates(optim: OptimConfig, lora: LoraConfig, family: str) -> dict[str, float]:
     """Learning rates of the parts that train; all text encoders have one."""
-    rates = {"unet": config.optim.unet_lr, "text_encoder": config.optim.text_encoder_lr}
-    methods = {p: getattr(config.lora, p).method for p in layout_of(config.model.family).trainable}
+    rates = {"unet": optim.unet_lr, "text_encoder": optim.text_encoder_lr}
+    methods = {p: getattr(lora, p).method for p in layout_of(family).trainable}
     trained = {p.removesuffix("_2") for p, method in methods.items() if method != "frozen"}
     rates = {part: rate for part, rate in rates.items() if part in trained}
-    is_learned = config.lora.new_word.name is not None
-    return {**rates, "new_word": config.optim.new_word_lr} if is_learned else rates
+    is_learned = lora.new_word.name is not None
+    return {**rates, "new_word": optim.new_word_lr} if is_learned else rates
 
 
-def rate_notes(config: TrainConfig) -> list[str]:
+def rate_notes(optimizer_name: str, rates: Mapping[str, float]) -> list[str]:
     """What to say of learning rates that are allowed, and probably not meant."""
-    if config.optim.name not in FINDS_ITS_STEP:
+    if optimizer_name not in FINDS_ITS_STEP:
         return []
     return [
-        f"optim.{part}_lr={rate}: {config.optim.name} finds its own step size, and this is a "
+        f"optim.{part}_lr={rate}: {optimizer_name} finds its own step size, and this is a "
         "factor on it; 1 is usual"
-        for part, rate in trained_rates(config).items()
+        for part, rate in rates.items()
         if not 0.1 <= rate <= 10
     ]
 
 
 def optimizer(
-    config: TrainConfig, trained: Mapping[str, Mapping[str, torch.nn.Parameter]]
+    config: OptimConfig,
+    trained: Mapping[str, Mapping[str, torch.nn.Parameter]],
+    *,
+    scales_loss: bool,
 ) -> Optimizer:
-    """The optimizer over the trained parameters, by part and name."""
-    settings = config.optim
+    """The optimizer over the trained parameters.
+
+    Args:
+        config: Which, and its rates.
+        trained: The parameters by part and name.
+        scales_loss: Whether gradients come from a scaled loss, as in fp16.
+    """
     named, rates = {}, {}
     for part, parameters in trained.items():
         rows = {name: rows for name, rows in parameters.items() if name.endswith(NEW_ROWS)}
         named[part] = {name: rest for name, rest in parameters.items() if name not in rows}
-        rates[part] = settings.unet_lr if part == "unet" else settings.text_encoder_lr
-        named[f"{part}_new_word"], rates[f"{part}_new_word"] = rows, settings.new_word_lr
-    groups = parameter_groups(named, rates, settings.lora_plus_ratio)
-    options = fused_where_faster(
-        settings.name, groups, settings.options, scales_loss=config.trainer.precision == "fp16"
-    )
-    return build_optimizer(settings.name, groups, options)
+        rates[part] = config.unet_lr if part == "unet" else config.text_encoder_lr
+        named[f"{part}_new_word"], rates[f"{part}_new_word"] = rows, config.new_word_lr
+    groups = parameter_groups(named, rates, config.lora_plus_ratio)
+    options = fused_where_faster(config.name, groups, config.options, scales_loss=scales_loss)
+    return build_optimizer(config.name, groups, options)
 
 
-def schedule(config: TrainConfig, of: Optimizer, batches_per_epoch: int | None) -> LRScheduler:
-    """The learning-rate schedule, by step or by epoch."""
-    settings = config.scheduler
+def schedule(
+    config: SchedulerConfig, trainer: TrainerConfig, of: Optimizer, batches_per_epoch: int | None
+) -> LRScheduler:
+    """The learning-rate schedule, by step or by epoch.
+
+    Args:
+        config: Which, and its shape.
+        trainer: How long the run is, and how many batches a step has.
+        of: What it drives.
+        batches_per_epoch: Over all processes; ``None``: a stream.
+    """
     steps_per_epoch = None
-    if settings.per == "epoch":
+    if config.per == "epoch":
         assert batches_per_epoch is not None, "the checks refuse a stream"
-        trainer = config.trainer
         window = trainer.accumulate_grad_batches * trainer.devices * trainer.num_nodes
         steps_per_epoch = Fraction(batches_per_epoch, window)
     return build_schedule(
-        settings.name,
+        config.name,
         of,
-        warmup_steps=settings.warmup_steps,
-        num_steps=config.trainer.max_steps,
-        num_cycles=settings.num_cycles,
-        eta_min=settings.eta_min,
+        warmup_steps=config.warmup_steps,
+        num_steps=trainer.max_steps,
+        num_cycles=config.num_cycles,
+        eta_min=config.eta_min,
         steps_per_epoch=steps_per_epoch,
     )

@@ -86,7 +86,8 @@ def training_batches(
         _require_some(pictures, data)
     captions = SetCaptions(pictures.source.pictures, data.captions, tokenize, config.seed)
     if cache is not None:
-        if family.text_encoders and not trains_text(config) and captions.is_static:
+        is_fixed = captions.is_static and not trains_text(config.lora, config.model.family)
+        if family.text_encoders and is_fixed:
             encoder = caption_encoder_key(config.model, data, family)
             embeddings = encoded_captions(captions, family, encoder, cache)
         if cache.store is not None:

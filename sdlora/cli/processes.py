@@ -17,7 +17,7 @@ from torch import distributed
 
 from sdlora.cli.command_line import quoted
 from sdlora.config.rules import require
-from sdlora.config.train import TrainConfig
+from sdlora.config.trainer import TrainerConfig
 from sdlora.runtime.program import FOLLOWS, TRACEBACK, USER_ERROR, is_told, process_rank
 
 CONFIG_DIR = "command-line"
@@ -37,23 +37,23 @@ class ProcessError(RuntimeError):
     """Another process of the run failed; the message says which."""
 
 
-def num_processes(config: TrainConfig) -> int:
+def num_processes(trainer: TrainerConfig) -> int:
     """Of the run, on all machines."""
-    return config.trainer.devices * config.trainer.num_nodes
+    return trainer.devices * trainer.num_nodes
 
 
-def rank_of(config: TrainConfig) -> int:
+def rank_of(trainer: TrainerConfig) -> int:
     """Number of this process among those of the run; 0 is the first."""
-    return process_rank(num_processes(config))
+    return process_rank(num_processes(trainer))
 
 
-def check_processes(config: TrainConfig) -> None:
+def check_processes(trainer: TrainerConfig, run_dir: str, *, is_resumed: bool) -> None:
     """Check that the devices are there, and that torchrun or Slurm started a process for each.
 
     Raises:
         ConfigError: Naming key, value and remedy.
     """
-    trainer, count = config.trainer, num_processes(config)
+    count = num_processes(trainer)
     if trainer.accelerator in ("auto", "gpu") and torch.cuda.is_available():
         there = torch.cuda.device_count()
         remedy = (
@@ -77,11 +77,11 @@ def check_processes(config: TrainConfig) -> None:
         "processes on other machines are started by torchrun or srun; see docs/devices.md",
     )
     given = {item.partition("=")[0] for item in HydraConfig.get().overrides.hydra}
-    is_named = bool(given & {"hydra.run.dir", "hydra.sweep.dir"}) or config.resume is not None
+    is_named = bool(given & {"hydra.run.dir", "hydra.sweep.dir"}) or is_resumed
     require(
         count == 1 or not is_started or is_named,
         "run_dir",
-        config.run_dir,
+        run_dir,
         "each process would make a folder of its own, as their clocks differ; give all of them "
         "the same one with hydra.run.dir=FOLDER",
     )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import bootstrap
 
 
 def bootstrap_interval(
@@ -37,9 +38,12 @@ def bootstrap_interval(
         raise ValueError("values: give at least one number, all finite.")
     if len(numbers) == 1:
         return float(numbers[0]), float(numbers[0])
-    rng = np.random.default_rng(seed)
-    means = [
-        numbers[rng.integers(0, len(numbers), len(numbers))].mean() for _ in range(num_resamples)
-    ]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = bootstrap(
+        [numbers],
+        np.mean,
+        n_resamples=num_resamples,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
     return float(low), float(high)

@@ -15,9 +15,6 @@ from sdlora.adapters.textual_inversion import write_embeddings
 from sdlora.adapters.weights import check_finite
 from sdlora.runtime.files import whole_folder
 
-PIPELINE = "pipeline"
-"""Folder of a whole model, in a run folder."""
-
 
 def export_lora(
     folder: Path,

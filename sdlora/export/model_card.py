@@ -2,77 +2,149 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCardData
 from PIL import Image
 
+from sdlora import __version__
 from sdlora.adapters.formats import DIFFUSERS_FILE
+from sdlora.adapters.spec import LoraSpec
+from sdlora.adapters.start import BASE_STARTS
+from sdlora.config.data import DataConfig
+from sdlora.config.evaluation import EvaluationConfig
+from sdlora.config.train import TrainConfig
+from sdlora.evaluation.comparison import measured_names, score_lines
 from sdlora.evaluation.scores import Scores
-from sdlora.runs.report import measured_names, score_lines
+from sdlora.models.source import EMBEDDED
 from sdlora.runtime.files import atomic_path, write_text
 
 CARD = "README.md"
 PICTURES = "pictures"
 MOST_PICTURES = 4
 
+CARD_TAGS = {"sdxl": "stable-diffusion-xl", "kolors": "kolors"}
+"""Family -> the tag of its models on the Hugging Face Hub; the others are ``stable-diffusion``."""
+
 
 def write_model_card(
     folder: Path,
     *,
-    name: str,
-    family: str,
-    base_model: str | None,
-    trigger: str | None,
-    licence: str | None,
+    config: TrainConfig,
+    base: str,
+    metadata: Mapping[str, str],
+    specs: Mapping[str, LoraSpec],
     samples: Sequence[tuple[str, Image.Image]],
-    facts: Mapping[str, str],
     scores: Mapping[str, Scores],
 ) -> list[Path]:
-    """Write the card and its pictures. Nothing is asked of the network.
+    """Write the card beside an exported LoRA, with its pictures. Nothing is asked of the network.
 
     Written here and not by diffusers' ``load_or_create_model_card``, which looks for an older card
     on the Hub first.
 
     Args:
         folder: Of the exported LoRA.
-        name: Its title, and the kohya file's name.
-        family: ``stable-diffusion``, ``stable-diffusion-xl`` or ``kolors``, as the Hub's tags have
-            it.
-        base_model: The base's id on the Hub, if it has one.
-        trigger: The words that call what was trained, if there are some.
-        licence: As the Hub names them; ``None`` is ``unknown``, a field to be filled in.
+        config: Of the run.
+        base: Where the base model lies, or its id on the Hub.
+        metadata: The files' header.
+        specs: What was trained, by part.
         samples: Prompts and the pictures drawn with them; the first four are shown.
-        facts: What else to tell, by label.
         scores: Name -> scores, the base first; may be empty.
 
     Returns:
         The files, the card first.
+    """
+    shown = samples[:MOST_PICTURES]
+    pictures = _write_pictures(folder, [image for _, image in shown])
+    trigger = trigger_phrase(config.evaluation, config.data)
+    widget = [
+        {"text": prompt or " ", "output": {"url": path.relative_to(folder).as_posix()}}
+        for (prompt, _), path in zip(shown, pictures, strict=True)
+    ]
+    data = card_data(config.model.family, hub_id(base), trigger, config.export.licence, widget)
+    facts = _facts(config, base, metadata, specs)
+    text = _text(config.export.name, hub_id(base), trigger, facts) + _score_table(scores)
+    write_text(folder / CARD, f"---\n{data.to_yaml()}\n---\n\n{text}")
+    return [folder / CARD, *pictures]
+
+
+def card_data(
+    family: str,
+    base_model: str | None,
+    trigger: str | None,
+    licence: str | None,
+    widget: Sequence[Mapping[str, Any]],
+) -> ModelCardData:
+    """What the Hub reads of a card.
+
+    Args:
+        family: ``model.family``.
+        base_model: The base's id on the Hub, if it has one.
+        trigger: The words that call what was trained, if there are some.
+        licence: As the Hub names them; ``None`` is ``unknown``, a field to be filled in.
+        widget: Prompts and pictures.
 
     Source:
         The Hub's model card metadata (``base_model``, ``instance_prompt``, ``widget``) and the tags
         of diffusers' training scripts.
     """
-    shown = samples[:MOST_PICTURES]
-    pictures = _write_pictures(folder, [image for _, image in shown])
-    data = ModelCardData(
+    tag = CARD_TAGS.get(family, "stable-diffusion")
+    return ModelCardData(
         base_model=base_model,
         license=licence or "unknown",
         library_name="diffusers",
         pipeline_tag="text-to-image",
         tags=[
             *("text-to-image", "diffusers", "diffusers-training", "lora"),
-            *(family, f"{family}-diffusers", "template:sd-lora"),
+            *(tag, f"{tag}-diffusers", "template:sd-lora"),
         ],
         instance_prompt=trigger,
-        widget=[
-            {"text": prompt or " ", "output": {"url": path.relative_to(folder).as_posix()}}
-            for (prompt, _), path in zip(shown, pictures, strict=True)
-        ]
-        or None,
+        widget=list(widget) or None,
     )
-    text = _text(name, base_model, trigger, facts) + _score_table(scores)
-    write_text(folder / CARD, f"---\n{data.to_yaml()}\n---\n\n{text}")
-    return [folder / CARD, *pictures]
+
+
+def _facts(
+    config: TrainConfig, base: str, metadata: Mapping[str, str], specs: Mapping[str, LoraSpec]
+) -> dict[str, str]:
+    """The table of how it was trained."""
+    adapted = [f"{part} ({adapter_facts(spec)})" for part, spec in specs.items()]
+    return {
+        "Base model": hub_id(base) or Path(base).name,  # no path of this machine
+        "Adapted parts": ", ".join(adapted),
+        "Training pictures": metadata["ss_num_train_images"],
+        "Resolution": f"{config.data.resolution} px",
+        "Steps": metadata["ss_steps"],
+        "Batch size": metadata["ss_total_batch_size"],
+        "Learning rate": f"{config.optim.unet_lr:g} ({config.optim.name})",
+        "Licence": config.export.licence or "not chosen yet",
+        "Made with": f"sdlora {__version__}",
+    }
+
+
+def trigger_phrase(evaluation: EvaluationConfig, data: DataConfig) -> str | None:
+    """The words that call what was trained, if the config names them."""
+    if evaluation.trigger_word:
+        return evaluation.trigger_word
+    prefixes = {root.prefix for root in data.roots} | {data.captions.prefix}
+    named = {prefix.strip(" ,") for prefix in prefixes} - {""}
+    return named.pop() if len(named) == 1 else None
+
+
+def hub_id(path: str) -> str | None:
+    """The base model's id on the Hugging Face Hub; ``None`` for one on this machine."""
+    is_id = path.count("/") == 1 and not path.startswith((EMBEDDED, ".", "/", "~"))
+    return path if is_id and "\\" not in path and not Path(path).exists() else None
+
+
+def adapter_facts(spec: LoraSpec) -> str:
+    """An adapter in a few words, for the model card."""
+    facts = [f"rank {spec.r}", f"alpha {spec.alpha:g}"]
+    if spec.rank_pattern or spec.alpha_pattern:
+        facts.append("others by layer")
+    if spec.init in BASE_STARTS:
+        facts.append(f"started by {spec.init}, so of twice the rank in the files")
+    facts += [name for name, on in (("rsLoRA", spec.use_rslora), ("DoRA", spec.use_dora)) if on]
+    return ", ".join(facts)
 
 
 def _write_pictures(folder: Path, images: Sequence[Image.Image]) -> list[Path]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sdlora.runs.partial_files import inside
+from sdlora.runs.report import REPORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def row_columns(run: Path, folders: Mapping[str, Any], base: str, notes: list[st
     for label, name in folders.items():
         path = inside(run, name)
         if path is None:
-            notes.append(f"report.json: the pictures of {label} are not in this folder.")
+            notes.append(f"{REPORT}: the pictures of {label} are not in this folder.")
             continue
         columns.append(Column(label, path, is_base=label == base))
     return sorted(columns, key=lambda column: not column.is_base)

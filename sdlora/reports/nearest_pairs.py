@@ -1,6 +1,5 @@
 """Generated pictures beside the training pictures nearest to them, for one page."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +7,9 @@ from typing import Any
 
 from sdlora.reports.gallery import data_uri, read_picture
 from sdlora.reports.score_tables import State
-from sdlora.runs.partial_files import inside, is_number, mapping
+from sdlora.runs.nearest import NEAREST, read_nearest
+from sdlora.runs.partial_files import inside, is_number
 
-FILE_NAME = "nearest.json"
 MAX_PAIRS = 8
 
 _SIDE_PX = 256
@@ -51,15 +50,7 @@ def read_pairs(run: Path, notes: list[str]) -> list[Pair]:
         run: The folder, which the paths in the file are relative to; none outside is followed.
         notes: Takes what cannot be read.
     """
-    path = run / FILE_NAME
-    if not path.is_file():
-        return []
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        notes.append(f"{FILE_NAME} cannot be read ({error}).")
-        return []
-    entries = [mapping(entry) for entry in listed] if isinstance(listed, list) else []
+    entries = read_nearest(run, notes)
     return [pair for entry in entries[:MAX_PAIRS] if (pair := _pair(run, entry, notes))]
 
 
@@ -111,7 +102,7 @@ def _pair(run: Path, entry: dict[str, Any], notes: list[str]) -> Pair | None:
 def _picture(run: Path, name: Any, notes: list[str]) -> Picture | None:
     path = inside(run, name)
     if path is None:
-        notes.append(f"{FILE_NAME}: {name!r} does not lie in this folder.")
+        notes.append(f"{NEAREST}: {name!r} does not lie in this folder.")
         return None
     try:
         image = read_picture(path, _SIDE_PX, _SIDE_PX)

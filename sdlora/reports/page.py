@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sdlora.data.sheet.verdict import FILE_NAME as DATA_SHEET
 from sdlora.reports.charts import charts, state_charts
 from sdlora.reports.columns import Column, row_columns, step_columns
 from sdlora.reports.gallery import data_uri, read_gallery, read_picture
@@ -13,8 +14,12 @@ from sdlora.reports.nearest_pairs import copying, read_pairs
 from sdlora.reports.plots import library_script
 from sdlora.reports.rendering import write_page
 from sdlora.reports.score_tables import State, read_states, reasons, score_table, step_table
+from sdlora.runs.best import FOLDER as BEST
+from sdlora.runs.best import SCORES
+from sdlora.runs.metrics import read_steps
 from sdlora.runs.partial_files import inside, mapping, read_mapping
-from sdlora.runs.report import read_steps
+from sdlora.runs.report import REPORT
+from sdlora.runs.run_config import CONFIG
 
 FILE_NAME = "report.html"
 MAX_BYTES = 15 * 1024 * 1024
@@ -45,11 +50,11 @@ def write_html_report(run: Path) -> Path:
 
 def _facts(run: Path) -> dict[str, Any]:
     notes: list[str] = []
-    stored = read_mapping(run, "config.json", notes)
+    stored = read_mapping(run, CONFIG, notes)
     config = mapping(stored.get("config"))
-    report = read_mapping(run, "report.json", notes)
-    dataset = _sheet(read_mapping(run, "dataset.json", notes))
-    best = read_mapping(run, "best/scores.json", notes).get("step")
+    report = read_mapping(run, REPORT, notes)
+    dataset = _sheet(read_mapping(run, DATA_SHEET, notes))
+    best = read_mapping(run, f"{BEST}/{SCORES}", notes).get("step")
     lines = read_steps(run, notes)
     last = max((line["step"] for line in lines), default=None)
     states = read_states(report)

@@ -5,13 +5,13 @@ from dataclasses import asdict
 from typing import Any
 
 from sdlora.config.score_kinds import IDENTITY_SCORES, PROMPT_SCORE, kind
+from sdlora.evaluation.comparison import measured_names
 from sdlora.evaluation.scores import Scores
 from sdlora.reports.charts import COLORS
 from sdlora.reports.plots import averaged
 from sdlora.reports.score_tables import scored_names
 from sdlora.reports.sweep_pictures import Thumbnails
 from sdlora.runs.partial_files import is_number
-from sdlora.runs.report import measured_names
 from sdlora.sweep.cells import Cell, Sweep, value_text
 from sdlora.sweep.choice import Choice, pareto_front
 

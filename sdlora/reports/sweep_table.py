@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sdlora.evaluation.comparison import measured_names
 from sdlora.evaluation.scores import Scores
 from sdlora.reports.score_tables import Cell as Shown
 from sdlora.reports.score_tables import Head, State, score_cell, score_head
 from sdlora.runs.partial_files import is_number
-from sdlora.runs.report import measured_names
 from sdlora.sweep.cells import Cell, Sweep, value_text
 
 BEST, FINAL = "best", "final"

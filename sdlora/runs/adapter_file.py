@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+from sdlora.adapters.formats import DIFFUSERS_FILE
 from sdlora.config.rules import ConfigError
+from sdlora.runs.best import FOLDER as BEST
+from sdlora.runs.checkpoints import CHECKPOINTS, step_folder, steps_on_disk
+from sdlora.runs.run_folder import LORA
 
 
 def checkpoint_path(folder: str, checkpoint: str) -> Path:
@@ -17,26 +21,21 @@ def checkpoint_path(folder: str, checkpoint: str) -> Path:
     """
     run = Path(folder)
     if checkpoint == "best":
-        best = run / "best" / "pytorch_lora_weights.safetensors"
+        best = run / BEST / DIFFUSERS_FILE
         if not best.parent.is_dir():
             raise ConfigError(f"checkpoint=best: {run} has kept none; choose last or a step number")
         return best
-    if checkpoint == "last" and (run / "lora").is_dir():
-        return run / "lora" / "pytorch_lora_weights.safetensors"
+    if checkpoint == "last" and (run / LORA).is_dir():
+        return run / LORA / DIFFUSERS_FILE
     return _step_path(run, "last" if checkpoint == "all" else checkpoint)
 
 
 def _step_path(run: Path, checkpoint: str) -> Path:
-    from sdlora.runs.checkpoints import (  # brings Lightning, which is slow
-        step_folder,
-        steps_on_disk,
-    )
-
-    steps = steps_on_disk(run / "checkpoints")
+    steps = steps_on_disk(run / CHECKPOINTS)
     if not steps:
         raise ConfigError(f"run={run}: holds no checkpoint; give a folder that training wrote")
     if checkpoint != "last" and (not checkpoint.isdigit() or int(checkpoint) not in steps):
         known = ", ".join(map(str, steps))
         raise ConfigError(f"checkpoint={checkpoint}: not in {run}; choose last or one of {known}")
     step = steps[-1] if checkpoint == "last" else int(checkpoint)
-    return step_folder(run / "checkpoints", step) / "pytorch_lora_weights.safetensors"
+    return step_folder(run / CHECKPOINTS, step) / DIFFUSERS_FILE

@@ -9,8 +9,10 @@ import yaml
 
 from sdlora.evaluation.scores import Scores, scores_from
 from sdlora.runs.best import Best, read_best
+from sdlora.runs.metrics import read_steps
 from sdlora.runs.partial_files import inside, is_number, mapping, read_mapping
-from sdlora.runs.report import read_steps
+from sdlora.runs.report import REPORT
+from sdlora.runs.run_config import CONFIG
 from sdlora.sweep.plan import FILE_NAME, VERSION
 from sdlora.sweep.state import FILE_NAME as CELL_FILE
 from sdlora.sweep.state import RUNNING
@@ -204,7 +206,7 @@ def _cell(sweep: Path, entry: Mapping[str, Any]) -> Cell:
     notes: list[str] = []
     stored = read_mapping(folder, CELL_FILE, notes)
     state = RUNNING if (folder / CELL_FILE).is_file() else NOT_BEGUN
-    report = mapping(read_mapping(folder, "report.json", notes).get("scores"))
+    report = mapping(read_mapping(folder, REPORT, notes).get("scores"))
     final = None if len(report) < 2 else list(report)[-1]
     return Cell(
         number=int(entry["number"]),
@@ -216,7 +218,7 @@ def _cell(sweep: Path, entry: Mapping[str, Any]) -> Cell:
         peak_memory_mib=_number(stored.get("peak_memory_mib")),
         trainable_parameters=_whole(stored.get("trainable_parameters")),
         file_bytes=_whole(stored.get("file_bytes")),
-        config=mapping(read_mapping(folder, "config.json", notes).get("config")),
+        config=mapping(read_mapping(folder, CONFIG, notes).get("config")),
         base=_scores(report.get("base"), "base", notes),
         final=None if final is None else _scores(report[final], final, notes),
         best=_best(folder),
@@ -231,7 +233,7 @@ def _scores(stored: Any, name: str, notes: list[str]) -> Scores | None:
     try:
         return _measured(scores_from(stored))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        notes.append(f"report.json: the scores of {name} have another shape ({error}).")
+        notes.append(f"{REPORT}: the scores of {name} have another shape ({error}).")
         return None
 
 

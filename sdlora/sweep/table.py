@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sdlora.evaluation.comparison import measured_names
 from sdlora.evaluation.scores import Scores
-from sdlora.runs.report import measured_names
 from sdlora.runtime import files
 from sdlora.sweep.cells import Cell, Sweep, value_text
 

@@ -74,26 +74,19 @@ class DiffusionModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One denoising step: draw (t, eps), form z_t, regress the target (DDPM, Algorithm 1)."""
-        noise, drawn = self.objective.noise, self.objective.training_noise
         torch.manual_seed(derive_seed(self.seed, "dropout", int(batch.sample_index[0])))
-
         z_0 = self.latents(batch)  # [B, C, h, w] fp32, scaled
         conditioning = self.conditioning(batch)  # [B, L, D]
-
-        u = uniform(self.seed, "timestep", batch.sample_index)
-        t = send(self.objective.timesteps.sample(noise, u), z_0.device)  # [B]
-        eps = send(drawn.eps(z_0.shape[1:], self.seed, batch.sample_index), z_0.device)
-        eps_in = drawn.perturbed(eps, self.seed, batch.sample_index)  # eps, unless perturbed
-        z_t = noise.add(z_0, eps_in, t)  # DDPM eq. 4, in fp32
-
+        t = self.timesteps(batch, z_0)  # [B]
+        eps, eps_in = self.noise(batch, z_0)  # the same, unless the input is perturbed
+        z_t = self.objective.noise.add(z_0, eps_in, t)  # DDPM eq. 4, in fp32
         target = self.objective.target(z_0, eps, t)
         prediction = self.family.denoise(z_t, t, conditioning, batch.sizes)
         loss = self.objective.loss(prediction, target, t, batch.weights, batch.mask)
         if self.teacher is not None:
             prior = self.prior_loss(self.teacher.token_ids, z_t, t, batch.sizes)
             loss = loss + self.teacher.weight * prior
-        self._require_finite(loss, batch)
-        self.log("train/loss", self._over_processes(loss), batch_size=len(z_0))
+        self._note(loss, batch)
         return loss * batch.share  # 1 unless the window has short batches
 
     def prior_loss(
@@ -118,8 +111,19 @@ class DiffusionModule(lightning.LightningModule):
         eps = normal(shape, self.seed, "posterior", batch.sample_index)
         return self.family.latents(moments, send(eps, moments.device))
 
+    def timesteps(self, batch: Batch, z_0: Tensor) -> Tensor:
+        """A timestep for each sample, ``[B]``, int64."""
+        u = uniform(self.seed, "timestep", batch.sample_index)
+        return send(self.objective.timesteps.sample(self.objective.noise, u), z_0.device)
+
+    def noise(self, batch: Batch, z_0: Tensor) -> tuple[Tensor, Tensor]:
+        """The noise of the target and that of the input, each ``[B, C, h, w]``, float32."""
+        drawn = self.objective.training_noise
+        eps = send(drawn.eps(z_0.shape[1:], self.seed, batch.sample_index), z_0.device)
+        return eps, drawn.perturbed(eps, self.seed, batch.sample_index)
+
     def conditioning(self, batch: Batch) -> Tensor:
-        """What the UNet is told of prompts, cached unless a text encoder trains; ``[B, L, D]``."""
+        """Embeddings of the captions, cached where no text encoder trains; ``[B, L, D]``."""
         if batch.embeddings is not None:
             return batch.embeddings
         with torch.set_grad_enabled(self._trains_text):
@@ -200,6 +204,11 @@ class DiffusionModule(lightning.LightningModule):
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(state_dict[name])
+
+    def _note(self, loss: Tensor, batch: Batch) -> None:
+        """Log the loss, and stop if it is no number."""
+        self._require_finite(loss, batch)
+        self.log("train/loss", self._over_processes(loss), batch_size=len(batch))
 
     def _over_processes(self, loss: Tensor) -> Tensor:
         """The loss to show: the processes' mean at a point of the curve, where all wait once."""

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import sdlora.commands.train.training
+import sdlora.commands.train.fit
 import train
 from sdlora.training.callbacks.stopping import StopSignals
 
@@ -54,6 +54,6 @@ class InTheMiddle(StopSignals):
 
 if __name__ == "__main__":
     os.replace = replace  # type: ignore[assignment]
-    sdlora.commands.train.training.StopSignals = InTheMiddle  # type: ignore[misc]
+    sdlora.commands.train.fit.StopSignals = InTheMiddle  # type: ignore[misc]
     sys.argv[0] = "train.py"
     train.main()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed
 
 from sdlora.cli.command_line import quoted
-from sdlora.commands.train import keeping
+from sdlora.commands.train import preparation
 from sdlora.training.callbacks.stopping import StopSignals
 from sdlora.training.module import DiffusionModule
 from tests.smoke.conftest import SMALL
@@ -103,7 +103,7 @@ def test_two_devices_train_what_one_does_in_a_sweep_that_is_cut(
     first, second = sweep / "lora.r=2", sweep / "lora.r=4"
     bases, losses = [], []
 
-    def base_model(*given: Any, real: Any = keeping.base_model) -> Any:
+    def kept_base(*given: Any, real: Any = preparation.kept_base) -> Any:
         bases.append(real(*given))
         return bases[-1]
 
@@ -116,8 +116,8 @@ def test_two_devices_train_what_one_does_in_a_sweep_that_is_cut(
 
     scored = (*(item for item in settings if item != "evaluation=none"), "evaluation.image=none")
     with monkeypatch.context() as patch:
-        patch.setattr(keeping, "base_model", base_model)
-        patch.setattr("sdlora.commands.train.training.StopSignals", InSecondCell)
+        patch.setattr(preparation, "kept_base", kept_base)
+        patch.setattr("sdlora.commands.train.fit.StopSignals", InSecondCell)
         with pytest.raises(SystemExit) as stop:
             train_here("-m", *scored, "trainer=ddp", "lora.r=2,4", f"hydra.sweep.dir={sweep}")
     assert stop.value.code == 143

@@ -16,7 +16,7 @@ import yaml
 from filelock import FileLock
 from safetensors.torch import load_file
 
-from sdlora.commands.train import keeping
+from sdlora.commands.train import preparation
 from sdlora.runs.run_folder import RunFolderError
 from sdlora.training.callbacks.stopping import StopSignals
 from tests.smoke.conftest import SMALL, Train, TrainHere
@@ -71,11 +71,11 @@ def test_a_cell_equals_the_same_run_alone(
     """The cell before leaves no trace, and how many pictures are drawn at once does not matter."""
     bases = []
 
-    def base_model(*given: Any, real: Any = keeping.base_model) -> Any:
+    def kept_base(*given: Any, real: Any = preparation.kept_base) -> Any:
         bases.append(real(*given))
         return bases[-1]
 
-    monkeypatch.setattr(keeping, "base_model", base_model)
+    monkeypatch.setattr(preparation, "kept_base", kept_base)
     sweep, alone = tmp_path / "sweep", tmp_path / "alone"
     given = (
         *settings,
@@ -148,7 +148,7 @@ def test_a_signal_ends_the_sweep_and_the_same_command_goes_on(
                     os.kill(os.getpid(), number)
 
         with monkeypatch.context() as patched:
-            patched.setattr("sdlora.commands.train.training.StopSignals", Stopped)
+            patched.setattr("sdlora.commands.train.fit.StopSignals", Stopped)
             with pytest.raises(SystemExit) as stop:
                 train_here(*command)
         assert stop.value.code == 128 + number

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from sdlora.evaluation.evaluator import Evaluation, Evaluator
 from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.selection import Rule
-from sdlora.models.offload import Offload
+from sdlora.models.memory import Offload
 from sdlora.models.sd import StableDiffusion
 from sdlora.runs.best import BestAdapter, read_best
 from sdlora.runs.checkpoints import newest_valid, problem_of, step_folder, steps_on_disk
@@ -464,9 +464,12 @@ def test_what_can_wait_is_there_to_draw_and_away_in_steps(
     module, part = diffusion_module(adapted(family)), Part()
     drawer, in_steps = DrawerWith(module, part), InSteps(part)
     evaluate = Evaluate(
-        cast(Evaluator, drawer), pictures_every_n_steps=1, scores_every_n_steps=2, folder=tmp_path
+        cast(Evaluator, drawer),
+        pictures_every_n_steps=1,
+        scores_every_n_steps=2,
+        folder=tmp_path,
+        offload=Offload([part], cast(torch.device, "gpu")),
     )
-    evaluate.offload = Offload([part], cast(torch.device, "gpu"))
     trainer(tmp_path, 3, [evaluate, in_steps]).fit(module, datamodule=Stream())
     assert in_steps.places == ["cpu"] * 3
     assert drawer.places == ["gpu"] * 6  # the base and the adapter, each time
@@ -584,15 +587,15 @@ def test_looking_changes_nothing_of_the_training(
 
     def trained(looks: bool) -> dict[str, Tensor]:
         module = diffusion_module(adapted(copy.deepcopy(loaded_family), dropout=0.2))
+        ids = module.family.tokenize(["a", "b"]).ids
+        fixed = FixedSet([torch.zeros(8, 8, 8), torch.ones(8, 8, 8)], ids, torch.zeros(2, 6))
         evaluate = Evaluate(
             cast(Evaluator, Drawer(module)),
             pictures_every_n_steps=0,
             scores_every_n_steps=1,
             folder=tmp_path / str(looks),
+            validation=ValidationLoss(module.family, module.objective, fixed, fixed),
         )
-        ids = module.family.tokenize(["a", "b"]).ids
-        fixed = FixedSet([torch.zeros(8, 8, 8), torch.ones(8, 8, 8)], ids, torch.zeros(2, 6))
-        evaluate.validation = ValidationLoss(module.family, module.objective, fixed, fixed)
         trainer(tmp_path, 3, [evaluate] if looks else []).fit(module, datamodule=Stream())
         return {name: p.detach().clone() for name, p in module.all_trained_parameters().items()}
 
@@ -808,8 +811,7 @@ def test_throughput_by_a_clock_of_its_own(
     now = iter([0.0, 0.5, 100.0, 100.5, 200.0, 200.5, 300.0, 300.5, 400.0, 400.5, 500.0, 500.5])
     monkeypatch.setattr(speed_module.time, "perf_counter", lambda: next(now))
     progress = Progress(enabled=False)
-    metrics = tmp_path / "metrics.jsonl"
-    speed = Throughput(12, progress=progress, metrics=metrics, log_every_n_steps=2)
+    speed = Throughput(12, progress=progress, folder=tmp_path, log_every_n_steps=2)
     bars = Recorder(lambda *_: [(t.description, t.completed, t.total) for t in progress.tasks()])
     module = diffusion_module(adapted(family, ("unet", "text_encoder")), lr=0.08)
     logger = CSVLogger(tmp_path, name="", version="")
@@ -818,7 +820,7 @@ def test_throughput_by_a_clock_of_its_own(
     )
     run.fit(module, datamodule=Stream(size=3, accumulate=2))
 
-    (line,) = lines(metrics)
+    (line,) = lines(tmp_path / "metrics.jsonl")
     assert line["step"] == 2
     assert line["train/images_per_s"] == 2 * 6 / (4 * 0.5)
     assert line["train/epoch"] == 1.0  # 12 of 12 pictures
@@ -838,7 +840,7 @@ def test_the_bar_of_a_resumed_run_begins_where_it_stands(
 ) -> None:
     def run(steps: int, checkpoint: Path | None = None) -> Any:
         progress = Progress(enabled=False)
-        speed = Throughput(4, progress, tmp_path / "metrics.jsonl", 1)
+        speed = Throughput(4, progress, tmp_path, 1)
         begun: list[Any] = []
         look = OnMicroBatch(
             2, lambda: begun.extend((t.completed, t.total) for t in progress.tasks())

@@ -230,7 +230,7 @@ def test_what_schedule_free_shows_is_the_average(
 def test_each_groups_rate_is_logged_by_its_name(family: StableDiffusion, tmp_path: Path) -> None:
     module = module_with(family, "adamw", {}, schedule="constant", lora_plus_ratio=4)
     metrics = tmp_path / "metrics.jsonl"
-    speed = Throughput(12, Progress(enabled=False), metrics, log_every_n_steps=1)
+    speed = Throughput(12, Progress(enabled=False), tmp_path, log_every_n_steps=1)
     run(module, tmp_path, 1, callbacks=[speed])
     (line,) = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
     found = {key: value for key, value in line.items() if key.startswith("train/lr_")}

@@ -19,7 +19,7 @@ from sdlora.diffusion.noise_schedule import NoiseSchedule
 from sdlora.diffusion.objective import Objective
 from sdlora.diffusion.weighting import min_snr_weight
 from sdlora.models.sd import StableDiffusion
-from sdlora.runs.checkpoints import WholeCheckpointIO
+from sdlora.runs.checkpoint_io import WholeCheckpointIO
 from sdlora.training.module import DiffusionModule
 
 SEED = 11

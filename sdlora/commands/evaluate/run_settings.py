@@ -5,6 +5,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from sdlora.runs.run_config import read_config
+
 
 def with_run_settings(composed: DictConfig, arguments: Sequence[str]) -> DictConfig:
     """A run is drawn and scored as it was while it trained, save for what is given now.
@@ -18,8 +20,6 @@ def with_run_settings(composed: DictConfig, arguments: Sequence[str]) -> DictCon
     """
     if composed.run is None:
         return composed
-    from sdlora.runs.run_folder import read_config  # brings Lightning, which is slow
-
     stored, _ = read_config(Path(composed.run), key="run")
     keys = [item.partition("=")[0].lstrip("+~") for item in arguments]
     for group in ("sampling", "evaluation"):

@@ -17,12 +17,12 @@ from sdlora.assembly import base_model, scorers
 from sdlora.assembly.device import DTYPES, compute_device
 from sdlora.assembly.new_word import embeddings_of, teach
 from sdlora.commands.evaluate.subject import NamedLora, Subject, subject
-from sdlora.commands.train.nearest import write_nearest
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.lora import NewWordConfig
 from sdlora.config.rules import ConfigError
 from sdlora.data.pictures.decode import PICTURE_SUFFIXES, PictureError, read_picture
 from sdlora.data.pictures.picture import ERROR
+from sdlora.evaluation.comparison import score_table
 from sdlora.evaluation.evaluator import (
     Evaluation,
     Evaluator,
@@ -36,8 +36,9 @@ from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.scoring import KnownPictures, Pictures, Scorer
 from sdlora.models.family import Family
 from sdlora.reports.page import write_html_report
-from sdlora.runs.report import score_table, write_report_json
-from sdlora.runs.run_folder import read_config
+from sdlora.runs.nearest import write_nearest
+from sdlora.runs.report import REPORT, write_report
+from sdlora.runs.run_config import read_config
 from sdlora.runtime import versions
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
@@ -215,18 +216,19 @@ def _write(
     write_prompts(folder, [item.prompts for item in rows.values()])
     count = config.sampling.num_preview
     write_grid(folder / "grid.png", rows, count, training.images[:count])
-    report = folder / "report.json"
     told = {**asdict(config), "model": asdict(what.model)}  # a run brings its own
     settings = {"config": told, "versions": versions.versions()}
-    write_report_json(report, scores, settings=settings, floor=real, pictures=folders)
+    write_report(folder, scores, settings=settings, floor=real, pictures=folders)
     last = list(rows)[-1]
     if what.training is not None:
         prompts = rows[last].prompts
         write_nearest(folder, scores[last], prompts, what.training, folders[last])
     print_scores(scores, real, progress)
     write_html_report(folder)
-    progress.print(f"\nWritten: {folder / 'report.html'}, {report}, grid.png and the pictures")
-    return report
+    progress.print(
+        f"\nWritten: {folder / 'report.html'}, {folder / REPORT}, grid.png and the pictures"
+    )
+    return folder / REPORT
 
 
 def print_scores(scores: Mapping[str, Scores], real: Scores | None, progress: Progress) -> None:

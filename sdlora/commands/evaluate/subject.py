@@ -18,7 +18,8 @@ from sdlora.data.sources.folder_source import HELD_OUT, FolderSource
 from sdlora.data.sources.picture_source import DataError, PictureSource, Selection
 from sdlora.evaluation.scoring import KnownPictures
 from sdlora.runs.adapter_file import checkpoint_path
-from sdlora.runs.run_folder import read_config
+from sdlora.runs.checkpoints import CHECKPOINTS, steps_on_disk
+from sdlora.runs.run_config import read_config
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 
@@ -82,9 +83,7 @@ def named_loras(config: EvaluateConfig) -> list[NamedLora]:
     if config.run is None:
         files = {label: located(path) for label, path in _labels(config.lora_file).items()}
     elif config.run_checkpoint == "all":
-        from sdlora.runs.checkpoints import steps_on_disk
-
-        steps = steps_on_disk(Path(config.run) / "checkpoints")
+        steps = steps_on_disk(Path(config.run) / CHECKPOINTS)
         files = {f"step {step}": checkpoint_path(config.run, str(step)) for step in steps}
     else:
         files = {"LoRA": checkpoint_path(config.run, config.run_checkpoint)}

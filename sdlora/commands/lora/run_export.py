@@ -2,7 +2,6 @@
 
 import json
 from argparse import Namespace
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,18 @@ from PIL import Image
 
 from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.assembly import base_model
-from sdlora.commands.train.lora_header import write_card
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
-from sdlora.evaluation.scores import Scores, scores_from
+from sdlora.evaluation.scores import Scores
 from sdlora.export.layouts import export_lora
 from sdlora.export.lora_files import header
+from sdlora.export.model_card import write_model_card
 from sdlora.export.proof import prove_export
 from sdlora.models.family import Family
 from sdlora.runs.adapter_file import checkpoint_path
 from sdlora.runs.best import read_best
-from sdlora.runs.run_folder import read_config
+from sdlora.runs.report import read_scores
+from sdlora.runs.run_config import read_config
 from sdlora.runtime.files import whole_folder
 from sdlora.runtime.progress import Progress
 
@@ -50,9 +50,10 @@ def export_run(options: Namespace) -> None:
                     temporary, parts=family.parts, metadata=metadata, name=config.export.name
                 )
                 differences = prove_export(temporary, lambda: fresh().pipeline(), family.parts)
-                write_card(
+                write_model_card(
                     temporary,
                     config=config,
+                    base=base_model.model_source(config.model).path,
                     metadata=metadata,
                     specs=lora.specs,
                     samples=_samples(options.run) if options.checkpoint == "last" else [],
@@ -84,8 +85,7 @@ def _samples(run: Path) -> list[tuple[str, Image.Image]]:
 
 def _scores(run: Path, checkpoint: str) -> dict[str, Scores]:
     """Of the base and of this checkpoint; none where it was not scored in the final report."""
-    stored: Mapping[str, Any] = _json(run / "report.json", {}).get("scores", {})
-    rows = {name: scores_from(row) for name, row in stored.items()}
+    rows = read_scores(run)
     best = read_best(run)
     if checkpoint == "last" and "LoRA" in rows:
         return {"base": rows["base"], "LoRA": rows["LoRA"]}

@@ -14,10 +14,11 @@ import torch
 from filelock import FileLock
 
 from sdlora.adapters.formats import DIFFUSERS_FILE
-from sdlora.commands.train.job import TrainingJob
-from sdlora.commands.train.reuse import Workshop
+from sdlora.commands.train.training_run import TrainingRun
 from sdlora.evaluation.selection import Rule
 from sdlora.reports.sweep_page import write_sweep_report
+from sdlora.runs.run_folder import LORA
+from sdlora.runtime.kept import Kept
 from sdlora.runtime.program import message_of
 from sdlora.runtime.progress import Progress
 from sdlora.sweep.plan import read_planned
@@ -40,15 +41,15 @@ class Cell:
     Args:
         folder: Its run folder, which lies in that of the sweep, and is held by this process.
         rule: What the best cell is chosen by.
-        workshop: Knows what the cell before has warned of.
+        kept: Knows what the cell before has warned of.
         progress: Where the sweep's line is shown.
     """
 
-    def __init__(self, folder: Path, rule: Rule, workshop: Workshop, progress: Progress) -> None:
+    def __init__(self, folder: Path, rule: Rule, kept: Kept, progress: Progress) -> None:
         self.folder = folder
         self.sweep = folder.parent
         self.rule = rule
-        self.workshop = workshop
+        self.kept = kept
         self.progress = progress
 
     def __enter__(self) -> Self:
@@ -92,14 +93,14 @@ class Cell:
         with self._warned("its page"), FileLock(self.sweep / ".report.lock"):
             write_sweep_report(self.sweep)
 
-    def note(self, job: TrainingJob) -> None:
+    def note(self, run: TrainingRun) -> None:
         """Take down what the run trained, needed and wrote."""
-        device = job.trainer.strategy.root_device
+        device = run.trainer.strategy.root_device
         peak: float | None = peak_memory_mib(device)
         if device.type != "cuda" and peak == self._peak_before:
             peak = None
-        file = self.folder / "lora" / DIFFUSERS_FILE
-        trained = job.module.all_trained_parameters().values()
+        file = self.folder / LORA / DIFFUSERS_FILE
+        trained = run.module.all_trained_parameters().values()
         self._state = replace(
             self._state,
             peak_memory_mib=peak,
@@ -119,12 +120,12 @@ class Cell:
         try:
             yield
         except Exception as error:
-            if self.workshop.take(what, type(error), lambda: True):
+            if self.kept.take(what, type(error), lambda: True):
                 self.progress.print(
                     f"warning: sweep {self.sweep}: {what} cannot be shown ({message_of(error)}); "
                     "the cells go on, and sdlora evaluate sweep=FOLDER writes it once mended"
                 )
-            self.workshop.put(what, type(error), False)
+            self.kept.put(what, type(error), False)
 
 
 def _let_go(error: BaseException) -> None:

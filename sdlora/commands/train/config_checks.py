@@ -3,7 +3,7 @@
 from transformers.utils import logging as transformers_logging
 
 from sdlora.assembly.device import check_device
-from sdlora.assembly.optimizer import check_optimizer, check_schedule
+from sdlora.assembly.optimizer import check_optimizer, check_schedule, trained_rates
 from sdlora.assembly.scorers import check_scores
 from sdlora.assembly.unconditional import check_told
 from sdlora.config.rules import ConfigError
@@ -21,8 +21,9 @@ def check(config: TrainConfig) -> None:
     """
     transformers_logging.disable_progress_bar()  # it would draw over the run's own bars
     check_told(config)
-    check_optimizer(config)
-    check_schedule(config)
+    rates = trained_rates(config.optim, config.lora, config.model.family)
+    check_optimizer(config.optim, config.trainer.accelerator, rates)
+    check_schedule(config.scheduler, config.optim.name, config.trainer.ema_decay)
     check_sampling(config.sampling)
     objective, sampler = config.objective, config.sampling.sampler
     try:

@@ -5,9 +5,8 @@ from time import perf_counter
 
 import torch
 
-from sdlora.assembly.adapters import methods
-from sdlora.commands.train.job import TrainingJob
-from sdlora.runs.checkpoints import step_of
+from sdlora.assembly.adapters import trains_base
+from sdlora.commands.train.training_run import TrainingRun
 from sdlora.training.callbacks.every_n_steps import every
 from sdlora.training.step_cost import StepCost, recomputes
 
@@ -25,38 +24,38 @@ MATMUL_TIMES = 5
 """So that the best is within some percent; 50 ms on one core."""
 
 
-def described_time(job: TrainingJob, cost: StepCost) -> str:
+def described_time(run: TrainingRun, cost: StepCost) -> str:
     """In words."""
     try:
-        training, drawing = (timedelta(seconds=round(s)) for s in expected_seconds(job, cost))
+        training, drawing = (timedelta(seconds=round(s)) for s in expected_seconds(run, cost))
     except RuntimeError as error:  # no room even for this on the device
         return f"time: not known before the first step ({error})"
     return f"time: roughly {training} for the steps and {drawing} for drawing pictures meanwhile"
 
 
-def expected_seconds(job: TrainingJob, cost: StepCost) -> tuple[float, float]:
+def expected_seconds(run: TrainingRun, cost: StepCost) -> tuple[float, float]:
     """Of the steps still to be taken, and of drawing pictures meanwhile.
 
     Scores and validation loss are not in it. A picture's step is taken to cost what the training's
     forward pass does for one, so drawing is overestimated where that encodes pictures or captions
     too, or teaches a prior.
     """
-    done = 0 if job.checkpoint is None else step_of(job.checkpoint)
-    config, sampling = job.config, job.config.sampling
-    device = job.trainer.strategy.root_device
-    rate = matmul_flop_per_s(device, job.evaluator.precision, MATMUL_SIDE[device.type])
+    done = run.first_step
+    config, sampling = run.config, run.config.sampling
+    device = run.trainer.strategy.root_device
+    rate = matmul_flop_per_s(device, run.evaluator.precision, MATMUL_SIDE[device.type])
     # forward and backward; the weights' gradients where all of them train; the forward pass again
-    passes = 2 + ("full" in methods(config)) + recomputes(job.module)
+    passes = 2 + trains_base(config.lora, config.model.family) + recomputes(run.module)
     steps = max(0, config.trainer.max_steps - done) * config.trainer.accumulate_grad_batches
     computed = steps * passes * cost.forward_flops
     calls = sampling.num_steps * (2 if sampling.guidance_scale > 1 else 1)
-    drawn = num_drawn(job, done) * calls * cost.forward_flops / config.data.batch_size
+    drawn = num_drawn(run, done) * calls * cost.forward_flops / config.data.batch_size
     return computed / (SHARE * rate), drawn / (DRAWING_SHARE * rate)
 
 
-def num_drawn(job: TrainingJob, done: int) -> int:
+def num_drawn(run: TrainingRun, done: int) -> int:
     """Validation pictures from step ``done`` on, the base's included."""
-    config, evaluator = job.config, job.evaluator
+    config, evaluator = run.config, run.evaluator
     scored, previews = 0, 0
     for step in range(done + 1, config.trainer.max_steps + 1):
         if step == config.trainer.max_steps or every(step, config.evaluation.every_n_steps):

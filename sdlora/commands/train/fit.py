@@ -1,64 +1,135 @@
-"""A training job, fitted: from its start or its checkpoint to its end, or until it is stopped."""
+"""A training run, fitted: from its start or its checkpoint to its end, or until it is stopped."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
-from sdlora.commands.train.job import TrainingJob
+from sdlora.assembly.adapters import trains_base
+from sdlora.commands.train.adapter_files import best_adapter, write_adapter
 from sdlora.commands.train.preflight import check_cost
-from sdlora.models.offload import Offload
-from sdlora.runs.checkpoints import step_of
-from sdlora.runs.report import forget_metrics_after
+from sdlora.commands.train.training_run import TrainingRun
+from sdlora.evaluation.evaluator import Evaluation
+from sdlora.models.memory import Offload
+from sdlora.runs.best import BestAdapter
+from sdlora.runs.checkpoints import CHECKPOINTS
+from sdlora.runs.metrics import forget_metrics_after
+from sdlora.sweep.pruning import pruning
+from sdlora.training.callbacks.drawing import Evaluate
+from sdlora.training.callbacks.saving import Checkpoints
+from sdlora.training.callbacks.speed import Throughput
+from sdlora.training.callbacks.stopping import StopSignals
 from sdlora.training.module import TrainingError
 
 
-def fit(job: TrainingJob) -> None:
-    """Train, from the start or from the checkpoint; afterwards the model has its final weights."""
-    step = 0 if job.checkpoint is None else step_of(job.checkpoint)
-    if job.trainer.is_global_zero:
-        forget_metrics_after(job.folder / "metrics.jsonl", step if job.checkpoint else -1)
-    if job.checkpoint is not None:
-        job.progress.print(f"going on from step {step} of {job.trainer.max_steps}")
-    job.evaluate.offload = Offload(check_cost(job), job.trainer.strategy.root_device)
-    _log_start(job)
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What training came to.
+
+    Attributes:
+        signal: Number of the signal that stopped it; ``None``: it ended by itself.
+        last: Pictures and scores of the final weights; ``None``: there was no memory for them.
+        best: Keeps the best adapter; ``None``: none is chosen.
+    """
+
+    signal: int | None
+    last: Evaluation | None
+    best: BestAdapter | None
+
+
+def fit(run: TrainingRun) -> Fitted:
+    """Train, from the start or from the checkpoint; afterwards the model has its final weights.
+
+    Raises:
+        TrainingError: If the loss is no number, or memory runs out.
+    """
+    if run.trainer.is_global_zero:
+        forget_metrics_after(run.folder, run.first_step if run.checkpoint else -1)
+    if run.checkpoint is not None:
+        run.progress.print(f"going on from step {run.first_step} of {run.trainer.max_steps}")
+    offload = Offload(check_cost(run), run.trainer.strategy.root_device)
+    signals, evaluate = StopSignals(), _evaluate(run, offload)
+    _log_start(run)
+    # Lightning takes callbacks at construction alone; but its devices are needed to make these
+    run.trainer.callbacks.extend(_callbacks(run, signals, evaluate))  # type: ignore[attr-defined]
     try:
-        job.trainer.fit(
-            job.module,
-            job.datamodule,
-            ckpt_path=None if job.checkpoint is None else str(job.checkpoint),
+        run.trainer.fit(
+            run.module,
+            run.datamodule,
+            ckpt_path=None if run.checkpoint is None else str(run.checkpoint),
             weights_only=True,
         )
     except torch.OutOfMemoryError as error:
         raise TrainingError(
-            f"data.batch_size={job.config.data.batch_size}: out of memory at step "
-            f"{job.trainer.global_step}; halve it and double trainer.accumulate_grad_batches, or "
+            f"data.batch_size={run.config.data.batch_size}: out of memory at step "
+            f"{run.trainer.global_step}; halve it and double trainer.accumulate_grad_batches, or "
             "set trainer.offload=true, trainer.gradient_checkpointing=true, "
             "trainer.precision=bf16 or a smaller data.resolution"
         ) from error
-    if job.signals.received is not None:
-        job.progress.print(
-            f"stopped at step {job.trainer.global_step} of {job.trainer.max_steps} and saved; go "
-            f"on with: sdlora train resume={job.folder}"
+    _say_why_it_stopped(run, signals, evaluate)
+    if run.average is not None and signals.received is None:
+        run.average.settle(run.module.all_trained_parameters())
+    return Fitted(signals.received, evaluate.last, evaluate.best)
+
+
+def _evaluate(run: TrainingRun, offload: Offload) -> Evaluate:
+    config = run.config
+    return Evaluate(
+        run.evaluator,
+        pictures_every_n_steps=config.sampling.every_n_steps,
+        scores_every_n_steps=config.evaluation.every_n_steps,
+        folder=run.folder,
+        average=run.average,
+        best=best_adapter(run),
+        stop_patience=config.evaluation.stop_patience,
+        pruning=pruning(run.folder),
+        base_first=trains_base(config.lora, config.model.family),
+        validation=run.validation,
+        offload=offload,
+    )
+
+
+def _callbacks(run: TrainingRun, signals: StopSignals, evaluate: Evaluate) -> list[Callback]:
+    """In the order that matters: average, then the wish to stop, then saving, then drawing."""
+    speed = Throughput(
+        run.datamodule.dataset.num_samples,
+        run.progress,
+        run.folder,
+        run.config.trainer.log_every_n_steps,
+    )
+    save = Checkpoints(
+        run.folder / CHECKPOINTS,
+        run.config.checkpoint.every_n_steps,
+        run.config.checkpoint.keep_last,
+        lambda folder: write_adapter(run, folder),
+        run.progress.print,
+    )
+    average: list[Callback] = [run.average] if run.average else []
+    return [*average, signals, speed, save, evaluate]
+
+
+def _say_why_it_stopped(run: TrainingRun, signals: StopSignals, evaluate: Evaluate) -> None:
+    step = run.trainer.global_step
+    if signals.received is not None:
+        run.progress.print(
+            f"stopped at step {step} of {run.trainer.max_steps} and saved; go on with: sdlora "
+            f"train resume={run.folder}"
         )
-        return
-    if job.evaluate.stop_reason is not None:
-        step = job.trainer.global_step
-        job.progress.print(f"stopped at step {step}: {job.evaluate.stop_reason}")
-    if job.average is not None:
-        job.average.settle(job.module.all_trained_parameters())
+    elif evaluate.stop_reason is not None:
+        run.progress.print(f"stopped at step {step}: {evaluate.stop_reason}")
 
 
-def _log_start(job: TrainingJob) -> None:
+def _log_start(run: TrainingRun) -> None:
     """Config and pictures, where TensorBoard shows them."""
-    text = json.dumps(asdict(job.config), indent=2)
-    for logger in job.trainer.loggers:
+    text = json.dumps(asdict(run.config), indent=2)
+    for logger in run.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_text("config", f"```json\n{text}\n```")
-            for number, path in enumerate(job.contact_sheets):
+            for number, path in enumerate(run.contact_sheets):
                 with Image.open(path) as sheet:
                     pixels = np.asarray(sheet.convert("RGB"))
                 logger.experiment.add_image("data", pixels, number, dataformats="HWC")

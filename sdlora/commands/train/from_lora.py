@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from sdlora.config.keys import all_keys
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
+from sdlora.runs.run_config import differences, flat
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 
@@ -114,8 +115,6 @@ def compare_with_recipe(
     Raises:
         ConfigError: Naming what changed, and the remedy.
     """
-    from sdlora.runs.run_folder import differences, flat  # brings Lightning, which is slow
-
     recipe = read_recipe(Path(str(config.from_lora)))
     now = flat({k: v for k, v in asdict(config).items() if k not in OF_THIS_RUN})
     before = flat({k: v for k, v in recipe["config"].items() if k not in OF_THIS_RUN})
@@ -144,8 +143,6 @@ def compare_with_recipe(
 
 
 def _unknown_keys(stored: Mapping[str, Any]) -> list[str]:
-    from sdlora.runs.run_folder import flat
-
     known = all_keys(TrainConfig)
     open_keys = tuple(f"{key}." for key, kind in known.items() if kind == "dict")
     return [key for key in flat(stored) if key not in known and not key.startswith(open_keys)]

@@ -1,53 +1,40 @@
-"""A run -> the header of its LoRA files and their model card: what programs show of them."""
+"""A run -> the header of its LoRA files: what programs show of them, and all that repeats it."""
 
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
-
-from PIL import Image
 
 from sdlora import __version__
-from sdlora.adapters.spec import LoraSpec
-from sdlora.adapters.start import BASE_STARTS
 from sdlora.assembly import base_model
 from sdlora.commands.train.from_lora import OF_THIS_RUN
-from sdlora.commands.train.job import TrainingJob
-from sdlora.config.model import ModelConfig
-from sdlora.config.train import TrainConfig
+from sdlora.commands.train.training_run import TrainingRun
 from sdlora.data.batches.dataset import PictureDataset
 from sdlora.data.sources.picture_source import CLASS_PICTURES
-from sdlora.evaluation.scores import Scores
-from sdlora.export.model_card import write_model_card
+from sdlora.export.model_card import trigger_phrase
 from sdlora.models.family import Family
-from sdlora.models.source import EMBEDDED
-from sdlora.runs.run_folder import now, started_at
+from sdlora.runs.run_config import now, started_at
 from sdlora.runtime import versions
 from sdlora.runtime.randomness import derive_seed
 
 SD2_TEXT_WIDTH = 1024
 """Width of the text encoder that tells Stable Diffusion 2 (OpenCLIP ViT-H) from 1 (768)."""
 
-CARD_TAGS = {"sdxl": "stable-diffusion-xl", "kolors": "kolors"}
-"""Family -> the tag of its models on the Hugging Face Hub; the others are ``stable-diffusion``."""
-
 MOST_TAGS = 1000
 """So many of the commonest tags go into the header, which must stay small."""
 
 
-def metadata(job: TrainingJob) -> dict[str, str]:
+def metadata(run: TrainingRun) -> dict[str, str]:
     """The file's header: what A1111 and model managers show, and all that repeats the run."""
-    recipe = {key: value for key, value in asdict(job.config).items() if key not in OF_THIS_RUN}
-    model, path = job.config.model, base_model.model_source(job.config.model).path
+    recipe = {key: value for key, value in asdict(run.config).items() if key not in OF_THIS_RUN}
+    model, path = run.config.model, base_model.model_source(run.config.model).path
     return {
-        **base_fields(path, model.family, text_width(job.family), prediction_type(job)),
-        **_kohya_fields(job),
-        **_model_spec(job),
+        **base_fields(path, model.family, text_width(run.family), prediction_type(run)),
+        **_kohya_fields(run),
+        **_model_spec(run),
         "sdlora.config": json.dumps(recipe, sort_keys=True),
-        "sdlora.hashes": json.dumps(job.hashes, sort_keys=True),
+        "sdlora.hashes": json.dumps(run.hashes, sort_keys=True),
         "sdlora.versions": json.dumps(versions.versions(), sort_keys=True),
     }
 
@@ -95,18 +82,9 @@ def text_width(family: Family) -> int:
     return int(getattr(getattr(encoder, "config", None), "hidden_size", 0))
 
 
-def prediction_type(job: TrainingJob) -> str:
+def prediction_type(run: TrainingRun) -> str:
     """What the run's UNet predicts."""
-    return job.module.objective.noise.prediction_type
-
-
-def trigger_phrase(config: TrainConfig) -> str | None:
-    """The words that call what was trained, if the config names them."""
-    if config.evaluation.trigger_word:
-        return config.evaluation.trigger_word
-    prefixes = {root.prefix for root in config.data.roots} | {config.data.captions.prefix}
-    named = {prefix.strip(" ,") for prefix in prefixes} - {""}
-    return named.pop() if len(named) == 1 else None
+    return run.module.objective.noise.prediction_type
 
 
 def tag_frequency(captions: list[str], separator: str) -> dict[str, int]:
@@ -118,82 +96,16 @@ def tag_frequency(captions: list[str], separator: str) -> dict[str, int]:
     return dict(counts.most_common(MOST_TAGS))
 
 
-def hub_id(config: ModelConfig) -> str | None:
-    """The base model's id on the Hugging Face Hub; ``None`` for one on this machine."""
-    path = base_model.model_source(config).path
-    is_id = path.count("/") == 1 and not path.startswith((EMBEDDED, ".", "/", "~"))
-    return path if is_id and "\\" not in path and not Path(path).exists() else None
-
-
-def write_card(
-    folder: Path,
-    *,
-    config: TrainConfig,
-    metadata: Mapping[str, str],
-    specs: Mapping[str, LoraSpec],
-    samples: Sequence[tuple[str, Image.Image]],
-    scores: Mapping[str, Scores],
-) -> list[Path]:
-    """Write the model card beside an exported LoRA.
-
-    Args:
-        folder: Of the LoRA.
-        config: Of the run.
-        metadata: The files' header.
-        specs: What was trained, by part.
-        samples: Prompts and their pictures.
-        scores: Name -> scores, the base first; may be empty.
-
-    Returns:
-        The files, the card first.
-    """
-    adapted = [f"{part} ({adapter_facts(spec)})" for part, spec in specs.items()]
-    base, place = hub_id(config.model), base_model.model_source(config.model).path
-    facts = {
-        "Base model": base or Path(place).name,  # no path of this machine
-        "Adapted parts": ", ".join(adapted),
-        "Training pictures": metadata["ss_num_train_images"],
-        "Resolution": f"{config.data.resolution} px",
-        "Steps": metadata["ss_steps"],
-        "Batch size": metadata["ss_total_batch_size"],
-        "Learning rate": f"{config.optim.unet_lr:g} ({config.optim.name})",
-        "Licence": config.export.licence or "not chosen yet",
-        "Made with": f"sdlora {__version__}",
-    }
-    return write_model_card(
-        folder,
-        name=config.export.name,
-        family=CARD_TAGS.get(config.model.family, "stable-diffusion"),
-        base_model=base,
-        trigger=trigger_phrase(config),
-        licence=config.export.licence,
-        samples=samples,
-        facts=facts,
-        scores=scores,
-    )
-
-
-def adapter_facts(spec: LoraSpec) -> str:
-    """An adapter in a few words, for the model card."""
-    facts = [f"rank {spec.r}", f"alpha {spec.alpha:g}"]
-    if spec.rank_pattern or spec.alpha_pattern:
-        facts.append("others by layer")
-    if spec.init in BASE_STARTS:
-        facts.append(f"started by {spec.init}, so of twice the rank in the files")
-    facts += [name for name, on in (("rsLoRA", spec.use_rslora), ("DoRA", spec.use_dora)) if on]
-    return ", ".join(facts)
-
-
-def _kohya_fields(job: TrainingJob) -> dict[str, str]:
+def _kohya_fields(run: TrainingRun) -> dict[str, str]:
     """What kohya's trainer writes, under its names; it has no others for what it does not do."""
-    config, step = job.config, job.trainer.global_step
-    pictures = job.data.source.pictures
+    config, step = run.config, run.trainer.global_step
+    pictures = run.data.source.pictures
     captions = [each.text for each in pictures if not each.name.startswith(CLASS_PICTURES)]
     separator = config.data.captions.separator.strip() if config.data.captions.tags else ","
     tags = tag_frequency(captions, separator or ",")
-    began = started_at(job.folder) or now()
-    window = config.trainer.accumulate_grad_batches * job.trainer.world_size
-    session = derive_seed(config.seed, f"session/{began}/{json.dumps(job.hashes)}") % 2**32
+    began = started_at(run.folder) or now()
+    window = config.trainer.accumulate_grad_batches * run.trainer.world_size
+    session = derive_seed(config.seed, f"session/{began}/{json.dumps(run.hashes)}") % 2**32
     fields = {
         "ss_resolution": f"({config.data.resolution}, {config.data.resolution})",
         "ss_num_train_images": str(len(pictures)),
@@ -217,7 +129,7 @@ def _kohya_fields(job: TrainingJob) -> dict[str, str]:
         "ss_session_id": str(session),
         "ss_training_comment": f"sdlora {__version__}",
     }
-    dataset = job.datamodule.dataset
+    dataset = run.datamodule.dataset
     if isinstance(dataset, PictureDataset):  # a stream does not know its length
         fields["ss_epoch"] = str(math.ceil(step * window / dataset.plan.batches_per_epoch))
     if config.model.family == "sd" and config.model.clip_skip:
@@ -225,11 +137,11 @@ def _kohya_fields(job: TrainingJob) -> dict[str, str]:
     return fields
 
 
-def _model_spec(job: TrainingJob) -> dict[str, str]:
+def _model_spec(run: TrainingRun) -> dict[str, str]:
     """ModelSpec 1.0.1, as far as the run knows; the writers add title and hash."""
-    config = job.config
+    config = run.config
     side = config.data.resolution
-    predicted = prediction_type(job)
+    predicted = prediction_type(run)
     fields = {
         "modelspec.resolution": f"{side}x{side}",
         "modelspec.date": datetime.fromtimestamp(now(), UTC).isoformat(timespec="seconds"),
@@ -240,5 +152,5 @@ def _model_spec(job: TrainingJob) -> dict[str, str]:
         fields["modelspec.encoder_layer"] = str(config.model.clip_skip + 1)
     if config.export.licence is not None:
         fields["modelspec.license"] = config.export.licence
-    trigger = trigger_phrase(config)
+    trigger = trigger_phrase(config.evaluation, config.data)
     return fields if trigger is None else {**fields, "modelspec.trigger_phrase": trigger}

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from sdlora.assembly.memory import checkpoint_gradients, keep_activations
 from sdlora.assembly.optimizer import optimizer
 from sdlora.commands.train.duration import described_time
-from sdlora.commands.train.job import TrainingJob
+from sdlora.commands.train.training_run import TrainingRun
 from sdlora.data.batches.dataset import PictureDataset
+from sdlora.models.memory import checkpoint_gradients, keep_activations
 from sdlora.models.quantising import saved_bytes
 from sdlora.training.step_cost import (
     BatchShape,
@@ -39,34 +39,34 @@ the allocator loses some between blocks, which no count of tensors sees."""
 OFFLOAD_NEEDS = "one CUDA GPU, and pictures or captions that are cached"
 
 
-def check_cost(job: TrainingJob) -> list[nn.Module]:
+def check_cost(run: TrainingRun) -> list[nn.Module]:
     """Print what a step will take, what is free, and how long it all will be; warn, and help.
 
     Returns:
         Parts of the model that should wait in main memory while it trains.
     """
-    config, idle = job.config.trainer, idle_parts(job)
+    config, idle = run.config.trainer, idle_parts(run)
     waiting = idle if config.offload is True else []
     if config.offload is True and not idle:
-        job.progress.print(f"trainer.offload=true: nothing waits; it needs {OFFLOAD_NEEDS}")
+        run.progress.print(f"trainer.offload=true: nothing waits; it needs {OFFLOAD_NEEDS}")
     try:
-        cost = without(_estimate(job), waiting)
+        cost = without(_estimate(run), waiting)
     except RuntimeError as error:  # a model whose code looks at values
-        job.progress.print(f"memory and time: not known before the first step ({error})")
+        run.progress.print(f"memory and time: not known before the first step ({error})")
         return waiting
-    device = job.trainer.strategy.root_device
-    room = held_bytes(tensors([job.family])) + free_bytes(device)  # the weights are there already
-    job.progress.print(f"memory: {described(cost)}; {_size(room)} on {device} can be had")
+    device = run.trainer.strategy.root_device
+    room = held_bytes(tensors([run.family])) + free_bytes(device)  # the weights are there already
+    run.progress.print(f"memory: {described(cost)}; {_size(room)} on {device} can be had")
     if not fits(cost, room) and idle and config.offload == "auto":
         waiting, cost = idle, without(cost, idle)
-        _say_helped(job, "trainer.offload=auto", cost)
+        _say_helped(run, "trainer.offload=auto", cost)
     if not fits(cost, room) and config.gradient_checkpointing == "auto":
-        checkpoint_gradients(job.family)
-        cost = without(_estimate(job), waiting)
-        _say_helped(job, "trainer.gradient_checkpointing=auto", cost)
+        checkpoint_gradients(run.family)
+        cost = without(_estimate(run), waiting)
+        _say_helped(run, "trainer.gradient_checkpointing=auto", cost)
     if not fits(cost, room):
-        _warn(job, cost, room, [] if waiting else idle)
-    job.progress.print(described_time(job, cost))
+        _warn(run, cost, room, [] if waiting else idle)
+    run.progress.print(described_time(run, cost))
     return waiting
 
 
@@ -75,21 +75,21 @@ def without(cost: StepCost, parts: list[nn.Module]) -> StepCost:
     return replace(cost, weights=cost.weights - held_bytes(tensors(parts)))
 
 
-def idle_parts(job: TrainingJob) -> list[nn.Module]:
+def idle_parts(run: TrainingRun) -> list[nn.Module]:
     """What no step calls, as all that it would compute is cached: text encoders, VAE.
 
     None where the device has no memory of its own, nor with several devices, as
     DistributedDataParallel wants all of a model in one place.
     """
-    config = job.config.trainer
-    is_gpu = job.trainer.strategy.root_device.type == "cuda"
+    config = run.config.trainer
+    is_gpu = run.trainer.strategy.root_device.type == "cuda"
     if not is_gpu or config.devices * config.num_nodes > 1:
         return []
-    shape, parts = batch_shape(job), list[nn.Module]()
-    if shape.embeddings is not None and job.module.teacher is None:
-        parts.extend(job.family.text_encoders.values())
-    if shape.has_latents and hasattr(job.family, "vae"):
-        parts.append(job.family.vae)  # type: ignore[arg-type]
+    shape, parts = batch_shape(run), list[nn.Module]()
+    if shape.embeddings is not None and run.module.teacher is None:
+        parts.extend(run.family.text_encoders.values())
+    if shape.has_latents and hasattr(run.family, "vae"):
+        parts.append(run.family.vae)  # type: ignore[arg-type]
     return parts
 
 
@@ -117,9 +117,9 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def batch_shape(job: TrainingJob) -> BatchShape:
+def batch_shape(run: TrainingRun) -> BatchShape:
     """Of the run's largest batch."""
-    data, batches = job.config.data, job.datamodule.dataset
+    data, batches = run.config.data, run.datamodule.dataset
     sizes = [(data.resolution, data.resolution)]
     latents = embeddings = None
     if isinstance(batches, PictureDataset):
@@ -135,49 +135,51 @@ def batch_shape(job: TrainingJob) -> BatchShape:
     )
 
 
-def _say_helped(job: TrainingJob, setting: str, cost: StepCost) -> None:
-    job.progress.print(f"{setting}: on, since it would not fit without: {described(cost)}")
+def _say_helped(run: TrainingRun, setting: str, cost: StepCost) -> None:
+    run.progress.print(f"{setting}: on, since it would not fit without: {described(cost)}")
 
 
-def _warn(job: TrainingJob, cost: StepCost, room: int, idle: list[nn.Module]) -> None:
-    job.progress.print(
+def _warn(run: TrainingRun, cost: StepCost, room: int, idle: list[nn.Module]) -> None:
+    run.progress.print(
         f"warning: this may not fit (kernels want about {HEADROOM - 1:.0%} more than tensors). "
         "What each change alone would make of it, the cheapest first:"
     )
-    for change, changed in _changes(job, cost, room, idle):
+    for change, changed in _changes(run, cost, room, idle):
         says = "fits" if fits(changed, room) else "not enough alone"
-        job.progress.print(f"  {change}: about {_size(changed.total)}, {says}")
+        run.progress.print(f"  {change}: about {_size(changed.total)}, {says}")
 
 
-def _estimate(job: TrainingJob) -> StepCost:
+def _estimate(run: TrainingRun) -> StepCost:
     return step_cost(
-        job.module,
-        batch_shape(job),
-        job.trainer.precision_plugin.forward_context(),
-        partial(_optimizer_of, job),
-        has_average=job.config.trainer.ema_decay is not None,
+        run.module,
+        batch_shape(run),
+        run.trainer.precision_plugin.forward_context(),
+        partial(_optimizer_of, run),
+        has_average=run.config.trainer.ema_decay is not None,
     )
 
 
-def _optimizer_of(job: TrainingJob, parameter: nn.Parameter) -> Optimizer:
-    return optimizer(job.config, {"unet": {"weight": parameter}})
+def _optimizer_of(run: TrainingRun, parameter: nn.Parameter) -> Optimizer:
+    config = run.config
+    scales_loss = config.trainer.precision == "fp16"
+    return optimizer(config.optim, {"unet": {"weight": parameter}}, scales_loss=scales_loss)
 
 
 def _changes(
-    job: TrainingJob, now: StepCost, room: int, idle: list[nn.Module]
+    run: TrainingRun, now: StepCost, room: int, idle: list[nn.Module]
 ) -> Iterator[tuple[str, StepCost]]:
     """Settings that take less, in the order of what they cost, and what each makes of it.
 
     Activations grow with the pictures of a batch and with the pixels of a picture.
     """
-    config = job.config
+    config = run.config
     if idle:
         yield "trainer.offload=true", without(now, idle)
-    if not recomputes(job.module):
-        checkpoint_gradients(job.family)
-        changed = _estimate(job)
+    if not recomputes(run.module):
+        checkpoint_gradients(run.family)
+        changed = _estimate(run)
         yield "trainer.gradient_checkpointing=true", replace(changed, weights=now.weights)
-        keep_activations(job.family)
+        keep_activations(run.family)
     batch = config.data.batch_size
     smaller = [n for n in range(batch - 1, 0, -1) if batch % n == 0]
     for num in smaller:
@@ -187,10 +189,10 @@ def _changes(
             yield f"data.batch_size={num} trainer.accumulate_grad_batches={window}", changed
             break
     if config.model.quantise is None and config.lora.unet.method != "full":
-        weights = now.weights - saved_bytes(job.family.unet)
+        weights = now.weights - saved_bytes(run.family.unet)
         yield "model.quantise=nf4", replace(now, weights=weights)
     side = config.data.resolution // 2
-    if side % job.family.resolution_step == 0:
+    if side % run.family.resolution_step == 0:
         yield f"data.resolution={side}", replace(now, activations=now.activations // 4)
 
 

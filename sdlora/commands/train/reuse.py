@@ -1,35 +1,108 @@
-"""What one run leaves for the next of the same process, such as a model that is loaded once."""
+"""What a run leaves for the next cell of its process: base model, scorer, the base's pictures."""
 
+import gc
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import asdict, replace
 
-Thing = TypeVar("Thing")
+import torch
+
+from sdlora.adapters.formats import remove_lora
+from sdlora.assembly import base_model
+from sdlora.assembly.adapters import trains_base
+from sdlora.commands.train.training_run import TrainingRun
+from sdlora.config.data import DataConfig
+from sdlora.config.evaluation import EvaluationConfig
+from sdlora.config.train import TrainConfig
+from sdlora.evaluation.evaluator import Evaluator
+from sdlora.evaluation.scoring import Scorer
+from sdlora.models.family import Family
+from sdlora.models.memory import keep_activations
+from sdlora.runtime.kept import Kept
+
+FAMILY, SCORER, BASE_PICTURES = "family", "scorer", "base pictures"
 
 
-class Workshop:
-    """One thing of each kind, so that it does not grow with the number of runs.
+def kept_base(config: TrainConfig, kept: Kept) -> Family:
+    """The base without adapters, loaded unless the last run left the same one."""
 
-    A thing goes with a key, which holds all that it was made from: it is given out again for an
-    equal key only, and thrown away for another one.
+    def load() -> Family:
+        return base_model.load(config.model, config.lora, config.trainer.precision, config.seed)
+
+    return kept.take(FAMILY, _family_key(config), load)
+
+
+def kept_scorer(
+    evaluation: EvaluationConfig,
+    data: DataConfig,
+    fingerprint: str,
+    device: torch.device,
+    kept: Kept,
+    make: Callable[[], Scorer],
+) -> Scorer:
+    """The scorer with its models and references, made unless the last run had the same one.
+
+    Args:
+        evaluation: Which scores.
+        data: Where the pictures come from.
+        fingerprint: Of the pictures.
+        device: Where scores are computed.
+        kept: What the last run left.
+        make: Makes another one.
     """
+    key = (asdict(evaluation), asdict(data), fingerprint, device)
+    found = kept.take(SCORER, key, make)
+    kept.put(SCORER, key, found)
+    return found
 
-    def __init__(self) -> None:
-        self._kept: dict[str, tuple[object, Any]] = {}
 
-    def take(self, kind: str, key: object, make: Callable[[], Thing]) -> Thing:
-        """Take out what is kept, or make it; a run that fails does not bring it back.
+def with_kept_pictures(evaluator: Evaluator, config: TrainConfig, kept: Kept) -> Evaluator:
+    """The evaluator with the base's pictures and scores, if the last run drew the same ones."""
+    unknown = (evaluator.base, evaluator.base_prior)
+    base, prior = kept.take(
+        BASE_PICTURES, _pictures_key(_family_key(config), evaluator), lambda: unknown
+    )
+    return replace(evaluator, base=base, base_prior=prior)
 
-        Args:
-            kind: Of thing.
-            key: What it is made from; compared by ``==``.
-            make: Called when nothing of this key is there, after the old one was let go.
-        """
-        before, thing = self._kept.pop(kind, (None, None))
-        if before is not None and before == key:
-            return thing
-        del thing  # two base models may not fit into the memory
-        return make()
 
-    def put(self, kind: str, key: object, thing: object) -> None:
-        """Leave a thing for the next run; ``key`` is not ``None``."""
-        self._kept[kind] = (key, thing)
+def keep(run: TrainingRun, kept: Kept) -> None:
+    """Leave to the next run what it may use; this one is of no use afterwards."""
+    config, evaluator = run.config, run.evaluator
+    if _is_reusable(config):
+        pictures = (evaluator.base, evaluator.base_prior)
+        kept.put(BASE_PICTURES, _pictures_key(_family_key(config), evaluator), pictures)
+        kept.put(FAMILY, _family_key(config), as_loaded(run.family))
+    gc.collect()  # Lightning's objects hold each other
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def as_loaded(family: Family) -> Family:
+    """Undo, in place, what a run with adapters did to a model; gives the model.
+
+    Not undone, since such models are not kept: trained base weights, a new word, compilation.
+    """
+    remove_lora(*family.parts.values())
+    keep_activations(family)
+    for part in family.children():
+        part.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    family.requires_grad_(False)
+    family.change_noise_schedule(None, False)
+    family.max_chunks = 1
+    return family.eval()
+
+
+def _is_reusable(config: TrainConfig) -> bool:
+    changes_base = trains_base(config.lora, config.model.family)
+    has_word = config.lora.new_word.name is not None
+    return not changes_base and not has_word and not config.trainer.compile
+
+
+def _family_key(config: TrainConfig) -> object:
+    return (_is_reusable(config), asdict(config.model), config.trainer.precision)
+
+
+def _pictures_key(family_key: object, evaluator: Evaluator) -> object:
+    """The base is drawn with its own noise schedule, so nothing of the objective belongs here."""
+    drawn = (evaluator.prompts, evaluator.prior_prompts, asdict(evaluator.sampling))
+    size = (evaluator.resolution, evaluator.precision, evaluator.family.max_chunks)
+    return (family_key, drawn, size, evaluator.scorer)

@@ -11,13 +11,13 @@ from omegaconf import DictConfig
 
 from sdlora.cli.command_line import run, to_typed
 from sdlora.commands.train.from_lora import with_recipe
-from sdlora.commands.train.reuse import Workshop
 from sdlora.config.train import TrainConfig
+from sdlora.runtime.kept import Kept
 from sdlora.runtime.program import follow, process_rank
 from sdlora.runtime.progress import Progress
 
 if TYPE_CHECKING:
-    from sdlora.commands.train.job import TrainingJob
+    from sdlora.commands.train.training_run import TrainingRun
 
 
 def checked(composed: DictConfig) -> TrainConfig:
@@ -31,43 +31,44 @@ def checked(composed: DictConfig) -> TrainConfig:
     )
 
     config_checks.check(config)
-    processes.check_processes(config)
+    is_resumed = config.resume is not None
+    processes.check_processes(config.trainer, config.run_dir, is_resumed=is_resumed)
     return config
 
 
 def train(
-    config: TrainConfig, folder: Path, workshop: Workshop, progress: Progress
-) -> "TrainingJob | None":
-    """Config -> data -> model -> module -> fit -> export -> scores."""
-    from sdlora.assembly import lightning_trainer
+    config: TrainConfig, folder: Path, kept: Kept, progress: Progress
+) -> "TrainingRun | None":
+    """Check the data only, or: prepare, fit, export, summarise."""
+    from sdlora.assembly.lightning_trainer import skips_trained_layers, trainer
     from sdlora.cli import processes
-    from sdlora.commands.train import fit as fitting
-    from sdlora.commands.train import results, training
+    from sdlora.commands.train import preparation, results
+    from sdlora.commands.train.fit import fit
 
-    is_first = processes.rank_of(config) == 0
+    is_first = processes.rank_of(config.trainer) == 0
     if config.check:
         if is_first:
-            training.check_data(config, folder, progress)
+            preparation.check_data(config, folder, progress)
         return None
-    trainer = lightning_trainer.trainer(config, folder)
-    with processes.together(trainer):
-        with processes.in_turn(trainer.strategy):
-            job = training.training_job(config, folder, progress, workshop, trainer)
-        if job.is_finished:
+    skips_layers = skips_trained_layers(config.model, config.lora)
+    devices = trainer(config.trainer, config.logger, folder, skips_layers=skips_layers)
+    with processes.together(devices):
+        with processes.in_turn(devices.strategy):
+            run = preparation.prepared(config, folder, progress, kept, devices)
+        if run.is_finished:
             steps = config.trainer.max_steps
             progress.print(f"{folder} is finished: all {steps} steps are done and exported; raise")
             progress.print("trainer.max_steps to go on, or start a new run")
-            return job
-        fitting.fit(job)
-    if job.signals.received is not None:
-        sys.exit(128 + job.signals.received)
+            return run
+        fitted = fit(run)
+    if fitted.signal is not None:
+        sys.exit(128 + fitted.signal)
     if is_first:
-        files = results.export(job)
-        results.summarise(job, files)
-    return job
+        results.summarise(run, fitted, results.export(run))
+    return run
 
 
-def train_alone(composed: DictConfig, workshop: Workshop, progress: Progress) -> None:
+def train_alone(composed: DictConfig, kept: Kept, progress: Progress) -> None:
     """Train once, in a folder that no other run uses."""
     config = checked(composed)
 
@@ -75,14 +76,14 @@ def train_alone(composed: DictConfig, workshop: Workshop, progress: Progress) ->
     from sdlora.runs.run_folder import locked
 
     folder = Path(config.run_dir)
-    with locked(folder) if processes.rank_of(config) == 0 else nullcontext():
-        train(config, folder, workshop, progress)
+    with locked(folder) if processes.rank_of(config.trainer) == 0 else nullcontext():
+        train(config, folder, kept, progress)
 
 
-def train_cell(composed: DictConfig, workshop: Workshop, progress: Progress) -> None:
-    """Train one cell of a sweep, and leave in the workshop what the next one may use."""
-    from sdlora.commands.train import keeping
+def train_cell(composed: DictConfig, kept: Kept, progress: Progress) -> None:
+    """Train one cell of a sweep, and leave what the next one may use."""
     from sdlora.commands.train.cell import Cell
+    from sdlora.commands.train.reuse import keep
     from sdlora.evaluation.selection import Rule
     from sdlora.runs.run_folder import locked
     from sdlora.runtime.one_gpu import take_one_gpu
@@ -93,22 +94,22 @@ def train_cell(composed: DictConfig, workshop: Workshop, progress: Progress) -> 
     rule = Rule(composed.evaluation.select, composed.evaluation.max_clip_loss)
     folder = Path(hydra.runtime.output_dir)
     # the lock comes first: the cell of another process is not this one's to mark
-    with locked(folder), Cell(folder, rule, workshop, progress) as cell:
-        job = train(checked(composed), folder, workshop, progress)
-        if job is not None:
-            cell.note(job)
-            keeping.take_back(job, workshop)
+    with locked(folder), Cell(folder, rule, kept, progress) as cell:
+        run = train(checked(composed), folder, kept, progress)
+        if run is not None:
+            cell.note(run)
+            keep(run, kept)
 
 
 def main() -> None:
     """Train once, or in this process one cell of a sweep after the other."""
     follow()
-    workshop = Workshop()
+    kept = Kept()
 
     def task(composed: DictConfig) -> None:
         is_cell = HydraConfig.get().mode == RunMode.MULTIRUN
         is_first = process_rank(composed.trainer.devices * composed.trainer.num_nodes) == 0
         with Progress(quiet=not is_first) as progress:
-            (train_cell if is_cell and is_first else train_alone)(composed, workshop, progress)
+            (train_cell if is_cell and is_first else train_alone)(composed, kept, progress)
 
     run(task, "train", TrainConfig)

@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from sdlora.evaluation.evaluator import Evaluation, Evaluator
-from sdlora.models.offload import Offload
+from sdlora.models.memory import Offload
 from sdlora.runs.best import BestAdapter
-from sdlora.runs.report import append_metrics, read_metrics
+from sdlora.runs.metrics import append_metrics, read_metrics
 from sdlora.sweep.pruning import Pruning
 from sdlora.training.callbacks.averaging import Average
 from sdlora.training.callbacks.every_n_steps import OptimizerStepCallback, every
@@ -38,10 +38,10 @@ class Evaluate(OptimizerStepCallback):
         stop_patience: Scores without a better one after which the run stops; ``None``: never.
         pruning: Of a trial of a search: tells whether it should stop, as others do better.
         base_first: Draw the base before anything trains, since its own weights will.
-
-    Attributes:
         validation: Measures the validation loss; ``None``: nothing is held out.
         offload: Parts of the model that wait in main memory, but for what this callback does.
+
+    Attributes:
         last: Pictures and scores of the last scored step.
         stop_reason: Why the training was stopped before its last step.
     """
@@ -58,6 +58,8 @@ class Evaluate(OptimizerStepCallback):
         stop_patience: int | None = None,
         pruning: Pruning | None = None,
         base_first: bool = False,
+        validation: ValidationLoss | None = None,
+        offload: Offload | None = None,
     ) -> None:
         self.evaluator = evaluator
         self.pictures_every_n_steps = pictures_every_n_steps
@@ -68,10 +70,10 @@ class Evaluate(OptimizerStepCallback):
         self.stop_patience = stop_patience
         self.pruning = pruning
         self.base_first = base_first
-        self.stop_reason: str | None = None
-        self.validation: ValidationLoss | None = None
+        self.validation = validation
+        self.offload = offload or Offload([], torch.device("cpu"))
         self.last: Evaluation | None = None
-        self.offload = Offload([], torch.device("cpu"))
+        self.stop_reason: str | None = None
         self._base_is_noted = False
 
     def setup(
@@ -140,7 +142,7 @@ class Evaluate(OptimizerStepCallback):
         if scored:
             self.last = evaluation
             values = {**evaluation.named("eval"), **validated}
-            append_metrics(self.folder / "metrics.jsonl", step, values)
+            append_metrics(self.folder, step, values)
             if self.best is not None and base.scores and evaluation.scores:
                 self.best.consider(step, evaluation.scores, base.scores)
             # the base does not change: a flat line that the curves start from
@@ -153,7 +155,7 @@ class Evaluate(OptimizerStepCallback):
         base = self.evaluator.draw_base()
         if not self._base_is_noted:
             scores = base.named("base")
-            known = {name for line in read_metrics(self.folder / "metrics.jsonl") for name in line}
+            known = {name for line in read_metrics(self.folder) for name in line}
             if not known.issuperset(scores):  # a resumed run may have it
                 self._note(trainer, 0, scores)
             self._base_is_noted = True
@@ -162,7 +164,7 @@ class Evaluate(OptimizerStepCallback):
     def _note(
         self, trainer: lightning.Trainer, step: int, values: Mapping[str, float | None | str]
     ) -> None:
-        append_metrics(self.folder / "metrics.jsonl", step, values)
+        append_metrics(self.folder, step, values)
         self._log(trainer, step, values)
 
     def _validated(self) -> dict[str, float]:
@@ -173,7 +175,7 @@ class Evaluate(OptimizerStepCallback):
         assert self.best is not None, "the schema requires evaluation.select"
         chosen = 0 if self.best.best is None else self.best.best.step
         name = f"eval/{self.best.rule.score}"
-        lines = read_metrics(self.folder / "metrics.jsonl")
+        lines = read_metrics(self.folder)
         return len({line["step"] for line in lines if name in line and line["step"] > chosen})
 
     @contextmanager

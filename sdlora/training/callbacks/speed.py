@@ -11,7 +11,7 @@ import torch
 from rich.progress import TaskID
 
 from sdlora.data.batches.dataset import Batch
-from sdlora.runs.report import append_metrics
+from sdlora.runs.metrics import append_metrics
 from sdlora.runtime.progress import Progress
 from sdlora.training.callbacks.every_n_steps import OptimizerStepCallback, every
 from sdlora.training.module import DiffusionModule
@@ -23,7 +23,7 @@ class Throughput(OptimizerStepCallback):
     Args:
         num_samples: Samples of an epoch.
         progress: The display; it gets the training bar.
-        metrics: The run's ``metrics.jsonl``.
+        folder: The run folder, whose ``metrics.jsonl`` is written.
         log_every_n_steps: Optimizer steps between points of the curves.
     """
 
@@ -31,12 +31,12 @@ class Throughput(OptimizerStepCallback):
         self,
         num_samples: int,
         progress: Progress,
-        metrics: Path,
+        folder: Path,
         log_every_n_steps: int,
     ) -> None:
         self.num_samples = num_samples
         self.progress = progress
-        self.metrics = metrics
+        self.folder = folder
         self.log_every_n_steps = log_every_n_steps
         self._bar: TaskID | None = None
         self._note = ""
@@ -98,7 +98,7 @@ class Throughput(OptimizerStepCallback):
             values["train/loss"] = float(loss)
             self._note = f"loss {float(loss):.4f}, {rate:.1f} images/s"
         if trainer.is_global_zero:
-            append_metrics(self.metrics, step, values)
+            append_metrics(self.folder, step, values)
 
     def on_train_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule

@@ -10,7 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from sdlora.assembly import lightning_trainer
+from sdlora.assembly.lightning_trainer import average
 from sdlora.assembly.optimizer import optimizer, rate_notes, schedule, trained_rates
 from sdlora.cli.command_line import register_schemas, to_typed
 from sdlora.commands.train.config_checks import check
@@ -124,20 +124,24 @@ def test_every_shipped_optimizer_takes_its_options(
 
 
 @pytest.mark.usefixtures("stand_ins")
-def test_which_average_pictures_show(config: Callable[..., TrainConfig]) -> None:
-    assert lightning_trainer.average(config()) is None
-    assert isinstance(
-        lightning_trainer.average(config("trainer.ema_decay=0.9")), ExponentialMovingAverage
-    )
-    assert isinstance(
-        lightning_trainer.average(config("optimizer=schedule_free_adamw")), ScheduleFreeAverage
-    )
+def test_which_average_pictures_show() -> None:
+    assert average(None, "adamw") is None
+    assert isinstance(average(0.9, "adamw"), ExponentialMovingAverage)
+    assert isinstance(average(None, "schedule_free_adamw"), ScheduleFreeAverage)
+
+
+def rates_of(config: TrainConfig) -> dict[str, float]:
+    return trained_rates(config.optim, config.lora, config.model.family)
+
+
+def notes_of(config: TrainConfig) -> list[str]:
+    return rate_notes(config.optim.name, rates_of(config))
 
 
 def test_a_rate_that_is_probably_not_meant_is_noted(config: Callable[..., TrainConfig]) -> None:
     small = config("optimizer=prodigy", "optim.unet_lr=1e-4", "optim.text_encoder_lr=1e-4")
     check(small)
-    notes = rate_notes(small)
+    notes = notes_of(small)
     assert [note.partition(": ")[0] for note in notes] == [
         "optim.unet_lr=0.0001",
         "optim.text_encoder_lr=0.0001",
@@ -145,27 +149,27 @@ def test_a_rate_that_is_probably_not_meant_is_noted(config: Callable[..., TrainC
     assert notes[0].endswith(
         "prodigy finds its own step size, and this is a factor on it; 1 is usual"
     )
-    assert rate_notes(config("optimizer=prodigy")) == []
-    assert rate_notes(config("optimizer=adamw", "optim.unet_lr=1e-4")) == []
+    assert notes_of(config("optimizer=prodigy")) == []
+    assert notes_of(config("optimizer=adamw", "optim.unet_lr=1e-4")) == []
 
 
 def test_rates_are_those_of_the_parts_that_train(config: Callable[..., TrainConfig]) -> None:
-    assert trained_rates(config()) == {"unet": 3e-3, "text_encoder": 2e-4}
+    assert rates_of(config()) == {"unet": 3e-3, "text_encoder": 2e-4}
     frozen = config("lora.text_encoder.method=frozen")
-    assert trained_rates(frozen) == {"unet": 3e-3}
+    assert rates_of(frozen) == {"unet": 3e-3}
     named: dict[str, dict[str, Any]] = {"unet": {"w.lora_B": nn.Parameter(torch.ones(1))}}
-    groups = optimizer(frozen, {**named, "text_encoder": {}}).param_groups
+    groups = optimizer(frozen.optim, {**named, "text_encoder": {}}, scales_loss=False).param_groups
     assert [(group["name"], group["lr"]) for group in groups] == [("unet", 3e-3)]
     word = config("lora.text_encoder.method=frozen", "lora.new_word.name=zwk")
-    assert trained_rates(word) == {"unet": 3e-3, "new_word": 5e-3}
+    assert rates_of(word) == {"unet": 3e-3, "new_word": 5e-3}
     rows = {"embeddings.new_rows": nn.Parameter(torch.ones(1))}
-    groups = optimizer(word, {**named, "text_encoder": rows}).param_groups
+    groups = optimizer(word.optim, {**named, "text_encoder": rows}, scales_loss=False).param_groups
     assert [(group["name"], group["lr"]) for group in groups] == [
         ("unet", 3e-3),
         ("text_encoder_new_word", 5e-3),
     ]
     plus = config("optim.lora_plus_ratio=2")
-    assert optimizer(plus, named).param_groups[0]["lr"] == 6e-3
+    assert optimizer(plus.optim, named, scales_loss=False).param_groups[0]["lr"] == 6e-3
 
 
 @pytest.mark.parametrize(("accumulate", "changes"), [(1, [3, 6]), (2, [2, 3, 5, 6])])
@@ -179,8 +183,8 @@ def test_epochs_are_counted_in_batches(
         "trainer.max_steps=8",
         f"trainer.accumulate_grad_batches={accumulate}",
     )
-    driven = optimizer(given, {"unet": {"w": nn.Parameter(torch.ones(1))}})
-    rates = schedule(given, driven, batches_per_epoch=3)
+    driven = optimizer(given.optim, {"unet": {"w": nn.Parameter(torch.ones(1))}}, scales_loss=False)
+    rates = schedule(given.scheduler, given.trainer, driven, batches_per_epoch=3)
     found = rates.get_last_lr()
     for _ in range(7):
         driven.step()

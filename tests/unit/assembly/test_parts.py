@@ -10,7 +10,7 @@ from lightning.pytorch.accelerators import MPSAccelerator
 from sdlora.assembly.base_model import check_training
 from sdlora.assembly.device import compute_device
 from sdlora.config.rules import ConfigError
-from tests.unit.commands.train.test_keeping import train_config
+from tests.unit.commands.train.test_reuse import train_config
 
 
 def test_auto_is_what_lightning_chooses(monkeypatch: pytest.MonkeyPatch) -> None:

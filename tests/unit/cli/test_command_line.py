@@ -25,7 +25,8 @@ from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.optim import OptimConfig
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
-from sdlora.runs.run_folder import RunFolderError, write_config
+from sdlora.runs.run_config import write_config
+from sdlora.runs.run_folder import RunFolderError
 
 EXCLUDED = "hydra.job.config.override_dirname.exclude_keys"
 

@@ -63,6 +63,11 @@ def config_of(monkeypatch: pytest.MonkeyPatch) -> Any:
     return compose_it
 
 
+def check(config: TrainConfig) -> None:
+    """As ``train.py`` checks it."""
+    check_processes(config.trainer, config.run_dir, is_resumed=config.resume is not None)
+
+
 @pytest.mark.parametrize(
     ("environment", "overrides", "message"),
     [
@@ -87,18 +92,18 @@ def test_processes_that_were_started_are_those_asked_for(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     if message is None:
-        check_processes(config)
+        check(config)
         return
     with pytest.raises(ConfigError, match=message):
-        check_processes(config)
+        check(config)
 
 
 def test_more_devices_than_there_are(config_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    check_processes(config_of("trainer=ddp", "trainer.accelerator=cpu"))
+    check(config_of("trainer=ddp", "trainer.accelerator=cpu"))
     with pytest.raises(ConfigError, match=r"^trainer.devices=2: this machine shows 1 GPU\(s\)"):
-        check_processes(config_of("trainer=ddp"))
+        check(config_of("trainer=ddp"))
 
 
 def test_what_another_process_runs(config_of: Any) -> None:

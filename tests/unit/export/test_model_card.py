@@ -1,26 +1,41 @@
 """The model card, read by the Hub's own reader."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
+from sdlora.adapters.spec import LoraSpec
+from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.config.train import TrainConfig
 from sdlora.evaluation.scores import Scores
-from sdlora.export.model_card import write_model_card
+from sdlora.export.model_card import adapter_facts, hub_id, trigger_phrase, write_model_card
+from sdlora.runtime.places import CONF
 
 PROMPTS = ('a man: "smiling"', "ein Hut \u2014 rot", "", "- a\n- list", "a fifth")
 
 
-def card(folder: Path, **given: object) -> tuple[ModelCard, list[Path]]:
+METADATA = {"ss_num_train_images": "5", "ss_steps": "7", "ss_total_batch_size": "2"}
+
+
+def config(*given: str) -> TrainConfig:
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return to_typed(
+            compose("train", ["run_dir=here", "export.name='my face'", *given]), TrainConfig
+        )
+
+
+def card(folder: Path, *overrides: str, **given: object) -> tuple[ModelCard, list[Path]]:
     arguments: dict = {
-        "name": "my face",
-        "family": "stable-diffusion",
-        "base_model": "owner/base",
-        "trigger": "sks man",
+        "config": config(*overrides),
+        "base": "owner/base",
+        "metadata": METADATA,
+        "specs": {"unet": LoraSpec(r=4, alpha=2.5, dropout=0.0, targets=("to_q",))},
         "samples": [(text, Image.new("RGB", (8, 8), (i, 0, 0))) for i, text in enumerate(PROMPTS)],
-        "licence": "apache-2.0",
-        "facts": {"Steps": "7"},
         "scores": {
             "base": Scores(4, {"x": 20.0}),
             "LoRA": Scores(4, {"x": 25.5, "faceless": None}),
@@ -31,23 +46,32 @@ def card(folder: Path, **given: object) -> tuple[ModelCard, list[Path]]:
     return ModelCard.load(folder / "README.md"), files
 
 
-@pytest.mark.parametrize("family", ["stable-diffusion", "stable-diffusion-xl"])
-def test_the_hub_reads_it(family: str, tmp_path: Path) -> None:
-    found, files = card(tmp_path, family=family)
+@pytest.mark.parametrize(
+    ("family", "tag"), [("sd", "stable-diffusion"), ("sdxl", "stable-diffusion-xl")]
+)
+def test_the_hub_reads_it(family: str, tag: str, tmp_path: Path) -> None:
+    found, files = card(
+        tmp_path,
+        f"model.family={family}",
+        "data.captions.prefix='sks man, '",
+        "export.licence=apache-2.0",
+    )
     data = found.data.to_dict()
     assert data["base_model"] == "owner/base"
     assert data["instance_prompt"] == "sks man"
     assert data["license"] == "apache-2.0"
     assert data["library_name"] == "diffusers"
     assert data["tags"] == [
-        "text-to-image", "diffusers", "diffusers-training", "lora", family,
-        f"{family}-diffusers", "template:sd-lora",
+        "text-to-image", "diffusers", "diffusers-training", "lora", tag,
+        f"{tag}-diffusers", "template:sd-lora",
     ]  # fmt: skip
     assert [each["text"] for each in data["widget"]] == [text or " " for text in PROMPTS[:4]]
     urls = [each["output"]["url"] for each in data["widget"]]
     assert files == [tmp_path / "README.md", *(tmp_path / url for url in urls)]
     with Image.open(tmp_path / urls[1]) as image:
         assert image.getpixel((0, 0)) == (1, 0, 0)
+    assert "| Base model | owner/base |" in found.text
+    assert "| Adapted parts | unet (rank 4, alpha 2.5) |" in found.text
     assert "| Steps | 7 |" in found.text
     assert "| | base | LoRA |\n|---|---|---|\n| pictures | 4 | 4 |\n" in found.text
     assert "| x | 20.000 | 25.500 |" in found.text
@@ -57,11 +81,46 @@ def test_the_hub_reads_it(family: str, tmp_path: Path) -> None:
 
 
 def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
-    found, files = card(
-        tmp_path, base_model=None, trigger=None, samples=[], licence=None, scores={}
-    )
+    found, files = card(tmp_path, base=str(tmp_path / "photos"), samples=[], scores={})
     assert files == [tmp_path / "README.md"]
     assert not found.data.to_dict().keys() & {"base_model", "instance_prompt", "widget"}
     assert found.data.license == "unknown"  # a field to be filled in
     assert "## Scores" not in found.text
-    assert "None" not in (tmp_path / "README.md").read_text("utf-8")
+    text = (tmp_path / "README.md").read_text("utf-8")
+    assert "None" not in text
+    assert str(tmp_path) not in text
+    assert "| Base model | photos |" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "phrase"),
+    [
+        ((), None),
+        (("evaluation.trigger_word=sks", "evaluation.class_word=man"), "sks"),
+        (("data.captions.prefix='sks man, '",), "sks man"),
+    ],
+)
+def test_trigger_phrase(given: tuple[str, ...], phrase: str | None) -> None:
+    made = config(*given)
+    assert trigger_phrase(made.evaluation, made.data) == phrase
+
+
+def test_only_a_hub_id_is_told_as_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("here", "folder").mkdir(parents=True)
+    ids = {
+        "owner/name": "owner/name", "embedded:tiny-sd": None, "here/folder": None,
+        str(tmp_path): None, "./there": None, "folder": None,
+    }  # fmt: skip
+    assert {path: hub_id(path) for path in ids} == ids
+
+
+def test_an_adapter_in_a_few_words() -> None:
+    plain = LoraSpec(r=4, alpha=2.5, dropout=0.0, targets=("to_q",))
+    assert adapter_facts(plain) == "rank 4, alpha 2.5"
+    assert adapter_facts(replace(plain, use_dora=True)) == "rank 4, alpha 2.5, DoRA"
+    told = adapter_facts(replace(plain, init="pissa", use_rslora=True, rank_pattern={"to_q": 2}))
+    assert told == (
+        "rank 4, alpha 2.5, others by layer, started by pissa, so of twice the rank in the files, "
+        "rsLoRA"
+    )

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from sdlora.assembly import base_model
 from sdlora.config.rules import ConfigError
-from tests.unit.commands.train.test_keeping import load, train_config
+from tests.unit.commands.train.test_reuse import load, train_config
 
 # Dettmers et al. 2023, arXiv:2305.14314, appendix E
 LEVELS = (

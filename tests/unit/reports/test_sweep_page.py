@@ -17,7 +17,7 @@ from sdlora.reports.sweep_pictures import read_thumbnails
 from sdlora.reports.sweep_table import duration
 from sdlora.sweep.cells import read_sweep
 from tests.sweep_folders import write_cell, write_pictures, write_state, write_sweep
-from tests.unit.html_report.test_page import EVIL, Page
+from tests.unit.reports.test_page import EVIL, Page
 
 PROMPTS = ("a red cat", EVIL)
 

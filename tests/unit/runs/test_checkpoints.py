@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from sdlora.runs.checkpoint_io import CheckpointError, WholeCheckpointIO
 from sdlora.runs.checkpoints import (
     MANIFEST,
     STATE,
-    CheckpointError,
-    WholeCheckpointIO,
     newest_valid,
     problem_of,
     step_folder,
@@ -90,7 +89,7 @@ def test_rewriting_is_invalid_until_it_is_done(
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sdlora.runs.checkpoints.write_json", killed)
+    monkeypatch.setattr("sdlora.runs.checkpoint_io.write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         WholeCheckpointIO().save_checkpoint({"global_step": 10}, folder / STATE)
     assert problem_of(folder) is not None

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 
 from sdlora.cli.command_line import register_schemas, to_typed
 from sdlora.config.train import TrainConfig
-from sdlora.runs.run_folder import RunFolderError, flat, refuse_changes, write_config
+from sdlora.runs.run_config import flat, refuse_changes, write_config
+from sdlora.runs.run_folder import RunFolderError
 from sdlora.runtime.places import CONF
 
 FREE_GROUPS = ("sampling.", "evaluation.", "checkpoint.", "logger.", "export.", "sweep.")

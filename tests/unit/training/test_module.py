@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdlora.assembly.memory import memory_and_speed
 from sdlora.config.trainer import TrainerConfig
 from sdlora.data.batches.dataset import PictureDataset
 from sdlora.data.cache.encoders import encoded_captions, encoded_pictures
@@ -21,6 +20,7 @@ from sdlora.data.captions.set_captions import SetCaptions
 from sdlora.data.pictures.cuts import fitted
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sources.portrait_source import PortraitSource
+from sdlora.models.memory import memory_and_speed
 from sdlora.models.sd import StableDiffusion
 from sdlora.models.tokens import token_ids
 from sdlora.runtime.randomness import normal, uniform
@@ -269,7 +269,7 @@ def test_channels_lie_last_where_that_is_no_slower(
     family: StableDiffusion, precision: str, is_last: bool
 ) -> None:
     """In bf16 on a CPU convolutions of Stable Diffusion 1.5 take a third longer so."""
-    memory_and_speed(trainer_config(precision=precision), family)
+    memory_and_speed(trainer_config(precision=precision), torch.device("cpu"), family)
     weight = family.unet.conv_in.weight
     assert weight.is_contiguous(memory_format=torch.channels_last) is is_last
 
@@ -281,7 +281,9 @@ def test_gradient_checkpointing_changes_no_gradient(
     found = []
     for checkpointing in (False, True):
         family = adapted(copy.deepcopy(loaded_family), BOTH, dropout)
-        memory_and_speed(trainer_config(gradient_checkpointing=checkpointing), family)
+        memory_and_speed(
+            trainer_config(gradient_checkpointing=checkpointing), torch.device("cpu"), family
+        )
         module = diffusion_module(family)
         module.on_fit_start()
         seen = (

@@ -11,7 +11,7 @@ from sdlora.cli.command_line import prepared_arguments, register_schemas, to_typ
 from sdlora.commands.evaluate.subject import named_loras, subject
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.train import TrainConfig
-from sdlora.runs.run_folder import write_config
+from sdlora.runs.run_config import write_config
 from sdlora.runtime.places import CONF
 from sdlora.runtime.progress import Progress
 

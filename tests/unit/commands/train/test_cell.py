@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sdlora.commands.train.cell import Cell
-from sdlora.commands.train.reuse import Workshop
 from sdlora.evaluation.selection import Rule
+from sdlora.runtime.kept import Kept
 from sdlora.runtime.progress import Progress
 from sdlora.sweep.state import DONE, FAILED, RUNNING, read_state
 from tests.sweep_folders import write_sweep
@@ -25,9 +25,9 @@ def cells(tmp_path: Path) -> list[Path]:
 
 def run(folders: list[Path], during: Callable[[], None] = lambda: None) -> None:
     """One process that runs these cells."""
-    workshop = Workshop()
+    kept = Kept()
     for folder in folders:
-        with Progress(enabled=False) as progress, Cell(folder, RULE, workshop, progress):
+        with Progress(enabled=False) as progress, Cell(folder, RULE, kept, progress):
             during()
 
 

@@ -15,13 +15,13 @@ from sdlora.commands.train.duration import (
     num_drawn,
 )
 from sdlora.training.step_cost import StepCost
-from tests.unit.commands.train.test_keeping import train_config
+from tests.unit.commands.train.test_reuse import train_config
 
 COST = StepCost(weights=0, states=0, gradients=0, activations=0, forward_flops=600)
 """Of a batch of 6 pictures: 100 each."""
 
 
-def job_of(base: Path, *overrides: str, guidance_scale: float = 1.0) -> Any:
+def run_of(base: Path, *overrides: str, guidance_scale: float = 1.0) -> Any:
     """10 prompts and 2 of the class, 4 in a preview; 5 denoising steps."""
     config = train_config(
         base,
@@ -42,7 +42,7 @@ def job_of(base: Path, *overrides: str, guidance_scale: float = 1.0) -> Any:
     )
     return SimpleNamespace(
         config=config,
-        checkpoint=None,
+        first_step=0,
         module=SimpleNamespace(family=torch.nn.Module()),
         evaluator=evaluator,
         trainer=SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu"))),
@@ -58,29 +58,29 @@ def rate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pictures_of_scores_previews_and_base(random_base: Path) -> None:
-    job = job_of(random_base)
+    run = run_of(random_base)
     # scored after 20 and 30; previews after 5, 10, 15, 25; the base once
-    assert num_drawn(job, done=0) == 2 * 12 + 4 * 4 + 12
-    assert num_drawn(job, done=20) == 12 + 4 + 12
-    job.evaluator.base = object()  # known already, in a sweep
-    assert num_drawn(job, done=20) == 12 + 4
+    assert num_drawn(run, done=0) == 2 * 12 + 4 * 4 + 12
+    assert num_drawn(run, done=20) == 12 + 4 + 12
+    run.evaluator.base = object()  # known already, in a sweep
+    assert num_drawn(run, done=20) == 12 + 4
 
 
 def test_seconds_by_hand(random_base: Path) -> None:
-    training, drawing = expected_seconds(job_of(random_base), COST)
+    training, drawing = expected_seconds(run_of(random_base), COST)
     assert training == pytest.approx(30 * 2 * 600 / 1000)
     assert drawing == pytest.approx(52 * 5 * 100 / 2000)
-    _, guided = expected_seconds(job_of(random_base, guidance_scale=3.0), COST)
+    _, guided = expected_seconds(run_of(random_base, guidance_scale=3.0), COST)
     assert guided == pytest.approx(2 * drawing)
     full = ("lora.unet.method=full", "lora.text_encoder.method=frozen")
-    job = job_of(random_base, *full, "trainer.accumulate_grad_batches=2")
-    job.module.family.gradient_checkpointing = True
-    longer, _ = expected_seconds(job, COST)
+    run = run_of(random_base, *full, "trainer.accumulate_grad_batches=2")
+    run.module.family.gradient_checkpointing = True
+    longer, _ = expected_seconds(run, COST)
     assert longer == pytest.approx(2 * 2 * training)  # twice the passes of twice the batches
 
 
 def test_in_words(random_base: Path) -> None:
-    assert described_time(job_of(random_base), COST) == (
+    assert described_time(run_of(random_base), COST) == (
         "time: roughly 0:00:36 for the steps and 0:00:13 for drawing pictures meanwhile"
     )
 
@@ -90,17 +90,17 @@ def test_no_estimate_stops_a_run(random_base: Path, monkeypatch: pytest.MonkeyPa
         raise torch.OutOfMemoryError("no room")
 
     monkeypatch.setattr(duration, "matmul_flop_per_s", full)
-    said = described_time(job_of(random_base), COST)
+    said = described_time(run_of(random_base), COST)
     assert said == "time: not known before the first step (no room)"
 
 
 def test_a_run_that_is_longer_than_asked_takes_no_time(
     random_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = job_of(random_base)
-    job.checkpoint = Path("step_0000040/trainer.ckpt")
-    job.evaluator.base = object()
-    assert expected_seconds(job, COST) == (0, 0)
+    run = run_of(random_base)
+    run.first_step = 40
+    run.evaluator.base = object()
+    assert expected_seconds(run, COST) == (0, 0)
 
 
 def test_the_rate_is_that_of_the_fastest_product(monkeypatch: pytest.MonkeyPatch) -> None:

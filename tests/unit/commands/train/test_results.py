@@ -13,10 +13,10 @@ from tensorboard.context import RequestContext
 from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
-from sdlora.commands.train.job import TrainingJob
 from sdlora.commands.train.results import log_hparams
+from sdlora.commands.train.training_run import TrainingRun
 from sdlora.evaluation.scores import Scores
-from sdlora.runs.best import Best
+from sdlora.runs.best import Best, BestAdapter
 from tests.sweep_folders import write_sweep
 
 
@@ -24,14 +24,14 @@ def write_events(folder: Path, face: float, has_best: bool = True) -> None:
     """As a finished run leaves them."""
     logger = TensorBoardLogger(folder, name="", version="tensorboard")
     best = Best(10, Scores(1, {"face_distance": face / 2})) if has_best else None
-    job = SimpleNamespace(
+    run = SimpleNamespace(
         folder=folder,
         specs={"unet": None},  # so it is a LoRA
         trainer=SimpleNamespace(loggers=[logger]),
-        evaluate=SimpleNamespace(best=SimpleNamespace(best=best)),
     )
     rows = {"base": Scores(1, {"face_distance": 1.25}), "LoRA": Scores(1, {"face_distance": face})}
-    log_hparams(cast(TrainingJob, job), rows, Scores(1, {"face_distance": 0.25}))
+    keeper = cast(BestAdapter, SimpleNamespace(best=best))
+    log_hparams(cast(TrainingRun, run), keeper, rows, Scores(1, {"face_distance": 0.25}))
 
 
 def hparams_table(folder: Path) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A training job from overrides, as ``train.py`` puts it together, without the command line."""
+"""A training run from overrides, as ``train.py`` prepares it, without the command line."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from hydra import compose, initialize_config_dir
 from sdlora.assembly.lightning_trainer import trainer
 from sdlora.cli.command_line import opened_shortcuts, quoted, register_schemas, to_typed
 from sdlora.commands.train import config_checks
-from sdlora.commands.train.job import TrainingJob
-from sdlora.commands.train.reuse import Workshop
-from sdlora.commands.train.training import training_job
+from sdlora.commands.train.preparation import prepared
+from sdlora.commands.train.training_run import TrainingRun
 from sdlora.config.train import TrainConfig
+from sdlora.runtime.kept import Kept
 from sdlora.runtime.places import CONF
 from sdlora.runtime.progress import Progress
 
@@ -25,8 +25,9 @@ def train_config(overrides: list[str], run: Path) -> TrainConfig:
     return config
 
 
-def job(overrides: list[str], run: Path, progress: Progress) -> TrainingJob:
+def prepared_run(overrides: list[str], run: Path, progress: Progress) -> TrainingRun:
     """That run, ready to fit, its cache filled; the folder is made."""
     run.mkdir(parents=True)
     config = train_config(overrides, run)
-    return training_job(config, run, progress, Workshop(), trainer(config, run))
+    devices = trainer(config.trainer, config.logger, run, skips_layers=False)
+    return prepared(config, run, progress, Kept(), devices)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from sdlora.models.offload import Offload
+from sdlora.models.memory import Offload
 from sdlora.models.sd import StableDiffusion
 
 GPU = torch.device("meta")

@@ -1,28 +1,29 @@
-"""How a model lies in memory, and what of a step it keeps there."""
+"""How a model lies in memory: layout, gradient checkpointing, and parts that wait elsewhere."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
-from sdlora.assembly.device import compute_device
 from sdlora.config.trainer import TrainerConfig
 from sdlora.models.family import Family
-
-
-def memory_and_speed(config: TrainerConfig, family: Family) -> None:
-    """Gradient checkpointing, compilation and memory layout, as the config says."""
-    if config.gradient_checkpointing is True:  # "auto" waits for what a step will take
-        checkpoint_gradients(family)
-    if config.compile:
-        compile_unet(family.unet)
-    if config.precision == "fp32" or compute_device(config.accelerator).type != "cpu":
-        for part in family.children():  # on a CPU in bf16 convolutions take a third longer so
-            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
 
 MOST_GRAPHS = 256
 """Of one piece of code: a bucket, a batch to draw and the bare base have each their own. By itself
 torch gives up compiling after 8."""
+
+
+def memory_and_speed(config: TrainerConfig, device: torch.device, family: Family) -> None:
+    """Gradient checkpointing, compilation and memory layout, as the config says, in place."""
+    if config.gradient_checkpointing is True:  # "auto" waits for what a step will take
+        checkpoint_gradients(family)
+    if config.compile:
+        compile_unet(family.unet)
+    if config.precision == "fp32" or device.type != "cpu":
+        for part in family.children():  # on a CPU in bf16 convolutions take a third longer so
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def compile_unet(unet: Any) -> None:
@@ -52,3 +53,41 @@ def keep_activations(family: Family) -> None:
         if text_encoder.is_activation_checkpointing:
             text_encoder.activation_checkpointing_disable()
             text_encoder.disable_input_require_grads()  # which the library forgets at times
+
+
+class Offload:
+    """Parts that can wait in main memory.
+
+    Whoever calls them says so by :meth:`called`, so that they move as a whole and nothing moves
+    inside a step. accelerate's hooks, which move a part when it is called, leave it in two places
+    where the device's memory ends in between.
+
+    Args:
+        parts: What no training step calls.
+        device: Where they compute.
+    """
+
+    def __init__(self, parts: Sequence[nn.Module], device: torch.device) -> None:
+        self._parts = parts
+        self._device = device
+
+    @contextmanager
+    def called(self) -> Iterator[None]:
+        """On the device inside the block, and away after it.
+
+        Raises:
+            torch.OutOfMemoryError: If there is no room for them; they are away then, too.
+        """
+        try:
+            for part in self._parts:
+                part.to(self._device)
+            yield
+        finally:
+            self.send_away()
+
+    def send_away(self) -> None:
+        """Into main memory; what they took of the device is free for whoever asks."""
+        for part in self._parts:
+            part.to("cpu")
+        if self._parts and torch.cuda.is_available():
+            torch.cuda.empty_cache()

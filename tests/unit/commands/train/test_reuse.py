@@ -8,12 +8,12 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from sdlora.assembly import adapters, base_model
-from sdlora.assembly.memory import memory_and_speed
 from sdlora.cli.command_line import register_schemas, to_typed
-from sdlora.commands.train.keeping import FAMILY, as_loaded, kept_base
-from sdlora.commands.train.reuse import Workshop
+from sdlora.commands.train.reuse import FAMILY, as_loaded, kept_base
 from sdlora.config.train import TrainConfig
 from sdlora.models.family import Family
+from sdlora.models.memory import memory_and_speed
+from sdlora.runtime.kept import Kept
 from sdlora.runtime.places import CONF
 
 METHODS = {
@@ -74,7 +74,7 @@ def test_what_a_run_did_is_undone(name: str, method: str, random_bases: dict[str
     family.change_noise_schedule("v_prediction", True)
     family.max_chunks = 3
     adapters.add_adapters(family, adapters.lora_specs(config.lora, name), config.seed)
-    memory_and_speed(config.trainer, family)
+    memory_and_speed(config.trainer, torch.device("cpu"), family)
     family.train()
     assert facts(family) != facts(fresh)
 
@@ -89,41 +89,31 @@ def test_what_a_run_did_is_undone(name: str, method: str, random_bases: dict[str
 
 def test_a_base_is_given_out_for_its_own_config_only(random_base: Path) -> None:
     config = train_config(random_base)
-    workshop = Workshop()
-    kept = kept_base(config, workshop)
+    kept = Kept()
+    base = kept_base(config, kept)
     for other in (
         train_config(random_base, "lora.r=3", "seed=5"),
         train_config(random_base, "trainer.max_steps=1"),
     ):
-        workshop.put(FAMILY, key_of(config), kept)
-        assert kept_base(other, workshop) is kept
+        kept.put(FAMILY, key_of(config), base)
+        assert kept_base(other, kept) is base
     for other in (
         train_config(random_base, "model.clip_skip=1"),
         train_config(random_base, "trainer.precision=bf16"),
         train_config(random_base, "lora=none"),
         train_config(random_base, "lora.new_word.name=zwk"),
     ):
-        workshop.put(FAMILY, key_of(config), kept)
-        assert kept_base(other, workshop) is not kept
+        kept.put(FAMILY, key_of(config), base)
+        assert kept_base(other, kept) is not base
 
 
 def key_of(config: TrainConfig) -> object:
     """The key under which a run with this config looks for its base."""
     keys: list[object] = []
 
-    class Asked(Workshop):
+    class Asked(Kept):
         def take(self, kind: str, key: object, make: Any) -> Any:
             keys.append(key)
 
     kept_base(config, Asked())
     return keys[0]
-
-
-def test_a_thing_is_taken_once_and_the_old_one_goes_first() -> None:
-    workshop = Workshop()
-    workshop.put("model", "a", 1)
-    assert workshop.take("model", "a", lambda: 2) == 1
-    assert workshop.take("model", "a", lambda: 2) == 2  # a run that fails does not bring it back
-    workshop.put("model", "a", 1)
-    assert workshop.take("model", "b", lambda: 3) == 3
-    assert workshop.take("model", "a", lambda: 4) == 4  # one of a kind

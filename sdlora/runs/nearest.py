@@ -1,14 +1,17 @@
-"""The pictures that come nearest to training pictures, beside those."""
+"""``nearest.json``: pictures that come nearest to training pictures, beside those."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sdlora.data.sources.picture_source import PictureSource
 from sdlora.evaluation.scores import Scores
+from sdlora.runs.partial_files import mapping
 from sdlora.runtime.files import atomic_path, write_json
 from sdlora.sampling.prompts import Prompt, picture_name
 
-FILE_NAME = "nearest.json"
+NEAREST = "nearest.json"
 NUM_SHOWN = 8
 SIDE_PX = 512
 
@@ -51,4 +54,22 @@ def write_nearest(
                 "similarity": likeness[index],
             }
         )
-    write_json(folder / FILE_NAME, pairs)
+    write_json(folder / NEAREST, pairs)
+
+
+def read_nearest(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """The pairs as they were written; empty where there are none.
+
+    Args:
+        folder: Where the report lies; it may come from anywhere, so values have any shape.
+        notes: Takes why the file cannot be read.
+    """
+    path = folder / NEAREST
+    if not path.is_file():
+        return []
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        notes.append(f"{NEAREST} cannot be read ({error}).")
+        return []
+    return [mapping(entry) for entry in listed] if isinstance(listed, list) else []

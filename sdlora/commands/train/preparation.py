@@ -1,0 +1,268 @@
+"""Config -> a training run, step by step: pictures, model, batches, module, evaluator."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import lightning
+import torch
+
+from sdlora.adapters.spec import LoraSpec
+from sdlora.assembly import adapters, base_model, lightning_trainer, scorers
+from sdlora.assembly.class_pictures import draw_missing_class_pictures
+from sdlora.assembly.data_source import held_out
+from sdlora.assembly.device import DTYPES
+from sdlora.assembly.hashes import base_hashes, init_hashes
+from sdlora.assembly.init_from import start_from_file
+from sdlora.assembly.loss import check_objective
+from sdlora.assembly.new_word import check_new_word, teach
+from sdlora.assembly.optimizer import rate_notes, trained_rates
+from sdlora.assembly.training_batches import batches_per_epoch, datamodule, training_batches
+from sdlora.assembly.training_pictures import held_out_pictures, training_pictures
+from sdlora.assembly.validation_set import validation_loss
+from sdlora.commands.train.data_check import (
+    data_sheet,
+    draw_contact_sheets,
+    refuse_findings,
+    say_left_out,
+    write_data_sheet,
+)
+from sdlora.commands.train.from_lora import compare_with_recipe
+from sdlora.commands.train.reuse import kept_base, kept_scorer, with_kept_pictures
+from sdlora.commands.train.training_run import TrainingRun
+from sdlora.config.train import TrainConfig
+from sdlora.data.selection.picture_set import PictureSet
+from sdlora.data.sheet.verdict import FILE_NAME, changed_pictures
+from sdlora.data.sources.picture_source import PictureSource
+from sdlora.evaluation.evaluator import Evaluator
+from sdlora.evaluation.scoring import KnownPictures, Scorer
+from sdlora.models.family import Family
+from sdlora.models.memory import memory_and_speed
+from sdlora.models.source import noise_schedule_config
+from sdlora.runs.checkpoints import CHECKPOINTS, newest_valid
+from sdlora.runs.run_config import refuse_changes, write_config
+from sdlora.runs.run_folder import refuse_used
+from sdlora.runtime import versions
+from sdlora.runtime.kept import Kept
+from sdlora.runtime.progress import Progress
+from sdlora.sampling.prompts import prior_prompts, prompts_of
+
+
+def check_data(config: TrainConfig, folder: Path, progress: Progress) -> None:
+    """Decode every picture and write the data sheet and contact sheets, without training.
+
+    Raises:
+        DataError: Listing all that cannot be trained on.
+    """
+    base_model.check_training(config)
+    data = training_pictures(config.data, config.model, folder, progress, is_check=config.check)
+    sheet = write_data_sheet(config, data, folder, progress)
+    written = [folder / FILE_NAME, *draw_contact_sheets(data, sheet, folder, progress)]
+    progress.print("\nWritten:")
+    for path in written:
+        progress.print(f"  {path}")
+    refuse_findings(config.data, sheet)
+
+
+def prepared(
+    config: TrainConfig,
+    folder: Path,
+    progress: Progress,
+    kept: Kept,
+    trainer: lightning.Trainer,
+) -> TrainingRun:
+    """Everything that a run needs before its first step.
+
+    Of several processes the first alone writes into the folder, and scores.
+
+    Args:
+        config: What is to be trained.
+        folder: Where the run writes.
+        progress: Takes notes and shows bars.
+        kept: What the last run of this process left is used where it is the same.
+        trainer: Of one device or several.
+
+    Raises:
+        ValueError: Whatever cannot work, before the first step.
+    """
+    is_first, device = trainer.is_global_zero, trainer.strategy.root_device
+    checkpoint = _checkpoint_to_resume(config, folder, progress)
+    _check_without_weights(config, progress)
+    found, unseen = _pictures(config, folder, progress)
+    of_files = base_hashes(config.model, config.data) | init_hashes(config.lora)
+    hashes = {"data": found.fingerprint, **of_files}
+    _compare_with_before(config, folder, found, hashes, progress)
+    _note_beginning(config, folder, found, hashes, progress, is_first)
+    scorer = _scorer(config, found, unseen, device, progress, kept) if is_first else Scorer([])
+    specs = adapters.lora_specs(config.lora, config.model.family)
+    family = _model(config, specs, device, kept)
+    batches, data = training_batches(config, found, family, device, progress)
+    contact_sheets = _sheets_of_used(config, found, data, folder, progress, is_first)
+    module = lightning_trainer.module(config, family, batches_per_epoch(batches))
+    evaluator = _evaluator(config, data.source, family, scorer, progress)
+    return TrainingRun(
+        config=config,
+        folder=folder,
+        progress=progress,
+        trainer=trainer,
+        checkpoint=checkpoint,
+        hashes=hashes,
+        data=data,
+        contact_sheets=contact_sheets,
+        datamodule=datamodule(config.data, config.trainer, batches),
+        family=family,
+        specs=specs,
+        module=module,
+        average=lightning_trainer.average(config.trainer.ema_decay, config.optim.name),
+        evaluator=with_kept_pictures(evaluator, config, kept),
+        validation=validation_loss(config, module, data, unseen, progress) if is_first else None,
+    )
+
+
+def _checkpoint_to_resume(config: TrainConfig, folder: Path, progress: Progress) -> Path | None:
+    """The newest whole checkpoint, if a run is resumed that may be."""
+    base_model.check_training(config)
+    if not config.resume:
+        refuse_used(folder)
+        return None
+    refuse_changes(folder, asdict(config))
+    checkpoint, skipped = newest_valid(folder / CHECKPOINTS)
+    for line in skipped:
+        progress.print(f"passed over {line}")
+    if checkpoint is None:
+        progress.print(f"{folder} has no whole checkpoint yet; starting from step 0")
+    return checkpoint
+
+
+def _check_without_weights(config: TrainConfig, progress: Progress) -> None:
+    """What the model's folder tells of the objective and the adapters; and odd rates are noted."""
+    schedule = noise_schedule_config(base_model.model_source(config.model))
+    check_objective(config.objective, schedule, config.data.prior.mode == "teacher")
+    adapters.check_adapters(config)
+    rates = trained_rates(config.optim, config.lora, config.model.family)
+    for line in rate_notes(config.optim.name, rates):
+        progress.print(line)
+
+
+def _pictures(
+    config: TrainConfig, folder: Path, progress: Progress
+) -> tuple[PictureSet, PictureSet | None]:
+    """The pictures to train on, and those held out."""
+    if config.data.prior.mode == "class":
+        draw_missing_class_pictures(config, folder, progress)
+    data = training_pictures(config.data, config.model, folder, progress, is_check=config.check)
+    unseen = held_out_pictures(config.data, config.model, progress)
+    if config.data.val_fraction:
+        data, unseen = data.split(config.data.val_fraction)
+        progress.print(f"{len(unseen.geometry)} pictures are held out (data.val_fraction)")
+    check_new_word(config, data, progress)
+    return data, unseen
+
+
+def _compare_with_before(
+    config: TrainConfig,
+    folder: Path,
+    data: PictureSet,
+    hashes: Mapping[str, str],
+    progress: Progress,
+) -> None:
+    """Refuse to resume or to repeat a run on something else."""
+    if config.resume:  # before the sheet is written anew: it tells which pictures changed
+        changed = changed_pictures(folder / FILE_NAME, data.source.pictures)
+        refuse_changes(folder, asdict(config), hashes, {"data": changed})
+    elif config.from_lora:
+        compare_with_recipe(config, hashes, versions.versions(), progress)
+
+
+def _note_beginning(
+    config: TrainConfig,
+    folder: Path,
+    data: PictureSet,
+    hashes: Mapping[str, str],
+    progress: Progress,
+    is_first: bool,
+) -> None:
+    """Write the data sheet and the config, unless the pictures cannot be trained on."""
+    if not is_first:
+        refuse_findings(config.data, data_sheet(config, data))
+        return
+    refuse_findings(config.data, write_data_sheet(config, data, folder, progress))
+    write_config(folder, asdict(config), hashes)
+
+
+def _scorer(
+    config: TrainConfig,
+    data: PictureSet,
+    unseen: PictureSet | None,
+    device: torch.device,
+    progress: Progress,
+    kept: Kept,
+) -> Scorer:
+    """Compares with the pictures of a folder, else with those held out for the validation loss."""
+
+    def make() -> Scorer:
+        base = base_model.model_source(config.model).path
+        scorers.warn_of_other_world(config.evaluation, base, progress)
+        folder = config.evaluation.references or held_out(config.data, progress)
+        references: KnownPictures | None = None
+        if folder is not None:
+            references = scorers.pictures_in(folder)
+        elif unseen is not None and unseen.geometry:
+            references = scorers.first_pictures(unseen.source)
+        training = scorers.training_pictures(config.evaluation, data.source)
+        return scorers.scorer(config.evaluation, references, training, device, progress)
+
+    return kept_scorer(config.evaluation, config.data, data.fingerprint, device, kept, make)
+
+
+def _model(
+    config: TrainConfig, specs: Mapping[str, LoraSpec], device: torch.device, kept: Kept
+) -> Family:
+    """The base with its adapters, on the device."""
+    family = kept_base(config, kept)
+    objective = config.objective
+    family.change_noise_schedule(objective.prediction_type, objective.zero_terminal_snr)
+    family.max_chunks = config.data.captions.max_chunks
+    adapters.add_adapters(family, specs, config.seed)
+    start_from_file(config, family)
+    teach(family, config.lora.new_word)
+    memory_and_speed(config.trainer, device, family)
+    return family.to(device)
+
+
+def _sheets_of_used(
+    config: TrainConfig,
+    found: PictureSet,
+    used: PictureSet,
+    folder: Path,
+    progress: Progress,
+    is_first: bool,
+) -> list[Path]:
+    """The contact sheets; pictures that turned out not to decode are named, or stop the run."""
+    sheet = data_sheet(config, used)
+    if used is not found:
+        if is_first:
+            say_left_out(sheet, found, folder, progress)
+        refuse_findings(config.data, sheet)
+    return draw_contact_sheets(used, sheet, folder, progress) if is_first else []
+
+
+def _evaluator(
+    config: TrainConfig,
+    source: PictureSource,
+    family: Family,
+    scorer: Scorer,
+    progress: Progress,
+) -> Evaluator:
+    shown = min(config.sampling.num_preview, len(source.pictures))
+    return Evaluator(
+        family=family,
+        sampling=config.sampling,
+        prompts=prompts_of(config.sampling),
+        prior_prompts=prior_prompts(config.sampling, config.evaluation),
+        resolution=config.data.resolution,
+        precision=DTYPES[config.trainer.precision],
+        scorer=scorer,
+        progress=progress,
+        training_images=[source.image(index) for index in range(shown)],
+    )

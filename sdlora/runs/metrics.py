@@ -1,0 +1,111 @@
+"""``metrics.jsonl`` of a run: one JSON line a step, that survives a kill."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sdlora.runtime.files import write_text
+
+METRICS = "metrics.jsonl"
+
+
+def append_metrics(
+    run: Path,
+    step: int,
+    values: Mapping[str, float | str | None],
+    reasons: Mapping[str, str] | None = None,
+) -> None:
+    """Add one JSON line to ``metrics.jsonl`` and sync it to the disk.
+
+    A last line that a killed process left cut is removed first.
+
+    Args:
+        run: The run folder; made if missing.
+        step: The optimizer step the numbers belong to.
+        values: Name -> number or text; NaN, infinite and None become null.
+        reasons: Name -> why it is None; NaN and infinity give their own.
+
+    Raises:
+        ValueError: If a name is ``step`` or ``reasons``, which the line uses itself.
+    """
+    if taken := {"step", "reasons"} & set(values):
+        raise ValueError(f"metric name {taken.pop()!r} is taken by the line itself; rename it.")
+    line: dict[str, Any] = {"step": step}
+    why = {name: reason for name, reason in (reasons or {}).items() if values.get(name) is None}
+    for name, value in values.items():
+        line[name] = value if isinstance(value, str) else finite(value)
+        if value is not None and line[name] is None:
+            why[name] = f"the value is {float(value)}"
+    if why:
+        line["reasons"] = why
+    data = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / METRICS).open("ab+") as file:
+        _drop_cut_line(file)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _drop_cut_line(file: Any) -> None:
+    file.seek(0)
+    whole = file.read().rfind(b"\n") + 1
+    file.truncate(whole)
+    file.seek(0, os.SEEK_END)
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Read ``metrics.jsonl``; a last line that a killed process left cut is passed over.
+
+    Args:
+        run: The run folder; without the file there are no lines.
+
+    Returns:
+        One mapping a line, with ``step``.
+
+    Raises:
+        ValueError: If another line is no JSON object; it gives the line's number.
+    """
+    path = run / METRICS
+    if not path.exists():
+        return []
+    *whole, _cut = path.read_bytes().split(b"\n")
+    lines = []
+    for number, raw in enumerate(whole, start=1):
+        try:
+            line = json.loads(raw)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: no JSON ({error}); remove it.") from error
+        if not isinstance(line, dict):
+            raise ValueError(f"{path}, line {number}: no JSON object; remove it.")
+        lines.append(line)
+    return lines
+
+
+def read_steps(run: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """The lines of a run's metrics that have a step; none, and a note, if the file is damaged."""
+    try:
+        lines = read_metrics(run)
+    except (OSError, ValueError) as error:
+        notes.append(f"{METRICS} cannot be read ({error}).")
+        return []
+    return [line for line in lines if isinstance(line.get("step"), int)]
+
+
+def forget_metrics_after(run: Path, step: int) -> None:
+    """Drop the lines of steps that a resumed run will make again (those above ``step``)."""
+    kept = [line for line in read_metrics(run) if line["step"] <= step]
+    text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in kept)
+    if (run / METRICS).exists():
+        write_text(run / METRICS, text)
+
+
+def finite(value: Any) -> float | int | None:
+    """A number as JSON has it: ``None`` where it is NaN, infinite or none."""
+    if value is None:
+        return None
+    number = value if isinstance(value, int) else float(value)
+    return number if math.isfinite(number) else None
