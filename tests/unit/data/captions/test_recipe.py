@@ -254,24 +254,6 @@ def test_a_caption_depends_on_seed_and_sample_alone() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lines": "last"}, r"data\.captions\.lines=last: unknown; .*choices: all, first, random"),
-        ({"separator": " "}, r"data\.captions\.separator=' ': needs a visible character"),
-        ({"tags": True, "keep_tokens": -1}, r"data\.captions\.keep_tokens=-1"),
-        ({"tags": True, "tag_dropout": 1.5}, r"data\.captions\.tag_dropout=1\.5: must be a number"),
-        ({"dropout": float("nan")}, r"data\.captions\.dropout=nan: must be a number"),
-        ({"shuffle": True}, r"data\.captions\.shuffle=True: works on tags; set .*tags=true"),
-        ({"keep_tokens": 1}, r"data\.captions\.keep_tokens=1: works on tags"),
-        ({"tag_dropout": 0.1}, r"data\.captions\.tag_dropout=0\.1: works on tags"),
-    ],
-)
-def test_impossible_recipes_are_refused(options: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        recipe_of(**options)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
         ({"prefix": "<|endoftext|>"}, r"data\.captions\.prefix=.*remove it"),
         ({"suffix": "\0a"}, r"data\.captions\.suffix=.*NUL"),
     ],

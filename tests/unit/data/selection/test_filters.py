@@ -219,29 +219,3 @@ def test_names_with_line_breaks_are_escaped() -> None:
     pictures = [picture("a\nb.png", content="x"), picture("c.png", content="x")]
     _, found = apply_filters(pictures, only(exact_duplicates=True), Undecoded())
     assert "'a\\nb.png'" in found[0].reason
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("min_width", 0),
-        ("min_height", -1),
-        ("min_area_px", 0),
-        ("min_aspect", 0.0),
-        ("max_aspect", float("inf")),
-        ("max_file_mib", -1.0),
-        ("near_duplicates", -1),
-        ("near_duplicates", 17),
-        ("min_sharpness", float("nan")),
-    ],
-)
-def test_numbers_out_of_range(key: str, value: float) -> None:
-    with pytest.raises(ValueError, match=rf"^data\.filters\.{key}={value}: must "):
-        only(**{key: value})
-
-
-def test_an_empty_range_of_aspects() -> None:
-    with pytest.raises(
-        ValueError, match=r"min_aspect=2: must not exceed data.filters.max_aspect=1"
-    ):
-        only(min_aspect=2, max_aspect=1)

@@ -153,13 +153,6 @@ def test_a_file_that_breaks_off_is_an_error_of_the_set(folder: Path) -> None:
         texts(source, 0)
 
 
-def test_values_out_of_range_are_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"data\.hub\.shuffle_buffer=0"):
-        stream(folder, shuffle_buffer=0)
-    with pytest.raises(ValueError, match=r"data\.on_error='ignore'"):
-        stream(folder, on_error="ignore")
-
-
 def test_files_that_do_not_say_their_columns_are_refused(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "train.csv").write_text("image,text\na.png,x\n")
