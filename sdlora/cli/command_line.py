@@ -48,6 +48,8 @@ def run(task: Callable[[DictConfig], None], config_name: str, schema: type) -> N
         schema: Its dataclass, to suggest keys from.
     """
     register_schemas()
+    if schema is EvaluateConfig:
+        register_evaluate()
     settle_libraries()
     arguments = sys.argv[1:]
     if os.environ.get(TRACEBACK) == "1":
@@ -75,6 +77,20 @@ def register_schemas() -> None:
     store.store(name="evaluate_schema", node=EvaluateConfig)
 
 
+def register_evaluate() -> None:
+    """Give Hydra the root file of ``evaluate.py`` and the groups that it takes, one by one.
+
+    In ``conf/`` itself Hydra would look for ``lora=FILE`` among the options of ``conf/lora``, and
+    ``--help`` would list what ``evaluate.py`` does not take.
+    """
+    store = ConfigStore.instance()
+    store.store(name="evaluate", node=OmegaConf.load(CONF / "evaluate.yaml"))
+    for group in (*EvaluateConfig.GROUPS, "hydra/help"):
+        for path in sorted((CONF / group).glob("*.yaml")):
+            if f"{group}/{path.stem}" not in EvaluateConfig.REFUSED:
+                store.store(name=path.stem, node=OmegaConf.load(path), group=group)
+
+
 def to_typed(composed: DictConfig, schema: type[Config]) -> Config:
     """Turn a composed config into its dataclass; every check of the schema runs here, once.
 
@@ -91,37 +107,38 @@ def to_typed(composed: DictConfig, schema: type[Config]) -> Config:
 
 
 def prepared_arguments(arguments: Sequence[str], schema: type) -> list[str]:
-    """The command line as Hydra needs it: resumed, options opened, a sweep's folders named.
+    """The command line as Hydra needs it; each function says what Hydra cannot do by itself.
 
     Raises:
         ValueError: If ``resume=`` does not name a run folder.
     """
     if schema is EvaluateConfig:
-        arguments = rewritten_sweep(named_lora_file(arguments))
-    arguments = opened_shortcuts(arguments)
-    ordered = flags_first(opened_options(resumed_arguments(arguments), schema))
+        arguments = written_where_it_lies(listed(arguments, schema))
+    else:
+        arguments = resumed_arguments(arguments)
+    ordered = flags_first(opened_options(opened_shortcuts(arguments), schema))
     return named_by_sweep(ordered) if schema is EvaluateConfig else ordered
 
 
-def named_lora_file(arguments: Sequence[str]) -> list[str]:
-    """Turn ``lora=FILE`` into ``lora_file=FILE``: Hydra would look FILE up in ``conf/lora``.
+def listed(arguments: Sequence[str], schema: type) -> list[str]:
+    """Let ``lora=FILE`` and ``lora_scale=0.6,0.8`` be lists, where a key belongs to no group.
 
-    And ``checkpoint=STEP`` into ``run_checkpoint=STEP``, ``sweep=FOLDER`` into
-    ``sweep_folder=FOLDER``, as there are folders of these names too.
+    Hydra takes no single value for a list, and would start a run for each of several.
     """
-    names = {"lora": "lora_file", "checkpoint": "run_checkpoint", "sweep": "sweep_folder"}
-    renamed = (
-        re.sub("^(lora|checkpoint|sweep)=", lambda m: f"{names[m[1]]}=", item) for item in arguments
+    keys = "|".join(
+        key for key, kind in all_keys(schema).items() if kind == "list" if "." not in key
     )
-    # one value or several, side by side within one load: Hydra would start a run for each
-    listed = re.compile(r"^(lora_file|lora_scale|images)=(?!\[)(.*)", re.DOTALL)
-    return [listed.sub(r"\1=[\2]", item) for item in renamed]
+    single = re.compile(rf"^({keys})=(?!\[)(.*)", re.DOTALL)
+    return [single.sub(r"\1=[\2]", item) for item in arguments]
 
 
-def rewritten_sweep(arguments: Sequence[str]) -> list[str]:
-    """``sweep=FOLDER`` writes into that folder, so Hydra makes none of its own."""
+def written_where_it_lies(arguments: Sequence[str]) -> list[str]:
+    """Let ``sweep=FOLDER`` write into that folder.
+
+    Hydra makes a folder of its own, with a log, before any config is looked at.
+    """
     given = {_key(argument): argument for argument in arguments}
-    folder = given.get("sweep_folder", "").partition("=")[2].strip("\"'")
+    folder = given.get("sweep", "").partition("=")[2].strip("\"'")
     if not folder or not Path(folder).is_dir():
         return list(arguments)
     here = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
@@ -132,7 +149,8 @@ def opened_shortcuts(arguments: Sequence[str]) -> list[str]:
     """Let ``data.cache=off`` stand for its ``mode``, ``evaluation.face=none`` for its ``name``.
 
     And ``run_dir`` for Hydra's folder too: what Hydra writes of a run (``.hydra/``, needed to
-    resume it) then lies in the same folder.
+    resume it) then lies in the same folder. Hydra itself cannot set a group by one value, nor take
+    its folder from a key that stands for that folder in each run of a sweep.
     """
     scorers = r"^evaluation\.(face|clip|image|aesthetic)=(?!\{)"
     opened = [re.sub(r"^data\.cache=(?!\{)", "data.cache.mode=", item) for item in arguments]
@@ -145,7 +163,8 @@ def opened_shortcuts(arguments: Sequence[str]) -> list[str]:
 def resumed_arguments(arguments: Sequence[str]) -> list[str]:
     """Put the overrides of the run that ``resume=`` names before those given now.
 
-    So ``resume=RUN_FOLDER`` alone is enough, and writes on in that folder.
+    So ``resume=RUN_FOLDER`` alone is enough, and writes on in that folder; Hydra has read its
+    overrides when a config names others.
 
     Args:
         arguments: The command line without the program's name.
@@ -177,7 +196,7 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
 def opened_options(arguments: Sequence[str], schema: type) -> list[str]:
     """Let ``optim.options.eps=1e-6`` or ``optim.options={eps:1e-6}`` add what no file lists.
 
-    Options are checked against the real signature later, so Hydra need not know them.
+    Options are checked against the real signature later; Hydra refuses what no file lists.
     """
     open_keys = [key for key, kind in all_keys(schema).items() if kind == "dict"]
     prefixes = tuple(f"{key}{then}" for key in open_keys for then in (".", "={"))
@@ -197,7 +216,10 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
 
 
 def named_by_sweep(arguments: Sequence[str]) -> list[str]:
-    """Name the folders of a sweep by the keys that it sweeps over, not by those all runs share."""
+    """Name the folders of a sweep by the keys that it sweeps over, not by those all runs share.
+
+    Hydra names them by all that was given, save for keys that a config lists beforehand.
+    """
     if not set(MULTIRUN) & set(arguments):
         return list(arguments)
     overrides = [item for item in arguments if "=" in item and not item.startswith("-")]
@@ -211,7 +233,8 @@ def named_by_sweep(arguments: Sequence[str]) -> list[str]:
 
 
 def _hydra_main(task: Callable[[DictConfig], None], config_name: str) -> Callable[[], None]:
-    return hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)
+    folder = None if config_name == "evaluate" else str(CONF)
+    return hydra.main(version_base="1.3", config_path=folder, config_name=config_name)(task)
 
 
 def _reporting(

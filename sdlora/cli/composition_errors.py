@@ -76,7 +76,8 @@ def unknown_key(
     """
     if key.startswith("hydra."):
         return f"{shown(key, value)}{where}: unknown key; --cfg hydra shows all of Hydra's"
-    groups = [] if "." in key else sorted(_groups(folders))
+    taken = _groups(folders) & set(getattr(schema, "GROUPS", _groups(folders)))
+    groups = [] if "." in key else sorted(taken)
     near = next(iter(get_close_matches(key, groups, n=1)), None) or nearest_key(key, schema)
     hint = f"did you mean {near}? " if near else ""
     parent = key.rpartition(".")[0]

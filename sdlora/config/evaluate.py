@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from omegaconf import MISSING
 
@@ -24,25 +25,30 @@ class EvaluatedData:
 
 @dataclass(slots=True, kw_only=True)
 class EvaluateConfig:
-    """Everything that ``evaluate.py`` is told."""
+    """Everything that ``evaluate.py`` takes."""
+
+    GROUPS: ClassVar[tuple[str, ...]] = ("model", "sampling", "evaluation")
+    """Config groups whose options can be chosen; all else are plain keys."""
+    REFUSED: ClassVar[tuple[str, ...]] = ("model/ddpm", "sampling/unconditional")
+    """Options of these groups that it does not take, as they are for models without prompts."""
 
     run: str | None = None
     """Run folder whose LoRA is scored; it gives the model, the references and the training set."""
-    sweep_folder: str | None = None
+    sweep: str | None = None
     """Folder of a sweep whose ``report.html`` and ``results.csv`` are written again; nothing is
-    drawn or scored. On the command line: ``sweep=FOLDER``."""
-    run_checkpoint: str = MISSING
+    drawn or scored."""
+    checkpoint: str = MISSING
     """Which adapter of the run: ``last``, ``best`` (by its own scores), a step number, or ``all``
-    that are on the disk. On the command line it is ``checkpoint=STEP``."""
-    lora_file: list[str] = field(default_factory=list)
-    """LoRA files or folders, made by any trainer; scored on ``model``. On the command line:
-    ``lora=FILE`` or ``lora=[FILE,FILE]``."""
+    that are on the disk."""
+    lora: list[str] = field(default_factory=list)
+    """LoRA files or folders, made by any trainer; scored on ``model``. One may be given without
+    brackets: ``lora=FILE``."""
     lora_scale: list[float] = field(default_factory=list)
-    """Strengths of the LoRA, each scored; 1 is as trained. On the command line:
-    ``lora_scale=0.8`` or ``lora_scale=0.6,0.8,1.0``."""
+    """Strengths of the LoRA, each scored; 1 is as trained. ``lora_scale=0.6,0.8,1.0`` shares one
+    load."""
     images: list[str] = field(default_factory=list)
     """Folders of pictures made elsewhere, to be scored as they are; prompts are read from their
-    ``prompts.json``, or text files beside the pictures. On the command line: ``images=FOLDER``."""
+    ``prompts.json``, or text files beside the pictures."""
     merge: bool = MISSING
     """Add the LoRA into the weights before drawing, as an exported model would have it."""
     run_dir: str = MISSING
@@ -63,9 +69,9 @@ class EvaluateConfig:
         require_choice("accelerator", self.accelerator, ("auto", "cpu", "gpu", "mps"))
         if self.resolution is not None:
             require_count("resolution", self.resolution, 8)
-        given = [bool(self.lora_file), bool(self.images)]
-        if self.sweep_folder is not None:
-            others = {"run": self.run, "lora": self.lora_file, "images": self.images}
+        given = [bool(self.lora), bool(self.images)]
+        if self.sweep is not None:
+            others = {"run": self.run, "lora": self.lora, "images": self.images}
             for key, value in others.items():
                 require(not value, key, value, "has a report of its own; give it without sweep=")
             return

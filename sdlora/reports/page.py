@@ -185,11 +185,11 @@ def _evaluation_head(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What was scored, as (name, value); without what is not known."""
     rows = {
         "Run": _at(config, "run"),
-        "LoRA": _at(config, "lora") or _at(config, "lora_file"),
+        "LoRA": _at(config, "lora"),
         "Pictures": _at(config, "images"),
     }
     if rows["Run"]:
-        rows["Checkpoint"] = _at(config, "run_checkpoint")
+        rows["Checkpoint"] = _at(config, "checkpoint")
     if not rows["Pictures"]:
         rows |= {
             "Base": _at(config, "model.path"),

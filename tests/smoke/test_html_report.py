@@ -96,7 +96,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "prompts.json").write_text(json.dumps(listed), encoding="utf-8")
     report = {
         "version": 2,
-        "settings": {"config": {"lora_file": ["u" * 200], "model": {"path": "sd-base"}}},
+        "settings": {"config": {"lora": ["u" * 200], "model": {"path": "sd-base"}}},
         "scores": {label: scores(1 / (1 + index), 2) for index, label in enumerate(labels)},
         "pictures": {label: label.replace(" ", "-") for label in labels},
     }

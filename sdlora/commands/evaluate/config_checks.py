@@ -22,14 +22,14 @@ def check_evaluation(config: EvaluateConfig) -> None:
     check_sampling(config.sampling)
     check_scores(config.evaluation, config.sampling)
     check_device(config.accelerator, config.precision)
-    for key, paths in (("lora", config.lora_file), ("images", config.images)):
+    for key, paths in (("lora", config.lora), ("images", config.images)):
         for path in paths:
             if not located(path).exists():
                 raise ConfigError(f"{key}={path}: no such file or folder")
     if config.data.root is not None and not located(config.data.root).is_dir():
         raise ConfigError(f"data.root={config.data.root}: no such folder; name one, or null")
     if config.run is not None and not config.images:
-        adapter = checkpoint_path(config.run, config.run_checkpoint)
+        adapter = checkpoint_path(config.run, config.checkpoint)
         require(
             adapter.is_file() or (adapter.parent / EMBEDDINGS).is_dir(),
             "run",

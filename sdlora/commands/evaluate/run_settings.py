@@ -25,8 +25,6 @@ def with_run_settings(composed: DictConfig, arguments: Sequence[str]) -> DictCon
     for group in ("sampling", "evaluation"):
         if any(item.startswith(f"{group}=") for item in arguments):
             continue
-        if group == "sampling" and composed.evaluation.hw10:
-            continue  # the homework says how its pictures are drawn
         values = {
             key: OmegaConf.select(composed, key) for key in keys if key.startswith(f"{group}.")
         }

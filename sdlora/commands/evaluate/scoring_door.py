@@ -15,8 +15,8 @@ def evaluate(composed: DictConfig) -> None:
     given = HydraConfig.get().overrides.task
     config = to_typed(with_run_settings(composed, given), EvaluateConfig)
 
-    if config.sweep_folder is not None:
-        write_again(Path(config.sweep_folder))
+    if config.sweep is not None:
+        write_again(Path(config.sweep))
         return
 
     from sdlora.commands.evaluate import (

@@ -81,14 +81,14 @@ def named_loras(config: EvaluateConfig) -> list[NamedLora]:
     if config.images:
         return []
     if config.run is None:
-        files = {label: located(path) for label, path in _labels(config.lora_file).items()}
-    elif config.run_checkpoint == "all":
+        files = {label: located(path) for label, path in _labels(config.lora).items()}
+    elif config.checkpoint == "all":
         steps = steps_on_disk(Path(config.run) / CHECKPOINTS)
         files = {f"step {step}": checkpoint_path(config.run, str(step)) for step in steps}
     else:
-        files = {"LoRA": checkpoint_path(config.run, config.run_checkpoint)}
-    if len(config.lora_file) == 1:
-        files = {"LoRA": located(config.lora_file[0])}
+        files = {"LoRA": checkpoint_path(config.run, config.checkpoint)}
+    if len(config.lora) == 1:
+        files = {"LoRA": located(config.lora[0])}
     many = len(config.lora_scale) > 1
     return [
         NamedLora(f"{label} x{scale:g}" if many else label, path, scale)

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import OmegaConf
 
 from sdlora.cli.command_line import (
@@ -19,7 +21,7 @@ from sdlora.cli.command_line import (
     resumed_arguments,
     to_typed,
 )
-from sdlora.cli.composition_errors import unknown_keys
+from sdlora.cli.composition_errors import explain, unknown_keys
 from sdlora.commands.evaluate.run_settings import with_run_settings
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.optim import OptimConfig
@@ -27,6 +29,7 @@ from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.runs.run_config import write_config
 from sdlora.runs.run_folder import RunFolderError
+from tests.composed import composed_evaluate
 
 EXCLUDED = "hydra.job.config.override_dirname.exclude_keys"
 
@@ -103,18 +106,18 @@ def test_options_may_be_added_without_a_plus() -> None:
 @pytest.mark.parametrize(
     ("given", "prepared"),
     [
-        ("lora=a.safetensors", "lora_file=[a.safetensors]"),
-        ("lora=my file.safetensors", "lora_file=[my file.safetensors]"),
-        ("lora='a, b.safetensors'", "lora_file=['a, b.safetensors']"),
-        ("lora=a,b", "lora_file=[a,b]"),
-        ("lora=[a,b]", "lora_file=[a,b]"),
+        ("lora=a.safetensors", "lora=[a.safetensors]"),
+        ("lora=my file.safetensors", "lora=[my file.safetensors]"),
+        ("lora='a, b.safetensors'", "lora=['a, b.safetensors']"),
+        ("lora=a,b", "lora=[a,b]"),
+        ("lora=[a,b]", "lora=[a,b]"),
         ("lora_scale=0.5", "lora_scale=[0.5]"),
         ("lora_scale=0.6,0.8", "lora_scale=[0.6,0.8]"),
         ("lora_scale=[0.6,0.8]", "lora_scale=[0.6,0.8]"),
         ("images=folder", "images=[folder]"),
         ("images=[a,b]", "images=[a,b]"),
-        ("checkpoint=300", "run_checkpoint=300"),
-        ("sweep=outputs/a", "sweep_folder=outputs/a"),
+        ("checkpoint=300", "checkpoint=300"),
+        ("sweep=outputs/a", "sweep=outputs/a"),
         ("run=a", "run=a"),
     ],
 )
@@ -124,7 +127,7 @@ def test_evaluate_takes_files_where_train_has_a_group(given: str, prepared: str)
 
 def test_a_sweep_is_written_where_it_lies(tmp_path: Path) -> None:
     assert prepared_arguments([f"sweep={tmp_path}"], EvaluateConfig) == [
-        *(f"sweep_folder={tmp_path}", f"hydra.run.dir={tmp_path}"),
+        *(f"sweep={tmp_path}", f"hydra.run.dir={tmp_path}"),
         *("hydra.output_subdir=null", "hydra/job_logging=none"),
     ]
 
@@ -136,16 +139,41 @@ def test_train_takes_groups() -> None:
 
 def evaluate_config(*given: str) -> EvaluateConfig:
     """As ``evaluate.py`` has it, of its command line."""
-    register_schemas()
-    arguments = ["run_dir=here", *prepared_arguments(given, EvaluateConfig)]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("evaluate", arguments)
-    return to_typed(with_run_settings(composed, arguments), EvaluateConfig)
+    arguments = prepared_arguments(given, EvaluateConfig)
+    return to_typed(with_run_settings(composed_evaluate(*given), arguments), EvaluateConfig)
+
+
+def test_evaluate_sees_what_it_takes() -> None:
+    """No group of ``train.py``, and no option that could only be refused."""
+    composed_evaluate()
+    store = ConfigStore.instance()
+    assert set(store.list("")) & {path.name for path in CONF.iterdir() if path.is_dir()} == {
+        *("hydra", *EvaluateConfig.GROUPS)
+    }
+    assert "ddpm.yaml" not in store.list("model")
+    assert evaluate_config("lora=conv").lora == ["conv"]  # a file of that name, and no option
+    with pytest.raises(MissingConfigException, match="photo"):
+        evaluate_config("evaluation=photo")
+
+
+def test_a_group_of_train_is_no_group_of_evaluate() -> None:
+    with pytest.raises(ConfigCompositionException) as error:
+        evaluate_config("scheduler=constant")
+    told = explain(error.value, EvaluateConfig, ["scheduler=constant"], [CONF])
+    assert told.startswith("scheduler=constant: unknown key; ")
+    assert "did you mean scheduler" not in told
+
+
+@pytest.mark.parametrize("group", [*EvaluateConfig.GROUPS, "hydra/help"])
+def test_what_evaluate_takes_needs_no_header(group: str) -> None:
+    """The store keeps no ``# @package``."""
+    for path in (CONF / group).glob("*.yaml"):
+        assert "@package" not in path.read_text("utf-8"), path
 
 
 def test_files_and_strengths_are_read_as_they_were_given() -> None:
     config = evaluate_config("lora=my file,b.safetensors", "lora_scale=0.6,0.8", "resolution=64")
-    assert config.lora_file == ["my file", "b.safetensors"]
+    assert config.lora == ["my file", "b.safetensors"]
     assert config.lora_scale == [0.6, 0.8]
     assert evaluate_config("images='C:\\my, pictures'").images == ["C:\\my, pictures"]
 

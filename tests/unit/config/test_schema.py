@@ -8,10 +8,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from sdlora.cli.command_line import register_schemas, to_typed
-from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.keys import all_keys, nearest_key
 from sdlora.config.rules import ConfigError, require, require_choice
 from sdlora.config.train import TrainConfig
+from tests.composed import evaluate_config
 from tests.places import REPOSITORY
 
 CONF = REPOSITORY / "conf"
@@ -26,11 +26,6 @@ def _schemas() -> None:
 def train_config(*overrides: str) -> TrainConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return to_typed(compose("train", ["run_dir=here", *overrides]), TrainConfig)
-
-
-def evaluate_config(*overrides: str) -> EvaluateConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return to_typed(compose("evaluate", ["run_dir=here", *overrides]), EvaluateConfig)
 
 
 @pytest.mark.parametrize("path", GROUPS, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -48,7 +43,7 @@ def test_defaults_and_overrides_meet_in_one_config() -> None:
     assert (config.optim.name, config.optim.unet_lr) == ("prodigy", 0.5)
     assert (config.lora.r, config.lora.unet.r, config.lora.text_encoder.r) == (8, 4, None)
     assert (config.seed, config.run_dir) == (3, "here")
-    assert evaluate_config("lora_file=[file.safetensors]").lora_file == ["file.safetensors"]
+    assert evaluate_config("lora=[file.safetensors]").lora == ["file.safetensors"]
 
 
 def test_an_experiment_may_be_changed_from_the_command_line() -> None:
@@ -310,11 +305,11 @@ def test_scores_that_have_what_they_need_are_taken() -> None:
     ("overrides", "message"),
     [
         ([], "^run=None: give either run=RUN_FOLDER, lora=FILE or images=FOLDER"),
-        (["run=a", "lora_file=[b]"], "^run=a: give either run=RUN_FOLDER, lora=FILE or images="),
-        (["run=a", "sweep_folder=b"], "^run=a: has a report of its own; give it without sweep="),
-        (["images=[a]", "sweep_folder=b"], r"^images=\['a'\]: has a report of its own"),
-        (["run=a", "lora_file=[b]", "images=[c]"], "^run=a: give either run=RUN_FOLDER"),
-        (["lora_file=[b]", "images=[c]"], r"^images=\['c'\]: is scored by itself, without lora="),
+        (["run=a", "lora=[b]"], "^run=a: give either run=RUN_FOLDER, lora=FILE or images="),
+        (["run=a", "sweep=b"], "^run=a: has a report of its own; give it without sweep="),
+        (["images=[a]", "sweep=b"], r"^images=\['a'\]: has a report of its own"),
+        (["run=a", "lora=[b]", "images=[c]"], "^run=a: give either run=RUN_FOLDER"),
+        (["lora=[b]", "images=[c]"], r"^images=\['c'\]: is scored by itself, without lora="),
         (["run=a", "lora_scale=[nan]"], r"^lora_scale=\[nan\]: must be finite numbers, at least"),
         (["run=a", "lora_scale=[1.0,inf]"], r"^lora_scale=\[1.0, inf\]: must be finite numbers"),
         (["run=a", "lora_scale=[]"], r"^lora_scale=\[\]: must be finite numbers, at least one$"),
@@ -331,13 +326,13 @@ def test_evaluate_too(overrides: list[str], message: str) -> None:
 
 def test_what_can_be_evaluated() -> None:
     assert evaluate_config("run=a").lora_scale == [1.0]
-    assert evaluate_config("sweep_folder=a").sweep_folder == "a"
+    assert evaluate_config("sweep=a").sweep == "a"
     beside = evaluate_config("run=a", "images=[b,c]")
-    assert (beside.run, beside.images, beside.lora_file) == ("a", ["b", "c"], [])
+    assert (beside.run, beside.images, beside.lora) == ("a", ["b", "c"], [])
     alone = evaluate_config("images=[b]", "data.root=c")
     assert (alone.run, alone.images, alone.data.root) == (None, ["b"], "c")
-    many = evaluate_config("lora_file=[a,b]", "lora_scale=[0.5,1]")
-    assert (many.lora_file, many.lora_scale) == (["a", "b"], [0.5, 1.0])
+    many = evaluate_config("lora=[a,b]", "lora_scale=[0.5,1]")
+    assert (many.lora, many.lora_scale) == (["a", "b"], [0.5, 1.0])
 
 
 def test_an_optimizer_may_choose_its_schedule_and_the_command_line_another() -> None:

@@ -198,7 +198,7 @@ def evaluation(tmp_path: Path) -> Path:
     row = scores_of(face_distance=0.5, clip_score=86.0)
     row["intervals"] = {"face_distance": [0.4, 0.7]}
     row["per_picture"] = {"prompt": list(PROMPTS[:2]), "clip_score": [85.0, 87.0]}
-    config = {"run": None, "lora_file": ["a/my_lora.safetensors"], "model": {"path": "sd-base"}}
+    config = {"run": None, "lora": ["a/my_lora.safetensors"], "model": {"path": "sd-base"}}
     report = {
         "version": 2,
         "settings": {"config": config},
@@ -226,7 +226,7 @@ def test_an_evaluation_has_its_rows_as_columns(evaluation: Path) -> None:
 
 def test_the_base_of_a_run_is_not_guessed(evaluation: Path) -> None:
     report = json.loads((evaluation / "report.json").read_text(encoding="utf-8"))
-    report["settings"]["config"] |= {"run": "outputs/a", "lora_file": []}
+    report["settings"]["config"] |= {"run": "outputs/a", "lora": []}
     write_json(evaluation / "report.json", report)
     page = page_of(evaluation)
     assert "outputs/a" in page.text

@@ -7,20 +7,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from sdlora.cli.command_line import prepared_arguments, register_schemas, to_typed
+from sdlora.cli.command_line import register_schemas, to_typed
 from sdlora.commands.evaluate.subject import named_loras, subject
-from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.train import TrainConfig
 from sdlora.runs.run_config import write_config
 from sdlora.runtime.places import CONF
 from sdlora.runtime.progress import Progress
-
-
-def evaluate_config(*given: str) -> EvaluateConfig:
-    register_schemas()
-    arguments = ["run_dir=here", *prepared_arguments(given, EvaluateConfig)]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return to_typed(compose("evaluate", arguments), EvaluateConfig)
+from tests.composed import evaluate_config
 
 
 @pytest.mark.parametrize(
@@ -43,7 +36,7 @@ def test_each_adapter_with_each_strength_is_a_row(given: list[str], labels: list
     config = evaluate_config(*given)
     rows = named_loras(config)
     assert [row.label for row in rows] == labels
-    expected = [(Path(file), scale) for file in config.lora_file for scale in config.lora_scale]
+    expected = [(Path(file), scale) for file in config.lora for scale in config.lora_scale]
     assert [(row.path, row.scale) for row in rows] == expected
 
 
