@@ -19,6 +19,7 @@ from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.adapters.lora import adapted_layers, lora_state_dict
 from sdlora.adapters.spec import LoraError
 from sdlora.adapters.weights import write_weights
+from sdlora.models.sd import SD
 from tests.unit.adapters.tiny_models import (
     ATTENTION,
     EVERYTHING,
@@ -47,7 +48,9 @@ def write(layout: str, path: Path, unet, text_encoder) -> Path:
             write_peft(path / part, module)
         return path
     writer = write_kohya if layout == "kohya" else write_diffusers
-    return writer(path / "a.safetensors", parts=parts, metadata={"ss_steps": "7"})
+    return writer(
+        path / "a.safetensors", parts=parts, names=SD.trainable, metadata={"ss_steps": "7"}
+    )
 
 
 def kohya(state: dict[str, Tensor], prefix: str, alpha: float | None) -> dict[str, Tensor]:
@@ -424,5 +427,10 @@ def test_a_changed_config_is_found(tmp_path: Path, tuned) -> None:
 )
 def test_metadata_that_no_header_holds_is_refused(tmp_path: Path, metadata, reason, tuned) -> None:
     with pytest.raises(LoraError, match=reason):
-        write_diffusers(tmp_path / "x.safetensors", parts={"unet": tuned[0]}, metadata=metadata)
+        write_diffusers(
+            tmp_path / "x.safetensors",
+            parts={"unet": tuned[0]},
+            names=SD.trainable,
+            metadata=metadata,
+        )
     assert not list(tmp_path.iterdir())
