@@ -2,7 +2,7 @@
 
 A group may hold further groups whose names are free: a field that maps names to a dataclass, as
 ``LoraConfig.parts``. Files and the command line write such a name in the group itself
-(``lora.unet.r``); a schema's keys have ``*`` in its place (``lora.*.r``).
+(``lora.unet.r``); a schema's keys have ``PART`` in its place (``lora.PART.r``).
 """
 
 import difflib
@@ -10,7 +10,7 @@ from collections.abc import Container
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-ANY_NAME = "*"
+ANY_NAME = "PART"
 
 
 def groups_by_name(schema: Any) -> tuple[str, Any] | None:
@@ -52,7 +52,7 @@ def all_keys(schema: Any, prefix: str = "") -> dict[str, str]:
 
 
 def schema_key(key: str, known: Container[str]) -> str:
-    """A key as ``all_keys`` has it: ``lora.unet.r`` is ``lora.*.r``."""
+    """A key as ``all_keys`` has it: ``lora.unet.r`` is ``lora.PART.r``."""
     names = key.split(".")
     for index in range(len(names)):
         is_free = ".".join([*names[:index], ANY_NAME]) in known
