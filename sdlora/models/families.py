@@ -44,7 +44,7 @@ def description_of(name: str) -> FamilyDescription:
     if name in FAMILIES:
         return FAMILIES[name]
     known = families()
-    require_choice("model.family", name, tuple(known))
+    require_choice("model.family", name, tuple(sorted(known)))
     return known[name]
 
 

@@ -79,7 +79,7 @@ def test_the_schema_refuses(given: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["model.family=sdx"], "model.family=sdx: unknown; did you mean sdxl?.* sd, sdxl, kolors"),
+        (["model.family=sdx"], "model.family=sdx: unknown; did you mean sdxl?.* kolors, sd, sdxl"),
         (["lora.unte.r=4"], "lora.unte: no such part; did you mean lora.unet.* trains text_encod"),
         (["lora.transformer.method=lora"], "lora.transformer.targets=.*: names no layer"),
         (["lora.transformer.method=full", "lora=full"], "lora.transformer: no such part; Stable"),

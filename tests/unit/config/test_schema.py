@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
 
-from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.cli.command_line import register_schemas, schema_node, to_typed
 from sdlora.config.evaluate import EvaluateConfig
-from sdlora.config.keys import all_keys, nearest_key
+from sdlora.config.keys import all_keys, as_written, nearest_key
 from sdlora.config.rules import ConfigError, require, require_choice
 from sdlora.config.train import TrainConfig
 from tests.places import REPOSITORY
@@ -361,6 +362,24 @@ def test_numbers_are_chosen_in_conf_alone() -> None:
                 assert item.default in (None, "???", 0), f"{schema.__name__}.{item.name}"
             if isinstance(item.type, type) and is_dataclass(item.type):
                 pending.append(item.type)
+
+
+def test_parts_are_written_in_the_group_itself() -> None:
+    """As on the command line, in files, and as run folders and headers of every version hold it."""
+    written = as_written(train_config("lora.unet.r=4", "lora.transformer.targets=[to_q]"))["lora"]
+    assert "parts" not in written
+    assert (written["r"], written["unet"]["r"]) == (8, 4)
+    assert written["transformer"] == {
+        "method": None,
+        "targets": ["to_q"],
+        "r": None,
+        "alpha": None,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+    }
+    again = OmegaConf.merge(schema_node(TrainConfig), as_written(train_config("lora.unet.r=4")))
+    assert isinstance(again, DictConfig)
+    assert to_typed(again, TrainConfig) == train_config("lora.unet.r=4")
 
 
 def test_all_keys_and_the_nearest() -> None:

@@ -106,7 +106,7 @@ def test_every_family_is_known_by_its_own_name() -> None:
 
 
 def test_an_unknown_family_is_an_error_everywhere(random_base: Path) -> None:
-    message = "^model.family=sd3: unknown; did you mean sd.*choices: sd, sdxl, kolors, ddpm$"
+    message = "^model.family=sd3: unknown; did you mean sd.*choices: ddpm, kolors, sd, sdxl$"
     source = ModelSource(str(random_base), family="sd3")
     with pytest.raises(ConfigError, match=message):
         description_of("sd3")
