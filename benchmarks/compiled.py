@@ -25,7 +25,7 @@ from benchmarks.results import Result, machine, publish, show
 from sdlora.commands.train.duration import wait_for
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.models.family import input_dtype
-from sdlora.models.memory import compile_unet
+from sdlora.models.memory import compile_denoiser
 from sdlora.runtime.program import settle_libraries
 from sdlora.runtime.progress import Progress
 
@@ -40,7 +40,7 @@ HEADERS = (
 )
 WAYS: dict[str, Callable[[Any], None]] = {
     "as it is": lambda unet: None,
-    "compiled in blocks": compile_unet,
+    "compiled in blocks": compile_denoiser,
     "compiled whole": lambda unet: unet.compile(dynamic=False),
 }
 SIDES = (16, 24)

@@ -21,8 +21,8 @@ from sdlora.assembly.device import DTYPES
 from sdlora.assembly.optimizer import optimizer
 from sdlora.cli.command_line import register_schemas, to_typed
 from sdlora.config.train import TrainConfig
+from sdlora.models.families import description_of
 from sdlora.models.family import Family
-from sdlora.models.layouts import LAYOUTS
 from sdlora.models.memory import checkpoint_gradients
 from sdlora.models.quantising import saved_bytes
 from sdlora.runtime.places import CONF
@@ -35,11 +35,11 @@ SIDES_PX = {"sd15": 512, "sdxl": 1024}
 
 def empty_family(config: TrainConfig, name: str) -> Family:
     """The whole model with adapters, in its dtypes; its memory is reserved and never touched."""
-    layout = LAYOUTS[config.model.family]
+    description = description_of(config.model.family)
     with torch.device("meta"):
         pipeline: Any = FAMILIES[name]()
-    family = layout.make(
-        **{part: getattr(pipeline, part) for part in (*layout.parts, *layout.tokenizers)},
+    family = description.make(
+        **{part: getattr(pipeline, part) for part in (*description.parts, *description.tokenizers)},
         noise_schedule_config=dict(pipeline.scheduler.config),
         clip_skip=0,
     )
@@ -78,7 +78,9 @@ def estimate(config: TrainConfig, module: DiffusionModule, side_px: int) -> Step
         module,
         shape,
         context,
-        lambda weight: optimizer(config.optim, {"unet": {"weight": weight}}, scales_loss=False),
+        lambda weight: optimizer(
+            config.optim, {"unet": {"weight": weight}}, denoiser="unet", scales_loss=False
+        ),
     )
 
 

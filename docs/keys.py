@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sdlora.cli.command_line import register_schemas
 from sdlora.config.evaluate import EvaluateConfig
+from sdlora.config.keys import ANY_NAME, groups_by_name
 from sdlora.config.train import TrainConfig
 from sdlora.runtime.files import write_text
 from sdlora.runtime.places import CONF
@@ -86,25 +87,18 @@ def _first_sentence(path: Path) -> str:
 def _rows(schema: Any, prefix: str, values: Any) -> Iterator[tuple[str, str, str, str]]:
     """Key, type, value and meaning of every key below a schema."""
     told, hints = _docstrings(schema), _kinds(schema)
+    named = groups_by_name(schema)
     for item in fields(schema):
         kind, key = hints[item.name], prefix + item.name
-        inner = _value_class(kind)
         if is_dataclass(kind):
             if prefix:
                 yield from _rows(kind, f"{key}.", values)
             else:
                 yield key, "", "", ""
-        elif inner is not None:
-            yield from _rows(inner, f"{prefix}PART.", values)
+        elif named is not None and item.name == named[0]:
+            yield from _rows(named[1], f"{prefix}{ANY_NAME}.", values)
         else:
             yield key, _typed(kind), _shown(values, key), told[item.name]
-
-
-def _value_class(kind: Any) -> Any:
-    """The dataclass in ``dict[str, ...]``; ``None`` for another type."""
-    arguments = get_args(kind)
-    is_mapping = get_origin(kind) is dict and is_dataclass(arguments[1])
-    return arguments[1] if is_mapping else None
 
 
 def _kinds(schema: type) -> dict[str, Any]:

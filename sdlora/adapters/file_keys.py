@@ -13,15 +13,14 @@ from diffusers.utils import convert_state_dict_to_peft, convert_unet_state_dict_
 from diffusers.utils.state_dict_utils import StateDictType
 from torch import Tensor
 
-from sdlora.adapters.original_names import sdxl_layer
 from sdlora.adapters.spec import LoraError, listing
+from sdlora.models.description import PartNames
+from sdlora.models.families import part_names
+from sdlora.models.original_names import ONLY_SGM
 
 Layout = Literal["diffusers", "kohya", "peft"]
 Layers = dict[str, dict[str, Tensor]]
 """Layer name -> ``A``, ``B``, and maybe ``magnitude`` and ``alpha``."""
-
-PARTS = ("unet", "text_encoder", "text_encoder_2")
-"""Parts of a model that may carry an adapter: names in diffusers' pipelines, files and folders."""
 
 CLIP_INSIDE = "text_model."
 """Where a CLIP text encoder's layers lie in transformers before 5 and in all files; its projection
@@ -33,13 +32,6 @@ KOHYA_KINDS = {
     "alpha": "alpha",
     "dora_scale": "magnitude",
 }
-SGM_ONLY = {
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-}
-"""Layers of SDXL's UNet that diffusers reads from kohya files by the original code's names only;
-ComfyUI and A1111 read those as well."""
-
 PEFT_KEY = re.compile(
     r"(?P<layer>.+)\.(?:lora_(?P<matrix>[AB])\.weight|(?P<magnitude>lora_magnitude_vector)"
     r"(?:\.weight)?|(?P<alpha>alpha))"
@@ -51,7 +43,7 @@ def sort_by_layer(
     tensors: Mapping[str, Tensor],
     layout: Layout,
     layers_per_block: int,
-    text_encoder: str = "text_encoder",
+    part: str | None = None,
 ) -> dict[str, Layers]:
     """Give each tensor its part, layer and role; what has none is an error, never left out.
 
@@ -60,33 +52,35 @@ def sort_by_layer(
         tensors: As a file of this layout holds them.
         layout: Whose names they have; ``diffusers`` covers every age of that layout.
         layers_per_block: Of the UNet, for block names of the original Stable Diffusion code.
-        text_encoder: Which part a text encoder's layers belong to where the keys name none (peft).
+        part: Which one layers belong to where the keys name none (peft); ``None``: a denoiser, or
+            the first text encoder, as the names show.
 
     Returns:
-        For each of ``PARTS`` the layers, by their names in diffusers; those of text encoders
+        For each part that a family trains the layers, by their names in diffusers; those of CLIP
         without ``text_model.``
 
     Raises:
         LoraError: Listing keys that are none of these, and layers without both matrices.
     """
-    parts: dict[str, Layers] = {part: {} for part in PARTS}
+    names = part_names()
+    sorted_parts: dict[str, Layers] = {name: {} for name in names}
     unknown = []
     for key, value in tensors.items():
         if layout == "kohya":
-            place = _kohya_place(key, layers_per_block)
+            place = _kohya_place(key, layers_per_block, names)
         else:
-            place = _peft_place(key, text_encoder)
+            place = _peft_place(key, names, part)
         if place is None:
             unknown.append(key)
             continue
-        part, layer, kind = place
-        found = parts[part].setdefault(layer, {})
+        name, layer, kind = place
+        found = sorted_parts[name].setdefault(layer, {})
         if kind in found:
-            unknown.append(f"{key}: a second one for {part} {layer}")
+            unknown.append(f"{key}: a second one for {name} {layer}")
         found[kind] = value
     unknown += [
         f"{layer}: has only {', '.join(sorted(found))}"
-        for layers in parts.values()
+        for layers in sorted_parts.values()
         for layer, found in layers.items()
         if not found.keys() >= {"A", "B"}
     ]
@@ -95,7 +89,7 @@ def sort_by_layer(
             f"{path}: {len(unknown) or 'no'} keys that are no LoRA of a UNet or a CLIP text encoder"
             f"{listing(unknown)}\nLoHa, LoKr and embeddings are not supported."
         )
-    return parts
+    return sorted_parts
 
 
 def parse_key(key: str) -> tuple[str, str]:
@@ -113,7 +107,9 @@ def clip_name(layer: str) -> str:
     return CLIP_INSIDE + layer.removeprefix(CLIP_INSIDE)
 
 
-def to_diffusers(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def to_diffusers(
+    states: Mapping[str, Mapping[str, Tensor]], names: Mapping[str, PartNames]
+) -> dict[str, Tensor]:
     """Keys of the diffusers layout: raw peft keys behind the part's name.
 
     Raw keys, since diffusers' own converter renames attention keys only and its loader then drops
@@ -122,9 +118,10 @@ def to_diffusers(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor
 
     Args:
         states: For each part the raw peft state.
+        names: What files call the parts of the family.
     """
     return {
-        f"{part}.{key if part == 'unet' else clip_name(key)}": value
+        f"{part}.{clip_name(key) if names[part].is_clip else key}": value
         for part, state in states.items()
         for key, value in state.items()
     }
@@ -133,7 +130,7 @@ def to_diffusers(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor
 def to_kohya(
     states: Mapping[str, Mapping[str, Tensor]],
     alphas: Mapping[str, Mapping[str, float]],
-    is_sdxl: bool = False,
+    names: Mapping[str, PartNames],
 ) -> dict[str, Tensor]:
     """Keys of the kohya layout, which ComfyUI and A1111 read.
 
@@ -143,77 +140,73 @@ def to_kohya(
     Args:
         states: For each part the raw peft state.
         alphas: For each part, effective alpha (scale times rank) by layer name.
-        is_sdxl: Whether the model is SDXL: its two text encoders are numbered, and its UNet has the
-            original code's names, in which kohya's trainer trains it.
+        names: What files call the parts of the family.
 
     Source:
         kohya-ss/sd-scripts, networks/lora.py.
     """
-    prefixes = {
-        "unet": "lora_unet_",
-        "text_encoder": "lora_te1_" if is_sdxl else "lora_te_",
-        "text_encoder_2": "lora_te2_",
-    }
-    names = {kind: name for name, kind in KOHYA_KINDS.items()}
+    kinds = {kind: name for name, kind in KOHYA_KINDS.items()}
     tensors = {}
     for part, state in states.items():
         for key, value in state.items():
             layer, kind = parse_key(key)
-            if part != "unet":
-                name = clip_name(layer)
-            else:
-                name = sdxl_layer(layer) if is_sdxl else SGM_ONLY.get(layer, layer)
-            stem = prefixes[part] + name.replace(".", "_")
+            name = clip_name(layer) if names[part].is_clip else names[part].layer(layer)
+            stem = names[part].kohya[0] + name.replace(".", "_")
             if kind == "magnitude":  # one number an output channel, in front
                 value = value.reshape(-1, *[1] * (state[f"{layer}.lora_A.weight"].ndim - 1))
-            tensors[f"{stem}.{names[kind]}"] = value
+            tensors[f"{stem}.{kinds[kind]}"] = value
             tensors[f"{stem}.alpha"] = torch.tensor(alphas[part][layer], dtype=torch.float32)
     return tensors
 
 
 @lru_cache(maxsize=4096)
-def _kohya_layer(stem: str, layers_per_block: int) -> tuple[str, str] | None:
-    """``lora_unet_mid_block_..._to_q`` -> part and layer name, by diffusers' own converter.
+def _from_kohya(stem: str, layers_per_block: int) -> str | None:
+    """``lora_unet_mid_block_..._to_q`` -> a key of the diffusers layout, by its own converter.
 
     One layer at a time: given a whole file the converter mixes up ``input_blocks_1`` and
     ``input_blocks_10``, and drops one of two spellings.
     """
-    if not stem.startswith(("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")):
-        return None
-    for layer, original in SGM_ONLY.items():
-        if stem == f"lora_unet_{layer.replace('.', '_')}":
-            stem = f"lora_unet_{original.replace('.', '_')}"
+    for layer, original in ONLY_SGM.items():
+        name = layer.replace(".", "_")
+        if stem.endswith(f"_{name}"):
+            stem = stem.removesuffix(name) + original.replace(".", "_")
     pair = {f"{stem}.lora_{name}.weight": torch.zeros(1, 1) for name in ("down", "up")}
     shape = SimpleNamespace(layers_per_block=layers_per_block)
     try:
         converted, _ = StableDiffusionPipeline.lora_state_dict(pair, unet_config=shape)
     except (ValueError, KeyError, IndexError):
         return None
-    place = _peft_place(next(iter(converted)))
-    if place is None:
-        return None
-    part, layer, _ = place
-    upsampler = r"(up_blocks\.\d+)\.attentions\.\d+\.conv$"  # blocks without attention: SD 1 and 2
-    return part, re.sub(upsampler, r"\1.upsamplers.0.conv", layer)
+    upsampler = r"(up_blocks\.\d+)\.attentions\.\d+\.conv\."  # blocks without attention: SD 1 and 2
+    return re.sub(upsampler, r"\1.upsamplers.0.conv.", next(iter(converted)))
 
 
-def _kohya_place(key: str, layers_per_block: int) -> tuple[str, str, str] | None:
+def _kohya_place(
+    key: str, layers_per_block: int, names: Mapping[str, PartNames]
+) -> tuple[str, str, str] | None:
     stem, _, rest = key.partition(".")
-    found = _kohya_layer(stem, layers_per_block)
-    if found is None or rest not in KOHYA_KINDS:
+    if rest not in KOHYA_KINDS or not stem.startswith(kohya_prefixes(names)):
         return None
-    return *found, KOHYA_KINDS[rest]
+    found = _from_kohya(stem, layers_per_block)
+    place = None if found is None else _peft_place(found, names)
+    return None if place is None else (*place[:2], KOHYA_KINDS[rest])
 
 
-def _peft_place(key: str, text_encoder: str = "text_encoder") -> tuple[str, str, str] | None:
+def kohya_prefixes(names: Mapping[str, PartNames]) -> tuple[str, ...]:
+    """How names of the kohya layout begin."""
+    return tuple(prefix for each in names.values() for prefix in each.kohya)
+
+
+def _peft_place(
+    key: str, names: Mapping[str, PartNames], part: str | None = None
+) -> tuple[str, str, str] | None:
     """Part, layer and role of a key of the peft layout or any age of the diffusers layout."""
     key = key.removeprefix("base_model.model.")
     is_text = key.startswith((CLIP_INSIDE, "encoder.layers.", "text_projection."))
-    part = text_encoder if is_text else "unet"
-    for name in PARTS:
+    part = part or next(name for name, each in names.items() if each.is_clip == is_text)
+    for name in names:
         if key.startswith(f"{name}."):
             part, key = name, key.removeprefix(f"{name}.")
-    if part == "unet":
+    if not names[part].is_clip:
         (key,) = convert_unet_state_dict_to_peft({key: None})
     else:
         is_projection = key.startswith("text_projection.")

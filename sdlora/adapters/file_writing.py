@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,13 @@ from peft import LoraConfig
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sdlora.adapters.file_keys import CLIP_INSIDE, PARTS, clip_name, to_diffusers, to_kohya
+from sdlora.adapters.file_keys import CLIP_INSIDE, clip_name, to_diffusers, to_kohya
 from sdlora.adapters.formats import PEFT_CONFIG, PEFT_FILE
-from sdlora.adapters.lora import (
-    lora_config,
-    lora_parameters,
-    lora_state_dict,
-)
+from sdlora.adapters.lora import lora_config, lora_parameters, lora_state_dict
 from sdlora.adapters.lora_file import LoraFile, renamed
 from sdlora.adapters.spec import LoraError, LoraSpec
 from sdlora.adapters.weights import DIFFUSERS_CONFIG, write_weights
+from sdlora.models.description import PartNames
 from sdlora.runtime.files import write_bytes
 
 CONFIG_FIELDS = (
@@ -38,16 +34,12 @@ stop it from loading."""
 
 
 def adapted_parts(parts: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """Those of a model's parts that carry an adapter, in the order of ``PARTS``.
+    """Those of a model's parts that carry an adapter.
 
     Raises:
-        LoraError: If none does, or if one of them has no place in the files.
+        LoraError: If none does.
     """
-    found = {part: parts[part] for part in PARTS if part in parts and lora_parameters(parts[part])}
-    others = [part for part in parts if part not in PARTS and lora_parameters(parts[part])]
-    if others:
-        known = ", ".join(PARTS)
-        raise LoraError(f"{', '.join(others)}: files hold adapters of {known} only; freeze it")
+    found = {part: module for part, module in parts.items() if lora_parameters(module)}
     if not found:
         raise LoraError(f"no adapter on any of {', '.join(parts) or 'no parts'}: nothing to write")
     return found
@@ -66,12 +58,11 @@ def adapters_of(parts: Mapping[str, nn.Module], metadata: Mapping[str, str]) -> 
     modules = adapted_parts(parts)
     return LoraFile(
         states={
-            part: {_nameless(part, key): value for key, value in lora_state_dict(module).items()}
+            part: {_nameless(key): value for key, value in lora_state_dict(module).items()}
             for part, module in modules.items()
         },
         specs={
-            part: renamed(_spec(lora_config(module)), partial(_nameless, part))
-            for part, module in modules.items()
+            part: renamed(_spec(lora_config(module)), _nameless) for part, module in modules.items()
         },
         metadata=dict(metadata),
         layout="diffusers",
@@ -79,13 +70,18 @@ def adapters_of(parts: Mapping[str, nn.Module], metadata: Mapping[str, str]) -> 
 
 
 def write_diffusers(
-    path: Path, *, parts: Mapping[str, nn.Module], metadata: Mapping[str, str]
+    path: Path,
+    *,
+    parts: Mapping[str, nn.Module],
+    names: Mapping[str, PartNames],
+    metadata: Mapping[str, str],
 ) -> Path:
     """Write the layout that ``pipeline.load_lora_weights`` reads, whole or not at all.
 
     Args:
         path: The ``.safetensors`` file.
         parts: The model's, by name; those without an adapter are left out.
+        names: What files call the parts of its family.
         metadata: Text for the header; the adapters' configs are added, without which diffusers
             takes alpha for the rank.
 
@@ -93,19 +89,25 @@ def write_diffusers(
         ``path``.
 
     Raises:
-        LoraError: If there is no adapter, it holds NaN or infinity, or a text encoder's is a DoRA.
+        LoraError: If there is no adapter, it holds NaN or infinity, a text encoder's is a DoRA, or
+            one is on a part that has no name in files.
     """
-    return write_diffusers_file(path, adapters_of(parts, metadata))
+    return write_diffusers_file(path, adapters_of(parts, metadata), names)
 
 
-def write_kohya(path: Path, *, parts: Mapping[str, nn.Module], metadata: Mapping[str, str]) -> Path:
+def write_kohya(
+    path: Path,
+    *,
+    parts: Mapping[str, nn.Module],
+    names: Mapping[str, PartNames],
+    metadata: Mapping[str, str],
+) -> Path:
     """Write the layout that ComfyUI and A1111 read; arguments and errors as ``write_diffusers``.
 
     Which base it belongs to (``ss_base_model_version``, ``modelspec.architecture``) is for
-    ``metadata`` to say. A model with a second text encoder, adapted or not, gets SDXL's names.
+    ``metadata`` to say.
     """
-    is_sdxl = "text_encoder_2" in parts
-    return write_kohya_file(path, adapters_of(parts, metadata), is_sdxl)
+    return write_kohya_file(path, adapters_of(parts, metadata), names)
 
 
 def write_peft(folder: Path, module: nn.Module) -> list[Path]:
@@ -117,33 +119,27 @@ def write_peft(folder: Path, module: nn.Module) -> list[Path]:
     return _write_peft(folder, lora_state_dict(module), _spec(lora_config(module)), {})
 
 
-def write_diffusers_file(path: Path, lora: LoraFile) -> Path:
+def write_diffusers_file(path: Path, lora: LoraFile, names: Mapping[str, PartNames]) -> Path:
     """As :func:`write_diffusers`, for a LoRA without a model."""
-    _refuse_text_dora(lora)
+    _refuse_what_no_file_holds(lora, names)
     config: dict[str, Any] = {}
     for part, spec in lora.specs.items():
         fields = _fields(spec)
         config |= {f"{part}.{key}": fields[key] for key in CONFIG_FIELDS}
     header = {**lora.metadata, DIFFUSERS_CONFIG: json.dumps(config, sort_keys=True)}
-    write_weights(path, to_diffusers(lora.states), header)
+    write_weights(path, to_diffusers(lora.states, names), header)
     return path
 
 
-def write_kohya_file(path: Path, lora: LoraFile, is_sdxl: bool) -> Path:
-    """As :func:`write_kohya`, for a LoRA without a model.
-
-    Args:
-        path: The ``.safetensors`` file.
-        lora: What to write.
-        is_sdxl: Whether its model has two text encoders, whose keys are then numbered.
-    """
-    _refuse_text_dora(lora)
+def write_kohya_file(path: Path, lora: LoraFile, names: Mapping[str, PartNames]) -> Path:
+    """As :func:`write_kohya`, for a LoRA without a model."""
+    _refuse_what_no_file_holds(lora, names)
     layers = {part: lora.layers(part) for part in lora.states}
     alphas = {
         part: {layer: tensors["alpha"].item() for layer, tensors in found.items()}
         for part, found in layers.items()
     }
-    tensors = to_kohya(lora.states, alphas, is_sdxl)
+    tensors = to_kohya(lora.states, alphas, names)
     kinds = {
         (t["A"].shape[0], alphas[part][layer])
         for part, found in layers.items()
@@ -172,14 +168,11 @@ def write_kohya_file(path: Path, lora: LoraFile, is_sdxl: bool) -> Path:
     return path
 
 
-def write_peft_folders(folder: Path, lora: LoraFile) -> list[Path]:
-    """As :func:`write_peft` for each part of a LoRA without a model, in a folder by its name.
-
-    transformers keeps ``text_model.`` in the names of the second text encoder's layers alone.
-    """
+def write_peft_folders(folder: Path, lora: LoraFile, names: Mapping[str, PartNames]) -> list[Path]:
+    """As :func:`write_peft` for each part of a LoRA without a model, in a folder by its name."""
     files = []
     for part, state in lora.states.items():
-        rename = clip_name if part == "text_encoder_2" else str
+        rename = clip_name if names[part].is_nested else str
         named = renamed(lora.specs[part], rename)
         files += _write_peft(
             folder / part, {rename(k): v for k, v in state.items()}, named, lora.metadata
@@ -187,10 +180,12 @@ def write_peft_folders(folder: Path, lora: LoraFile) -> list[Path]:
     return files
 
 
-def _refuse_text_dora(lora: LoraFile) -> None:
-    """Refuse what diffusers and kohya's readers would load in half."""
+def _refuse_what_no_file_holds(lora: LoraFile, names: Mapping[str, PartNames]) -> None:
+    """Refuse parts without a name, and what diffusers and kohya's readers would load in half."""
     for part, spec in lora.specs.items():
-        if part != "unet" and spec.use_dora:
+        if part not in names:
+            raise LoraError(f"{part}: files hold adapters of {', '.join(names)} only; freeze it")
+        if names[part].is_clip and spec.use_dora:
             raise LoraError(
                 f"{part}: a DoRA, whose magnitudes diffusers does not load; train it without DoRA"
             )
@@ -208,8 +203,8 @@ def _write_peft(
     return [folder / PEFT_CONFIG, folder / PEFT_FILE]
 
 
-def _nameless(part: str, key: str) -> str:
-    return key if part == "unet" else key.removeprefix(CLIP_INSIDE)
+def _nameless(key: str) -> str:
+    return key.removeprefix(CLIP_INSIDE)
 
 
 def _spec(config: LoraConfig) -> LoraSpec:

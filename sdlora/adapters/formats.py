@@ -10,10 +10,10 @@ from diffusers.utils.peft_utils import recurse_remove_peft_layers
 from torch import Tensor, nn
 
 from sdlora.adapters.file_keys import (
-    PARTS,
     Layers,
     Layout,
     clip_name,
+    kohya_prefixes,
     parse_key,
     sort_by_layer,
 )
@@ -21,6 +21,7 @@ from sdlora.adapters.lora import add_lora, load_lora_state_dict, lora_parameters
 from sdlora.adapters.lora_file import LoraFile, from_layers, renamed
 from sdlora.adapters.spec import LoraError, listing
 from sdlora.adapters.weights import DIFFUSERS_CONFIG, read_header, read_weights
+from sdlora.models.families import part_names
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE = "adapter_model.safetensors"
@@ -49,14 +50,14 @@ def read_lora(path: Path | str, layers_per_block: int = 2, must_be_finite: bool 
         return _read_peft(folders, must_be_finite)
     path = _weights_file(path)
     tensors, metadata = read_weights(path, must_be_finite=must_be_finite)
-    is_kohya = any(key.startswith(("lora_unet_", "lora_te")) for key in tensors)
+    is_kohya = any(key.startswith(kohya_prefixes(part_names())) for key in tensors)
     is_peft = any(key.startswith("base_model.") for key in tensors)
     layout: Layout = "kohya" if is_kohya else "peft" if is_peft else "diffusers"
     parts = sort_by_layer(path, tensors, layout, layers_per_block)
     config = _json(path, metadata.get(DIFFUSERS_CONFIG, "{}"))
     configs = {
         part: {k.removeprefix(f"{part}."): v for k, v in config.items() if k.startswith(f"{part}.")}
-        for part in PARTS
+        for part in parts
     }
     return from_layers(path, parts, metadata, layout, configs)
 
@@ -79,8 +80,7 @@ def apply_lora(parts: Mapping[str, nn.Module], lora_file: LoraFile, scale: float
     Which model a file was made for is not guessed from its names: it fits this one or it does not.
 
     Args:
-        parts: The model's, by name (``unet``, ``text_encoder``, ``text_encoder_2``), all without an
-            adapter.
+        parts: The model's, by name, all without an adapter.
         lora_file: As ``read_lora`` gives it.
         scale: Strength; 1 as trained.
 
@@ -112,8 +112,7 @@ def fit_lora(parts: Mapping[str, nn.Module], lora_file: LoraFile) -> LoraFile:
             problems.append(f"{part}: the model has no such part")
             continue
         module = parts[part]
-        is_nested = part != "unet" and hasattr(module, "text_model")
-        rename = clip_name if is_nested else str
+        rename = clip_name if hasattr(module, "text_model") else str
         state = {rename(key): value for key, value in lora_file.states[part].items()}
         states[part], found = _fit(module, state)
         problems += [f"{part}.{line}" for line in found]
@@ -130,7 +129,7 @@ def remove_lora(*modules: nn.Module) -> None:
     """Take adapters off again, in place: what :func:`apply_lora` did is undone.
 
     Args:
-        modules: UNet and text encoders, as diffusers and transformers have them; those without an
+        modules: Parts of a model, as diffusers and transformers have them; those without an
             adapter stay as they are.
     """
     for module in modules:
@@ -159,11 +158,12 @@ def _peft_folders(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir() or list(path.glob("*.safetensors")):
         return []
-    return [path / part for part in PARTS if (path / part / PEFT_CONFIG).is_file()]
+    return [path / part for part in part_names() if (path / part / PEFT_CONFIG).is_file()]
 
 
 def _read_peft(folders: list[Path], must_be_finite: bool) -> LoraFile:
-    parts: dict[str, Layers] = {part: {} for part in PARTS}
+    names = part_names()
+    parts: dict[str, Layers] = {part: {} for part in names}
     configs: dict[str, dict[str, Any]] = {}
     metadata: dict[str, str] = {}
     for folder in folders:
@@ -173,8 +173,8 @@ def _read_peft(folders: list[Path], must_be_finite: bool) -> LoraFile:
             raise LoraError(f"{folder}: a {config['peft_type']} adapter; only LORA is supported")
         tensors, found = read_weights(folder / PEFT_FILE, text, must_be_finite)
         metadata |= found
-        text_encoder = "text_encoder_2" if folder.name == "text_encoder_2" else "text_encoder"
-        for part, layers in sort_by_layer(folder, tensors, "peft", 2, text_encoder).items():
+        own = folder.name if folder.name in names else None
+        for part, layers in sort_by_layer(folder, tensors, "peft", 2, own).items():
             parts[part] |= layers
             if layers:
                 configs[part] = config

@@ -16,7 +16,8 @@ from sdlora.adapters.layer_names import resolved, target_layers
 from sdlora.adapters.learned_embedding import learned
 from sdlora.adapters.rank_dropout import RankDropout
 from sdlora.adapters.spec import LoraError, LoraSpec, listing
-from sdlora.adapters.start import BASE_STARTS, drawn_start, largest_rank, start_from_base
+from sdlora.adapters.start import drawn_start, largest_rank, start_from_base
+from sdlora.config.lora import FROM_BASE
 from sdlora.runtime.randomness import generator
 
 ADAPTER = "default"
@@ -258,7 +259,7 @@ def _raw_key(name: str) -> str:
 
 
 def _initialise(layer: Any, name: str, spec: LoraSpec, seed: int) -> None:
-    if spec.init in BASE_STARTS:
+    if spec.init in FROM_BASE:
         _start_from_base(layer, name, spec.init)
         return
     weight = layer.lora_A[ADAPTER].weight

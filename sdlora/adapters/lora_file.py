@@ -115,21 +115,24 @@ def _spec(path: Path | str, layers: Layers, config: Mapping[str, Any]) -> LoraSp
         default = _of_layer(patterns, layer, config.get("lora_alpha"))
         stored = found["alpha"].item() if "alpha" in found else default
         alphas[layer] = float(ranks[layer] if stored is None else stored)
+    for layer, alpha in alphas.items():
+        if ranks[layer] < 1 or not (math.isfinite(alpha) and alpha > 0):
+            raise LoraError(
+                f"{path}: {layer}: rank {ranks[layer]}, alpha {alpha}; a rank is at least 1, an "
+                "alpha a finite number > 0: the file is damaged, get it again"
+            )
     r = Counter(ranks.values()).most_common(1)[0][0]
     alpha = Counter(alphas.values()).most_common(1)[0][0]
-    try:
-        return LoraSpec(
-            r=r,
-            alpha=alpha,
-            dropout=0.0,
-            targets=tuple(layers),
-            use_dora=bool(with_magnitude),
-            use_rslora=bool(config.get("use_rslora", False)),
-            rank_pattern={layer: value for layer, value in ranks.items() if value != r},
-            alpha_pattern={layer: value for layer, value in alphas.items() if value != alpha},
-        )
-    except ValueError as error:
-        raise LoraError(f"{path}: {error}") from error
+    return LoraSpec(
+        r=r,
+        alpha=alpha,
+        dropout=0.0,
+        targets=tuple(layers),
+        use_dora=bool(with_magnitude),
+        use_rslora=bool(config.get("use_rslora", False)),
+        rank_pattern={layer: value for layer, value in ranks.items() if value != r},
+        alpha_pattern={layer: value for layer, value in alphas.items() if value != alpha},
+    )
 
 
 def _of_layer(patterns: Mapping[str, Any], layer: str, default: Any) -> Any:

@@ -6,9 +6,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-BASE_STARTS = ("pissa", "olora")
-"""Inits that take both matrices from the base's weight."""
-
 
 def drawn_start(shape: Sequence[int], init: str, draws: torch.Generator) -> Tensor:
     """A random matrix A, float32, on the CPU; B is zero then, so the adapter changes nothing.

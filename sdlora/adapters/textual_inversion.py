@@ -14,13 +14,10 @@ from torch import Tensor, nn
 
 from sdlora.adapters.learned_embedding import LearnedEmbedding, learned
 from sdlora.adapters.weights import read_weights, write_weights
+from sdlora.models.description import PartNames
 
 FOLDER = "embeddings"
 """Beside a LoRA file, what holds the new word's embeddings."""
-
-SDXL_KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
-"""Part -> its tensor in a file for two encoders, as diffusers' scripts, ComfyUI and A1111 have it.
-A file for one encoder holds one tensor, under the new word."""
 
 
 class EmbeddingError(ValueError):
@@ -104,15 +101,32 @@ def learned_rows(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     }
 
 
+def embedding_keys(
+    rows: Iterable[str], names: Mapping[str, PartNames], word: str
+) -> dict[str, str]:
+    """Part that learns a word -> its tensor in the file, as diffusers, ComfyUI and A1111 have it.
+
+    A file for one text encoder holds one tensor, under the new word.
+    """
+    learning = list(rows)
+    return {part: names[part].embedding if len(learning) > 1 else word for part in learning}
+
+
 def write_embeddings(
-    folder: Path, parts: Mapping[str, nn.Module], name: str, metadata: Mapping[str, str]
+    folder: Path,
+    *,
+    parts: Mapping[str, nn.Module],
+    names: Mapping[str, PartNames],
+    word: str,
+    metadata: Mapping[str, str],
 ) -> list[Path]:
     """Write the new word's embeddings in the one layout that diffusers, ComfyUI and A1111 read.
 
     Args:
         folder: Of the adapter; the file is ``embeddings/NAME.safetensors`` in it.
         parts: The model's; without a new word nothing is written.
-        name: The new word.
+        names: What files call the parts of its family.
+        word: The new word.
         metadata: Text for the header.
 
     Returns:
@@ -124,10 +138,10 @@ def write_embeddings(
     rows = learned_rows(parts)
     if not rows:
         return []
-    many = len(rows) > 1
-    tensors = {SDXL_KEYS[part] if many else name: value for part, value in rows.items()}
-    path = folder / FOLDER / f"{file_name(name)}.safetensors"
-    write_weights(path, tensors, {**metadata, "sdlora.new_word": name})
+    keys = embedding_keys(rows, names, word)
+    path = folder / FOLDER / f"{file_name(word)}.safetensors"
+    tensors = {keys[part]: value for part, value in rows.items()}
+    write_weights(path, tensors, {**metadata, "sdlora.new_word": word})
     return [path]
 
 
@@ -136,12 +150,15 @@ def file_name(name: str) -> str:
     return "".join(letter for letter in name if letter.isalnum() or letter in "-_.") or "word"
 
 
-def load_embeddings(path: Path, parts: Mapping[str, nn.Module]) -> None:
+def load_embeddings(
+    path: Path, parts: Mapping[str, nn.Module], names: Mapping[str, PartNames]
+) -> None:
     """Put embeddings of a file into a model that knows the new word.
 
     Args:
         path: As ``write_embeddings`` left it, or by another trainer in the same layout.
         parts: The model's.
+        names: What files call the parts of its family.
 
     Raises:
         EmbeddingError: If the file is for other text encoders, or has another number of vectors.
@@ -149,9 +166,9 @@ def load_embeddings(path: Path, parts: Mapping[str, nn.Module]) -> None:
     """
     tensors, _ = read_weights(path)
     of_parts = {part: found for part, module in parts.items() for found in learned(module)}
-    many = len(of_parts) > 1
+    keys = embedding_keys(of_parts, names, next(iter(tensors), ""))
     for part, found in of_parts.items():
-        value = tensors.get(SDXL_KEYS[part]) if many else next(iter(tensors.values()))
+        value = tensors.get(keys[part])
         shape = list(found.new_rows.shape)
         if value is None or list(value.reshape(-1, value.shape[-1]).shape) != shape:
             has = {name: list(tensor.shape) for name, tensor in tensors.items()}

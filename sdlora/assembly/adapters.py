@@ -9,40 +9,36 @@ from sdlora.adapters.spec import LoraError, LoraSpec
 from sdlora.assembly.base_model import model_source
 from sdlora.assembly.init_from import Asked, require_same, start_file
 from sdlora.config.lora import LoraConfig
+from sdlora.config.model import ModelConfig
 from sdlora.config.rules import ConfigError, require
-from sdlora.config.train import TrainConfig
+from sdlora.models.families import description_of
 from sdlora.models.family import Family
-from sdlora.models.layouts import layout_of
 from sdlora.models.loading import empty_part
 from sdlora.runtime.randomness import derive_seed
 
 
-def check_adapters(config: TrainConfig) -> None:
+def check_adapters(model: ModelConfig, lora: LoraConfig) -> None:
     """Try the adapters on the model's layers without weights.
 
     Raises:
-        ConfigError: If nothing trains, a target or pattern matches no layer, diffusers could not
-            load the targets, a layer has too few ranks, or the file of ``lora.init_from`` cannot be
-            read or is another adapter.
+        ConfigError: If a target or pattern matches no layer, diffusers could not load the targets,
+            a layer has too few ranks, or the file of ``lora.init_from`` cannot be read or is
+            another adapter.
         ModelError: If the model's folder is not whole.
     """
-    names = layout_of(config.model.family).trainable
-    methods = {config.lora.part(part).method for part in names}
-    require(
-        methods != {"frozen"} or config.lora.new_word.name is not None,
-        "lora.unet.method",
-        config.lora.unet.method,
-        f"leaves no part of a {config.model.family} model to train; its parts: {', '.join(names)}",
-    )
-    parts = {part: empty_part(part, model_source(config.model)) for part in names}
-    start = start_file(config, parts)
-    specs = lora_specs(config.lora, config.model.family)
-    asked = [_asked(part, spec, parts[part]) for part, spec in specs.items()]
+    description = description_of(model.family)
+    source = model_source(model)
+    parts = {part: empty_part(part, source) for part in description.trainable}
+    start = start_file(lora.init_from, parts, description.denoiser)
+    asked = [
+        _asked(part, spec, parts[part], is_text=part in description.trainable_encoders)
+        for part, spec in lora_specs(lora, model.family).items()
+    ]
     if start is not None:
-        require_same(config, asked, start)
+        require_same(lora.init_from, asked, start)
 
 
-def _asked(part: str, spec: LoraSpec, module: nn.Module) -> Asked:
+def _asked(part: str, spec: LoraSpec, module: nn.Module, *, is_text: bool) -> Asked:
     """Put an adapter on a bare part, or say why that cannot be."""
     modules = [name for name, _ in module.named_modules()]
     try:
@@ -50,7 +46,7 @@ def _asked(part: str, spec: LoraSpec, module: nn.Module) -> Asked:
     except LoraError as error:
         raise ConfigError(f"lora.{part}.{error}") from error
     require(  # by those its convert_state_dict_to_peft knows what kind of names the others have
-        part == "unet" or any(".self_attn." in layer for layer in layers),
+        not is_text or any(".self_attn." in layer for layer in layers),
         f"lora.{part}.targets",
         list(spec.targets),
         "diffusers loads no LoRA of a text encoder without attention; add a layer, such as q_proj",
@@ -60,35 +56,34 @@ def _asked(part: str, spec: LoraSpec, module: nn.Module) -> Asked:
 
 def trains_text(lora: LoraConfig, family: str) -> bool:
     """Whether a text encoder of the model trains, or learns a word."""
-    encoders = [part for part in layout_of(family).trainable if part != "unet"]
-    methods = {lora.part(part).method for part in encoders}
-    return bool(methods - {"frozen"}) or lora.new_word.name is not None
+    methods = lora.methods(description_of(family).trainable_encoders)
+    return bool(set(methods.values()) - {"frozen"}) or lora.new_word.name is not None
 
 
 def trains_base(lora: LoraConfig, family: str) -> bool:
     """Whether weights of the base itself train."""
-    return any(lora.part(part).method == "full" for part in layout_of(family).trainable)
+    return "full" in lora.methods(description_of(family).trainable).values()
 
 
-def lora_specs(config: LoraConfig, family: str) -> dict[str, LoraSpec]:
-    """The adapter of each part that gets one."""
-    specs = {}
-    for part in layout_of(family).trainable:
-        own = config.part(part)
-        if own.method == "lora":
-            specs[part] = LoraSpec(
-                r=own.r or config.r,
-                alpha=own.alpha or config.alpha,
-                dropout=config.dropout,
-                targets=tuple(own.targets),
-                init=config.init,
-                use_dora=config.use_dora and part == "unet",
-                use_rslora=config.use_rslora,
-                rank_pattern=own.rank_pattern,
-                alpha_pattern=own.alpha_pattern,
-                rank_dropout=config.rank_dropout,
-            )
-    return specs
+def lora_specs(lora: LoraConfig, family: str) -> dict[str, LoraSpec]:
+    """The adapter of each part that gets one: the part's own values, else those of all parts."""
+    parts = {part: lora.part(part) for part in description_of(family).trainable}
+    return {
+        part: LoraSpec(
+            r=own.r or lora.r,
+            alpha=own.alpha or lora.alpha,
+            dropout=lora.dropout,
+            targets=tuple(own.targets),
+            init=lora.init,
+            use_dora=lora.use_dora,
+            use_rslora=lora.use_rslora,
+            rank_pattern=own.rank_pattern,
+            alpha_pattern=own.alpha_pattern,
+            rank_dropout=lora.rank_dropout,
+        )
+        for part, own in parts.items()
+        if own.method == "lora"
+    }
 
 
 def add_adapters(family: Family, specs: Mapping[str, LoraSpec], seed: int) -> None:

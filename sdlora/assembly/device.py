@@ -17,8 +17,8 @@ def compute_device(accelerator: str) -> torch.device:
     return torch.device({"gpu": gpu, "cpu": "cpu", "mps": "mps"}[accelerator])
 
 
-def check_device(accelerator: str, precision: str) -> None:
-    """Check that the machine has what is asked for."""
+def check_device(accelerator: str, precision: str, compiles: bool = False) -> None:
+    """Check that the machine has what is asked for, and can compile if that is."""
     has_gpu = torch.cuda.is_available()
     if accelerator == "gpu" and not has_gpu:
         raise ConfigError("trainer.accelerator=gpu: no GPU that torch can use; set it to auto")
@@ -26,3 +26,8 @@ def check_device(accelerator: str, precision: str) -> None:
         raise ConfigError("trainer.accelerator=mps: not on this machine; set it to auto")
     if precision == "fp16" and not has_gpu:
         raise ConfigError("trainer.precision=fp16: needs a GPU; on the CPU use bf16 or fp32")
+    if compiles and compute_device(accelerator).type == "cpu":
+        raise ConfigError(
+            "trainer.compile=True: torch 2.13 compiles wrong gradients on a CPU, by some percent "
+            "where a batch is one picture; set it to false, or train on a GPU"
+        )

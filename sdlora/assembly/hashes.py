@@ -10,7 +10,7 @@ from sdlora.config.data import DataConfig
 from sdlora.config.lora import LoraConfig
 from sdlora.config.model import ModelConfig
 from sdlora.data.sources.picture_source import record
-from sdlora.models.layouts import layout_of
+from sdlora.models.families import description_of
 from sdlora.models.source import part_folder, resolve
 from sdlora.runtime.files import file_mark, sha256
 
@@ -19,7 +19,7 @@ _KIND = "file/sha256"
 
 def base_hashes(model: ModelConfig, data: DataConfig) -> dict[str, str]:
     """SHA-256 of the base's weight files: what a LoRA and a checkpoint belong to."""
-    names = layout_of(model.family).parts
+    names = description_of(model.family).parts
     scratch = model_source(model).scratch
     hashes = file_hashes([part for part in names if part not in scratch], model, data)
     return {name: value for name, value in hashes.items() if name.endswith(".safetensors")}

@@ -13,17 +13,16 @@ from sdlora.adapters.lora import load_lora_state_dict
 from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.spec import LoraError, LoraSpec, listing
 from sdlora.config.rules import ConfigError
-from sdlora.config.train import TrainConfig
 from sdlora.models.family import Family
 
 
-def start_from_file(config: TrainConfig, family: Family) -> None:
+def start_from_file(path: str | None, family: Family) -> None:
     """Give the adapters the weights of ``lora.init_from``, if it is set, in place.
 
     Raises:
         LoraError: If they do not fit; :func:`check_adapters` says what would.
     """
-    start = start_file(config, family.parts)
+    start = start_file(path, family.parts, family.denoiser_name)
     if start is not None:
         for part, state in start.states.items():
             load_lora_state_dict(family.parts[part], state)
@@ -46,20 +45,24 @@ class Asked:
     layers: Mapping[str, tuple[int, float]]
 
 
-def start_file(config: TrainConfig, parts: Mapping[str, nn.Module]) -> LoraFile | None:
-    path = config.lora.init_from
+def start_file(path: str | None, parts: Mapping[str, nn.Module], denoiser: str) -> LoraFile | None:
+    """The file of ``lora.init_from`` in the names and shapes of these parts; ``None`` without one.
+
+    Raises:
+        ConfigError: If it cannot be read, or is for another model.
+    """
     if path is None:
         return None
-    unet: Any = parts["unet"]
+    shape: Any = parts[denoiser].config
     try:
-        return fit_lora(parts, read_lora(path, int(unet.config.layers_per_block)))
+        return fit_lora(parts, read_lora(path, int(shape.layers_per_block)))
     except LoraError as error:
         text = str(error)
         begun = text if text.startswith(path) else f"{path}: {text}"
         raise ConfigError(f"lora.init_from={begun}") from error
 
 
-def require_same(config: TrainConfig, asked: Sequence[Asked], start: LoraFile) -> None:
+def require_same(path: str | None, asked: Sequence[Asked], start: LoraFile) -> None:
     """Refuse a file whose adapter is another one, with the overrides that would ask for it."""
     lines, overrides = [], []
     for part in sorted(start.specs.keys() - {each.part for each in asked}):
@@ -75,7 +78,7 @@ def require_same(config: TrainConfig, asked: Sequence[Asked], start: LoraFile) -
         overrides += remedies
     if lines:
         raise ConfigError(
-            f"lora.init_from={config.lora.init_from}: its adapter is not the one that the config "
+            f"lora.init_from={path}: its adapter is not the one that the config "
             f"asks for:{listing(lines)}\nTo ask for it as it is: "
             f"{shlex.join(dict.fromkeys(overrides))}"
         )

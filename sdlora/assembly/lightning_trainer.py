@@ -17,6 +17,7 @@ from sdlora.config.lora import LoraConfig
 from sdlora.config.model import ModelConfig
 from sdlora.config.train import TrainConfig
 from sdlora.config.trainer import TrainerConfig
+from sdlora.models.families import description_of
 from sdlora.models.family import Family
 from sdlora.runs.checkpoint_io import WholeCheckpointIO
 from sdlora.training.callbacks.averaging import (
@@ -68,7 +69,7 @@ def trainer(
 
 def skips_trained_layers(model: ModelConfig, lora: LoraConfig) -> bool:
     """Whether prompts are read from before the last layers of a text encoder that trains."""
-    skips = model.clip_skip > 0 or model.family == "sdxl"
+    skips = model.clip_skip + description_of(model.family).unused_clip_layers > 0
     return skips and trains_text(lora, model.family)
 
 
@@ -108,7 +109,10 @@ def module(config: TrainConfig, family: Family, batches_per_epoch: int | None) -
         family,
         objective(config.objective, family),
         make_optimizer=lambda named: optimizer(
-            config.optim, named, scales_loss=config.trainer.precision == "fp16"
+            config.optim,
+            named,
+            denoiser=family.denoiser_name,
+            scales_loss=config.trainer.precision == "fp16",
         ),
         make_schedule=lambda of: schedule(config.scheduler, config.trainer, of, batches_per_epoch),
         seed=config.seed,

@@ -17,8 +17,8 @@ from sdlora.config.model import ModelConfig
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.data.selection.picture_set import PictureSet
+from sdlora.models.families import description_of
 from sdlora.models.family import Family
-from sdlora.models.layouts import layout_of
 from sdlora.models.loading import load_tokenizers
 from sdlora.models.source import resolve
 from sdlora.runtime.progress import Progress
@@ -58,10 +58,11 @@ def check_new_word(config: TrainConfig, pictures: PictureSet, progress: Progress
     name = config.lora.new_word.name
     if name is None:
         return
-    if "text_encoder" not in layout_of(config.model.family).trainable:
+    description = description_of(config.model.family)
+    if not description.trainable_encoders:
         raise ConfigError(
-            f"lora.new_word.name={name}: {layout_of(config.model.family).kind} has no CLIP text "
-            "encoder that could learn a word; set it to null"
+            f"lora.new_word.name={name}: {description.kind} has no CLIP text encoder that could "
+            "learn a word; set it to null"
         )
     prefix = config.data.captions.prefix
     if not _in_any(

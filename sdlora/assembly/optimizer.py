@@ -14,7 +14,7 @@ from sdlora.config.optim import OptimConfig
 from sdlora.config.rules import ConfigError, require
 from sdlora.config.scheduler import SchedulerConfig
 from sdlora.config.trainer import TrainerConfig
-from sdlora.models.layouts import layout_of
+from sdlora.models.families import description_of
 from sdlora.training.optimizers import (
     CUDA_ONLY,
     FINDS_ITS_STEP,
@@ -79,18 +79,28 @@ def check_optimizer(optim: OptimConfig, accelerator: str, rates: Mapping[str, fl
         )
 
 
-def check_schedule(scheduler: SchedulerConfig, optimizer_name: str, ema: float | None) -> None:
-    """Check the schedule's name, and that schedule and average suit the optimizer.
+def check_schedule(
+    scheduler: SchedulerConfig, optimizer_name: str, ema: float | None, rates: Mapping[str, float]
+) -> None:
+    """Check the schedule's name, and that it and the average suit optimizer and rates.
 
     Args:
         scheduler: Which schedule.
         optimizer_name: ``optim.name``.
         ema: ``trainer.ema_decay``.
+        rates: Of what trains, as :func:`trained_rates` gives them.
 
     Raises:
         ConfigError: Naming key, value and remedy.
     """
     name = choice("scheduler.name", scheduler.name, SCHEDULES)
+    for part, rate in rates.items():
+        require(
+            scheduler.eta_min is None or scheduler.eta_min <= rate,
+            "scheduler.eta_min",
+            scheduler.eta_min,
+            f"is above optim.{part}_lr={rate}, from which the rate comes down to it; lower it",
+        )
     if averages_itself(optimizer_factory(optimizer_name)):
         require(
             name in FLAT_SCHEDULES,
@@ -108,13 +118,16 @@ def check_schedule(scheduler: SchedulerConfig, optimizer_name: str, ema: float |
 
 
 def trained_rates(optim: OptimConfig, lora: LoraConfig, family: str) -> dict[str, float]:
-    """Learning rates of the parts that train; all text encoders have one."""
-    rates = {"unet": optim.unet_lr, "text_encoder": optim.text_encoder_lr}
-    methods = {p: getattr(lora, p).method for p in layout_of(family).trainable}
-    trained = {p.removesuffix("_2") for p, method in methods.items() if method != "frozen"}
-    rates = {part: rate for part, rate in rates.items() if part in trained}
-    is_learned = lora.new_word.name is not None
-    return {**rates, "new_word": optim.new_word_lr} if is_learned else rates
+    """Learning rates of what trains, by ``optim.NAME_lr``; all text encoders have one."""
+    description = description_of(family)
+    methods = lora.methods(description.trainable)
+    trained = {part for part, method in methods.items() if method != "frozen"}
+    rates = {
+        "unet": (description.denoiser in trained, optim.unet_lr),
+        "text_encoder": (bool(trained - {description.denoiser}), optim.text_encoder_lr),
+        "new_word": (lora.new_word.name is not None, optim.new_word_lr),
+    }
+    return {name: rate for name, (is_trained, rate) in rates.items() if is_trained}
 
 
 def rate_notes(optimizer_name: str, rates: Mapping[str, float]) -> list[str]:
@@ -133,6 +146,7 @@ def optimizer(
     config: OptimConfig,
     trained: Mapping[str, Mapping[str, torch.nn.Parameter]],
     *,
+    denoiser: str,
     scales_loss: bool,
 ) -> Optimizer:
     """The optimizer over the trained parameters.
@@ -140,13 +154,14 @@ def optimizer(
     Args:
         config: Which, and its rates.
         trained: The parameters by part and name.
+        denoiser: Which part trains at ``unet_lr``; the others are text encoders.
         scales_loss: Whether gradients come from a scaled loss, as in fp16.
     """
     named, rates = {}, {}
     for part, parameters in trained.items():
         rows = {name: rows for name, rows in parameters.items() if name.endswith(NEW_ROWS)}
         named[part] = {name: rest for name, rest in parameters.items() if name not in rows}
-        rates[part] = config.unet_lr if part == "unet" else config.text_encoder_lr
+        rates[part] = config.unet_lr if part == denoiser else config.text_encoder_lr
         named[f"{part}_new_word"], rates[f"{part}_new_word"] = rows, config.new_word_lr
     groups = parameter_groups(named, rates, config.lora_plus_ratio)
     options = fused_where_faster(config.name, groups, config.options, scales_loss=scales_loss)

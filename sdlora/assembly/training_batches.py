@@ -21,8 +21,8 @@ from sdlora.data.captions.set_captions import SetCaptions
 from sdlora.data.pictures.picture import ERROR
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sources.picture_source import DataError
+from sdlora.models.families import description_of
 from sdlora.models.family import Family
-from sdlora.models.layouts import layout_of
 from sdlora.models.tokens import token_ids
 from sdlora.runtime.progress import Progress
 
@@ -106,7 +106,7 @@ def training_batches(
 
 def picture_encoder_key(model: ModelConfig, data: DataConfig, family: Family) -> str:
     """Names what latents depend on beside their pictures."""
-    parts = [part for part in layout_of(model.family).parts if part == "vae"]
+    parts = [part for part in description_of(model.family).parts if part == "vae"]
     return part_key(parts, model, data, (str(family.encoding_dtype), data.background, data.alpha))
 
 
@@ -114,7 +114,7 @@ def caption_encoder_key(model: ModelConfig, data: DataConfig, family: Family) ->
     """Names what prompt embeddings depend on beside their captions."""
     dtype = str(next(next(iter(family.text_encoders.values())).parameters()).dtype)
     settings = (dtype, str(model.clip_skip), str(data.captions.max_chunks))
-    parts = [*family.text_encoders, *layout_of(model.family).tokenizers]
+    parts = [*family.text_encoders, *description_of(model.family).tokenizers]
     return part_key(parts, model, data, settings)
 
 

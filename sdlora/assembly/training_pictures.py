@@ -6,7 +6,7 @@ from pathlib import Path
 from sdlora.assembly.base_model import model_source
 from sdlora.assembly.class_pictures import class_folder
 from sdlora.assembly.data_source import file_index, held_out, picture_source, with_class_pictures
-from sdlora.assembly.unconditional import check_side
+from sdlora.assembly.family_limits import check_side
 from sdlora.config.data import DataConfig, RootConfig
 from sdlora.config.model import ModelConfig
 from sdlora.data.captions.recipe import check_frame

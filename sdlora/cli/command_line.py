@@ -1,5 +1,6 @@
 """The door from the command line: Hydra's composition, with errors that name key and remedy."""
 
+import copy
 import functools
 import operator
 import os
@@ -7,8 +8,9 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_type_hints
 
 import hydra
 import yaml
@@ -20,9 +22,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdlora.cli.composition_errors import explain, unknown_key, unknown_keys
+from sdlora.cli.composition_errors import explain, file_that_gives, unknown_key, unknown_keys
 from sdlora.config.evaluate import EvaluateConfig
-from sdlora.config.keys import all_keys
+from sdlora.config.keys import all_keys, open_groups
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.runtime.places import CONF
@@ -73,7 +75,7 @@ def run(task: Callable[[DictConfig], None], config_name: str, schema: type) -> N
 def register_schemas() -> None:
     """Give Hydra the typed schemas that the first line of the defaults list names."""
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="train_schema", node=schema_node(TrainConfig))
     store.store(name="evaluate_schema", node=EvaluateConfig)
 
 
@@ -91,6 +93,16 @@ def register_evaluate() -> None:
                 store.store(name=path.stem, node=OmegaConf.load(path), group=group)
 
 
+def schema_node(schema: type) -> DictConfig:
+    """A schema as a node that configs are merged into; where names are free, any may be added."""
+    node = OmegaConf.structured(schema)
+    for group, (field, _) in open_groups(schema).items():
+        node[group] = OmegaConf.structured(get_type_hints(schema)[group])
+        OmegaConf.set_struct(node[group], False)
+        del node[group][field]
+    return node
+
+
 def to_typed(composed: DictConfig, schema: type[Config]) -> Config:
     """Turn a composed config into its dataclass; every check of the schema runs here, once.
 
@@ -100,10 +112,29 @@ def to_typed(composed: DictConfig, schema: type[Config]) -> Config:
     # ${times:2,${lora.r}} in conf/; here, as workers of a sweep are given a composed config
     OmegaConf.register_new_resolver("times", operator.mul, replace=True)
     for key, value in unknown_keys(composed, schema).items():
-        raise ConfigError(unknown_key(key, value, schema, [CONF]))
-    config = OmegaConf.to_object(composed)
+        file = file_that_gives(key)
+        where = f" in {file}.yaml" if file else ""
+        raise ConfigError(unknown_key(key, value, schema, [CONF], where))
+    config = OmegaConf.to_object(_with_groups_by_name(composed, schema))
     assert isinstance(config, schema), "the root file's defaults begin with the schema"
     return config
+
+
+def _with_groups_by_name(composed: DictConfig, schema: type) -> DictConfig:
+    """A copy in which groups of free names are typed, and lie in the field that is for them."""
+    whole = copy.deepcopy(composed)
+    for group, (field, kind) in open_groups(schema).items():
+        node = whole[group]
+        own = {item.name for item in fields(get_type_hints(schema)[group])}
+        given = {name: node[name] for name in node if name not in own}
+        for name, value in given.items():  # in its place, so that an error gives its whole key
+            node[name] = OmegaConf.structured(kind)
+            node[name].merge_with(value)
+        typed = {name: OmegaConf.to_object(node[name]) for name in given}
+        for name in given:
+            del node[name]
+        node[field] = typed
+    return whole
 
 
 def prepared_arguments(arguments: Sequence[str], schema: type) -> list[str]:

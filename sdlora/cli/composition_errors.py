@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdlora.config.keys import all_keys, nearest_key
+from sdlora.config.keys import ANY_NAME, all_keys, nearest_key, schema_key
 
 KINDS = {
     "int": "must be a whole number",
@@ -23,6 +24,9 @@ KINDS = {
     "dict": "must be keys and values, such as {a:1,b:2}",
 }
 """What a value of each type looks like."""
+
+RENAMED = {("lora", "none"): "trains all weights of the denoiser, and is called lora=full"}
+"""Group and name of an option that has another name now."""
 
 
 def explain(
@@ -51,7 +55,7 @@ def explain(
     if key is None:
         return _first_line(chain[0]) or type(chain[0]).__name__
     text = "\n".join(map(str, chain))
-    file = _file_of(text)
+    file = _file_of(text) or file_that_gives(key)
     where = f" in {file}.yaml" if file else ""
     for item in chain:
         if told := _in_list(item, schema, where):
@@ -80,28 +84,35 @@ def unknown_key(
     groups = [] if "." in key else sorted(taken)
     near = next(iter(get_close_matches(key, groups, n=1)), None) or nearest_key(key, schema)
     hint = f"did you mean {near}? " if near else ""
-    parent = key.rpartition(".")[0]
-    names = [name for name in all_keys(schema) if name.rpartition(".")[0] == parent]
+    known = all_keys(schema)
+    parent, _, name = key.rpartition(".")
+    if schema_key(key, known).endswith(ANY_NAME) and _is_group(parent, name, folders):
+        return f"{shown(key, value)}{where}: {_is_no_value(key)}"
+    inside = [each for each in known if each.rpartition(".")[0] == schema_key(parent, known)]
+    names = [each.rpartition(".")[2] for each in inside]
     if parent and names:
-        hint += f"{parent} has {', '.join(name.rpartition('.')[2] for name in names)}"
+        hint += f"{parent} has {', '.join(each for each in names if each != ANY_NAME)}"
     return f"{shown(key, value)}{where}: unknown key; {hint or '--cfg job lists all keys'}".strip()
 
 
 def unknown_keys(composed: DictConfig, schema: type) -> dict[str, Any]:
     """Dotted keys with their values that a config has and its schema has not.
 
-    ``+key=value`` puts them there, past the schema's own check.
+    ``+key=value`` puts them there, past the schema's own check, and where names are free nothing
+    else has looked at them.
     """
     known = all_keys(schema)
     found: dict[str, Any] = {}
     pending: list[tuple[str, Any]] = [("", OmegaConf.to_container(composed))]
     while pending:
         prefix, values = pending.pop()
-        for name, value in values.items():
-            key = f"{prefix}{name}"
-            if key not in known:
+        for leaf, value in values.items():
+            key = f"{prefix}{leaf}"
+            name = schema_key(key, known)
+            is_group = isinstance(value, dict)
+            if name not in known or (name.endswith(ANY_NAME) and not is_group):
                 found[key] = value
-            elif isinstance(value, dict) and known[key] != "dict":
+            elif is_group and known[name] != "dict":
                 pending.append((f"{key}.", value))
     return found
 
@@ -167,6 +178,19 @@ def _file_of(text: str) -> str | None:
     return found[1] if found else None
 
 
+def file_that_gives(key: str) -> str | None:
+    """The chosen option file that holds a key of the composed config; ``None``: not known."""
+    if not HydraConfig.initialized():
+        return None
+    job = HydraConfig.get()
+    if any(item.lstrip("+~").startswith((f"{key}=", f"{key}.")) for item in job.overrides.task):
+        return None
+    group = key.partition(".")[0]
+    file = f"{group}/{job.runtime.choices.get(group)}"
+    folders = [Path(each.path) for each in job.runtime.config_sources if each.schema == "file"]
+    return None if _value_in(file, key, folders) is None else file
+
+
 def _as_given(
     key: str, arguments: Sequence[str], file: str | None, folders: Sequence[Path]
 ) -> tuple[str, str | None]:
@@ -206,6 +230,8 @@ def _missing_choice(error: MissingConfigException, folders: Sequence[Path]) -> s
         near = get_close_matches(group, _groups(folders), n=1)
         hint = f"did you mean {near[0]}?" if near else "--help lists the groups"
         return f"{group}={name}: there is no group {group}; {hint}"
+    if (group, name) in RENAMED:
+        return f"{group}={name}: {RENAMED[group, name]}"
     near = get_close_matches(name, options, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"{group}={name}: unknown; {hint}choices: {', '.join(options)}"
@@ -220,6 +246,16 @@ def _unreadable(override: str) -> str:
     )
 
 
+def _is_group(group: str, name: str, folders: Sequence[Path]) -> bool:
+    """Whether an option file of a group has a group of this name in it."""
+    files = [path for folder in folders for path in (folder / group).glob("*.yaml")]
+    return any(isinstance(OmegaConf.select(OmegaConf.load(p), name), DictConfig) for p in files)
+
+
+def _is_no_value(key: str) -> str:
+    return f"is a group of keys, not one value; set {key}.KEY=VALUE"
+
+
 def _groups(folders: Sequence[Path]) -> set[str]:
     return {p.name for folder in folders if folder.is_dir() for p in folder.iterdir() if p.is_dir()}
 
@@ -227,7 +263,8 @@ def _groups(folders: Sequence[Path]) -> set[str]:
 def _reason(key: str, chain: Sequence[BaseException], schema: type) -> str:
     own = next((item for item in reversed(chain) if isinstance(item, OmegaConfBaseException)), None)
     message = _first_line(own or chain[0])
-    kind = all_keys(schema).get(key, "").removesuffix(" | None")
+    known = all_keys(schema)
+    kind = known.get(schema_key(key, known), "").removesuffix(" | None")
     if "nterpolation" in message or "resolver" in message:
         return f"{message}; write a value, or ${{KEY}} of a key that exists"
     if "issing mandatory value" in message:
@@ -237,5 +274,5 @@ def _reason(key: str, chain: Sequence[BaseException], schema: type) -> str:
     if kind in KINDS:
         return KINDS[kind]
     if kind:
-        return f"is a group of keys, not one value; set {key}.KEY=VALUE"
+        return _is_no_value(key)
     return message

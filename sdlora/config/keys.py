@@ -1,30 +1,78 @@
-"""Dotted keys of a schema, and the one that was meant by a typo."""
+"""Dotted keys of a schema, and the one that was meant by a typo.
+
+A group may hold further groups whose names are free: a field that maps names to a dataclass, as
+``LoraConfig.parts``. Files and the command line write such a name in the group itself
+(``lora.unet.r``); a schema's keys have ``PART`` in its place (``lora.PART.r``).
+"""
 
 import difflib
-from dataclasses import fields, is_dataclass
-from typing import Any, get_type_hints
+from collections.abc import Container
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
+
+ANY_NAME = "PART"
+
+
+def groups_by_name(schema: Any) -> tuple[str, Any] | None:
+    """The field of a schema that maps free names to groups, and the dataclass of those groups."""
+    for name, kind in get_type_hints(schema).items():
+        if get_origin(kind) is dict and is_dataclass(get_args(kind)[1]):
+            return name, get_args(kind)[1]
+    return None
+
+
+def open_groups(schema: Any) -> dict[str, tuple[str, Any]]:
+    """The groups of a whole config that hold further groups, with what ``groups_by_name`` gives."""
+    kinds = {name: kind for name, kind in get_type_hints(schema).items() if is_dataclass(kind)}
+    found = {name: groups_by_name(kind) for name, kind in kinds.items()}
+    return {name: named for name, named in found.items() if named is not None}
+
+
+def as_written(config: Any) -> dict[str, Any]:
+    """A whole config with its keys as files and the command line write them."""
+    values = asdict(config)
+    for group, (field, _) in open_groups(type(config)).items():
+        values[group] |= values[group].pop(field)
+    return values
 
 
 def all_keys(schema: Any, prefix: str = "") -> dict[str, str]:
     """Every dotted key of a schema with its type's name, groups included."""
     hints = get_type_hints(schema)
+    named = groups_by_name(schema)
     keys: dict[str, str] = {}
     for item in fields(schema):
-        kind = hints[item.name]
-        keys[prefix + item.name] = getattr(kind, "__name__", str(kind))
+        name, kind = item.name, hints[item.name]
+        if named is not None and name == named[0]:
+            name, kind = ANY_NAME, named[1]
+        keys[prefix + name] = getattr(kind, "__name__", str(kind))
         if isinstance(kind, type) and is_dataclass(kind):
-            keys |= all_keys(kind, f"{prefix}{item.name}.")
+            keys |= all_keys(kind, f"{prefix}{name}.")
     return keys
+
+
+def schema_key(key: str, known: Container[str]) -> str:
+    """A key as ``all_keys`` has it: ``lora.unet.r`` is ``lora.PART.r``."""
+    names = key.split(".")
+    for index in range(len(names)):
+        is_free = ".".join([*names[:index], ANY_NAME]) in known
+        if is_free and ".".join(names[: index + 1]) not in known:
+            names[index] = ANY_NAME
+    return ".".join(names)
 
 
 def nearest_key(key: str, schema: Any) -> str | None:
     """The known key most like ``key``, or ``None`` if none is like it."""
-    known = list(all_keys(schema))
+    keys = all_keys(schema)
+    asked = schema_key(key, keys)
+    if asked.endswith(ANY_NAME):  # a value where a group would be: no name of one
+        asked = key
+    known = [name for name in keys if not name.endswith(ANY_NAME)]
     leaf = key.rpartition(".")[2]
-    same_group = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
-    for candidates, wanted in ((same_group, key), (known, key)):
-        near = difflib.get_close_matches(wanted, candidates, n=1, cutoff=0.7)
-        if near:
-            return near[0]
-    near = [name for name in known if name.rpartition(".")[2] == leaf]
+    same_group = [name for name in known if name.rpartition(".")[0] == asked.rpartition(".")[0]]
+    near = difflib.get_close_matches(asked, same_group, n=1, cutoff=0.7)
+    if near:
+        return key.removesuffix(leaf) + near[0].rpartition(".")[2]
+    near = difflib.get_close_matches(asked, known, n=1, cutoff=0.7)
+    near = near or [name for name in known if name.rpartition(".")[2] == leaf]
     return near[0] if near else None

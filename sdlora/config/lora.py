@@ -1,5 +1,6 @@
 """The typed schema of ``lora.*``: how each part of the model trains."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING
@@ -14,12 +15,16 @@ from sdlora.config.rules import (
 
 METHODS = ("lora", "full", "frozen")
 FROM_BASE = ("pissa", "olora")
+"""Inits that take both matrices of an adapter from the base's weights."""
 
 
 @dataclass(slots=True, kw_only=True)
 class LoraPartConfig:
-    method: str = MISSING
-    """How this part trains: ``lora`` (an adapter), ``full`` (all weights) or ``frozen``."""
+    """How one part of the model trains."""
+
+    method: str | None = None
+    """``lora`` (an adapter), ``full`` (all weights) or ``frozen``; ``null``: not said, which is
+    refused of a part that the model's family may train."""
     targets: list[str] = field(default_factory=list)
     """Names, or ends of names, of the layers that get an adapter."""
     r: int | None = None
@@ -34,7 +39,8 @@ class LoraPartConfig:
 
     def check(self, name: str) -> None:
         """Refuse what cannot work; ``name`` is the part's key, such as ``lora.unet``."""
-        require_choice(f"{name}.method", self.method, METHODS)
+        if self.method is not None:
+            require_choice(f"{name}.method", self.method, METHODS)
         ranks = {f"rank_pattern.{pattern}": r for pattern, r in self.rank_pattern.items()}
         for key, r in {"r": self.r, **ranks}.items():
             if r is not None:
@@ -55,6 +61,8 @@ class LoraPartConfig:
 
 @dataclass(slots=True, kw_only=True)
 class NewWordConfig:
+    """A word that is learned (textual inversion), alone or with an adapter."""
+
     name: str | None = None
     """A word that the text encoders do not know, to be learned (textual inversion), alone or with
     an adapter; captions and prompts must hold it. ``null``: none."""
@@ -78,6 +86,12 @@ class NewWordConfig:
 
 @dataclass(slots=True, kw_only=True)
 class LoraConfig:
+    """The adapters of all parts, and what each part's own may differ in.
+
+    Which parts there are is for the model's family to say. Files and the command line name a part
+    in the group itself, as ``lora.unet.r``; here they are a mapping.
+    """
+
     r: int = MISSING
     """Rank of the update matrices; >= 1."""
     alpha: float = MISSING
@@ -94,10 +108,9 @@ class LoraConfig:
     use_rslora: bool = MISSING
     """Rank-stabilised scale alpha / sqrt(r)."""
     use_dora: bool = MISSING
-    """Weight-decomposed LoRA; UNet only (its text-encoder magnitudes do not survive export)."""
-    unet: LoraPartConfig = MISSING
-    text_encoder: LoraPartConfig = MISSING
-    text_encoder_2: LoraPartConfig = MISSING
+    """Weight-decomposed LoRA; denoiser only (a text encoder's magnitudes do not survive export)."""
+    parts: dict[str, LoraPartConfig] = field(default_factory=dict)
+    """How each part trains, by its name, such as ``unet``."""
     new_word: NewWordConfig = MISSING
 
     def __post_init__(self) -> None:
@@ -106,32 +119,34 @@ class LoraConfig:
         require_fraction("lora.dropout", self.dropout)
         require_fraction("lora.rank_dropout", self.rank_dropout)
         require_choice("lora.init", self.init, ("default", "gaussian", *FROM_BASE))
-        parts = ("unet", "text_encoder", "text_encoder_2")
-        for part in parts:
-            self.part(part).check(f"lora.{part}")
-        methods = {part: self.part(part).method for part in parts}
+        for name, part in self.parts.items():
+            part.check(f"lora.{name}")
+        methods = self.methods(self.parts)
         require(
             set(methods.values()) != {"frozen"} or self.new_word.name is not None,
-            "lora.unet.method",
+            f"lora.{next(iter(methods), None)}.method",
             "frozen",
-            "and lora.text_encoder.method=frozen leave nothing to train; set one to lora or full, "
-            "or lora.new_word.name",
+            "as all the others, leaves nothing to train; set one to lora or full, or "
+            "lora.new_word.name",
         )
         self._refuse_mixtures(methods)
         require(
             self.init_from is None or self.init == "default",
             "lora.init",
             self.init,
-            "has no part in it where lora.init_from gives the weights; set it to default",
+            "has no effect where lora.init_from gives the weights; set it to default",
         )
 
     def part(self, name: str) -> LoraPartConfig:
-        """How a part of the model is trained."""
-        found: LoraPartConfig = getattr(self, name)
-        return found
+        """How a part of the model is trained; nothing is said of one that no file names."""
+        return self.parts.get(name, LoraPartConfig())
 
-    def _refuse_mixtures(self, methods: dict[str, str]) -> None:
-        trained = {part: method for part, method in methods.items() if method != "frozen"}
+    def methods(self, names: Iterable[str]) -> dict[str, str | None]:
+        """How each of these parts is trained."""
+        return {name: self.part(name).method for name in names}
+
+    def _refuse_mixtures(self, methods: dict[str, str | None]) -> None:
+        trained = {part: way for part, way in methods.items() if way not in ("frozen", None)}
         first, way = next(iter(trained.items()), ("", ""))
         for part, method in trained.items():
             require(
@@ -141,18 +156,11 @@ class LoraConfig:
                 f"cannot be mixed with lora.{first}.method={way}; train all parts the same way, or "
                 "freeze some",
             )
-        adapted = [part for part, method in methods.items() if method == "lora" and part != "unet"]
         require(
             self.new_word.name is None or "full" not in methods.values(),
             "lora.new_word.name",
             self.new_word.name,
             "goes with adapters or frozen parts only; set all methods to lora or frozen",
-        )
-        require(
-            not (self.use_dora and adapted),
-            "lora.use_dora",
-            True,
-            f"works on the UNet only; set lora.{adapted[0] if adapted else ''}.method=frozen",
         )
         require(
             not (self.use_dora and self.init in FROM_BASE),

@@ -16,6 +16,8 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 
 @dataclass(slots=True, kw_only=True)
 class ModelConfig:
+    """The base model."""
+
     family: str = MISSING
     """Model family: which code holds the parts together. ``sd`` is Stable Diffusion 1.x / 2.x,
     ``sdxl`` is XL, ``kolors`` is Kolors, ``ddpm`` an unconditional model of pixels."""
@@ -24,8 +26,8 @@ class ModelConfig:
     ``embedded:NAME`` for the shipped base; ``null``: random weights of ``model.architecture`` (ddpm
     only)."""
     architecture: dict[str, Any] = field(default_factory=dict)
-    """Options of the UNet (of diffusers' ``UNet2DModel``) where ``model.path`` is null; a folder
-    brings its own."""
+    """Options of the denoiser (diffusers' ``UNet2DModel`` for ddpm) where ``model.path`` is null; a
+    folder brings its own."""
     config: str | None = None
     """For a checkpoint in one file, which holds weights alone: Hub id or folder whose configs and
     tokenizers go with it (a v-prediction model needs one that says so). Only those are fetched."""
@@ -34,7 +36,7 @@ class ModelConfig:
     variant: str | None = None
     """Weight file variant on the Hub, such as ``fp16``."""
     scratch: list[str] = field(default_factory=list)
-    """Parts that start from random weights: any of ``unet``, ``text_encoder``."""
+    """Parts that start from random weights: any that the family may train, such as ``unet``."""
     clip_skip: int = 0
     """How many of the text encoder's last layers to leave out (SDXL never uses the last one; these
     are further ones); >= 0."""
@@ -45,8 +47,8 @@ class ModelConfig:
     """Precision of the VAE: fp32, bf16 or fp16; ``null``: that of the run."""
 
     quantise: str | None = None
-    """``nf4``: the UNet's Linear layers are held in 4 bits, so that a large base fits a small GPU
-    (needs bitsandbytes), and the LoRA is one for the base as it is; ``null``: in the run's
+    """``nf4``: the denoiser's Linear layers are held in 4 bits, so that a large base fits a small
+    GPU (needs bitsandbytes), and the LoRA is one for the base as it is; ``null``: in the run's
     precision."""
 
     def __post_init__(self) -> None:
@@ -55,8 +57,6 @@ class ModelConfig:
         require_count("model.clip_skip", self.clip_skip, 0)
         if self.vae_precision is not None:
             require_choice("model.vae_precision", self.vae_precision, PRECISIONS)
-        for part in self.scratch:
-            require_choice("model.scratch", part, ("unet", "text_encoder"))
         require(
             self.path is not None or bool(self.architecture),
             "model.path",

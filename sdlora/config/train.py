@@ -9,7 +9,7 @@ from sdlora.config.data import DataConfig
 from sdlora.config.evaluation import EvaluationConfig
 from sdlora.config.export import ExportConfig
 from sdlora.config.logger import LoggerConfig
-from sdlora.config.lora import FROM_BASE, LoraConfig
+from sdlora.config.lora import LoraConfig
 from sdlora.config.model import ModelConfig
 from sdlora.config.objective import ObjectiveConfig
 from sdlora.config.optim import OptimConfig
@@ -53,33 +53,6 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**63, "seed", self.seed, "must be a whole number in [0, 2**63)")
-        for part in self.model.scratch:
-            method = self.lora.part(part).method
-            require(
-                method == "full",
-                "model.scratch",
-                part,
-                f"random weights must all train; set lora.{part}.method=full",
-            )
-        parts = ("unet", "text_encoder", "text_encoder_2")
-        methods = {part: self.lora.part(part).method for part in parts}
-        for part, method in methods.items():
-            key = f"{part.removesuffix('_2')}_lr"
-            rate, eta_min = getattr(self.optim, key), self.scheduler.eta_min
-            require(
-                method == "frozen" or eta_min is None or eta_min <= rate,
-                "scheduler.eta_min",
-                eta_min,
-                f"is above optim.{key}={rate}, from which the rate comes down to it; lower it",
-            )
-        needs_weights = methods["unet"] == "full" or self.lora.init in FROM_BASE
-        require(
-            self.model.quantise is None or not needs_weights,
-            "model.quantise",
-            self.model.quantise,
-            "rounded weights can neither train (lora.unet.method=full) nor be what an adapter "
-            "starts from (lora.init=pissa or olora); set it to null",
-        )
         is_streamed = self.data.source == "hub" and self.data.hub.streaming
         require(
             not (self.scheduler.per == "epoch" and is_streamed),
@@ -88,7 +61,8 @@ class TrainConfig:
             "a streamed set has no epochs of whole batches; use step",
         )
         require(
-            self.optim.lora_plus_ratio is None or "lora" in methods.values(),
+            self.optim.lora_plus_ratio is None
+            or "lora" in self.lora.methods(self.lora.parts).values(),
             "optim.lora_plus_ratio",
             self.optim.lora_plus_ratio,
             "needs an adapter; set it to null where all weights train",

@@ -111,7 +111,7 @@ class Evaluator:
         return self._scored(images, prior)
 
     def _pictures(self, prompts: Sequence[Prompt], lora_scale: float = 1.0) -> list[Image.Image]:
-        device = next(self.family.unet.parameters()).device.type
+        device = next(self.family.denoiser.parameters()).device.type
         low = self.precision != torch.float32
         with torch.autocast(device, dtype=self.precision, enabled=low):
             return generate(
@@ -146,7 +146,7 @@ class Evaluator:
         write_pictures(folder, evaluation)
 
     def _encode(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        device = next(self.family.unet.parameters()).device
+        device = next(self.family.denoiser.parameters()).device
         ids = self.family.tokenize(texts).ids.to(device)
         return self.family.prompt_arguments(self.family.encode_prompts(ids))
 

@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from sdlora.adapters.file_keys import PARTS
 from sdlora.adapters.file_writing import adapted_parts, write_diffusers, write_kohya, write_peft
 from sdlora.adapters.formats import DIFFUSERS_FILE
 from sdlora.adapters.lora import lora_parameters
 from sdlora.adapters.spec import LoraError
 from sdlora.adapters.textual_inversion import write_embeddings
 from sdlora.adapters.weights import check_finite
+from sdlora.models.description import PartNames
 from sdlora.runtime.files import whole_folder
 
 
@@ -20,6 +21,7 @@ def export_lora(
     folder: Path,
     *,
     parts: Mapping[str, nn.Module],
+    names: Mapping[str, PartNames],
     metadata: Mapping[str, str],
     name: str,
     new_word: str | None = None,
@@ -31,8 +33,8 @@ def export_lora(
 
     Args:
         folder: Where to; replaced as a whole.
-        parts: All of the model's, by name (``unet``, ``text_encoder``, ``text_encoder_2``); those
-            without an adapter are left out.
+        parts: All of the model's, by name; those without an adapter are left out.
+        names: What files call the parts of its family.
         metadata: Text for the headers, such as ``ss_*`` (kohya) and ``modelspec.*`` keys.
         name: The LoRA's title and the kohya file's name.
         new_word: A word that was learned, alone or with the LoRA; its embeddings go into
@@ -48,17 +50,18 @@ def export_lora(
     kohya = f"{name}.safetensors"
     if kohya == DIFFUSERS_FILE:
         raise LoraError(f"name={name}: is the diffusers file's name; choose another")
+    content: Any = {"parts": parts, "names": names, "metadata": metadata}
     files: list[Path] = []
     with whole_folder(folder) as temporary:
         if new_word is None or any(lora_parameters(module) for module in parts.values()):
             files += [
-                write_diffusers(temporary / DIFFUSERS_FILE, parts=parts, metadata=metadata),
-                write_kohya(temporary / kohya, parts=parts, metadata=metadata),
+                write_diffusers(temporary / DIFFUSERS_FILE, **content),
+                write_kohya(temporary / kohya, **content),
             ]
             for part, module in adapted_parts(parts).items():
                 files += write_peft(temporary / part, module)
         if new_word is not None:
-            files += write_embeddings(temporary, parts, new_word, metadata)
+            files += write_embeddings(temporary, word=new_word, **content)
     return [folder / file.relative_to(temporary) for file in files]
 
 
@@ -75,9 +78,8 @@ def export_pipeline(folder: Path, pipeline: DiffusionPipeline) -> Path:
     Raises:
         LoraError: If its weights hold NaN or infinity, or it carries an adapter.
     """
-    for part in PARTS:
-        module = getattr(pipeline, part, None)
-        if module is None:
+    for part, module in pipeline.components.items():
+        if not isinstance(module, nn.Module):
             continue
         if lora_parameters(module):
             raise LoraError(f"{part} carries an adapter; write it with export_lora")

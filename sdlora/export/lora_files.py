@@ -13,6 +13,8 @@ from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.spec import LoraError
 from sdlora.adapters.weights import DIFFUSERS_CONFIG, SEAL
 from sdlora.export.proof import ExportError, outputs, prove_file
+from sdlora.models.description import FamilyDescription
+from sdlora.models.families import family_of_lora
 from sdlora.models.family import Family
 from sdlora.runtime.files import atomic_path, whole_folder
 
@@ -64,13 +66,14 @@ def write_lora(
         raise LoraError(f"out={out}: a {layout} file ends with .safetensors; name it so")
     titles = {"ss_output_name": out.stem, "modelspec.title": out.stem}
     lora = replace(lora, metadata={**titles, **header(lora.metadata)})
+    names = family_of(lora).trainable
     with whole_folder(out) if layout == "peft" else atomic_path(out) as temporary:
         if layout == "peft":
-            write_peft_folders(temporary, lora)
+            write_peft_folders(temporary, lora, names)
         elif layout == "kohya":
-            write_kohya_file(temporary, lora, is_sdxl(lora))
+            write_kohya_file(temporary, lora, names)
         else:
-            write_diffusers_file(temporary, lora)
+            write_diffusers_file(temporary, lora, names)
         require_same(lora, read_lora(temporary), out)
         return {} if prove is None else prove(temporary)
 
@@ -104,15 +107,10 @@ def require_same(lora: LoraFile, again: LoraFile, path: Path) -> None:
             )
 
 
-def is_sdxl(lora: LoraFile) -> bool:
-    """Whether the model that a LoRA was made for has two text encoders, as far as it shows.
-
-    It says so, adapts the second one, or has a UNet with several transformer blocks in a row.
-    """
-    named = lora.metadata.get("ss_base_model_version", "")
-    unet = lora.specs["unet"].targets if "unet" in lora.specs else ()
-    deep = any(".transformer_blocks.1." in target for target in unet)
-    return "text_encoder_2" in lora.specs or named.startswith("sdxl") or deep
+def family_of(lora: LoraFile) -> FamilyDescription:
+    """The family that a LoRA was made for, as far as it shows."""
+    layers = [f"{part}.{layer}" for part, spec in lora.specs.items() for layer in spec.targets]
+    return family_of_lora(lora.metadata.get("ss_base_model_version", ""), layers)
 
 
 def header(metadata: Mapping[str, str], without: Sequence[str] = ()) -> dict[str, str]:

@@ -18,13 +18,12 @@ from sdlora.adapters.lora import merge, set_scale
 from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.spec import LoraError
 from sdlora.adapters.weights import check_finite
-from sdlora.export.lora_files import FreshBase, header
+from sdlora.export.lora_files import FreshBase, family_of, header
 from sdlora.export.original_layout import original_tensors
 from sdlora.export.proof import TOLERANCE, ExportError, outputs
 from sdlora.runtime.files import atomic_path, whole_folder
 
 SINGLE_FILE = ".safetensors"
-MERGED_PARTS = ("vae", "text_encoder", "text_encoder_2", "unet")
 
 
 def merged_pipeline(
@@ -91,9 +90,9 @@ def write_merged(out: Path, pipeline: Any, dtype: torch.dtype, config: Path) -> 
         ExportError: If a weight loaded back is another; nothing is left then.
     """
     parts: dict[str, nn.Module] = {
-        part: nn.Module.to(getattr(pipeline, part), dtype)
-        for part in MERGED_PARTS
-        if getattr(pipeline, part, None) is not None
+        part: nn.Module.to(module, dtype)
+        for part, module in pipeline.components.items()
+        if isinstance(module, nn.Module)
     }
     for part, module in parts.items():
         check_finite(out / part, dict(module.named_parameters()))
@@ -123,7 +122,7 @@ def _loaded_beside(
         for name, lora in zip(names, loras, strict=True):
             file = f"{name}.safetensors"
             plain = replace(lora, metadata=header(lora.metadata))
-            write_diffusers_file(Path(folder) / file, plain)
+            write_diffusers_file(Path(folder) / file, plain, family_of(lora).trainable)
             with warnings.catch_warnings():  # several adapters are what is wanted here
                 warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
                 pipeline.load_lora_weights(folder, weight_name=file, adapter_name=name)

@@ -10,21 +10,19 @@ from PIL import Image
 from sdlora import __version__
 from sdlora.adapters.formats import DIFFUSERS_FILE
 from sdlora.adapters.spec import LoraSpec
-from sdlora.adapters.start import BASE_STARTS
 from sdlora.config.data import DataConfig
 from sdlora.config.evaluation import EvaluationConfig
+from sdlora.config.lora import FROM_BASE
 from sdlora.config.train import TrainConfig
 from sdlora.evaluation.comparison import measured_names, score_lines
 from sdlora.evaluation.scores import Scores
+from sdlora.models.families import description_of
 from sdlora.models.source import EMBEDDED
 from sdlora.runtime.files import atomic_path, write_text
 
 CARD = "README.md"
 PICTURES = "pictures"
 MOST_PICTURES = 4
-
-CARD_TAGS = {"sdxl": "stable-diffusion-xl", "kolors": "kolors"}
-"""Family -> the tag of its models on the Hugging Face Hub; the others are ``stable-diffusion``."""
 
 
 def write_model_card(
@@ -88,7 +86,7 @@ def card_data(
         The Hub's model card metadata (``base_model``, ``instance_prompt``, ``widget``) and the tags
         of diffusers' training scripts.
     """
-    tag = CARD_TAGS.get(family, "stable-diffusion")
+    tag = description_of(family).hub_tag
     return ModelCardData(
         base_model=base_model,
         license=licence or "unknown",
@@ -141,7 +139,7 @@ def adapter_facts(spec: LoraSpec) -> str:
     facts = [f"rank {spec.r}", f"alpha {spec.alpha:g}"]
     if spec.rank_pattern or spec.alpha_pattern:
         facts.append("others by layer")
-    if spec.init in BASE_STARTS:
+    if spec.init in FROM_BASE:
         facts.append(f"started by {spec.init}, so of twice the rank in the files")
     facts += [name for name, on in (("rsLoRA", spec.use_rslora), ("DoRA", spec.use_dora)) if on]
     return ", ".join(facts)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sdlora.adapters.file_keys import CLIP_INSIDE, clip_name
-from sdlora.adapters.original_names import unet_name
+from sdlora.models.original_names import unet_name
 
 VAE_ATTENTION = {
     "group_norm": "norm",

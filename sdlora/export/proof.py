@@ -16,6 +16,7 @@ from sdlora.adapters.file_writing import adapted_parts
 from sdlora.adapters.formats import DIFFUSERS_FILE, apply_lora, read_lora
 from sdlora.adapters.lora import ADAPTER, adapted_layers, lora_state_dict
 from sdlora.adapters.lora_file import LoraFile
+from sdlora.models.families import part_names
 
 TOLERANCE = 1e-4
 """Largest difference of outputs, relative to the largest output (at least 1). Both sides are the
@@ -124,10 +125,11 @@ def _diffusers_reads(lora_file: LoraFile) -> bool:
     names a text encoder's layers have, so that it drops others, or fails, where that one is not
     among them (``convert_state_dict_to_peft``).
     """
+    names = part_names()
     return not any(
         spec.use_dora
         or spec.alpha_pattern
-        or (part != "unet" and not any(layer.endswith("out_proj") for layer in spec.targets))
+        or (names[part].is_clip and not any(layer.endswith("out_proj") for layer in spec.targets))
         for part, spec in lora_file.specs.items()
     )
 
@@ -171,7 +173,7 @@ def outputs(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         for module in parts.values():
             stack.enter_context(_exact(module))
         for part, module in parts.items():
-            output = _denoised if part == "unet" else _embedded
+            output = _embedded if hasattr(module.config, "vocab_size") else _denoised
             found[part] = output(module, draws).cpu()
     return found
 

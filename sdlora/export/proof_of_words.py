@@ -8,15 +8,17 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from sdlora.adapters.textual_inversion import SDXL_KEYS, learned_rows
+from sdlora.adapters.textual_inversion import embedding_keys, learned_rows
 from sdlora.adapters.weights import read_weights
 from sdlora.export.proof import ExportError
+from sdlora.models.description import PartNames
 
 
 def prove_embeddings(
     path: Path,
     fresh_pipeline: Callable[[], DiffusionPipeline],
     parts: Mapping[str, nn.Module],
+    names: Mapping[str, PartNames],
     name: str,
     tokenize: Callable[[Sequence[str]], Tensor],
 ) -> None:
@@ -26,6 +28,7 @@ def prove_embeddings(
         path: As ``write_embeddings`` left it.
         fresh_pipeline: Gives the base model anew, without the word.
         parts: The trained parts, by their names as attributes of the pipeline.
+        names: What files call the parts of the family.
         name: The word.
         tokenize: Texts -> token ids of all tokenizers side by side, as in training.
 
@@ -33,13 +36,14 @@ def prove_embeddings(
         ExportError: If a prompt with the word gives other token ids or embeddings.
     """
     rows = learned_rows(parts)
+    keys = embedding_keys(rows, names, name)
     pipeline: Any = fresh_pipeline()
     stored, _ = read_weights(path)
     loaded = []
     for part, value in rows.items():
         encoder = getattr(pipeline, part).float()
         tokenizer = getattr(pipeline, part.replace("text_encoder", "tokenizer"))
-        tensor = stored[SDXL_KEYS[part] if len(rows) > 1 else name]
+        tensor = stored[keys[part]]
         pipeline.load_textual_inversion(
             {name: tensor}, token=name, text_encoder=encoder, tokenizer=tokenizer
         )

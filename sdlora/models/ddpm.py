@@ -7,6 +7,7 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 
+from sdlora.models.description import FamilyDescription, PartNames
 from sdlora.models.family import Family, input_dtype
 
 
@@ -22,6 +23,8 @@ class UnconditionalDiffusion(Family):
     Source:
         Ho et al. 2020, arXiv:2006.11239.
     """
+
+    unet: UNet2DModel
 
     def __init__(self, unet: UNet2DModel, noise_schedule_config: Mapping[str, Any]) -> None:
         super().__init__(unet, noise_schedule_config)
@@ -74,3 +77,31 @@ class UnconditionalDiffusion(Family):
         return DDPMPipeline(
             unet=self.unet, scheduler=DDPMScheduler.from_config(dict(self.noise_schedule_config))
         )
+
+
+def _misfit(parts: Mapping[str, Any]) -> str | None:
+    """What is no model of pixels without prompts about a UNet."""
+    unet = parts["unet"].config
+    for what, has, needs in (
+        ("in_channels", unet["in_channels"], 3),
+        ("out_channels", unet["out_channels"], 3),
+        ("class embedding", unet["num_class_embeds"] or unet["class_embed_type"], None),
+    ):
+        if has != needs:
+            return f"the unet's {what} is {has}, not {needs}"
+    return None
+
+
+DDPM = FamilyDescription(
+    name="ddpm",
+    kind="unconditional diffusion model of pixels",
+    make=UnconditionalDiffusion,
+    parts={"unet": UNet2DModel},
+    tokenizers={},
+    trainable={"unet": PartNames(kohya=("lora_unet_",))},
+    misfit=_misfit,
+    has_denoiser=lambda unet: "cross_attention_dim" not in unet,
+    pipeline="DDPMPipeline",
+    hub_tag="unconditional-image-generation",
+    blank="embedded:ddpm",
+)

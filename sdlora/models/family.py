@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,27 +18,36 @@ class Family(nn.Module, ABC):
     All weights are frozen and in eval mode at first.
 
     Args:
-        unet: The denoiser.
+        denoiser: What removes noise.
         noise_schedule_config: The ``scheduler_config.json`` as a mapping.
         tokenizers: Captions -> token ids, one for each text encoder.
 
     Attributes:
+        denoiser_name: What the denoiser is called: its attribute here, its folder in the diffusers
+            layout, and its key in the config.
         noise_schedule_config: The one that is trained and sampled with.
         max_chunks: Longest caption in chunks of the tokenizer's length; each caption takes so many.
     """
 
+    denoiser_name: ClassVar[str] = "unet"
+
     def __init__(
         self,
-        unet: Any,
+        denoiser: Any,
         noise_schedule_config: Mapping[str, Any],
         tokenizers: Sequence[Any] = (),
     ) -> None:
         super().__init__()
-        self.unet = unet
+        setattr(self, self.denoiser_name, denoiser)
         self.tokenizers = tuple(tokenizers)
         self.noise_schedule_config = dict(noise_schedule_config)
         self._own_schedule_config = self.noise_schedule_config
         self.max_chunks = 1
+
+    @property
+    def denoiser(self) -> Any:
+        """What removes noise."""
+        return getattr(self, self.denoiser_name)
 
     @property
     @abstractmethod
@@ -47,7 +56,7 @@ class Family(nn.Module, ABC):
 
     @abstractmethod
     def encode_prompts(self, token_ids: Tensor) -> Tensor:
-        """What the UNet is told of prompts, as one tensor, so that it is cached as one.
+        """What the denoiser takes of prompts, as one tensor, so that it is cached as one.
 
         Args:
             token_ids: Of all tokenizers side by side, ``[B, tokenizers * chunks * L]``, int64.
@@ -60,7 +69,7 @@ class Family(nn.Module, ABC):
     def denoise(
         self, z_t: Tensor, t: Tensor, conditioning: Tensor, sizes: Tensor | None = None
     ) -> Tensor:
-        """The UNet's prediction at noise level ``t``, float32, shaped like ``z_t``.
+        """The denoiser's prediction at noise level ``t``, float32, shaped like ``z_t``.
 
         Args:
             z_t: Noisy latents (pixels, where there is no VAE), ``[B, C, h, w]``.
@@ -105,7 +114,7 @@ class Family(nn.Module, ABC):
 
     @abstractmethod
     def latents(self, moments: Tensor, eps: Tensor) -> Tensor:
-        """What the UNet works on, float32.
+        """What the denoiser works on, float32.
 
         Args:
             moments: As ``encode_images`` gives them, ``[B, M, h, w]``.
@@ -117,18 +126,18 @@ class Family(nn.Module, ABC):
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """What can be trained, by part name: the UNet first."""
-        return {"unet": self.unet, **self.text_encoders}
+        """What can be trained, by part name: the denoiser first."""
+        return {self.denoiser_name: self.denoiser, **self.text_encoders}
 
     @property
     def resolution_step(self) -> int:
         """Sides of training pictures, in pixels, must be a multiple of this."""
-        return int(self.latent_scale * 2 ** (len(self.unet.config.block_out_channels) - 1))
+        return int(self.latent_scale * 2 ** (len(self.denoiser.config.block_out_channels) - 1))
 
     @property
     def native_resolution_px(self) -> int:
-        """The side the UNet was made for, in pixels."""
-        return int(self.unet.config.sample_size) * self.latent_scale
+        """The side the denoiser was made for, in pixels."""
+        return int(self.denoiser.config.sample_size) * self.latent_scale
 
     def change_noise_schedule(self, prediction_type: str | None, zero_terminal_snr: bool) -> None:
         """From now on train and sample otherwise than the model came; see ``changed_schedule``."""

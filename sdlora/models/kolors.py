@@ -9,7 +9,9 @@ from diffusers.pipelines.kolors.text_encoder import ChatGLMModel
 from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
 from torch import Tensor, nn
 
-from sdlora.models.latent import LatentFamily
+from sdlora.models.description import FamilyDescription, PartNames
+from sdlora.models.latent import LatentFamily, latent_misfit
+from sdlora.models.original_names import kohya_layer
 from sdlora.models.sd import sampling_scheduler
 from sdlora.models.sdxl import denoise_sized
 
@@ -93,3 +95,18 @@ class Kolors(LatentFamily):
             unet=self.unet,
             scheduler=sampling_scheduler(self.noise_schedule_config),
         )
+
+
+KOLORS = FamilyDescription(
+    name="kolors",
+    kind="Kolors",
+    make=Kolors,
+    parts={"vae": AutoencoderKL, "text_encoder": ChatGLMModel, "unet": UNet2DConditionModel},
+    tokenizers={"tokenizer": ChatGLMTokenizer},
+    trainable={"unet": PartNames(kohya=("lora_unet_",), layer=kohya_layer)},
+    misfit=latent_misfit,
+    has_denoiser=lambda unet: unet.get("encoder_hid_dim_type") == "text_proj",
+    pipeline="KolorsPipeline",
+    hub_tag="kolors",
+    max_tokens=256,  # max_sequence_length of diffusers' KolorsPipeline
+)

@@ -21,6 +21,8 @@ class LatentFamily(Family):
         clip_skip: How many of the text encoders' last layers are left out.
     """
 
+    unet: UNet2DConditionModel
+
     def __init__(
         self,
         vae: AutoencoderKL,
@@ -75,3 +77,22 @@ class LatentFamily(Family):
         sample = mean + torch.exp(0.5 * logvar.clamp(-30.0, 20.0)) * eps
         shift = self.vae.config.get("shift_factor") or 0.0
         return (sample - shift) * self.vae.config.scaling_factor
+
+
+def latent_misfit(parts: Mapping[str, Any]) -> str | None:
+    """What about the shapes of loaded parts does not go together: inpainting, a mixture of models.
+
+    Args:
+        parts: VAE, text encoders and UNet by their names in the diffusers layout.
+    """
+    unet, vae = parts["unet"].config, parts["vae"].config
+    encoders = [part for name, part in parts.items() if name.startswith("text_encoder")]
+    width = sum(encoder.config.hidden_size for encoder in encoders)
+    text = "encoder_hid_dim" if unet.get("encoder_hid_dim") else "cross_attention_dim"
+    for what, has, needs in (
+        ("in_channels", unet.in_channels, vae.latent_channels),
+        (text, unet[text], width),
+    ):
+        if has != needs:
+            return f"unet's {what} is {has}, where vae and text encoders give {needs}"
+    return None

@@ -1,7 +1,6 @@
 """Load the parts of a base model."""
 
-from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from sdlora.models.description import FamilyDescription
+from sdlora.models.families import description_of, families
 from sdlora.models.family import Family
-from sdlora.models.layouts import LAYOUTS, Layout, layout_of
 from sdlora.models.source import (
     ModelError,
     ModelSource,
@@ -22,43 +22,43 @@ from sdlora.models.source import (
 )
 
 
-def families() -> dict[str, Callable[[ModelSource, int], Family]]:
-    """Model families by name: the built-in ones, and those that installed packages add."""
-    added = {entry.name: entry.load() for entry in entry_points(group="sdlora.models")}
-    return {**dict.fromkeys(LAYOUTS, load_family), **added}
-
-
 def load_family(source: ModelSource, seed: int) -> Family:
-    """Load a base model of a built-in family, or any model of its layout.
+    """Load a base model.
 
     Args:
         source: Where from, and in which precision.
         seed: For the parts that start from random weights.
 
     Raises:
+        ConfigError: If the family is unknown.
         ModelError: If a file is missing or not whole, or the model is of another kind; the message
             names it.
     """
+    description = description_of(source.family)
     folder = resolve(source)
     check_folder(folder, source)
-    layout = layout_of(source.family)
-    parts = {name: _load_part(name, folder, source, seed) for name in layout.parts}
-    _check_kind(source, parts, layout)
-    clip_skip = {"clip_skip": source.clip_skip} if layout.tokenizers else {}
-    return layout.make(
+    parts: dict[str, Any] = {
+        name: _load_part(name, folder, source, seed) for name in description.parts
+    }
+    _check_kind(source, parts, description)
+    tokenizers = load_tokenizers(folder, source.family)
+    given: dict[str, Any] = {"clip_skip": source.clip_skip} if tokenizers else {}
+    return description.make(
         **parts,
-        **dict(zip(layout.tokenizers, load_tokenizers(folder, source.family), strict=True)),
+        **dict(zip(description.tokenizers, tokenizers, strict=True)),
         noise_schedule_config=noise_schedule_config(source),
-        **clip_skip,
+        **given,
     )
 
 
 def load_tokenizers(folder: Path, family: str) -> list[Any]:
     """The tokenizers alone, of a whole folder; captions are checked with them before any weight."""
-    layout = layout_of(family)
-    known = {} if layout.max_tokens is None else {"model_max_length": layout.max_tokens}
+    description = description_of(family)
+    length = description.max_tokens
+    known = {} if length is None else {"model_max_length": length}
     return [
-        kind.from_pretrained(folder / name, **known) for name, kind in layout.tokenizers.items()
+        kind.from_pretrained(folder / name, **known)
+        for name, kind in description.tokenizers.items()
     ]
 
 
@@ -74,55 +74,28 @@ def empty_part(name: str, source: ModelSource) -> nn.Module:
         return _from_config(name, folder, source)
 
 
-def _check_kind(source: ModelSource, parts: Mapping[str, Any], layout: Layout) -> None:
+def _check_kind(
+    source: ModelSource, parts: Mapping[str, Any], description: FamilyDescription
+) -> None:
     """Refuse what has the layout but not the shape: another family, inpainting, a mixture."""
-    if "vae" not in parts:
-        _check_unconditional(source, parts["unet"].config, layout)
-        return
-    unet, vae = parts["unet"].config, parts["vae"].config
-    found = _family_of(unet)
-    if LAYOUTS[found] is not layout:
+    config = parts[description.denoiser].config
+    if not description.has_denoiser(config):
+        found = [each for each in families().values() if each.has_denoiser(config)]
+        kind, remedy = "no known family", "choose another model"
+        if found:
+            kind, remedy = found[0].kind, f"set model.family={found[0].name}"
         raise ModelError(
-            f"model.path={source.path}: its UNet is that of {LAYOUTS[found].kind}, no "
-            f"{layout.kind}; set model.family={found}"
+            f"model.path={source.path}: its {description.denoiser} is that of {kind}, no "
+            f"{description.kind}; {remedy}"
         )
-    encoders = [part for name, part in parts.items() if name.startswith("text_encoder")]
-    width = sum(encoder.config.hidden_size for encoder in encoders)
-    text = "encoder_hid_dim" if unet.get("encoder_hid_dim") else "cross_attention_dim"
-    for what, has, needs in (
-        ("unet's in_channels", unet.in_channels, vae.latent_channels),
-        (f"unet's {text}", unet[text], width),
-    ):
-        if has != needs:
-            raise ModelError(
-                f"model.path={source.path}: {what} is {has}, where vae and text encoders give "
-                f"{needs}: no text-to-image {layout.kind}; choose another model"
-            )
-
-
-def _check_unconditional(source: ModelSource, unet: Mapping[str, Any], layout: Layout) -> None:
-    told = unet["num_class_embeds"] or unet["class_embed_type"]
-    for what, has, needs in (
-        ("in_channels", unet["in_channels"], 3),
-        ("out_channels", unet["out_channels"], 3),
-        ("class embedding", told, None),
-    ):
-        if has != needs:
-            key = "model.architecture" if source.architecture else f"model.path={source.path}"
-            raise ModelError(
-                f"{key}: the unet's {what} is {has}, not {needs}: no {layout.kind}; choose another"
-            )
-
-
-def _family_of(unet: Mapping[str, Any]) -> str:
-    """The family that has such UNets."""
-    if unet.get("encoder_hid_dim_type") == "text_proj":
-        return "kolors"
-    return "sdxl" if unet.get("addition_embed_type") == "text_time" else "sd"
+    misfit = description.misfit(parts)
+    if misfit is not None:
+        key = "model.architecture" if source.architecture else f"model.path={source.path}"
+        raise ModelError(f"{key}: {misfit}: no {description.kind}; choose another")
 
 
 def _load_part(name: str, folder: Path, source: ModelSource, seed: int) -> nn.Module:
-    kind = layout_of(source.family).parts[name]
+    kind = description_of(source.family).parts[name]
     if name in source.scratch:
         return _random_part(name, folder, source, seed)
     own = name == "vae" and source.vae is not None
@@ -156,7 +129,7 @@ def _random_part(name: str, folder: Path, source: ModelSource, seed: int) -> nn.
 
 
 def _from_config(name: str, folder: Path, source: ModelSource) -> nn.Module:
-    kind = layout_of(source.family).parts[name]
+    kind = description_of(source.family).parts[name]
     if name.startswith("text_encoder"):
         return kind(kind.config_class.from_pretrained(folder / name))
     return kind.from_config(part_config(name, folder, source))

@@ -1,6 +1,7 @@
 """Stable Diffusion 1.x / 2.x: one VAE, one CLIP text encoder, one UNet."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from diffusers import (
@@ -13,8 +14,10 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from sdlora.models.description import FamilyDescription, PartNames
 from sdlora.models.family import input_dtype
-from sdlora.models.latent import LatentFamily
+from sdlora.models.latent import LatentFamily, latent_misfit
+from sdlora.models.original_names import kohya_layer
 
 
 class StableDiffusion(LatentFamily):
@@ -95,3 +98,47 @@ def sampling_scheduler(noise_schedule_config: Mapping[str, Any]) -> DDIMSchedule
     """The scheduler that a pipeline is exported with."""
     config = {**DDPMScheduler.from_config(dict(noise_schedule_config)).config}
     return DDIMScheduler.from_config(config)
+
+
+SD2_TEXT_WIDTH = 1024
+"""Width of the text encoder that tells Stable Diffusion 2 (OpenCLIP ViT-H) from 1 (768)."""
+
+
+def _versions(text_width: int, prediction_type: str) -> tuple[str, str]:
+    is_v = prediction_type == "v_prediction"
+    if text_width == SD2_TEXT_WIDTH:
+        side = "768-v" if is_v else "512"
+        return "sd_v2_v" if is_v else "sd_v2", f"stable-diffusion-v2-{side}/lora"
+    return "sd_v1_v" if is_v else "sd_v1", "stable-diffusion-v1/lora"
+
+
+def _has_denoiser(unet: Mapping[str, Any]) -> bool:
+    """A UNet that takes neither SDXL's sizes nor a language model's states."""
+    is_sized = unet.get("addition_embed_type") == "text_time"
+    return not is_sized and unet.get("encoder_hid_dim_type") != "text_proj"
+
+
+SD = FamilyDescription(
+    name="sd",
+    kind="Stable Diffusion 1.x or 2.x",
+    make=StableDiffusion,
+    parts={"vae": AutoencoderKL, "text_encoder": CLIPTextModel, "unet": UNet2DConditionModel},
+    tokenizers={"tokenizer": CLIPTokenizer},
+    trainable={
+        "text_encoder": PartNames(kohya=("lora_te_", "lora_te1_"), is_clip=True),
+        "unet": PartNames(kohya=("lora_unet_",), layer=kohya_layer),
+    },
+    misfit=latent_misfit,
+    has_denoiser=_has_denoiser,
+    pipeline="StableDiffusionPipeline",
+    hub_tag="stable-diffusion",
+    versions=_versions,
+    from_single_file=partial(
+        StableDiffusionPipeline.from_single_file,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ),
+    single_file_text="cond_stage_model.",
+    is_clip=True,
+)

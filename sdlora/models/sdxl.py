@@ -1,6 +1,6 @@
 """Stable Diffusion XL: two text encoders, a pooled embedding, and the sizes of pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from sdlora.models.description import FamilyDescription, PartNames
 from sdlora.models.family import input_dtype
-from sdlora.models.latent import LatentFamily
+from sdlora.models.latent import LatentFamily, latent_misfit
+from sdlora.models.original_names import sdxl_layer
 from sdlora.models.sd import sampling_scheduler
 
 
@@ -132,3 +134,51 @@ def denoise_sized(
     }
     prompts = told["prompt_embeds"].to(dtype)
     return unet(z_t.to(dtype), t, prompts, added_cond_kwargs=added).sample.float()
+
+
+def _has_denoiser(unet: Mapping[str, Any]) -> bool:
+    is_sized = unet.get("addition_embed_type") == "text_time"
+    return is_sized and unet.get("encoder_hid_dim_type") != "text_proj"
+
+
+def _made_lora(version: str, layers: Collection[str]) -> bool:
+    """It says so, adapts a second text encoder, or has several transformer blocks in a row."""
+    in_a_row = [each for each in layers if ".transformer_blocks.1." in each]
+    return (
+        version.startswith("sdxl")
+        or any(layer.startswith("text_encoder_2.") for layer in layers)
+        or any(layer.startswith("unet.") for layer in in_a_row)
+    )
+
+
+SDXL = FamilyDescription(
+    name="sdxl",
+    kind="Stable Diffusion XL",
+    make=StableDiffusionXL,
+    parts={
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+        "unet": UNet2DConditionModel,
+    },
+    tokenizers={"tokenizer": CLIPTokenizer, "tokenizer_2": CLIPTokenizer},
+    trainable={
+        "text_encoder": PartNames(
+            kohya=("lora_te1_", "lora_te_"), is_clip=True, embedding="clip_l"
+        ),
+        "text_encoder_2": PartNames(
+            kohya=("lora_te2_",), is_clip=True, is_nested=True, embedding="clip_g"
+        ),
+        "unet": PartNames(kohya=("lora_unet_",), layer=sdxl_layer),
+    },
+    misfit=latent_misfit,
+    has_denoiser=_has_denoiser,
+    pipeline="StableDiffusionXLPipeline",
+    hub_tag="stable-diffusion-xl",
+    versions=lambda *_: ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"),
+    made_lora=_made_lora,
+    from_single_file=StableDiffusionXLPipeline.from_single_file,
+    single_file_text="conditioner.embedders.",
+    is_clip=True,
+    unused_clip_layers=1,
+)

@@ -17,7 +17,7 @@ from diffusers.utils import logging as diffusers_logging
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
-from sdlora.models.layouts import LAYOUTS, layout_of
+from sdlora.models.families import description_of, families
 from sdlora.runtime.files import file_mark, user_cache_folder, whole_folder
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -29,12 +29,8 @@ ENDINGS = (".safetensors", *PICKLES)
 _HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
 """What safetensors calls the halves of float32."""
 
-_PARTS = {
-    "a VAE": ("first_stage_model.",),
-    "a UNet": ("model.diffusion_model.",),
-    "a text encoder": ("cond_stage_model.", "conditioner.embedders."),
-}
-"""What a whole checkpoint holds, and how the names of its weights begin."""
+_PARTS = {"a VAE": ("first_stage_model.",), "a UNet": ("model.diffusion_model.",)}
+"""What a whole checkpoint holds beside a text encoder, and how the names of its weights begin."""
 
 _MISFITS = (OSError, ValueError, KeyError, AttributeError, RuntimeError)
 """What diffusers raises where names, shapes or configs are not what it expects."""
@@ -66,7 +62,7 @@ def converted_model(
     """
     dtypes = _dtypes(file)
     _check_whole(dtypes, family)
-    load = layout_of(family).from_single_file
+    load = description_of(family).from_single_file
     assert load is not None, "the check refuses families that have no such files"
 
     def convert() -> Any:
@@ -106,17 +102,20 @@ def _check_whole(names: Collection[str], family: str) -> None:
             "is a LoRA, not a model; name the model that it belongs to (to score it: "
             "sdlora evaluate lora=FILE)"
         )
-    for what, starts in _PARTS.items():
+    by_text = {each.single_file_text: each for each in families().values() if each.from_single_file}
+    for what, starts in {**_PARTS, "a text encoder": tuple(by_text)}.items():
         if not any(name.startswith(starts) for name in names):
             raise SingleFileError(
                 f"holds no weights of {what} ({starts[0]}*), so it is no whole checkpoint of the "
                 "original code; take one that is, or a folder in the diffusers layout"
             )
-    found = "sdxl" if any(name.startswith("conditioner.") for name in names) else "sd"
-    if LAYOUTS[found] is not layout_of(family):
+    found = next(
+        each for start, each in by_text.items() if any(name.startswith(start) for name in names)
+    )
+    wanted = description_of(family)
+    if found.single_file_text != wanted.single_file_text:
         raise SingleFileError(
-            f"is a checkpoint of {LAYOUTS[found].kind}, no {layout_of(family).kind}; set "
-            f"model.family={found}"
+            f"is a checkpoint of {found.kind}, no {wanted.kind}; set model.family={found.name}"
         )
 
 

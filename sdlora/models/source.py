@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sdlora.models.layouts import layout_of
+from sdlora.models.families import description_of
 from sdlora.models.single_file import ENDINGS, SingleFileError, converted_model, converted_vae
 from sdlora.runtime.places import ASSETS
 
@@ -34,7 +34,7 @@ class ModelSource:
         path: Hub id, local folder in the diffusers layout, ``embedded:NAME``, or a checkpoint in
             one ``.safetensors`` file of the original code's layout.
         config: For such a file: Hub id or folder with configs and tokenizers of its architecture.
-        family: ``model.family``: a key of ``LAYOUTS``, or a name that a package adds.
+        family: ``model.family``: the name of a built-in one, or of one that a package adds.
         revision: Hub branch, tag or commit; ``None`` for the default branch.
         variant: Weight file variant, e.g. ``"fp16"``.
         frozen_dtype: Precision in which weights that do not train are kept.
@@ -44,7 +44,7 @@ class ModelSource:
         vae: Another VAE in place of the model's own: Hub id, folder with its ``config.json``, or
             ``.safetensors`` file of the original code's layout.
         vae_dtype: Precision of the VAE; ``None``: ``frozen_dtype``.
-        architecture: Options of a UNet from random weights, over those of the folder's config.
+        architecture: Options of a denoiser from random weights, over those of the folder's config.
     """
 
     path: str
@@ -102,7 +102,7 @@ def inside(name: str, folder: Path, source: ModelSource) -> str:
 
     The first unconditional pipelines on the Hub (``google/ddpm-*``) have no folders in it.
     """
-    if layout_of(source.family).tokenizers:
+    if description_of(source.family).tokenizers:
         return name
     flat = name.rpartition("/")[2]
     is_flat = not (folder / name).is_file() and (folder / flat).is_file()
@@ -110,17 +110,21 @@ def inside(name: str, folder: Path, source: ModelSource) -> str:
 
 
 def part_config(part: str, folder: Path, source: ModelSource) -> dict[str, Any]:
-    """The ``config.json`` of a part, with the options that ``source`` gives its UNet."""
+    """The ``config.json`` of a part, with the options that ``source`` gives its denoiser."""
     place = part_folder(part, folder, source)
     config: dict[str, Any] = json.loads((place / "config.json").read_text("utf-8"))
-    return {**config, **source.architecture} if part == "unet" else config
+    is_denoiser = part == description_of(source.family).denoiser
+    return {**config, **source.architecture} if is_denoiser else config
 
 
 def pixel_steps(folder: Path, source: ModelSource) -> tuple[int, int]:
     """Pixels to one latent along a side, and what sides must be multiples of; reads no weight."""
+    description = description_of(source.family)
     scale, halvings = (
-        2 ** (len(part_config(part, folder, source)["block_out_channels"]) - 1) if is_there else 1
-        for part, is_there in (("vae", "vae" in layout_of(source.family).parts), ("unet", True))
+        2 ** (len(part_config(part, folder, source)["block_out_channels"]) - 1)
+        if part in description.parts
+        else 1
+        for part in ("vae", description.denoiser)
     )
     return scale, scale * halvings
 
@@ -182,17 +186,17 @@ def check_folder(folder: Path, source: ModelSource) -> None:
             f"model.path={source.path}: {missing} is missing in {folder}; the folder must be a "
             "whole pipeline in the diffusers layout (half a download? fetch it again)"
         )
-    layout = layout_of(source.family)
-    for part in layout.parts:
+    description = description_of(source.family)
+    for part in description.parts:
         _check_part(part, folder, source)
-    if not layout.tokenizers:
+    if not description.tokenizers:
         _require_unconditional(folder, source)
 
 
 def _missing_file(folder: Path, source: ModelSource) -> str | None:
     """The first file, weights and their configs aside, that a whole pipeline has and this not."""
     wanted = ["model_index.json", inside("scheduler/scheduler_config.json", folder, source)]
-    for tokenizer, kind in layout_of(source.family).tokenizers.items():
+    for tokenizer, kind in description_of(source.family).tokenizers.items():
         wanted.append(f"{tokenizer}/tokenizer_config.json")
         # without a vocabulary, transformers makes an empty tokenizer and says nothing
         names = dict(kind.vocab_files_names)  # all in one newer file, if it is there, or the others
@@ -203,13 +207,14 @@ def _missing_file(folder: Path, source: ModelSource) -> str | None:
 
 
 def _require_unconditional(folder: Path, source: ModelSource) -> None:
-    """Refuse what has more than a UNet and a schedule: it draws latents, or from prompts."""
+    """Refuse what has more than a denoiser and a schedule: it draws latents, or from prompts."""
+    description = description_of(source.family)
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
     there = {name for name, kind in index.items() if isinstance(kind, list) and kind[0]}
-    if others := there - {"unet", "scheduler"}:
+    if others := there - {description.denoiser, "scheduler"}:
         raise ModelError(
             f"model.path={source.path}: has {', '.join(sorted(others))}, too: no "
-            f"{layout_of(source.family).kind}; choose its own model.family, or another model"
+            f"{description.kind}; choose its own model.family, or another model"
         )
 
 

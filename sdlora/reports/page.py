@@ -177,7 +177,7 @@ def _head(
 
 def _trained(config: Mapping[str, Any]) -> str:
     """What a run made, beside the base: a LoRA, unless the weights themselves trained."""
-    methods = [_at(config, f"lora.{part}.method") for part in ("unet", "text_encoder")]
+    methods = [mapping(part).get("method") for part in mapping(_at(config, "lora")).values()]
     return "trained" if "full" in methods else "LoRA"
 
 

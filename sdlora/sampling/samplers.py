@@ -113,13 +113,10 @@ def check_sampler(name: str, config: Mapping[str, Any]) -> None:
     _refuse_what_it_cannot(SAMPLERS[name].args[0], config)
 
 
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
-
-
 @contextmanager
 def without_text_encoders(pipeline: Any) -> Iterator[None]:
     """Hide the text encoders: a pipeline casts given embeddings to their dtype, not the UNet's."""
-    hidden = {name: getattr(pipeline, name) for name in TEXT_ENCODERS if hasattr(pipeline, name)}
+    hidden = {n: part for n, part in pipeline.components.items() if n.startswith("text_encoder")}
     try:
         for name in hidden:
             setattr(pipeline, name, None)
@@ -141,8 +138,7 @@ def prepared(pipeline: Any, build: Callable[..., Any], lora_scale: float) -> Ite
     Raises:
         ValueError: If the strength is to change but an adapter is merged into the weights.
     """
-    found = (getattr(pipeline, name, None) for name in ("unet", "vae", *TEXT_ENCODERS))
-    parts = [module for module in found if module is not None]
+    parts = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
     modes = [(module, module.training) for part in parts for module in part.modules()]
     scheduler = pipeline.scheduler
     bar_config = dict(getattr(pipeline, "_progress_bar_config", {}))

@@ -166,7 +166,7 @@ def recomputes(module: DiffusionModule) -> bool:
 def step_loss(module: DiffusionModule, shape: BatchShape) -> Tensor:
     """The mathematics of ``DiffusionModule.training_step``, on empty tensors of its shapes."""
     family, objective = module.family, module.objective
-    device = next(family.unet.parameters()).device
+    device = next(family.denoiser.parameters()).device
     width, height = shape.size
     num, scale = shape.num_pictures, family.latent_scale
     if not shape.has_latents:
@@ -179,7 +179,7 @@ def step_loss(module: DiffusionModule, shape: BatchShape) -> Tensor:
             conditioning = family.encode_prompts(ids)
     else:
         conditioning = torch.empty(num, *shape.embeddings, device=device)
-    z = torch.empty(num, family.unet.config.in_channels, height // scale, width // scale)
+    z = torch.empty(num, family.denoiser.config.in_channels, height // scale, width // scale)
     z = z.to(device)
     t = torch.zeros(num, dtype=torch.int64, device=device)
     sizes = torch.empty(num, 6, device=device)

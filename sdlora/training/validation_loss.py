@@ -83,7 +83,7 @@ class ValidationLoss:
     @torch.no_grad()
     def _quarters(self, pictures: FixedSet) -> Tensor:
         """Mean loss in each quarter of the timesteps, ``[4]``, float64."""
-        device = next(self._family.unet.parameters()).device
+        device = next(self._family.denoiser.parameters()).device
         low = self._precision != torch.float32
         losses = torch.zeros(len(pictures.moments), NUM_BINS, dtype=torch.float64)
         with torch.autocast(device.type, dtype=self._precision, enabled=low):

@@ -18,6 +18,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from sdlora.adapters.file_keys import to_kohya
 from sdlora.adapters.lora import adapted_layers, add_lora, lora_parameters
 from sdlora.adapters.spec import LoraSpec
+from sdlora.models.description import FamilyDescription
+from sdlora.models.sd import SD
+from sdlora.models.sdxl import SDXL
 from tests.architectures import SD15_UNET, SDXL_UNET
 
 UNET = (
@@ -95,27 +98,27 @@ def adapted_model(unet: dict[str, Any], is_sdxl: bool) -> dict[str, nn.Module]:
 
 
 @pytest.mark.parametrize(
-    ("unet", "is_sdxl", "names", "counts"),
+    ("unet", "family", "names", "counts"),
     [
-        (SD15_UNET, False, sd15_names(), (192, 72)),
-        (SDXL_UNET, True, sdxl_names(), (722, 264)),
+        (SD15_UNET, SD, sd15_names(), (192, 72)),
+        (SDXL_UNET, SDXL, sdxl_names(), (722, 264)),
     ],
     ids=["sd15", "sdxl"],
 )
 def test_names_of_kohyas_trainer(
     unet: dict[str, Any],
-    is_sdxl: bool,
+    family: FamilyDescription,
     names: tuple[list[str], list[str]],
     counts: tuple[int, int],
 ) -> None:
     # the counts that the trainer prints: "create LoRA for U-Net: 192 modules.", and so on
     assert (len(names[0]), len(names[1])) == counts
-    parts = adapted_model(unet, is_sdxl)
+    parts = adapted_model(unet, family is SDXL)
     states = {part: dict(lora_parameters(module)) for part, module in parts.items()}
     alphas = {
         part: {layer: alpha for layer, (_, alpha) in adapted_layers(module).items()}
         for part, module in parts.items()
     }
-    found = to_kohya(states, alphas, is_sdxl)
+    found = to_kohya(states, alphas, family.trainable)
     roles = ("lora_down.weight", "lora_up.weight", "alpha")
     assert set(found) == {f"{name}.{role}" for name in [*names[0], *names[1]] for role in roles}

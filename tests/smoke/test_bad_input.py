@@ -14,6 +14,8 @@ KEYS = [
     ("lora.rr=16", "lora.rr=16: unknown key; did you mean lora.r? lora has r, alpha, dropout"),
     ("+lora.rr=16", "lora.rr=16: unknown key; did you mean lora.r? lora has r, alpha, dropout"),
     ("lora.unet.rr=4", "lora.unet.rr=4: unknown key; did you mean lora.unet.r?"),
+    ("lora.parts.unet.r=4", "lora.parts.unet={'r': 4}: unknown key; lora.parts has method, "),
+    ("lora.unte.r=4", "lora.unte: no such part; did you mean lora.unet? Stable Diffusion 1.x or"),
     ("loraa.r=16", "loraa.r=16: unknown key; did you mean lora.r?"),
     ("optimzer=prodigy", "optimzer=prodigy: unknown key; did you mean optimizer?"),
     ("foo=1", "foo=1: unknown key; --cfg job lists all keys"),
@@ -31,6 +33,7 @@ TYPES = [
     ("lora.alpha=much", "lora.alpha=much: must be a number"),
     ("data.flip=maybe", "data.flip=maybe: must be true or false"),
     ("sampling.seeds=3", "sampling.seeds=3: must be a list"),
+    ("lora.unet.r=abc", "lora.unet.r=abc: must be a whole number"),
     ("lora.unet=4", "lora.unet=4: is a group of keys, not one value; set lora.unet.KEY=VALUE"),
     ("lora.r=${foo}", "lora.r=${foo}: Interpolation key 'foo' not found; write a value"),
 ]
@@ -53,6 +56,7 @@ RANGES = [
 NAMES = [
     ("optimizer=adamq", "optimizer=adamq: unknown; did you mean adamw? choices: adafactor, "),
     ("model=sdx", "model=sdx: unknown; did you mean sdxl? choices: ddpm, kolors, sd15, sd21, sdxl"),
+    ("lora=none", "lora=none: trains all weights of the denoiser, and is called lora=full"),
     ("experiment=tinybase", "experiment=tinybase: unknown; did you mean tiny_base?"),
     ("optim.name=adamq", "optim.name=adamq: unknown; did you mean adamw? choices: adafactor, "),
     ("optim.options.lrr=1", "optim.options.lrr=1: unknown; choices: amsgrad, betas, "),
@@ -107,6 +111,14 @@ def test_wrong_key_in_a_file(message_of: MessageOf, garbage_base: Path, tmp_path
     ("text", "message"),
     [
         ("defaults: [attention]\nr: many\n", "lora.r=many in lora/mine.yaml: must be a whole"),
+        (
+            "defaults: [attention]\nunet: {rr: 3}\n",
+            "lora.unet.rr=3 in lora/mine.yaml: unknown key; did you mean lora.unet.r?",
+        ),
+        (
+            "defaults: [attention]\nunet: {r: many}\n",
+            "lora.unet.r=many in lora/mine.yaml: must be a whole",
+        ),
         ("r: 8\n", "lora.alpha: has no value; set it with lora.alpha=VALUE"),
         ("r: [3\n", "a config file cannot be read: while parsing"),
     ],

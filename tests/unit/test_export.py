@@ -15,6 +15,7 @@ from sdlora.adapters.lora import lora_parameters
 from sdlora.adapters.spec import LoraError
 from sdlora.export.layouts import export_lora, export_pipeline
 from sdlora.export.proof import ExportError, prove_export
+from sdlora.models.sd import SD
 from sdlora.runtime.files import whole_folder
 from tests.unit.adapters.tiny_models import (
     ATTENTION,
@@ -48,7 +49,13 @@ def both(unet, text_encoder):
 def test_all_layouts_give_the_model_back(targets, tmp_path: Path, fresh) -> None:
     unet, text_encoder = tuned(targets)
     folder = tmp_path / "lora"
-    files = export_lora(folder, parts=both(unet, text_encoder), metadata=METADATA, name="my face")
+    files = export_lora(
+        folder,
+        parts=both(unet, text_encoder),
+        names=SD.trainable,
+        metadata=METADATA,
+        name="my face",
+    )
     assert sorted(files) == sorted(path for path in folder.rglob("*") if path.is_file())
     assert {str(path.relative_to(folder)) for path in files} >= {
         FILE, "my face.safetensors", "unet/adapter_config.json",
@@ -68,7 +75,9 @@ def test_each_program_by_itself(tmp_path: Path, fresh) -> None:
     unet, text_encoder = tuned(EVERYTHING)
     expected = outputs(unet, text_encoder)
     folder = tmp_path / "lora"
-    export_lora(folder, parts=both(unet, text_encoder), metadata=METADATA, name="face")
+    export_lora(
+        folder, parts=both(unet, text_encoder), names=SD.trainable, metadata=METADATA, name="face"
+    )
     base = fresh()
     assert not torch.allclose(outputs(base.unet, base.text_encoder), expected, atol=1e-2)
     for name in (FILE, "face.safetensors"):
@@ -85,7 +94,7 @@ def test_each_program_by_itself(tmp_path: Path, fresh) -> None:
 def test_any_target_of_a_text_encoder(targets: tuple[str, ...], tmp_path: Path, fresh) -> None:
     text_encoder = with_lora(tiny_text_encoder(), "text_encoder", {"text_encoder": targets})
     folder, parts = tmp_path / "lora", both(tiny_unet(), text_encoder)
-    export_lora(folder, parts=parts, metadata={}, name="face")
+    export_lora(folder, parts=parts, names=SD.trainable, metadata={}, name="face")
     assert max(prove_export(folder, fresh, parts).values()) == 0.0
 
 
@@ -94,7 +103,7 @@ def test_time_embeddings_of_the_resnets(tmp_path: Path, fresh) -> None:
     unet = with_lora(tiny_unet(), "unet", {"unet": ("time_emb_proj",)})
     folder = tmp_path / "lora"
     parts = both(unet, tiny_text_encoder())
-    export_lora(folder, parts=parts, metadata={}, name="face")
+    export_lora(folder, parts=parts, names=SD.trainable, metadata={}, name="face")
     blocks = ["down_blocks_0", "down_blocks_1", "up_blocks_0", "up_blocks_1"]
     resnets = [f"{b}_resnets_{n}" for b in blocks for n in range(1 if "down" in b else 2)]
     resnets += ["mid_block_resnets_0", "mid_block_resnets_1"]
@@ -118,7 +127,9 @@ def test_time_embeddings_of_the_resnets(tmp_path: Path, fresh) -> None:
 def test_unusual_specs(spec: dict, tmp_path: Path, fresh) -> None:
     unet, text_encoder = tuned(ATTENTION, **spec)
     folder = tmp_path / "lora"
-    export_lora(folder, parts=both(unet, text_encoder), metadata={}, name="face")
+    export_lora(
+        folder, parts=both(unet, text_encoder), names=SD.trainable, metadata={}, name="face"
+    )
     assert max(prove_export(folder, fresh, both(unet, text_encoder)).values()) < 1e-5
 
 
@@ -129,11 +140,13 @@ def test_dora_on_the_unet(pattern: dict, tmp_path: Path, fresh) -> None:
         tiny_text_encoder(),
     )
     folder = tmp_path / "lora"
-    export_lora(folder, parts=both(unet, text_encoder), metadata={}, name="face")
+    export_lora(
+        folder, parts=both(unet, text_encoder), names=SD.trainable, metadata={}, name="face"
+    )
     assert max(prove_export(folder, fresh, both(unet, tiny_text_encoder())).values()) < 1e-5
     dora = with_lora(tiny_text_encoder(), "text_encoder", ATTENTION, use_dora=True)
     with pytest.raises(LoraError, match="train it without DoRA"):
-        export_lora(folder, parts=both(unet, dora), metadata={}, name="face")
+        export_lora(folder, parts=both(unet, dora), names=SD.trainable, metadata={}, name="face")
 
 
 @pytest.mark.parametrize("part", ["unet", "text_encoder"])
@@ -141,7 +154,7 @@ def test_one_part_alone(part: str, tmp_path: Path, fresh) -> None:
     modules = {"unet": tiny_unet(), "text_encoder": tiny_text_encoder()}
     with_lora(modules[part], part, ATTENTION)
     folder = tmp_path / "lora"
-    files = export_lora(folder, parts=modules, metadata={}, name="face")
+    files = export_lora(folder, parts=modules, names=SD.trainable, metadata={}, name="face")
     assert {path.parent.name for path in files} == {"lora", part}
     assert max(prove_export(folder, fresh, modules).values()) == 0.0
 
@@ -152,7 +165,9 @@ def test_over_a_16_bit_base(dtype: torch.dtype, tmp_path: Path, fresh) -> None:
     text_encoder = tiny_text_encoder().to(dtype)
     before = {name: value.clone() for name, value in unet.state_dict().items()}
     folder = tmp_path / "lora"
-    export_lora(folder, parts=both(unet, text_encoder), metadata={}, name="face")
+    export_lora(
+        folder, parts=both(unet, text_encoder), names=SD.trainable, metadata={}, name="face"
+    )
     assert all(v.dtype == torch.float32 for v in load_file(folder / FILE).values())
     differences = prove_export(folder, partial(fresh, dtype), both(unet, text_encoder))
     assert max(differences.values()) == 0.0
@@ -164,7 +179,9 @@ def test_over_a_16_bit_base(dtype: torch.dtype, tmp_path: Path, fresh) -> None:
 def test_a_file_that_lost_something_is_found(tmp_path: Path, fresh) -> None:
     unet, text_encoder = tuned(ATTENTION)
     folder = tmp_path / "lora"
-    export_lora(folder, parts=both(unet, text_encoder), metadata={}, name="face")
+    export_lora(
+        folder, parts=both(unet, text_encoder), names=SD.trainable, metadata={}, name="face"
+    )
     whole = load_file(folder / FILE)
 
     lost = {key: value for key, value in whole.items() if "mid_block" not in key}
@@ -175,7 +192,9 @@ def test_a_file_that_lost_something_is_found(tmp_path: Path, fresh) -> None:
     with pytest.raises(ExportError, match="alpha 6.0 became 4.0"):
         prove_export(folder, fresh, both(unet, text_encoder))
 
-    export_lora(folder, parts=both(unet, text_encoder), metadata={}, name="face")
+    export_lora(
+        folder, parts=both(unet, text_encoder), names=SD.trainable, metadata={}, name="face"
+    )
 
     def other_base() -> StableDiffusionPipeline:
         pipeline = fresh()
@@ -189,18 +208,28 @@ def test_a_file_that_lost_something_is_found(tmp_path: Path, fresh) -> None:
 def test_nan_is_not_exported_and_the_old_export_stays(tmp_path: Path) -> None:
     unet, text_encoder = tuned(ATTENTION)
     folder = tmp_path / "lora"
-    export_lora(folder, parts=both(unet, text_encoder), metadata={}, name="face")
+    export_lora(
+        folder, parts=both(unet, text_encoder), names=SD.trainable, metadata={}, name="face"
+    )
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     next(iter(lora_parameters(text_encoder).values())).data[0, 0] = torch.nan
     with pytest.raises(LoraError, match="NaN or infinity in 1 tensors"):
-        export_lora(folder, parts=both(unet, text_encoder), metadata={}, name="face")
+        export_lora(
+            folder, parts=both(unet, text_encoder), names=SD.trainable, metadata={}, name="face"
+        )
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
     assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_without_an_adapter_there_is_nothing_to_write(tmp_path: Path) -> None:
     with pytest.raises(LoraError, match="no adapter on any of unet"):
-        export_lora(tmp_path / "lora", parts={"unet": tiny_unet()}, metadata={}, name="face")
+        export_lora(
+            tmp_path / "lora",
+            parts={"unet": tiny_unet()},
+            names=SD.trainable,
+            metadata={},
+            name="face",
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -208,7 +237,9 @@ def test_no_path_of_this_machine_is_in_the_files(tmp_path: Path) -> None:
     unet, text_encoder = tuned(ATTENTION)
     text_encoder.name_or_path = str(tmp_path)
     folder = tmp_path / "lora"
-    export_lora(folder, parts=both(unet, text_encoder), metadata={}, name="face")
+    export_lora(
+        folder, parts=both(unet, text_encoder), names=SD.trainable, metadata={}, name="face"
+    )
     for path in folder.rglob("*"):
         assert path.is_dir() or str(tmp_path).encode() not in path.read_bytes()
     config = json.loads((folder / "unet" / "adapter_config.json").read_text("utf-8"))

@@ -21,7 +21,10 @@ from sdlora.commands.lora.arguments import main
 from sdlora.export import lora_files
 from sdlora.export.merging import write_merged
 from sdlora.export.proof import outputs
+from sdlora.models.families import description_of
 from sdlora.models.loading import load_family
+from sdlora.models.sd import SD
+from sdlora.models.sdxl import SDXL
 from sdlora.models.source import ModelSource
 from tests.unit.adapters.tiny_models import EVERYTHING, randomise
 
@@ -55,7 +58,9 @@ def trained(random_base: Path) -> dict[str, nn.Module]:
 
 @pytest.fixture
 def file(tmp_path: Path, trained: dict[str, nn.Module]) -> Path:
-    return write_kohya(tmp_path / "a.safetensors", parts=trained, metadata=HEADER)
+    return write_kohya(
+        tmp_path / "a.safetensors", parts=trained, names=SD.trainable, metadata=HEADER
+    )
 
 
 @pytest.fixture
@@ -181,7 +186,9 @@ def test_a_16_bit_file_stays_one(file: Path, tmp_path: Path) -> None:
 
 def test_convert_of_sdxl(random_xl: Path, tmp_path: Path) -> None:
     parts = adapted(random_xl, family="sdxl", use_rslora=True, mixed=True)
-    first = write_diffusers(tmp_path / "a.safetensors", parts=parts, metadata={})
+    first = write_diffusers(
+        tmp_path / "a.safetensors", parts=parts, names=SDXL.trainable, metadata={}
+    )
     kohya, peft, last = tmp_path / "k.safetensors", tmp_path / "peft", tmp_path / "d.safetensors"
     call("convert", first, kohya, "--layout", "kohya", "--base", random_xl)
     starts = {key.split("_")[1] for key in load_file(kohya)}
@@ -194,7 +201,9 @@ def test_convert_of_sdxl(random_xl: Path, tmp_path: Path) -> None:
 def test_one_text_encoder_of_sdxl_keeps_its_number(random_xl: Path, tmp_path: Path) -> None:
     parts = adapted(random_xl, family="sdxl")
     del parts["text_encoder_2"]
-    first = write_diffusers(tmp_path / "a.safetensors", parts=parts, metadata={})
+    first = write_diffusers(
+        tmp_path / "a.safetensors", parts=parts, names=SDXL.trainable, metadata={}
+    )
     call("convert", first, tmp_path / "k.safetensors", "--layout", "kohya")
     assert any(key.startswith("lora_te1_") for key in load_file(tmp_path / "k.safetensors"))
 
@@ -232,7 +241,9 @@ def test_resize_gives_the_rank(file: Path, random_base: Path, tmp_path: Path) ->
 def test_add_and_merge_agree(file: Path, random_base: Path, tmp_path: Path) -> None:
     """Two LoRAs added in one file, and merged one after the other, give the same model."""
     parts = adapted(random_base, seed=5, r=3, alpha=1.0, targets=("conv1",), only="unet")
-    other = write_diffusers(tmp_path / "b.safetensors", parts=parts, metadata={})
+    other = write_diffusers(
+        tmp_path / "b.safetensors", parts=parts, names=SD.trainable, metadata={}
+    )
     total, merged = tmp_path / "sum.safetensors", tmp_path / "merged"
     call("add", file, other, "--weights", "0.7,0.3", "--out", total, "--base", random_base)
     told = header(total)
@@ -257,7 +268,10 @@ def test_merge_into_a_single_file(
     base = random_xl if family == "sdxl" else random_base
     loader = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
     lora = write_kohya(
-        tmp_path / "a.safetensors", parts=adapted(base, family=family), metadata=HEADER
+        tmp_path / "a.safetensors",
+        parts=adapted(base, family=family),
+        names=description_of(family).trainable,
+        metadata=HEADER,
     )
     file, folder = tmp_path / "merged.safetensors", tmp_path / "merged"
     for out in (file, folder):

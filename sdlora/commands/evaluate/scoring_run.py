@@ -34,6 +34,8 @@ from sdlora.evaluation.evaluator import (
 from sdlora.evaluation.hw10 import FACE, tutorial_line
 from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.scoring import KnownPictures, Pictures, Scorer
+from sdlora.models.description import PartNames
+from sdlora.models.families import description_of
 from sdlora.models.family import Family
 from sdlora.reports.page import write_html_report
 from sdlora.runs.nearest import write_nearest
@@ -106,8 +108,9 @@ def _of_loras(
         progress=progress,
     )
     rows = {"base": evaluator.draw_base()}
+    names = description_of(what.model.family).trainable
     for lora in progress.track(what.loras, "LoRAs"):
-        with _applied(family, lora, config.merge) as scale:
+        with _applied(family, names, lora, config.merge) as scale:
             rows[lora.label] = evaluator.draw(lora_scale=scale)
     return rows
 
@@ -127,14 +130,16 @@ def _as_trained(family: Family, run: Path) -> None:
 
 
 @contextmanager
-def _applied(family: Family, lora: NamedLora, merge: bool) -> Iterator[float]:
+def _applied(
+    family: Family, names: Mapping[str, PartNames], lora: NamedLora, merge: bool
+) -> Iterator[float]:
     """The model with a LoRA, inside the block; gives the strength that is still to be applied."""
     modules = family.parts
     words, embeddings = list(learned(*modules.values())), embeddings_of(lora.path)
     if words and embeddings is not None:
-        load_embeddings(embeddings, modules)
+        load_embeddings(embeddings, modules, names)
     if not words or lora.path.exists():  # a run may learn a word alone
-        apply_lora(modules, read_lora(lora.path, int(family.unet.config.layers_per_block)))
+        apply_lora(modules, read_lora(lora.path, int(family.denoiser.config.layers_per_block)))
     try:
         with ExitStack() as stack:
             for word in words if merge else ():

@@ -5,18 +5,17 @@ import json
 import yaml
 from omegaconf import OmegaConf
 
-from sdlora.assembly.base_model import check_family, model_source
+from sdlora.assembly.base_model import model_source
+from sdlora.assembly.family_limits import check_model
 from sdlora.config.model import ModelConfig
 from sdlora.config.rules import ConfigError
 from sdlora.export.lora_files import FreshBase
-from sdlora.models.loading import families
+from sdlora.models.families import families
+from sdlora.models.loading import load_family
 from sdlora.models.source import ModelSource, resolve
 from sdlora.runtime.places import CONF
 
 MODELS = CONF / "model"
-
-FAMILIES = {"StableDiffusionPipeline": "sd", "StableDiffusionXLPipeline": "sdxl"}
-"""Class in ``model_index.json`` -> ``model.family``."""
 
 
 def base_source(base: str, family: str | None) -> ModelSource:
@@ -39,13 +38,13 @@ def base_source(base: str, family: str | None) -> ModelSource:
     else:
         family = family or _family_of(base)
         config = ModelConfig(family=family, path=base)
-    check_family(config)
+    check_model(config)
     return model_source(config)
 
 
 def fresh_base(source: ModelSource) -> FreshBase:
     """Loads the base anew at each call, in float32."""
-    return lambda: families()[source.family](source, 0)
+    return lambda: load_family(source, 0)
 
 
 def _family_of(base: str) -> str:
@@ -58,8 +57,9 @@ def _family_of(base: str) -> str:
             f"--base={base}: no model_index.json that can be read there ({type(error).__name__}); "
             f"give a whole folder in the diffusers layout, a Hub id, or one of {known}"
         ) from error
-    if name not in FAMILIES:
+    found = {each.pipeline: each.name for each in families().values()}
+    if name not in found:
         raise ConfigError(
             f"--base={base}: a {name}, whose family is not known by its name; give --family"
         )
-    return FAMILIES[name]
+    return found[name]

@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.assembly import base_model
+from sdlora.cli.command_line import schema_node, to_typed
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.evaluation.scores import Scores
@@ -18,6 +19,7 @@ from sdlora.export.layouts import export_lora
 from sdlora.export.lora_files import header
 from sdlora.export.model_card import write_model_card
 from sdlora.export.proof import prove_export
+from sdlora.models.families import description_of
 from sdlora.models.family import Family
 from sdlora.runs.adapter_file import checkpoint_path
 from sdlora.runs.best import read_best
@@ -47,7 +49,11 @@ def export_run(options: Namespace) -> None:
                 metadata["modelspec.license"] = config.export.licence
             with whole_folder(out) as temporary:
                 export_lora(
-                    temporary, parts=family.parts, metadata=metadata, name=config.export.name
+                    temporary,
+                    parts=family.parts,
+                    names=description_of(config.model.family).trainable,
+                    metadata=metadata,
+                    name=config.export.name,
                 )
                 differences = prove_export(temporary, lambda: fresh().pipeline(), family.parts)
                 write_model_card(
@@ -65,8 +71,9 @@ def export_run(options: Namespace) -> None:
 
 def _config(run: Path, licence: str | None) -> TrainConfig:
     stored, _ = read_config(run, key="run")
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), stored))
-    assert isinstance(config, TrainConfig)
+    merged = OmegaConf.merge(schema_node(TrainConfig), stored)
+    assert isinstance(merged, DictConfig)
+    config = to_typed(merged, TrainConfig)
     if licence is not None:
         config.export = replace(config.export, licence=licence)
     return config

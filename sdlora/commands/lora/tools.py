@@ -9,7 +9,7 @@ from transformers.utils import logging as transformers_logging
 
 from sdlora.adapters import arithmetic
 from sdlora.adapters.arithmetic import Cut, Energy
-from sdlora.adapters.file_keys import PARTS, Layers, Layout
+from sdlora.adapters.file_keys import Layers, Layout
 from sdlora.adapters.formats import read_lora
 from sdlora.adapters.inspection import inspect_lora
 from sdlora.adapters.lora_file import LoraFile, from_layers
@@ -28,6 +28,7 @@ from sdlora.export.lora_files import (
 )
 from sdlora.export.merging import SINGLE_FILE, merged_pipeline, write_merged
 from sdlora.export.summary import as_json, shown
+from sdlora.models.families import description_of
 from sdlora.models.source import resolve
 from sdlora.runtime.progress import Progress
 
@@ -91,9 +92,11 @@ def extract_difference(options: Namespace) -> None:
         before, after = base(), tuned().parts
         predicted = before.noise_schedule_config.get("prediction_type", "epsilon")
         found = extract(after, before.parts, Cut(options.r, options.keep), progress)
-        layers = {part: found[part].layers for part in PARTS if part in found}
+        layers = {part: each.layers for part, each in found.items()}
         metadata = {
-            **base_fields(options.base, source.family, text_width(before), predicted),
+            **base_fields(
+                options.base, description_of(source.family), text_width(before), predicted
+            ),
             MADE_BY: f"extract from {Path(options.tuned).name} {_cut_words(options)}",
         }
         lora = from_layers(options.out, layers, metadata, options.layout)

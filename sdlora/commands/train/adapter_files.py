@@ -11,6 +11,7 @@ from sdlora.commands.train.lora_header import metadata
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.evaluation.selection import Rule
 from sdlora.export.layouts import export_pipeline
+from sdlora.models.families import description_of
 from sdlora.runs.best import BestAdapter
 from sdlora.runs.run_folder import PIPELINE
 
@@ -47,11 +48,15 @@ def write_adapter(run: TrainingRun, folder: Path, kohya: bool = False) -> None:
     """
     if not run.has_adapter:
         return
-    content: dict[str, Any] = {"parts": run.family.parts, "metadata": metadata(run)}
+    content: dict[str, Any] = {
+        "parts": run.family.parts,
+        "names": description_of(run.config.model.family).trainable,
+        "metadata": metadata(run),
+    }
     word = run.config.lora.new_word.name
     with _averaged(run):
         if word is not None:
-            write_embeddings(folder, name=word, **content)
+            write_embeddings(folder, word=word, **content)
         if run.specs:
             write_diffusers(folder / DIFFUSERS_FILE, **content)
         if run.specs and kohya:

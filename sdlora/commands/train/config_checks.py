@@ -3,9 +3,9 @@
 from transformers.utils import logging as transformers_logging
 
 from sdlora.assembly.device import check_device
+from sdlora.assembly.family_limits import check_family_limits
 from sdlora.assembly.optimizer import check_optimizer, check_schedule, trained_rates
 from sdlora.assembly.scorers import check_scores
-from sdlora.assembly.unconditional import check_told
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.diffusion.noise_schedule import changed_schedule
@@ -20,10 +20,10 @@ def check(config: TrainConfig) -> None:
         ValueError: Naming key, value and remedy.
     """
     transformers_logging.disable_progress_bar()  # it would draw over the run's own bars
-    check_told(config)
+    check_family_limits(config)
     rates = trained_rates(config.optim, config.lora, config.model.family)
     check_optimizer(config.optim, config.trainer.accelerator, rates)
-    check_schedule(config.scheduler, config.optim.name, config.trainer.ema_decay)
+    check_schedule(config.scheduler, config.optim.name, config.trainer.ema_decay, rates)
     check_sampling(config.sampling)
     objective, sampler = config.objective, config.sampling.sampler
     try:
@@ -31,5 +31,6 @@ def check(config: TrainConfig) -> None:
         check_sampler(sampler, asked)
     except ValueError as error:
         raise ConfigError(f"sampling.sampler={sampler}: {error}") from error
-    check_device(config.trainer.accelerator, config.trainer.precision)
+    trainer = config.trainer
+    check_device(trainer.accelerator, trainer.precision, trainer.compile)
     check_scores(config.evaluation, config.sampling)

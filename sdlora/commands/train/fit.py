@@ -1,7 +1,7 @@
 """A training run, fitted: from its start or its checkpoint to its end, or until it is stopped."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from sdlora.assembly.adapters import trains_base
 from sdlora.commands.train.adapter_files import best_adapter, write_adapter
 from sdlora.commands.train.preflight import check_cost
 from sdlora.commands.train.training_run import TrainingRun
+from sdlora.config.keys import as_written
 from sdlora.evaluation.evaluator import Evaluation
 from sdlora.models.memory import Offload
 from sdlora.runs.best import BestAdapter
@@ -125,7 +126,7 @@ def _say_why_it_stopped(run: TrainingRun, signals: StopSignals, evaluate: Evalua
 
 def _log_start(run: TrainingRun) -> None:
     """Config and pictures, where TensorBoard shows them."""
-    text = json.dumps(asdict(run.config), indent=2)
+    text = json.dumps(as_written(run.config), indent=2)
     for logger in run.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_text("config", f"```json\n{text}\n```")

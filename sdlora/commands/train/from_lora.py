@@ -2,14 +2,13 @@
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from sdlora.config.keys import all_keys
+from sdlora.config.keys import ANY_NAME, all_keys, as_written, schema_key
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.runs.run_config import differences, flat
@@ -85,15 +84,13 @@ def with_recipe(composed: DictConfig, arguments: Sequence[str]) -> DictConfig:
         if key in OVERLAYS and not item.endswith("=null"):
             raise ConfigError(f"{item}: an overlay under from_lora={file}; give its keys instead")
     taken = {GROUP_KEYS.get(key, key) for key in given}
-    dicts = [key for key, kind in all_keys(TrainConfig).items() if kind == "dict"]
     values = {key: copy.deepcopy(OmegaConf.select(composed, key)) for key in given if "." in key}
     with open_dict(composed):
         for name in stored.keys() - taken:
             OmegaConf.update(composed, name, stored[name])
-        options = {key: _inside(stored, key) for key in dicts if key.partition(".")[0] not in taken}
-        for key, value in {**options, **values}.items():
-            if value is not None or key in values:
-                OmegaConf.update(composed, key, value, merge=False)
+        options = {name: each for name, each in stored.items() if name not in taken}
+        for key, value in {**dict(_open_values(options)), **values}.items():
+            OmegaConf.update(composed, key, value, merge=False)
     _refuse_missing(composed, [*taken, *values])
     return composed
 
@@ -116,7 +113,7 @@ def compare_with_recipe(
         ConfigError: Naming what changed, and the remedy.
     """
     recipe = read_recipe(Path(str(config.from_lora)))
-    now = flat({k: v for k, v in asdict(config).items() if k not in OF_THIS_RUN})
+    now = flat({k: v for k, v in as_written(config).items() if k not in OF_THIS_RUN})
     before = flat({k: v for k, v in recipe["config"].items() if k not in OF_THIS_RUN})
     changed = differences(before, now)
     progress.print(f"repeats {config.from_lora}")
@@ -145,14 +142,22 @@ def compare_with_recipe(
 def _unknown_keys(stored: Mapping[str, Any]) -> list[str]:
     known = all_keys(TrainConfig)
     open_keys = tuple(f"{key}." for key, kind in known.items() if kind == "dict")
-    return [key for key in flat(stored) if key not in known and not key.startswith(open_keys)]
+    names = {key: schema_key(key, known) for key in flat(stored)}
+    return [
+        key
+        for key, name in names.items()
+        if (name not in known or name.endswith(ANY_NAME)) and not name.startswith(open_keys)
+    ]
 
 
-def _inside(stored: Mapping[str, Any], key: str) -> Any:
-    found: Any = stored
-    for name in key.split("."):
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
+def _open_values(stored: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """What of a header is a mapping of any keys, such as options; it is taken whole."""
+    known = all_keys(TrainConfig)
+    for name, value in stored.items():
+        if known.get(schema_key(prefix + name, known)) == "dict":
+            yield prefix + name, value
+        elif isinstance(value, Mapping):
+            yield from _open_values(value, f"{prefix}{name}.")
 
 
 def _refuse_missing(composed: DictConfig, given: Sequence[str]) -> None:

@@ -3,23 +3,24 @@
 import json
 import math
 from collections import Counter
-from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
 from sdlora import __version__
 from sdlora.assembly import base_model
 from sdlora.commands.train.from_lora import OF_THIS_RUN
 from sdlora.commands.train.training_run import TrainingRun
+from sdlora.config.keys import as_written
+from sdlora.config.model import ModelConfig
 from sdlora.data.batches.dataset import PictureDataset
 from sdlora.data.sources.picture_source import CLASS_PICTURES
 from sdlora.export.model_card import trigger_phrase
+from sdlora.models.description import FamilyDescription
+from sdlora.models.families import description_of
 from sdlora.models.family import Family
 from sdlora.runs.run_config import now, started_at
 from sdlora.runtime import versions
 from sdlora.runtime.randomness import derive_seed
-
-SD2_TEXT_WIDTH = 1024
-"""Width of the text encoder that tells Stable Diffusion 2 (OpenCLIP ViT-H) from 1 (768)."""
 
 MOST_TAGS = 1000
 """So many of the commonest tags go into the header, which must stay small."""
@@ -27,10 +28,12 @@ MOST_TAGS = 1000
 
 def metadata(run: TrainingRun) -> dict[str, str]:
     """The file's header: what A1111 and model managers show, and all that repeats the run."""
-    recipe = {key: value for key, value in asdict(run.config).items() if key not in OF_THIS_RUN}
+    recipe = {key: value for key, value in as_written(run.config).items() if key not in OF_THIS_RUN}
     model, path = run.config.model, base_model.model_source(run.config.model).path
     return {
-        **base_fields(path, model.family, text_width(run.family), prediction_type(run)),
+        **base_fields(
+            path, description_of(model.family), text_width(run.family), prediction_type(run)
+        ),
         **_kohya_fields(run),
         **_model_spec(run),
         "sdlora.config": json.dumps(recipe, sort_keys=True),
@@ -39,9 +42,18 @@ def metadata(run: TrainingRun) -> dict[str, str]:
     }
 
 
-def base_fields(name: str, family: str, width: int, predicted: str) -> dict[str, str]:
-    """Header entries that say which base model a LoRA is for; see :func:`base_names`."""
-    version, architecture = base_names(family, width, predicted)
+def base_fields(
+    name: str, description: FamilyDescription, width: int, predicted: str
+) -> dict[str, str]:
+    """Header entries that say which base model a LoRA is for.
+
+    Args:
+        name: Of the base: its Hub id or place.
+        description: Of its family.
+        width: Of its (first) text encoder.
+        predicted: What its denoiser predicts.
+    """
+    version, architecture = description.base_names(width, predicted)
     return {
         "ss_sd_model_name": name,
         "ss_base_model_version": version,
@@ -50,40 +62,14 @@ def base_fields(name: str, family: str, width: int, predicted: str) -> dict[str,
     }
 
 
-def base_names(family: str, text_width: int, prediction_type: str) -> tuple[str, str]:
-    """What kohya's trainer and ModelSpec call a base model.
-
-    Args:
-        family: ``model.family``; one that is neither ``sd`` nor ``sdxl`` goes by its own name.
-        text_width: Width of the text encoder; tells Stable Diffusion 2 from 1.
-        prediction_type: ``epsilon`` or ``v_prediction``.
-
-    Returns:
-        ``ss_base_model_version`` and ``modelspec.architecture``.
-
-    Source:
-        kohya-ss/sd-scripts, library/model_util.py ``get_model_version_str_for_sd1_sd2`` and
-        library/sai_model_spec.py ``determine_architecture``.
-    """
-    is_v = prediction_type == "v_prediction"
-    if family == "sdxl":
-        return "sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"
-    if family != "sd":
-        return family, f"{family}/lora"
-    if text_width == SD2_TEXT_WIDTH:
-        side = "768-v" if is_v else "512"
-        return "sd_v2_v" if is_v else "sd_v2", f"stable-diffusion-v2-{side}/lora"
-    return "sd_v1_v" if is_v else "sd_v1", "stable-diffusion-v1/lora"
-
-
 def text_width(family: Family) -> int:
     """Width of the (first) text encoder, 0 if the model has none."""
-    encoder = getattr(family, "text_encoder", None)
-    return int(getattr(getattr(encoder, "config", None), "hidden_size", 0))
+    encoder: Any = next(iter(family.text_encoders.values()), None)
+    return 0 if encoder is None else int(encoder.config.hidden_size)
 
 
 def prediction_type(run: TrainingRun) -> str:
-    """What the run's UNet predicts."""
+    """What the run's denoiser predicts."""
     return run.module.objective.noise.prediction_type
 
 
@@ -132,7 +118,7 @@ def _kohya_fields(run: TrainingRun) -> dict[str, str]:
     dataset = run.datamodule.dataset
     if isinstance(dataset, PictureDataset):  # a stream does not know its length
         fields["ss_epoch"] = str(math.ceil(step * window / dataset.plan.batches_per_epoch))
-    if config.model.family == "sd" and config.model.clip_skip:
+    if _counts_clip_layers(config.model) and config.model.clip_skip:
         fields["ss_clip_skip"] = str(config.model.clip_skip + 1)
     return fields
 
@@ -148,9 +134,15 @@ def _model_spec(run: TrainingRun) -> dict[str, str]:
         "modelspec.prediction_type": "v" if predicted == "v_prediction" else predicted,
         "modelspec.tags": "text-to-image, lora",
     }
-    if config.model.family == "sd":  # 1 is the last layer
+    if _counts_clip_layers(config.model):  # 1 is the last layer
         fields["modelspec.encoder_layer"] = str(config.model.clip_skip + 1)
     if config.export.licence is not None:
         fields["modelspec.license"] = config.export.licence
     trigger = trigger_phrase(config.evaluation, config.data)
     return fields if trigger is None else {**fields, "modelspec.trigger_phrase": trigger}
+
+
+def _counts_clip_layers(model: ModelConfig) -> bool:
+    """Whether other programs ask which CLIP layer is read: not where the last is never used."""
+    description = description_of(model.family)
+    return description.is_clip and not description.unused_clip_layers

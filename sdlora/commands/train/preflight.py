@@ -161,8 +161,9 @@ def _estimate(run: TrainingRun) -> StepCost:
 
 def _optimizer_of(run: TrainingRun, parameter: nn.Parameter) -> Optimizer:
     config = run.config
-    scales_loss = config.trainer.precision == "fp16"
-    return optimizer(config.optim, {"unet": {"weight": parameter}}, scales_loss=scales_loss)
+    scales_loss, denoiser = config.trainer.precision == "fp16", run.family.denoiser_name
+    trained = {denoiser: {"weight": parameter}}
+    return optimizer(config.optim, trained, denoiser=denoiser, scales_loss=scales_loss)
 
 
 def _changes(
@@ -188,8 +189,9 @@ def _changes(
             window = config.trainer.accumulate_grad_batches * batch // num
             yield f"data.batch_size={num} trainer.accumulate_grad_batches={window}", changed
             break
-    if config.model.quantise is None and config.lora.unet.method != "full":
-        weights = now.weights - saved_bytes(run.family.unet)
+    trains_denoiser = config.lora.part(run.family.denoiser_name).method == "full"
+    if config.model.quantise is None and not trains_denoiser:
+        weights = now.weights - saved_bytes(run.family.denoiser)
         yield "model.quantise=nf4", replace(now, weights=weights)
     side = config.data.resolution // 2
     if side % run.family.resolution_step == 0:

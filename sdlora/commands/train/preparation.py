@@ -1,7 +1,6 @@
 """Config -> a training run, step by step: pictures, model, batches, module, evaluator."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import lightning
@@ -30,6 +29,7 @@ from sdlora.commands.train.data_check import (
 from sdlora.commands.train.from_lora import compare_with_recipe
 from sdlora.commands.train.reuse import kept_base, kept_scorer, with_kept_pictures
 from sdlora.commands.train.training_run import TrainingRun
+from sdlora.config.keys import as_written
 from sdlora.config.train import TrainConfig
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sheet.verdict import FILE_NAME, changed_pictures
@@ -54,7 +54,6 @@ def check_data(config: TrainConfig, folder: Path, progress: Progress) -> None:
     Raises:
         DataError: Listing all that cannot be trained on.
     """
-    base_model.check_training(config)
     data = training_pictures(config.data, config.model, folder, progress, is_check=config.check)
     sheet = write_data_sheet(config, data, folder, progress)
     written = [folder / FILE_NAME, *draw_contact_sheets(data, sheet, folder, progress)]
@@ -121,11 +120,10 @@ def prepared(
 
 def _checkpoint_to_resume(config: TrainConfig, folder: Path, progress: Progress) -> Path | None:
     """The newest whole checkpoint, if a run is resumed that may be."""
-    base_model.check_training(config)
     if not config.resume:
         refuse_used(folder)
         return None
-    refuse_changes(folder, asdict(config))
+    refuse_changes(folder, as_written(config))
     checkpoint, skipped = newest_valid(folder / CHECKPOINTS)
     for line in skipped:
         progress.print(f"passed over {line}")
@@ -138,7 +136,7 @@ def _check_without_weights(config: TrainConfig, progress: Progress) -> None:
     """What the model's folder tells of the objective and the adapters; and odd rates are noted."""
     schedule = noise_schedule_config(base_model.model_source(config.model))
     check_objective(config.objective, schedule, config.data.prior.mode == "teacher")
-    adapters.check_adapters(config)
+    adapters.check_adapters(config.model, config.lora)
     rates = trained_rates(config.optim, config.lora, config.model.family)
     for line in rate_notes(config.optim.name, rates):
         progress.print(line)
@@ -169,7 +167,7 @@ def _compare_with_before(
     """Refuse to resume or to repeat a run on something else."""
     if config.resume:  # before the sheet is written anew: it tells which pictures changed
         changed = changed_pictures(folder / FILE_NAME, data.source.pictures)
-        refuse_changes(folder, asdict(config), hashes, {"data": changed})
+        refuse_changes(folder, as_written(config), hashes, {"data": changed})
     elif config.from_lora:
         compare_with_recipe(config, hashes, versions.versions(), progress)
 
@@ -187,7 +185,7 @@ def _note_beginning(
         refuse_findings(config.data, data_sheet(config, data))
         return
     refuse_findings(config.data, write_data_sheet(config, data, folder, progress))
-    write_config(folder, asdict(config), hashes)
+    write_config(folder, as_written(config), hashes)
 
 
 def _scorer(
@@ -224,7 +222,7 @@ def _model(
     family.change_noise_schedule(objective.prediction_type, objective.zero_terminal_snr)
     family.max_chunks = config.data.captions.max_chunks
     adapters.add_adapters(family, specs, config.seed)
-    start_from_file(config, family)
+    start_from_file(config.lora.init_from, family)
     teach(family, config.lora.new_word)
     memory_and_speed(config.trainer, device, family)
     return family.to(device)

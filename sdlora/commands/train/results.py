@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from sdlora.commands.evaluate.scoring_run import print_scores
 from sdlora.commands.train.fit import Fitted
 from sdlora.commands.train.lora_header import metadata
 from sdlora.commands.train.training_run import TrainingRun
+from sdlora.config.keys import as_written
 from sdlora.data.sheet.verdict import FILE_NAME
 from sdlora.evaluation.comparison import gap_closed_by
 from sdlora.evaluation.evaluator import Evaluation, score_training
@@ -21,6 +22,7 @@ from sdlora.export.layouts import export_lora, export_pipeline
 from sdlora.export.model_card import write_model_card
 from sdlora.export.proof import prove_export
 from sdlora.export.proof_of_words import prove_embeddings
+from sdlora.models.families import description_of
 from sdlora.reports.page import FILE_NAME as PAGE
 from sdlora.reports.page import write_html_report
 from sdlora.runs.best import BestAdapter
@@ -57,9 +59,11 @@ def export(run: TrainingRun) -> Exported:
     config, word = run.config, run.config.lora.new_word.name
     run.family.eval()
     trained = run.family.parts
+    names = description_of(config.model.family).trainable
     files = export_lora(
         run.folder / LORA,
         parts=trained,
+        names=names,
         metadata=metadata(run),
         name=config.export.name,
         new_word=word,
@@ -71,7 +75,9 @@ def export(run: TrainingRun) -> Exported:
 
     with run.progress.working("Proving the export"):
         if word is not None:
-            prove_embeddings(files[-1], fresh, trained, word, lambda t: run.family.tokenize(t).ids)
+            prove_embeddings(
+                files[-1], fresh, trained, names, word, lambda t: run.family.tokenize(t).ids
+            )
             run.progress.print(f"export proved: diffusers loads the embeddings of {word} exactly")
         if run.specs:
             differences = prove_export(run.folder / LORA, fresh, trained)
@@ -137,7 +143,7 @@ def _compare(run: TrainingRun, fitted: Fitted, exported: Exported, grid: Path) -
     print_scores(rows, real, run.progress)
     if rows:
         settings = {
-            "config": asdict(run.config),
+            "config": as_written(run.config),
             "versions": versions.versions(),
             "export_differences": exported.differences,
         }
@@ -204,6 +210,6 @@ def log_hparams(
     known = {name: float(value) for name, value in metrics.items() if value is not None}
     for logger in run.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            told = swept_values(run.folder) or flat(asdict(run.config))
+            told = swept_values(run.folder) or flat(as_written(run.config))
             logger.log_hyperparams(told, known)
             logger.finalize("success")

@@ -19,6 +19,7 @@ from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.adapters.lora import adapted_layers, lora_state_dict
 from sdlora.adapters.spec import LoraError
 from sdlora.adapters.weights import write_weights
+from sdlora.models.sd import SD
 from tests.unit.adapters.tiny_models import (
     ATTENTION,
     EVERYTHING,
@@ -47,7 +48,9 @@ def write(layout: str, path: Path, unet, text_encoder) -> Path:
             write_peft(path / part, module)
         return path
     writer = write_kohya if layout == "kohya" else write_diffusers
-    return writer(path / "a.safetensors", parts=parts, metadata={"ss_steps": "7"})
+    return writer(
+        path / "a.safetensors", parts=parts, names=SD.trainable, metadata={"ss_steps": "7"}
+    )
 
 
 def kohya(state: dict[str, Tensor], prefix: str, alpha: float | None) -> dict[str, Tensor]:
@@ -334,6 +337,24 @@ def test_a_key_that_is_no_lora_is_named(tmp_path: Path, key: str, shown: str) ->
         read_lora(tmp_path / "x.safetensors")
 
 
+@pytest.mark.parametrize("alpha", [0.0, -1.0, torch.nan, torch.inf])
+def test_what_a_file_says_of_alpha_is_checked(tmp_path: Path, alpha: float) -> None:
+    stem = "lora_unet_conv_in"
+    tensors = {f"{stem}.lora_{side}.weight": torch.ones(2, 2) for side in ("down", "up")}
+    config = {"unet.lora_alpha": alpha, "unet.r": 2}
+    save_file(tensors, tmp_path / "x.safetensors", {"lora_adapter_metadata": json.dumps(config)})
+    with pytest.raises(LoraError, match=r"x.safetensors: conv_in: rank 2, alpha .*get it again"):
+        read_lora(tmp_path / "x.safetensors")
+
+
+def test_a_file_of_no_rank_is_refused(tmp_path: Path) -> None:
+    shapes = {"down": (0, 2), "up": (2, 0)}
+    tensors = {f"lora_unet_conv_in.lora_{k}.weight": torch.zeros(v) for k, v in shapes.items()}
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(LoraError, match="conv_in: rank 0, alpha 0.0; a rank is at least 1"):
+        read_lora(tmp_path / "x.safetensors")
+
+
 def test_two_spellings_of_one_layer_are_refused(tmp_path: Path) -> None:
     stems = ("lora_unet_conv_in", "lora_unet_input_blocks_0_0")
     tensors = {f"{s}.lora_{m}.weight": torch.zeros(2, 2) for s in stems for m in ("down", "up")}
@@ -424,5 +445,10 @@ def test_a_changed_config_is_found(tmp_path: Path, tuned) -> None:
 )
 def test_metadata_that_no_header_holds_is_refused(tmp_path: Path, metadata, reason, tuned) -> None:
     with pytest.raises(LoraError, match=reason):
-        write_diffusers(tmp_path / "x.safetensors", parts={"unet": tuned[0]}, metadata=metadata)
+        write_diffusers(
+            tmp_path / "x.safetensors",
+            parts={"unet": tuned[0]},
+            names=SD.trainable,
+            metadata=metadata,
+        )
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """A new word: what it is to tokenizers, text encoders and training, and who reads its file."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,11 @@ from sdlora.adapters.textual_inversion import (
 )
 from sdlora.export.proof import ExportError
 from sdlora.export.proof_of_words import prove_embeddings
+from sdlora.models.description import PartNames
 from sdlora.models.family import Family
 from sdlora.models.loading import load_family
-from sdlora.models.sd import StableDiffusion
+from sdlora.models.sd import SD, StableDiffusion
+from sdlora.models.sdxl import SDXL
 from sdlora.models.source import ModelSource
 from sdlora.sampling.generate import generate
 from sdlora.sampling.prompts import Prompt
@@ -39,6 +42,16 @@ def taught(family: Family, word: NewWord = WORD) -> Family:
         draws = torch.Generator().manual_seed(number)
         embedding.new_rows.data += torch.randn(embedding.new_rows.shape, generator=draws)
     return family
+
+
+def names_of(family: Family) -> Mapping[str, PartNames]:
+    return (SDXL if len(family.text_encoders) > 1 else SD).trainable
+
+
+def written(folder: Path, family: Family, metadata: Mapping[str, str] | None = None) -> list[Path]:
+    names = names_of(family)
+    told = dict(metadata or {})
+    return write_embeddings(folder, parts=family.parts, names=names, word=WORD.name, metadata=told)
 
 
 @pytest.fixture
@@ -145,7 +158,7 @@ def test_lora_scale_zero_draws_the_first_meaning(family: StableDiffusion) -> Non
 def test_diffusers_reads_the_file_and_encodes_alike(
     family: StableDiffusion, random_base: Path, tmp_path: Path
 ) -> None:
-    (path,) = write_embeddings(tmp_path, taught(family).parts, WORD.name, {"note": "mine"})
+    (path,) = written(tmp_path, taught(family), {"note": "mine"})
     assert path == tmp_path / "embeddings" / "zwk.safetensors"
     pipeline = load_family(ModelSource(path=str(random_base)), 0).pipeline()
     pipeline.load_textual_inversion(str(path), token=WORD.name)
@@ -161,7 +174,7 @@ def test_comfyui_finds_its_tensors(family: StableDiffusion, xl: Family, tmp_path
         return embed[embed_key] if embed_key in embed else next(iter(embed.values()))
 
     for name, model in (("one", taught(family)), ("two", taught(xl))):
-        (path,) = write_embeddings(tmp_path / name, model.parts, WORD.name, {})
+        (path,) = written(tmp_path / name, model)
         found = list(learned(*model.text_encoders.values()))
         for key, embedding in zip(("clip_l", "clip_g"), found, strict=False):
             assert torch.equal(load_embed(path, key), embedding.new_rows)
@@ -176,9 +189,11 @@ def test_an_export_is_proved(kind: str, request: pytest.FixtureRequest, tmp_path
     def prove(path: Path) -> None:
         source = ModelSource(path=str(folder), family=kind)
         fresh = load_family(source, 0).pipeline
-        prove_embeddings(path, fresh, family.parts, WORD.name, lambda t: family.tokenize(t).ids)
+        names = names_of(family)
+        ids = lambda t: family.tokenize(t).ids  # noqa: E731
+        prove_embeddings(path, fresh, family.parts, names, WORD.name, ids)
 
-    (path,) = write_embeddings(tmp_path, family.parts, WORD.name, {})
+    (path,) = written(tmp_path, family)
     prove(path)
     other = {key: value + 1e-3 for key, value in load_file(path).items()}
     save_file(other, path)
@@ -189,15 +204,15 @@ def test_an_export_is_proved(kind: str, request: pytest.FixtureRequest, tmp_path
 def test_embeddings_come_back_and_others_are_refused(
     family: StableDiffusion, tmp_path: Path
 ) -> None:
-    (path,) = write_embeddings(tmp_path, taught(family).parts, WORD.name, {})
+    (path,) = written(tmp_path, taught(family))
     (embedding,) = learned(family.text_encoder)
     kept = embedding.new_rows.detach().clone()
     embedding.new_rows.data.zero_()
-    load_embeddings(path, family.parts)
+    load_embeddings(path, family.parts, SD.trainable)
     assert torch.equal(embedding.new_rows, kept)
     save_file({"<zwk>": torch.zeros(3, 16)}, path)
     with pytest.raises(EmbeddingError, match=r"\[3, 16\].*text_encoder needs \[2, 16\]"):
-        load_embeddings(path, family.parts)
+        load_embeddings(path, family.parts, SD.trainable)
 
 
 def test_training_moves_the_word_and_nothing_else(family: StableDiffusion, tmp_path: Path) -> None:

@@ -12,15 +12,17 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sdlora.adapters.file_keys import PARTS
 from sdlora.adapters.file_writing import write_diffusers, write_kohya
 from sdlora.adapters.formats import apply_lora, read_lora, remove_lora
 from sdlora.adapters.lora import adapted_layers, add_lora, lora_state_dict
 from sdlora.adapters.spec import LoraError, LoraSpec
 from sdlora.export.layouts import export_lora
 from sdlora.export.proof import prove_export
+from sdlora.models.sdxl import SDXL
 from tests.models import random_xl, write_random_xl
 from tests.unit.adapters.tiny_models import ATTENTION, EVERYTHING, randomise
+
+PARTS = ("unet", "text_encoder", "text_encoder_2")
 
 FILE = "pytorch_lora_weights.safetensors"
 TEXT = EVERYTHING["text_encoder"]
@@ -76,7 +78,7 @@ def test_every_layout_gives_the_model_back(tmp_path: Path, tuned: dict[str, nn.M
     expected = outputs(tuned)
     assert not torch.allclose(outputs(parts_of(random_xl())), expected, atol=1e-2)
     folder = tmp_path / "lora"
-    files = export_lora(folder, parts=tuned, metadata={}, name="face")
+    files = export_lora(folder, parts=tuned, names=SDXL.trainable, metadata={}, name="face")
     assert sorted(files) == sorted(path for path in folder.rglob("*") if path.is_file())
     for name in (FILE, "face.safetensors"):  # each program by itself, first diffusers
         pipeline = random_xl()
@@ -100,7 +102,7 @@ def test_every_layout_gives_the_model_back(tmp_path: Path, tuned: dict[str, nn.M
 
 def test_the_export_is_proved(tmp_path: Path, tuned: dict[str, nn.Module]) -> None:
     folder = tmp_path / "lora"
-    export_lora(folder, parts=tuned, metadata={}, name="face")
+    export_lora(folder, parts=tuned, names=SDXL.trainable, metadata={}, name="face")
     differences = prove_export(folder, random_xl, tuned)
     layouts = ("diffusers", "kohya", "peft")
     assert differences.keys() == {f"{layout}/{part}" for layout in layouts for part in PARTS}
@@ -113,7 +115,7 @@ def test_one_part_alone(part: str, tmp_path: Path) -> None:
     targets = {"unet": ATTENTION["unet"], "text_encoder": TEXT, "text_encoder_2": TEXT}
     parts = adapted({part: targets[part]})
     folder = tmp_path / "lora"
-    files = export_lora(folder, parts=parts, metadata={}, name="face")
+    files = export_lora(folder, parts=parts, names=SDXL.trainable, metadata={}, name="face")
     assert {path.parent.name for path in files} == {"lora", part}
     assert max(prove_export(folder, random_xl, parts).values()) < 1e-5
     assert torch.equal(outputs(applied(folder / part)), outputs(parts))
@@ -122,19 +124,23 @@ def test_one_part_alone(part: str, tmp_path: Path) -> None:
 def test_mixed_ranks_and_rslora(tmp_path: Path) -> None:
     spec = {"rank_pattern": {"fc1": 1}, "alpha_pattern": {"q_proj": 7.0}}
     parts = adapted({"text_encoder": TEXT, "text_encoder_2": TEXT}, use_rslora=True, **spec)
-    export_lora(tmp_path / "lora", parts=parts, metadata={}, name="face")
+    export_lora(tmp_path / "lora", parts=parts, names=SDXL.trainable, metadata={}, name="face")
     assert max(prove_export(tmp_path / "lora", random_xl, parts).values()) < 1e-5
 
 
 def test_keys_of_both_text_encoders(tmp_path: Path, tuned: dict[str, nn.Module]) -> None:
-    kohya = load_file(write_kohya(tmp_path / "a.safetensors", parts=tuned, metadata={}))
+    kohya = load_file(
+        write_kohya(tmp_path / "a.safetensors", parts=tuned, names=SDXL.trainable, metadata={})
+    )
     starts = ("lora_unet_", "lora_te1_text_model_encoder_", "lora_te2_text_model_encoder_")
     assert all(key.startswith(starts) for key in kohya)
     assert "lora_te2_text_model_encoder_layers_1_self_attn_q_proj.lora_down.weight" in kohya
     assert kohya["lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha"] == 5.0
     assert "lora_unet_label_emb_0_0.lora_up.weight" in kohya
     assert "lora_unet_input_blocks_4_1_proj_in.lora_up.weight" in kohya
-    theirs = load_file(write_diffusers(tmp_path / "b.safetensors", parts=tuned, metadata={}))
+    theirs = load_file(
+        write_diffusers(tmp_path / "b.safetensors", parts=tuned, names=SDXL.trainable, metadata={})
+    )
     for part in PARTS[1:]:
         start = f"{part}.text_model.encoder.layers."
         assert any(key.startswith(start) for key in theirs)
@@ -144,7 +150,9 @@ def test_keys_of_both_text_encoders(tmp_path: Path, tuned: dict[str, nn.Module])
 def test_a_model_with_one_text_encoder_keeps_its_names(tmp_path: Path) -> None:
     parts = adapted({"text_encoder": TEXT})
     del parts["text_encoder_2"]
-    kohya = load_file(write_kohya(tmp_path / "a.safetensors", parts=parts, metadata={}))
+    kohya = load_file(
+        write_kohya(tmp_path / "a.safetensors", parts=parts, names=SDXL.trainable, metadata={})
+    )
     assert all(key.startswith("lora_te_text_model_encoder_") for key in kohya)
 
 
@@ -198,7 +206,9 @@ def test_names_are_those_of_kohyas_trainer(tmp_path: Path, tuned: dict[str, nn.M
         f"lora_unet_{layer.replace('.', '_')}": f"lora_unet_{sgm_name(layer).replace('.', '_')}"
         for layer in adapted_layers(tuned["unet"])
     }
-    ours = load_file(write_kohya(tmp_path / "ours.safetensors", parts=tuned, metadata={}))
+    ours = load_file(
+        write_kohya(tmp_path / "ours.safetensors", parts=tuned, names=SDXL.trainable, metadata={})
+    )
     found = {key.split(".", 1)[0] for key in ours if key.startswith("lora_unet_")}
     assert found == set(names.values())
     lora_file = read_lora(tmp_path / "ours.safetensors")
@@ -213,7 +223,9 @@ def test_files_with_names_of_diffusers(tmp_path: Path, tuned: dict[str, nn.Modul
         f"lora_unet_{sgm_name(layer).replace('.', '_')}": f"lora_unet_{layer.replace('.', '_')}"
         for layer in adapted_layers(tuned["unet"])
     }
-    ours = load_file(write_kohya(tmp_path / "ours.safetensors", parts=tuned, metadata={}))
+    ours = load_file(
+        write_kohya(tmp_path / "ours.safetensors", parts=tuned, names=SDXL.trainable, metadata={})
+    )
     theirs = {}
     for key, value in ours.items():
         stem, rest = key.split(".", 1)
@@ -249,7 +261,7 @@ def test_a_projection_that_others_trained(layout: str, tmp_path: Path) -> None:
 def test_a_file_for_the_other_family_is_refused(
     tmp_path: Path, tuned: dict[str, nn.Module]
 ) -> None:
-    path = write_kohya(tmp_path / "xl.safetensors", parts=tuned, metadata={})
+    path = write_kohya(tmp_path / "xl.safetensors", parts=tuned, names=SDXL.trainable, metadata={})
     parts = parts_of(random_xl())
     first = {part: parts[part] for part in ("unet", "text_encoder")}
     with pytest.raises(LoraError, match="text_encoder_2: the model has no such part"):
@@ -258,7 +270,9 @@ def test_a_file_for_the_other_family_is_refused(
 
 
 def test_a_lora_comes_off_again(tmp_path: Path, tuned: dict[str, nn.Module]) -> None:
-    path = write_diffusers(tmp_path / "a.safetensors", parts=tuned, metadata={})
+    path = write_diffusers(
+        tmp_path / "a.safetensors", parts=tuned, names=SDXL.trainable, metadata={}
+    )
     parts = parts_of(random_xl())
     before = outputs(parts)
     for _ in range(2):
@@ -270,12 +284,12 @@ def test_a_lora_comes_off_again(tmp_path: Path, tuned: dict[str, nn.Module]) -> 
 def test_dora_on_a_text_encoder_is_refused(tmp_path: Path) -> None:
     parts = adapted({"text_encoder_2": TEXT}, use_dora=True)
     with pytest.raises(LoraError, match="text_encoder_2: a DoRA"):
-        export_lora(tmp_path / "lora", parts=parts, metadata={}, name="face")
+        export_lora(tmp_path / "lora", parts=parts, names=SDXL.trainable, metadata={}, name="face")
 
 
 def test_dora_on_the_unet(tmp_path: Path) -> None:
     parts = adapted({"unet": ATTENTION["unet"]}, use_dora=True)
-    export_lora(tmp_path / "lora", parts=parts, metadata={}, name="face")
+    export_lora(tmp_path / "lora", parts=parts, names=SDXL.trainable, metadata={}, name="face")
     assert max(prove_export(tmp_path / "lora", random_xl, parts).values()) < 1e-5
 
 

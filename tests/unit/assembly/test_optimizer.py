@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from sdlora.assembly.lightning_trainer import average
-from sdlora.assembly.optimizer import optimizer, rate_notes, schedule, trained_rates
+from sdlora.assembly.optimizer import check_schedule, optimizer, rate_notes, schedule, trained_rates
 from sdlora.cli.command_line import register_schemas, to_typed
 from sdlora.commands.train.config_checks import check
 from sdlora.config.rules import ConfigError
@@ -158,18 +158,25 @@ def test_rates_are_those_of_the_parts_that_train(config: Callable[..., TrainConf
     frozen = config("lora.text_encoder.method=frozen")
     assert rates_of(frozen) == {"unet": 3e-3}
     named: dict[str, dict[str, Any]] = {"unet": {"w.lora_B": nn.Parameter(torch.ones(1))}}
-    groups = optimizer(frozen.optim, {**named, "text_encoder": {}}, scales_loss=False).param_groups
+    groups = optimizer(
+        frozen.optim, {**named, "text_encoder": {}}, denoiser="unet", scales_loss=False
+    ).param_groups
     assert [(group["name"], group["lr"]) for group in groups] == [("unet", 3e-3)]
     word = config("lora.text_encoder.method=frozen", "lora.new_word.name=zwk")
     assert rates_of(word) == {"unet": 3e-3, "new_word": 5e-3}
     rows = {"embeddings.new_rows": nn.Parameter(torch.ones(1))}
-    groups = optimizer(word.optim, {**named, "text_encoder": rows}, scales_loss=False).param_groups
+    groups = optimizer(
+        word.optim, {**named, "text_encoder": rows}, denoiser="unet", scales_loss=False
+    ).param_groups
     assert [(group["name"], group["lr"]) for group in groups] == [
         ("unet", 3e-3),
         ("text_encoder_new_word", 5e-3),
     ]
     plus = config("optim.lora_plus_ratio=2")
-    assert optimizer(plus.optim, named, scales_loss=False).param_groups[0]["lr"] == 6e-3
+    assert (
+        optimizer(plus.optim, named, denoiser="unet", scales_loss=False).param_groups[0]["lr"]
+        == 6e-3
+    )
 
 
 @pytest.mark.parametrize(("accumulate", "changes"), [(1, [3, 6]), (2, [2, 3, 5, 6])])
@@ -183,7 +190,12 @@ def test_epochs_are_counted_in_batches(
         "trainer.max_steps=8",
         f"trainer.accumulate_grad_batches={accumulate}",
     )
-    driven = optimizer(given.optim, {"unet": {"w": nn.Parameter(torch.ones(1))}}, scales_loss=False)
+    driven = optimizer(
+        given.optim,
+        {"unet": {"w": nn.Parameter(torch.ones(1))}},
+        denoiser="unet",
+        scales_loss=False,
+    )
     rates = schedule(given.scheduler, given.trainer, driven, batches_per_epoch=3)
     found = rates.get_last_lr()
     for _ in range(7):
@@ -192,3 +204,13 @@ def test_epochs_are_counted_in_batches(
         found += rates.get_last_lr()
     assert [step for step in range(1, 8) if found[step] != found[step - 1]] == changes
     assert Fraction(3, accumulate) * len(changes) <= 8
+
+
+def test_a_rate_does_not_end_above_where_it_begins(config: Callable[..., TrainConfig]) -> None:
+    def check(*given: str) -> None:
+        told = config("scheduler=cosine_annealing", "scheduler.eta_min=1e-3", *given)
+        check_schedule(told.scheduler, told.optim.name, None, rates_of(told))
+
+    with pytest.raises(ConfigError, match=r"^scheduler.eta_min=0.001: is above optim.text_enc.*lr"):
+        check("optim.unet_lr=2e-3")
+    check("optim.unet_lr=2e-3", "lora.text_encoder.method=frozen")

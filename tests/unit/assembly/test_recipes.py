@@ -14,8 +14,8 @@ from sdlora.assembly.new_word import teach
 from sdlora.cli.command_line import register_schemas, to_typed
 from sdlora.config.train import TrainConfig
 from sdlora.data.batches.dataset import Batch
+from sdlora.models.families import FAMILIES
 from sdlora.models.family import Family
-from sdlora.models.layouts import LAYOUTS
 from sdlora.models.source import noise_schedule_config
 from sdlora.runtime.places import CONF
 from sdlora.training.module import DiffusionModule
@@ -51,7 +51,7 @@ def config(random_bases: dict[str, Path]) -> Config:
 
 def built(config: TrainConfig) -> Built:
     """Model with adapters, and the module with its objective; as a run puts them together."""
-    check_adapters(config)
+    check_adapters(config.model, config.lora)
     is_taught = config.data.prior.mode == "teacher"
     schedule = noise_schedule_config(base_model.model_source(config.model))
     check_objective(config.objective, schedule, is_taught)
@@ -84,11 +84,11 @@ def test_every_option_can_be_built(path: Path, config: Config) -> None:
 
 
 MODEL = {"sd": "sd15"}
-ADAPTED = ("attention", "conv_time", "none")
+TRAINED = ("attention", "conv_time", "full")
 STEPS = [
-    *((family, lora) for family in ("sd", "sdxl") for lora in ADAPTED),
-    *(("kolors", f"{lora} lora.text_encoder.method=frozen") for lora in ADAPTED),
-    ("ddpm", "none"),  # nothing else loads a LoRA of it
+    *((family, lora) for family in ("sd", "sdxl") for lora in TRAINED),
+    *(("kolors", f"{lora} lora.text_encoder.method=frozen") for lora in TRAINED),
+    ("ddpm", "full"),  # nothing else loads a LoRA of it
 ]
 
 
@@ -96,9 +96,9 @@ STEPS = [
 def test_a_step_of_every_family(family: str, lora: str, config: Config) -> None:
     """Every trained weight gets a gradient, but for those that nothing reads.
 
-    The last layer of SDXL's first text encoder is one: the UNet is told what comes before it.
+    The last layer of SDXL's first text encoder is one: the UNet reads what comes before it.
     """
-    assert {family for family, _ in STEPS} == LAYOUTS.keys()
+    assert {family for family, _ in STEPS} == FAMILIES.keys()
     model, module = built(config(f"model={MODEL.get(family, family)}", *f"lora={lora}".split()))
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     module.on_fit_start()

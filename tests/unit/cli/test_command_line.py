@@ -1,6 +1,5 @@
 """What happens to the command line before Hydra reads it, and to a config before it is used."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from sdlora.cli.command_line import (
 from sdlora.cli.composition_errors import explain, unknown_keys
 from sdlora.commands.evaluate.run_settings import with_run_settings
 from sdlora.config.evaluate import EvaluateConfig
+from sdlora.config.keys import as_written
 from sdlora.config.optim import OptimConfig
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
@@ -98,7 +98,7 @@ def test_options_may_be_added_without_a_plus() -> None:
         "++optim.options.eps=1",
         "+optim.options.eps=1",
         "++evaluation.face.options.x=1",
-        "++lora.unet.rank_pattern={mid_block:4}",
+        "lora.unet.rank_pattern={mid_block:4}",
         "lora.r=1",
     ]
 
@@ -192,7 +192,7 @@ def finished_run(tmp_path: Path) -> Path:
     ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = to_typed(compose("train", opened_options(given, TrainConfig)), TrainConfig)
-    write_config(tmp_path, asdict(config), {})
+    write_config(tmp_path, as_written(config), {})
     return tmp_path
 
 
@@ -210,7 +210,7 @@ def test_the_options_of_a_run_are_its_own(tmp_path: Path) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = to_typed(compose("train", ["run_dir=here", "evaluation=photos"]), TrainConfig)
     config.evaluation.clip.options = {}
-    write_config(tmp_path, asdict(config), {})
+    write_config(tmp_path, as_written(config), {})
     found = evaluate_config(f"run={tmp_path}").evaluation
     assert found == config.evaluation
     more = evaluate_config(f"run={tmp_path}", "evaluation.face.options.batch_size=3").evaluation
@@ -270,9 +270,18 @@ def test_a_sweep_is_named_by_what_it_sweeps() -> None:
 
 def test_unknown_keys_are_found_at_every_depth_but_in_options() -> None:
     composed = OmegaConf.create(
-        {"lora": {"r": 4, "rr": 3, "unet": {"x": {"y": 1}}}, "optim": {"options": {"a": 1}}, "z": 1}
+        {
+            "lora": {"r": 4, "rr": 3, "unet": {"x": {"y": 1}, "r": 2}, "parts": {"vae": {"r": 1}}},
+            "optim": {"options": {"a": 1}},
+            "z": 1,
+        }
     )
-    assert unknown_keys(composed, TrainConfig) == {"lora.rr": 3, "lora.unet.x": {"y": 1}, "z": 1}
+    assert unknown_keys(composed, TrainConfig) == {
+        "lora.rr": 3,
+        "lora.unet.x": {"y": 1},
+        "lora.parts.vae": {"r": 1},
+        "z": 1,
+    }
 
 
 def test_a_product_of_another_value() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdlora.models.loading import families, load_family
+from sdlora.models.loading import load_family
 from sdlora.models.source import ModelError, ModelSource, resolve
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -287,7 +287,3 @@ def test_the_home_folder_is_known(
         monkeypatch.setenv(name, str(tmp_path))
     (tmp_path / "sd").mkdir()
     assert resolve(ModelSource(path="~/sd")) == tmp_path / "sd"
-
-
-def test_the_family_is_known_by_name() -> None:
-    assert families()["sd"] is load_family

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sdlora.assembly import base_model
+from sdlora.assembly import family_limits
 from sdlora.config.rules import ConfigError
 from tests.unit.commands.train.test_reuse import load, train_config
 
@@ -23,15 +23,19 @@ LEVELS = (
 def test_a_missing_package_is_told_before_a_weight_is_read(
     random_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base_model, "find_spec", lambda name: None)
+    monkeypatch.setattr(family_limits, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"^model.quantise=nf4: .* pip install bitsandbytes"):
         load(train_config(random_base / "nowhere", "model.quantise=nf4"))
 
 
-@pytest.mark.parametrize("other", ["lora.init=pissa", "lora=none"])
-def test_rounded_weights_neither_train_nor_start_an_adapter(other: str, random_base: Path) -> None:
+@pytest.mark.parametrize("other", ["lora.init=pissa", "lora=full"])
+def test_rounded_weights_neither_train_nor_start_an_adapter(
+    other: str, random_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(family_limits, "find_spec", lambda name: name)
+    config = train_config(random_base, "model.quantise=nf4", other)
     with pytest.raises(ConfigError, match=r"^model.quantise=nf4: rounded weights"):
-        train_config(random_base, "model.quantise=nf4", other)
+        family_limits.check_family_limits(config)
 
 
 def test_weights_on_the_levels_stay_and_gradients_pass() -> None:

@@ -1,6 +1,5 @@
 """What ``evaluate.py`` is told to score: its rows, and the pictures that they are compared with."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from PIL import Image
 
 from sdlora.cli.command_line import register_schemas, to_typed
 from sdlora.commands.evaluate.subject import named_loras, subject
+from sdlora.config.keys import as_written
 from sdlora.config.train import TrainConfig
 from sdlora.runs.run_config import write_config
 from sdlora.runtime.places import CONF
@@ -88,7 +88,7 @@ def run_on(tmp_path: Path, root: Path, *given: str) -> Path:
         config = to_typed(compose("train", settings), TrainConfig)
     run = tmp_path / "run"
     (run / "lora").mkdir(parents=True)
-    write_config(run, asdict(config), {})
+    write_config(run, as_written(config), {})
     return run
 
 

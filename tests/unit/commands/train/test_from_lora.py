@@ -1,7 +1,6 @@
 """The config of a file's header under the overrides of now."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from safetensors.torch import save_file
 
 from sdlora.cli.command_line import opened_options, register_schemas, to_typed
 from sdlora.commands.train.from_lora import compare_with_recipe, read_recipe, with_recipe
+from sdlora.config.keys import as_written
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.runtime.places import CONF
@@ -36,14 +36,14 @@ def file(tmp_path: Path) -> Path:
         *("seed=5", "optim.options.eps=1e-7", "lora.r=3", "lora=conv", "data.batch_size=3"),
         *("sampling.seeds=[4,5]", "objective.min_snr_gamma=null", "scheduler=constant"),
     )
-    stored = {"config": asdict(first), "hashes": HASHES, "versions": VERSIONS}
+    stored = {"config": as_written(first), "hashes": HASHES, "versions": VERSIONS}
     header = {f"sdlora.{name}": json.dumps(value) for name, value in stored.items()}
     save_file({"x": torch.zeros(1)}, tmp_path / "a.safetensors", header)
     return tmp_path / "a.safetensors"
 
 
 def test_the_header_is_the_config(file: Path) -> None:
-    again = asdict(config(f"from_lora={file}"))
+    again = as_written(config(f"from_lora={file}"))
     stored = read_recipe(file)["config"]
     assert again.pop("from_lora") == str(file)
     assert stored.pop("from_lora") is None
@@ -56,7 +56,7 @@ def test_overrides_win(file: Path) -> None:
         *("optim.options.weight_decay=0.5", "scheduler=cosine"),
     )
     assert (found.seed, found.lora.r, found.sampling.seeds) == (6, 9, [1])
-    assert found.lora.unet.targets == config("lora=conv").lora.unet.targets
+    assert found.lora.parts == config("lora=conv").lora.parts
     assert found.scheduler.name == "cosine"
     assert found.data.batch_size == 3
     assert found.optim.options == {**config("optim.options.eps=1e-7").optim.options,

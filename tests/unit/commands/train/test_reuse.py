@@ -100,7 +100,7 @@ def test_a_base_is_given_out_for_its_own_config_only(random_base: Path) -> None:
     for other in (
         train_config(random_base, "model.clip_skip=1"),
         train_config(random_base, "trainer.precision=bf16"),
-        train_config(random_base, "lora=none"),
+        train_config(random_base, "lora=full"),
         train_config(random_base, "lora.new_word.name=zwk"),
     ):
         kept.put(FAMILY, key_of(config), base)

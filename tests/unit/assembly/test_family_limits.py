@@ -1,9 +1,9 @@
-"""What an unconditional model does not go together with is said before any weight is read."""
+"""What a family cannot do is said before any weight is read."""
 
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sdlora.assembly.unconditional import check_side, check_told
+from sdlora.assembly.family_limits import check_family_limits, check_model, check_side
 from sdlora.cli.command_line import register_schemas, to_typed
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
@@ -20,9 +20,12 @@ def config_of(*given: str) -> TrainConfig:
 
 def test_the_group_alone_makes_a_run() -> None:
     config = config_of("model=ddpm", "data.root=here", "data.resolution=32")
-    check_told(config)
+    check_family_limits(config)
     assert config.model.architecture["sample_size"] == 32
-    assert (config.lora.unet.method, config.lora.text_encoder.method) == ("full", "frozen")
+    assert config.lora.methods(("unet", "text_encoder")) == {
+        "unet": "full",
+        "text_encoder": "frozen",
+    }
     assert (config.evaluation.select, config.data.captions.default) == ("kid", "")
     assert prompts_of(config.sampling) == tuple(Prompt("", seed) for seed in range(64))
 
@@ -39,9 +42,11 @@ def test_seeds_may_be_counted(seeds: str, count: str, expected: list[int]) -> No
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["lora=attention"], "lora.unet.method=lora: an adapter cannot be exported .* lora=none"),
+        (["lora=attention"], "lora.unet.method=lora: an adapter cannot be exported .* lora=full"),
         (["lora.text_encoder.method=full"], "lora.text_encoder.method=full: it has none; set it"),
         (["sampling=default"], r"sampling.prompts=example:prompts.txt: .* set it to null"),
+        (["model.clip_skip=1"], "model.clip_skip=1: unconditional .* has no CLIP .* set it to 0"),
+        (["data.captions.max_chunks=2"], "data.captions.max_chunks=2: .* set it to 1"),
         (["sampling.guidance_scale=7"], "sampling.guidance_scale=7.0: .* set it to 1.0"),
         (["evaluation=default", "sampling.num_seeds=1"], "evaluation.clip.name=clip"),
         (["data.buckets.mode=auto"], "data.buckets.mode=auto: it draws pictures of one size"),
@@ -55,7 +60,7 @@ def test_seeds_may_be_counted(seeds: str, count: str, expected: list[int]) -> No
 )
 def test_what_does_nothing_is_refused(given: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
-        check_told(config_of("model=ddpm", *given))
+        check_family_limits(config_of("model=ddpm", *given))
 
 
 @pytest.mark.parametrize(
@@ -71,11 +76,58 @@ def test_the_schema_refuses(given: list[str], message: str) -> None:
         config_of(*given)
 
 
-def test_other_models_are_told_something() -> None:
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["model.family=sdx"], "model.family=sdx: unknown; did you mean sdxl?.* kolors, sd, sdxl"),
+        (["lora.unte.r=4"], "lora.unte: no such part; did you mean lora.unet.* trains text_encod"),
+        (["lora.transformer.method=lora"], "lora.transformer.targets=.*: names no layer"),
+        (["lora.transformer.method=full", "lora=full"], "lora.transformer: no such part; Stable"),
+        (["lora.vae.method=full", "lora=full"], "lora.vae.method=full: the vae of Stable .*frozen"),
+        (["lora.unet.method=null"], "lora.unet.method=null: how this part trains is not said; set"),
+        (
+            ["lora.unet.method=frozen", "lora.text_encoder.method=frozen"]
+            + ["lora.text_encoder_2.method=lora"],
+            "lora.unet.method=frozen: leaves no part of Stable .* train; its parts: text_encoder,",
+        ),
+        (
+            ["lora.use_dora=true"],
+            "lora.use_dora=True: works on unet only; set lora.text_encoder.me",
+        ),
+        (["model.scratch=[unett]"], "model.scratch=unett: unknown; did you mean unet"),
+        (["model.scratch=[unet]"], "model.scratch=unet: random .* set lora.unet.method=full"),
+        (["model=kolors"], "lora.text_encoder.method=lora: the text encoder of Kolors cannot be"),
+        (
+            ["model=kolors", "lora.text_encoder.method=frozen", "data.captions.max_chunks=2"],
+            "data.captions.max_chunks=2: Kolors reads captions in one piece, of 256 tokens; set",
+        ),
+        (
+            ["model=kolors", "lora.text_encoder.method=frozen", "model.clip_skip=1"],
+            "model.clip_skip=1: Kolors has no CLIP",
+        ),
+    ],
+)
+def test_what_a_family_cannot_do_is_named(given: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        check_family_limits(config_of(*given))
+
+
+def test_what_it_can_do_is_let_through() -> None:
+    check_family_limits(config_of("model.clip_skip=1", "data.captions.max_chunks=2"))
+    check_family_limits(config_of("model=sdxl", "lora.text_encoder.method=frozen"))
+    dora = ("lora.use_dora=true", "lora.text_encoder.method=frozen")
+    check_family_limits(config_of(*dora, "lora.text_encoder_2.method=lora"))  # sd has none
+    both = config_of("model=sdxl", "lora=full", "lora.text_encoder_2.method=full")
+    both.model.scratch = ["text_encoder_2"]
+    check_family_limits(both)
+    check_model(both.model)
+
+
+def test_other_models_take_prompts() -> None:
     with pytest.raises(ConfigError, match=r"^sampling.prompts=null: this model draws what"):
-        check_told(config_of("sampling.prompts=null"))
+        check_family_limits(config_of("sampling.prompts=null"))
     with pytest.raises(ConfigError, match=r"^model.architecture=.*this model's folder brings"):
-        check_told(config_of("++model.architecture.sample_size=64"))
+        check_family_limits(config_of("++model.architecture.sample_size=64"))
 
 
 def test_the_pipeline_draws_what_was_trained_on() -> None:

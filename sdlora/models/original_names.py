@@ -20,6 +20,10 @@ UNET_ENDS = {
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
+ONLY_SGM = {name: UNET_ENDS[name] for name in ("add_embedding.linear_1", "add_embedding.linear_2")}
+"""Layers of SDXL's UNet that diffusers reads from kohya files by the original code's names only;
+ComfyUI and A1111 read those as well."""
+
 MIDDLE = {"resnets.0": "0", "attentions.0": "1", "resnets.1": "2"}
 SDXL_UP_ATTENTION = (True, True, False)
 """Which blocks on the way up have attention in SDXL."""
@@ -54,6 +58,11 @@ def unet_name(key: str, layers_per_block: int, up_attention: Sequence[bool]) -> 
     if kind == "upsamplers":
         return f"output_blocks.{first + layers_per_block}.{1 + up_attention[block]}.{rest}"
     return f"output_blocks.{first + index}.{int(kind == 'attentions')}.{_resnet(rest)}"
+
+
+def kohya_layer(layer: str) -> str:
+    """A UNet's layer where kohya's trainer keeps diffusers' names."""
+    return ONLY_SGM.get(layer, layer)
 
 
 def sdxl_layer(layer: str) -> str:

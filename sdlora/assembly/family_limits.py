@@ -1,0 +1,211 @@
+"""What a model's family can and cannot do, held against the config before any weight is read."""
+
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from sdlora.config.captions import CaptionsConfig
+from sdlora.config.lora import FROM_BASE, LoraConfig
+from sdlora.config.model import ModelConfig
+from sdlora.config.rules import ConfigError, require, require_choice
+from sdlora.config.train import TrainConfig
+from sdlora.models.description import FamilyDescription
+from sdlora.models.families import description_of, families
+from sdlora.models.source import ModelSource, part_config
+from sdlora.training.optimizers import check_options
+
+
+def check_family_limits(config: TrainConfig) -> None:
+    """Refuse what the model's family cannot train, draw or score.
+
+    Raises:
+        ConfigError: Naming key, value and remedy.
+    """
+    check_model(config.model)
+    description = description_of(config.model.family)
+    _check_parts(config.lora, description)
+    _check_captions(config.data.captions, description)
+    _check_weights(config.model, config.lora, description)
+    if description.tokenizers:
+        _check_prompted(config)
+    else:
+        _check_architecture(config.model, description)
+        _check_unconditional(config, description)
+    _check_methods(config.lora, description)
+
+
+def check_model(config: ModelConfig) -> None:
+    """Refuse an unknown family, and what of the model's own keys the family cannot do.
+
+    Raises:
+        ConfigError: Naming key, value and remedy.
+    """
+    description = description_of(config.family)
+    require(
+        description.is_clip or config.clip_skip == 0,
+        "model.clip_skip",
+        config.clip_skip,
+        f"{description.kind} has no CLIP to leave layers out of; set it to 0",
+    )
+    for part in config.scratch:
+        require_choice("model.scratch", part, tuple(description.trainable))
+    require(
+        config.quantise is None or find_spec("bitsandbytes") is not None,
+        "model.quantise",
+        config.quantise,
+        "needs a package that is not installed; pip install bitsandbytes, or set it to null",
+    )
+
+
+def check_side(resolution: int, folder: Path, source: ModelSource) -> None:
+    """Refuse to train a model of pixels on another side than its pipeline draws; reads no weight.
+
+    Raises:
+        ConfigError: Naming the side.
+    """
+    description = description_of(source.family)
+    if description.tokenizers:
+        return
+    side = part_config(description.denoiser, folder, source).get("sample_size")
+    key = "model.architecture.sample_size" if source.architecture else f"model.path={source.path}"
+    require(
+        side == resolution,
+        "data.resolution",
+        resolution,
+        f"its pictures have a side of {side} pixels ({key}); set data.resolution={side}",
+    )
+
+
+def _check_parts(lora: LoraConfig, description: FamilyDescription) -> None:
+    """Every part that the config names is one of some family, and none trains that cannot."""
+    known = {part for each in families().values() for part in each.parts}
+    for name in lora.parts.keys() - known:
+        near = get_close_matches(name, description.trainable, n=1)
+        hint = f"did you mean lora.{near[0]}? " if near else ""
+        raise ConfigError(
+            f"lora.{name}: no such part; {hint}{description.kind} trains "
+            f"{', '.join(description.trainable)}"
+        )
+    for name, method in lora.methods(description.parts).items():
+        if name in description.trainable:
+            require(
+                method is not None,
+                f"lora.{name}.method",
+                "null",
+                f"how this part trains is not said; set it to lora (with lora.{name}.targets), "
+                "full or frozen",
+            )
+        else:
+            require(
+                method in ("frozen", None),
+                f"lora.{name}.method",
+                method,
+                f"the {name.replace('_', ' ')} of {description.kind} cannot be trained; set "
+                f"lora.{name}.method=frozen",
+            )
+
+
+def _check_methods(lora: LoraConfig, description: FamilyDescription) -> None:
+    """Something trains, and DoRA the denoiser alone."""
+    denoiser, methods = description.denoiser, lora.methods(description.trainable)
+    require(
+        set(methods.values()) != {"frozen"} or lora.new_word.name is not None,
+        f"lora.{denoiser}.method",
+        methods[denoiser],
+        f"leaves no part of {description.kind} to train; its parts: {', '.join(methods)}",
+    )
+    adapted = [part for part in description.trainable_encoders if methods[part] == "lora"]
+    require(
+        not (lora.use_dora and adapted),
+        "lora.use_dora",
+        True,
+        f"works on {denoiser} only; set lora.{adapted[0] if adapted else ''}.method=frozen",
+    )
+
+
+def _check_weights(model: ModelConfig, lora: LoraConfig, description: FamilyDescription) -> None:
+    """Random weights train, rounded ones do not."""
+    for part in model.scratch:
+        require(
+            lora.part(part).method == "full",
+            "model.scratch",
+            part,
+            f"random weights must all train; set lora.{part}.method=full",
+        )
+    denoiser = description.denoiser
+    needs_weights = lora.part(denoiser).method == "full" or lora.init in FROM_BASE
+    require(
+        model.quantise is None or not needs_weights,
+        "model.quantise",
+        model.quantise,
+        f"rounded weights can neither train (lora.{denoiser}.method=full) nor be what an adapter "
+        "starts from (lora.init=pissa or olora); set it to null",
+    )
+
+
+def _check_captions(captions: CaptionsConfig, description: FamilyDescription) -> None:
+    require(
+        description.is_clip or captions.max_chunks == 1,
+        "data.captions.max_chunks",
+        captions.max_chunks,
+        f"{description.kind} reads captions in one piece, of {description.max_tokens or 'no'} "
+        "tokens; set it to 1",
+    )
+
+
+def _check_prompted(config: TrainConfig) -> None:
+    """What only an unconditional model does without, or has."""
+    require(
+        config.sampling.prompts is not None,
+        "sampling.prompts",
+        "null",
+        "this model draws what it is told; name a text file with one prompt a line",
+    )
+    require(
+        not config.model.architecture,
+        "model.architecture",
+        config.model.architecture,
+        "this model's folder brings its own; leave it out",
+    )
+
+
+def _check_unconditional(config: TrainConfig, description: FamilyDescription) -> None:
+    """Prompts, their scores and adapters do nothing for a model that takes no prompts."""
+    adapter = "an adapter cannot be exported for it; choose lora=full, which trains all weights"
+    no_prompts = f"an {description.kind} takes no prompts"
+    others = {part: each.method for part, each in config.lora.parts.items()}
+    method = others.pop(description.denoiser)
+    sampling, evaluation = config.sampling, config.evaluation
+    rules = {
+        f"lora.{description.denoiser}.method": (method, "full", adapter),
+        **{f"lora.{part}.method": (each, "frozen", "it has none") for part, each in others.items()},
+        "model.vae": (config.model.vae, None, "it works on pixels"),
+        "data.buckets.mode": (config.data.buckets.mode, "square", "it draws pictures of one size"),
+        "data.prior.mode": (config.data.prior.mode, "none", no_prompts),
+        "sampling.prompts": (sampling.prompts, None, no_prompts),
+        "sampling.guidance_scale": (sampling.guidance_scale, 1.0, no_prompts),
+        "evaluation.clip.name": (evaluation.clip.name, "none", no_prompts),
+        "evaluation.prior_prompts": (evaluation.prior_prompts, 0, no_prompts),
+        "evaluation.hw10": (evaluation.hw10, False, no_prompts),
+    }
+    for key, (value, needed, reason) in rules.items():
+        must = "null" if needed is None else str(needed).lower()
+        require(value == needed, key, value, f"{reason}; set it to {must}")
+
+
+def _check_architecture(config: ModelConfig, description: FamilyDescription) -> None:
+    """Build the network without memory for its weights."""
+    if config.path is not None:
+        return
+    kind = description.parts[description.denoiser]
+    check_options("model.architecture", kind, config.architecture)
+    try:
+        with torch.device("meta"):
+            kind(**config.architecture)
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError, IndexError) as error:
+        message = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"model.architecture={config.architecture}: makes no {kind.__name__} ({message})"
+        ) from error

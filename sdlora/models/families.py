@@ -1,0 +1,75 @@
+"""Model families by name: those built in, and those that installed packages add."""
+
+from collections.abc import Collection
+from importlib.metadata import entry_points
+
+from sdlora.config.rules import ConfigError, require_choice
+from sdlora.models.ddpm import DDPM
+from sdlora.models.description import FamilyDescription, PartNames
+from sdlora.models.kolors import KOLORS
+from sdlora.models.sd import SD
+from sdlora.models.sdxl import SDXL
+
+FAMILIES = {each.name: each for each in (SD, SDXL, KOLORS, DDPM)}
+"""``model.family`` -> the description of a built-in family."""
+
+ENTRY_POINTS = "sdlora.models"
+"""Entry point group, under which a package names a ``FamilyDescription`` of its own."""
+
+
+def families() -> dict[str, FamilyDescription]:
+    """All families by name.
+
+    Raises:
+        ConfigError: If a package adds something else than a description.
+    """
+    found = dict(FAMILIES)
+    for entry in entry_points(group=ENTRY_POINTS):
+        added = entry.load()
+        if not isinstance(added, FamilyDescription):
+            raise ConfigError(
+                f"model.family={entry.name}: the installed package that adds it gives a "
+                f"{type(added).__name__} under {ENTRY_POINTS}, not a FamilyDescription; update it"
+            )
+        found[added.name] = added
+    return found
+
+
+def description_of(name: str) -> FamilyDescription:
+    """The description of a family.
+
+    Raises:
+        ConfigError: If there is none of this name; it lists the known ones.
+    """
+    if name in FAMILIES:
+        return FAMILIES[name]
+    known = families()
+    require_choice("model.family", name, tuple(sorted(known)))
+    return known[name]
+
+
+def family_of_lora(version: str, layers: Collection[str]) -> FamilyDescription:
+    """The family that a LoRA file was made for, as far as it shows; else Stable Diffusion.
+
+    Args:
+        version: Its ``ss_base_model_version``, ``""`` where it has none.
+        layers: Names of its layers, each behind its part's name and a dot.
+    """
+    known = families()
+    if version in known:  # of a family that goes by its own name there
+        return known[version]
+    for each in known.values():
+        if each.made_lora is not None and each.made_lora(version, layers):
+            return each
+    return SD
+
+
+def part_names() -> dict[str, PartNames]:
+    """Every part that a family trains, the denoisers first, as LoRA files call it.
+
+    For files of which nobody has said what family they are for. Where two families call a part
+    alike, a built-in one wins.
+    """
+    every = reversed(families().values())
+    names = {part: names for each in every for part, names in each.trainable.items()}
+    return dict(sorted(names.items(), key=lambda item: item[1].is_clip))
