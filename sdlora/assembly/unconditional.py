@@ -23,7 +23,7 @@ def check_told(config: TrainConfig) -> None:
         _check_prompted(config)
         return
     _check_architecture(config.model, layout)
-    adapter = "an adapter cannot be exported for it; choose lora=none, which trains all weights"
+    adapter = "an adapter cannot be exported for it"
     words = "this model is told nothing"
     sampling, evaluation = config.sampling, config.evaluation
     rules = {
@@ -41,7 +41,8 @@ def check_told(config: TrainConfig) -> None:
     }
     for key, (value, needed, reason) in rules.items():
         must = "null" if needed is None else str(needed).lower()
-        require(value == needed, key, value, f"{reason}; set it to {must}")
+        remedy = f"set it to {must}, or begin with experiment=unconditional, which sets all of them"
+        require(value == needed, key, value, f"{reason}; {remedy}")
 
 
 def _check_prompted(config: TrainConfig) -> None:
