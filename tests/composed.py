@@ -1,6 +1,10 @@
 """Typed configs of a command line, as the programs have them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from hydra import compose, initialize
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
 from sdlora.cli.command_line import (
@@ -12,11 +16,27 @@ from sdlora.cli.command_line import (
 from sdlora.config.evaluate import EvaluateConfig
 
 
+@contextmanager
+def store_left_as_found() -> Iterator[ConfigStore]:
+    """A program registers its own groups only; tests run both programs in one process.
+
+    What Hydra's plugins register when they are found, once a process, stays.
+    """
+    store = ConfigStore.instance()
+    try:
+        yield store
+    finally:
+        for name in ("evaluate.yaml", *EvaluateConfig.GROUPS):
+            store.repo.pop(name, None)
+        store.repo.get("hydra", {}).pop("help", None)
+        register_schemas()
+
+
 def composed_evaluate(*given: str) -> DictConfig:
     """What Hydra makes of the command line of ``evaluate.py``."""
     register_schemas()
-    register_evaluate()
-    with initialize(config_path=None, version_base="1.3"):
+    with store_left_as_found(), initialize(config_path=None, version_base="1.3"):
+        register_evaluate()
         return compose("evaluate", ["run_dir=here", *prepared_arguments(given, EvaluateConfig)])
 
 

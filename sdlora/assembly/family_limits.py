@@ -25,14 +25,14 @@ def check_family_limits(config: TrainConfig) -> None:
     """
     check_model(config.model)
     description = description_of(config.model.family)
-    _check_parts(config.lora, description)
-    _check_captions(config.data.captions, description)
-    _check_weights(config.model, config.lora, description)
     if description.tokenizers:
         _check_prompted(config)
     else:
         _check_architecture(config.model, description)
         _check_unconditional(config, description)
+    _check_parts(config.lora, description)
+    _check_captions(config.data.captions, description)
+    _check_weights(config.model, config.lora, description)
     _check_methods(config.lora, description)
 
 
@@ -173,7 +173,7 @@ def _check_prompted(config: TrainConfig) -> None:
 
 def _check_unconditional(config: TrainConfig, description: FamilyDescription) -> None:
     """Prompts, their scores and adapters do nothing for a model that takes no prompts."""
-    adapter = "an adapter cannot be exported for it; choose lora=full, which trains all weights"
+    adapter = "an adapter cannot be exported for it"
     no_prompts = f"an {description.kind} takes no prompts"
     others = {part: each.method for part, each in config.lora.parts.items()}
     method = others.pop(description.denoiser)
@@ -192,7 +192,8 @@ def _check_unconditional(config: TrainConfig, description: FamilyDescription) ->
     }
     for key, (value, needed, reason) in rules.items():
         must = "null" if needed is None else str(needed).lower()
-        require(value == needed, key, value, f"{reason}; set it to {must}")
+        remedy = f"set it to {must}, or begin with experiment=unconditional, which sets all of them"
+        require(value == needed, key, value, f"{reason}; {remedy}")
 
 
 def _check_architecture(config: ModelConfig, description: FamilyDescription) -> None:

@@ -61,5 +61,5 @@ class ModelConfig:
             self.path is not None or bool(self.architecture),
             "model.path",
             "null",
-            "name a folder or a Hub id, or choose model=ddpm, which begins without one",
+            "name a folder or a Hub id; a model without one is experiment=unconditional",
         )

@@ -16,6 +16,7 @@ from PIL import Image
 import evaluate as evaluation
 import train
 from sdlora.runtime.program import TRACEBACK
+from tests.composed import store_left_as_found
 from tests.smoke.browsers import BROWSERS, TIMEOUT_MS
 
 SMALL = (
@@ -119,7 +120,7 @@ def run_here(repository: Path, arguments: Sequence[str], evaluate: bool, traceba
     """Run ``train.py`` or ``evaluate.py`` in this process, which is left as it was."""
     GlobalHydra.instance().clear()
     quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
-    with pytest.MonkeyPatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched, store_left_as_found():
         patched.setattr(sys, "argv", ["run.py", *arguments, *quiet])
         patched.setenv("COLUMNS", "200")
         patched.setenv(TRACEBACK, "1" if traceback else "0")

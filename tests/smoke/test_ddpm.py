@@ -26,7 +26,7 @@ def settings(tmp_path: Path) -> list[str]:
     for caption in write_pictures(folder).parent.glob("pictures/*.txt"):
         caption.unlink()
     return [
-        "model=ddpm",
+        "experiment=unconditional",
         "model.path=null",
         f"data.root={folder}",
         "data.resolution=16",

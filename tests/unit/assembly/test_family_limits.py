@@ -18,8 +18,11 @@ def config_of(*given: str) -> TrainConfig:
         return to_typed(compose("train", ["run_dir=here", *given]), TrainConfig)
 
 
-def test_the_group_alone_makes_a_run() -> None:
-    config = config_of("model=ddpm", "data.root=here", "data.resolution=32")
+ALONE = "experiment=unconditional"
+
+
+def test_the_experiment_alone_makes_a_run() -> None:
+    config = config_of(ALONE, "data.root=here", "data.resolution=32")
     check_family_limits(config)
     assert config.model.architecture["sample_size"] == 32
     assert config.lora.methods(("unet", "text_encoder")) == {
@@ -35,14 +38,14 @@ def test_the_group_alone_makes_a_run() -> None:
     [("[5,2]", "null", [5, 2]), ("[5,2]", "4", [5, 2, 6, 7]), ("[5,2]", "1", [5])],
 )
 def test_seeds_may_be_counted(seeds: str, count: str, expected: list[int]) -> None:
-    config = config_of("model=ddpm", f"sampling.seeds={seeds}", f"sampling.num_seeds={count}")
+    config = config_of(ALONE, f"sampling.seeds={seeds}", f"sampling.num_seeds={count}")
     assert [prompt.seed for prompt in prompts_of(config.sampling)] == expected
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["lora=attention"], "lora.unet.method=lora: an adapter cannot be exported .* lora=full"),
+        (["lora=attention"], "lora.unet.method=lora: an adapter cannot be exported .* to full, or"),
         (["lora.text_encoder.method=full"], "lora.text_encoder.method=full: it has none; set it"),
         (["sampling=default"], r"sampling.prompts=example:prompts.txt: .* set it to null"),
         (["model.clip_skip=1"], "model.clip_skip=1: unconditional .* has no CLIP .* set it to 0"),
@@ -60,14 +63,24 @@ def test_seeds_may_be_counted(seeds: str, count: str, expected: list[int]) -> No
 )
 def test_what_does_nothing_is_refused(given: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
-        check_family_limits(config_of("model=ddpm", *given))
+        check_family_limits(config_of(ALONE, *given))
+
+
+def test_the_model_alone_is_refused_with_the_command_that_makes_a_run() -> None:
+    with pytest.raises(ConfigError, match=r"^lora.unet.method=lora: .* with (experiment=\w+)") as e:
+        check_family_limits(config_of("model=ddpm", "data.root=here"))
+    remedy = str(e.value).partition("begin with ")[2].partition(",")[0]
+    check_family_limits(config_of("model=ddpm", "data.root=here", remedy))
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["model.path=null"], "model.path=null: name a folder or a Hub id, or choose model=ddpm"),
-        (["model=ddpm", "sampling.num_prompts=3"], "sampling.num_prompts=3: there are no prompts"),
+        (
+            ["model.path=null"],
+            "model.path=null: name .* experiment=unconditional",
+        ),
+        ([ALONE, "sampling.num_prompts=3"], "sampling.num_prompts=3: there are no prompts"),
         (["evaluation.select=kid"], "evaluation.select=kid: is not scored"),
     ],
 )

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import OmegaConf
@@ -16,6 +15,7 @@ from sdlora.cli.command_line import (
     opened_options,
     opened_shortcuts,
     prepared_arguments,
+    register_evaluate,
     register_schemas,
     resumed_arguments,
     to_typed,
@@ -29,7 +29,7 @@ from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.runs.run_config import write_config
 from sdlora.runs.run_folder import RunFolderError
-from tests.composed import composed_evaluate
+from tests.composed import composed_evaluate, store_left_as_found
 
 EXCLUDED = "hydra.job.config.override_dirname.exclude_keys"
 
@@ -145,12 +145,12 @@ def evaluate_config(*given: str) -> EvaluateConfig:
 
 def test_evaluate_sees_what_it_takes() -> None:
     """No group of ``train.py``, and no option that could only be refused."""
-    composed_evaluate()
-    store = ConfigStore.instance()
-    assert set(store.list("")) & {path.name for path in CONF.iterdir() if path.is_dir()} == {
-        *("hydra", *EvaluateConfig.GROUPS)
-    }
-    assert "ddpm.yaml" not in store.list("model")
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+    with store_left_as_found() as store:
+        register_evaluate()
+        assert groups & set(store.list("")) == {"hydra", *EvaluateConfig.GROUPS}
+        assert "sd15.yaml" in store.list("model")
+        assert "ddpm.yaml" not in store.list("model")
     assert evaluate_config("lora=conv").lora == ["conv"]  # a file of that name, and no option
     with pytest.raises(MissingConfigException, match="photo"):
         evaluate_config("evaluation=photo")

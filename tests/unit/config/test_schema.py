@@ -297,7 +297,7 @@ def test_scores_that_have_what_they_need_are_taken() -> None:
         *TRIGGER,
     ).evaluation
     assert (config.kid, config.prior_prompts, config.class_word) == (True, 3, "man")
-    homework = train_config("evaluation=hw10")
+    homework = train_config("evaluation=hw10", "sampling=hw10")
     assert homework.evaluation.hw10
     assert (homework.sampling.num_prompts, homework.sampling.seeds) == (25, [1126])
 
@@ -334,17 +334,6 @@ def test_what_can_be_evaluated() -> None:
     assert (alone.run, alone.images, alone.data.root) == (None, ["b"], "c")
     many = evaluate_config("lora=[a,b]", "lora_scale=[0.5,1]")
     assert (many.lora, many.lora_scale) == (["a", "b"], [0.5, 1.0])
-
-
-def test_an_optimizer_may_choose_its_schedule_and_the_command_line_another() -> None:
-    chosen = train_config("optimizer=schedule_free_adamw")
-    assert (chosen.optim.name, chosen.scheduler.name) == (
-        "schedule_free_adamw",
-        "constant_with_warmup",
-    )
-    other = train_config("optimizer=schedule_free_adamw", "scheduler=constant")
-    assert other.scheduler.name == "constant"
-    assert train_config("optimizer=lion").scheduler.name == "cosine_with_restarts"
 
 
 def test_numbers_are_chosen_in_conf_alone() -> None:
