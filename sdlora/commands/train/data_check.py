@@ -9,7 +9,7 @@ from sdlora.config.train import TrainConfig
 from sdlora.data.pictures.picture import ERROR
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sheet import data_sheet as sheet
-from sdlora.data.sheet import verdict as check
+from sdlora.data.sheet import sheet_output as check
 from sdlora.data.sheet.contact_sheet import contact_pages, write_contact_sheets
 from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.progress import Progress
