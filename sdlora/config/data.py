@@ -20,6 +20,8 @@ SOURCES = ("folder", "hub", "portraits")
 
 @dataclass(slots=True, kw_only=True)
 class RootConfig:
+    """A folder or archive of pictures, and what holds for all of them."""
+
     path: str = MISSING
     """Folder of pictures, or a ``.zip``, ``.tar`` or ``.tar.gz`` of one."""
     repeats: int = 1
@@ -35,6 +37,8 @@ class RootConfig:
 
 @dataclass(slots=True, kw_only=True)
 class BucketsConfig:
+    """The sizes that training pictures are cut to."""
+
     mode: str = MISSING
     """``square`` (of ``data.resolution``), ``auto`` (many aspects of its area) or ``fixed``."""
     sizes: list[str] = field(default_factory=list)
@@ -67,6 +71,8 @@ class BucketsConfig:
 
 @dataclass(slots=True, kw_only=True)
 class PriorConfig:
+    """Prior preservation: what keeps the class of the subject as it was."""
+
     mode: str = MISSING
     """Prior preservation: ``none``, ``class`` (class pictures train along) or ``teacher`` (the
     bare base's prediction for the class prompt is a target of every step)."""
@@ -93,6 +99,8 @@ class PriorConfig:
 
 @dataclass(slots=True, kw_only=True)
 class CacheConfig:
+    """Where encoded pictures and captions are kept."""
+
     mode: str = MISSING
     """``disk`` (each picture is encoded once, for all runs), ``memory`` (for this run) or ``off``
     (at every step). On the command line ``data.cache=off`` is short for this key."""
@@ -112,6 +120,8 @@ class CacheConfig:
 
 @dataclass(slots=True, kw_only=True)
 class HubConfig:
+    """A Hugging Face set: which rows, which columns, and how they are read."""
+
     split: str = MISSING
     """Which split of the set."""
     revision: str | None = None
@@ -131,6 +141,8 @@ class HubConfig:
 
 @dataclass(slots=True, kw_only=True)
 class DataConfig:
+    """What is trained on: pictures, captions, cuts and batches."""
+
     source: str = MISSING
     """Where pictures come from: ``folder``, ``hub`` (a Hugging Face set) or ``portraits``."""
     root: str | None = None

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdlora.data.sheet.verdict import FILE_NAME as DATA_SHEET
+from sdlora.data.sheet.sheet_output import FILE_NAME as DATA_SHEET
 from sdlora.reports.charts import charts, state_charts
 from sdlora.reports.columns import Column, row_columns, step_columns
 from sdlora.reports.gallery import data_uri, read_gallery, read_picture

@@ -326,7 +326,7 @@ def test_the_check_alone_decodes_everything_and_trains_nothing(
     (folder / "lost.txt").write_text("no picture", "utf-8")
     arguments = (*small, "check=true", f"data.root={folder}")
     told = message_of(*arguments, f"hydra.run.dir={tmp_path}/check")
-    assert told.startswith("2 finding(s) stand in the way of training:")
+    assert told.startswith("2 finding(s) prevent training:")
     assert "lost.txt" in told
     assert "picture_2.png: cannot be decoded" in told
     assert (tmp_path / "check" / "contact_sheet.png").is_file()

@@ -33,6 +33,17 @@ ROOMS = (
 )
 """From the ground up: a file imports from its own room and from those before it."""
 
+ROOMS_OF_DATA = (
+    "pictures",
+    "captions",
+    "sources",
+    "selection",
+    "cache",
+    "batches",
+    "sheet",
+)
+"""Of ``data/``, in the same way: in the order in which a picture passes them."""
+
 COMPOSES = ("config", "cli", "assembly", "commands")
 """Rooms that know Hydra or OmegaConf; the others take typed configs."""
 
@@ -97,6 +108,14 @@ def test_a_file_imports_only_from_below_or_beside(module: str) -> None:
     below = ROOMS[: ROOMS.index(room_of(module)) + 1]
     for imported in sorted(project_imports(module) - {"sdlora"}):
         assert room_of(imported) in below, f"{module} imports {imported}, which stands above it"
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if room_of(name) == "data"])
+def test_a_picture_passes_the_rooms_of_data_in_their_order(module: str) -> None:
+    own = module.split(".")[2]
+    for imported in sorted(name for name in project_imports(module) if room_of(name) == "data"):
+        room = imported.split(".")[2]
+        assert ROOMS_OF_DATA.index(room) <= ROOMS_OF_DATA.index(own), f"{module}: {imported}"
 
 
 def test_no_two_files_import_each_other() -> None:

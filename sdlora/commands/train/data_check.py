@@ -2,55 +2,23 @@
 
 from pathlib import Path
 
-from PIL import Image
-
 from sdlora.assembly.data_source import named_roots
 from sdlora.assembly.new_word import tokenizers
 from sdlora.config.data import DataConfig
 from sdlora.config.train import TrainConfig
-from sdlora.data.captions.caption_check import caption_findings, frequent_words
-from sdlora.data.captions.recipe import is_static, sample_caption, static_caption
-from sdlora.data.pictures.cuts import cut_out
 from sdlora.data.pictures.picture import ERROR
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sheet import data_sheet as sheet
-from sdlora.data.sheet import verdict as check
+from sdlora.data.sheet import sheet_output as check
 from sdlora.data.sheet.contact_sheet import contact_pages, write_contact_sheets
 from sdlora.data.sources.picture_source import DataError
-from sdlora.models.tokens import tokenize
 from sdlora.runtime.progress import Progress
 
 
 def data_sheet(config: TrainConfig, data: PictureSet) -> sheet.Sheet:
-    """Everything that is known of the pictures; captions are tokenised, nothing is decoded."""
-    recipe, pictures = config.data.captions, data.source.pictures
-    captions = [
-        static_caption(recipe, picture.text, picture.prefix)
-        if is_static(recipe)
-        else sample_caption(recipe, picture.text, picture.prefix, config.seed, number)
-        for number, picture in enumerate(pictures)
-    ]
+    """Everything that is known of the pictures."""
     found = tokenizers(config.model, config.lora.new_word)
-    cut = tokenize(found, captions, recipe.max_chunks).cut
-    odd = caption_findings(pictures, recipe, cut, _meant(config.data)) if found else []
-    rows = [
-        sheet.row(picture, geometry, caption)
-        for picture, geometry, caption in zip(pictures, data.geometry, captions, strict=True)
-    ]
-    return sheet.sheet(
-        rows,
-        [*data.source.findings, *odd],
-        data.source.notes,
-        frequent_words(pictures, recipe),
-        config.data.batch_size,
-        data.faces,
-    )
-
-
-def _meant(data: DataConfig) -> set[str]:
-    """Captions that many pictures share because the config says so."""
-    given = [data.captions.default, data.prior.prompt, *(root.class_caption for root in data.roots)]
-    return {text.strip() for text in given if text}
+    return sheet.sheet_of(data, config.data, config.seed, found)
 
 
 def write_data_sheet(
@@ -91,8 +59,4 @@ def draw_contact_sheets(
     data: PictureSet, found: sheet.Sheet, folder: Path, progress: Progress
 ) -> list[Path]:
     """What the model will see, with captions, as pictures in the run folder."""
-
-    def tile(number: int) -> Image.Image:
-        return cut_out(data.source.image(number), data.geometry[number])
-
-    return write_contact_sheets(folder, contact_pages(found.rows, tile, progress))
+    return write_contact_sheets(folder, contact_pages(found.rows, data, progress))

@@ -32,7 +32,7 @@ from sdlora.commands.train.training_run import TrainingRun
 from sdlora.config.keys import as_written
 from sdlora.config.train import TrainConfig
 from sdlora.data.selection.picture_set import PictureSet
-from sdlora.data.sheet.verdict import FILE_NAME, changed_pictures
+from sdlora.data.sheet.sheet_output import FILE_NAME, changed_pictures
 from sdlora.data.sources.picture_source import PictureSource
 from sdlora.evaluation.evaluator import Evaluator
 from sdlora.evaluation.scoring import KnownPictures, Scorer

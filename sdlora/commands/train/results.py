@@ -14,7 +14,7 @@ from sdlora.commands.train.fit import Fitted
 from sdlora.commands.train.lora_header import metadata
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.config.keys import as_written
-from sdlora.data.sheet.verdict import FILE_NAME
+from sdlora.data.sheet.sheet_output import FILE_NAME
 from sdlora.evaluation.comparison import gap_closed_by
 from sdlora.evaluation.evaluator import Evaluation, score_training
 from sdlora.evaluation.scores import Scores

@@ -1,4 +1,4 @@
-"""Shards of the tensor store: safetensors files in which any altered byte is found."""
+"""Shards of the tensor store, safetensors files in which any altered byte is found; by entry."""
 
 import errno
 import hashlib
@@ -9,7 +9,7 @@ import secrets
 import time
 import zlib
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,13 @@ _ABANDONED_S = 24 * 3600
 
 class ShardError(ValueError):
     """A shard, or a tensor in it, that must not be used; the message is one of three reasons."""
+
+
+class StoreError(KeyError):
+    """An entry that cannot be served; the message names it and says what to do."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class Shard:
@@ -172,6 +179,94 @@ def remove_abandoned(folder: Path) -> None:
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _ABANDONED_S:
                 path.unlink()
+
+
+class EntryWriter:
+    """Gathers tensors and writes them in shards; one that cannot be written ends the writing.
+
+    Args:
+        write: Writes tensors by key, and tells whether it could.
+        shard_entries: Write when so many wait, or
+        shard_bytes: so many bytes.
+    """
+
+    def __init__(
+        self, write: Callable[[dict[str, Tensor]], bool], shard_entries: int, shard_bytes: int
+    ) -> None:
+        self._write = write
+        self._shard_entries = shard_entries
+        self._shard_bytes = shard_bytes
+        self._waiting: dict[str, Tensor] = {}
+        self._waiting_bytes = 0
+        self._writing = True
+
+    def put(self, key: str, tensor: Tensor) -> None:
+        """Take a copy of ``tensor`` (any shape, dtype, device) for the store."""
+        if not self._writing or key in self._waiting:
+            return
+        own = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        self._waiting[key] = own
+        self._waiting_bytes += own.nbytes
+        if len(self._waiting) >= self._shard_entries or self._waiting_bytes >= self._shard_bytes:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits; if it cannot be, the store says so and nothing more is taken."""
+        waiting, self._waiting, self._waiting_bytes = self._waiting, {}, 0
+        if waiting:
+            self._writing = self._write(waiting)
+
+
+class EntryReader(Mapping[str, Tensor]):
+    """Tensors by key, read from their shards when asked for and checked the first time.
+
+    Can be handed to other processes (pickled), which open the files for themselves.
+
+    Args:
+        entries: The shard of each key.
+
+    Raises:
+        StoreError: By asking for a key that is missing, or whose tensor is damaged.
+    """
+
+    def __init__(self, entries: dict[str, Shard]) -> None:
+        self._entries = entries
+
+    def __getitem__(self, key: str) -> Tensor:
+        if key not in self._entries:
+            raise StoreError(f"{key}: is not in the cache")
+        shard = self._entries[key]
+        try:
+            return shard.tensor(key)
+        except ShardError as error:
+            remedy = self._repaired(shard)
+            raise StoreError(f"cache entry {key} in {shard.path}: {error}; {remedy}") from None
+        except OSError as error:
+            reason = f"{error.strerror}; run again, and it is made again"
+            raise StoreError(f"cache entry {key} in {shard.path}: {reason}") from None
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _repaired(self, shard: Shard) -> str:
+        """Repair the shard, so that the next run misses the damaged entries; what to do then."""
+        try:
+            renewed = repair(shard)
+        except OSError:
+            return "remove that file and run again"
+        sound = {} if renewed is None else dict.fromkeys(renewed.keys, renewed)
+        for key in [key for key, other in self._entries.items() if other is shard]:
+            if key in sound:
+                self._entries[key] = sound[key]
+            else:
+                del self._entries[key]
+        return "run again, and it is made again"
 
 
 def _safe_open(path: Path, backend: str) -> Any:

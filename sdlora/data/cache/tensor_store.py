@@ -11,10 +11,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from sdlora.data.cache.entries import EntryReader, EntryWriter, spare_handles
 from sdlora.data.cache.shards import (
     ALTERED,
     SHARD_NAME,
+    EntryReader,
+    EntryWriter,
     Shard,
     ShardError,
     remove_abandoned,
@@ -27,6 +28,8 @@ _SHARD_ENTRIES = 1024
 more lose more of a killed run's work."""
 
 _SHARD_BYTES = 64 * 2**20
+
+_MANY_HANDLES = 2048
 
 _GONE = "removed meanwhile"
 
@@ -102,7 +105,7 @@ class TensorStore:
             self._refresh()
             for shard, wanted in self._by_shard(keys).items():
                 with self._refusing(shard.path, wanted, faults):
-                    shard.open("pread" if len(self._held) < spare_handles() else "mmap")
+                    shard.open("pread" if len(self._held) < _spare_handles() else "mmap")
                     self._held.add(shard)
                     entries |= dict.fromkeys(wanted, shard)
             self._refresh()
@@ -297,3 +300,13 @@ def _last_use(shard: Shard) -> tuple[int, str]:
         return shard.path.stat().st_mtime_ns, shard.path.name
     except OSError:
         return 0, shard.path.name
+
+
+def _spare_handles() -> int:
+    """How many shards may be held open: a quarter of what the system allows this process."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return _MANY_HANDLES
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _MANY_HANDLES if limit == resource.RLIM_INFINITY else limit // 4

@@ -1,12 +1,14 @@
 """The contact sheet: what the model will see of the pictures, each with its caption."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from sdlora.data.pictures.cuts import cut_out
 from sdlora.data.pictures.decode import PictureError
 from sdlora.data.pictures.picture import quoted
+from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sheet.data_sheet import Row
 from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.files import atomic_path
@@ -83,7 +85,7 @@ def contact_sheet(
 
 
 def contact_pages(
-    rows: Sequence[Row], tile: Callable[[int], Image.Image], progress: Progress
+    rows: Sequence[Row], pictures: PictureSet, progress: Progress
 ) -> list[Image.Image]:
     """The contact sheet of a set, 64 pictures a page and at most four pages.
 
@@ -91,15 +93,16 @@ def contact_pages(
     decoded stands there as a grey tile with the reason.
 
     Args:
-        rows: What is trained on.
-        tile: Number of a row -> its training picture, cut and resized to its bucket.
+        rows: What is told of each picture.
+        pictures: The pictures, which are cut and resized to their buckets.
         progress: Shows a bar.
     """
     chosen = _evenly(len(rows), TILES_A_PAGE * MAX_PAGES)
     tiles, labels = [], []
     for number in progress.track(chosen, "contact sheet"):
         try:
-            tiles.append(_fitted(tile(number)))
+            tile = cut_out(pictures.source.image(number), pictures.geometry[number])
+            tiles.append(_fitted(tile))
             labels.append(_label(rows[number]))
         except (PictureError, DataError, OSError) as error:
             tiles.append(Image.new("RGB", (TILE_PX, TILE_PX), _FRAME))

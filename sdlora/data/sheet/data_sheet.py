@@ -4,11 +4,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+from sdlora.config.data import DataConfig
+from sdlora.data.captions.caption_check import caption_findings, frequent_words
+from sdlora.data.captions.recipe import is_static, sample_caption, static_caption
 from sdlora.data.pictures.cuts import Geometry, Size
 from sdlora.data.pictures.faces import Box
 from sdlora.data.pictures.picture import ERROR, REMOVED, WARNING, Finding, Picture, quoted
+from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sources.picture_source import fingerprint
+from sdlora.models.tokens import tokenize
 
 LARGE_CUT = 0.5
 """A picture that loses more than this share of its area is worth a warning."""
@@ -117,6 +123,34 @@ class Sheet:
         return groups
 
 
+def sheet_of(pictures: PictureSet, data: DataConfig, seed: int, tokenizers: Sequence[Any]) -> Sheet:
+    """Everything that is known of a set; captions are tokenised, nothing is decoded.
+
+    Args:
+        pictures: The pictures, and what of each is trained on.
+        data: How captions are made, and the batch size.
+        seed: The run's seed; captions that vary are shown as drawn for their picture's number.
+        tokenizers: The model's; none where it takes no prompts.
+    """
+    recipe, shown = data.captions, pictures.source.pictures
+    captions = [
+        static_caption(recipe, each.text, each.prefix)
+        if is_static(recipe)
+        else sample_caption(recipe, each.text, each.prefix, seed, number)
+        for number, each in enumerate(shown)
+    ]
+    cut = tokenize(tokenizers, captions, recipe.max_chunks).cut
+    odd = caption_findings(shown, recipe, cut, _meant(data)) if tokenizers else []
+    return sheet(
+        [row(*each) for each in zip(shown, pictures.geometry, captions, strict=True)],
+        [*pictures.source.findings, *odd],
+        pictures.source.notes,
+        frequent_words(shown, recipe),
+        data.batch_size,
+        pictures.faces,
+    )
+
+
 def row(picture: Picture, geometry: Geometry, caption: str) -> Row:
     """What the model sees of a picture, cut as ``geometry`` says."""
     scale = round(geometry.scale, 6)  # a scale of 1 is not to count as enlarged for its rounding
@@ -153,6 +187,12 @@ def sheet(
         faces=faces,
         content=fingerprint([row.picture for row in rows]),
     )
+
+
+def _meant(data: DataConfig) -> set[str]:
+    """Captions that many pictures share because the config says so."""
+    given = [data.captions.default, data.prior.prompt, *(root.class_caption for root in data.roots)]
+    return {text.strip() for text in given if text}
 
 
 def _buckets(rows: Sequence[Row], batch_size: int) -> list[Bucket]:

@@ -175,7 +175,9 @@ class FolderScan:
         name = listing.folder.name(entry.name)
         folder = Folder(entry.path, f"{name}/", above.root)
         if above.is_root and entry.name == self._held_out:
-            self._unread.append(f"{quoted(name)} is held out: {self._count(entry.path)} pictures")
+            self._unread.append(
+                f"{quoted(name)}: {self._count(entry.path)} held-out pictures, not trained on"
+            )
         elif not self._nested:
             if count := self._count(entry.path):
                 self._unread.append(f"sub-folder {quoted(name)} is not read ({count} pictures)")

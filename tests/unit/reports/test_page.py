@@ -120,7 +120,7 @@ def run(tmp_path: Path) -> Path:
             {"name": f"{EVIL}{n}", "kind": "cut_caption", "reason": EVIL, "severity": "warning"}
             for n in range(60)
         ],
-        "notes": ["held_out is held out"],
+        "notes": ["held_out: 2 held-out pictures"],
     }
     stored = {
         "config.json": {"config": config, "hashes": {"data": "3262"}},
@@ -150,7 +150,7 @@ def test_it_shows_what_the_folder_holds(run: Path) -> None:
     page = page_of(run)
     for text in ("my_lora", "embedded:tiny-sd", "0.500", "-0.800", "71%", "real pictures"):
         assert text in page.text, text
-    for text in ("64 × 96", "cut caption (60)", "and 20 more", "held_out is held out"):
+    for text in ("64 × 96", "cut caption (60)", "and 20 more", "held_out: 2 held-out pictures"):
         assert text in page.text, text
     assert "sdlora train lora.r=16 'data.root=my photos'" in page.text
     assert "resume=outputs/a" not in page.text

@@ -1,13 +1,16 @@
 """A contact sheet shows every picture where it belongs, and says which it leaves out."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sdlora.data.pictures.cuts import fitted
 from sdlora.data.pictures.decode import PictureError
 from sdlora.data.pictures.picture import Picture
+from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sheet.contact_sheet import (
     TILE_PX,
     contact_pages,
@@ -94,9 +97,24 @@ def test_labels_lie_below_their_tile_and_inside_its_width() -> None:
     assert not dark[-GAP_PX:].any()
 
 
+class Drawn:
+    """A source that draws picture ``number``."""
+
+    def __init__(self, draw: Callable[[int], Image.Image]) -> None:
+        self.image = draw
+
+
+def shown_by(draw: Callable[[int], Image.Image]) -> PictureSet:
+    """So many pictures as any test shows, each trained on whole."""
+    whole = fitted(numbered(0).size, numbered(0).size)
+    return PictureSet(Drawn(draw), [whole] * 1000, fingerprint="")
+
+
 def test_a_missing_caption_is_shown_in_red() -> None:
     def has_red(caption: str) -> bool:
-        page = contact_pages(rows(1, caption), lambda _: Image.new("RGB", (64, 64)), QUIET)[0]
+        page = contact_pages(
+            rows(1, caption), shown_by(lambda _: Image.new("RGB", (64, 64))), QUIET
+        )[0]
         return bool((np.asarray(page) == (0xB3, 0x26, 0x1E)).all(-1).any())
 
     assert has_red(" ")
@@ -107,12 +125,12 @@ def test_a_missing_caption_is_shown_in_red() -> None:
     "text", ["Äpfel, кот, 日本語, \u202eabc, \x00, 🙂, \ud800", "x" * 9000, "\n\n", "é\n"]
 )
 def test_any_caption_can_be_drawn(text: str) -> None:
-    page = contact_pages(rows(1, text), numbered, QUIET)[0]
+    page = contact_pages(rows(1, text), shown_by(numbered), QUIET)[0]
     assert page.height < 450
 
 
 def test_pages_hold_every_picture_once() -> None:
-    pages = contact_pages(rows(130), numbered, QUIET)
+    pages = contact_pages(rows(130), shown_by(numbered), QUIET)
     assert [numbers_on(page) for page in pages] == [
         list(range(64)),
         list(range(64, 128)),
@@ -122,7 +140,7 @@ def test_pages_hold_every_picture_once() -> None:
 
 
 def test_of_many_pictures_some_are_chosen_evenly() -> None:
-    pages = contact_pages(rows(1000), numbered, QUIET)
+    pages = contact_pages(rows(1000), shown_by(numbered), QUIET)
     shown = [number for page in pages for number in numbers_on(page)]
     assert len(pages) == 4
     assert len(set(shown)) == 256
@@ -136,7 +154,7 @@ def test_a_picture_that_cannot_be_decoded_keeps_its_place() -> None:
             raise PictureError("cannot be decoded; replace it")
         return numbered(number)
 
-    page = contact_pages(rows(3), tile, QUIET)[0]
+    page = contact_pages(rows(3), shown_by(tile), QUIET)[0]
     assert numbers_on(page) == [0, 2]
     assert page.getpixel((GAP_PX + STEP_PX + 100, 150)) == (208, 208, 208)
 
@@ -154,7 +172,7 @@ def test_pages_are_written_and_old_ones_go(tmp_path: Path) -> None:
 
 
 def test_no_picture_makes_no_page(tmp_path: Path) -> None:
-    assert contact_pages([], numbered, QUIET) == []
+    assert contact_pages([], shown_by(numbered), QUIET) == []
     assert write_contact_sheets(tmp_path, []) == []
     with pytest.raises(ValueError, match="tiles: 0 with 0 labels"):
         contact_sheet([], [])

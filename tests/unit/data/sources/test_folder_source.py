@@ -412,7 +412,7 @@ def test_what_is_held_out_is_counted_and_not_read(tmp_path: Path) -> None:
     assert list(captions(source)) == ["a.png", "deep/held_out/d.png"]
     assert source.findings == []
     assert source.notes == [
-        "held_out is held out: 2 pictures",
+        "held_out: 2 held-out pictures, not trained on",
         "1 rows of tables are for pictures in folders that are not read",
     ]
 

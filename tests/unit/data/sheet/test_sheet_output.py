@@ -8,7 +8,7 @@ import pytest
 from sdlora.data.pictures.cuts import fitted
 from sdlora.data.pictures.picture import REMOVED, WARNING, Finding, Picture
 from sdlora.data.sheet.data_sheet import Row, Sheet, row, sheet
-from sdlora.data.sheet.verdict import SCHEMA, print_sheet, refuse, write_sheet
+from sdlora.data.sheet.sheet_output import SCHEMA, print_sheet, refuse, write_sheet
 from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.progress import Progress
 
@@ -115,7 +115,7 @@ def test_the_print_out_is_short(capsys: pytest.CaptureFixture[str]) -> None:
         "  faces: found in 7 of 9",
         "  frequent words: " + ", ".join(f"word{i} {90 - i}" for i in range(10)),
         "  64x64: 9 pictures, 3 batches; the crop takes 33% on average, 33% at most",
-        "  cut most: 000.png, by 33%",
+        "  largest crop: 000.png, by 33%",
         "  note: a note",
         "error: unreadable (12)",
     ]
@@ -147,7 +147,7 @@ def test_enlarged_pictures_and_many_sizes(capsys: pytest.CaptureFixture[str]) ->
     assert "0 different captions, 12 empty" in lines[0]
     assert "1 picture, 1 batch, 1 enlarged; the crop takes" in lines[1]
     assert "  and 4 more sizes with 4 pictures; all in dataset.json" in lines
-    assert "  enlarged most: 11.png, 5 times" in lines
+    assert "  largest enlargement: 11.png, 5 times" in lines
 
 
 def test_no_picture_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,10 +166,10 @@ def test_all_errors_are_refused_at_once() -> None:
     with pytest.raises(DataError) as refusal:
         refuse(findings)
     assert str(refusal.value).splitlines() == [
-        "2 finding(s) stand in the way of training:",
+        "2 finding(s) prevent training:",
         "  a.txt: has no picture; remove it",
         "  b.png: cannot be decoded; replace it",
-        "Mend them, or set data.on_error=skip to leave these files out.",
+        "Correct these files, or set data.on_error=skip to leave them out.",
     ]
     refuse([findings[1], findings[3]])
     refuse([])

@@ -1,4 +1,4 @@
-"""The check before training: the data sheet in the terminal and as a file, and the refusal."""
+"""The data sheet in the terminal and as a file, and what in it prevents training."""
 
 import json
 from collections.abc import Sequence
@@ -31,8 +31,8 @@ def refuse(findings: Sequence[Finding]) -> None:
     lines = sorted(f"\n  {finding}" for finding in findings if finding.severity == ERROR)
     if lines:
         raise DataError(
-            f"{len(lines)} finding(s) stand in the way of training:{''.join(lines)}\n"
-            "Mend them, or set data.on_error=skip to leave these files out."
+            f"{len(lines)} finding(s) prevent training:{''.join(lines)}\n"
+            "Correct these files, or set data.on_error=skip to leave them out."
         )
 
 
@@ -152,10 +152,12 @@ def _bucket_lines(sheet: Sheet) -> list[str]:
         lines.append(f"  and {len(rest)} more sizes with {pictures}; all in {FILE_NAME}")
     if largest := max(sheet.rows, key=lambda row: row.cut, default=None):
         if largest.cut > 0:
-            lines.append(f"  cut most: {quoted(largest.picture.name)}, by {largest.cut:.0%}")
+            lines.append(f"  largest crop: {quoted(largest.picture.name)}, by {largest.cut:.0%}")
         most = max(sheet.rows, key=lambda row: row.enlarged)
         if most.enlarged > 1:
-            lines.append(f"  enlarged most: {quoted(most.picture.name)}, {most.enlarged:.2g} times")
+            lines.append(
+                f"  largest enlargement: {quoted(most.picture.name)}, {most.enlarged:.2g} times"
+            )
     return lines
 
 
