@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from sdlora.assembly.device import DTYPES, compute_device
 from sdlora.config.lora import LoraConfig
 from sdlora.config.model import ModelConfig
-from sdlora.config.rules import require
+from sdlora.config.rules import require, require_choice
 from sdlora.config.train import TrainConfig
 from sdlora.models.family import Family
 from sdlora.models.layouts import layout_of
@@ -14,7 +14,6 @@ from sdlora.models.loading import families
 from sdlora.models.quantising import quantise
 from sdlora.models.source import ModelSource
 from sdlora.runtime.randomness import derive_seed
-from sdlora.training.optimizers import choice
 
 
 def model_source(config: ModelConfig) -> ModelSource:
@@ -50,7 +49,7 @@ def check_family(config: ModelConfig) -> None:
     Raises:
         ConfigError: Naming key, value and remedy.
     """
-    choice("model.family", config.family, list(families()))
+    require_choice("model.family", config.family, sorted(families()))
     layout = layout_of(config.family)
     require(
         layout.is_clip or config.clip_skip == 0,

@@ -5,11 +5,10 @@ from pathlib import Path
 import torch
 
 from sdlora.config.model import ModelConfig
-from sdlora.config.rules import ConfigError, require
+from sdlora.config.rules import ConfigError, check_options, require
 from sdlora.config.train import TrainConfig
 from sdlora.models.layouts import Layout, layout_of
 from sdlora.models.source import ModelSource, part_config
-from sdlora.training.optimizers import check_options
 
 
 def check_told(config: TrainConfig) -> None:
