@@ -9,12 +9,11 @@ import torch
 from sdlora.config.captions import CaptionsConfig
 from sdlora.config.lora import FROM_BASE, LoraConfig
 from sdlora.config.model import ModelConfig
-from sdlora.config.rules import ConfigError, require, require_choice
+from sdlora.config.rules import ConfigError, check_options, require, require_choice
 from sdlora.config.train import TrainConfig
 from sdlora.models.description import FamilyDescription
 from sdlora.models.families import description_of, families
 from sdlora.models.source import ModelSource, part_config
-from sdlora.training.optimizers import check_options
 
 
 def check_family_limits(config: TrainConfig) -> None:

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from sdlora.adapters.learned_embedding import NEW_ROWS
 from sdlora.config.lora import LoraConfig
 from sdlora.config.optim import OptimConfig
-from sdlora.config.rules import ConfigError, require
+from sdlora.config.rules import ConfigError, check_options, require, require_choice
 from sdlora.config.scheduler import SchedulerConfig
 from sdlora.config.trainer import TrainerConfig
 from sdlora.models.families import description_of
@@ -24,8 +24,6 @@ from sdlora.training.optimizers import (
     averages_itself,
     build_optimizer,
     build_schedule,
-    check_options,
-    choice,
     fused_where_faster,
     optimizer_factory,
     parameter_groups,
@@ -93,7 +91,8 @@ def check_schedule(
     Raises:
         ConfigError: Naming key, value and remedy.
     """
-    name = choice("scheduler.name", scheduler.name, SCHEDULES)
+    name = scheduler.name
+    require_choice("scheduler.name", name, sorted(SCHEDULES))
     for part, rate in rates.items():
         require(
             scheduler.eta_min is None or scheduler.eta_min <= rate,

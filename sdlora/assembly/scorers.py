@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sdlora.config.evaluation import EvaluationConfig, ScorerConfig
-from sdlora.config.rules import ConfigError
+from sdlora.config.rules import ConfigError, check_options
 from sdlora.config.sampling import SamplingConfig
 from sdlora.config.score_kinds import kind
 from sdlora.data.pictures.decode import PICTURE_SUFFIXES, PictureError, read_picture
@@ -33,7 +33,6 @@ from sdlora.models.source import EMBEDDED, ModelSource, resolve
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 from sdlora.sampling.prompts import prior_prompts, with_class_word
-from sdlora.training.optimizers import check_options
 
 MOST_REFERENCES = 100
 """So many training pictures, at most, are references where none is held out; and among so many,

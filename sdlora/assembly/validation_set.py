@@ -7,14 +7,13 @@ from functools import partial
 import torch
 
 from sdlora.assembly.device import DTYPES
-from sdlora.config.train import TrainConfig
+from sdlora.config.captions import CaptionsConfig
 from sdlora.data.captions.recipe import sample_caption
 from sdlora.data.pictures.cuts import cut_out, told_sizes
 from sdlora.data.pictures.decode import PictureError, to_tensor, to_unit_range
 from sdlora.data.pictures.picture import quoted
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sources.picture_source import DataError
-from sdlora.models.family import Family
 from sdlora.models.tokens import token_ids
 from sdlora.runtime.progress import Progress
 from sdlora.training.module import DiffusionModule
@@ -25,35 +24,45 @@ MOST_PICTURES = 32
 
 
 def validation_loss(
-    config: TrainConfig,
+    captions: CaptionsConfig,
+    precision: str,
     module: DiffusionModule,
     data: PictureSet,
     unseen: PictureSet | None,
     progress: Progress,
 ) -> ValidationLoss | None:
-    """Measures the loss on unseen pictures beside trained ones; ``None`` without unseen ones."""
+    """Measures the loss on unseen pictures beside trained ones; ``None`` without unseen ones.
+
+    Args:
+        captions: How captions are made; none is dropped here.
+        precision: ``trainer.precision``.
+        module: What trains.
+        data: The pictures that are trained on.
+        unseen: Those that are not.
+        progress: Says what is going on.
+    """
     if unseen is None or not unseen.geometry or not data.geometry:
         return None
     count = min(MOST_PICTURES, len(unseen.geometry), len(data.geometry))
-    encode = partial(_fixed_set, config, module.family)
+    encode = partial(_fixed_set, replace(captions, dropout=0.0), module)
     with progress.working("encoding validation pictures"):
         return ValidationLoss(
             module.family,
             module.objective,
             encode(unseen, _evenly(len(unseen.geometry), count)),
             encode(data, _evenly(len(data.geometry), count)),
-            seed=config.seed,
-            precision=DTYPES[config.trainer.precision],
+            seed=module.seed,
+            precision=DTYPES[precision],
         )
 
 
 def _fixed_set(
-    config: TrainConfig, family: Family, data: PictureSet, numbers: Sequence[int]
+    recipe: CaptionsConfig, module: DiffusionModule, data: PictureSet, numbers: Sequence[int]
 ) -> FixedSet:
-    recipe = replace(config.data.captions, dropout=0.0)
+    family = module.family
     pictures = [data.source.pictures[number] for number in numbers]
     captions = [
-        sample_caption(recipe, picture.text, picture.prefix, config.seed, number)
+        sample_caption(recipe, picture.text, picture.prefix, module.seed, number)
         for number, picture in zip(numbers, pictures, strict=True)
     ]
     moments = []
@@ -66,7 +75,7 @@ def _fixed_set(
         moments.append(family.encode_images(to_unit_range(pixels)[None])[0].cpu())
     cuts = [data.geometry[number] for number in numbers]
     sizes = told_sizes([picture.size for picture in pictures], cuts, torch.zeros(len(cuts)))
-    ids = token_ids(family.tokenizers, config.data.captions.max_chunks, captions)
+    ids = token_ids(family.tokenizers, recipe.max_chunks, captions)
     return FixedSet(moments, ids, sizes)
 
 

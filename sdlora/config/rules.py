@@ -1,7 +1,10 @@
 """How a config value is refused: one message with key, value and remedy."""
 
 import difflib
+import inspect
 import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 
 class ConfigError(ValueError):
@@ -14,7 +17,7 @@ def require(ok: bool, key: str, value: object, remedy: str) -> None:
         raise ConfigError(f"{key}={value}: {remedy}")
 
 
-def require_choice(key: str, value: str, known: tuple[str, ...]) -> None:
+def require_choice(key: str, value: str, known: Sequence[str]) -> None:
     """Raise ``ConfigError`` with the nearest of ``known`` unless ``value`` is one of them."""
     near = difflib.get_close_matches(value, known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
@@ -34,3 +37,22 @@ def require_count(key: str, value: int, least: int = 1) -> None:
 def require_fraction(key: str, value: float) -> None:
     """Raise ``ConfigError`` unless ``value`` is in [0, 1)."""
     require(0 <= value < 1, key, value, "must be a number in [0, 1)")
+
+
+def check_options(key: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Bind ``options`` to the factory's signature before anything is built.
+
+    Raises:
+        ConfigError: Naming the option, the nearest real one, and all of them.
+    """
+    known = [
+        name
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if name not in {"params", "lr", "self"} and parameter.kind != parameter.VAR_KEYWORD
+    ]
+    for option, value in options.items():
+        try:
+            require_choice(key, option, sorted(known))
+        except ConfigError as error:
+            _, _, remedy = str(error).partition(": ")
+            raise ConfigError(f"{key}.{option}={value}: {remedy}") from None

@@ -1,8 +1,7 @@
 """Draw the prompts, score the pictures, and keep the base model's beside them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -13,11 +12,9 @@ from sdlora.data.sources.picture_source import PictureSource, readable
 from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.scoring import Pictures, Prior, Scorer
 from sdlora.models.family import Family
-from sdlora.runtime.files import atomic_path, write_json
 from sdlora.runtime.progress import Progress
 from sdlora.sampling.generate import generate
-from sdlora.sampling.grid import grid
-from sdlora.sampling.prompts import Prompt, picture_name
+from sdlora.sampling.prompts import Prompt
 
 MOST_REAL_PICTURES = 100
 """So many training pictures are scored, at most: the row of real pictures needs no more."""
@@ -128,77 +125,10 @@ class Evaluator:
         pictures = Pictures(images, [prompt.text for prompt in self.prompts], prior=prior)
         return Evaluation(self.prompts, images, self.scorer.score(pictures, self.progress))
 
-    def write_grid(self, path: Path, evaluation: Evaluation, label: str) -> Image.Image:
-        """Write base above LoRA, a column a prompt, and return the picture."""
-        rows = {} if self.base is None else {"base": self.base}
-        rows[label] = evaluation
-        return write_grid(path, rows, self.sampling.num_preview, self.training_images)
-
-    def write_preview(self, folder: Path, evaluation: Evaluation) -> None:
-        """Write the pictures that a grid shows, each by itself."""
-        count = self.sampling.num_preview
-        shown = Evaluation(evaluation.prompts[:count], evaluation.images[:count])
-        self.write_pictures(folder, shown)
-
-    def write_pictures(self, folder: Path, evaluation: Evaluation) -> None:
-        """Write each picture by itself, and beside the folder what each was drawn from."""
-        write_prompts(folder.parent, [self.prompts])
-        write_pictures(folder, evaluation)
-
     def _encode(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         device = next(self.family.denoiser.parameters()).device
         ids = self.family.tokenize(texts).ids.to(device)
         return self.family.prompt_arguments(self.family.encode_prompts(ids))
-
-
-def write_grid(
-    path: Path,
-    rows: Mapping[str, Evaluation],
-    num_shown: int,
-    training_images: Sequence[Image.Image] = (),
-) -> Image.Image:
-    """Write pictures of the same prompts below each other, and return the picture.
-
-    Args:
-        path: The file.
-        rows: Label -> what is in that row; at least one.
-        num_shown: Of each, the first so many.
-        training_images: The last row, if there are any.
-    """
-    longest = max((item.prompts for item in rows.values()), key=len)[:num_shown]
-    pictures = {label: item.images[:num_shown] for label, item in rows.items()}
-    if training_images:
-        pictures["training"] = list(training_images[: len(longest)])
-    labels = [prompt.text or f"seed {prompt.seed}" for prompt in longest]
-    picture = grid(list(pictures.values()), list(pictures), labels)
-    with atomic_path(path) as temporary:
-        picture.save(temporary)
-    return picture
-
-
-def write_prompts(folder: Path, rows: Iterable[Sequence[Prompt]]) -> None:
-    """Write ``prompts.json``: which prompt and seed each picture in the folders beside it is of.
-
-    Args:
-        folder: Where it is written.
-        rows: Prompts of one picture folder each; a file that is in several is listed once.
-    """
-    listed = {
-        picture_name(index, prompt.text): {"text": prompt.text, "seed": prompt.seed}
-        for prompts in rows
-        for index, prompt in enumerate(prompts)
-    }
-    entries = [{"file": name, **prompt} for name, prompt in listed.items()]
-    write_json(folder / "prompts.json", entries)
-
-
-def write_pictures(folder: Path, evaluation: Evaluation) -> None:
-    """Write pictures into a folder, named by index and a hash of their prompts."""
-    for index, (prompt, image) in enumerate(
-        zip(evaluation.prompts, evaluation.images, strict=True)
-    ):
-        with atomic_path(folder / picture_name(index, prompt.text)) as temporary:
-            image.save(temporary)
 
 
 def score_training(source: PictureSource, scorer: Scorer, progress: Progress) -> Scores:

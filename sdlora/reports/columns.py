@@ -7,6 +7,7 @@ from typing import Any
 
 from sdlora.runs.partial_files import inside
 from sdlora.runs.report import REPORT
+from sdlora.runs.samples import BASE, LAST
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,10 @@ def step_columns(samples: Path, last_step: int | None) -> list[Column]:
         number = folder.name.removeprefix("step_")
         if folder.is_dir() and number.isdecimal():
             steps[int(number)] = folder
-    last = samples / "last"
+    last = samples / LAST
     if last.is_dir():
         steps[max(steps, default=0) + 1 if last_step is None else last_step] = last
-    base = Column("base", samples / "base", is_base=True)
+    base = Column("base", samples / BASE, is_base=True)
     return [base, *(Column(f"step {step}", steps[step], step=step) for step in sorted(steps))]
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from sdlora.reports.columns import Column
 from sdlora.reports.score_tables import PictureScores, picture_scores
+from sdlora.runs.samples import PROMPTS
 
 SIDES_PX = (384, 256, 192, 128, 96)
 """Longest sides that are tried, until all pictures fit the page."""
@@ -177,7 +178,7 @@ def read_prompts(run: Path, columns: Sequence[Column], notes: list[str]) -> dict
     """By file name; where no ``prompts.json`` has a file, its name stands for the text."""
     found: dict[str, Prompt] = {}
     for parent in dict.fromkeys(column.folder.parent for column in columns):
-        path = parent / "prompts.json"
+        path = parent / PROMPTS
         listed: Any = []
         if path.is_file():
             try:

@@ -20,6 +20,7 @@ from sdlora.runs.metrics import read_steps
 from sdlora.runs.partial_files import inside, mapping, read_mapping
 from sdlora.runs.report import REPORT
 from sdlora.runs.run_config import CONFIG
+from sdlora.runs.samples import BASE, LAST, SAMPLES
 
 FILE_NAME = "report.html"
 MAX_BYTES = 15 * 1024 * 1024
@@ -101,7 +102,7 @@ def _columns(
 ) -> list[Column]:
     """The steps of a run; of an evaluation, the rows of its report."""
     if is_run:
-        return step_columns(run / "samples", last)
+        return step_columns(run / SAMPLES, last)
     folders = mapping(report.get("pictures"))
     base = states[0].name if states else next(iter(folders))
     return row_columns(run, folders, base, notes)
@@ -118,8 +119,8 @@ def _numbers(
     """The scores one by one of each column whose pictures are those of a row of the report."""
     folders = mapping(report.get("pictures"))
     if is_run:
-        last = {name: "samples/last" for name in ("LoRA", "trained")}
-        folders = {"base": "samples/base", **last, **folders}
+        last = {name: f"{SAMPLES}/{LAST}" for name in ("LoRA", "trained")}
+        folders = {"base": f"{SAMPLES}/{BASE}", **last, **folders}
     of_folder = {
         folder.resolve(): state.per_picture
         for state in states

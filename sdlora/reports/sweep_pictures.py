@@ -10,6 +10,7 @@ from PIL import Image
 
 from sdlora.reports.columns import step_columns
 from sdlora.reports.gallery import estimated_bytes, read_picture, read_prompts
+from sdlora.runs.samples import SAMPLES
 from sdlora.sweep.cells import Cell, Sweep
 
 MAX_BYTES = 20 * 1024 * 1024
@@ -134,7 +135,7 @@ def webp_uri(image: Image.Image, is_lossless: bool) -> str:
 
 
 def _found(sweep: Path, cell: Cell, notes: list[str]) -> list[_Found]:
-    columns = step_columns(cell.folder / "samples", cell.last_step)
+    columns = step_columns(cell.folder / SAMPLES, cell.last_step)
     unread: list[str] = []
     prompts = read_prompts(cell.folder, columns, unread)
     notes += [f"{cell.folder.relative_to(sweep).as_posix()}: {note}" for note in unread]

@@ -8,6 +8,7 @@ from typing import Any
 from sdlora.data.sources.picture_source import PictureSource
 from sdlora.evaluation.scores import Scores
 from sdlora.runs.partial_files import mapping
+from sdlora.runs.samples import LAST, SAMPLES
 from sdlora.runtime.files import atomic_path, write_json
 from sdlora.sampling.prompts import Prompt, picture_name
 
@@ -21,7 +22,7 @@ def write_nearest(
     scores: Scores,
     prompts: Sequence[Prompt],
     source: PictureSource,
-    pictures: str = "samples/last",
+    pictures: str = f"{SAMPLES}/{LAST}",
 ) -> None:
     """Write ``nearest.json`` and the training pictures that it names beside a report.
 
@@ -40,7 +41,7 @@ def write_nearest(
     order = sorted(range(len(likeness)), key=lambda index: -likeness[index])
     pairs: list[dict[str, str | float]] = []
     for index in [index for index in order if names[index] in number_of][:NUM_SHOWN]:
-        training = f"samples/nearest/{len(pairs):02d}.png"
+        training = f"{SAMPLES}/nearest/{len(pairs):02d}.png"
         image = source.image(number_of[names[index]])
         image.thumbnail((SIDE_PX, SIDE_PX))
         with atomic_path(folder / training) as temporary:

@@ -1,7 +1,5 @@
-"""Optimizers and learning-rate schedules by name, with options checked against real signatures."""
+"""Optimizers and learning-rate schedules by name."""
 
-import difflib
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -11,6 +9,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from sdlora.config.rules import check_options, require_choice
 
 
 def _torch_optimizer(name: str) -> Callable[[], Callable[..., Optimizer]]:
@@ -101,19 +101,6 @@ SCHEDULES = (
 torch's cosine down to a least rate."""
 
 
-def choice(key: str, value: str, known: Sequence[str]) -> str:
-    """Return ``value`` if it is known, else raise with the nearest name and all choices.
-
-    Raises:
-        ValueError: Naming ``key``, ``value``, the nearest name and every choice.
-    """
-    if value in known:
-        return value
-    near = difflib.get_close_matches(value, known, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise ValueError(f"{key}={value}: unknown; {hint}choices: {', '.join(sorted(known))}")
-
-
 def optimizer_factory(name: str) -> Callable[..., Optimizer]:
     """The optimizer class of that name.
 
@@ -122,7 +109,7 @@ def optimizer_factory(name: str) -> Callable[..., Optimizer]:
     """
     added = {entry.name: entry.load for entry in entry_points(group="sdlora.optimizers")}
     known = {**OPTIMIZERS, **added}
-    choice("optim.name", name, list(known))
+    require_choice("optim.name", name, sorted(known))
     try:
         return known[name]()
     except ImportError as error:
@@ -130,25 +117,6 @@ def optimizer_factory(name: str) -> Callable[..., Optimizer]:
             f"optim.name={name}: needs a package that is not installed; "
             f"pip install {PACKAGES.get(name, name)}"
         ) from error
-
-
-def check_options(key: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Bind ``options`` to the factory's signature before anything is built.
-
-    Raises:
-        ValueError: Naming the option, the nearest real one, and all of them.
-    """
-    known = [
-        name
-        for name, parameter in inspect.signature(factory).parameters.items()
-        if name not in {"params", "lr", "self"} and parameter.kind != parameter.VAR_KEYWORD
-    ]
-    for option, value in options.items():
-        try:
-            choice(key, option, known)
-        except ValueError as error:
-            _, _, remedy = str(error).partition(": ")
-            raise ValueError(f"{key}.{option}={value}: {remedy}") from None
 
 
 def averages_itself(factory: Callable[..., Optimizer]) -> bool:
@@ -224,7 +192,8 @@ def build_schedule(
     """
     from diffusers.optimization import get_scheduler
 
-    if choice("scheduler.name", name, SCHEDULES) == COSINE_ANNEALING:
+    require_choice("scheduler.name", name, sorted(SCHEDULES))
+    if name == COSINE_ANNEALING:
         return LambdaLR(
             optimizer,
             [

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import lightning
@@ -392,12 +393,15 @@ class Drawer:
         self.base: Evaluation | None = None
         self.drawn: list[tuple[bool, dict[str, Tensor]]] = []
         self.progress = Progress(enabled=False)
+        self.prompts = [Prompt("a", 0)]
+        self.sampling = SimpleNamespace(num_preview=1)
+        self.training_images: list[Image.Image] = []
 
     def _evaluation(self, scored: bool, distance: float) -> Evaluation:
         values = {"face_distance": distance, "faceless": 1, "clip_score": None}
         ends = {"face_distance": (distance / 2, distance * 2)}
         scores = Scores(2, values, {"clip_score": "no CLIP model"}, ends) if scored else None
-        return Evaluation([Prompt("a", 0)], [Image.new("RGB", (8, 8))], scores)
+        return Evaluation(self.prompts, [Image.new("RGB", (8, 8))], scores)
 
     def draw_base(self) -> Evaluation:
         self.base = self._evaluation(True, 1.25)
@@ -406,14 +410,6 @@ class Drawer:
     def draw(self, preview: bool = False) -> Evaluation:
         self.drawn.append((preview, weights_of(cast(Any, None), self.module)))
         return self._evaluation(not preview, 1.0 / len(self.drawn))
-
-    def write_preview(self, folder: Path, evaluation: Evaluation) -> None:
-        """Nothing is looked at here."""
-
-    def write_grid(self, path: Path, evaluation: Evaluation, label: str) -> Image.Image:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(label, encoding="utf-8")
-        return evaluation.images[0]
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -486,10 +482,10 @@ def test_pictures_and_scores_come_on_time(family: StableDiffusion, tmp_path: Pat
     run.fit(module, datamodule=Stream(size=1, accumulate=2))
     # pictures at 2 and 4, scores at 3, both at the end
     assert [preview for preview, _ in drawer.drawn] == [True, False, True, False]
-    samples = tmp_path / "samples"
-    assert {path.name: path.read_text(encoding="utf-8") for path in samples.iterdir()} == {
-        f"step_000000{step}.png": f"step {step}" for step in (2, 3, 4, 5)
-    }
+    states = [f"step_000000{step}" for step in (2, 3, 4, 5)]
+    written = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    pages = [f"{state}{ending}" for state in states for ending in ("", ".png")]
+    assert written == ["prompts.json", *pages]
     rest = {"faceless": 1, "clip_score": None, "clip_score_reason": "no CLIP model"}
 
     def distance(value: float) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """Scoring what a run made, any LoRA files, or pictures: all on the same prompts and noise."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,9 +26,6 @@ from sdlora.evaluation.evaluator import (
     Evaluation,
     Evaluator,
     score_training,
-    write_grid,
-    write_pictures,
-    write_prompts,
 )
 from sdlora.evaluation.hw10 import FACE, tutorial_line
 from sdlora.evaluation.scores import Scores
@@ -41,6 +37,7 @@ from sdlora.reports.page import write_html_report
 from sdlora.runs.nearest import write_nearest
 from sdlora.runs.report import REPORT, write_report
 from sdlora.runs.run_config import read_config
+from sdlora.runs.samples import PROMPTS, read_prompts, write_grid, write_pictures, write_prompts
 from sdlora.runtime import versions
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
@@ -192,16 +189,8 @@ def _read(folder: Path) -> tuple[list[Image.Image], dict[str, str | None]]:
 
 def _listed_prompts(folder: Path) -> dict[str, str]:
     """File -> prompt, from a ``prompts.json`` in the folder or beside it."""
-    for path in (folder / "prompts.json", folder.parent / "prompts.json"):
-        if path.is_file():
-            try:
-                entries = json.loads(path.read_text("utf-8"))
-                return {str(each["file"]): str(each["text"]) for each in entries if each["text"]}
-            except (ValueError, KeyError, TypeError) as error:
-                raise ConfigError(
-                    f"{path}: no list of {{file, text}} ({error}); mend or remove it"
-                ) from error
-    return {}
+    beside = folder if (folder / PROMPTS).is_file() else folder.parent
+    return {name: text for name, text in read_prompts(beside).items() if text}
 
 
 def _write(

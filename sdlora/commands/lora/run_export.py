@@ -1,13 +1,10 @@
 """``sdlora lora run``: a checkpoint of a run in all layouts, proved, with its card."""
 
-import json
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 
 from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.assembly import base_model
@@ -25,6 +22,7 @@ from sdlora.runs.adapter_file import checkpoint_path
 from sdlora.runs.best import read_best
 from sdlora.runs.report import read_scores
 from sdlora.runs.run_config import read_config
+from sdlora.runs.samples import LAST, read_samples
 from sdlora.runtime.files import whole_folder
 from sdlora.runtime.progress import Progress
 
@@ -62,7 +60,7 @@ def export_run(options: Namespace) -> None:
                     base=base_model.model_source(config.model).path,
                     metadata=metadata,
                     specs=lora.specs,
-                    samples=_samples(options.run) if options.checkpoint == "last" else [],
+                    samples=read_samples(options.run, LAST) if options.checkpoint == "last" else [],
                     scores=_scores(options.run, options.checkpoint),
                 )
         worst = max(differences.values())
@@ -79,17 +77,6 @@ def _config(run: Path, licence: str | None) -> TrainConfig:
     return config
 
 
-def _samples(run: Path) -> list[tuple[str, Image.Image]]:
-    """Prompts and pictures of the last weights, as far as they were kept."""
-    found = []
-    for entry in _json(run / "samples" / "prompts.json", []):
-        path = run / "samples" / "last" / entry["file"]
-        if path.is_file():
-            with Image.open(path) as image:
-                found.append((entry["text"], image.copy()))
-    return found
-
-
 def _scores(run: Path, checkpoint: str) -> dict[str, Scores]:
     """Of the base and of this checkpoint; none where it was not scored in the final report."""
     rows = read_scores(run)
@@ -99,7 +86,3 @@ def _scores(run: Path, checkpoint: str) -> dict[str, Scores]:
     if checkpoint == "best" and best is not None and "base" in rows:
         return {"base": rows["base"], "LoRA": best.scores}
     return {}
-
-
-def _json(path: Path, default: Any) -> Any:
-    return json.loads(path.read_text("utf-8")) if path.is_file() else default

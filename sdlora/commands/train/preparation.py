@@ -9,7 +9,7 @@ import torch
 from sdlora.adapters.spec import LoraSpec
 from sdlora.assembly import adapters, base_model, lightning_trainer, scorers
 from sdlora.assembly.class_pictures import draw_missing_class_pictures
-from sdlora.assembly.data_source import held_out
+from sdlora.assembly.data_source import held_out as held_out_folder
 from sdlora.assembly.device import DTYPES
 from sdlora.assembly.hashes import base_hashes, init_hashes
 from sdlora.assembly.init_from import start_from_file
@@ -87,7 +87,8 @@ def prepared(
     is_first, device = trainer.is_global_zero, trainer.strategy.root_device
     checkpoint = _checkpoint_to_resume(config, folder, progress)
     _check_without_weights(config, progress)
-    found, unseen = _pictures(config, folder, progress)
+    found, held_out = _pictures(config, folder, progress)
+    unseen = held_out if is_first else None
     of_files = base_hashes(config.model, config.data) | init_hashes(config.lora)
     hashes = {"data": found.fingerprint, **of_files}
     _compare_with_before(config, folder, found, hashes, progress)
@@ -99,6 +100,8 @@ def prepared(
     contact_sheets = _sheets_of_used(config, found, data, folder, progress, is_first)
     module = lightning_trainer.module(config, family, batches_per_epoch(batches))
     evaluator = _evaluator(config, data.source, family, scorer, progress)
+    captions, precision = config.data.captions, config.trainer.precision
+    validation = validation_loss(captions, precision, module, data, unseen, progress)
     return TrainingRun(
         config=config,
         folder=folder,
@@ -114,7 +117,7 @@ def prepared(
         module=module,
         average=lightning_trainer.average(config.trainer.ema_decay, config.optim.name),
         evaluator=with_kept_pictures(evaluator, config, kept),
-        validation=validation_loss(config, module, data, unseen, progress) if is_first else None,
+        validation=validation,
     )
 
 
@@ -201,7 +204,7 @@ def _scorer(
     def make() -> Scorer:
         base = base_model.model_source(config.model).path
         scorers.warn_of_other_world(config.evaluation, base, progress)
-        folder = config.evaluation.references or held_out(config.data, progress)
+        folder = config.evaluation.references or held_out_folder(config.data, progress)
         references: KnownPictures | None = None
         if folder is not None:
             references = scorers.pictures_in(folder)

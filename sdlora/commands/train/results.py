@@ -31,6 +31,7 @@ from sdlora.runs.nearest import write_nearest
 from sdlora.runs.report import REPORT, write_report
 from sdlora.runs.run_config import flat
 from sdlora.runs.run_folder import LORA, PIPELINE
+from sdlora.runs.samples import BASE, LAST, SAMPLES, write_grid, write_samples
 from sdlora.runtime import versions
 from sdlora.sweep.cells import swept_values
 
@@ -91,7 +92,7 @@ def export(run: TrainingRun) -> Exported:
 
 def summarise(run: TrainingRun, fitted: Fitted, exported: Exported) -> None:
     """Show base and LoRA side by side, and where everything is."""
-    grid = run.folder / "samples" / "last.png"
+    grid = run.folder / SAMPLES / f"{LAST}.png"
     last: Evaluation | None = None
     try:
         last = _compare(run, fitted, exported, grid)
@@ -137,9 +138,10 @@ def _compare(run: TrainingRun, fitted: Fitted, exported: Exported, grid: Path) -
     best = None if fitted.best is None else fitted.best.best
     if rows and best is not None and best.step != run.trainer.global_step:
         rows = {"base": rows["base"], f"best, step {best.step}": best.scores, label: rows[label]}
-    run.evaluator.write_pictures(run.folder / "samples" / "base", base)
-    run.evaluator.write_pictures(run.folder / "samples" / "last", last)
-    run.evaluator.write_grid(grid, last, label)
+    write_samples(run.folder, BASE, base, run.evaluator.prompts)
+    write_samples(run.folder, LAST, last, run.evaluator.prompts)
+    drawn = {"base": base, label: last}
+    write_grid(grid, drawn, run.config.sampling.num_preview, run.evaluator.training_images)
     print_scores(rows, real, run.progress)
     if rows:
         settings = {

@@ -12,7 +12,10 @@ from sdlora.assembly.adapters import trains_base
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.config.data import DataConfig
 from sdlora.config.evaluation import EvaluationConfig
+from sdlora.config.lora import LoraConfig
+from sdlora.config.model import ModelConfig
 from sdlora.config.train import TrainConfig
+from sdlora.config.trainer import TrainerConfig
 from sdlora.evaluation.evaluator import Evaluator
 from sdlora.evaluation.scoring import Scorer
 from sdlora.models.family import Family
@@ -28,7 +31,7 @@ def kept_base(config: TrainConfig, kept: Kept) -> Family:
     def load() -> Family:
         return base_model.load(config.model, config.lora, config.trainer.precision, config.seed)
 
-    return kept.take(FAMILY, _family_key(config), load)
+    return kept.take(FAMILY, _family_key(config.model, config.lora, config.trainer), load)
 
 
 def kept_scorer(
@@ -58,19 +61,20 @@ def kept_scorer(
 def with_kept_pictures(evaluator: Evaluator, config: TrainConfig, kept: Kept) -> Evaluator:
     """The evaluator with the base's pictures and scores, if the last run drew the same ones."""
     unknown = (evaluator.base, evaluator.base_prior)
-    base, prior = kept.take(
-        BASE_PICTURES, _pictures_key(_family_key(config), evaluator), lambda: unknown
-    )
+    family_key = _family_key(config.model, config.lora, config.trainer)
+    key = _pictures_key(family_key, evaluator)
+    base, prior = kept.take(BASE_PICTURES, key, lambda: unknown)
     return replace(evaluator, base=base, base_prior=prior)
 
 
 def keep(run: TrainingRun, kept: Kept) -> None:
     """Leave to the next run what it may use; this one is of no use afterwards."""
     config, evaluator = run.config, run.evaluator
-    if _is_reusable(config):
+    if _is_reusable(config.lora, config.model.family, config.trainer):
+        key = _family_key(config.model, config.lora, config.trainer)
         pictures = (evaluator.base, evaluator.base_prior)
-        kept.put(BASE_PICTURES, _pictures_key(_family_key(config), evaluator), pictures)
-        kept.put(FAMILY, _family_key(config), as_loaded(run.family))
+        kept.put(BASE_PICTURES, _pictures_key(key, evaluator), pictures)
+        kept.put(FAMILY, key, as_loaded(run.family))
     gc.collect()  # Lightning's objects hold each other
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -91,14 +95,13 @@ def as_loaded(family: Family) -> Family:
     return family.eval()
 
 
-def _is_reusable(config: TrainConfig) -> bool:
-    changes_base = trains_base(config.lora, config.model.family)
-    has_word = config.lora.new_word.name is not None
-    return not changes_base and not has_word and not config.trainer.compile
+def _is_reusable(lora: LoraConfig, family: str, trainer: TrainerConfig) -> bool:
+    has_word = lora.new_word.name is not None
+    return not trains_base(lora, family) and not has_word and not trainer.compile
 
 
-def _family_key(config: TrainConfig) -> object:
-    return (_is_reusable(config), asdict(config.model), config.trainer.precision)
+def _family_key(model: ModelConfig, lora: LoraConfig, trainer: TrainerConfig) -> object:
+    return (_is_reusable(lora, model.family, trainer), asdict(model), trainer.precision)
 
 
 def _pictures_key(family_key: object, evaluator: Evaluator) -> object:

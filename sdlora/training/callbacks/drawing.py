@@ -8,11 +8,13 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
 
 from sdlora.evaluation.evaluator import Evaluation, Evaluator
 from sdlora.models.memory import Offload
 from sdlora.runs.best import BestAdapter
 from sdlora.runs.metrics import append_metrics, read_metrics
+from sdlora.runs.samples import SAMPLES, step_name, write_grid, write_samples
 from sdlora.sweep.pruning import Pruning
 from sdlora.training.callbacks.averaging import Average
 from sdlora.training.callbacks.every_n_steps import OptimizerStepCallback, every
@@ -136,9 +138,7 @@ class Evaluate(OptimizerStepCallback):
         with self.average.applied(parameters) if self.average else nullcontext():
             evaluation = self.evaluator.draw(preview=not scored)
             validated = self._validated() if scored else {}
-        path = self.folder / "samples" / f"step_{step:07d}.png"
-        grid = self.evaluator.write_grid(path, evaluation, f"step {step}")
-        self.evaluator.write_preview(path.with_suffix(""), evaluation)
+        grid = self._write(step, base, evaluation)
         if scored:
             self.last = evaluation
             values = {**evaluation.named("eval"), **validated}
@@ -149,6 +149,15 @@ class Evaluate(OptimizerStepCallback):
             self._log(trainer, step, {**base.named("base"), **values}, grid)
         else:
             self._log(trainer, step, {}, grid)
+
+    def _write(self, step: int, base: Evaluation, evaluation: Evaluation) -> Image.Image:
+        """Base above adapter as one picture, and each picture of the preview by itself."""
+        evaluator, state = self.evaluator, step_name(step)
+        count = evaluator.sampling.num_preview
+        write_samples(self.folder, state, evaluation, evaluator.prompts, count)
+        rows = {"base": base, f"step {step}": evaluation}
+        path = self.folder / SAMPLES / f"{state}.png"
+        return write_grid(path, rows, count, evaluator.training_images)
 
     def _base(self, trainer: lightning.Trainer) -> Evaluation:
         """The base's pictures and scores, which are written down once: what all is compared to."""

@@ -1,9 +1,7 @@
 """Base and LoRA on the same noise; the model is given back as it was."""
 
 import copy
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -17,16 +15,13 @@ from sdlora.evaluation.evaluator import (
     Evaluation,
     Evaluator,
     score_training,
-    write_grid,
-    write_pictures,
-    write_prompts,
 )
 from sdlora.evaluation.image_scores import ImageScorer
 from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.scoring import KnownPictures, Pictures, Scorer
 from sdlora.models.sd import StableDiffusion
 from sdlora.runtime.progress import Progress
-from sdlora.sampling.prompts import Prompt, picture_name
+from sdlora.sampling.prompts import Prompt
 from tests.sampling import sampling_config
 from tests.unit.tiny_training import adapted
 
@@ -264,82 +259,3 @@ def test_training_pictures_are_scored_up_to_a_hundred() -> None:
         pixels(few.images), pixels([source.image(number) for number in range(3)])
     )
     assert all(pictures.are_training for pictures in scorer.asked)
-
-
-def flat(red: int) -> Image.Image:
-    """Of a colour that the grey edges of letters do not have."""
-    return Image.new("RGB", (128, 128), (red, 0, 99))
-
-
-def has(sheet: np.ndarray, red: int) -> np.ndarray:
-    return (sheet == (red, 0, 99)).all(axis=2)
-
-
-def test_the_grid_shows_base_above_lora_above_training(
-    family: StableDiffusion, tmp_path: Path
-) -> None:
-    found = evaluator(family)
-    found.base = Evaluation(PROMPTS, [flat(40 + i) for i in range(4)])
-    found.training_images = [flat(200 + i) for i in range(5)]
-    lora = Evaluation(PROMPTS, [flat(90 + i) for i in range(4)])
-    path = tmp_path / "samples" / "step.png"
-    sheet = found.write_grid(path, lora, "step 5")
-    read = np.asarray(Image.open(path).convert("RGB"), dtype=np.int16)
-    np.testing.assert_array_equal(read, np.asarray(sheet))
-
-    def place(red: int) -> tuple[int, int]:
-        rows, columns = np.nonzero(has(read, red))
-        assert (np.ptp(rows), np.ptp(columns)) == (127, 127), red
-        return int(rows.min()), int(columns.min())
-
-    corners = [[place(first + i) for i in range(3)] for first in (40, 90, 200)]
-    tops = [{top for top, _ in row} for row in corners]
-    assert all(len(top) == 1 for top in tops)
-    assert max(tops[0]) < max(tops[1]) < max(tops[2])
-    lefts = [[left for _, left in row] for row in corners]
-    assert lefts[0] == lefts[1] == lefts[2] == sorted(lefts[0])
-    assert not has(read, 43).any()  # the fourth is no preview
-
-
-def test_each_picture_is_written_by_itself(family: StableDiffusion, tmp_path: Path) -> None:
-    drawn = Evaluation(PROMPTS, [flat(10 * i) for i in range(4)])
-    evaluator(family).write_pictures(tmp_path / "last", drawn)
-    expected = [picture_name(i, prompt.text) for i, prompt in enumerate(PROMPTS)]
-    paths = sorted((tmp_path / "last").iterdir())
-    assert [path.name for path in paths] == expected
-    for index, path in enumerate(paths):
-        assert has(np.asarray(Image.open(path)), 10 * index).all()
-    listed = json.loads((tmp_path / "prompts.json").read_text("utf-8"))
-    assert [(item["file"], item["text"], item["seed"]) for item in listed] == [
-        (name, prompt.text, prompt.seed) for name, prompt in zip(expected, PROMPTS, strict=True)
-    ]
-    evaluator(family).write_preview(tmp_path / "step_0000003", drawn)
-    preview = sorted(path.name for path in (tmp_path / "step_0000003").iterdir())
-    assert preview == expected[:3]
-
-
-def test_pictures_from_anywhere_stand_below_each_other(tmp_path: Path) -> None:
-    """Rows of other lengths: what is not there stays white."""
-    rows = {
-        "a": Evaluation(PROMPTS[:1], [flat(10)]),
-        "b": Evaluation(PROMPTS, [flat(20 + i) for i in range(4)]),
-    }
-    write_grid(tmp_path / "grid.png", rows, 3)
-    read = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
-    assert [has(read, red).sum() for red in (10, 20, 21, 22, 23)] == [128 * 128] * 4 + [0]
-    write_pictures(tmp_path / "a", rows["a"])
-    (path,) = (tmp_path / "a").iterdir()
-    assert path.name == picture_name(0, "a man")
-    assert has(np.asarray(Image.open(path)), 10).all()
-
-
-def test_the_prompts_of_several_folders_are_listed_once(tmp_path: Path) -> None:
-    other = (Prompt("a man", 0), Prompt("a cat", 7))
-    write_prompts(tmp_path, [PROMPTS[:2], other, other])
-    listed = json.loads((tmp_path / "prompts.json").read_text("utf-8"))
-    assert {(item["file"], item["text"], item["seed"]) for item in listed} == {
-        (picture_name(0, "a man"), "a man", 0),
-        (picture_name(1, "a man"), "a man", 1),
-        (picture_name(1, "a cat"), "a cat", 7),
-    }
-    assert len(listed) == 3

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from sdlora.config.rules import check_options
 from sdlora.training.optimizers import (
     COSINE_ANNEALING,
     FLAT_SCHEDULES,
@@ -19,7 +20,6 @@ from sdlora.training.optimizers import (
     averages_itself,
     build_optimizer,
     build_schedule,
-    check_options,
     fused_where_faster,
     optimizer_factory,
     parameter_groups,
