@@ -143,11 +143,12 @@ def prepared_arguments(arguments: Sequence[str], schema: type) -> list[str]:
     Raises:
         ValueError: If ``resume=`` does not name a run folder.
     """
+    given = opened_shortcuts(arguments)
     if schema is EvaluateConfig:
-        arguments = written_where_it_lies(listed(arguments, schema))
+        given = written_where_it_lies(listed(given, schema))
     else:
-        arguments = resumed_arguments(arguments)
-    ordered = flags_first(opened_options(opened_shortcuts(arguments), schema))
+        given = resumed_arguments(given)
+    ordered = flags_first(opened_options(given, schema))
     return named_by_sweep(ordered) if schema is EvaluateConfig else ordered
 
 
@@ -156,10 +157,8 @@ def listed(arguments: Sequence[str], schema: type) -> list[str]:
 
     Hydra takes no single value for a list, and would start a run for each of several.
     """
-    keys = "|".join(
-        key for key, kind in all_keys(schema).items() if kind == "list" if "." not in key
-    )
-    single = re.compile(rf"^({keys})=(?!\[)(.*)", re.DOTALL)
+    lists = [key for key, kind in all_keys(schema).items() if kind == "list" and "." not in key]
+    single = re.compile(rf"^({'|'.join(lists)})=(?!\[)(.*)", re.DOTALL)
     return [single.sub(r"\1=[\2]", item) for item in arguments]
 
 
