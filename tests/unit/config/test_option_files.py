@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from sdlora.cli.command_line import register_schemas
 from sdlora.config.evaluate import EvaluateConfig
-from sdlora.config.keys import all_keys
+from sdlora.config.keys import ANY_NAME, all_keys
 from sdlora.config.train import TrainConfig
 from sdlora.runtime.places import CONF
 from tests.composed import composed_evaluate, store_left_as_found
@@ -64,8 +64,11 @@ def test_every_key_has_its_value_in_a_file(schema: type, monkeypatch: pytest.Mon
 
 
 def stands_in(values: Any, key: str) -> bool:
-    for name in key.split("."):
-        if not isinstance(values, dict) or name not in values:
-            return False
-        values = values[name]
-    return True
+    """Whether a key is there; of a group of any name, in one that is there."""
+    name, _, rest = key.partition(".")
+    if not name:
+        return True
+    if not isinstance(values, dict):
+        return False
+    names = values.keys() if name == ANY_NAME else values.keys() & {name}
+    return any(stands_in(values[each], rest) for each in names)
