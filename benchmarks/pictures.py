@@ -143,7 +143,7 @@ def encoding_ways(built: TrainingRun, scratch: Path) -> dict[str, Way]:
             data = replace(built.config.data, cache=cache)
             kept = cache_of(data, device, built.progress)
             assert kept is not None, "data.cache=disk"
-            encoded_pictures(built.data, data.flip, built.family, key, kept)
+            encoded_pictures(built.data, data, built.family, key, kept)
         return count
 
     def vae_alone() -> int:

@@ -106,14 +106,6 @@ def hub_set(data: DataConfig) -> HubSet:
     return HubSet(path=data.root, config=data.hub, default_caption=data.captions.default)
 
 
-def named_roots(data: DataConfig) -> str:
-    """Key and value that say where the pictures come from, for a message."""
-    if data.source == "portraits":
-        return f"data.num_pictures={data.num_pictures}"
-    paths = ", ".join(root.path for root in data.roots)
-    return f"data.roots=[{paths}]" if data.roots else f"data.root={data.root}"
-
-
 def _roots(data: DataConfig, progress: Progress) -> Iterator[RootConfig]:
     """The folders to read; an archive is unpacked into the cache."""
     assert data.roots or data.root is not None, "the schema requires it"

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from sdlora.assembly.adapters import trains_text
-from sdlora.assembly.data_source import cache_folder, is_streamed, named_roots, streamed_source
+from sdlora.assembly.data_source import cache_folder, is_streamed, streamed_source
 from sdlora.assembly.hashes import part_key
 from sdlora.config.data import DataConfig
 from sdlora.config.model import ModelConfig
@@ -18,9 +18,7 @@ from sdlora.data.cache.encoders import encoded_captions, encoded_pictures
 from sdlora.data.cache.encodings import Cache
 from sdlora.data.cache.tensor_store import TensorStore
 from sdlora.data.captions.set_captions import SetCaptions
-from sdlora.data.pictures.picture import ERROR
 from sdlora.data.selection.picture_set import PictureSet
-from sdlora.data.sources.picture_source import DataError
 from sdlora.models.families import description_of
 from sdlora.models.family import Family
 from sdlora.models.tokens import token_ids
@@ -82,8 +80,7 @@ def training_batches(
     cache = cache_of(data, device, progress)
     if cache is not None:
         encoder = picture_encoder_key(config.model, data, family)
-        latents, pictures = encoded_pictures(pictures, data.flip, family, encoder, cache)
-        _require_some(pictures, data)
+        latents, pictures = encoded_pictures(pictures, data, family, encoder, cache)
     captions = SetCaptions(pictures.source.pictures, data.captions, tokenize, config.seed)
     if cache is not None:
         is_fixed = captions.is_static and not trains_text(config.lora, config.model.family)
@@ -116,12 +113,6 @@ def caption_encoder_key(model: ModelConfig, data: DataConfig, family: Family) ->
     settings = (dtype, str(model.clip_skip), str(data.captions.max_chunks))
     parts = [*family.text_encoders, *description_of(model.family).tokenizers]
     return part_key(parts, model, data, settings)
-
-
-def _require_some(pictures: PictureSet, data: DataConfig) -> None:
-    if not pictures.geometry:
-        lines = [f"\n  {item}" for item in pictures.source.findings if item.severity == ERROR]
-        raise DataError(f"{named_roots(data)}: no picture can be used:{''.join(lines)}")
 
 
 def batches_per_epoch(batches: PictureDataset | StreamedBatches) -> int | None:

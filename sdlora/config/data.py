@@ -226,6 +226,14 @@ class DataConfig:
         )
         self._check_streaming()
 
+    @property
+    def named_source(self) -> str:
+        """Key and value that say where the pictures come from, for a message."""
+        if self.source == "portraits":
+            return f"data.num_pictures={self.num_pictures}"
+        paths = ", ".join(root.path for root in self.roots)
+        return f"data.roots=[{paths}]" if self.roots else f"data.root={self.root}"
+
     def _check_roots(self) -> None:
         if self.source == "portraits":
             return

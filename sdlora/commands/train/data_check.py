@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from sdlora.assembly.data_source import named_roots
 from sdlora.assembly.new_word import tokenizers
 from sdlora.config.data import DataConfig
 from sdlora.config.train import TrainConfig
@@ -52,7 +51,7 @@ def refuse_findings(data: DataConfig, found: sheet.Sheet) -> None:
         removed = found.counts["files_removed"]
         reason = f"; {removed} file(s) removed by filters" if removed else ""
         notes = "".join(f"\n  note: {note}" for note in found.notes)
-        raise DataError(f"{named_roots(data)}: no usable picture{reason}{notes}")
+        raise DataError(f"{data.named_source}: no usable picture{reason}{notes}")
 
 
 def draw_contact_sheets(

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sdlora.config.data import DataConfig
 from sdlora.data.cache.encodings import Cache, Encodings, Table, embedding_keys, latent_keys
 from sdlora.data.captions.set_captions import SetCaptions
 from sdlora.data.pictures.cuts import Geometry, cut_out
 from sdlora.data.pictures.decode import PictureError, to_tensor, to_unit_range
-from sdlora.data.pictures.picture import Finding
+from sdlora.data.pictures.picture import ERROR, Finding
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sources.picture_source import DataError
 from sdlora.models.family import Family
@@ -24,20 +25,27 @@ _BATCH = 16
 
 
 def encoded_pictures(
-    pictures: PictureSet, flip: bool, family: Family, encoder: str, cache: Cache
+    pictures: PictureSet, data: DataConfig, family: Family, encoder: str, cache: Cache
 ) -> tuple[Table, PictureSet]:
     """Latents of all pictures, and the set without pictures that turned out not to decode.
 
     Args:
-        pictures: The pictures, and what of each is shown.
-        flip: Whether mirrored ones are wanted too.
+        pictures: The pictures, and what of each is trained on.
+        data: Whether mirrored ones are wanted too, and what the set is called in a message.
         family: Encodes pictures.
         encoder: What names the VAE's weights and precision.
         cache: Where latents are kept.
+
+    Raises:
+        DataError: If no picture is left.
     """
-    encodings, first = Encodings(cache), PictureEncoder(pictures, flip, family, cache)
-    encodings.fill(latent_keys(pictures, flip, encoder), first)
-    left = pictures.without(first.faults)
+    flip, encodings = data.flip, Encodings(cache)
+    encode = PictureEncoder(pictures, flip, family, cache)
+    encodings.fill(latent_keys(pictures, flip, encoder), encode)
+    left = pictures.without(encode.faults)
+    if not left.geometry:
+        lines = [f"\n  {each}" for each in left.source.findings if each.severity == ERROR]
+        raise DataError(f"{data.named_source}: no picture can be used:{''.join(lines)}")
     keys = latent_keys(left, flip, encoder)
     return encodings.table(keys, PictureEncoder(left, flip, family, cache)), left
 

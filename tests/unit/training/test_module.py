@@ -153,7 +153,7 @@ def test_cached_and_decoded_pictures_give_the_same_loss(
     captions = SetCaptions(source.pictures, data.captions, tokenize, seed=3)
     dataset = partial(PictureDataset, pictures, captions, data, seed=3, latent_scale=4)
     cache = Cache(store=None, resident_bytes=2**30, device=torch.device("cpu"))
-    tables = {"latents": encoded_pictures(pictures, True, family, "vae", cache)[0]}
+    tables = {"latents": encoded_pictures(pictures, data, family, "vae", cache)[0]}
     if "embeddings" in cached:
         tables["embeddings"] = encoded_captions(captions, family, "text encoder", cache)
     plain, served = dataset(), dataset(**tables)

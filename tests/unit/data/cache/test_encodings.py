@@ -30,6 +30,7 @@ from sdlora.data.pictures.decode import PictureError, to_tensor, to_unit_range
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.progress import Progress
+from tests.configs import data_config
 from tests.unit.data.stripes import Stripes, batches, dataset, joined, whole
 
 CPU = torch.device("cpu")
@@ -64,7 +65,7 @@ def on_disk(folder: Path, resident_bytes: int = 2**30) -> Cache:
 
 
 def table_of(source: Stripes, cache: Cache, flip: bool = True) -> Resident | Mapped:
-    table, left = encoded_pictures(whole(source), flip, FAMILY, "vae", cache)
+    table, left = encoded_pictures(whole(source), data_config(flip=flip), FAMILY, "vae", cache)
     assert left.source is source
     return table
 
@@ -190,6 +191,17 @@ def test_pictures_that_cannot_be_encoded_are_named_and_the_rest_goes_on() -> Non
         4: "nan_latents",
     }
     assert str(encoder.faults[2]).startswith("2.png: cannot be decoded (cut off)")
+
+
+def test_a_set_of_which_nothing_decodes_is_refused_by_name() -> None:
+    class Broken(Stripes):
+        def image(self, index: int) -> Image.Image:
+            raise PictureError("cannot be decoded (cut off)")
+
+    pictures, data = whole(Broken(1)), data_config(root="photos")
+    reason = r"^data\.root=photos: no picture can be used:\n  0\.png: cannot be decoded \(cut off\)"
+    with pytest.raises(DataError, match=reason):
+        encoded_pictures(pictures, data, FAMILY, "vae", in_memory())
 
 
 def test_every_copy_of_a_picture_that_cannot_be_encoded_is_named() -> None:
