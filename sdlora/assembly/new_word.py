@@ -64,10 +64,13 @@ def check_new_word(config: TrainConfig, pictures: PictureSet, progress: Progress
             f"lora.new_word.name={name}: {description.kind} has no CLIP text encoder that could "
             "learn a word; set it to null"
         )
-    prefix = config.data.captions.prefix
+    frame = config.data.captions
     if not _in_any(
         name,
-        (prefix + each.prefix + each.text for each in pictures.source.pictures),
+        (
+            " ".join((each.prefix, frame.prefix, each.text, frame.suffix))
+            for each in pictures.source.pictures
+        ),
     ):
         raise ConfigError(
             f"lora.new_word.name={name}: in no caption, so there is nothing to learn it from; set "
