@@ -1,7 +1,6 @@
 """What a resumed run may change, pinned whole: every key of the config is tried."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.config.keys import as_written
 from sdlora.config.train import TrainConfig
 from sdlora.runs.run_config import flat, refuse_changes, write_config
 from sdlora.runs.run_folder import RunFolderError
@@ -46,7 +46,7 @@ def config() -> dict[str, Any]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("train", ["++optim.options={eps:1e-6}"])
     OmegaConf.update(composed, "run_dir", "run")
-    return asdict(to_typed(composed, TrainConfig))
+    return as_written(to_typed(composed, TrainConfig))
 
 
 def changed(config: dict[str, Any], key: str) -> dict[str, Any]:
