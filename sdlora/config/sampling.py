@@ -15,7 +15,7 @@ from sdlora.config.rules import (
 class SamplingConfig:
     prompts: str | None = MISSING
     """Text file with one prompt a line, or ``example:NAME`` for a shipped one; blank lines are left
-    out. ``null`` for a model that is told nothing: each seed is a picture."""
+    out. ``null`` for an unconditional model: each seed is a picture."""
     num_prompts: int | None = None
     """Use only the first so many prompts; ``null``: all."""
     prompt_prefix: str = MISSING

@@ -131,7 +131,7 @@ class Hw10Scorer:
 
 
 def tutorial_line(scores: Scores) -> str:
-    """The scores as the tutorial prints them; ``None`` for a number that could not be had."""
+    """The scores as the tutorial prints them; ``None`` for a number that is missing."""
     face, clip, faceless = (scores.value(name) for name in Hw10Scorer.names)
     return f"Face Similarity Score: {face} CLIP Score: {clip} Faceless Images: {faceless}"
 

@@ -26,7 +26,7 @@ class Scores:
     per_picture: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def value(self, name: str) -> float | int | None:
-        """One score; None where it could not be had or was not asked for."""
+        """One score; None where it could not be measured or was not asked for."""
         return self.values.get(name)
 
 

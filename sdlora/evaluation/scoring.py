@@ -1,4 +1,4 @@
-"""Pictures and prompts -> all scores; one that cannot be had is None with a reason, never 0."""
+"""Pictures and prompts -> all scores; one that fails is None with a reason, never 0."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ Prior = tuple[Sequence[Image.Image], Sequence[Image.Image]]
 
 
 class Unavailable(Exception):
-    """Why a score cannot be had; becomes its reason."""
+    """Why a score cannot be measured; becomes its reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Measured:
             self.per_picture[name] = metric.each().tolist()
 
     def lack(self, name: str, reason: str) -> None:
-        """Note that a score cannot be had, and why."""
+        """Note that a score cannot be measured, and why."""
         self.values[name] = None
         self.reasons[name] = reason
 
@@ -95,7 +95,7 @@ class PictureScorer(Protocol):
         """Score at least one picture.
 
         Raises:
-            Unavailable: If none of its scores can be had.
+            Unavailable: If none of its scores can be measured.
         """
 
 

@@ -67,7 +67,7 @@ def generate(
         resolution: Side of the square pictures in pixels; a multiple of 8, if there is a VAE.
         progress: Where a bar counts the pictures; a half denoised one counts half.
         lora_scale: Factor on the strength of every adapter; 0 is the base model.
-        encode_prompts: Texts -> what the pipeline is told of them (``prompt_embeds``
+        encode_prompts: Texts -> the pipeline's arguments for them (``prompt_embeds``
             ``[n, L, D]``, and what else it takes); ``None``: a Stable Diffusion pipeline's own way.
 
     Returns:
@@ -155,7 +155,9 @@ def _draw(
     if not hasattr(pipeline, "vae"):
         pixels = denoised(pipeline, noise, generators, config.num_steps, report)
         return [to_picture(each, str(prompt)) for each, prompt in zip(pixels, batch, strict=True)]
-    told = _told(pipeline, [prompt.text for prompt in batch], config, encode_prompts)
+    embeddings = _prompt_arguments(
+        pipeline, [prompt.text for prompt in batch], config, encode_prompts
+    )
 
     def on_step_end(pipe: Any, index: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         report(index + 1, pipe.num_timesteps)
@@ -163,7 +165,7 @@ def _draw(
 
     with without_text_encoders(pipeline):
         latents = pipeline(
-            **told,
+            **embeddings,
             latents=noise.to(unet.device, unet.dtype),  # [B, C, h, w]
             generator=generators,
             num_inference_steps=config.num_steps,
@@ -176,24 +178,24 @@ def _draw(
     return _decode(pipeline, latents, batch)
 
 
-def _told(
+def _prompt_arguments(
     pipeline: Any, texts: list[str], config: SamplingConfig, encode_prompts: EncodePrompts | None
 ) -> dict[str, Tensor]:
-    """What the pipeline is told of prompts and, with guidance, of the negative prompt."""
+    """The pipeline's arguments for prompts and, with guidance, for the negative prompt."""
     unet = pipeline.unet
     guided = config.guidance_scale > 1.0
     negatives = [config.negative_prompt] * len(texts)
     if encode_prompts is None:
         positive, negative = pipeline.encode_prompt(texts, unet.device, 1, guided, negatives)
-        told = {"prompt_embeds": positive}
+        embeddings = {"prompt_embeds": positive}
         if guided:
-            told["negative_prompt_embeds"] = negative
+            embeddings["negative_prompt_embeds"] = negative
     else:
-        told = encode_prompts(texts)
+        embeddings = encode_prompts(texts)
         if guided:
             against = encode_prompts(negatives)
-            told |= {f"negative_{name}": value for name, value in against.items()}
-    return {name: value.to(unet.device, unet.dtype) for name, value in told.items()}
+            embeddings |= {f"negative_{name}": value for name, value in against.items()}
+    return {name: value.to(unet.device, unet.dtype) for name, value in embeddings.items()}
 
 
 def _decode(pipeline: Any, latents: Tensor, batch: Sequence[Prompt]) -> list[Image.Image]:

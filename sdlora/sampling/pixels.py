@@ -24,7 +24,7 @@ def denoised(
     diffusers' ``DDPMPipeline`` itself neither takes noise nor scales it, as some samplers need.
 
     Args:
-        pipeline: A UNet that is told nothing but the timestep, and a scheduler.
+        pipeline: An unconditional UNet, which takes the timestep alone, and a scheduler.
         noise: Standard normal, ``[B, C, H, W]``.
         generators: Of each picture; samplers that add noise draw from them.
         num_steps: Denoising steps, >= 1.

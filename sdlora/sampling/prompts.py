@@ -16,7 +16,7 @@ class Prompt:
     """One picture to draw: equal (text, seed) give equal pictures, whatever is drawn beside it.
 
     Attributes:
-        text: What the picture shows; empty where the model is told nothing.
+        text: What the picture shows; empty for an unconditional model.
         seed: Any integer; 0 is a seed.
     """
 

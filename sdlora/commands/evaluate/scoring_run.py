@@ -210,8 +210,8 @@ def _write(
     write_prompts(folder, [item.prompts for item in rows.values()])
     count = config.sampling.num_preview
     write_grid(folder / "grid.png", rows, count, training.images[:count])
-    told = {**asdict(config), "model": asdict(what.model)}  # a run brings its own
-    settings = {"config": told, "versions": versions.versions()}
+    used = {**asdict(config), "model": asdict(what.model)}  # a run brings its own
+    settings = {"config": used, "versions": versions.versions()}
     write_report(folder, scores, settings=settings, floor=real, pictures=folders)
     last = list(rows)[-1]
     if what.training is not None:

@@ -1,4 +1,4 @@
-"""What ``evaluate.py`` is told to score -> the model, its LoRAs, and what to compare with."""
+"""What ``evaluate.py`` scores -> the model, its LoRAs, and what to compare with."""
 
 from collections import Counter
 from collections.abc import Sequence
