@@ -739,7 +739,7 @@ def test_no_memory_for_pictures_costs_them_and_nothing_of_the_training(
     assert "trainer.gradient_checkpointing=true or a smaller data.batch_size" in warned[0]
     assert [line["step"] for line in lines(tmp_path / "run" / "metrics.jsonl")] == [0, 2]
     samples = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
-    assert samples == ["step_0000002.png"]
+    assert samples == ["prompts.json", "step_0000002", "step_0000002.png"]
 
 
 def test_other_errors_while_drawing_end_the_run(family: StableDiffusion, tmp_path: Path) -> None:
