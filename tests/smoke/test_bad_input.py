@@ -154,4 +154,4 @@ def test_a_used_run_folder_is_not_written_over(
     told = message_of(
         f"model.path={garbage_base}", f"data.root={pictures}", f"hydra.run.dir={tmp_path}"
     )
-    assert told.startswith(f"run_dir={tmp_path}: holds a run already; go on with it by resume=")
+    assert told.startswith(f"run_dir={tmp_path}: holds a run already; continue it with resume=")

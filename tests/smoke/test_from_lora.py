@@ -101,7 +101,7 @@ def test_what_is_no_repeat_stops(
         told = message_of(f"from_lora={file}", run)
     finally:
         picture.write_text(text, "utf-8")  # the other tests repeat the run on it
-    assert "data is not what it was trained on (SHA-256 differs), so this is no repeat" in told
+    assert "data differs from that of the training (SHA-256), so this would be no repeat" in told
 
     moved = with_header(file, tmp_path / "moved.safetensors", config={"data": {"root": "nowhere"}})
     told = message_of(f"from_lora={moved}", run)

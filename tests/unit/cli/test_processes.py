@@ -102,7 +102,7 @@ def test_more_devices_than_there_are(config_of: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     check(config_of("trainer=ddp", "trainer.accelerator=cpu"))
-    with pytest.raises(ConfigError, match=r"^trainer.devices=2: this machine shows 1 GPU\(s\)"):
+    with pytest.raises(ConfigError, match=r"^trainer.devices=2: this machine has 1 GPU\(s\)"):
         check(config_of("trainer=ddp"))
 
 

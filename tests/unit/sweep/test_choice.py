@@ -176,7 +176,7 @@ def test_the_sentence_says_which_why_and_against_what(tmp_path: Path) -> None:
         "Take cell 2 (r=2), at step 10: it has the lowest face distance of 2 cells, 0.812 (base "
         "1.250), and its CLIP score, 86.00, is not more than 1 below the base's 86.00.",
         "The runner-up is cell 1 (r=1) with 0.938. The difference is 0.1250 over 3 common pictures "
-        "(95 % interval 0.1250 to 0.1250), which leaves out 0: more than chance among these "
+        "(95 % interval 0.1250 to 0.1250), which excludes 0: more than chance among these "
         "pictures.",
     ]
 

@@ -67,7 +67,7 @@ class Run(SimpleNamespace):
 
 LINE = (
     "memory: about 8.5 GiB at the peak of a step (weights 2.0 GiB, gradients and optimizer "
-    "512 MiB, activations 6.0 GiB); {} GiB on cpu can be had"
+    "512 MiB, activations 6.0 GiB); {} GiB free on cpu"
 )
 
 
