@@ -60,7 +60,9 @@ def explain(
     for item in chain:
         if message := _in_list(item, schema, where):
             return message
-    key, value = _as_given(key, arguments, file, folders)
+    if f"~{key}" in arguments:
+        return f"{key}: is needed and cannot be removed"
+    key, value = _as_given(key, arguments, file, [*folders, *_searched()])
     if "is not in struct" in text or re.search(r"Key '.*' not in '", text):
         return unknown_key(key, value, schema, folders, where)
     return f"{shown(key, value)}{where}: {_reason(key, chain, schema)}"
@@ -183,12 +185,20 @@ def file_that_gives(key: str) -> str | None:
     if not HydraConfig.initialized():
         return None
     job = HydraConfig.get()
-    if any(item.lstrip("+~").startswith((f"{key}=", f"{key}.")) for item in job.overrides.task):
+    given: Any = OmegaConf.to_container(job.overrides.task, resolve=False)  # ${...} stays
+    if any(str(item).lstrip("+~").startswith((f"{key}=", f"{key}.")) for item in given):
         return None
     group = key.partition(".")[0]
     file = f"{group}/{job.runtime.choices.get(group)}"
-    folders = [Path(each.path) for each in job.runtime.config_sources if each.schema == "file"]
-    return None if _value_in(file, key, folders) is None else file
+    return None if _value_in(file, key, _searched()) is None else file
+
+
+def _searched() -> list[Path]:
+    """The folders that Hydra composed the config from, those of ``--config-dir`` included."""
+    if not HydraConfig.initialized():
+        return []
+    sources = HydraConfig.get().runtime.config_sources
+    return [Path(each.path) for each in sources if each.schema == "file"]
 
 
 def _as_given(
@@ -269,8 +279,6 @@ def _reason(key: str, chain: Sequence[BaseException], schema: type) -> str:
         return f"{message}; write a value, or ${{KEY}} of a key that exists"
     if "issing mandatory value" in message:
         return f"has no value; set it with {key}=VALUE"
-    if "does not support deletion" in message:
-        return "is needed and cannot be removed"
     if kind in KINDS:
         return KINDS[kind]
     if kind:

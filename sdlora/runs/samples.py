@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from sdlora.evaluation.evaluator import Evaluation
+from sdlora.evaluation.evaluated import Evaluation
 from sdlora.runtime.files import atomic_path, write_json
 from sdlora.sampling.grid import grid
 from sdlora.sampling.prompts import Prompt, picture_name

@@ -20,7 +20,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 from torch import Tensor, nn
 
-from sdlora.evaluation.evaluator import Evaluation, Evaluator
+from sdlora.evaluation.evaluated import Evaluation
+from sdlora.evaluation.evaluator import Evaluator
 from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.selection import Rule
 from sdlora.models.memory import Offload

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -213,9 +214,9 @@ def test_a_file_that_reads_back_otherwise_is_not_left(
 ) -> None:
     write = lora_files.write_diffusers_file
 
-    def careless(path: Path, lora: lora_files.LoraFile) -> Path:
+    def careless(path: Path, lora: lora_files.LoraFile, *rest: Any) -> Path:
         states = {part: {k: v * 1.001 for k, v in s.items()} for part, s in lora.states.items()}
-        return write(path, lora_files.replace(lora, states=states))
+        return write(path, lora_files.replace(lora, states=states), *rest)
 
     monkeypatch.setattr(lora_files, "write_diffusers_file", careless)
     out = tmp_path / "b.safetensors"

@@ -22,11 +22,8 @@ from sdlora.config.rules import ConfigError
 from sdlora.data.pictures.decode import PICTURE_SUFFIXES, PictureError, read_picture
 from sdlora.data.pictures.picture import ERROR
 from sdlora.evaluation.comparison import score_table
-from sdlora.evaluation.evaluator import (
-    Evaluation,
-    Evaluator,
-    score_training,
-)
+from sdlora.evaluation.evaluated import Evaluation
+from sdlora.evaluation.evaluator import Evaluator, score_training
 from sdlora.evaluation.hw10 import FACE, tutorial_line
 from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.scoring import KnownPictures, Pictures, Scorer

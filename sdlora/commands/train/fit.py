@@ -14,7 +14,7 @@ from sdlora.commands.train.adapter_files import best_adapter, write_adapter
 from sdlora.commands.train.preflight import check_cost
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.config.keys import as_written
-from sdlora.evaluation.evaluator import Evaluation
+from sdlora.evaluation.evaluated import Evaluation
 from sdlora.models.memory import Offload
 from sdlora.runs.best import BestAdapter
 from sdlora.runs.checkpoints import CHECKPOINTS

@@ -16,7 +16,8 @@ from sdlora.commands.train.training_run import TrainingRun
 from sdlora.config.keys import as_written
 from sdlora.data.sheet.sheet_output import FILE_NAME
 from sdlora.evaluation.comparison import gap_closed_by
-from sdlora.evaluation.evaluator import Evaluation, score_training
+from sdlora.evaluation.evaluated import Evaluation
+from sdlora.evaluation.evaluator import score_training
 from sdlora.evaluation.scores import Scores
 from sdlora.export.layouts import export_lora, export_pipeline
 from sdlora.export.model_card import write_model_card

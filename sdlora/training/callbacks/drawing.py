@@ -10,7 +10,8 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
-from sdlora.evaluation.evaluator import Evaluation, Evaluator
+from sdlora.evaluation.evaluated import Evaluation
+from sdlora.evaluation.evaluator import Evaluator
 from sdlora.models.memory import Offload
 from sdlora.runs.best import BestAdapter
 from sdlora.runs.metrics import append_metrics, read_metrics

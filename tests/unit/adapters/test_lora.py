@@ -142,29 +142,6 @@ def test_targets_that_match_nothing_are_named() -> None:
         add_lora(add_lora(tiny_unet(), spec(), seed=0), spec(), seed=0)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("r", 0),
-        ("r", 1.5),
-        ("r", True),
-        ("alpha", 0.0),
-        ("alpha", math.nan),
-        ("alpha", math.inf),
-        ("dropout", 1.0),
-        ("dropout", -0.1),
-        ("init", "zeros"),
-        ("targets", ()),
-        ("rank_pattern", {"to_q": 0}),
-        ("alpha_pattern", {"to_q": -1.0}),
-        ("rank_dropout", 1.0),
-    ],
-)
-def test_a_spec_out_of_range_is_refused(key: str, value: object) -> None:
-    with pytest.raises(ValueError, match=r"to_q|" + key):
-        spec(**{key: value})
-
-
 def test_weights_go_round_exactly() -> None:
     unet = with_lora(tiny_unet(), "unet", EVERYTHING)
     other = add_lora(tiny_unet(), spec(targets=EVERYTHING["unet"]), seed=7)

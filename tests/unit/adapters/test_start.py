@@ -142,5 +142,3 @@ def test_more_ranks_than_a_layer_has_are_refused() -> None:
     with pytest.raises(LoraError, match="^r=6: 0 has no more than 5 ranks for init=olora"):
         add_lora(layers(), spec("olora", r=6), seed=0)
     add_lora(layers(), spec("olora", r=6, rank_pattern={"0": 5}), seed=0)
-    with pytest.raises(ValueError, match="use_dora=True: takes neither"):
-        spec("pissa", use_dora=True)

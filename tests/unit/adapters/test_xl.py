@@ -18,6 +18,7 @@ from sdlora.adapters.lora import adapted_layers, add_lora, lora_state_dict
 from sdlora.adapters.spec import LoraError, LoraSpec
 from sdlora.export.layouts import export_lora
 from sdlora.export.proof import prove_export
+from sdlora.models.sd import SD
 from sdlora.models.sdxl import SDXL
 from tests.models import random_xl, write_random_xl
 from tests.unit.adapters.tiny_models import ATTENTION, EVERYTHING, randomise
@@ -151,7 +152,7 @@ def test_a_model_with_one_text_encoder_keeps_its_names(tmp_path: Path) -> None:
     parts = adapted({"text_encoder": TEXT})
     del parts["text_encoder_2"]
     kohya = load_file(
-        write_kohya(tmp_path / "a.safetensors", parts=parts, names=SDXL.trainable, metadata={})
+        write_kohya(tmp_path / "a.safetensors", parts=parts, names=SD.trainable, metadata={})
     )
     assert all(key.startswith("lora_te_text_model_encoder_") for key in kohya)
 

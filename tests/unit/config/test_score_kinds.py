@@ -15,11 +15,11 @@ from sdlora.config.rules import ConfigError
 from sdlora.config.score_kinds import HIGHER, KINDS, NEITHER, ScoreKind, kind
 from sdlora.config.sweep import SweepConfig
 from sdlora.config.train import TrainConfig
+from sdlora.evaluation.comparison import score_table
 from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.selection import Rule
 from sdlora.export.model_card import write_model_card
 from sdlora.reports import score_tables
-from sdlora.runs import report
 from sdlora.runtime.places import CONF
 from sdlora.sweep.cells import read_sweep
 from sdlora.sweep.table import write_results
@@ -89,7 +89,7 @@ def test_a_score_of_the_table_can_be_searched_for_and_chosen_by() -> None:
 def test_a_score_of_the_table_is_shown_and_written(tmp_path: Path) -> None:
     console = Console(width=80)
     with console.capture() as shown:
-        console.print(report.score_table({"base": ROW}))
+        console.print(score_table({"base": ROW}))
     assert f"Warmth of colour {HIGHER}" in shown.get()
 
     (state,) = score_tables.read_states({"scores": {"base": {"values": dict(ROW.values)}}})

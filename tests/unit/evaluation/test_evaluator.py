@@ -11,11 +11,8 @@ from PIL import Image
 
 from sdlora.adapters.lora import lora_parameters, set_scale
 from sdlora.data.sources.portrait_source import PortraitSource
-from sdlora.evaluation.evaluator import (
-    Evaluation,
-    Evaluator,
-    score_training,
-)
+from sdlora.evaluation.evaluated import Evaluation
+from sdlora.evaluation.evaluator import Evaluator, score_training
 from sdlora.evaluation.image_scores import ImageScorer
 from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.scoring import KnownPictures, Pictures, Scorer

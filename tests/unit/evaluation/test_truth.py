@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from sdlora.config.score_kinds import HIGHER, LOWER, kind
 from sdlora.evaluation.clip_metric import ClipScore
 from sdlora.evaluation.clip_scores import ClipScorer
 from sdlora.evaluation.face_metric import TinyFace
 from sdlora.evaluation.face_scores import FaceScorer
 from sdlora.evaluation.image_features import ImageFeatures
 from sdlora.evaluation.image_scores import ImageScorer
-from sdlora.evaluation.scores import HIGHER, LOWER, kind
 from sdlora.evaluation.scoring import KnownPictures, Pictures, Scorer
 from sdlora.runtime.places import ASSETS
 from sdlora.world.ink import InkPen

@@ -136,6 +136,6 @@ def test_another_familys_model_is_refused(
     shutil.copytree(random_kolors, mixed)
     shutil.rmtree(mixed / "unet")
     shutil.copytree(random_xl / "unet", mixed / "unet")
-    message = r"its UNet is that of Stable Diffusion XL, no Kolors; set model.family=sdxl"
+    message = r"its unet is that of Stable Diffusion XL, no Kolors; set model.family=sdxl"
     with pytest.raises(ModelError, match=message):
         load_family(ModelSource(path=str(mixed), family="kolors"), 0)

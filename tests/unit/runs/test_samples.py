@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdlora.evaluation.evaluator import Evaluation
+from sdlora.evaluation.evaluated import Evaluation
 from sdlora.runs.samples import (
     read_prompts,
     read_samples,
