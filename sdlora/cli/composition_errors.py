@@ -60,9 +60,9 @@ def explain(
     for item in chain:
         if message := _in_list(item, schema, where):
             return message
+    key, value = _as_given(key, arguments, file, [*folders, *_searched()])
     if f"~{key}" in arguments:
         return f"{key}: is needed and cannot be removed"
-    key, value = _as_given(key, arguments, file, [*folders, *_searched()])
     if "is not in struct" in text or re.search(r"Key '.*' not in '", text):
         return unknown_key(key, value, schema, folders, where)
     return f"{shown(key, value)}{where}: {_reason(key, chain, schema)}"

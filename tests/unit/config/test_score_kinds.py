@@ -18,12 +18,12 @@ from sdlora.config.train import TrainConfig
 from sdlora.evaluation.comparison import score_table
 from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.selection import Rule
-from sdlora.export.model_card import write_model_card
 from sdlora.reports import score_tables
 from sdlora.runtime.places import CONF
 from sdlora.sweep.cells import read_sweep
 from sdlora.sweep.table import write_results
 from tests.sweep_folders import scores, write_cell, write_json, write_sweep
+from tests.unit.export.test_model_card import card as written_card
 
 ROW = Scores(4, {"clip_score": 31.0, "warmth": 2.0})
 
@@ -100,10 +100,8 @@ def test_a_score_of_the_table_is_shown_and_written(tmp_path: Path) -> None:
         ("Warmth of colour", "2.0"),
     ]
 
-    facts: dict[str, Any] = {"name": "a", "family": "sd", "samples": [], "facts": {}}
-    facts |= {"base_model": None, "trigger": None, "licence": None}
-    card, *_ = write_model_card(tmp_path / "lora", **facts, scores={"LoRA": ROW})
-    assert f"| Warmth of colour {HIGHER} | 2.0 |" in card.read_text("utf-8")
+    card, _ = written_card(tmp_path / "lora", scores={"LoRA": ROW})
+    assert f"| Warmth of colour {HIGHER} | 2.0 |" in card.content
 
     (cell,) = write_sweep(tmp_path / "sweep", [{"lora.r": 2}])
     write_cell(cell)
