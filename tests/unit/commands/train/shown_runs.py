@@ -36,6 +36,7 @@ from sdlora.data.selection.picture_set import PictureSet
 from sdlora.evaluation.scoring import Pictures
 from sdlora.models import memory
 from sdlora.models.loading import load_family
+from sdlora.models.sd import SD
 from sdlora.models.source import ModelSource
 from sdlora.runtime.kept import Kept
 from sdlora.runtime.places import ASSETS, CONF
@@ -379,4 +380,6 @@ def _write_models(at: Path, base: Path) -> None:
     add_lora(family.parts["unet"], LoraSpec(8, 8.0, 0.0, ("to_q",)), seed=1)
     for parameter in lora_parameters(family.parts["unet"]).values():
         parameter.data = torch.full_like(parameter, 0.25)
-    write_diffusers(at / "start.safetensors", parts=family.parts, metadata={})
+    write_diffusers(
+        at / "start.safetensors", parts=family.parts, names=SD.trainable, metadata={}
+    )
