@@ -343,7 +343,9 @@ def test_what_a_file_says_of_alpha_is_checked(tmp_path: Path, alpha: float) -> N
     tensors = {f"{stem}.lora_{side}.weight": torch.ones(2, 2) for side in ("down", "up")}
     config = {"unet.lora_alpha": alpha, "unet.r": 2}
     save_file(tensors, tmp_path / "x.safetensors", {"lora_adapter_metadata": json.dumps(config)})
-    with pytest.raises(LoraError, match=r"x.safetensors: conv_in: rank 2, alpha .*download it again"):
+    with pytest.raises(
+        LoraError, match=r"x.safetensors: conv_in: rank 2, alpha .*download it again"
+    ):
         read_lora(tmp_path / "x.safetensors")
 
 
