@@ -36,6 +36,7 @@ from sdlora.data.selection.picture_set import PictureSet
 from sdlora.evaluation.scoring import Pictures
 from sdlora.models import memory
 from sdlora.models.loading import load_family
+from sdlora.models.sd import SD
 from sdlora.models.source import ModelSource
 from sdlora.runtime.kept import Kept
 from sdlora.runtime.places import ASSETS, CONF
@@ -240,9 +241,6 @@ def shown_run(config: TrainConfig, folder: Path, at: Path) -> Shown:
     quantised: list[str] = []
     detectors: set[str] = set()
     compiled: list[object] = []
-    device = base_model.compute_device
-    if config.trainer.compile:  # which is refused on a CPU
-        device = lambda accelerator: torch.device("cuda")  # noqa: E731
 
     class NotedTrainer(lightning.Trainer):
         def __init__(self, **given: Any) -> None:
@@ -255,12 +253,10 @@ def shown_run(config: TrainConfig, folder: Path, at: Path) -> Shown:
 
     with (
         patch.object(lightning, "Trainer", NotedTrainer),
-        patch.object(base_model, "find_spec", lambda name: True),
         patch.object(base_model, "quantise", lambda unet, kind: quantised.append(kind)),
         patch.object(measures, "find_face", find_face),
         patch.object(measures, "require_detector", lambda detector: None),
-        patch.object(base_model, "compute_device", device),
-        patch.object(memory, "compile_unet", compiled.append),
+        patch.object(memory, "compile_denoiser", compiled.append),
     ):
         devices = trainer(config.trainer, config.logger, folder, skips_layers=False)
         run = preparation.prepared(config, folder, Progress(enabled=False), Kept(), devices)
@@ -379,4 +375,4 @@ def _write_models(at: Path, base: Path) -> None:
     add_lora(family.parts["unet"], LoraSpec(8, 8.0, 0.0, ("to_q",)), seed=1)
     for parameter in lora_parameters(family.parts["unet"]).values():
         parameter.data = torch.full_like(parameter, 0.25)
-    write_diffusers(at / "start.safetensors", parts=family.parts, metadata={})
+    write_diffusers(at / "start.safetensors", parts=family.parts, names=SD.trainable, metadata={})
