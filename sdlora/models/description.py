@@ -28,8 +28,7 @@ class PartNames:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FamilyDescription:
-    """A model family: everything that differs between families and does not follow from the
-    weights.
+    """A model family: everything that differs between families.
 
     Attributes:
         name: Its ``model.family``.

@@ -23,8 +23,7 @@ def weights_stem(part: str) -> str:
 
 
 class ModelError(ValueError):
-    """A base model that is missing, incomplete, or of another family; the message gives the
-    remedy."""
+    """A base model that is missing, incomplete, or of another family."""
 
 
 @dataclass(frozen=True, slots=True)
