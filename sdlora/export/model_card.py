@@ -60,7 +60,17 @@ def write_model_card(
         for (prompt, _), path in zip(shown, pictures, strict=True)
     ]
     data = card_data(config.model.family, hub_id(base), trigger, config.export.licence, widget)
-    facts = _facts(config, base, metadata, specs)
+    facts = {
+        "Base model": hub_id(base) or Path(base).name,  # no path of this machine
+        "Adapted parts": ", ".join(f"{part} ({adapter_facts(s)})" for part, s in specs.items()),
+        "Training pictures": metadata["ss_num_train_images"],
+        "Resolution": f"{config.data.resolution} px",
+        "Steps": metadata["ss_steps"],
+        "Batch size": metadata["ss_total_batch_size"],
+        "Learning rate": f"{config.optim.unet_lr:g} ({config.optim.name})",
+        "Licence": config.export.licence or "not chosen yet",
+        "Made with": f"sdlora {__version__}",
+    }
     text = _text(config.export.name, hub_id(base), trigger, facts) + _score_table(scores)
     write_text(folder / CARD, f"---\n{data.to_yaml()}\n---\n\n{text}")
     return [folder / CARD, *pictures]
@@ -99,24 +109,6 @@ def card_data(
         instance_prompt=trigger,
         widget=list(widget) or None,
     )
-
-
-def _facts(
-    config: TrainConfig, base: str, metadata: Mapping[str, str], specs: Mapping[str, LoraSpec]
-) -> dict[str, str]:
-    """The rows of the training table."""
-    adapted = [f"{part} ({adapter_facts(spec)})" for part, spec in specs.items()]
-    return {
-        "Base model": hub_id(base) or Path(base).name,  # no path of this machine
-        "Adapted parts": ", ".join(adapted),
-        "Training pictures": metadata["ss_num_train_images"],
-        "Resolution": f"{config.data.resolution} px",
-        "Steps": metadata["ss_steps"],
-        "Batch size": metadata["ss_total_batch_size"],
-        "Learning rate": f"{config.optim.unet_lr:g} ({config.optim.name})",
-        "Licence": config.export.licence or "not chosen yet",
-        "Made with": f"sdlora {__version__}",
-    }
 
 
 def trigger_phrase(evaluation: EvaluationConfig, data: DataConfig) -> str | None:

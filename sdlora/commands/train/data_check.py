@@ -21,13 +21,11 @@ def data_sheet(config: TrainConfig, data: PictureSet) -> sheet.Sheet:
 
 
 def write_data_sheet(
-    config: TrainConfig, data: PictureSet, folder: Path, progress: Progress
-) -> sheet.Sheet:
+    found: sheet.Sheet, data: DataConfig, folder: Path, progress: Progress
+) -> None:
     """Write ``dataset.json`` and print a summary."""
-    found = data_sheet(config, data)
     check.write_sheet(folder / check.FILE_NAME, found)
-    check.print_sheet(found, progress, with_errors=config.data.on_error == "skip")
-    return found
+    check.print_sheet(found, progress, with_errors=data.on_error == "skip")
 
 
 def say_left_out(found: sheet.Sheet, before: PictureSet, folder: Path, progress: Progress) -> None:

@@ -55,7 +55,8 @@ def check_data(config: TrainConfig, folder: Path, progress: Progress) -> None:
         DataError: Listing all pictures that cannot be trained on.
     """
     data = training_pictures(config.data, config.model, folder, progress, is_check=config.check)
-    sheet = write_data_sheet(config, data, folder, progress)
+    sheet = data_sheet(config, data)
+    write_data_sheet(sheet, config.data, folder, progress)
     written = [folder / FILE_NAME, *draw_contact_sheets(data, sheet, folder, progress)]
     progress.print("\nWritten:")
     for path in written:
@@ -91,8 +92,7 @@ def prepared(
     held_out = held_out if is_first else None
     of_files = base_hashes(config.model, config.data) | init_hashes(config.lora)
     hashes = {"data": found.fingerprint, **of_files}
-    _compare_with_before(config, folder, found, hashes, progress)
-    _note_beginning(config, folder, found, hashes, progress, is_first)
+    _begin(config, folder, found, hashes, progress, is_first)
     scorer = _scorer(config, found, held_out, device, progress, kept) if is_first else Scorer([])
     specs = adapters.lora_specs(config.lora, config.model.family)
     family = _model(config, specs, device, kept)
@@ -160,22 +160,7 @@ def _pictures(
     return data, held_out
 
 
-def _compare_with_before(
-    config: TrainConfig,
-    folder: Path,
-    data: PictureSet,
-    hashes: Mapping[str, str],
-    progress: Progress,
-) -> None:
-    """Refuse to resume or repeat a run on changed data or base."""
-    if config.resume:  # before the sheet is written anew: it tells which pictures changed
-        changed = changed_pictures(folder / FILE_NAME, data.source.pictures)
-        refuse_changes(folder, as_written(config), hashes, {"data": changed})
-    elif config.from_lora:
-        compare_with_recipe(config, hashes, versions.versions(), progress)
-
-
-def _note_beginning(
+def _begin(
     config: TrainConfig,
     folder: Path,
     data: PictureSet,
@@ -183,12 +168,18 @@ def _note_beginning(
     progress: Progress,
     is_first: bool,
 ) -> None:
-    """Write data sheet and config, unless pictures cannot be trained on."""
-    if not is_first:
-        refuse_findings(config.data, data_sheet(config, data))
-        return
-    refuse_findings(config.data, write_data_sheet(config, data, folder, progress))
-    write_config(folder, as_written(config), hashes)
+    """Refuse to resume or repeat a run on changed data; then write data sheet and config."""
+    if config.resume:  # before the sheet is written anew: it tells which pictures changed
+        changed = changed_pictures(folder / FILE_NAME, data.source.pictures)
+        refuse_changes(folder, as_written(config), hashes, {"data": changed})
+    elif config.from_lora:
+        compare_with_recipe(config, hashes, versions.versions(), progress)
+    sheet = data_sheet(config, data)
+    if is_first:
+        write_data_sheet(sheet, config.data, folder, progress)
+    refuse_findings(config.data, sheet)
+    if is_first:
+        write_config(folder, as_written(config), hashes)
 
 
 def _scorer(
