@@ -21,7 +21,7 @@ LISTS = {
         "use_rslora",
         "use_dora",
     },
-    "adapters.start.BASE_STARTS": {"pissa", "olora"},
+    "config.lora.FROM_BASE": {"pissa", "olora"},
     "adapters.weights.PICKLE_SUFFIXES": {".bin", ".pt", ".pth", ".ckpt", ".pkl"},
     "commands.lora.arguments.LAYOUTS": {"diffusers", "kohya", "peft"},
     "commands.train.from_lora.OF_THIS_RUN": {"from_lora", "resume", "check", "run_dir", "sweep"},
@@ -63,7 +63,6 @@ LISTS = {
         "trainer.devices",
         "trainer.num_nodes",
     },
-    "sampling.samplers.TEXT_ENCODERS": {"text_encoder", "text_encoder_2"},
     "sampling.samplers._WITHOUT_X0": {
         "PNDMScheduler",
         "EulerAncestralDiscreteScheduler",

@@ -110,7 +110,7 @@ def made_anew(
 ) -> Callable[[TrainConfig], set[str]]:
     """What the run of another config after one of ``config`` makes anew."""
     monkeypatch.setattr(base_model, "load", lambda *settings: SimpleNamespace())
-    monkeypatch.setattr(reuse, "as_loaded", lambda family: family)
+    monkeypatch.setattr(reuse, "restored_base", lambda family: family)
     monkeypatch.setattr(reuse.gc, "collect", lambda: 0)
 
     def compare(second: TrainConfig) -> set[str]:
@@ -145,7 +145,7 @@ def test_other_pictures_need_another_scorer(config: TrainConfig) -> None:
     kept = Kept()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base_model, "load", lambda *settings: SimpleNamespace())
-        patch.setattr(reuse, "as_loaded", lambda family: family)
+        patch.setattr(reuse, "restored_base", lambda family: family)
         before, after = ran(config, kept), ran(config, kept, "other pictures")
     assert before[BASE] is after[BASE]
     assert before[SCORER] is not after[SCORER]
