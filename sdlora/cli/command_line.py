@@ -1,5 +1,4 @@
-"""The command line: preparation of arguments for Hydra, composition, typed config, error
-messages."""
+"""The command line: arguments for Hydra, composition, typed config, error messages."""
 
 import copy
 import functools

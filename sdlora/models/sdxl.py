@@ -142,8 +142,7 @@ def _has_denoiser(unet: Mapping[str, Any]) -> bool:
 
 
 def _made_lora(version: str, layers: Collection[str]) -> bool:
-    """Whether it says so, adapts a second text encoder, or has several transformer blocks in a
-    row."""
+    """Whether a LoRA names SDXL, a second text encoder, or several transformer blocks."""
     in_a_row = [each for each in layers if ".transformer_blocks.1." in each]
     return (
         version.startswith("sdxl")

@@ -216,7 +216,7 @@ def test_too_many_runs_ask_for_a_yes(message_of: Callable[..., str], tmp_path: P
 def test_what_cannot_be_a_sweep_is_told(message_of: Callable[..., str], tmp_path: Path) -> None:
     folder = f"hydra.sweep.dir={tmp_path}/s"
     told = message_of("-m", "seed=1,2", "sweep.name=a/b", folder)
-    assert told.startswith("sweep.name=a/b: names a folder: 1 to 100 letters, digits or ")
+    assert told.startswith("sweep.name=a/b: is a folder name: 1 to 100 letters, digits or ")
     told = message_of("-m", "optim.unet_lr=interval(0,1)", folder)
     assert told == "optim.unet_lr=interval(0,1): a grid takes lists, ranges and globs only"
     told = message_of("-m", "lora=attention,atention", folder)
@@ -231,7 +231,7 @@ def test_what_cannot_be_a_sweep_is_told(message_of: Callable[..., str], tmp_path
     assert told.startswith(f"hydra.run.dir={tmp_path}: names the folder of one run; a sweep's is ")
     (tmp_path / "file").touch()
     told = message_of("-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}/file")
-    assert told.startswith(f"sweep.name={tmp_path}/file: cannot be written in (File exists); ")
+    assert told.startswith(f"sweep.name={tmp_path}/file: cannot be written to (File exists); ")
     with FileLock(tmp_path / ".lock"):
         told = message_of("-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}")
     assert told.startswith(f"sweep.name={tmp_path}: another process is training in it; wait for")

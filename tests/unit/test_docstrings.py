@@ -31,7 +31,8 @@ def test_everything_public_has_a_docstring(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_first_line_of_a_docstring_is_a_sentence_of_its_own(module: str) -> None:
-    for name, node, _ in definitions(module):
+    tree = ast.parse(MODULES[module].read_text("utf-8"))
+    for name, node in [("", tree), *((name, node) for name, node, _ in definitions(module))]:
         first, _, rest = (ast.get_docstring(node) or ".").partition("\n")
         assert first.endswith((".", ":")), f"{module}.{name}: {first}"
         assert not rest or rest.startswith("\n"), f"{module}.{name}: {first}"

@@ -1,4 +1,4 @@
-"""What ``evaluate.py`` scores -> the model, its LoRAs, and what to compare with."""
+"""The subject of an evaluation: model, LoRAs, training pictures and references."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -81,7 +81,7 @@ class Cell:
         if isinstance(error, Exception):
             state, reason = FAILED, message_of(error)
             _let_go(error)
-        elif error is not None:  # Ctrl-C or SIGTERM: the same command goes on
+        elif error is not None:  # Ctrl-C or SIGTERM: the same command continues
             state = RUNNING
         seconds = round(self._state.seconds + perf_counter() - self._began, 1)
         write_state(self.folder, replace(self._state, state=state, reason=reason, seconds=seconds))

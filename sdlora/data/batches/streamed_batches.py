@@ -19,9 +19,9 @@ class StreamedBatches:
     """Batches of consecutive rows of a stream without end.
 
     Row ``n`` of the stream is sample ``n``, used or not, so batch ``j`` holds rows ``j B .. (j + 1)
-    B - 1`` and a resumed run goes on with the next one. Skipped rows make their batch shorter; the
-    sizes of the other batches of an optimizer step are not known in advance, so all batches have
-    the same weight.
+    B - 1`` and a resumed run continues with the next one. Skipped rows make their batch shorter;
+    the sizes of the other batches of an optimizer step are not known in advance, so all batches
+    have the same weight.
 
     Args:
         source: The rows.

@@ -124,13 +124,13 @@ class Sheet:
 
 
 def sheet_of(pictures: PictureSet, data: DataConfig, seed: int, tokenizers: Sequence[Any]) -> Sheet:
-    """Everything that is known of a set; captions are tokenised, nothing is decoded.
+    """The data sheet of a set; captions are tokenised, pictures are not decoded.
 
     Args:
-        pictures: The pictures, and what of each is trained on.
-        data: How captions are made, and the batch size.
+        pictures: The pictures with their cuts.
+        data: Captions and batch size.
         seed: The run's seed; captions that vary are shown as drawn for their picture's number.
-        tokenizers: The model's; none where it takes no prompts.
+        tokenizers: The model's tokenizers; empty if it takes no prompts.
     """
     recipe, shown = data.captions, pictures.source.pictures
     captions = [
@@ -190,7 +190,7 @@ def sheet(
 
 
 def _shared_captions(data: DataConfig) -> set[str]:
-    """Captions that many pictures share because the config says so."""
+    """Captions that the config gives to many pictures."""
     given = [data.captions.default, data.prior.prompt, *(root.class_caption for root in data.roots)]
     return {text.strip() for text in given if text}
 

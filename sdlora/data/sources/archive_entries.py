@@ -62,7 +62,7 @@ def _zip_entries(stream: BinaryIO) -> Iterator[Entry]:
             if info.compress_type not in _ZIP_METHODS:
                 raise ArchiveError(
                     f"{quoted(name)} is packed by method {info.compress_type}; "
-                    "pack the folder anew, by the usual one (deflate)"
+                    "pack the folder again, by the usual one (deflate)"
                 )
             is_folder = kind == stat.S_IFDIR or name.endswith(("/", "\\"))
             yield Entry(name, is_folder, info.file_size, partial(archive.open, info))
@@ -89,7 +89,7 @@ def _tar_entries(stream: BinaryIO) -> Iterator[Entry]:
             metered.allow(_HEADER_BYTES)
     while rest := metered.read(_CHUNK_BYTES):  # a gzip's checksum is behind its last byte
         if rest.strip(b"\0"):
-            raise ArchiveError("goes on behind its end; unpack it by hand and give the folder")
+            raise ArchiveError("continues after its end; unpack it by hand and give the folder")
 
 
 def _opened_tar(stream: "_Metered") -> tarfile.TarFile:
@@ -141,5 +141,5 @@ class _Metered:
         data = self._stream.read(num_bytes)
         self._left -= len(data)
         if self._left < 0:
-            raise ArchiveError("has an entry of impossible length; pack the folder anew")
+            raise ArchiveError("has an entry of impossible length; pack the folder again")
         return data

@@ -66,11 +66,11 @@ def safe_parts(name: str) -> tuple[str, ...]:
     name_on_disk = name.replace("\\", "/")
     parts = tuple(part for part in name_on_disk.split("/") if part not in ("", "."))
     if name_on_disk.startswith("/") or re.match("[A-Za-z]:", name_on_disk):
-        raise ArchiveError(
-            f"{quoted(name)} is an absolute name, which may lead anywhere; pack the folder anew"
-        )
+        raise ArchiveError(f"{quoted(name)} is an absolute name; pack the folder again")
     if ".." in parts:
-        raise ArchiveError(f"{quoted(name)} leads out of the archive by '..'; pack the folder anew")
+        raise ArchiveError(
+            f"{quoted(name)} leads out of the archive by '..'; pack the folder again"
+        )
     if "\0" in name or (_ON_WINDOWS and any(map(_NOT_ON_WINDOWS.search, parts))):
         raise ArchiveError(f"{quoted(name)} cannot be the name of a file here; rename it")
     return parts
@@ -102,7 +102,7 @@ class Names:
             return
         file = "/".join(folded)
         if not file:
-            raise ArchiveError(f"{quoted(entry.name)} is no name of a file; pack the folder anew")
+            raise ArchiveError(f"{quoted(entry.name)} is no valid file name; pack the folder again")
         self._refuse(entry, self._files.get(file, self._folders.get(file)))
         self._files[file] = entry.name
 

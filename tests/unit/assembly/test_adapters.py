@@ -182,7 +182,7 @@ def test_the_hash_of_the_file_is_part_of_the_run(
         ),
         (
             ["lora.text_encoder.targets=[fc1,fc2]"],
-            r"^lora.text_encoder.targets=\['fc1', 'fc2'\]: diffusers loads no LoRA of a text enc",
+            r"^lora.text_encoder.targets=\['fc1', 'fc2'\]: diffusers cannot load a LoRA of a",
         ),
         (["lora.init=pissa", "lora.r=99"], r"^lora.text_encoder.r=99: .* ranks for init=pissa"),
     ],

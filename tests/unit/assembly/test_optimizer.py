@@ -65,9 +65,9 @@ def config(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainConfig]:
     [
         (
             ["+optim.options.fused=true", "+optim.options.foreach=true"],
-            "^optim.options=.*: adamw does not take such a value .*cannot be `True` together",
+            "^optim.options=.*: adamw does not accept this value .*cannot be `True` together",
         ),
-        (["+optim.options.capturable=true"], "^optim.options=.*: adamw does not take such a value"),
+        (["+optim.options.capturable=true"], "^optim.options=.*: adamw does not accept this value"),
         (
             ["optimizer=prodigy", "optim.unet_lr=0.5"],
             "^optim.text_encoder_lr=1.0: prodigy takes one rate for all; set it to optim.unet_lr=0",

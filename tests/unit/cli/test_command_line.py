@@ -84,7 +84,7 @@ def test_resume_refuses_what_it_cannot_do(run_folder: Path, tmp_path: Path) -> N
         resumed_arguments([f"resume={run_folder}", "sweep=seeds"])
     with pytest.raises(ValueError, match="continues in that folder; leave out hydra.run.dir"):
         resumed_arguments([f"resume={run_folder}", "hydra.run.dir=elsewhere"])
-    with pytest.raises(ValueError, match="goes on in that folder; leave out hydra.run.dir"):
+    with pytest.raises(ValueError, match="continues in that folder; leave out hydra.run.dir"):
         prepared_arguments([f"resume={run_folder}", "run_dir=elsewhere"], TrainConfig)
 
 

@@ -74,7 +74,7 @@ def check(config: TrainConfig) -> None:
         ({}, ["trainer.num_nodes=2"], "^trainer.num_nodes=2: .* by torchrun or srun"),
         ({"WORLD_SIZE": "4"}, ["trainer.devices=2"], "^trainer.devices=2: .*is 2, but 4 processes"),
         ({"WORLD_SIZE": "2"}, ["trainer=ddp"], "^run_dir=runs/a b: .* with hydra.run.dir=FOLDER"),
-        ({"SLURM_NTASKS": "2"}, ["trainer=ddp"], "^run_dir=runs/a b: each process would make a"),
+        ({"SLURM_NTASKS": "2"}, ["trainer=ddp"], "^run_dir=runs/a b: each process would create a"),
         ({}, ["trainer=ddp"], None),
         ({"WORLD_SIZE": "2"}, ["trainer=ddp", "hydra.run.dir=x"], None),
         ({"WORLD_SIZE": "2"}, ["trainer=ddp", "resume=x"], None),
