@@ -1,4 +1,4 @@
-"""The typed schema of ``train.py``: all groups, and checks across groups."""
+"""The typed schema of ``train.py``: all groups, and what two of them cannot mean together."""
 
 from dataclasses import dataclass
 
@@ -24,19 +24,19 @@ from sdlora.config.trainer import TrainerConfig
 
 @dataclass(slots=True, kw_only=True)
 class TrainConfig:
-    """The whole config of ``train.py``."""
+    """Everything that ``train.py`` is told."""
 
     seed: int = MISSING
-    """Seed of all random draws; 0 is a seed."""
+    """Seed of everything random; 0 is a seed."""
     resume: str | None = None
-    """Run folder to resume."""
+    """Run folder to go on with."""
     from_lora: str | None = None
-    """LoRA file of this project whose run is repeated: its header holds the config, and other
-    overrides win over it."""
+    """LoRA file of this project whose run is repeated: its header holds the config, over which
+    other overrides win."""
     check: bool = MISSING
     """Only check the data: decode every picture, write the data sheet, and stop."""
     run_dir: str = MISSING
-    """Folder of the run; set by Hydra, change it with ``hydra.run.dir``."""
+    """Where this run writes; set by Hydra, change it with ``hydra.run.dir``."""
     model: ModelConfig = MISSING
     lora: LoraConfig = MISSING
     data: DataConfig = MISSING

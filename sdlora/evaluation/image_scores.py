@@ -1,4 +1,4 @@
-"""Scorer of whole pictures by their features: similarity, diversity, copying, KID, prior drift."""
+"""Scores of whole pictures by their features: likeness, diversity, copying, distribution, drift."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,19 +15,19 @@ SIMILARITY, DIVERSITY, COPYING, KID = "image_similarity", "diversity", "copying"
 
 
 def image_names(with_kid: bool) -> tuple[str, ...]:
-    """Names of the scores that :class:`ImageScorer` always measures."""
+    """What :class:`ImageScorer` measures at least."""
     return (SIMILARITY, DIVERSITY, COPYING, *((KID,) if with_kid else ()))
 
 
 @dataclass(slots=True)
 class ImageScorer:
-    """Scores pictures by their features; references and training pictures are embedded once.
+    """Scores pictures by their features; references and training are embedded once, and kept.
 
     Attributes:
-        features: Embeds pictures.
-        references: Pictures of the person, preferably held out; may be empty.
-        training: The training pictures, for the detection of copies; may be empty.
-        with_kid: Whether to measure the kernel distance to the references, too.
+        features: What embeds pictures.
+        references: Pictures of the person, best ones that were not trained on; may be empty.
+        training: The training pictures, which copies are looked for among; may be empty.
+        with_kid: Measure the kernel distance to the references, too.
     """
 
     features: ImageFeatures
@@ -38,7 +38,7 @@ class ImageScorer:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of its scores."""
+        """What it measures."""
         return image_names(self.with_kid)
 
     def score(self, pictures: Pictures, progress: Progress) -> Measured:

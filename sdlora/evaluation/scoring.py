@@ -11,7 +11,7 @@ from sdlora.evaluation.scores import Scores
 from sdlora.runtime.progress import Progress
 
 Prior = tuple[Sequence[Image.Image], Sequence[Image.Image]]
-"""Pictures of the class by the base and by the scored model, of equal prompts and noise."""
+"""Pictures of the class by the base, and by what is scored; equal prompts and noise."""
 
 
 class Unavailable(Exception):
@@ -20,14 +20,13 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Pictures to score.
+    """What is scored.
 
     Attributes:
         images: The pictures.
-        prompts: Their prompts; None for pictures of other programs.
-        are_training: Whether these are the training pictures, whose similarity to themselves means
-            nothing.
-        prior: Pictures of the class, without the trigger word, by the base and by the scored model:
+        prompts: What each should show; None where there are none (pictures from elsewhere).
+        are_training: These are the training pictures themselves: likeness to those says nothing.
+        prior: Pictures of the class, without the trigger word, by the base and by what is scored:
             of the same prompts and noise, in the same order.
 
     Raises:
@@ -48,10 +47,10 @@ class Pictures:
 
 @dataclass(frozen=True, slots=True)
 class KnownPictures:
-    """Reference or training pictures, which others are compared with.
+    """Pictures that others are compared with.
 
     Attributes:
-        names: Names for messages and reports, one for each picture.
+        names: For messages and reports, one a picture.
         images: The pictures.
     """
 
@@ -65,7 +64,7 @@ class KnownPictures:
 
 @dataclass(slots=True)
 class Measured:
-    """Results of a scorer; the fields are those of :class:`sdlora.evaluation.scores.Scores`."""
+    """What a scorer found; the fields are those of :class:`sdlora.evaluation.scores.Scores`."""
 
     values: dict[str, float | int | None] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -73,7 +72,7 @@ class Measured:
     per_picture: dict[str, Sequence[Any]] = field(default_factory=dict)
 
     def add(self, name: str, metric: PictureMean, is_by_picture: bool = True) -> None:
-        """Add a metric's mean and interval, and its number for each picture if it has them."""
+        """Take a metric's mean, its interval and, if it has one a picture, its numbers."""
         self.values[name] = float(metric.compute())
         self.intervals[name] = metric.interval()
         if is_by_picture:
@@ -86,11 +85,11 @@ class Measured:
 
 
 class PictureScorer(Protocol):
-    """A family of scores: models are loaded once, known pictures are embedded once."""
+    """One family of scores: what it needs is loaded once, known pictures are embedded once."""
 
     @property
     def names(self) -> Sequence[str]:
-        """Names of the scores that it always measures."""
+        """What it measures at least, if it can."""
 
     def score(self, pictures: Pictures, progress: Progress) -> Measured:
         """Score at least one picture.
@@ -102,18 +101,18 @@ class PictureScorer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """Replacement of a scorer that could not be loaded: its scores are None, with the reason."""
+    """Stands for a scorer that could not be loaded: its scores are None, with the reason."""
 
     names: Sequence[str]
     reason: str
 
     def score(self, pictures: Pictures, progress: Progress) -> Measured:
-        """Raise the reason."""
+        """Say why there is no score."""
         raise Unavailable(self.reason)
 
 
 class Scorer:
-    """Scores pictures by all configured scorers.
+    """Scores pictures by all that was asked for.
 
     Args:
         scorers: One for each family of scores.
@@ -123,11 +122,11 @@ class Scorer:
         self._scorers = list(scorers)
 
     def score(self, pictures: Pictures, progress: Progress | None = None) -> Scores:
-        """Score pictures; a scorer that fails loses its own scores, and the run continues.
+        """Score pictures; a scorer that fails costs its own scores, not the run.
 
         Args:
-            pictures: Pictures to score.
-            progress: Shows bars and prints notes.
+            pictures: What to score.
+            progress: Where bars count the pictures, and notes are printed.
         """
         progress = progress or Progress(enabled=False)
         prompts = pictures.prompts

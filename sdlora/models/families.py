@@ -1,4 +1,4 @@
-"""Model families by name: built-in ones, and those of installed packages."""
+"""Model families by name: those built in, and those that installed packages add."""
 
 from collections.abc import Collection
 from importlib.metadata import entry_points
@@ -14,14 +14,14 @@ FAMILIES = {each.name: each for each in (SD, SDXL, KOLORS, DDPM)}
 """``model.family`` -> the description of a built-in family."""
 
 ENTRY_POINTS = "sdlora.models"
-"""Entry point group of packages with a ``FamilyDescription`` of their own."""
+"""Entry point group, under which a package names a ``FamilyDescription`` of its own."""
 
 
 def families() -> dict[str, FamilyDescription]:
     """All families by name.
 
     Raises:
-        ConfigError: If an entry point of a package is no description.
+        ConfigError: If a package adds something else than a description.
     """
     found = dict(FAMILIES)
     for entry in entry_points(group=ENTRY_POINTS):
@@ -49,11 +49,11 @@ def description_of(name: str) -> FamilyDescription:
 
 
 def family_of_lora(version: str, layers: Collection[str]) -> FamilyDescription:
-    """The family of a LoRA file, if recognisable; else Stable Diffusion.
+    """The family that a LoRA file was made for, as far as it shows; else Stable Diffusion.
 
     Args:
-        version: Its ``ss_base_model_version``, ``""`` without one.
-        layers: Names of its layers, with part name and dot in front.
+        version: Its ``ss_base_model_version``, ``""`` where it has none.
+        layers: Names of its layers, each behind its part's name and a dot.
     """
     known = families()
     if version in known:  # of a family that goes by its own name there
@@ -65,9 +65,10 @@ def family_of_lora(version: str, layers: Collection[str]) -> FamilyDescription:
 
 
 def part_names() -> dict[str, PartNames]:
-    """The names in LoRA files of the trainable parts of all families, denoisers first.
+    """Every part that a family trains, the denoisers first, as LoRA files call it.
 
-    For files of an unknown family. If two families have a part of one name, a built-in one wins.
+    For files of which nobody has said what family they are for. Where two families call a part
+    alike, a built-in one wins.
     """
     every = reversed(families().values())
     names = {part: names for each in every for part, names in each.trainable.items()}

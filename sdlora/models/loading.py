@@ -1,4 +1,4 @@
-"""Loading of the parts of a base model."""
+"""Load the parts of a base model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,12 +26,13 @@ def load_family(source: ModelSource, seed: int) -> Family:
     """Load a base model.
 
     Args:
-        source: Location and precision.
-        seed: Seed of parts with random weights.
+        source: Where from, and in which precision.
+        seed: For the parts that start from random weights.
 
     Raises:
         ConfigError: If the family is unknown.
-        ModelError: If a file is missing or incomplete, or the model is of another family.
+        ModelError: If a file is missing or not whole, or the model is of another kind; the message
+            names it.
     """
     description = description_of(source.family)
     folder = resolve(source)
@@ -51,7 +52,7 @@ def load_family(source: ModelSource, seed: int) -> Family:
 
 
 def load_tokenizers(folder: Path, family: str) -> list[Any]:
-    """The tokenizers of a model folder, which check captions before any weight is read."""
+    """The tokenizers alone, of a whole folder; captions are checked with them before any weight."""
     description = description_of(family)
     length = description.max_tokens
     known = {} if length is None else {"model_max_length": length}
@@ -76,7 +77,7 @@ def empty_part(name: str, source: ModelSource) -> nn.Module:
 def _check_kind(
     source: ModelSource, parts: Mapping[str, Any], description: FamilyDescription
 ) -> None:
-    """Refuse models of another family, and parts whose shapes do not match."""
+    """Refuse what has the layout but not the shape: another family, inpainting, a mixture."""
     config = parts[description.denoiser].config
     if not description.has_denoiser(config):
         found = [each for each in families().values() if each.has_denoiser(config)]
@@ -121,7 +122,7 @@ def _load_part(name: str, folder: Path, source: ModelSource, seed: int) -> nn.Mo
 
 
 def _random_part(name: str, folder: Path, source: ModelSource, seed: int) -> nn.Module:
-    """A part with random float32 weights, a function of the seed; the global generator is kept."""
+    """Random float32 weights, a function of the seed; the caller's generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _from_config(name, folder, source)

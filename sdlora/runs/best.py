@@ -1,4 +1,4 @@
-"""The best adapter of a run so far: its files and scores in ``best/``."""
+"""The best adapter of a run so far: its files and its scores, in a folder of their own."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ class Best:
 
     Attributes:
         step: Optimizer step that it was scored at.
-        scores: All its scores.
+        scores: What it was chosen by, and the others.
     """
 
     step: int
@@ -29,11 +29,11 @@ class Best:
 class BestAdapter:
     """Keeps the adapter of the best scored step in ``best/`` of the run folder.
 
-    The choice is on the disk, so a resumed run compares with it.
+    What was chosen lies on the disk, so a resumed run goes on comparing with it.
 
     Args:
         run: The run folder.
-        rule: The rule of the choice.
+        rule: What best means.
         write_adapter: Writes the adapter's files into a folder.
     """
 
@@ -44,15 +44,15 @@ class BestAdapter:
         self.best = read_best(run)
 
     def consider(self, step: int, scores: Scores, base: Scores) -> bool:
-        """Keep the current adapter, if it is better than any before.
+        """Take the adapter as it is now, if it is better than any before.
 
         Args:
-            step: Current optimizer step.
+            step: Optimizer step that it is at.
             scores: Its scores.
             base: Scores of the base on the same prompts and noise.
 
         Returns:
-            Whether it was kept.
+            Whether it was taken.
         """
         cost = self.rule.cost(scores, base)
         if cost is None:

@@ -13,11 +13,11 @@ from typing import Any
 import platformdirs
 
 CACHE_FOLDER = "SDLORA_CACHE"
-"""Environment variable with the cache folder of all runs."""
+"""Environment variable that names the folder of the cache for all runs."""
 
 
 def user_cache_folder() -> Path:
-    """The default cache folder: that of the environment variable, else the user's."""
+    """Where the cache lies if the config does not say: the environment's folder, or the user's."""
     named = os.environ.get(CACHE_FOLDER)
     return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("sdlora"))
 
@@ -74,13 +74,13 @@ def sha256(path: Path | str) -> str:
 
 
 def file_mark(path: Path) -> str:
-    """A string that changes with a file: path, size and times, as in git."""
+    """Tells a file from what it was: path, size and times, as for git; hashing takes too long."""
     stat = path.stat()
     return f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 
 
 def remove_stale_temporaries(folder: Path) -> list[Path]:
-    """Remove temporary files of a killed writer in ``folder``; call it under the run lock."""
+    """Remove what a killed writer left in ``folder`` (not below it); call it under the run lock."""
     stale = sorted(folder.glob(".writing-*"))
     for path in stale:
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Versions of Python, this project and the libraries whose numbers depend on them."""
+"""Versions of what made the numbers."""
 
 import platform
 from importlib.metadata import version
@@ -7,7 +7,7 @@ from sdlora import __version__
 
 
 def versions() -> dict[str, str]:
-    """Versions by package name."""
+    """Of what made the numbers."""
     names = ("torch", "lightning", "diffusers", "transformers", "peft", "torchmetrics", "deepface")
     known = {name: version(name) for name in names}
     return {"sdlora": __version__, "python": platform.python_version()} | known

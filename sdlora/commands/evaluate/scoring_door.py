@@ -1,4 +1,4 @@
-"""The command ``sdlora evaluate``: scores of a run, of LoRA files or of pictures."""
+"""``sdlora evaluate``: config -> base and LoRA -> pictures -> scores -> report."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from sdlora.config.evaluate import EvaluateConfig
 
 
 def evaluate(composed: DictConfig) -> None:
-    """Draw, score and report what the config names."""
+    """Config -> base and LoRA -> pictures -> scores -> report."""
     given = HydraConfig.get().overrides.task
     config = to_typed(with_run_settings(composed, given), EvaluateConfig)
 
@@ -33,7 +33,7 @@ def evaluate(composed: DictConfig) -> None:
 
 
 def write_again(sweep: Path) -> None:
-    """Write the page and the table of a sweep again."""
+    """A sweep's folder -> its page and table, from what its cells hold now."""
     from sdlora.reports.sweep_page import write_sweep_report
 
     print("Written:", *write_sweep_report(sweep))

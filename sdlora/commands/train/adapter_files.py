@@ -1,4 +1,4 @@
-"""Adapter files that a run writes while it trains: at checkpoints, and of the best step."""
+"""What a run writes of its weights while it trains: adapters of checkpoints, and the best one."""
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,7 +17,7 @@ from sdlora.runs.run_folder import PIPELINE
 
 
 def best_adapter(run: TrainingRun) -> BestAdapter | None:
-    """Keeps the best adapter (or whole model) in all export layouts."""
+    """Keeps the best adapter (or whole model) in the layouts that people load it in."""
     evaluation = run.config.evaluation
     if evaluation.select == "none":
         return None
@@ -26,7 +26,7 @@ def best_adapter(run: TrainingRun) -> BestAdapter | None:
 
 
 def _write_best(run: TrainingRun, folder: Path) -> None:
-    """Write the adapter in all layouts, or the whole model if all its weights train."""
+    """The adapter for every program; or the whole model if all of it trains."""
     if run.has_adapter:
         write_adapter(run, folder, kohya=True)
         return
@@ -35,16 +35,16 @@ def _write_best(run: TrainingRun, folder: Path) -> None:
 
 
 def _averaged(run: TrainingRun) -> AbstractContextManager[None]:
-    """Put the averaged weights, if any, into the model, inside the block."""
+    """The trained weights as pictures show them, inside the block."""
     if run.average is None:
         return nullcontext()
     return run.average.applied(run.module.all_trained_parameters())
 
 
 def write_adapter(run: TrainingRun, folder: Path, kohya: bool = False) -> None:
-    """Write the adapter, averaged if the run averages.
+    """The adapter as pictures show it, averaged where the run averages.
 
-    A run that trains all weights has them only in its checkpoint.
+    A run that trains all weights has them in its checkpoint alone.
     """
     if not run.has_adapter:
         return

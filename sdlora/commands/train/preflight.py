@@ -1,7 +1,8 @@
-"""Estimate of memory and duration before step 1, with the settings that reduce memory.
+"""Before step 1: what a step takes of the device's memory, what to change if that is too much, and
+how long the run will take.
 
-An estimate stops no run: it warns, and switches on ``trainer.offload`` and
-``trainer.gradient_checkpointing`` where they are ``auto``, in this order.
+An estimate stops no run: it warns, and what is ``auto`` of ``trainer.offload`` and
+``trainer.gradient_checkpointing`` it switches on, in this order.
 """
 
 from collections.abc import Iterator
@@ -31,23 +32,23 @@ from sdlora.training.step_cost import (
 GIB = 2**30
 
 HEADROOM = 1.2
-"""Assumed memory of a step relative to its tensors: kernels need workspace, and the allocator loses
-some to fragmentation."""
+"""A step is taken to need so many times what its tensors are: kernels want room to work in, and
+the allocator loses some between blocks, which no count of tensors sees."""
 
 
 OFFLOAD_NEEDS = "one CUDA GPU, and pictures or captions that are cached"
 
 
 def check_cost(run: TrainingRun) -> list[nn.Module]:
-    """Print estimated memory, free memory and duration; warn and save memory if necessary.
+    """Print what a step will take, what is free, and how long it all will be; warn, and help.
 
     Returns:
-        Parts of the model to keep in main memory while training.
+        Parts of the model that should wait in main memory while it trains.
     """
     config, idle = run.config.trainer, idle_parts(run)
     waiting = idle if config.offload is True else []
     if config.offload is True and not idle:
-        run.progress.print(f"trainer.offload=true has no effect; it needs {OFFLOAD_NEEDS}")
+        run.progress.print(f"trainer.offload=true: nothing waits; it needs {OFFLOAD_NEEDS}")
     try:
         cost = without(_estimate(run), waiting)
     except RuntimeError as error:  # a model whose code looks at values
@@ -55,7 +56,7 @@ def check_cost(run: TrainingRun) -> list[nn.Module]:
         return waiting
     device = run.trainer.strategy.root_device
     room = held_bytes(tensors([run.family])) + free_bytes(device)  # the weights are there already
-    run.progress.print(f"memory: {described(cost)}; {_size(room)} free on {device}")
+    run.progress.print(f"memory: {described(cost)}; {_size(room)} on {device} can be had")
     if not fits(cost, room) and idle and config.offload == "auto":
         waiting, cost = idle, without(cost, idle)
         _say_helped(run, "trainer.offload=auto", cost)
@@ -70,15 +71,15 @@ def check_cost(run: TrainingRun) -> list[nn.Module]:
 
 
 def without(cost: StepCost, parts: list[nn.Module]) -> StepCost:
-    """The cost without these parts of the model on the device."""
+    """The same where these parts of the model are not on the device."""
     return replace(cost, weights=cost.weights - held_bytes(tensors(parts)))
 
 
 def idle_parts(run: TrainingRun) -> list[nn.Module]:
-    """Parts that no step calls, since their outputs are cached: text encoders, VAE.
+    """What no step calls, as all that it would compute is cached: text encoders, VAE.
 
-    Empty if the device has no memory of its own, and with several devices, since
-    DistributedDataParallel needs the whole model on one device.
+    None where the device has no memory of its own, nor with several devices, as
+    DistributedDataParallel wants all of a model in one place.
     """
     config = run.config.trainer
     is_gpu = run.trainer.strategy.root_device.type == "cuda"
@@ -93,7 +94,7 @@ def idle_parts(run: TrainingRun) -> list[nn.Module]:
 
 
 def described(memory: StepCost) -> str:
-    """The cost as text."""
+    """In words."""
     return (
         f"about {_size(memory.total)} at the peak of a step (weights {_size(memory.weights)}, "
         f"gradients and optimizer {_size(memory.gradients + memory.states)}, activations "
@@ -102,12 +103,12 @@ def described(memory: StepCost) -> str:
 
 
 def fits(needed: StepCost, room: int) -> bool:
-    """Whether ``room`` bytes are enough, with headroom for all but the weights."""
+    """Whether so many bytes are enough, with headroom beside the weights."""
     return needed.weights + needed.new * HEADROOM <= room
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free bytes of the device; on the CPU the system's, not a container's limit."""
+    """Of the device, for this process; a container's own limit is not seen on the CPU."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
@@ -117,7 +118,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def batch_shape(run: TrainingRun) -> BatchShape:
-    """Shape of the run's largest batch."""
+    """Of the run's largest batch."""
     data, batches = run.config.data, run.datamodule.dataset
     sizes = [(data.resolution, data.resolution)]
     latents = embeddings = None
@@ -135,13 +136,13 @@ def batch_shape(run: TrainingRun) -> BatchShape:
 
 
 def _say_helped(run: TrainingRun, setting: str, cost: StepCost) -> None:
-    run.progress.print(f"{setting}: switched on, since a step needs it to fit: {described(cost)}")
+    run.progress.print(f"{setting}: on, since it would not fit without: {described(cost)}")
 
 
 def _warn(run: TrainingRun, cost: StepCost, room: int, idle: list[nn.Module]) -> None:
     run.progress.print(
-        f"warning: this may not fit (kernels need about {HEADROOM - 1:.0%} more than tensors). "
-        "Settings that reduce it, each alone, the cheapest first:"
+        f"warning: this may not fit (kernels want about {HEADROOM - 1:.0%} more than tensors). "
+        "What each change alone would make of it, the cheapest first:"
     )
     for change, changed in _changes(run, cost, room, idle):
         says = "fits" if fits(changed, room) else "not enough alone"
@@ -168,7 +169,7 @@ def _optimizer_of(run: TrainingRun, parameter: nn.Parameter) -> Optimizer:
 def _changes(
     run: TrainingRun, now: StepCost, room: int, idle: list[nn.Module]
 ) -> Iterator[tuple[str, StepCost]]:
-    """Settings that reduce memory, the cheapest first, each with its estimate.
+    """Settings that take less, in the order of what they cost, and what each makes of it.
 
     Activations grow with the pictures of a batch and with the pixels of a picture.
     """

@@ -1,4 +1,4 @@
-"""The command ``sdlora train``: one run, or the cells of a sweep."""
+"""``sdlora train``: one run, or the cells of a sweep, from the command line to the scores."""
 
 import sys
 from contextlib import nullcontext
@@ -39,7 +39,7 @@ def checked(composed: DictConfig) -> TrainConfig:
 def train(
     config: TrainConfig, folder: Path, kept: Kept, progress: Progress
 ) -> "TrainingRun | None":
-    """Check the data only; or prepare, fit, export and summarise a run."""
+    """Check the data only, or: prepare, fit, export, summarise."""
     from sdlora.assembly.lightning_trainer import skips_trained_layers, trainer
     from sdlora.cli import processes
     from sdlora.commands.train import preparation, results
@@ -57,10 +57,8 @@ def train(
             run = preparation.prepared(config, folder, progress, kept, devices)
         if run.is_finished:
             steps = config.trainer.max_steps
-            progress.print(
-                f"{folder} is finished: all {steps} steps are done and exported; "
-                "raise trainer.max_steps to continue, or start a new run"
-            )
+            progress.print(f"{folder} is finished: all {steps} steps are done and exported; raise")
+            progress.print("trainer.max_steps to go on, or start a new run")
             return run
         fitted = fit(run)
     if fitted.signal is not None:
@@ -71,7 +69,7 @@ def train(
 
 
 def train_alone(composed: DictConfig, kept: Kept, progress: Progress) -> None:
-    """Train once, in a locked folder."""
+    """Train once, in a folder that no other run uses."""
     config = checked(composed)
 
     from sdlora.cli import processes
@@ -83,7 +81,7 @@ def train_alone(composed: DictConfig, kept: Kept, progress: Progress) -> None:
 
 
 def train_cell(composed: DictConfig, kept: Kept, progress: Progress) -> None:
-    """Train one cell of a sweep, and keep what the next one may reuse."""
+    """Train one cell of a sweep, and leave what the next one may use."""
     from sdlora.commands.train.cell import Cell
     from sdlora.commands.train.reuse import keep
     from sdlora.evaluation.selection import Rule
@@ -104,7 +102,7 @@ def train_cell(composed: DictConfig, kept: Kept, progress: Progress) -> None:
 
 
 def main() -> None:
-    """Train once, or the cells of a sweep one after the other in this process."""
+    """Train once, or in this process one cell of a sweep after the other."""
     follow()
     kept = Kept()
 

@@ -1,4 +1,4 @@
-"""Output of the data sheet (terminal and ``dataset.json``), and the refusal of sets with errors."""
+"""The data sheet in the terminal and as a file, and what in it prevents training."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from sdlora.runtime import files
 from sdlora.runtime.progress import Progress
 
 SCHEMA = 1
-"""Version of ``dataset.json``; raised when a field changes its meaning."""
+"""Of ``dataset.json``; raised when a field changes its meaning."""
 
 FILE_NAME = "dataset.json"
 
@@ -23,7 +23,7 @@ _SHOWN_WORDS = 10
 
 
 def refuse(findings: Sequence[Finding]) -> None:
-    """Raise an error if a finding is one.
+    """Stop if there are errors.
 
     Raises:
         DataError: Naming all of them at once.
@@ -73,16 +73,15 @@ def write_sheet(path: Path | str, sheet: Sheet) -> None:
 
 
 def changed_pictures(path: Path, pictures: Sequence[Picture]) -> list[str]:
-    """Differences between a sheet and the pictures now; empty if the sheet cannot be read.
+    """Which pictures are not those that a sheet was written for; empty if it cannot be read.
 
     Args:
         path: A ``dataset.json``.
-        pictures: The pictures now.
+        pictures: As they are now.
 
     Returns:
-        One line each: ``changed: a.png``, ``gone: b.png``, ``new: c.png``, sorted. Changed
-        captions are not listed, since the sheet holds captions of samples; only the fingerprint
-        shows them.
+        One line each: ``changed: a.png``, ``gone: b.png``, ``new: c.png``, sorted. A changed
+        caption shows only where it is told by the fingerprint: the sheet holds captions as made.
     """
     try:
         stored = json.loads(path.read_text("utf-8"))["pictures"]
@@ -97,14 +96,14 @@ def changed_pictures(path: Path, pictures: Sequence[Picture]) -> list[str]:
 
 
 def print_sheet(sheet: Sheet, progress: Progress, with_errors: bool = True) -> None:
-    """Print the sheet: the training pictures, then the findings.
+    """Show the sheet in the terminal: what will be trained on, then what is wrong or odd.
 
     All errors are shown, and at most ten of each other kind.
 
     Args:
         sheet: The sheet.
         progress: Whose console it is.
-        with_errors: Whether to print errors, which :func:`refuse` prints anyway.
+        with_errors: Leave them out where :func:`refuse` will name them anyway.
     """
     for line in (*_summary(sheet), *_bucket_lines(sheet)):
         progress.print(line)
@@ -145,7 +144,7 @@ def _bucket_lines(sheet: Sheet) -> list[str]:
     lines = []
     for bucket in sheet.buckets[:_SHOWN_BUCKETS]:
         held = f"{_count(bucket.pictures, 'picture')}, {_count(bucket.batches, 'batch', 'batches')}"
-        lost = f"the crop removes {bucket.mean_cut:.0%} on average, {bucket.max_cut:.0%} at most"
+        lost = f"the crop takes {bucket.mean_cut:.0%} on average, {bucket.max_cut:.0%} at most"
         enlarged = f", {bucket.enlarged} enlarged" * bool(bucket.enlarged)
         lines.append(f"  {_size(bucket.size)}: {held}{enlarged}; {lost}")
     if rest := sheet.buckets[_SHOWN_BUCKETS:]:

@@ -1,4 +1,4 @@
-"""The walk over folders and their files; no file is opened."""
+"""Which files lie in folders and below: no file is opened, no link is followed in a circle."""
 
 import os
 import stat
@@ -13,7 +13,7 @@ from sdlora.data.pictures.picture import ERROR, WARNING, Finding, quoted
 from sdlora.data.sources.file_index import FileKey
 
 PICTURE = "picture"
-"""Kind of files that are counted in folders that are not read."""
+"""The kind of file that is counted in folders that are not read."""
 
 _SHOWN_ENDINGS = 5
 
@@ -23,23 +23,23 @@ class Folder(NamedTuple):
 
     path: str  # absolute
     prefix: str  # begins the names of its files: "" or, ending in "/", the folders above, NFC
-    root: int  # number of its root
+    root: int  # of which root
     is_root: bool = False
 
     def name(self, file: str) -> str:
-        """Name in the run of a file of this folder."""
+        """What a file of this folder is called in the run."""
         return self.prefix + unicodedata.normalize("NFC", file)
 
 
 @dataclass(slots=True)
 class Listing:
-    """The files of one folder by kind and stem.
+    """The files of one folder that are of use.
 
     Attributes:
         folder: Where.
         files: Kind -> stem -> file.
-        doubles: Kind and stem -> all files, if there are several.
-        blocked: Stems of irregular files, each with a finding.
+        doubles: Kind and stem -> all files, where there are several.
+        blocked: Stems of files that are no regular files; a finding tells of each.
     """
 
     folder: Folder
@@ -48,13 +48,13 @@ class Listing:
     blocked: set[str] = field(default_factory=set)
 
     def add(self, kind: str, stem: str, file: FileKey) -> None:
-        """Add a file."""
+        """Sort a file in."""
         first = self.files[kind].setdefault(stem, file)
         if first is not file:
             self.doubles.setdefault((kind, stem), [first]).append(file)
 
     def all_of(self, kind: str, stem: str) -> list[FileKey]:
-        """The files of a kind and stem, by name; more than one is an error."""
+        """The files of a kind and stem, by name; one at most, if all is well."""
         if doubles := self.doubles.get((kind, stem)):
             return sorted(doubles)
         file = self.files[kind].get(stem)
@@ -62,19 +62,19 @@ class Listing:
 
 
 class FolderScan:
-    """One walk over roots and, if ``nested``, their sub-folders; hidden ones are ignored.
+    """One walk over roots and, if ``nested``, their sub-folders; hidden ones are as if not there.
 
-    Links to files and to folders elsewhere are followed. A link to a folder that is read anyway, or
-    that is held out, is not.
+    Links to files and to folders elsewhere are followed. A link that leads back to what is read
+    anyway, or into what is held out, is not.
 
     Args:
         roots: Folders; none lies in another.
-        classify: File name -> kind and stem, ``None`` for other files.
+        classify: File name -> kind and stem, ``None`` for files of no use.
         nested: Whether sub-folders are read.
-        held_out: Name of the folder directly in a root that is not read.
+        held_out: Name of the folder that is not read where it lies directly in a root.
 
     Attributes:
-        findings: Folders and files that cannot be read so far.
+        findings: What stood in the way so far.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class FolderScan:
         self._others: Counter[str] = Counter()
 
     def listings(self) -> Iterator[Listing]:
-        """Every folder, parents before children; linked folders after all others."""
+        """Every folder, those above before those below; linked folders after all others."""
         pending = self._roots[::-1]
         while pending or self._linked:
             if not pending:
@@ -111,16 +111,17 @@ class FolderScan:
                     pending += reversed(below)
                     yield listing
             except OSError as error:
-                reason = f"cannot be listed ({_why(error)}); check the folder"
-                self._find(folder.prefix, "unreadable", reason)
+                self._find(
+                    folder.prefix, "unreadable", f"cannot be listed ({_why(error)}); mend it"
+                )
 
     def is_read(self, folder: Folder, file: str) -> bool:
-        """Whether pictures at a path below a folder are read."""
+        """Whether pictures of a path below a folder are read, if they are there."""
         first, _, below = file.partition("/")
         return not below or (self._nested and not (folder.is_root and first == self._held_out))
 
     def notes(self) -> list[str]:
-        """Remarks on files and folders that were not read, after the walk."""
+        """What was seen and not read, after the walk."""
         if not self._others:
             return self._unread
         common = sorted(self._others.items(), key=lambda item: (-item[1], item[0]))
@@ -169,7 +170,7 @@ class FolderScan:
             listing.blocked.add(kind_and_stem[1])
 
     def _entered(self, entry: os.DirEntry[str], listing: Listing) -> list[Folder]:
-        """The sub-folder, if it is read now."""
+        """The folder, if it is to be read now."""
         above = listing.folder
         name = listing.folder.name(entry.name)
         folder = Folder(entry.path, f"{name}/", above.root)
@@ -181,7 +182,7 @@ class FolderScan:
             if count := self._count(entry.path):
                 self._unread.append(f"sub-folder {quoted(name)} is not read ({count} pictures)")
         elif folder.prefix in self._prefixes:
-            reason = "another folder has the same name in another Unicode form; rename one of them"
+            reason = "another folder has this name in other Unicode letters; rename one of them"
             self._find(name, "doubles", reason)
         else:
             self._prefixes.add(folder.prefix)

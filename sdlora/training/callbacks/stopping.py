@@ -1,4 +1,4 @@
-"""The callback that stops at Ctrl-C and SIGTERM after the current step, which is saved."""
+"""Ctrl-C and SIGTERM: the step is finished and saved first."""
 
 import signal
 import sys
@@ -16,14 +16,13 @@ from sdlora.training.module import DiffusionModule
 class StopSignals(OptimizerStepCallback):
     """Turns SIGINT and SIGTERM into a stop after the current optimizer step.
 
-    The step is finished and saved first, so a resumed run continues exactly. Before the first step
+    The step is finished and saved first, so a resumed run goes on exactly. Before the first step
     there is nothing to save; then, and at a second SIGINT, it stops at once. ``self.received``
     names the signal afterwards; the exit code is 128 plus its number.
 
-    Several processes stop at the same step, even if the signal reaches only one: after each step
-        they
-    start an asynchronous exchange of received signals, and read it after the next one, so that no
-    process waits. It uses gloo, since NCCL would wait for the GPU.
+    Several processes stop at the same step, though the signal may reach one alone: after each step
+    they begin to tell each other what they received, and hear it after the next one, so that
+    nobody waits. They talk by gloo, as a GPU's answer would have to be waited for.
     """
 
     def __init__(self) -> None:
@@ -37,7 +36,7 @@ class StopSignals(OptimizerStepCallback):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Install the signal handlers, also over Lightning's, which ends a run within a step."""
+        """Take the signals over, from Lightning too: its SIGTERM ends a run within a step."""
         self._speaks = trainer.is_global_zero
         if trainer.world_size > 1:
             self._group = distributed.new_group(backend="gloo")
@@ -47,13 +46,13 @@ class StopSignals(OptimizerStepCallback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch: Any
     ) -> None:
-        """Note that there is something to save from now on."""
+        """From here on there is something to save."""
         self._has_begun = True
 
     def on_train_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Restore the signal handlers."""
+        """Give the signals back."""
         self.received = self._heard() or self.received
         self._give_back()
 
@@ -63,7 +62,7 @@ class StopSignals(OptimizerStepCallback):
         pl_module: lightning.LightningModule,
         exception: BaseException,
     ) -> None:
-        """Restore the signal handlers."""
+        """Give the signals back."""
         self._give_back()
 
     def on_optimizer_step(
@@ -76,7 +75,7 @@ class StopSignals(OptimizerStepCallback):
             trainer.should_stop = True
 
     def _agreed(self) -> int | None:
-        """The signal that some process had received by the previous step; the same in all."""
+        """The signal that some process had received by the step before; the same in all."""
         heard = self._heard()
         number = torch.tensor(self.received or 0)
         largest = distributed.ReduceOp.MAX

@@ -1,4 +1,4 @@
-"""Common code of the four small trainings: batches, one-cycle AdamW, log lines."""
+"""What the four small trainings share: batches by step number, one-cycle AdamW, a plain log."""
 
 import time
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader, IterableDataset
 from sdlora.runtime.randomness import generator
 
 WORK_FOLDER = Path("outputs/world")
-"""Folder of drawn pictures, logs and checkpoints of the trainings."""
+"""Where drawn pictures, logs and checkpoints of the trainings lie."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Steps, batch size and learning rate of a training."""
+    """How long and how fast a net is trained."""
 
     num_steps: int
     batch_size: int
@@ -30,7 +30,7 @@ class Recipe:
 
 
 class Batches(IterableDataset[Tensor]):
-    """Index batches ``[B]``, each epoch a function of (seed, epoch)."""
+    """Index batches ``[B]``, each a function of (seed, epoch): no state to lose."""
 
     def __init__(self, num_items: int, recipe: Recipe) -> None:
         self.num_items, self.recipe = num_items, recipe
@@ -45,7 +45,7 @@ class Batches(IterableDataset[Tensor]):
 
 
 class Fit(L.LightningModule):
-    """Base class of the trainings: optimizer, schedule, and log lines."""
+    """Base of the trainings: optimizer, schedule, and one log line in a while."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -67,8 +67,8 @@ class Fit(L.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def print_values(self, values: dict[str, Tensor | float], every_n_steps: int = 50) -> None:
-        """Print the values at every ``every_n_steps``-th step, with the elapsed time."""
+    def tell(self, values: dict[str, Tensor | float], every_n_steps: int = 50) -> None:
+        """Print the values at every ``every_n_steps``-th step, with the time gone by."""
         if self.global_step % every_n_steps:
             return
         spent = time.monotonic() - self.started
@@ -82,10 +82,10 @@ def fit(module: Fit, num_items: int, name: str) -> float:
     Args:
         module: Its ``training_step`` takes the indices of a batch, ``[B]`` int64.
         num_items: Indices are below this.
-        name: Name of the checkpoint under ``outputs/world``.
+        name: Of the checkpoint under ``outputs/world``.
 
     Returns:
-        Duration in seconds.
+        The seconds it took.
     """
     keep = ModelCheckpoint(WORK_FOLDER / name, filename="last", every_n_train_steps=200)
     trainer = L.Trainer(
