@@ -22,7 +22,7 @@ from torch.nn.functional import mse_loss
 from benchmarks.data import write_folder
 from benchmarks.prepared_run import prepared_run
 from benchmarks.results import Result, machine, publish, show
-from sdlora.commands.train.duration import wait_for
+from sdlora.commands.train.duration import synchronize
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.models.family import input_dtype
 from sdlora.models.memory import compile_denoiser
@@ -106,7 +106,7 @@ class Passes:
                 began = time.perf_counter()
                 for _ in range(num_steps):
                     self._pass(unet, SIDES[0])
-                wait_for(self._device)
+                synchronize(self._device)
                 found[way]["step"].append((time.perf_counter() - began) / num_steps)
         return found
 
@@ -116,10 +116,10 @@ class Passes:
         return unet
 
     def _timed(self, unet: nn.Module, side: int) -> float:
-        wait_for(self._device)
+        synchronize(self._device)
         began = time.perf_counter()
         self._pass(unet, side)
-        wait_for(self._device)
+        synchronize(self._device)
         return time.perf_counter() - began
 
     def _gradient(self, unet: nn.Module) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from sdlora.assembly.scorers import embedded
+from sdlora.assembly.scorers import asset_folder
 from sdlora.data.pictures.decode import read_picture, to_tensor, to_unit_range
 from sdlora.runtime.files import atomic_path, write_text
 from sdlora.world.attributes import AttributeClassifier
@@ -28,7 +28,7 @@ def followed(folder: Path, prompts: list[str]) -> dict[str, float]:
     """Share of named attributes that a folder's pictures show, overall and one by one, [0, 1]."""
     paths = sorted(folder.glob("*.png"))
     pixels = to_unit_range(torch.stack([to_tensor(read_picture(path)) for path in paths]))
-    classifier = AttributeClassifier.from_pretrained(embedded("tiny-attributes")).eval()
+    classifier = AttributeClassifier.from_pretrained(asset_folder("tiny-attributes")).eval()
     return prompts_followed(classifier, pixels, prompts)
 
 

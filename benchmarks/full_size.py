@@ -32,7 +32,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from sdlora.assembly.scorers import embedded
+from sdlora.assembly.scorers import asset_folder
 from tests.architectures import CLIP_L, OPENCLIP_BIGG, SD15_UNET, SD_VAE, SDXL_UNET
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -70,7 +70,7 @@ FAMILIES: dict[str, Callable[[], DiffusionPipeline]] = {"sd15": sd15, "sdxl": sd
 
 
 def _tokenizer() -> CLIPTokenizer:
-    return CLIPTokenizer.from_pretrained(embedded("tiny-sd") / "tokenizer")
+    return CLIPTokenizer.from_pretrained(asset_folder("tiny-sd") / "tokenizer")
 
 
 def _scheduler() -> DDIMScheduler:

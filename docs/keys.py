@@ -44,15 +44,15 @@ def _sections(program: str, root: str, schema: type, without: type | None = None
         program: Its name.
         root: Its root file in ``conf/``.
         schema: Its dataclass.
-        without: Groups of this schema are told of already.
+        without: Groups of this schema are left out.
     """
     values = _composed(root)
     groups = {name: kind for name, kind in _kinds(schema).items() if is_dataclass(kind)}
-    told = set() if without is None else set(_kinds(without).values())
+    listed = set() if without is None else set(_kinds(without).values())
     yield f"## `{program}`\n"
     yield _table([row for row in _rows(schema, "", values) if row[0] not in groups])
     for name, kind in groups.items():
-        if kind not in told:
+        if kind not in listed:
             yield f"### `{name}`\n"
             yield from _options(name)
             yield _table(list(_rows(kind, f"{name}.", values)))
@@ -79,14 +79,14 @@ def _options(group: str) -> Iterator[str]:
 def _first_sentence(path: Path) -> str:
     lines = path.read_text("utf-8").splitlines()
     comments = [line[1:].strip() for line in lines if line.startswith("#")]
-    told = " ".join(line for line in comments if not line.startswith("@package"))
-    sentence = told.partition(". ")[0].rstrip(".:")
+    comment = " ".join(line for line in comments if not line.startswith("@package"))
+    sentence = comment.partition(". ")[0].rstrip(".:")
     return f"{sentence}." if sentence else "no comment."
 
 
 def _rows(schema: Any, prefix: str, values: Any) -> Iterator[tuple[str, str, str, str]]:
     """Key, type, value and meaning of every key below a schema."""
-    told, hints = _docstrings(schema), _kinds(schema)
+    meanings, hints = _docstrings(schema), _kinds(schema)
     named = groups_by_name(schema)
     for item in fields(schema):
         kind, key = hints[item.name], prefix + item.name
@@ -98,7 +98,7 @@ def _rows(schema: Any, prefix: str, values: Any) -> Iterator[tuple[str, str, str
         elif named is not None and item.name == named[0]:
             yield from _rows(named[1], f"{prefix}{ANY_NAME}.", values)
         else:
-            yield key, _typed(kind), _shown(values, key), told[item.name]
+            yield key, _typed(kind), _shown(values, key), meanings[item.name]
 
 
 def _kinds(schema: type) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""A sweeper on Optuna's public API: each trial is a cell, whose values follow from earlier ones.
+"""The Hydra sweeper of searches, on Optuna's public API: each trial is a cell.
 
-Hydra takes sweepers from the namespace package ``hydra_plugins`` only.
+Hydra finds sweepers in the namespace package ``hydra_plugins`` only.
 """
 
 import importlib.util
@@ -30,8 +30,8 @@ class SearchingSweeper(Sweeper):
     """Searches ``choice(...)``, ``range(...)``, ``interval(...)`` and lists, ``tag(log, ...)`` too.
 
     Args:
-        params: Presets of the command line, as of every sweeper.
-        max_batch_size: Of Hydra's basic sweeper; not used.
+        params: Presets of the command line, as for every sweeper.
+        max_batch_size: Argument of Hydra's basic sweeper; not used.
     """
 
     def __init__(self, params: Any, max_batch_size: int | None = None) -> None:
@@ -42,7 +42,7 @@ class SearchingSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Take what Hydra gives; make the launcher that ``hydra/launcher`` names."""
+        """Keep Hydra's context, and make the launcher that ``hydra/launcher`` names."""
         self.hydra_context = hydra_context
         self.config = config
         self.launcher = Plugins.instance().instantiate_launcher(
@@ -96,7 +96,7 @@ class SearchingSweeper(Sweeper):
         swept: Sequence[Any],
         shared: Sequence[str],
     ) -> None:
-        """Trials that were cut go first; the error of the first that failed is raised last."""
+        """Run killed trials first; raise the error of the first failed one at the end."""
         from sdlora.sweep.plan import write_sweep
         from sdlora.sweep.search import SearchError
 
@@ -113,13 +113,13 @@ class SearchingSweeper(Sweeper):
                 with search.alone():
                     left = max(0, config.num_trials - search.num_trials - failed)
                     num_new = 0 if cut else min(config.trials_at_once, left)
-                    asked, cut = [*cut, *(search.ask() for _ in range(num_new))], []
+                    numbers, cut = [*cut, *(search.ask() for _ in range(num_new))], []
                     known = search.cells()
                     total = len(known) + left - num_new
                     write_sweep(search.folder, name, arguments, swept, shared, known, total)
-                if not asked:
+                if not numbers:
                     break
-                trials = [number for number in asked if number is not None]
+                trials = [number for number in numbers if number is not None]
                 jobs = jobs_of(search.folder, [search.cell(n) for n in trials], shared)
                 if jobs:
                     results = self.launcher.launch(jobs, initial_job_idx=num_jobs)
@@ -127,7 +127,7 @@ class SearchingSweeper(Sweeper):
                     num_jobs += len(jobs)
                 with search.alone():
                     reasons = [reason for n in trials if (reason := search.tell(n))]
-                failed += len(asked) - len(trials) + len(reasons)
+                failed += len(numbers) - len(trials) + len(reasons)
                 missing += reasons
         print(f"search {search.folder}: {search.line()}")
         raise_first(errors)
@@ -136,7 +136,7 @@ class SearchingSweeper(Sweeper):
 
 
 def _searched(parser: OverridesParser, item: Override) -> Any:
-    """A key's space, as Optuna has it."""
+    """Optuna's distribution of a key's space."""
     from optuna import distributions
 
     from sdlora.config.rules import ConfigError
@@ -158,7 +158,7 @@ def _searched(parser: OverridesParser, item: Override) -> Any:
 
 
 def _numbers(swept: IntervalSweep | RangeSweep, log: bool) -> Any:
-    """Whole numbers where the ends are, as ``int(interval(1,8))`` and ``range(1,9)`` have them."""
+    """An int distribution if both ends are whole numbers, as in ``int(interval(1,8))``."""
     from optuna.distributions import FloatDistribution, IntDistribution
 
     if isinstance(swept, IntervalSweep):

@@ -1,6 +1,6 @@
-"""Hydra's basic sweeper that writes its cells down, and runs those that are missing or failed.
+"""The Hydra sweeper of grids, which records its cells and runs missing and failed ones.
 
-Hydra takes sweepers from the namespace package ``hydra_plugins`` only.
+Hydra finds sweepers in the namespace package ``hydra_plugins`` only.
 """
 
 import math
@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 class ResumingSweeper(basic_sweeper.BasicSweeper):
     """Grids, lists, ranges and globs; ``hydra.sweeper.params`` are presets of the command line.
 
-    All else that it knows lies on the disk, so the same command goes on with the same sweep.
+    Its state is on the disk, so the same command continues the same sweep.
     """
 
     def sweep(self, arguments: list[str]) -> Any:
@@ -55,7 +55,7 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
         return None
 
     def _launch(self, jobs: list[list[str]]) -> list[JobReturn]:
-        """Run all jobs; gives those that failed. Launchers of other processes get all at once."""
+        """Run all jobs, and return failed ones. Launchers of other processes get all at once."""
         assert self.launcher is not None
         failed: list[JobReturn] = []
         number = 0
@@ -67,7 +67,7 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
         return failed
 
     def _parsed(self, command: Sequence[str], max_jobs: int) -> tuple[list[Any], list[str]]:
-        """Swept keys, and the overrides that all cells share; the last of equal keys counts."""
+        """Swept keys, and the overrides of all cells; the last of equal keys counts."""
         from sdlora.config.rules import ConfigError
         from sdlora.sweep.plan import SweptKey
 
@@ -110,7 +110,7 @@ def whole_command(config: Any, arguments: Sequence[str]) -> list[str]:
 
 
 def split(parser: OverridesParser, command: Sequence[str]) -> tuple[list[Override], list[str]]:
-    """Overrides that are swept, and those that all cells share; the last of equal keys counts."""
+    """Swept overrides, and those of all cells; the last of equal keys counts."""
     swept: list[Override] = []
     shared: list[str] = []
     for key, item in {o.key_or_group: o for o in parser.parse_overrides(list(command))}.items():
@@ -124,15 +124,15 @@ def split(parser: OverridesParser, command: Sequence[str]) -> tuple[list[Overrid
 
 
 def refuse_too_many(count: int, max_jobs: int) -> None:
-    """Fail where more runs are asked for than ``sweep.max_jobs`` allows."""
+    """Raise an error for more runs than ``sweep.max_jobs`` allows."""
     from sdlora.config.rules import require
 
-    remedy = f"{count} runs are asked for; set sweep.max_jobs={count} to start them all"
+    remedy = f"{count} runs are too many; set sweep.max_jobs={count} to start them all"
     require(count <= max_jobs, "sweep.max_jobs", max_jobs, remedy)
 
 
 def raise_first(failed: Sequence[JobReturn]) -> None:
-    """Raise what the first of the failed cells raised; each has told its own error before.
+    """Raise the error of the first failed cell; each has printed its own error before.
 
     Hydra's ``return_value`` would print the overrides once more, below all messages.
     """
@@ -141,7 +141,7 @@ def raise_first(failed: Sequence[JobReturn]) -> None:
 
 
 def jobs_of(folder: Path, cells: Sequence[Any], shared: Sequence[str]) -> list[list[str]]:
-    """Overrides of each cell that is not done; one that was cut goes on from its checkpoint."""
+    """Overrides of each cell that is not done; a killed one resumes from its checkpoint."""
     from sdlora.cli.command_line import quoted
     from sdlora.runs.checkpoints import CHECKPOINTS, steps_on_disk
     from sdlora.sweep.state import DONE, read_state

@@ -1,4 +1,4 @@
-"""``sdlora COMMAND``: what this project does, by name, from any folder."""
+"""The console command ``sdlora COMMAND``, which works from any folder."""
 
 import argparse
 import pkgutil
@@ -16,7 +16,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Run the command that the first word names; the other words are its own."""
+    """Run the command that the first word names, with the other words as its arguments."""
     words = sys.argv[1:]
     run_task(lambda: require_command("sdlora", words, COMMANDS))
     name = parser().parse_args(words[:1]).command
@@ -25,12 +25,12 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the first word. It imports no library that is slow."""
+    """Parser of the first word. It imports no slow library."""
     lines = [f"  {name:10}{help_line}" for name, (_, help_line) in COMMANDS.items()]
     whole = argparse.ArgumentParser(
         prog="sdlora",
         description="LoRAs from captioned pictures, chosen by measurement.",
-        epilog="\n".join(["commands:", *lines, "", "sdlora COMMAND --help tells what each takes."]),
+        epilog="\n".join(["commands:", *lines, "", "sdlora COMMAND --help lists its arguments."]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     whole.add_argument("command", choices=tuple(COMMANDS))

@@ -1,4 +1,4 @@
-"""LoRAs as matrices: the size of an update, a smaller rank, sums, the difference of two models."""
+"""LoRA arithmetic: norms, smaller ranks, weighted sums, differences of weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from sdlora.runtime.progress import Progress
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How much of a matrix its largest singular values keep.
+    """A truncation of the singular values of a matrix.
 
     Attributes:
-        r: The most singular values to keep, >= 1; ``None``: no bound.
+        r: Largest number of singular values to keep, >= 1; ``None``: no bound.
         keep: Keep at least this share of the sum of squared singular values, in (0, 1]; ``None``:
             no bound. With both, ``r`` wins.
     """
@@ -26,7 +26,7 @@ class Cut:
     keep: float | None = None
 
     def rank(self, singular_values: Tensor) -> int:
-        """How many of ``[K]`` descending singular values are kept; at least 1."""
+        """Number of the ``[K]`` descending singular values that are kept; at least 1."""
         energy = singular_values.double().square().cumsum(0)
         rank = len(energy)
         if self.keep is not None and energy[-1] > 0:
@@ -36,11 +36,11 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """Squared Frobenius norms, of which a cut keeps a share.
+    """Squared Frobenius norms before and after a truncation.
 
     Attributes:
-        total: Before the cut.
-        lost: What the cut took away: the sum of the squared singular values left out.
+        total: Squared norm before it.
+        lost: Sum of the discarded squared singular values.
     """
 
     total: float = 0.0
@@ -51,7 +51,7 @@ class Energy:
 
     @property
     def relative_error(self) -> float:
-        """Frobenius norm of what is lost, relative to the whole; 0 where there is nothing."""
+        """Frobenius norm of the lost part, relative to the whole; 0 for a zero matrix."""
         return (self.lost / self.total) ** 0.5 if self.total else 0.0
 
 
@@ -67,16 +67,16 @@ def update_norm(layer: Mapping[str, Tensor]) -> float:
 
 
 def resized_layer(layer: Mapping[str, Tensor], cut: Cut) -> tuple[dict[str, Tensor], Energy]:
-    """The best update of a smaller rank (Eckart-Young): its largest singular values.
+    """The best approximation of an update by a smaller rank (Eckart-Young).
 
     The product is not formed: with ``B = Q R`` and ``A^T = P S`` (QR), the singular values of
     ``B A`` are those of the small ``R S^T``. The scale ``alpha / r`` stays, so alpha shrinks with
-    the rank; the roots of the singular values go into both matrices. A layer that loses nothing is
-    given back as it is, to the bit.
+    the rank; the square roots of the singular values go into both matrices. A layer that loses
+    nothing is returned unchanged, to the bit.
 
     Args:
         layer: ``A``, ``B``, ``alpha`` of one layer.
-        cut: What to keep.
+        cut: The truncation.
 
     Returns:
         The layer in float32, and the energy of its update before and after.
@@ -100,7 +100,7 @@ def resized_layer(layer: Mapping[str, Tensor], cut: Cut) -> tuple[dict[str, Tens
 def resized(
     lora: LoraFile, cut: Cut, progress: Progress
 ) -> tuple[dict[str, Layers], dict[str, Energy]]:
-    """Every layer cut by itself: :func:`resized_layer`; the ranks of ``cut.keep`` may differ.
+    """:func:`resized_layer` of every layer; with ``cut.keep`` ranks may differ.
 
     Returns:
         For each part its layers, and the energy of its whole update.
@@ -108,7 +108,7 @@ def resized(
     Raises:
         LoraError: If a part is a DoRA, whose magnitudes were trained for the old direction.
     """
-    refuse_dora(lora, "its magnitudes were trained for the whole update, not for a cut one")
+    refuse_dora(lora, "its magnitudes were trained for the whole update, not for a truncated one")
     parts: dict[str, Layers] = {}
     energies: dict[str, Energy] = {}
     for part in lora.states:
@@ -120,15 +120,15 @@ def resized(
 
 
 def difference_layer(difference: Tensor, cut: Cut) -> tuple[dict[str, Tensor], Energy]:
-    """The LoRA nearest to a difference of weights: its largest singular values.
+    """The nearest LoRA of a difference of weights, from its largest singular values.
 
     Args:
         difference: Tuned less base weight: ``[out, in]``, or ``[out, in, h, w]`` of a convolution.
-        cut: What to keep.
+        cut: The truncation.
 
     Returns:
-        ``A``, ``B`` with the roots of the singular values in both, so that neither is far from 1 in
-        16 bits; alpha is the rank, a scale of 1. And the energy of the difference.
+        ``A`` and ``B`` with the square roots of the singular values in both, so that neither leaves
+        the range of 16 bits; alpha is the rank, a scale of 1. And the energy of the difference.
     """
     u, s, vh = torch.linalg.svd(difference.flatten(1).float(), full_matrices=False)
     rank = cut.rank(s)
@@ -142,7 +142,7 @@ def difference_layer(difference: Tensor, cut: Cut) -> tuple[dict[str, Tensor], E
 
 
 def added(loras: Sequence[LoraFile], weights: Sequence[float]) -> dict[str, Layers]:
-    """The weighted sum of updates, exactly: matrices side by side, the rank their ranks' sum.
+    """The exact weighted sum of updates: concatenated matrices, whose rank is the sum of ranks.
 
     ``B = [w1 s1 B1, w2 s2 B2, ...]`` and ``A = [A1; A2; ...]`` give ``B A = sum of wi si Bi Ai``;
     alpha is the rank, a scale of 1.
@@ -159,7 +159,7 @@ def added(loras: Sequence[LoraFile], weights: Sequence[float]) -> dict[str, Laye
     """
     found: dict[str, dict[str, list[dict[str, Tensor]]]] = {}
     for lora, weight in zip(loras, weights, strict=True):
-        refuse_dora(lora, "the sum of DoRAs is none: they scale whole weights")
+        refuse_dora(lora, "a sum of DoRAs is no DoRA: they scale whole weights")
         for part in lora.states:
             for name, layer in lora.layers(part).items():
                 one = {"A": layer["A"].float(), "B": layer["B"].float() * weight * _scale(layer)}
@@ -172,7 +172,7 @@ def added(loras: Sequence[LoraFile], weights: Sequence[float]) -> dict[str, Laye
     ]
     if wrong:
         raise LoraError(
-            f"{len(wrong)} layers have other shapes in other files{listing(wrong)}\n"
+            f"{len(wrong)} layers have different shapes in the files{listing(wrong)}\n"
             "They were made for different base models; add only LoRAs of one."
         )
     return {
@@ -182,7 +182,7 @@ def added(loras: Sequence[LoraFile], weights: Sequence[float]) -> dict[str, Laye
 
 
 def refuse_dora(lora: LoraFile, why: str) -> None:
-    """Refuse what this mathematics does not hold for.
+    """Refuse DoRAs, for which the arithmetic does not hold.
 
     Raises:
         LoraError: If a part is a DoRA.

@@ -1,4 +1,4 @@
-"""Names of adapter weights in each layout -> part, layer and role, and back."""
+"""Keys of adapter weights in each file layout, and their part, layer and role."""
 
 import re
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ from sdlora.models.original_names import ONLY_SGM
 
 Layout = Literal["diffusers", "kohya", "peft"]
 Layers = dict[str, dict[str, Tensor]]
-"""Layer name -> ``A``, ``B``, and maybe ``magnitude`` and ``alpha``."""
+"""Layer name -> ``A``, ``B``, and optionally ``magnitude`` and ``alpha``."""
 
 CLIP_INSIDE = "text_model."
-"""Where a CLIP text encoder's layers lie in transformers before 5 and in all files; its projection
-lies beside it. transformers 5 kept it in ``CLIPTextModelWithProjection`` alone."""
+"""Prefix of a CLIP text encoder's layers (except its projection) in files and in transformers
+before 5. transformers 5 kept it in ``CLIPTextModelWithProjection`` only."""
 
 KOHYA_KINDS = {
     "lora_down.weight": "A",
@@ -45,22 +45,23 @@ def sort_by_layer(
     layers_per_block: int,
     part: str | None = None,
 ) -> dict[str, Layers]:
-    """Give each tensor its part, layer and role; what has none is an error, never left out.
+    """Sort tensors by part, layer and role; unknown keys are an error.
 
     Args:
         path: For messages.
-        tensors: As a file of this layout holds them.
-        layout: Whose names they have; ``diffusers`` covers every age of that layout.
-        layers_per_block: Of the UNet, for block names of the original Stable Diffusion code.
-        part: Which one layers belong to where the keys name none (peft); ``None``: a denoiser, or
-            the first text encoder, as the names show.
+        tensors: Tensors of a file of this layout.
+        layout: Layout of the names; ``diffusers`` covers all versions of that layout.
+        layers_per_block: Resnets per block of the UNet, for block names of the original Stable
+            Diffusion code.
+        part: Part of keys that name none (peft); ``None``: a denoiser or the first text encoder,
+            by their names.
 
     Returns:
-        For each part that a family trains the layers, by their names in diffusers; those of CLIP
-        without ``text_model.``
+        For each part the layers by their names in diffusers; those of CLIP without
+        ``text_model.``
 
     Raises:
-        LoraError: Listing keys that are none of these, and layers without both matrices.
+        LoraError: Listing unknown keys, and layers without both matrices.
     """
     names = part_names()
     sorted_parts: dict[str, Layers] = {name: {} for name in names}
@@ -101,7 +102,7 @@ def parse_key(key: str) -> tuple[str, str]:
 
 
 def clip_name(layer: str) -> str:
-    """A layer of a CLIP text encoder as files name it, whatever transformers has it as."""
+    """Name in files of a layer of a CLIP text encoder, for any version of transformers."""
     if layer.startswith("text_projection"):
         return layer
     return CLIP_INSIDE + layer.removeprefix(CLIP_INSIDE)
@@ -113,12 +114,12 @@ def to_diffusers(
     """Keys of the diffusers layout: raw peft keys behind the part's name.
 
     Raw keys, since diffusers' own converter renames attention keys only and its loader then drops
-    the others. ``text_model.`` goes in front of the text encoders', where transformers before 5,
-    ComfyUI and A1111 look for it.
+    the others. Keys of text encoders get the prefix ``text_model.``, which transformers before 5,
+    ComfyUI and A1111 expect.
 
     Args:
         states: For each part the raw peft state.
-        names: What files call the parts of the family.
+        names: Names of the family's parts in files.
     """
     return {
         f"{part}.{clip_name(key) if names[part].is_clip else key}": value
@@ -140,7 +141,7 @@ def to_kohya(
     Args:
         states: For each part the raw peft state.
         alphas: For each part, effective alpha (scale times rank) by layer name.
-        names: What files call the parts of the family.
+        names: Names of the family's parts in files.
 
     Source:
         kohya-ss/sd-scripts, networks/lora.py.
@@ -192,14 +193,14 @@ def _kohya_place(
 
 
 def kohya_prefixes(names: Mapping[str, PartNames]) -> tuple[str, ...]:
-    """How names of the kohya layout begin."""
+    """Prefixes of names in the kohya layout."""
     return tuple(prefix for each in names.values() for prefix in each.kohya)
 
 
 def _peft_place(
     key: str, names: Mapping[str, PartNames], part: str | None = None
 ) -> tuple[str, str, str] | None:
-    """Part, layer and role of a key of the peft layout or any age of the diffusers layout."""
+    """Part, layer and role of a key of the peft layout or any version of the diffusers layout."""
     key = key.removeprefix("base_model.model.")
     is_text = key.startswith((CLIP_INSIDE, "encoder.layers.", "text_projection."))
     part = part or next(name for name, each in names.items() if each.is_clip == is_text)

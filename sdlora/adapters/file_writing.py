@@ -1,4 +1,4 @@
-"""A LoRA, on a model or without one -> one file of each layout, with what its readers look for."""
+"""Writers of LoRA files in each layout, for adapters on a model and for LoRAs without one."""
 
 import hashlib
 import json
@@ -29,12 +29,12 @@ CONFIG_FIELDS = (
     "use_rslora",
     "use_dora",
 )
-"""What diffusers needs to know of an adapter; a field that another peft version does not know would
-stop it from loading."""
+"""Fields of peft's config that diffusers needs; a field unknown to another peft version would
+prevent loading."""
 
 
 def adapted_parts(parts: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """Those of a model's parts that carry an adapter.
+    """The parts of a model that have an adapter.
 
     Raises:
         LoraError: If none does.
@@ -46,14 +46,14 @@ def adapted_parts(parts: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
 
 
 def adapters_of(parts: Mapping[str, nn.Module], metadata: Mapping[str, str]) -> LoraFile:
-    """The adapters on a model as a file holds them.
+    """The adapters of a model as a ``LoraFile``.
 
     Args:
-        parts: The model's, by name; those without an adapter are left out.
+        parts: Parts of the model by name; those without an adapter are left out.
         metadata: Text for the header.
 
     Raises:
-        LoraError: If there is no adapter, or it is one that no file holds.
+        LoraError: If there is no adapter, or none that a file can hold.
     """
     modules = adapted_parts(parts)
     return LoraFile(
@@ -80,8 +80,8 @@ def write_diffusers(
 
     Args:
         path: The ``.safetensors`` file.
-        parts: The model's, by name; those without an adapter are left out.
-        names: What files call the parts of its family.
+        parts: Parts of the model by name; those without an adapter are left out.
+        names: Names of its family's parts in files.
         metadata: Text for the header; the adapters' configs are added, without which diffusers
             takes alpha for the rank.
 
@@ -104,8 +104,7 @@ def write_kohya(
 ) -> Path:
     """Write the layout that ComfyUI and A1111 read; arguments and errors as ``write_diffusers``.
 
-    Which base it belongs to (``ss_base_model_version``, ``modelspec.architecture``) is for
-    ``metadata`` to say.
+    ``metadata`` names the base (``ss_base_model_version``, ``modelspec.architecture``).
     """
     return write_kohya_file(path, adapters_of(parts, metadata), names)
 
@@ -181,7 +180,7 @@ def write_peft_folders(folder: Path, lora: LoraFile, names: Mapping[str, PartNam
 
 
 def _refuse_what_no_file_holds(lora: LoraFile, names: Mapping[str, PartNames]) -> None:
-    """Refuse parts without a name, and what diffusers and kohya's readers would load in half."""
+    """Refuse parts without a name in files, and text encoder DoRAs, which are read in part only."""
     for part, spec in lora.specs.items():
         if part not in names:
             raise LoraError(f"{part}: files hold adapters of {', '.join(names)} only; freeze it")
@@ -208,7 +207,7 @@ def _nameless(key: str) -> str:
 
 
 def _spec(config: LoraConfig) -> LoraSpec:
-    """What peft says of an adapter on a model."""
+    """The spec of an adapter from its peft config."""
     assert isinstance(config.target_modules, set | list), "a spec lists its targets"
     return LoraSpec(
         r=config.r,
@@ -223,7 +222,7 @@ def _spec(config: LoraConfig) -> LoraSpec:
 
 
 def _fields(spec: LoraSpec) -> dict[str, Any]:
-    """peft's config of an adapter as JSON holds it: sets as sorted lists."""
+    """An adapter's peft config as JSON values: sets as sorted lists."""
     config = LoraConfig(
         r=spec.r,
         lora_alpha=spec.alpha,  # type: ignore[arg-type]  # peft divides it, so a float is right
@@ -239,7 +238,7 @@ def _fields(spec: LoraSpec) -> dict[str, Any]:
 
 
 def _hashes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[str, str]:
-    """What model managers know a file by; none of them changes with the other metadata.
+    """Hashes by which model managers identify a file, independent of other metadata.
 
     Source:
         kohya-ss/sd-scripts, library/train_util.py, ``precalculate_safetensors_hashes``; ModelSpec

@@ -1,4 +1,4 @@
-"""LoRA files of any layout (diffusers, kohya, peft) <-> adapters on a model."""
+"""Reading of LoRA files of any layout (diffusers, kohya, peft), and applying them to a model."""
 
 import json
 from collections.abc import Mapping
@@ -33,13 +33,13 @@ def read_lora(path: Path | str, layers_per_block: int = 2, must_be_finite: bool 
 
     Args:
         path: A ``.safetensors`` file, an export folder, or a peft folder.
-        layers_per_block: Of the UNet, for block names of the original Stable Diffusion code
-            (``input_blocks_4_1``); 2 in every released Stable Diffusion.
-        must_be_finite: Refuse NaN and infinity; ``False`` is for looking at a file only.
+        layers_per_block: Resnets per block of the UNet, for block names of the original Stable
+            Diffusion code (``input_blocks_4_1``); 2 in every released Stable Diffusion.
+        must_be_finite: Refuse NaN and infinity; ``False`` is for inspection only.
 
     Returns:
-        Weights and spec of each part. Alpha comes from the file; where it says none, it is the
-        rank, as everywhere in the field.
+        Weights and spec of each part. Alpha comes from the file; without one it is the rank, as is
+        usual.
 
     Raises:
         LoraError: If it cannot be read, or holds keys that are no LoRA for these parts.
@@ -66,7 +66,7 @@ def read_metadata(path: Path | str) -> dict[str, str]:
     """The header's strings of a LoRA file or folder; no tensor is read.
 
     Raises:
-        LoraError: If there is no such file, or it is none.
+        LoraError: If there is no such file, or it is no LoRA.
     """
     path = Path(path)
     folders = _peft_folders(path)
@@ -77,11 +77,11 @@ def read_metadata(path: Path | str) -> dict[str, str]:
 def apply_lora(parts: Mapping[str, nn.Module], lora_file: LoraFile, scale: float = 1.0) -> None:
     """Add a LoRA to a model, in place, as adapter ``default``.
 
-    Which model a file was made for is not guessed from its names: it fits this one or it does not.
+    The model of a file is not guessed from its names: it fits this model or it does not.
 
     Args:
-        parts: The model's, by name, all without an adapter.
-        lora_file: As ``read_lora`` gives it.
+        parts: Parts of the model by name, all without an adapter.
+        lora_file: A LoRA from ``read_lora``.
         scale: Strength; 1 as trained.
 
     Raises:
@@ -96,12 +96,12 @@ def apply_lora(parts: Mapping[str, nn.Module], lora_file: LoraFile, scale: float
 
 
 def fit_lora(parts: Mapping[str, nn.Module], lora_file: LoraFile) -> LoraFile:
-    """A LoRA with names and shapes as the layers of a model have them.
+    """A LoRA with the names and shapes of a model's layers.
 
     Args:
-        parts: The model's, by name, with or without an adapter; only shapes count, so they may be
-            on the meta device.
-        lora_file: As ``read_lora`` gives it.
+        parts: Parts of the model by name, with or without an adapter; only shapes count, so they
+            may be on the meta device.
+        lora_file: A LoRA from ``read_lora``.
 
     Raises:
         LoraError: Listing every key that matches no layer and every shape that differs.
@@ -126,11 +126,10 @@ def fit_lora(parts: Mapping[str, nn.Module], lora_file: LoraFile) -> LoraFile:
 
 
 def remove_lora(*modules: nn.Module) -> None:
-    """Take adapters off again, in place: what :func:`apply_lora` did is undone.
+    """Remove adapters, in place; the inverse of :func:`apply_lora`.
 
     Args:
-        modules: Parts of a model, as diffusers and transformers have them; those without an
-            adapter stay as they are.
+        modules: Parts of a model; those without an adapter are unchanged.
     """
     for module in modules:
         if lora_parameters(module):
@@ -192,9 +191,9 @@ def _json(path: Path, text: str) -> dict[str, Any]:
 
 
 def _fit(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors in the shapes that the layers need, and what does not fit.
+    """Tensors in the shapes of the layers, and messages on those that do not fit.
 
-    A 1x1 convolution and a linear layer are the same thing, and files write either for the other.
+    Files store a 1x1 convolution like a linear layer and the other way round.
     """
     modules = dict(module.named_modules())
     fitted, problems = {}, []
@@ -219,7 +218,7 @@ def _fit(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tens
 
 
 def _without_ones(shape: Any, kind: str) -> list[int]:
-    """A shape without what a 1x1 kernel adds to it; a DoRA scale must lie along the outputs."""
+    """A shape without the dimensions of a 1x1 kernel; a DoRA scale must lie along the outputs."""
     shape = list(shape)
     if kind == "magnitude" and shape[:1] == [1] and len(shape) == 4:
         shape = shape[1:]

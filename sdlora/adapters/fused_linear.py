@@ -1,4 +1,4 @@
-"""A linear layer with LoRA whose update is added by the matrix product that computes it."""
+"""A LoRA linear layer that adds the update in the matrix product that computes it."""
 
 from typing import Any
 
@@ -8,15 +8,14 @@ from torch import Tensor
 
 
 class FusedLinear(Linear):
-    """peft's ``Linear``; while gradients are recorded ``W x + b + s B (A x)`` takes fewer kernels.
+    """peft's ``Linear`` with fewer kernels for ``W x + b + s B (A x)`` in training.
 
-    peft multiplies, scales and adds in three, and lifts ``x`` to the adapter's float32 before
-    autocast takes it down again: exact, and a copy of every input and of its gradient. Here
-    ``addmm`` does all three, rounding once, and ``x`` stays as it is.
+    peft multiplies, scales and adds in three kernels, and casts ``x`` to the adapter's float32
+    before autocast casts it back: exact, but it copies every input and its gradient. Here ``addmm``
+    does all three, rounding once, without a copy of ``x``.
 
-    Without gradients peft computes, so that pictures and proofs of files are to the bit what
-    diffusers makes of those files. peft also computes what is no plain LoRA on a plain call: DoRA,
-    an adapter that is merged or switched off.
+    Without gradients peft's own forward is used, so that pictures and proofs of files are bit-exact
+    with diffusers. It is also used for DoRA and for merged or disabled adapters.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -35,6 +34,6 @@ class FusedLinear(Linear):
         return result
 
     def _has_one_dtype(self, x: Tensor) -> bool:
-        """Whether base and adapter compute in the same: their own, or autocast's."""
+        """Whether base and adapter compute in one dtype: their own, or autocast's."""
         is_same = all(self.lora_A[name].weight.dtype == x.dtype for name in self.lora_A)
         return is_same or torch.is_autocast_enabled(x.device.type)

@@ -1,4 +1,4 @@
-"""What is in a LoRA file, in numbers: layers, ranks, alphas, norms, and whether they are finite."""
+"""Inspection of a LoRA file: layers, ranks, alphas, norms, finiteness."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -22,23 +22,23 @@ KINDS = {
     "embeddings": ("time_emb", "add_embedding"),
     "convolutions": ("conv",),
 }
-"""Kind of layer -> what its name holds; the first that fits."""
+"""Kind of layer -> substrings of its name; the first match counts."""
 
 NUM_STRONGEST = 3
 
 
 @dataclass(frozen=True, slots=True)
 class PartFacts:
-    """One part of a model.
+    """Facts of one part of a model.
 
     Attributes:
-        kinds: Kind of layer -> how many of them have an adapter.
+        kinds: Kind of layer -> number of adapted layers.
         ranks: Rank -> number of layers.
         alphas: Effective alpha -> number of layers.
-        is_dora: Whether magnitudes are trained too; norms leave them out.
+        is_dora: Whether magnitudes are trained too; norms do not include them.
         norm: Frobenius norm of the whole part's update, ``alpha / r * B @ A``; ``None``: not
             finite.
-        strongest: The layers of the largest norms, the largest first.
+        strongest: Layers with the largest norms, in descending order.
         not_finite: Tensors that hold NaN or infinity.
     """
 
@@ -56,12 +56,12 @@ class FileFacts:
     """A LoRA file.
 
     Attributes:
-        path: It, or its folder.
-        num_bytes: Of all its weights files.
+        path: The file, or its folder.
+        num_bytes: Size of all its weight files.
         layout: ``diffusers``, ``kohya`` or ``peft``.
-        dtypes: Of its matrices.
+        dtypes: Dtypes of its matrices.
         parts: By name.
-        metadata: The header's strings, whole.
+        metadata: The complete strings of the header.
     """
 
     path: str
@@ -78,7 +78,7 @@ class FileFacts:
 
 
 def inspect_lora(path: Path) -> FileFacts:
-    """Look at a LoRA file or folder of any layout; NaN and infinity are told, not refused.
+    """Inspect a LoRA file or folder of any layout; NaN and infinity are reported, not refused.
 
     Raises:
         LoraError: If it cannot be read, or holds keys that are no LoRA.
@@ -97,7 +97,7 @@ def inspect_lora(path: Path) -> FileFacts:
 
 
 def part_facts(lora: LoraFile, part: str) -> PartFacts:
-    """One part of a LoRA in numbers."""
+    """The facts of one part of a LoRA."""
     layers = lora.layers(part)
     norms = {name: update_norm(layer) for name, layer in layers.items()}
     not_finite = [
@@ -117,7 +117,7 @@ def part_facts(lora: LoraFile, part: str) -> PartFacts:
 
 
 def kind_of(layer: str) -> str:
-    """The kind of a layer by its name; ``others`` if none of ``KINDS`` fits."""
+    """The kind of a layer by its name; ``others`` if none of ``KINDS`` matches."""
     for kind, marks in KINDS.items():
         if any(mark in f".{layer}" for mark in marks):
             return kind
@@ -125,7 +125,7 @@ def kind_of(layer: str) -> str:
 
 
 def base_of(metadata: Mapping[str, str]) -> str | None:
-    """The base model that a file was made for, as far as its header says."""
+    """The base model of a file according to its header."""
     named = metadata.get("ss_sd_model_name"), metadata.get("ss_base_model_version")
     found = [name for name in named if name]
     return " / ".join(found) or metadata.get("modelspec.architecture")

@@ -1,4 +1,4 @@
-"""Layers by the names that a config gives: targets, and patterns with wildcards."""
+"""Selection of layers by name: targets, and patterns with wildcards."""
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -18,8 +18,8 @@ def target_layers(module: nn.Module, targets: Sequence[str]) -> list[str]:
     """Names of the layers that get an adapter.
 
     Args:
-        module: Without an adapter.
-        targets: Full names or their ends, cut at a dot.
+        module: A part without an adapter.
+        targets: Full names or their ends after a dot.
 
     Raises:
         LoraError: If a target matches nothing, or a layer that cannot be adapted.
@@ -50,18 +50,18 @@ def target_layers(module: nn.Module, targets: Sequence[str]) -> list[str]:
 def by_pattern(
     names: Sequence[str], values: Mapping[str, Value]
 ) -> tuple[dict[str, Value], list[str]]:
-    """Give each layer the value of the last pattern that matches it.
+    """The value of each layer: that of the last pattern that matches it.
 
-    A pattern is part of a name, cut at dots, with ``*``, ``?`` and ``[...]`` as in a shell:
+    A pattern is a part of a name between dots, with ``*``, ``?`` and ``[...]`` as in a shell:
     ``to_q`` and ``attn1`` match every layer of that name or inside of it, ``down_blocks.*.attn1``
     those of the first half of a UNet. A layer's full name matches that layer alone.
 
     Args:
-        names: Of all layers.
-        values: By pattern; a later one wins over an earlier one.
+        names: Names of all layers.
+        values: Values by pattern; a later pattern wins over an earlier one.
 
     Returns:
-        Values by layer, of those that a pattern matches; and the patterns that match none.
+        Values of the matched layers, and the patterns that match none.
     """
     found: dict[str, Value] = {}
     unused = []
@@ -76,13 +76,13 @@ def by_pattern(
 def resolved(
     key: str, values: Mapping[str, Value], default: Value, names: Sequence[str]
 ) -> dict[str, Value]:
-    """Patterns as peft takes them: full names, of the layers that differ from the default.
+    """Patterns in peft's form: full names of the layers that differ from the default.
 
     Args:
-        key: What the values are called, for the message.
-        values: By pattern, see :func:`by_pattern`.
-        default: Of the other layers.
-        names: Of all adapted layers.
+        key: Config key of the values, for the message.
+        values: Values by pattern, see :func:`by_pattern`.
+        default: Value of the other layers.
+        names: Names of all adapted layers.
 
     Returns:
         The longest names first: peft takes the first one that a layer's name ends with.
@@ -100,7 +100,7 @@ def resolved(
 
 
 def _near_names(pattern: str, names: Sequence[str]) -> list[str]:
-    """What the writer of a pattern may have meant: parts of names, the nearest first."""
+    """Parts of names similar to a pattern, the nearest first."""
     pieces = sorted({piece for name in names for piece in (name, *name.split("."))})
     return get_close_matches(pattern, pieces, n=NUM_NEAR, cutoff=0.0)
 

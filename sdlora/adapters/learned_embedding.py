@@ -1,4 +1,4 @@
-"""A text encoder's token embedding with rows for a new word, which alone are trained."""
+"""A token embedding with trained rows for a new word."""
 
 from collections.abc import Iterator
 
@@ -7,18 +7,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NEW_ROWS = "new_rows"
-"""Last part of the name that the trained parameter has in its text encoder."""
+"""Last part of the trained parameter's name in its text encoder."""
 
 
 class LearnedEmbedding(nn.Module):
-    """A token embedding with new rows behind the vocabulary's, which alone are trained.
+    """A token embedding with new rows after the vocabulary's; only the new rows train.
 
     Args:
         vocabulary: The text encoder's own, ``[V, D]``.
-        new_rows: What the new word begins with, ``[n, D]``; ids ``V`` to ``V + n - 1`` are its.
+        new_rows: Initial embeddings of the new word, ``[n, D]``, for ids ``V`` to ``V + n - 1``.
 
     Attributes:
-        strength: 1 as trained, 0 as it began; between and beyond along the straight line.
+        strength: 1 as trained, 0 as initialised; linear in between and beyond.
     """
 
     def __init__(self, vocabulary: nn.Embedding, new_rows: Tensor) -> None:
@@ -30,7 +30,7 @@ class LearnedEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The vocabulary's embeddings; text encoders ask for its dtype and device."""
+        """The vocabulary's embeddings; text encoders read its dtype and device."""
         return self.vocabulary.weight
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class LearnedEmbedding(nn.Module):
 
 
 def learned(*modules: nn.Module) -> Iterator[LearnedEmbedding]:
-    """The embeddings of a new word in ``modules``; maybe none."""
+    """The new word's embeddings in ``modules``, if any."""
     for module in modules:
         for inside in module.modules():
             if isinstance(inside, LearnedEmbedding):

@@ -1,4 +1,4 @@
-"""LoRA by peft on a part of a model, in place: add, load strictly, scale, switch off, merge."""
+"""LoRA on a part of a model by peft, in place: add, load strictly, scale, disable, merge."""
 
 import copy
 import math
@@ -22,24 +22,24 @@ from sdlora.runtime.randomness import generator
 
 ADAPTER = "default"
 START = "start"
-"""The frozen adapter that takes away what PiSSA and OLoRA put into ``default`` at the start."""
+"""The frozen adapter that subtracts the initial values of PiSSA and OLoRA in ``default``."""
 
 
 def add_lora(module: nn.Module, spec: LoraSpec, seed: int) -> nn.Module:
     """Put an adapter named ``default`` on ``module``, in place; its other weights are frozen.
 
-    A new adapter changes nothing. PiSSA and OLoRA start from the base's weights: what they put in
-    is taken away by a second, frozen adapter and not from the base, which stays what it was. So
-    switched off, merged or written, such an adapter is one on the original base.
+    A new adapter does not change the output. PiSSA and OLoRA start from the base's weights: a
+    second, frozen adapter subtracts the initial update, and the base is unchanged. So such an
+    adapter can be disabled, merged or written as one of the original base.
 
-    Adapter weights are float32 whatever the base's dtype is. Matrix A of each layer is drawn from
+    Adapter weights are float32, whatever the base's dtype. Matrix A of each layer is drawn from
     its own generator, keyed by ``seed`` and the layer's name, so it depends neither on the device
-    nor on which other layers have an adapter; global random state is left as it was.
+    nor on which other layers have an adapter; the global random state is not changed.
 
     Args:
         module: A UNet, text encoder or any other module with Linear and Conv2d layers.
         spec: Rank, alpha, targets.
-        seed: Of the initial weights.
+        seed: Seed of the initial weights.
 
     Returns:
         ``module``.
@@ -69,7 +69,7 @@ def add_lora(module: nn.Module, spec: LoraSpec, seed: int) -> nn.Module:
 
 
 def lora_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Adapter parameters by raw peft key, such as ``mid_block.to_q.lora_A.weight``; maybe none."""
+    """Adapter parameters by raw peft key, such as ``mid_block.to_q.lora_A.weight``, if any."""
     return {
         _raw_key(name): parameter
         for name, parameter in module.named_parameters()
@@ -80,9 +80,9 @@ def lora_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 def lora_state_dict(module: nn.Module) -> dict[str, Tensor]:
     """Copies of the adapter's weights by raw peft key, on the CPU, in the order of files.
 
-    They are what is added to the original base: after PiSSA or OLoRA with rank r, matrices of rank
-    2r, ``[A; A_start]`` and ``[B, -B_start]``. Convolutions of a model in ``channels_last`` lie in
-    another order, which safetensors refuses.
+    They are the update of the original base: for PiSSA or OLoRA with rank r, matrices of rank 2r,
+    ``[A; A_start]`` and ``[B, -B_start]``. They are contiguous, as safetensors requires, even if
+    the model is in ``channels_last``.
     """
     state = {name: weight.detach() for name, weight in lora_parameters(module).items()}
     for name, layer in _layers(module).items():
@@ -95,11 +95,11 @@ def lora_state_dict(module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_lora_state_dict(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put weights into the adapter of ``module``; every key and shape must fit.
+    """Load weights into the adapter of ``module``; every key and shape must match.
 
     Args:
-        module: With an adapter.
-        state: By raw peft key; any float dtype, any device.
+        module: A part with an adapter.
+        state: Weights by raw peft key; any float dtype, any device.
 
     Raises:
         LoraError: Listing keys that are missing or unexpected and shapes that differ; nothing is
@@ -124,7 +124,7 @@ def load_lora_state_dict(module: nn.Module, state: Mapping[str, Tensor]) -> None
 
 
 def set_scale(module: nn.Module, scale: float) -> None:
-    """Set the adapter's strength: 1 as trained, 0 none; negative values turn it round.
+    """Set the adapter's strength: 1 as trained, 0 none, negative values invert it.
 
     Raises:
         LoraError: If the adapter is merged, or ``scale`` is not finite.
@@ -139,12 +139,12 @@ def set_scale(module: nn.Module, scale: float) -> None:
 
 @contextmanager
 def disabled(*modules: nn.Module) -> Iterator[None]:
-    """The base model: the modules without their adapters, inside the block; may be nested.
+    """Disable the adapters of the modules, inside the block; may be nested.
 
-    A new word stands for what it began with.
+    A new word has its initial embeddings.
 
     Raises:
-        LoraError: If an adapter is merged, as the base's weights are not there then.
+        LoraError: If an adapter is merged, so that the base's weights are gone.
     """
     for module in modules:
         _require_unmerged(module, "switch it off")
@@ -180,9 +180,9 @@ def merge(module: nn.Module) -> None:
 
 @contextmanager
 def merged(module: nn.Module) -> Iterator[nn.Module]:
-    """``module`` with its adapter merged, inside the block; then the base weights are put back.
+    """Merge the adapter of ``module``, inside the block; then restore the base weights.
 
-    They are put back from a copy: subtracting the update again would leave rounding errors.
+    They are restored from a copy, since subtracting the update would leave rounding errors.
     """
     _require_unmerged(module, "merge it again")
     layers = list(_layers(module).values())
@@ -200,7 +200,7 @@ def merged(module: nn.Module) -> Iterator[nn.Module]:
 def adapted_layers(module: nn.Module) -> dict[str, tuple[int, float]]:
     """Rank and effective alpha (scale times rank, as trained) of each adapted layer, by name.
 
-    They belong to ``lora_state_dict``: twice those that train where the base gave the start.
+    They match ``lora_state_dict``: twice the trained ones for PiSSA and OLoRA.
     """
     found = {}
     for name, layer in _layers(module).items():
@@ -212,7 +212,7 @@ def adapted_layers(module: nn.Module) -> dict[str, tuple[int, float]]:
 
 
 def lora_config(module: nn.Module) -> LoraConfig:
-    """The peft config that belongs to ``lora_state_dict``, a copy.
+    """A copy of the peft config that matches ``lora_state_dict``.
 
     Raises:
         LoraError: If there is no adapter.
@@ -245,7 +245,7 @@ def _peft_config(module: nn.Module, spec: LoraSpec) -> LoraConfig:
 
 
 def _layers(module: nn.Module) -> dict[str, Any]:
-    """Layers with our adapter; as ``Any``, for peft's layers are typed as their mixins."""
+    """Layers with our adapter; as ``Any``, since peft's layers are typed as their mixins."""
     return {
         name: layer
         for name, layer in module.named_modules()

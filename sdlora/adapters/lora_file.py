@@ -1,4 +1,4 @@
-"""A LoRA without a model: tensors and spec of each part, whatever layout it came from."""
+"""A LoRA without a model: tensors and spec of each part, independent of the file layout."""
 
 import math
 from collections import Counter
@@ -19,14 +19,14 @@ STATE_KEYS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_mag
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A LoRA as read from disk or taken off a model.
+    """A LoRA read from disk or taken from a model.
 
     Attributes:
-        states: For each part that it has, raw peft keys -> tensors, in the dtype of the file; layer
-            names of text encoders without ``text_model.`` in front.
+        states: For each of its parts, raw peft keys -> tensors, in the dtype of the file; layer
+            names of text encoders without the prefix ``text_model.``.
         specs: For the same parts rank, alpha and layers.
         metadata: The header's strings.
-        layout: Which one the file had.
+        layout: Layout of the file.
     """
 
     states: dict[str, dict[str, Tensor]]
@@ -35,7 +35,7 @@ class LoraFile:
     layout: Layout
 
     def layers(self, part: str) -> Layers:
-        """Layers of a part by name: ``A``, ``B``, maybe ``magnitude``, and ``alpha``.
+        """Layers of a part by name: ``A``, ``B``, ``alpha`` and, for DoRA, ``magnitude``.
 
         ``alpha`` is effective: the update is ``alpha / r * B @ A``, rank-stabilised or not. It is a
         float64 scalar.
@@ -59,15 +59,15 @@ def from_layers(
     layout: Layout,
     configs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> LoraFile:
-    """Put layers together to a LoRA.
+    """Make a LoRA from layers.
 
     Args:
         path: For messages.
-        parts: Part -> layers; where a layer has no ``alpha`` it is that of the config, else the
-            rank, as everywhere in the field. Parts without layers are left out.
+        parts: Part -> layers; the alpha of a layer without one is that of the config, else the
+            rank. Parts without layers are left out.
         metadata: The header's strings.
-        layout: Of the file.
-        configs: Part -> the fields of peft's config, as far as they are known.
+        layout: Layout of the file.
+        configs: Part -> the known fields of peft's config.
 
     Raises:
         LoraError: If only some layers of a part are DoRA, or a rank or alpha is impossible.
@@ -85,7 +85,7 @@ def from_layers(
 
 
 def renamed(spec: LoraSpec, rename: Callable[[str], str]) -> LoraSpec:
-    """The same adapter where layers have other names."""
+    """The same spec with renamed layers."""
     return replace(
         spec,
         targets=tuple(rename(target) for target in spec.targets),
@@ -119,7 +119,7 @@ def _spec(path: Path | str, layers: Layers, config: Mapping[str, Any]) -> LoraSp
         if ranks[layer] < 1 or not (math.isfinite(alpha) and alpha > 0):
             raise LoraError(
                 f"{path}: {layer}: rank {ranks[layer]}, alpha {alpha}; a rank is at least 1, an "
-                "alpha a finite number > 0: the file is damaged, get it again"
+                "alpha a finite number > 0: the file is damaged; download it again"
             )
     r = Counter(ranks.values()).most_common(1)[0][0]
     alpha = Counter(alphas.values()).most_common(1)[0][0]
@@ -136,5 +136,5 @@ def _spec(path: Path | str, layers: Layers, config: Mapping[str, Any]) -> LoraSp
 
 
 def _of_layer(patterns: Mapping[str, Any], layer: str, default: Any) -> Any:
-    """What a pattern says of a layer, matched as peft does."""
+    """The value of a layer by pattern, matched as in peft."""
     return patterns.get(get_pattern_key(list(patterns), layer), default)

@@ -1,4 +1,4 @@
-"""What an adapter is, apart from its weights."""
+"""The spec of an adapter: everything except its weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,9 +12,9 @@ class LoraError(ValueError):
 
 @dataclass(frozen=True)
 class LoraSpec:
-    """The adapter of one part, as the config asks for it or as a file holds it.
+    """The adapter of one part, from the config or from a file.
 
-    It is checked where it comes from: the config's values by their keys
+    Values are checked at their origin: the config's by their keys
     (:class:`sdlora.config.lora.LoraConfig`), a file's by its path
     (:mod:`sdlora.adapters.lora_file`).
 
@@ -22,7 +22,7 @@ class LoraSpec:
         r: Rank.
         alpha: The update is scaled by ``alpha / r`` (rsLoRA: ``alpha / sqrt(r)``).
         dropout: Probability that an adapter's input is dropped while training.
-        targets: Layers that get an adapter: full names or their ends, cut at a dot.
+        targets: Layers that get an adapter: full names or their ends after a dot.
         init: ``"default"`` (Kaiming uniform A, zero B), ``"gaussian"`` (A ~ N(0, 1/r^2), zero B),
             ``"pissa"`` or ``"olora"`` (from the base's weights, see ``start_from_base``).
         use_dora: Weight-decomposed LoRA (arXiv:2402.09353).
@@ -45,6 +45,6 @@ class LoraSpec:
 
 
 def listing(lines: list[str]) -> str:
-    """The first few of ``lines``, each on a line of its own, and how many more there are."""
+    """The first of ``lines``, each on a line of its own, and the number of further ones."""
     more = [f"... and {len(lines) - NUM_SHOWN} more"] if len(lines) > NUM_SHOWN else []
     return "".join(f"\n  {line}" for line in [*lines[:NUM_SHOWN], *more])

@@ -1,4 +1,4 @@
-"""What the two matrices of an adapted layer start from: drawn, or taken from the layer's weight."""
+"""Initial values of the two matrices of an adapted layer: random, or from the layer's weight."""
 
 import math
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 
 def drawn_start(shape: Sequence[int], init: str, draws: torch.Generator) -> Tensor:
-    """A random matrix A, float32, on the CPU; B is zero then, so the adapter changes nothing.
+    """A random matrix A, float32, on the CPU (B is zero).
 
     Args:
         shape: ``[r, in]`` or ``[r, in, k, k]``.
-        init: ``"gaussian"``: N(0, 1/r^2); else Kaiming uniform with ``a = sqrt(5)``, as torch has
-            it for linear layers.
-        draws: Where the numbers come from.
+        init: ``"gaussian"``: N(0, 1/r^2); else Kaiming uniform with ``a = sqrt(5)``, as in torch's
+            linear layers.
+        draws: Generator of the random draws.
     """
     fresh = torch.empty(*shape, dtype=torch.float32, device="cpu")
     if init == "gaussian":
@@ -23,30 +23,30 @@ def drawn_start(shape: Sequence[int], init: str, draws: torch.Generator) -> Tens
 
 
 def largest_rank(weight: Tensor) -> int:
-    """How many ranks the weight of a layer has at most."""
+    """Largest possible rank of a layer's weight."""
     return min(weight.shape[0], weight[0].numel())
 
 
 def start_from_base(weight: Tensor, init: str, r: int, scale: float) -> tuple[Tensor, Tensor]:
-    """Both matrices from a weight W ``[out, in, ...]``, of a convolution as ``[out, in k k]``.
+    """Initial A and B from a weight W ``[out, in, ...]``, of a convolution as ``[out, in k k]``.
 
     PiSSA, from the largest singular values: with ``W = U S V^T``, ``A = sqrt(S_r / scale) V_r^T``
     and ``B = U_r sqrt(S_r / scale)``, so ``scale B A`` is the best approximation of W of rank r.
     OLoRA: with ``W = Q R``, ``A`` is the first r rows of R and ``B`` the first r columns of Q.
-    Always on the CPU in float32, where the same weight gives the same numbers.
+    Always on the CPU in float32, where the result is deterministic.
 
     Args:
-        weight: Of the base layer, any float dtype and device.
+        weight: Weight of the base layer, any float dtype and device.
         init: ``"pissa"`` or ``"olora"``.
         r: Rank, at most ``largest_rank(weight)``.
-        scale: Factor on ``B A`` in the layer, > 0.
+        scale: Scale of ``B A`` in the layer, > 0.
 
     Returns:
         A ``[r, in, ...]`` and B ``[out, r, ...]``, float32, on the CPU.
 
     Source:
-        Meng et al. 2024, arXiv:2404.02948; Buyukakyuz 2024, arXiv:2406.01775; as peft's
-        ``pissa_init`` and ``olora_init`` have them for linear layers.
+        Meng et al. 2024, arXiv:2404.02948; Buyukakyuz 2024, arXiv:2406.01775; peft's ``pissa_init``
+        and ``olora_init`` for linear layers.
     """
     flat = weight.detach().cpu().float().flatten(1)
     if init == "pissa":

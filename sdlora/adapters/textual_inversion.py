@@ -1,6 +1,6 @@
-"""Textual inversion: a new word for the text encoders, whose embeddings are trained.
+"""Textual inversion: a new word in tokenizers and text encoders, and its embedding files.
 
-The vocabulary's own embeddings stay as they are, and no weight of the base changes.
+Neither the vocabulary's own embeddings nor other weights of the base change.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,11 +17,11 @@ from sdlora.adapters.weights import read_weights, write_weights
 from sdlora.models.description import PartNames
 
 FOLDER = "embeddings"
-"""Beside a LoRA file, what holds the new word's embeddings."""
+"""Folder of the new word's embeddings, beside a LoRA file."""
 
 
 class EmbeddingError(ValueError):
-    """A new word that cannot be, or a file that does not fit; the message says what to do."""
+    """An impossible new word, or a file that does not fit; the message gives the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class NewWord:
     """A word that the text encoders do not know yet.
 
     Attributes:
-        name: How captions and prompts write it.
-        init: Words whose embeddings it begins with, in turn if it has more vectors than they.
-        num_vectors: How many embeddings stand for it, one after another; >= 1.
+        name: Spelling in captions and prompts.
+        init: Words that initialise its embeddings, repeated if it has more vectors than they.
+        num_vectors: Number of its embeddings; >= 1.
     """
 
     name: str
@@ -40,21 +40,21 @@ class NewWord:
 
 
 def add_to_tokenizer(tokenizer: Any, word: NewWord) -> None:
-    """Teach a tokenizer the new word, in place: ``name``, ``name_1``, ..., one a vector.
+    """Add the new word to a tokenizer, in place: ``name``, ``name_1``, ..., one for each vector.
 
-    Whole words only, and in any case where the tokenizer knows but one.
+    It matches whole words only, and is case-insensitive if the tokenizer is.
 
     Args:
         tokenizer: A CLIP tokenizer.
-        word: Which.
+        word: The new word.
 
     Raises:
-        EmbeddingError: If it is a word already.
+        EmbeddingError: If the word exists already.
     """
     if len(tokenizer(word.name, add_special_tokens=False)["input_ids"]) == 1:
         raise EmbeddingError(
             f"lora.new_word.name={word.name}: the tokenizer has it already; choose a word that it "
-            "does not know, such as <my-face>"
+            "does not have, such as <my-face>"
         )
     names = [word.name, *(f"{word.name}_{number}" for number in range(1, word.num_vectors))]
     tokenizer.add_tokens([AddedToken(name, single_word=True, normalized=True) for name in names])
@@ -63,15 +63,15 @@ def add_to_tokenizer(tokenizer: Any, word: NewWord) -> None:
 def add_new_word(
     tokenizers: Iterable[Any], text_encoders: Mapping[str, nn.Module], word: NewWord
 ) -> None:
-    """Teach tokenizers and text encoders the new word, in place; its embeddings are trained.
+    """Add the new word to tokenizers and text encoders, in place; its embeddings train.
 
     Args:
         tokenizers: One for each text encoder.
         text_encoders: CLIP text encoders by part name.
-        word: Which.
+        word: The new word.
 
     Raises:
-        EmbeddingError: If it is a word already, or ``init`` is none.
+        EmbeddingError: If the word exists already, or ``init`` contains no word.
     """
     for tokenizer, encoder in zip(tokenizers, text_encoders.values(), strict=True):
         add_to_tokenizer(tokenizer, word)
@@ -93,7 +93,7 @@ def add_new_word(
 
 
 def learned_rows(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """The new word's embeddings by part, ``[n, D]``, float32, copies on the CPU; maybe none."""
+    """The new word's embeddings by part, ``[n, D]``, float32, copies on the CPU, if any."""
     return {
         part: found.new_rows.detach().cpu().clone()
         for part, module in parts.items()
@@ -104,7 +104,7 @@ def learned_rows(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 def embedding_keys(
     rows: Iterable[str], names: Mapping[str, PartNames], word: str
 ) -> dict[str, str]:
-    """Part that learns a word -> its tensor in the file, as diffusers, ComfyUI and A1111 have it.
+    """Part with a new word -> its tensor in the file, as in diffusers, ComfyUI and A1111.
 
     A file for one text encoder holds one tensor, under the new word.
     """
@@ -120,12 +120,12 @@ def write_embeddings(
     word: str,
     metadata: Mapping[str, str],
 ) -> list[Path]:
-    """Write the new word's embeddings in the one layout that diffusers, ComfyUI and A1111 read.
+    """Write the new word's embeddings in the layout that diffusers, ComfyUI and A1111 read.
 
     Args:
-        folder: Of the adapter; the file is ``embeddings/NAME.safetensors`` in it.
-        parts: The model's; without a new word nothing is written.
-        names: What files call the parts of its family.
+        folder: Folder of the adapter; the file is ``embeddings/NAME.safetensors`` in it.
+        parts: Parts of the model; without a new word nothing is written.
+        names: Names of its family's parts in files.
         word: The new word.
         metadata: Text for the header.
 
@@ -146,19 +146,19 @@ def write_embeddings(
 
 
 def file_name(name: str) -> str:
-    """The new word without what file systems refuse: ``<my-face>`` is ``my-face``."""
+    """The new word as a valid file name: ``<my-face>`` is ``my-face``."""
     return "".join(letter for letter in name if letter.isalnum() or letter in "-_.") or "word"
 
 
 def load_embeddings(
     path: Path, parts: Mapping[str, nn.Module], names: Mapping[str, PartNames]
 ) -> None:
-    """Put embeddings of a file into a model that knows the new word.
+    """Load embeddings from a file into a model that has the new word.
 
     Args:
-        path: As ``write_embeddings`` left it, or by another trainer in the same layout.
-        parts: The model's.
-        names: What files call the parts of its family.
+        path: A file of ``write_embeddings``, or of another trainer in the same layout.
+        parts: Parts of the model.
+        names: Names of its family's parts in files.
 
     Raises:
         EmbeddingError: If the file is for other text encoders, or has another number of vectors.

@@ -1,4 +1,4 @@
-"""One safetensors file of adapter weights: written whole with a seal, read with every check."""
+"""Safetensors files of adapter weights: written whole with a checksum, checked when read."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from sdlora.runtime.files import write_bytes
 
 SEAL = "sdlora_sha256"
 DIFFUSERS_CONFIG = "lora_adapter_metadata"
-"""Where diffusers keeps the adapter's config in the header, as JSON."""
+"""Header key of the adapter's config as JSON, as in diffusers."""
 
 MAX_METADATA_BYTES = 16 * 2**20
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -24,13 +24,13 @@ CONVERT = "ask its author for a .safetensors file, or convert it where running i
 def write_weights(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], config: str = ""
 ) -> None:
-    """Write tensors and metadata, whole or not at all, sealed by a hash.
+    """Write tensors and metadata, whole or not at all, with a checksum in the header.
 
     Args:
         path: The ``.safetensors`` file.
-        tensors: By key; on any device.
+        tensors: Tensors by key, on any device.
         metadata: Strings for the header.
-        config: Text of a config file that belongs to the weights, sealed with them.
+        config: Text of a config file of the weights, included in the checksum.
 
     Raises:
         LoraError: If a tensor holds NaN or infinity, or the metadata is not text or too large.
@@ -53,19 +53,19 @@ def write_weights(
 def read_weights(
     path: Path, config: str = "", must_be_finite: bool = True
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read tensors and metadata; nothing in the file can run code.
+    """Read tensors and metadata; no code in the file can run.
 
     Args:
         path: A ``.safetensors`` file, by any trainer.
-        config: Text of the config file that belongs to the weights, if there is one.
+        config: Text of the config file of the weights, if any.
         must_be_finite: Refuse NaN and infinity.
 
     Returns:
         Tensors on the CPU, and the header's strings.
 
     Raises:
-        LoraError: If it is missing, a pickle, cut, altered since this project sealed it, or holds
-            NaN or infinity.
+        LoraError: If it is missing, a pickle, truncated, altered since this project wrote it, or
+            holds NaN or infinity.
     """
     _refuse_pickle(path)
     try:
@@ -73,7 +73,7 @@ def read_weights(
             metadata = dict(file.metadata() or {})
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise LoraError(f"{path}: not a whole safetensors file ({error}); get it again") from error
+        raise LoraError(f"{path}: not a whole safetensors file ({error}); copy it again") from error
     if SEAL in metadata:
         seal = _seal(tensors, metadata.get(DIFFUSERS_CONFIG, "") + config)
         if seal != metadata[SEAL]:
@@ -86,7 +86,7 @@ def read_weights(
 
 
 def read_header(path: Path) -> dict[str, str]:
-    """The header's strings alone; no tensor is read, and no seal checked.
+    """The header's strings; no tensor is read, and no checksum verified.
 
     Raises:
         LoraError: If it is missing, a pickle, or not a whole safetensors file.
@@ -96,7 +96,7 @@ def read_header(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt", device="cpu") as file:
             return dict(file.metadata() or {})
     except SafetensorError as error:
-        raise LoraError(f"{path}: not a whole safetensors file ({error}); get it again") from error
+        raise LoraError(f"{path}: not a whole safetensors file ({error}); copy it again") from error
 
 
 def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:

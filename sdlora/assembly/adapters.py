@@ -1,4 +1,4 @@
-"""Adapters that a config asks for: do they fit the model's layers, and the file they start from?"""
+"""Typed config -> adapter specs and adapters, with checks against the model's layers."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from torch import nn
 from sdlora.adapters.lora import adapted_layers, add_lora
 from sdlora.adapters.spec import LoraError, LoraSpec
 from sdlora.assembly.base_model import model_source
-from sdlora.assembly.init_from import Asked, require_same, start_file
+from sdlora.assembly.init_from import ConfiguredAdapter, require_same, start_file
 from sdlora.config.lora import LoraConfig
 from sdlora.config.model import ModelConfig
 from sdlora.config.rules import ConfigError, require
@@ -18,7 +18,7 @@ from sdlora.runtime.randomness import derive_seed
 
 
 def check_adapters(model: ModelConfig, lora: LoraConfig) -> None:
-    """Try the adapters on the model's layers without weights.
+    """Check the adapters on the model's layers, without weights.
 
     Raises:
         ConfigError: If a target or pattern matches no layer, diffusers could not load the targets,
@@ -30,16 +30,18 @@ def check_adapters(model: ModelConfig, lora: LoraConfig) -> None:
     source = model_source(model)
     parts = {part: empty_part(part, source) for part in description.trainable}
     start = start_file(lora.init_from, parts, description.denoiser)
-    asked = [
-        _asked(part, spec, parts[part], is_text=part in description.trainable_encoders)
+    configured = [
+        _configured(part, spec, parts[part], is_text=part in description.trainable_encoders)
         for part, spec in lora_specs(lora, model.family).items()
     ]
     if start is not None:
-        require_same(lora.init_from, asked, start)
+        require_same(lora.init_from, configured, start)
 
 
-def _asked(part: str, spec: LoraSpec, module: nn.Module, *, is_text: bool) -> Asked:
-    """Put an adapter on a bare part, or say why that cannot be."""
+def _configured(
+    part: str, spec: LoraSpec, module: nn.Module, *, is_text: bool
+) -> ConfiguredAdapter:
+    """Put an adapter on a part without weights; an error names the config key."""
     modules = [name for name, _ in module.named_modules()]
     try:
         layers = adapted_layers(add_lora(module, spec, seed=0))
@@ -49,13 +51,14 @@ def _asked(part: str, spec: LoraSpec, module: nn.Module, *, is_text: bool) -> As
         not is_text or any(".self_attn." in layer for layer in layers),
         f"lora.{part}.targets",
         list(spec.targets),
-        "diffusers loads no LoRA of a text encoder without attention; add a layer, such as q_proj",
+        "diffusers cannot load a LoRA of a text encoder without attention layers; add one, such as "
+        "q_proj",
     )
-    return Asked(part, spec, modules, layers)
+    return ConfiguredAdapter(part, spec, modules, layers)
 
 
 def trains_text(lora: LoraConfig, family: str) -> bool:
-    """Whether a text encoder of the model trains, or learns a word."""
+    """Whether a text encoder of the model trains, or learns a new word."""
     methods = lora.methods(description_of(family).trainable_encoders)
     return bool(set(methods.values()) - {"frozen"}) or lora.new_word.name is not None
 
@@ -66,7 +69,7 @@ def trains_base(lora: LoraConfig, family: str) -> bool:
 
 
 def lora_specs(lora: LoraConfig, family: str) -> dict[str, LoraSpec]:
-    """The adapter of each part that gets one: the part's own values, else those of all parts."""
+    """The spec of each part with an adapter: the part's own values, else those of all parts."""
     parts = {part: lora.part(part) for part in description_of(family).trainable}
     return {
         part: LoraSpec(

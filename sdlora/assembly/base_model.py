@@ -1,4 +1,4 @@
-"""Typed config -> the base model: where it lies, and its parts loaded."""
+"""Typed config -> the source of the base model, and its loaded parts."""
 
 from dataclasses import replace
 
@@ -16,10 +16,10 @@ from sdlora.runtime.randomness import derive_seed
 
 
 def model_source(config: ModelConfig) -> ModelSource:
-    """Where the base lies, for what reads no weight.
+    """The source of the base; reads no weight.
 
     Raises:
-        ConfigError: If the family cannot do without a folder and there is none.
+        ConfigError: If the family needs a folder and there is none.
     """
     description = description_of(config.family)
     path = description.blank if config.path is None else config.path
@@ -43,7 +43,7 @@ def model_source(config: ModelConfig) -> ModelSource:
 
 
 def load(config: ModelConfig, lora: LoraConfig | None, precision: str, seed: int) -> Family:
-    """Load the base; its frozen weights are kept once, in the compute precision."""
+    """Load the base; frozen weights are kept once, in the compute precision."""
     check_model(config)
     methods = lora.methods(description_of(config.family).trainable) if lora else {}
     trained = tuple(part for part, method in methods.items() if method == "full")

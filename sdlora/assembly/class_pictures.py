@@ -1,4 +1,4 @@
-"""Class pictures for prior preservation: what is missing is drawn by the base, before training."""
+"""Class pictures of prior preservation: the base draws missing ones before training."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from sdlora.sampling.generate import generate
 from sdlora.sampling.prompts import Prompt
 
 FOLDER = "class_pictures"
-"""Where they lie in the run folder, unless the config names another."""
+"""Their folder in the run folder, unless the config names another."""
 
 
 def class_folder(prior: PriorConfig, folder: Path) -> Path:
@@ -27,7 +27,7 @@ def class_folder(prior: PriorConfig, folder: Path) -> Path:
 def draw_missing_class_pictures(config: TrainConfig, folder: Path, progress: Progress) -> None:
     """Fill the folder of class pictures up to ``data.prior.num_pictures``, as DreamBooth does.
 
-    Each picture has a seed of its own, so a run that was stopped draws only what is missing.
+    Each picture has a seed of its own, so a resumed run draws only missing ones.
     """
     prior = config.data.prior
     target = class_folder(prior, folder)
@@ -36,7 +36,7 @@ def draw_missing_class_pictures(config: TrainConfig, folder: Path, progress: Pro
     lacking = prior.num_pictures - there
     if lacking <= 0:
         return
-    progress.print(f"{lacking} class pictures are drawn by the base into {target}")
+    progress.print(f"the base draws {lacking} class pictures into {target}")
     names = (f"class_{number:05d}" for number in range(prior.num_pictures + there))
     missing = [name for name in names if not (target / f"{name}.png").exists()][:lacking]
     family = base_model.load(config.model, None, config.trainer.precision, config.seed)

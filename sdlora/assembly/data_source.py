@@ -1,4 +1,4 @@
-"""Typed config -> where the captioned pictures come from."""
+"""Typed config -> the source of the captioned pictures."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,22 +18,22 @@ from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 
 STREAM_HEAD = 64
-"""So many rows of a streamed set stand for it in the data sheet and among the references."""
+"""Rows of a streamed set that represent it in the data sheet and among the references."""
 
 
 def cache_folder(config: CacheConfig) -> Path:
-    """Where the cache lies: the config's folder, else the environment's, else the user's."""
+    """The cache folder: the config's, else the environment's, else the user's."""
     return Path(config.dir).expanduser() if config.dir else user_cache_folder()
 
 
 def file_index(data: DataConfig) -> FileIndex:
-    """What earlier runs learnt of the files."""
+    """The index of files in the cache."""
     in_memory = data.cache.mode == "memory"
     return FileIndex(None if in_memory else cache_folder(data.cache) / "files.sqlite")
 
 
 def picture_source(data: DataConfig, index: FileIndex, progress: Progress) -> PictureSource:
-    """The captioned pictures as they lie there."""
+    """The source of all captioned pictures."""
     if data.source == "portraits":
         return PortraitSource(data.num_pictures, size=data.resolution)
     if is_streamed(data):
@@ -60,7 +60,7 @@ def picture_source(data: DataConfig, index: FileIndex, progress: Progress) -> Pi
 def with_class_pictures(
     source: PictureSource, folder: Path, data: DataConfig, index: FileIndex, progress: Progress
 ) -> PictureSource:
-    """The source and, for prior preservation, the class pictures of a folder, which train along."""
+    """The source together with the class pictures of a folder, for prior preservation."""
     others = FolderSource(
         [RootConfig(path=str(folder), class_caption=data.prior.prompt)],
         caption_endings=data.captions.endings,
@@ -70,19 +70,19 @@ def with_class_pictures(
     both = WithClassPictures(source, others, data.prior.weight)
     own, of_class = both.times
     progress.print(
-        f"{len(others.pictures)} class pictures train along; an epoch shows yours {own} time(s) "
-        f"and those {of_class} time(s)"
+        f"training includes {len(others.pictures)} class pictures; an epoch shows yours {own} "
+        f"time(s) and those {of_class} time(s)"
     )
     return both
 
 
 def is_streamed(data: DataConfig) -> bool:
-    """Whether rows are read as they come."""
+    """Whether rows are streamed."""
     return data.source == "hub" and data.hub.streaming
 
 
 def streamed_source(data: DataConfig, seed: int, shuffle_buffer: int) -> StreamedSource:
-    """The rows of a streamed set, shuffled by ``seed``; a buffer of 1 reads them as they lie."""
+    """The rows of a streamed set, shuffled by ``seed``; a buffer of 1 keeps the stored order."""
     return StreamedSource(
         hub_set(data),
         seed=seed,
@@ -101,13 +101,13 @@ def held_out(data: DataConfig, progress: Progress) -> str | None:
 
 
 def hub_set(data: DataConfig) -> HubSet:
-    """Which rows of which Hugging Face set."""
+    """The Hugging Face data set of the config."""
     assert data.root is not None, "the schema requires it"
     return HubSet(path=data.root, config=data.hub, default_caption=data.captions.default)
 
 
 def _roots(data: DataConfig, progress: Progress) -> Iterator[RootConfig]:
-    """The folders to read; an archive is unpacked into the cache."""
+    """The folders to read; archives are unpacked into the cache."""
     assert data.roots or data.root is not None, "the schema requires it"
     for root in data.roots or [RootConfig(path=str(data.root))]:
         path = located(root.path)

@@ -1,4 +1,4 @@
-"""Typed config -> the device and precision that a run computes with."""
+"""Typed config -> device and precision of the computation."""
 
 import torch
 from lightning.pytorch.accelerators import MPSAccelerator
@@ -18,12 +18,12 @@ def compute_device(accelerator: str) -> torch.device:
 
 
 def check_device(accelerator: str, precision: str, compiles: bool = False) -> None:
-    """Check that the machine has what is asked for, and can compile if that is."""
+    """Check that the machine has the configured device and precision, and can compile if set."""
     has_gpu = torch.cuda.is_available()
     if accelerator == "gpu" and not has_gpu:
         raise ConfigError("trainer.accelerator=gpu: no GPU that torch can use; set it to auto")
     if accelerator == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("trainer.accelerator=mps: not on this machine; set it to auto")
+        raise ConfigError("trainer.accelerator=mps: not available on this machine; set it to auto")
     if precision == "fp16" and not has_gpu:
         raise ConfigError("trainer.precision=fp16: needs a GPU; on the CPU use bf16 or fp32")
     if compiles and compute_device(accelerator).type == "cpu":

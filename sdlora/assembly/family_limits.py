@@ -1,4 +1,4 @@
-"""What a model's family can and cannot do, held against the config before any weight is read."""
+"""Checks of the config against the limits of the model's family, before any weight is read."""
 
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -36,7 +36,7 @@ def check_family_limits(config: TrainConfig) -> None:
 
 
 def check_model(config: ModelConfig) -> None:
-    """Refuse an unknown family, and what of the model's own keys the family cannot do.
+    """Refuse an unknown family, and keys of the model that the family does not support.
 
     Raises:
         ConfigError: Naming key, value and remedy.
@@ -59,7 +59,7 @@ def check_model(config: ModelConfig) -> None:
 
 
 def check_side(resolution: int, folder: Path, source: ModelSource) -> None:
-    """Refuse to train a model of pixels on another side than its pipeline draws; reads no weight.
+    """Refuse to train a pixel model on a side that its pipeline does not draw; reads no weight.
 
     Raises:
         ConfigError: Naming the side.
@@ -78,7 +78,7 @@ def check_side(resolution: int, folder: Path, source: ModelSource) -> None:
 
 
 def _check_parts(lora: LoraConfig, description: FamilyDescription) -> None:
-    """Every part that the config names is one of some family, and none trains that cannot."""
+    """Check that the configured parts exist, have a method, and can train."""
     known = {part for each in families().values() for part in each.parts}
     for name in lora.parts.keys() - known:
         near = get_close_matches(name, description.trainable, n=1)
@@ -93,7 +93,7 @@ def _check_parts(lora: LoraConfig, description: FamilyDescription) -> None:
                 method is not None,
                 f"lora.{name}.method",
                 "null",
-                f"how this part trains is not said; set it to lora (with lora.{name}.targets), "
+                f"this part has no training method; set it to lora (with lora.{name}.targets), "
                 "full or frozen",
             )
         else:
@@ -107,7 +107,7 @@ def _check_parts(lora: LoraConfig, description: FamilyDescription) -> None:
 
 
 def _check_methods(lora: LoraConfig, description: FamilyDescription) -> None:
-    """Something trains, and DoRA the denoiser alone."""
+    """Check that some part trains, and that DoRA is used on the denoiser only."""
     denoiser, methods = description.denoiser, lora.methods(description.trainable)
     require(
         set(methods.values()) != {"frozen"} or lora.new_word.name is not None,
@@ -125,7 +125,7 @@ def _check_methods(lora: LoraConfig, description: FamilyDescription) -> None:
 
 
 def _check_weights(model: ModelConfig, lora: LoraConfig, description: FamilyDescription) -> None:
-    """Random weights train, rounded ones do not."""
+    """Check that random weights train, and quantised ones do not."""
     for part in model.scratch:
         require(
             lora.part(part).method == "full",
@@ -139,8 +139,8 @@ def _check_weights(model: ModelConfig, lora: LoraConfig, description: FamilyDesc
         model.quantise is None or not needs_weights,
         "model.quantise",
         model.quantise,
-        f"rounded weights can neither train (lora.{denoiser}.method=full) nor be what an adapter "
-        "starts from (lora.init=pissa or olora); set it to null",
+        f"rounded weights can neither train (lora.{denoiser}.method=full) nor initialise an "
+        "adapter (lora.init=pissa or olora); set it to null",
     )
 
 
@@ -155,12 +155,12 @@ def _check_captions(captions: CaptionsConfig, description: FamilyDescription) ->
 
 
 def _check_prompted(config: TrainConfig) -> None:
-    """What only an unconditional model does without, or has."""
+    """Check keys that a model with prompts needs, or does not have."""
     require(
         config.sampling.prompts is not None,
         "sampling.prompts",
         "null",
-        "this model draws what it is told; name a text file with one prompt a line",
+        "this model takes prompts; name a text file with one prompt for each line",
     )
     require(
         not config.model.architecture,
@@ -171,7 +171,7 @@ def _check_prompted(config: TrainConfig) -> None:
 
 
 def _check_unconditional(config: TrainConfig, description: FamilyDescription) -> None:
-    """Prompts, their scores and adapters do nothing for a model that takes no prompts."""
+    """Refuse prompts, scores of prompts and adapters for an unconditional model."""
     adapter = "an adapter cannot be exported for it"
     no_prompts = f"an {description.kind} takes no prompts"
     others = {part: each.method for part, each in config.lora.parts.items()}
@@ -181,7 +181,7 @@ def _check_unconditional(config: TrainConfig, description: FamilyDescription) ->
         f"lora.{description.denoiser}.method": (method, "full", adapter),
         **{f"lora.{part}.method": (each, "frozen", "it has none") for part, each in others.items()},
         "model.vae": (config.model.vae, None, "it works on pixels"),
-        "data.buckets.mode": (config.data.buckets.mode, "square", "it draws pictures of one size"),
+        "data.buckets.mode": (config.data.buckets.mode, "square", "its pictures have one size"),
         "data.prior.mode": (config.data.prior.mode, "none", no_prompts),
         "sampling.prompts": (sampling.prompts, None, no_prompts),
         "sampling.guidance_scale": (sampling.guidance_scale, 1.0, no_prompts),
@@ -191,12 +191,12 @@ def _check_unconditional(config: TrainConfig, description: FamilyDescription) ->
     }
     for key, (value, needed, reason) in rules.items():
         must = "null" if needed is None else str(needed).lower()
-        remedy = f"set it to {must}, or begin with experiment=unconditional, which sets all of them"
+        remedy = f"set it to {must}, or use experiment=unconditional, which sets all of these keys"
         require(value == needed, key, value, f"{reason}; {remedy}")
 
 
 def _check_architecture(config: ModelConfig, description: FamilyDescription) -> None:
-    """Build the network without memory for its weights."""
+    """Check ``model.architecture`` by building the network without memory for its weights."""
     if config.path is not None:
         return
     kind = description.parts[description.denoiser]
@@ -207,5 +207,5 @@ def _check_architecture(config: ModelConfig, description: FamilyDescription) -> 
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError, IndexError) as error:
         message = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"model.architecture={config.architecture}: makes no {kind.__name__} ({message})"
+            f"model.architecture={config.architecture}: is no valid {kind.__name__} ({message})"
         ) from error

@@ -1,4 +1,4 @@
-"""What a run starts from: the hashes of the files of its base model, computed once for ever."""
+"""Hashes of the files that a run starts from, cached by size and times."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _KIND = "file/sha256"
 
 
 def base_hashes(model: ModelConfig, data: DataConfig) -> dict[str, str]:
-    """SHA-256 of the base's weight files: what a LoRA and a checkpoint belong to."""
+    """SHA-256 of the base's weight files, which a LoRA and a checkpoint belong to."""
     names = description_of(model.family).parts
     scratch = model_source(model).scratch
     hashes = file_hashes([part for part in names if part not in scratch], model, data)
@@ -39,7 +39,7 @@ def init_hashes(lora: LoraConfig) -> dict[str, str]:
 def part_key(
     parts: Sequence[str], model: ModelConfig, data: DataConfig, settings: Sequence[str]
 ) -> str:
-    """A name for what a frozen part computes: its files' bytes, and how it is run."""
+    """Cache key of a frozen part: hash of its files and of the settings that change its output."""
     hashes = [f"{name} {value}" for name, value in file_hashes(parts, model, data).items()]
     return hashlib.sha256(record(*settings, *hashes)).hexdigest()
 
@@ -47,13 +47,12 @@ def part_key(
 def file_hashes(parts: Sequence[str], model: ModelConfig, data: DataConfig) -> dict[str, str]:
     """SHA-256 of every file of some parts of the base, by part and name.
 
-    Gigabytes take long to read; so a file counts as unchanged while size and times are (as for
-    git).
+    Hashing gigabytes takes long; a file counts as unchanged while size and times are, as in git.
 
     Args:
         parts: Names of parts of the base.
-        model: Where the base lies.
-        data: Its cache knows the files of earlier runs.
+        model: The base model.
+        data: Its cache holds the hashes of earlier runs.
     """
     source = model_source(model)
     base = resolve(source)

@@ -1,4 +1,4 @@
-"""The LoRA file that adapters start from (``lora.init_from``), held against the config."""
+"""The LoRA file of ``lora.init_from``: loading into adapters, and checks against the config."""
 
 import math
 import shlex
@@ -17,10 +17,10 @@ from sdlora.models.family import Family
 
 
 def start_from_file(path: str | None, family: Family) -> None:
-    """Give the adapters the weights of ``lora.init_from``, if it is set, in place.
+    """Load the weights of ``lora.init_from`` into the adapters, if it is set, in place.
 
     Raises:
-        LoraError: If they do not fit; :func:`check_adapters` says what would.
+        LoraError: If they do not fit; :func:`check_adapters` gives a remedy.
     """
     start = start_file(path, family.parts, family.denoiser_name)
     if start is not None:
@@ -29,14 +29,14 @@ def start_from_file(path: str | None, family: Family) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What the config asks of a part: its adapter, and where that came to lie.
+class ConfiguredAdapter:
+    """The configured adapter of a part, and its layers.
 
     Attributes:
         part: Its name.
-        spec: Of the adapter.
+        spec: Spec of the adapter.
         modules: Names of all modules of the bare part.
-        layers: Rank and effective alpha of the adapted ones.
+        layers: Rank and effective alpha of the adapted layers.
     """
 
     part: str
@@ -46,10 +46,10 @@ class Asked:
 
 
 def start_file(path: str | None, parts: Mapping[str, nn.Module], denoiser: str) -> LoraFile | None:
-    """The file of ``lora.init_from`` in the names and shapes of these parts; ``None`` without one.
+    """The file of ``lora.init_from`` with names and shapes of these parts; ``None``: not set.
 
     Raises:
-        ConfigError: If it cannot be read, or is for another model.
+        ConfigError: If it cannot be read, or belongs to another model.
     """
     if path is None:
         return None
@@ -62,13 +62,15 @@ def start_file(path: str | None, parts: Mapping[str, nn.Module], denoiser: str) 
         raise ConfigError(f"lora.init_from={begun}") from error
 
 
-def require_same(path: str | None, asked: Sequence[Asked], start: LoraFile) -> None:
-    """Refuse a file whose adapter is another one, with the overrides that would ask for it."""
+def require_same(
+    path: str | None, configured: Sequence[ConfiguredAdapter], start: LoraFile
+) -> None:
+    """Refuse a file whose adapter differs from the config, with the overrides that match it."""
     lines, overrides = [], []
-    for part in sorted(start.specs.keys() - {each.part for each in asked}):
+    for part in sorted(start.specs.keys() - {each.part for each in configured}):
         lines.append(f"{part}: in the file, but lora.{part}.method is not lora")
         overrides.append(f"lora.{part}.method=lora")
-    for each in asked:
+    for each in configured:
         if each.part not in start.specs:
             lines.append(f"{each.part}: not in the file")
             overrides.append(f"lora.{each.part}.method=frozen")
@@ -78,37 +80,37 @@ def require_same(path: str | None, asked: Sequence[Asked], start: LoraFile) -> N
         overrides += remedies
     if lines:
         raise ConfigError(
-            f"lora.init_from={path}: its adapter is not the one that the config "
-            f"asks for:{listing(lines)}\nTo ask for it as it is: "
+            f"lora.init_from={path}: its adapter differs from the configured "
+            f"one:{listing(lines)}\nTo match the file, set: "
             f"{shlex.join(dict.fromkeys(overrides))}"
         )
 
 
-def _differences(asked: Asked, spec: LoraSpec) -> tuple[list[str], list[str]]:
-    """What differs in a part, one line each, and the overrides that ask for the file's."""
-    ours, theirs = asked.layers, _layers(spec)
-    lines, overrides, key = [], [], f"lora.{asked.part}"
+def _differences(configured: ConfiguredAdapter, spec: LoraSpec) -> tuple[list[str], list[str]]:
+    """Differences of a part, one line each, and the overrides that match the file."""
+    ours, theirs = configured.layers, _layers(spec)
+    lines, overrides, key = [], [], f"lora.{configured.part}"
     lacking, more = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
     if lacking:
         lines.append(f"the file lacks {len(lacking)} layers, such as {lacking[0]}")
     if more:
         lines.append(f"the file has {len(more)} layers more, such as {more[0]}")
     if lacking or more:
-        overrides.append(f"{key}.targets=[{','.join(_targets(asked.modules, theirs))}]")
+        overrides.append(f"{key}.targets=[{','.join(_targets(configured.modules, theirs))}]")
     other = [name for name in ours if name in theirs and not _same(ours[name], theirs[name])]
     if other or more:
-        overrides += _scale_overrides(key, asked.spec, spec)
+        overrides += _scale_overrides(key, configured.spec, spec)
     if other:
-        told = [f"rank {r}, alpha {alpha:g}" for r, alpha in (ours[other[0]], theirs[other[0]])]
-        lines.append(f"{other[0]}: {told[0]} asked for, {told[1]} in the file")
-    if asked.spec.use_dora != spec.use_dora:
+        values = [f"rank {r}, alpha {alpha:g}" for r, alpha in (ours[other[0]], theirs[other[0]])]
+        lines.append(f"{other[0]}: {values[0]} configured, {values[1]} in the file")
+    if configured.spec.use_dora != spec.use_dora:
         lines.append("the file's is " + ("a DoRA" if spec.use_dora else "no DoRA"))
         overrides.append(f"lora.use_dora={str(spec.use_dora).lower()}")
     return lines, overrides
 
 
 def _layers(spec: LoraSpec) -> dict[str, tuple[int, float]]:
-    """Rank and effective alpha by layer, of the spec of a file, whose names are full ones."""
+    """Rank and effective alpha by layer, from the spec of a file (full layer names)."""
     layers = {}
     for name in spec.targets:
         r, alpha = spec.rank_pattern.get(name, spec.r), spec.alpha_pattern.get(name, spec.alpha)
@@ -117,14 +119,14 @@ def _layers(spec: LoraSpec) -> dict[str, tuple[int, float]]:
 
 
 def _same(ours: tuple[int, float], theirs: tuple[int, float]) -> bool:
-    """Whether two layers have one rank and alpha; kohya's files hold alpha in float32."""
+    """Whether two layers have equal rank and alpha; kohya's files hold alpha in float32."""
     return ours[0] == theirs[0] and math.isclose(ours[1], theirs[1], rel_tol=1e-6)
 
 
-def _scale_overrides(key: str, asked: LoraSpec, spec: LoraSpec) -> list[str]:
+def _scale_overrides(key: str, configured: LoraSpec, spec: LoraSpec) -> list[str]:
     """Overrides for rank and alpha of a file, by layer where they differ."""
     overrides = [f"{key}.r={spec.r}", f"{key}.alpha={spec.alpha}"]
-    if asked.use_rslora != spec.use_rslora:
+    if configured.use_rslora != spec.use_rslora:
         overrides.append(f"lora.use_rslora={str(spec.use_rslora).lower()}")
     patterns: tuple[Mapping[str, float], ...] = (spec.rank_pattern, spec.alpha_pattern)
     for name, pattern in zip(("rank_pattern", "alpha_pattern"), patterns, strict=True):
@@ -135,7 +137,7 @@ def _scale_overrides(key: str, asked: LoraSpec, spec: LoraSpec) -> list[str]:
 
 
 def _targets(modules: Sequence[str], layers: Mapping[str, object]) -> list[str]:
-    """The shortest ends of names that mean these layers and no other module."""
+    """The shortest ends of names that match these layers and no other module."""
     found: dict[str, None] = {}
     for layer in layers:
         words = layer.split(".")

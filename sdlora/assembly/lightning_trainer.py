@@ -1,4 +1,4 @@
-"""Typed config -> the LightningModule, and the trainer that runs it."""
+"""Typed config -> the LightningModule, the Lightning trainer and the average of the weights."""
 
 import logging
 from datetime import timedelta
@@ -34,13 +34,13 @@ LIGHTNING_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", 
 def trainer(
     config: TrainerConfig, logger: LoggerConfig, folder: Path, *, skips_layers: bool
 ) -> lightning.Trainer:
-    """Lightning's trainer, with its own checkpoints, bar and summary off: the callbacks do that.
+    """Lightning's trainer, without its own checkpoints, bar and summary.
 
     Args:
-        config: How long, on what, how precisely.
-        logger: Where curves go.
+        config: Steps, devices and precision.
+        logger: Loggers of the curves.
         folder: The run folder.
-        skips_layers: Whether some trained weights have no part in the loss
+        skips_layers: Whether the loss does not depend on some trained weights
             (:func:`skips_trained_layers`).
     """
     for library in ("lightning.pytorch", "lightning.fabric"):
@@ -68,13 +68,13 @@ def trainer(
 
 
 def skips_trained_layers(model: ModelConfig, lora: LoraConfig) -> bool:
-    """Whether prompts are read from before the last layers of a text encoder that trains."""
+    """Whether clip_skip leaves out last layers of a text encoder that trains."""
     skips = model.clip_skip + description_of(model.family).unused_clip_layers > 0
     return skips and trains_text(lora, model.family)
 
 
 def _strategy(config: TrainerConfig, skips_layers: bool) -> DDPStrategy | Literal["auto"]:
-    """Several devices average their gradients, each in a process of its own."""
+    """Lightning's strategy: one device, or DistributedDataParallel with a process each."""
     if config.devices * config.num_nodes == 1:
         return "auto"
     return DDPStrategy(

@@ -1,4 +1,4 @@
-"""Typed config -> the objective, and what the model's noise schedule forbids."""
+"""Typed config -> the training objective, with checks against the model's noise schedule."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -20,12 +20,12 @@ from sdlora.models.family import Family
 def check_objective(
     config: ObjectiveConfig, schedule_config: Mapping[str, Any], has_teacher: bool = False
 ) -> None:
-    """Refuse what the model's own noise schedule makes impossible; reads no weight.
+    """Check the objective against the model's own noise schedule; reads no weight.
 
     Args:
-        config: What is to be trained.
+        config: The objective of the training.
         schedule_config: The model's ``scheduler_config.json``.
-        has_teacher: Whether the bare base teaches what a class looks like.
+        has_teacher: Whether the bare base is the teacher of prior preservation.
 
     Raises:
         ConfigError: Naming key, value and remedy.
@@ -36,7 +36,7 @@ def check_objective(
             own["prediction_type"] != "epsilon",
             "objective.zero_terminal_snr",
             True,
-            "this model predicts epsilon, which leaves its last timestep nothing to learn; set "
+            "this model predicts epsilon, so its last timestep has nothing to learn; set "
             "objective.prediction_type=v_prediction, or choose a model that predicts v",
         )
     steps, count = config.timesteps, own["num_train_timesteps"]
@@ -64,13 +64,13 @@ def _refuse_teaching(own: Mapping[str, Any], changed: Mapping[str, Any]) -> None
             "data.prior.mode",
             "teacher",
             f"the base was trained with {key}={own[key]} and cannot teach {key}={after}; set "
-            "data.prior.mode=class, or leave objective.prediction_type and "
-            "objective.zero_terminal_snr as the base has them",
+            "data.prior.mode=class, or keep the base's objective.prediction_type and "
+            "objective.zero_terminal_snr",
         )
 
 
 def objective(config: ObjectiveConfig, family: Family) -> Objective:
-    """Target, weight, error, noise and timesteps of training, on the model's noise schedule."""
+    """The objective: target, weight, error, noise and timesteps, on the model's noise schedule."""
     steps, noise = config.timesteps, config.noise
     return Objective(
         NoiseSchedule.from_config(family.noise_schedule_config),

@@ -1,4 +1,4 @@
-"""Typed config -> the word that is learned (textual inversion), on tokenizers and model."""
+"""Typed config -> the new word of textual inversion, on tokenizers and model."""
 
 import re
 from collections.abc import Iterable
@@ -26,21 +26,21 @@ from sdlora.sampling.prompts import prompts_of
 
 
 def new_word(config: NewWordConfig) -> NewWord | None:
-    """The word, if one is learned."""
+    """The new word, if one is configured."""
     if config.name is None:
         return None
     return NewWord(config.name, config.init, config.num_vectors)
 
 
 def teach(family: Family, config: NewWordConfig) -> None:
-    """Put the word into the model's tokenizers and text encoders, in place; it is trained."""
+    """Add the word to the model's tokenizers and text encoders, in place; its embeddings train."""
     word = new_word(config)
     if word is not None:
         add_new_word(family.tokenizers, family.text_encoders, word)
 
 
 def tokenizers(model: ModelConfig, config: NewWordConfig) -> list[Any]:
-    """The base's tokenizers alone, with the word if one is learned; reads no weight."""
+    """The base's tokenizers alone, with the new word if configured; reads no weight."""
     found = load_tokenizers(resolve(model_source(model)), model.family)
     word = new_word(config)
     if word is not None:
@@ -50,10 +50,10 @@ def tokenizers(model: ModelConfig, config: NewWordConfig) -> list[Any]:
 
 
 def check_new_word(config: TrainConfig, pictures: PictureSet, progress: Progress) -> None:
-    """Check that the word can be learned, and is: some caption must hold it.
+    """Check that the word can be learned: some caption must contain it.
 
     Raises:
-        ConfigError: If none does, or the family's text encoders cannot be trained.
+        ConfigError: If no caption does, or the family's text encoders cannot be trained.
     """
     name = config.lora.new_word.name
     if name is None:
@@ -73,7 +73,7 @@ def check_new_word(config: TrainConfig, pictures: PictureSet, progress: Progress
         ),
     ):
         raise ConfigError(
-            f"lora.new_word.name={name}: in no caption, so there is nothing to learn it from; set "
+            f"lora.new_word.name={name}: in no caption, so it cannot be learned; set "
             f"data.captions.prefix='{name}, '"
         )
     if not _in_any(name, (prompt.text for prompt in prompts_of(config.sampling))):
@@ -89,6 +89,6 @@ def _in_any(name: str, texts: Iterable[str]) -> bool:
 
 
 def embeddings_of(adapter: Path) -> Path | None:
-    """The embeddings file beside a LoRA file, or in an adapter's folder; ``None`` without one."""
+    """The embeddings file beside a LoRA file, or in an adapter's folder; ``None``: none."""
     folder = (adapter if adapter.is_dir() else adapter.parent) / FOLDER
     return next(iter(sorted(folder.glob("*.safetensors"))), None)

@@ -1,4 +1,4 @@
-"""Typed config -> optimizer and learning-rate schedule, and what of them does not go together."""
+"""Typed config -> optimizer and learning-rate schedule, with their checks."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -31,12 +31,12 @@ from sdlora.training.optimizers import (
 
 
 def check_optimizer(optim: OptimConfig, accelerator: str, rates: Mapping[str, float]) -> None:
-    """Take a step with four numbers, so that a wrong option is known before anything loads.
+    """Check the optimizer by a step on four numbers, before anything loads.
 
     Args:
-        optim: Which optimizer.
+        optim: Optimizer and rates.
         accelerator: ``trainer.accelerator``.
-        rates: Of what trains, as :func:`trained_rates` gives them.
+        rates: Rates of the trained parts, from :func:`trained_rates`.
 
     Raises:
         ConfigError: Naming key, value and remedy.
@@ -60,7 +60,7 @@ def check_optimizer(optim: OptimConfig, accelerator: str, rates: Mapping[str, fl
         probe.step(lambda: torch.zeros(()))
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"optim.options={optim.options}: {optim.name} does not take such a value ({error})"
+            f"optim.options={optim.options}: {optim.name} does not accept this value ({error})"
         ) from error
     if optim.name in ONE_RATE:
         require(
@@ -83,10 +83,10 @@ def check_schedule(
     """Check the schedule's name, and that it and the average suit optimizer and rates.
 
     Args:
-        scheduler: Which schedule.
+        scheduler: The schedule.
         optimizer_name: ``optim.name``.
         ema: ``trainer.ema_decay``.
-        rates: Of what trains, as :func:`trained_rates` gives them.
+        rates: Rates of the trained parts, from :func:`trained_rates`.
 
     Raises:
         ConfigError: Naming key, value and remedy.
@@ -105,7 +105,7 @@ def check_schedule(
             name in FLAT_SCHEDULES,
             "scheduler.name",
             name,
-            f"{optimizer_name} averages the weights instead of lowering the rate; use "
+            f"{optimizer_name} averages the weights instead of decaying the rate; use "
             "scheduler=constant or constant_with_warmup",
         )
         require(
@@ -130,12 +130,12 @@ def trained_rates(optim: OptimConfig, lora: LoraConfig, family: str) -> dict[str
 
 
 def rate_notes(optimizer_name: str, rates: Mapping[str, float]) -> list[str]:
-    """What to say of learning rates that are allowed, and probably not meant."""
+    """Notes on learning rates that are allowed but unusual."""
     if optimizer_name not in FINDS_ITS_STEP:
         return []
     return [
-        f"optim.{part}_lr={rate}: {optimizer_name} finds its own step size, and this is a "
-        "factor on it; 1 is usual"
+        f"optim.{part}_lr={rate}: {optimizer_name} finds its own step size, and this is a factor "
+        "on it; 1 is usual"
         for part, rate in rates.items()
         if not 0.1 <= rate <= 10
     ]
@@ -151,7 +151,7 @@ def optimizer(
     """The optimizer over the trained parameters.
 
     Args:
-        config: Which, and its rates.
+        config: Optimizer and rates.
         trained: The parameters by part and name.
         denoiser: Which part trains at ``unet_lr``; the others are text encoders.
         scales_loss: Whether gradients come from a scaled loss, as in fp16.
@@ -173,9 +173,9 @@ def schedule(
     """The learning-rate schedule, by step or by epoch.
 
     Args:
-        config: Which, and its shape.
-        trainer: How long the run is, and how many batches a step has.
-        of: What it drives.
+        config: The schedule.
+        trainer: Steps of the run, and batches of a step.
+        of: The optimizer.
         batches_per_epoch: Over all processes; ``None``: a stream.
     """
     steps_per_epoch = None

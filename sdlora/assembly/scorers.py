@@ -1,4 +1,4 @@
-"""Typed config -> the scorer: its models, and the pictures that others are compared with."""
+"""Typed config -> the scorer: its models, and the reference and training pictures."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -35,8 +35,8 @@ from sdlora.runtime.progress import Progress
 from sdlora.sampling.prompts import prior_prompts, with_class_word
 
 MOST_REFERENCES = 100
-"""So many training pictures, at most, are references where none is held out; and among so many,
-copies are looked for."""
+"""Largest number of training pictures that are references if none is held out, and among which
+copies are searched."""
 
 
 def scorer(
@@ -46,14 +46,14 @@ def scorer(
     device: torch.device,
     progress: Progress,
 ) -> Scorer:
-    """The scores that the config names; one that cannot be loaded says why, now.
+    """The configured scorer; scores whose model cannot be loaded are reported now.
 
     Args:
-        config: Which scores.
-        references: Pictures of the person that training does not see; ``None``: the training ones.
-        training: The training pictures, as far as they are known.
-        device: Where models run, unless their options name another.
-        progress: Where notes are printed.
+        config: The scores.
+        references: Held-out pictures of the person; ``None``: the training pictures.
+        training: The training pictures, as far as known.
+        device: Device of the models, unless their options name another.
+        progress: Prints notes.
     """
     missing: dict[str, str] = {}
     load = partial(_load, device, missing)
@@ -96,12 +96,13 @@ def scorer(
 
 
 def _say_missing(missing: Mapping[str, str], select: str, progress: Progress) -> None:
-    """Say which scores there will not be, why, and how to leave them out."""
+    """Print which scores are unavailable, why, and how to switch them off."""
     for key, reason in missing.items():
         is_selected = key in kind(select).needs
         without = f"evaluation.{key}=none" + " evaluation.select=none" * is_selected
         progress.print(
-            f"evaluation.{key}: will be reported as unavailable: {reason} Without it: {without}"
+            f"evaluation.{key}: will be reported as unavailable: {reason} To switch it off: "
+            f"{without}"
         )
 
 
@@ -112,7 +113,7 @@ def _load(
     config: ScorerConfig,
     factories: Mapping[str, Callable[..., Any]],
 ) -> Any:
-    """``None`` if it was not asked for, or cannot be loaded; then ``missing`` says why."""
+    """A scorer's model; ``None`` if not configured, or not loadable (then in ``missing``)."""
     if config.name == "none":
         return None
     factory = factories[config.name]
@@ -128,29 +129,29 @@ def _load(
 
 
 def training_pictures(config: EvaluationConfig, source: PictureSource | None) -> KnownPictures:
-    """The training pictures that scores compare with, if any do; the homework compares with all."""
+    """The training pictures for scores that need them; the homework's scores need all."""
     if source is None or config.face.name == config.image.name == "none":
         return KnownPictures()
     return first_pictures(source, None if config.hw10 else MOST_REFERENCES)
 
 
 def warn_of_other_world(config: EvaluationConfig, model_path: str, progress: Progress) -> None:
-    """Say so if the scorers of the drawn world are to judge another model's pictures."""
+    """Print a note if the scorers of the drawn world score another model's pictures."""
     drawn = config.face.name == "tiny_face" or config.clip.options.get("model") == "tiny"
     if drawn and not model_path.startswith(EMBEDDED):
         progress.print(
-            "note: evaluation=default scores with models that know drawn portraits only; for "
-            "photos choose evaluation=photos"
+            "note: evaluation=default scores with models of drawn portraits only; for photos "
+            "choose evaluation=photos"
         )
 
 
-def embedded(name: str) -> Path:
-    """A folder among the package's own assets."""
+def asset_folder(name: str) -> Path:
+    """A folder of the shipped assets."""
     return resolve(ModelSource(path=EMBEDDED + name))
 
 
 def pictures_in(folder: str) -> KnownPictures:
-    """The references that lie in a folder.
+    """The reference pictures in a folder.
 
     Raises:
         ConfigError: If there is no such folder, no picture in it, or one that cannot be read.
@@ -171,7 +172,7 @@ def pictures_in(folder: str) -> KnownPictures:
 
 
 def first_pictures(source: PictureSource, limit: int | None = MOST_REFERENCES) -> KnownPictures:
-    """As many pictures of a source as are compared with, save for those that cannot be read."""
+    """The first readable pictures of a source, up to ``limit``."""
     found = readable(source, limit)
     return KnownPictures([picture.name for picture, _ in found], [image for _, image in found])
 
@@ -179,7 +180,7 @@ def first_pictures(source: PictureSource, limit: int | None = MOST_REFERENCES) -
 def _tiny_face(
     device: torch.device | str = "cpu", batch_size: int = 64, threshold: float = 0.5
 ) -> TinyFace:
-    return TinyFace(embedded("tiny-face"), device, batch_size, threshold)
+    return TinyFace(asset_folder("tiny-face"), device, batch_size, threshold)
 
 
 def _deepface(
@@ -191,7 +192,7 @@ def _deepface(
 
 
 def check_scores(config: EvaluationConfig, sampling: SamplingConfig) -> None:
-    """Check what the scores compare with."""
+    """Check the references and prompts of the scores."""
     prior_prompts(sampling, config)
     if config.references is not None and not located(config.references).is_dir():
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The goal of a search, from the config: which scores, and which way each is better."""
+"""Typed config -> the goal of a search: its scores and their better directions."""
 
 from collections.abc import Mapping
 
@@ -10,17 +10,17 @@ from sdlora.sweep.search import Goal
 
 
 def search_goal(sweep: SweepConfig, evaluation: EvaluationConfig, space: Mapping[str, str]) -> Goal:
-    """What a search goes for.
+    """The goal of a search.
 
     Args:
-        sweep: With the objectives.
-        evaluation: Of every trial, unless a trial changes it.
-        space: Key -> its values as they were typed.
+        sweep: Its objectives.
+        evaluation: Evaluation of every trial.
+        space: Key -> its values as typed.
 
     Raises:
         ConfigError: If an objective is no score, has no better direction, or is not measured.
     """
-    require(bool(space), "hydra.sweeper.params", {}, "searches nothing; give a key several values")
+    require(bool(space), "hydra.sweeper.params", {}, "give some key several values")
     directed = tuple(name for name, each in KINDS.items() if each.sign)
     for name in sweep.objectives:
         require_choice("sweep.objectives", name, directed)

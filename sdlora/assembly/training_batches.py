@@ -1,4 +1,4 @@
-"""Typed config -> the training batches: encoded once through the frozen parts, or at every step."""
+"""Typed config -> the training batches, cached or encoded at every step."""
 
 from functools import partial
 
@@ -28,7 +28,7 @@ GIB = 2**30
 
 
 def cache_of(data: DataConfig, device: torch.device, progress: Progress) -> Cache | None:
-    """Where encodings are kept; ``None``: nowhere."""
+    """The cache of encodings; ``None``: no cache."""
     settings = data.cache
     if settings.mode == "off":
         return None
@@ -49,9 +49,9 @@ def cache_of(data: DataConfig, device: torch.device, progress: Progress) -> Cach
 
 
 def resident_bytes(gib: float, device: torch.device) -> int:
-    """How large a set may be to live on the device: of a GPU's free memory a quarter at most.
+    """Largest set that is kept on the device: at most a quarter of a GPU's free memory.
 
-    The rest is for activations and pictures drawn while training; an 8 GB card has little to spare.
+    The rest is for activations and for drawing while training.
     """
     wanted = round(gib * GIB)
     if device.type != "cuda":
@@ -70,7 +70,7 @@ def training_batches(
     """The training batches, encoded once unless ``data.cache=off``.
 
     Returns:
-        The batches, and the set without pictures that turned out not to decode.
+        The batches, and the set without pictures that cannot be decoded.
     """
     data, latents, embeddings = config.data, None, None
     tokenize = partial(token_ids, family.tokenizers, data.captions.max_chunks)
@@ -102,13 +102,13 @@ def training_batches(
 
 
 def picture_encoder_key(model: ModelConfig, data: DataConfig, family: Family) -> str:
-    """Names what latents depend on beside their pictures."""
+    """Cache key of everything that latents depend on besides their pictures."""
     parts = [part for part in description_of(model.family).parts if part == "vae"]
     return part_key(parts, model, data, (str(family.encoding_dtype), data.background, data.alpha))
 
 
 def caption_encoder_key(model: ModelConfig, data: DataConfig, family: Family) -> str:
-    """Names what prompt embeddings depend on beside their captions."""
+    """Cache key of everything that prompt embeddings depend on besides their captions."""
     dtype = str(next(next(iter(family.text_encoders.values())).parameters()).dtype)
     settings = (dtype, str(model.clip_skip), str(data.captions.max_chunks))
     parts = [*family.text_encoders, *description_of(model.family).tokenizers]
@@ -123,7 +123,7 @@ def batches_per_epoch(batches: PictureDataset | StreamedBatches) -> int | None:
 def datamodule(
     data: DataConfig, trainer: TrainerConfig, batches: PictureDataset | StreamedBatches
 ) -> CaptionDataModule:
-    """The stream of batches; workers are for pictures that must be decoded again and again."""
+    """The data module; workers are for pictures that are decoded at every step."""
     decodes = isinstance(batches, PictureDataset) and batches.latents is None
     return CaptionDataModule(
         batches,

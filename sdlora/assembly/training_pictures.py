@@ -1,4 +1,4 @@
-"""Typed config -> the pictures that are trained on, and those that are held out from it."""
+"""Typed config -> the training pictures and the held-out pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,17 +25,17 @@ from sdlora.runtime.progress import Progress
 def training_pictures(
     data: DataConfig, model: ModelConfig, folder: Path, progress: Progress, *, is_check: bool
 ) -> PictureSet:
-    """Find the pictures, filter them, and choose what of each is trained on.
+    """Find the pictures, filter them, and choose their cuts.
 
     Args:
-        data: Where they come from, and which of them are wanted.
-        model: Says what sides it can take.
-        folder: The run's; class pictures may lie there.
-        progress: Takes notes and shows bars.
-        is_check: Whether every picture is decoded, and look-alikes are told of.
+        data: Source, filters and cuts.
+        model: The model, which decides the possible sides.
+        folder: The run folder, which may hold class pictures.
+        progress: Prints notes and shows bars.
+        is_check: Whether to decode every picture, and to report look-alikes.
 
     Raises:
-        ValueError: For a folder or a setting that cannot work. Single files raise nothing here.
+        ValueError: For a folder or a setting that cannot work; faults of single files are findings.
     """
     check_frame(data.captions)
     _check_model(data, model, progress)
@@ -55,7 +55,7 @@ def held_out_pictures(
 ) -> PictureSet | None:
     """The folder of held-out pictures with captions; ``None`` if there is none.
 
-    What cannot be used of it is named and left out: it is not trained on.
+    Pictures that cannot be used are named and left out.
     """
     folder = data.val_root or held_out(data, progress)
     if folder is None:
@@ -77,17 +77,18 @@ def held_out_pictures(
 
 
 def _check_model(data: DataConfig, model: ModelConfig, progress: Progress) -> None:
-    """Check that the base is there and takes such pictures; no weight is read."""
+    """Check that the base exists and takes such pictures; no weight is read."""
     source = model_source(model)
     base = resolve(source)
     check_folder(base, source)
     check_side(data.resolution, base, source)
     if model.architecture and not source.architecture:
-        progress.print(f"note: {source.path} brings its own architecture, not model.architecture")
+        unused = "model.architecture has no effect"
+        progress.print(f"note: {source.path} has its own architecture; {unused}")
 
 
 def _sizes(data: DataConfig, model: ModelConfig) -> tuple[Sequence[Size], int]:
-    """What pictures are cut to, and what the model's sides must be multiples of, in pixels."""
+    """Bucket sizes, and the number that sides must be multiples of, in pixels."""
     source = model_source(model)
     _, step = pixel_steps(resolve(source), source)
     return bucket_sizes(data.buckets, data.resolution, step), step
@@ -101,7 +102,7 @@ def _with_class_pictures(
     progress: Progress,
     is_check: bool,
 ) -> PictureSource:
-    """With its class pictures, unless a check comes before they were drawn."""
+    """The source with its class pictures, unless a check runs before they are drawn."""
     others = class_folder(data.prior, folder)
     if is_check and not others.is_dir():
         progress.print(f"note: the run will draw its class pictures into {others}")

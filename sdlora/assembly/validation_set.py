@@ -1,4 +1,4 @@
-"""Typed config -> the validation loss: which pictures it is measured on."""
+"""Typed config -> the validation loss and its fixed pictures."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ import torch
 from sdlora.assembly.device import DTYPES
 from sdlora.config.captions import CaptionsConfig
 from sdlora.data.captions.recipe import sample_caption
-from sdlora.data.pictures.cuts import cut_out, told_sizes
+from sdlora.data.pictures.cuts import cut_out, size_conditioning
 from sdlora.data.pictures.decode import PictureError, to_tensor, to_unit_range
 from sdlora.data.pictures.picture import quoted
 from sdlora.data.selection.picture_set import PictureSet
@@ -20,7 +20,7 @@ from sdlora.training.module import DiffusionModule
 from sdlora.training.validation_loss import FixedSet, ValidationLoss
 
 MOST_PICTURES = 32
-"""So many held-out pictures, and as many training ones, are enough to see a curve turn."""
+"""Largest number of held-out pictures, and of training pictures, for the validation loss."""
 
 
 def validation_loss(
@@ -28,28 +28,28 @@ def validation_loss(
     precision: str,
     module: DiffusionModule,
     data: PictureSet,
-    unseen: PictureSet | None,
+    held_out: PictureSet | None,
     progress: Progress,
 ) -> ValidationLoss | None:
-    """Measures the loss on unseen pictures beside trained ones; ``None`` without unseen ones.
+    """The validation loss on held-out and training pictures; ``None`` without held-out ones.
 
     Args:
         captions: How captions are made; none is dropped here.
         precision: ``trainer.precision``.
         module: What trains.
         data: The pictures that are trained on.
-        unseen: Those that are not.
+        held_out: Those that are not.
         progress: Says what is going on.
     """
-    if unseen is None or not unseen.geometry or not data.geometry:
+    if held_out is None or not held_out.geometry or not data.geometry:
         return None
-    count = min(MOST_PICTURES, len(unseen.geometry), len(data.geometry))
+    count = min(MOST_PICTURES, len(held_out.geometry), len(data.geometry))
     encode = partial(_fixed_set, replace(captions, dropout=0.0), module)
     with progress.working("encoding validation pictures"):
         return ValidationLoss(
             module.family,
             module.objective,
-            encode(unseen, _evenly(len(unseen.geometry), count)),
+            encode(held_out, _evenly(len(held_out.geometry), count)),
             encode(data, _evenly(len(data.geometry), count)),
             seed=module.seed,
             precision=DTYPES[precision],
@@ -74,7 +74,7 @@ def _fixed_set(
         pixels = to_tensor(cut_out(image, data.geometry[number]))
         moments.append(family.encode_images(to_unit_range(pixels)[None])[0].cpu())
     cuts = [data.geometry[number] for number in numbers]
-    sizes = told_sizes([picture.size for picture in pictures], cuts, torch.zeros(len(cuts)))
+    sizes = size_conditioning([picture.size for picture in pictures], cuts, torch.zeros(len(cuts)))
     ids = token_ids(family.tokenizers, recipe.max_chunks, captions)
     return FixedSet(moments, ids, sizes)
 

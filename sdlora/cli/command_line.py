@@ -1,4 +1,4 @@
-"""The door from the command line: Hydra's composition, with errors that name key and remedy."""
+"""The command line: arguments for Hydra, composition, typed config, error messages."""
 
 import copy
 import functools
@@ -45,7 +45,7 @@ def run(task: Callable[[DictConfig], None], config_name: str, schema: type) -> N
     """Compose the config, run ``task`` with it, and report errors in one message.
 
     Args:
-        task: What to do with the composed config.
+        task: Function of the composed config.
         config_name: Root file in ``conf/``.
         schema: Its dataclass, to suggest keys from.
     """
@@ -73,17 +73,17 @@ def run(task: Callable[[DictConfig], None], config_name: str, schema: type) -> N
 
 
 def register_schemas() -> None:
-    """Give Hydra the typed schemas that the first line of the defaults list names."""
+    """Register the typed schemas, which the defaults lists name first."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=schema_node(TrainConfig))
     store.store(name="evaluate_schema", node=EvaluateConfig)
 
 
 def register_evaluate() -> None:
-    """Give Hydra the root file of ``evaluate.py`` and the groups that it takes, one by one.
+    """Register the root file of ``evaluate.py`` and its groups.
 
-    In ``conf/`` itself Hydra would look for ``lora=FILE`` among the options of ``conf/lora``, and
-    ``--help`` would list what ``evaluate.py`` does not take.
+    With ``conf/`` itself Hydra would look for ``lora=FILE`` among the options of ``conf/lora``, and
+    ``--help`` would list groups that ``evaluate.py`` does not have.
     """
     store = ConfigStore.instance()
     store.store(name="evaluate", node=OmegaConf.load(CONF / "evaluate.yaml"))
@@ -94,7 +94,7 @@ def register_evaluate() -> None:
 
 
 def schema_node(schema: type) -> DictConfig:
-    """A schema as a node that configs are merged into; where names are free, any may be added."""
+    """A schema as the node that configs are merged into; groups with free names accept any name."""
     node = OmegaConf.structured(schema)
     for group, (field, _) in open_groups(schema).items():
         node[group] = OmegaConf.structured(get_type_hints(schema)[group])
@@ -107,7 +107,7 @@ def to_typed(composed: DictConfig, schema: type[Config]) -> Config:
     """Turn a composed config into its dataclass; every check of the schema runs here, once.
 
     Raises:
-        ConfigError: If it has a key that the schema has not, or a value that cannot work.
+        ConfigError: If it has an unknown key, or an invalid value.
     """
     # ${times:2,${lora.r}} in conf/; here, as workers of a sweep are given a composed config
     OmegaConf.register_new_resolver("times", operator.mul, replace=True)
@@ -121,7 +121,7 @@ def to_typed(composed: DictConfig, schema: type[Config]) -> Config:
 
 
 def _with_groups_by_name(composed: DictConfig, schema: type) -> DictConfig:
-    """A copy in which groups of free names are typed, and lie in the field that is for them."""
+    """A copy in which groups with free names are typed, in the field for them."""
     whole = copy.deepcopy(composed)
     for group, (field, kind) in open_groups(schema).items():
         node = whole[group]
@@ -138,7 +138,7 @@ def _with_groups_by_name(composed: DictConfig, schema: type) -> DictConfig:
 
 
 def prepared_arguments(arguments: Sequence[str], schema: type) -> list[str]:
-    """The command line as Hydra needs it; each function says what Hydra cannot do by itself.
+    """The command line rewritten for Hydra, for each thing that Hydra cannot do itself.
 
     Raises:
         ValueError: If ``resume=`` does not name a run folder.
@@ -153,9 +153,9 @@ def prepared_arguments(arguments: Sequence[str], schema: type) -> list[str]:
 
 
 def listed(arguments: Sequence[str], schema: type) -> list[str]:
-    """Let ``lora=FILE`` and ``lora_scale=0.6,0.8`` be lists, where a key belongs to no group.
+    """Turn ``lora=FILE`` and ``lora_scale=0.6,0.8`` into lists, for keys outside of groups.
 
-    Hydra takes no single value for a list, and would start a run for each of several.
+    Hydra accepts no single value for a list, and would start a run for each of several.
     """
     lists = [key for key, kind in all_keys(schema).items() if kind == "list" and "." not in key]
     single = re.compile(rf"^({'|'.join(lists)})=(?!\[)(.*)", re.DOTALL)
@@ -163,9 +163,9 @@ def listed(arguments: Sequence[str], schema: type) -> list[str]:
 
 
 def written_where_it_lies(arguments: Sequence[str]) -> list[str]:
-    """Let ``sweep=FOLDER`` write into that folder.
+    """Make ``sweep=FOLDER`` write into that folder.
 
-    Hydra makes a folder of its own, with a log, before any config is looked at.
+    Hydra creates a folder of its own, with a log, before any config is read.
     """
     given = {_key(argument): argument for argument in arguments}
     folder = given.get("sweep", "").partition("=")[2].strip("\"'")
@@ -176,11 +176,11 @@ def written_where_it_lies(arguments: Sequence[str]) -> list[str]:
 
 
 def opened_shortcuts(arguments: Sequence[str]) -> list[str]:
-    """Let ``data.cache=off`` stand for its ``mode``, ``evaluation.face=none`` for its ``name``.
+    """Expand ``data.cache=off`` to its ``mode``, ``evaluation.face=none`` to its ``name``.
 
-    And ``run_dir`` for Hydra's folder too: what Hydra writes of a run (``.hydra/``, needed to
-    resume it) then lies in the same folder. Hydra itself cannot set a group by one value, nor take
-    its folder from a key that stands for that folder in each run of a sweep.
+    And ``run_dir`` to Hydra's folder too, so that ``.hydra/``, which is needed to resume, is in the
+    same folder. Hydra cannot set a group by one value, nor take its folder from a key that differs
+    in each run of a sweep.
     """
     scorers = r"^evaluation\.(face|clip|image|aesthetic)=(?!\{)"
     opened = [re.sub(r"^data\.cache=(?!\{)", "data.cache.mode=", item) for item in arguments]
@@ -191,16 +191,16 @@ def opened_shortcuts(arguments: Sequence[str]) -> list[str]:
 
 
 def resumed_arguments(arguments: Sequence[str]) -> list[str]:
-    """Put the overrides of the run that ``resume=`` names before those given now.
+    """Put the overrides of the run of ``resume=`` in front of the given ones.
 
-    So ``resume=RUN_FOLDER`` alone is enough, and writes on in that folder; Hydra has read its
-    overrides when a config names others.
+    So ``resume=RUN_FOLDER`` alone is enough, and continues in that folder; when Hydra reads a
+    config it has parsed its overrides already.
 
     Args:
         arguments: The command line without the program's name.
 
     Raises:
-        ValueError: If the folder is not a run folder, or more than one run is asked for.
+        ValueError: If the folder is not a run folder, or several runs are given.
     """
     given = {_key(argument): argument for argument in arguments}
     folder = given.get("resume", "resume=").partition("=")[2].strip("\"'")
@@ -208,7 +208,7 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     several = [item for item in arguments if item in MULTIRUN or item.startswith("sweep=")]
     if several:
-        raise ValueError(f"resume={folder}: goes on with one run; leave out {several[0]}")
+        raise ValueError(f"resume={folder}: continues one run; leave out {several[0]}")
     stored = Path(folder) / ".hydra" / "overrides.yaml"
     if not stored.is_file():
         raise ValueError(
@@ -218,15 +218,15 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
     before = {_key(line): line for line in map(str, OmegaConf.load(stored))}
     given["resume"] = f"resume={quoted(folder)}"  # a cell's folder holds "="
     if given.pop("hydra.run.dir", None):
-        raise ValueError(f"resume={folder}: goes on in that folder; leave out hydra.run.dir")
+        raise ValueError(f"resume={folder}: continues in that folder; leave out hydra.run.dir")
     here = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null", "hydra.mode=RUN"]
     return [*(before | given).values(), *here]
 
 
 def opened_options(arguments: Sequence[str], schema: type) -> list[str]:
-    """Let ``optim.options.eps=1e-6`` or ``optim.options={eps:1e-6}`` add what no file lists.
+    """Allow ``optim.options.eps=1e-6`` or ``optim.options={eps:1e-6}`` to add keys of no file.
 
-    Options are checked against the real signature later; Hydra refuses what no file lists.
+    Options are checked against the signature later; Hydra refuses keys that no file has.
     """
     open_keys = [key for key, kind in all_keys(schema).items() if kind == "dict"]
     prefixes = tuple(f"{key}{then}" for key in open_keys for then in (".", "={"))
@@ -234,7 +234,7 @@ def opened_options(arguments: Sequence[str], schema: type) -> list[str]:
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:
-    """Move ``--flags`` before the overrides: Hydra's parser wants all overrides in a row."""
+    """Move ``--flags`` before the overrides, which Hydra's parser needs in one sequence."""
     flags: list[str] = []
     overrides: list[str] = []
     takes_value = False
@@ -246,9 +246,9 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
 
 
 def named_by_sweep(arguments: Sequence[str]) -> list[str]:
-    """Name the folders of a sweep by the keys that it sweeps over, not by those all runs share.
+    """Name the folders of a sweep by its swept keys only.
 
-    Hydra names them by all that was given, save for keys that a config lists beforehand.
+    Hydra names them by all overrides, except keys that a config lists in advance.
     """
     if not set(MULTIRUN) & set(arguments):
         return list(arguments)
@@ -270,7 +270,7 @@ def _hydra_main(task: Callable[[DictConfig], None], config_name: str) -> Callabl
 def _reporting(
     task: Callable[[DictConfig], None], schema: type, failed: list[BaseException]
 ) -> Callable[[DictConfig], None]:
-    """``task`` that reports its own error; the other runs of a sweep go on after it."""
+    """``task`` with its error reported, so that the other runs of a sweep continue."""
 
     @functools.wraps(task)
     def reporting(composed: DictConfig) -> None:
@@ -327,7 +327,7 @@ def _key(argument: str) -> str:
 
 
 def quoted(value: str) -> str:
-    """A value as the command line has it: quoted if it holds what Hydra would read otherwise."""
+    """A value for the command line, quoted if Hydra would parse it otherwise."""
     if re.fullmatch(r"[\w./:-]+", value):
         return value
     escaped = value.replace("'", "\\'")

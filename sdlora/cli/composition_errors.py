@@ -1,4 +1,4 @@
-"""Errors of composing a config in one message each: key, value, remedy, instead of Hydra's own."""
+"""Messages for errors of composing a config: key, value and remedy, instead of Hydra's own."""
 
 import re
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def explain(
         error: What Hydra or OmegaConf raised.
         schema: The dataclass of the whole config.
         arguments: The command line, to show values as they were given.
-        folders: Config folders, to find groups, and values that a file gives.
+        folders: Config folders, to find groups and the values of a file.
 
     Returns:
         ``key=value: reason; remedy``, or the error's own first line if it names no key.
@@ -98,7 +98,7 @@ def unknown_key(
 
 
 def unknown_keys(composed: DictConfig, schema: type) -> dict[str, Any]:
-    """Dotted keys with their values that a config has and its schema has not.
+    """Dotted keys of a config that its schema does not have, with their values.
 
     ``+key=value`` puts them there, past the schema's own check, and where names are free nothing
     else has looked at them.
@@ -125,7 +125,7 @@ def shown(key: str, value: object) -> str:
 
 
 def _in_list(error: BaseException, schema: type, where: str) -> str | None:
-    """The message for an error inside a list of groups, whose keys OmegaConf gives without it."""
+    """The message for an error inside a list of groups, which OmegaConf's keys leave out."""
     if not isinstance(error, OmegaConfBaseException) or error.full_key is None:
         return None
     for name, group in _lists_of_groups(schema).items():
@@ -204,7 +204,7 @@ def _searched() -> list[Path]:
 def _as_given(
     key: str, arguments: Sequence[str], file: str | None, folders: Sequence[Path]
 ) -> tuple[str, str | None]:
-    """The key with its value as the command line, or the file, gives it."""
+    """The key with its value as written on the command line or in the file."""
     if file is not None:
         return key, _value_in(file, key, folders)
     for argument in reversed(arguments):

@@ -1,4 +1,4 @@
-"""Several devices: a process for each, of which the first leads and alone writes."""
+"""The processes of a run on several devices; the first alone writes files."""
 
 import os
 import subprocess
@@ -18,19 +18,19 @@ from torch import distributed
 from sdlora.cli.command_line import quoted
 from sdlora.config.rules import require
 from sdlora.config.trainer import TrainerConfig
-from sdlora.runtime.program import FOLLOWS, TRACEBACK, USER_ERROR, is_told, process_rank
+from sdlora.runtime.program import FOLLOWS, TRACEBACK, USER_ERROR, is_for_users, process_rank
 
 CONFIG_DIR = "command-line"
-"""What Hydra calls the source of configs that ``--config-dir`` names."""
+"""Hydra's name for the config source of ``--config-dir``."""
 
 FAILS_WITHIN_S = 10.0
-"""When a process has failed, the first one has so long to see it by itself; NCCL never does."""
+"""Seconds that the first process has to notice a failed one by itself; NCCL never does."""
 
 SEEN_WITHIN_S = 0.5
-"""A process whose connection broke is waited for so long, to see whether it has ended."""
+"""Seconds to wait whether a process whose connection broke has ended."""
 
 ENDS_WITHIN_S = 60.0
-"""When training is over, the other processes have so long to end."""
+"""Seconds that the other processes have to end after training."""
 
 
 class ProcessError(RuntimeError):
@@ -38,17 +38,17 @@ class ProcessError(RuntimeError):
 
 
 def num_processes(trainer: TrainerConfig) -> int:
-    """Of the run, on all machines."""
+    """Number of processes of the run, on all machines."""
     return trainer.devices * trainer.num_nodes
 
 
 def rank_of(trainer: TrainerConfig) -> int:
-    """Number of this process among those of the run; 0 is the first."""
+    """Rank of this process among those of the run; 0 is the first."""
     return process_rank(num_processes(trainer))
 
 
 def check_processes(trainer: TrainerConfig, run_dir: str, *, is_resumed: bool) -> None:
-    """Check that the devices are there, and that torchrun or Slurm started a process for each.
+    """Check that the devices exist, and that torchrun or Slurm started a process for each.
 
     Raises:
         ConfigError: Naming key, value and remedy.
@@ -57,8 +57,8 @@ def check_processes(trainer: TrainerConfig, run_dir: str, *, is_resumed: bool) -
     if trainer.accelerator in ("auto", "gpu") and torch.cuda.is_available():
         there = torch.cuda.device_count()
         remedy = (
-            f"this machine shows {there} GPU(s); take no more of them, and as many times "
-            "trainer.accumulate_grad_batches for the same steps"
+            f"this machine has {there} GPU(s); use no more of them, and multiply "
+            "trainer.accumulate_grad_batches accordingly for the same steps"
         )
         require(trainer.devices <= there, "trainer.devices", trainer.devices, remedy)
     started = int(os.environ.get("WORLD_SIZE", count))
@@ -82,14 +82,14 @@ def check_processes(trainer: TrainerConfig, run_dir: str, *, is_resumed: bool) -
         count == 1 or not is_started or is_named,
         "run_dir",
         run_dir,
-        "each process would make a folder of its own, as their clocks differ; give all of them "
-        "the same one with hydra.run.dir=FOLDER",
+        "each process would create a folder of its own; give all of them the same one with "
+        "hydra.run.dir=FOLDER",
     )
 
 
 @contextmanager
 def together(trainer: lightning.Trainer) -> Iterator[None]:
-    """Within the block, the processes of a run are one group; afterwards each is by itself.
+    """Join the processes of a run in one group, inside the block.
 
     On one machine the first process starts the others; those of torchrun and Slurm are there. The
     environment is left as it was found, so that another run may follow in the first process.
@@ -128,7 +128,7 @@ def together(trainer: lightning.Trainer) -> Iterator[None]:
 
 @contextmanager
 def in_turn(strategy: Strategy) -> Iterator[None]:
-    """The first process goes through the block, then the others; if one fails, all end.
+    """Run the block in the first process, then in the others; if one fails, all end.
 
     So what the first one writes (the cache, the data sheet) is there for the others.
 
@@ -152,13 +152,13 @@ def in_turn(strategy: Strategy) -> Iterator[None]:
     if failure is not None:
         raise failure
     if not all_are_well and is_first:
-        raise ProcessError("another process of this run failed before training; it said why above")
+        raise ProcessError("another process of this run failed before training; see above")
     if not all_are_well:
         sys.exit(USER_ERROR)
 
 
 def command() -> list[str]:
-    """What another process runs: this run alone in its folder, also if it is a cell of a sweep.
+    """Command line of another process: this run alone in its folder, even in a sweep.
 
     Lightning's own launcher repeats the command line, with which each process of a sweep would
     begin a sweep of its own (its issue 11300).
@@ -209,7 +209,7 @@ class Followers:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._is_over.set()
         message = None
-        if isinstance(error, Exception) and not is_told(error):
+        if isinstance(error, Exception) and not is_for_users(error):
             message = self._failure()
         for process in self._processes:
             self._end(process, 0.0 if error else ENDS_WITHIN_S)
@@ -217,7 +217,7 @@ class Followers:
             raise ProcessError(message) from error
 
     def _failure(self) -> str | None:
-        """Which process failed, if one did: then this one's error is that it got no answer."""
+        """The failed process, if there is one: this process then only saw a broken connection."""
         for rank, process in enumerate(self._processes, start=1):
             try:
                 code = process.wait(SEEN_WITHIN_S)
@@ -241,7 +241,7 @@ class Followers:
         process.stdin.close()
 
     def _watch(self, rank: int, process: subprocess.Popen[bytes]) -> None:
-        """End this process if another one failed and it does not see it."""
+        """End this process if another one failed and it does not notice."""
         code = process.wait()
         if code != 0 and not self._is_over.wait(FAILS_WITHIN_S):
             print(f"error: {_ended(rank, code)}", file=sys.stderr, flush=True)
@@ -251,7 +251,7 @@ class Followers:
 def _ended(rank: int, code: int) -> str:
     return (
         f"trainer.devices: process {rank} of this run ended with exit code {code}, so the others "
-        "cannot go on; what it said stands above. Resume from the last checkpoint"
+        "cannot go on; its message is above. Resume from the last checkpoint"
     )
 
 

@@ -9,35 +9,35 @@ from sdlora.config.rules import require, require_choice, require_count, require_
 
 @dataclass(slots=True, kw_only=True)
 class CaptionsConfig:
-    """How the text of a picture becomes the caption of one sample."""
+    """How the caption of a sample is made from the text of its picture."""
 
     endings: list[str] = field(default_factory=list)
     """Endings of caption files beside the pictures, tried in order, any letter case."""
     default: str | None = None
-    """Caption of pictures that have none; ``""`` trains without words (a style), ``null`` is an
+    """Caption of pictures without one; ``""`` trains without words (a style), ``null`` is an
     error."""
     lines: str = MISSING
-    """Of a caption of several lines: ``all`` of them, the ``first``, or a ``random`` one."""
+    """Lines of a caption that are used: ``all`` of them, the ``first``, or a ``random`` one."""
     tags: bool = MISSING
     """Whether captions are lists of tags."""
     separator: str = MISSING
-    """Between tags."""
+    """Separator of tags."""
     shuffle: bool = MISSING
-    """Tags in another order for each sample."""
+    """Shuffle the tags for each sample."""
     keep_tokens: int = MISSING
-    """So many tags at the front are neither shuffled nor dropped; >= 0."""
+    """Number of tags at the front that are neither shuffled nor dropped; >= 0."""
     tag_dropout: float = MISSING
     """Probability that a tag is left out; [0, 1)."""
     dropout: float = MISSING
     """Probability that a sample trains with an empty caption; [0, 1)."""
     prefix: str = MISSING
-    """Before every caption."""
+    """Put in front of every caption."""
     suffix: str = MISSING
-    """Behind every caption."""
+    """Put behind every caption."""
     wildcards: bool = MISSING
-    """``{red|blue}`` stands for one of its words, another for each sample."""
+    """``{red|blue}`` is replaced by one of its alternatives, drawn for each sample."""
     max_chunks: int = MISSING
-    """Longest caption, in chunks of 75 tokens; every caption takes so many; >= 1."""
+    """Length of every caption, in chunks of 75 tokens; >= 1."""
 
     def __post_init__(self) -> None:
         require_choice("data.captions.lines", self.lines, ("all", "first", "random"))

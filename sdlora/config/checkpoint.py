@@ -1,4 +1,4 @@
-"""The typed schema of ``checkpoint.*``: how often a run can be gone on with."""
+"""The typed schema of ``checkpoint.*``: checkpoints that a run can resume from."""
 
 from dataclasses import dataclass
 
@@ -11,6 +11,8 @@ from sdlora.config.rules import (
 
 @dataclass(slots=True, kw_only=True)
 class CheckpointConfig:
+    """How often checkpoints are written, and how many are kept."""
+
     every_n_steps: int = MISSING
     """Optimizer steps between checkpoints; 0: only the last."""
     keep_last: int | None = None

@@ -20,16 +20,16 @@ SOURCES = ("folder", "hub", "portraits")
 
 @dataclass(slots=True, kw_only=True)
 class RootConfig:
-    """A folder or archive of pictures, and what holds for all of them."""
+    """One folder or archive of training pictures, with settings of its own."""
 
     path: str = MISSING
     """Folder of pictures, or a ``.zip``, ``.tar`` or ``.tar.gz`` of one."""
     repeats: int = 1
     """How often an epoch shows each of its pictures; >= 1."""
     prefix: str = ""
-    """Stands before each of its captions, such as a trigger word."""
+    """Put in front of each of its captions, such as a trigger word."""
     class_caption: str | None = None
-    """Caption of those of its pictures that have none of their own."""
+    """Caption of its pictures without one of their own."""
 
     def __post_init__(self) -> None:
         require_count("data.roots.repeats", self.repeats)
@@ -71,7 +71,7 @@ class BucketsConfig:
 
 @dataclass(slots=True, kw_only=True)
 class PriorConfig:
-    """Prior preservation: what keeps the class of the subject as it was."""
+    """Prior preservation: training that keeps other members of the class as the base draws them."""
 
     mode: str = MISSING
     """Prior preservation: ``none``, ``class`` (class pictures train along) or ``teacher`` (the
@@ -79,11 +79,11 @@ class PriorConfig:
     prompt: str = MISSING
     """The class prompt, such as ``a photo of a person``."""
     weight: float = MISSING
-    """Factor on this part of the loss; > 0."""
+    """Weight of the prior loss; > 0."""
     root: str | None = None
     """Folder of class pictures; ``null``: ``class_pictures`` in the run folder."""
     num_pictures: int = MISSING
-    """So many class pictures; the base draws those that are missing. >= 1."""
+    """Number of class pictures; the base draws those that are missing. >= 1."""
 
     def __post_init__(self) -> None:
         require_choice("data.prior.mode", self.mode, ("none", "class", "teacher"))
@@ -107,7 +107,7 @@ class CacheConfig:
     dir: str | None = None
     """Folder of the cache; ``null``: ``SDLORA_CACHE``, else the user's cache folder."""
     max_gib: float = MISSING
-    """Largest size on disk; what was not used for longest goes first. > 0."""
+    """Largest size on disk; the least recently used entries are removed first. > 0."""
     resident_gib: float = MISSING
     """Up to this size (and a quarter of a GPU's free memory) a set is kept on the training device;
     a larger one is memory-mapped. > 0."""
@@ -120,20 +120,20 @@ class CacheConfig:
 
 @dataclass(slots=True, kw_only=True)
 class HubConfig:
-    """A Hugging Face set: which rows, which columns, and how they are read."""
+    """Split and columns of a Hugging Face data set, and how its rows are read."""
 
     split: str = MISSING
-    """Which split of the set."""
+    """Split of the data set."""
     revision: str | None = None
-    """Branch, tag or commit of a set on the Hub."""
+    """Branch, tag or commit of a data set on the Hub."""
     image_column: str | None = None
-    """Column of the pictures; ``null``: the one that is called so by custom."""
+    """Column of the pictures; ``null``: the one with a customary name."""
     caption_column: str | None = None
-    """Column of the captions; ``null``: the one that is called so by custom."""
+    """Column of the captions; ``null``: the one with a customary name."""
     streaming: bool = MISSING
-    """Read rows as they come instead of storing the set: for sets larger than the disk."""
+    """Stream the rows instead of storing the set: for sets larger than the disk."""
     shuffle_buffer: int = MISSING
-    """Rows that streaming holds to shuffle among; >= 1."""
+    """Size of the shuffle buffer of streaming, in rows; >= 1."""
 
     def __post_init__(self) -> None:
         require_count("data.hub.shuffle_buffer", self.shuffle_buffer)
@@ -141,23 +141,24 @@ class HubConfig:
 
 @dataclass(slots=True, kw_only=True)
 class DataConfig:
-    """What is trained on: pictures, captions, cuts and batches."""
+    """Training pictures: sources, captions, cuts, cache and batches."""
 
     source: str = MISSING
     """Where pictures come from: ``folder``, ``hub`` (a Hugging Face set) or ``portraits``."""
     root: str | None = None
     """Folder or archive of captioned pictures, or ``example:NAME`` for one of the shipped folders;
-    for ``source: hub`` the set's id or local path."""
+    for ``source: hub`` the id or local path of the data set."""
     roots: list[RootConfig] = field(default_factory=list)
     """Several folders, each with its own settings; instead of ``root``."""
     nested: bool = MISSING
     """Whether sub-folders are read; one called ``held_out`` never is."""
     val_root: str | None = None
-    """Captioned pictures for the validation loss; ``null``: the folder ``held_out`` of a root."""
+    """Folder of captioned pictures for the validation loss; ``null``: the folder ``held_out`` of a
+    root."""
     val_fraction: float = MISSING
-    """Share of the pictures that is not trained on but used for the validation loss; [0, 1)."""
+    """Share of the pictures that is held out for the validation loss; [0, 1)."""
     on_error: str = MISSING
-    """What a picture or caption that cannot be used does: ``raise`` or ``skip`` (and be listed)."""
+    """What happens when a picture or caption cannot be used: ``raise``, or ``skip`` and list it."""
     num_pictures: int = MISSING
     """How many portraits to draw (``source: portraits``); >= 1."""
     resolution: int = MISSING
@@ -177,7 +178,7 @@ class DataConfig:
     """What transparency means: ``background`` (lay it over the colour) or ``mask`` (and train only
     what is opaque)."""
     mask_weight: float = MISSING
-    """Factor on the loss where a mask (``NAME.mask.png``, or alpha) is black; [0, 1)."""
+    """Loss weight where a mask (``NAME.mask.png``, or alpha) is black; [0, 1)."""
     captions: CaptionsConfig = MISSING
     filters: FiltersConfig = MISSING
     prior: PriorConfig = MISSING
@@ -243,7 +244,7 @@ class DataConfig:
             self.root,
             "name the Hugging Face set, such as OWNER/NAME, or a local path"
             if self.source == "hub"
-            else "name the folder that holds your pictures and captions",
+            else "name the folder with your pictures and captions",
         )
         require(
             not (self.root and self.roots),
@@ -265,8 +266,8 @@ class DataConfig:
             simple or not streamed,
             "data.hub.streaming",
             True,
-            "reads rows as they come: set data.cache=off, data.buckets.mode=square and data.crop "
-            "to center or random",
+            "streams the rows: set data.cache=off, data.buckets.mode=square and data.crop to "
+            "center or random",
         )
         require(
             not (streamed and self.prior.mode == "class"),

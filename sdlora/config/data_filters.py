@@ -8,7 +8,7 @@ from omegaconf import MISSING
 from sdlora.config.rules import require
 
 MAX_HASH_DISTANCE = 16
-"""Hashes of unrelated pictures differ in about 32 of 64 bits, few in less than 16."""
+"""Hashes of unrelated pictures differ in about 32 of 64 bits, few in fewer than 16."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,9 +28,9 @@ class FiltersConfig:
     max_file_mib: float | None = None
     """Larger files are left out; in MiB, > 0."""
     exact_duplicates: bool = MISSING
-    """Of files with the same bytes keep the first by name."""
+    """Keep one file, the first by name, of those with the same bytes."""
     near_duplicates: int | None = None
-    """Of pictures whose 64-bit perceptual hashes differ in at most so many bits keep the largest;
+    """Keep the largest of pictures whose 64-bit perceptual hashes differ in at most this many bits;
     0 to 16."""
     min_sharpness: float | None = None
     """Smallest variance of the Laplacian, in squared grey levels, at 512 px; blur is below 100."""
@@ -52,8 +52,8 @@ class FiltersConfig:
         self._require(
             self.near_duplicates is None or 0 <= self.near_duplicates <= MAX_HASH_DISTANCE,
             "near_duplicates",
-            f"must lie between 0 and {MAX_HASH_DISTANCE}; 4 finds copies that were resized or "
-            "saved again, far more takes strangers for copies",
+            f"must be between 0 and {MAX_HASH_DISTANCE}; 4 finds copies that were resized or saved "
+            "again, much larger values find unrelated pictures",
         )
 
     def _require(self, ok: bool, key: str, remedy: str) -> None:

@@ -18,6 +18,8 @@ from sdlora.config.sampling import SamplingConfig
 
 @dataclass(slots=True, kw_only=True)
 class EvaluatedData:
+    """The training pictures that a LoRA's pictures are compared with."""
+
     root: str | None = None
     """Folder of the pictures that the LoRA was trained on, if they are there: scores compare with
     them, and with its folder ``held_out`` if it has one."""
@@ -25,12 +27,12 @@ class EvaluatedData:
 
 @dataclass(slots=True, kw_only=True)
 class EvaluateConfig:
-    """Everything that ``evaluate.py`` takes."""
+    """The whole config of ``evaluate.py``."""
 
     GROUPS: ClassVar[tuple[str, ...]] = ("model", "sampling", "evaluation")
-    """Config groups whose options can be chosen; all else are plain keys."""
+    """Config groups with options; other keys are plain values."""
     REFUSED: ClassVar[tuple[str, ...]] = ("model/ddpm", "sampling/unconditional")
-    """Options of these groups that it does not take, as they are for models without prompts."""
+    """Options of these groups that are refused: those of unconditional models."""
 
     run: str | None = None
     """Run folder whose LoRA is scored; it gives the model, the references and the training set."""
@@ -47,12 +49,12 @@ class EvaluateConfig:
     """Strengths of the LoRA, each scored; 1 is as trained. ``lora_scale=0.6,0.8,1.0`` shares one
     load."""
     images: list[str] = field(default_factory=list)
-    """Folders of pictures made elsewhere, to be scored as they are; prompts are read from their
+    """Folders of pictures of other programs to score; prompts are read from their
     ``prompts.json``, or text files beside the pictures."""
     merge: bool = MISSING
-    """Add the LoRA into the weights before drawing, as an exported model would have it."""
+    """Merge the LoRA into the weights before drawing, as in an exported model."""
     run_dir: str = MISSING
-    """Where the pictures and the report go."""
+    """Folder of the pictures and the report."""
     precision: str = MISSING
     """fp32, bf16 or fp16."""
     accelerator: str = MISSING
@@ -93,5 +95,5 @@ class EvaluateConfig:
             self.run is None or self.data.root is None,
             "data.root",
             self.data.root,
-            "a run knows its own training pictures; leave it out",
+            "a run brings its own training pictures; leave it out",
         )

@@ -10,19 +10,23 @@ from sdlora.config.rules import require, require_choice, require_count
 from sdlora.config.score_kinds import KINDS, kind
 
 UNSET = ("none", False, 0)
-"""What a key has that asks for no score."""
+"""Value of a key that switches a score off."""
 
 
 @dataclass(slots=True, kw_only=True)
 class ScorerConfig:
+    """A scorer by name, with its options."""
+
     name: str = MISSING
     """Which scorer, or ``none``."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Its further arguments, checked against its signature."""
+    """Further arguments of the scorer, checked against its signature."""
 
 
 @dataclass(slots=True, kw_only=True)
 class EvaluationConfig:
+    """Which scores are measured and when, and how the best checkpoint is chosen."""
+
     face: ScorerConfig = MISSING
     """Face distance and faceless count: ``tiny_face``, ``deepface`` or ``none``."""
     clip: ScorerConfig = MISSING
@@ -31,7 +35,7 @@ class EvaluationConfig:
     """Image similarity, diversity and copying: ``image`` (``options.model``: ``tiny``, a folder or
     a Hub id of a CLIP or DINOv2), or ``none``."""
     kid: bool = MISSING
-    """Kernel distance to the references, by the features of ``image``."""
+    """Kernel distance (KID) to the references, by the features of ``image``."""
     aesthetic: ScorerConfig = MISSING
     """``aesthetic`` (``options.head``: a local safetensors file; ``options.model``: the CLIP that
     it was trained on), or ``none``."""
@@ -39,26 +43,27 @@ class EvaluationConfig:
     """The three numbers of the NTU GenAI 2024 homework 10, by ``face`` and ``clip``, as it prints
     them."""
     trigger_word: str | None = None
-    """The word in the prompts that calls what was trained, such as ``sks``."""
+    """The word in the prompts that names the trained subject, such as ``sks``."""
     class_word: str | None = None
-    """What it is, such as ``man``: stands for ``trigger_word`` where a model that never saw that
-    word scores pictures, and in the prompts of the prior drift."""
+    """Class of the subject, such as ``man``: replaces ``trigger_word`` where a model that never saw
+    that word scores pictures, and in the prompts of the prior drift."""
     prior_prompts: int = MISSING
-    """So many prompts are drawn with the class word, too, and compared with the base's pictures:
-    the prior drift, by the features of ``image``. 0: none."""
+    """Number of prompts that are also drawn with the class word and compared with the base's
+    pictures: the prior drift, by the features of ``image``. 0: none."""
     references: str | None = None
-    """Folder of pictures of the same person that training does not see. ``null``: the folder
-    ``held_out`` in ``data.root`` if there is one, else the training pictures."""
+    """Folder of held-out pictures of the same person. ``null``: the folder ``held_out`` in
+    ``data.root`` if there is one, else the training pictures."""
     every_n_steps: int = MISSING
     """Optimizer steps between scores; 0: only at the end."""
     select: str = MISSING
-    """The score that the best checkpoint has the best of, one that ``score_kinds.py`` marks for it;
-    ``none`` keeps no best one."""
+    """Score that the best checkpoint is chosen by, one that ``score_kinds.py`` marks for it;
+    ``none`` keeps no best checkpoint."""
     max_clip_loss: float = MISSING
     """A checkpoint whose CLIP score is lower than the base's by more than this is never the best;
     in points, >= 0."""
     stop_patience: int | None = None
-    """Stop after so many scores without a better one; ``null``: train to the end."""
+    """Number of scores without an improvement after which training stops; ``null``: train to the
+    end."""
 
     def __post_init__(self) -> None:
         selecting = [name for name, each in KINDS.items() if each.selects]
@@ -91,12 +96,12 @@ class EvaluationConfig:
         require_count("evaluation.every_n_steps", self.every_n_steps, 0)
 
     def unset_for(self, score: str) -> list[str]:
-        """Keys of this group that have to be set for a score and are not."""
+        """Keys of this group that a score needs and that are not set."""
         values = {key: getattr(self, key) for key in kind(score).needs}
         return [key for key, value in values.items() if getattr(value, "name", value) in UNSET]
 
     def _check_features(self) -> None:
-        """What stands on another scorer needs that one."""
+        """Check that scores which use another scorer's model have that scorer."""
         require_count("evaluation.prior_prompts", self.prior_prompts, 0)
         has_features = self.image.name != "none"
         for key, value in (("kid", self.kid), ("prior_prompts", self.prior_prompts)):
@@ -116,7 +121,7 @@ class EvaluationConfig:
             (self.trigger_word is None) == (self.class_word is None),
             "evaluation.class_word",
             self.class_word,
-            "stands for evaluation.trigger_word; give both or none",
+            "replaces evaluation.trigger_word; give both or none",
         )
         require(
             self.trigger_word is not None or not self.prior_prompts,

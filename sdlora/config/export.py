@@ -11,6 +11,8 @@ from sdlora.config.rules import (
 
 @dataclass(slots=True, kw_only=True)
 class ExportConfig:
+    """Name and licence of the exported LoRA."""
+
     name: str = MISSING
     """Title of the LoRA, and name of the file for ComfyUI / A1111."""
     licence: str | None = None

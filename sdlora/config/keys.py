@@ -1,8 +1,8 @@
-"""Dotted keys of a schema, and the one that was meant by a typo.
+"""Dotted keys of a schema, and the known key nearest to a mistyped one.
 
-A group may hold further groups whose names are free: a field that maps names to a dataclass, as
+A group may hold further groups with free names: a field that maps names to a dataclass, such as
 ``LoraConfig.parts``. Files and the command line write such a name in the group itself
-(``lora.unet.r``); a schema's keys have ``PART`` in its place (``lora.PART.r``).
+(``lora.unet.r``); keys of a schema have ``PART`` instead (``lora.PART.r``).
 """
 
 import difflib
@@ -29,7 +29,7 @@ def open_groups(schema: Any) -> dict[str, tuple[str, Any]]:
 
 
 def as_written(config: Any) -> dict[str, Any]:
-    """A whole config with its keys as files and the command line write them."""
+    """A whole config with the keys of files and of the command line."""
     values = asdict(config)
     for group, (field, _) in open_groups(type(config)).items():
         values[group] |= values[group].pop(field)
@@ -52,7 +52,7 @@ def all_keys(schema: Any, prefix: str = "") -> dict[str, str]:
 
 
 def schema_key(key: str, known: Container[str]) -> str:
-    """A key as ``all_keys`` has it: ``lora.unet.r`` is ``lora.PART.r``."""
+    """A key in the form of ``all_keys``: ``lora.unet.r`` is ``lora.PART.r``."""
     names = key.split(".")
     for index in range(len(names)):
         is_free = ".".join([*names[:index], ANY_NAME]) in known
@@ -64,15 +64,15 @@ def schema_key(key: str, known: Container[str]) -> str:
 def nearest_key(key: str, schema: Any) -> str | None:
     """The known key most like ``key``, or ``None`` if none is like it."""
     keys = all_keys(schema)
-    asked = schema_key(key, keys)
-    if asked.endswith(ANY_NAME):  # a value where a group would be: no name of one
-        asked = key
+    written = schema_key(key, keys)
+    if written.endswith(ANY_NAME):  # a value where a group would be: no name of one
+        written = key
     known = [name for name in keys if not name.endswith(ANY_NAME)]
     leaf = key.rpartition(".")[2]
-    same_group = [name for name in known if name.rpartition(".")[0] == asked.rpartition(".")[0]]
-    near = difflib.get_close_matches(asked, same_group, n=1, cutoff=0.7)
+    same_group = [name for name in known if name.rpartition(".")[0] == written.rpartition(".")[0]]
+    near = difflib.get_close_matches(written, same_group, n=1, cutoff=0.7)
     if near:
         return key.removesuffix(leaf) + near[0].rpartition(".")[2]
-    near = difflib.get_close_matches(asked, known, n=1, cutoff=0.7)
+    near = difflib.get_close_matches(written, known, n=1, cutoff=0.7)
     near = near or [name for name in known if name.rpartition(".")[2] == leaf]
     return near[0] if near else None

@@ -9,6 +9,8 @@ from sdlora.config.rules import (
 
 @dataclass(slots=True, kw_only=True)
 class LoggerConfig:
+    """Where training curves are written."""
+
     names: list[str] = field(default_factory=list)
     """Where curves go: any of ``tensorboard``, ``csv``."""
 

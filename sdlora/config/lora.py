@@ -23,8 +23,8 @@ class LoraPartConfig:
     """How one part of the model trains."""
 
     method: str | None = None
-    """``lora`` (an adapter), ``full`` (all weights) or ``frozen``; ``null``: not said, which is
-    refused of a part that the model's family may train."""
+    """``lora`` (an adapter), ``full`` (all weights) or ``frozen``; ``null``: not set, an error for
+    a part that the model's family can train."""
     targets: list[str] = field(default_factory=list)
     """Names, or ends of names, of the layers that get an adapter."""
     r: int | None = None
@@ -32,13 +32,13 @@ class LoraPartConfig:
     alpha: float | None = None
     """Alpha in this part; ``null``: ``lora.alpha``. > 0."""
     rank_pattern: dict[str, int] = field(default_factory=dict)
-    """Ranks of layers that differ, by pattern: a part of the name between dots, with ``*``, such as
+    """Ranks of single layers, by pattern: a part of the name between dots, with ``*``, such as
     ``{mid_block: 16, down_blocks.*.attn1: 4}``; a later pattern wins."""
     alpha_pattern: dict[str, float] = field(default_factory=dict)
-    """Alphas of layers that differ, by pattern as in ``rank_pattern``. > 0."""
+    """Alphas of single layers, by pattern as in ``rank_pattern``. > 0."""
 
     def check(self, name: str) -> None:
-        """Refuse what cannot work; ``name`` is the part's key, such as ``lora.unet``."""
+        """Check the values; ``name`` is the part's key, such as ``lora.unet``."""
         if self.method is not None:
             require_choice(f"{name}.method", self.method, METHODS)
         ranks = {f"rank_pattern.{pattern}": r for pattern, r in self.rank_pattern.items()}
@@ -61,15 +61,15 @@ class LoraPartConfig:
 
 @dataclass(slots=True, kw_only=True)
 class NewWordConfig:
-    """A word that is learned (textual inversion), alone or with an adapter."""
+    """A new word to learn by textual inversion, alone or with an adapter."""
 
     name: str | None = None
-    """A word that the text encoders do not know, to be learned (textual inversion), alone or with
-    an adapter; captions and prompts must hold it. ``null``: none."""
+    """The new word, unknown to the text encoders; captions and prompts must contain it. ``null``:
+    none."""
     init: str = MISSING
-    """Known words that the new one begins as, such as what kind of thing it is."""
+    """Known words that initialise the embeddings, such as the kind of thing."""
     num_vectors: int = MISSING
-    """How many embeddings stand for the new word; each takes a token of the caption. >= 1."""
+    """Number of embeddings of the new word; each takes a token of the caption. >= 1."""
 
     def __post_init__(self) -> None:
         require_count("lora.new_word.num_vectors", self.num_vectors)
@@ -86,10 +86,10 @@ class NewWordConfig:
 
 @dataclass(slots=True, kw_only=True)
 class LoraConfig:
-    """The adapters of all parts, and what each part's own may differ in.
+    """What trains in each part of the model, and the adapters.
 
-    Which parts there are is for the model's family to say. Files and the command line name a part
-    in the group itself, as ``lora.unet.r``; here they are a mapping.
+    The model's family defines the parts. Files and the command line name a part in the group
+    itself, such as ``lora.unet.r``; here they are a mapping.
     """
 
     r: int = MISSING
@@ -99,18 +99,18 @@ class LoraConfig:
     dropout: float = MISSING
     """Probability that an adapter's input is dropped while training; [0, 1)."""
     rank_dropout: float = MISSING
-    """Probability that one rank of an adapter's update is dropped, for a sample; [0, 1)."""
+    """Probability that a rank of an adapter's update is dropped for a sample; [0, 1)."""
     init: str = MISSING
-    """How the matrices start: ``default`` (A Kaiming uniform) or ``gaussian``, B at zero; or both
-    from the base's weights, ``pissa`` (largest singular values) or ``olora`` (QR)."""
+    """Initial matrices: ``default`` (A Kaiming uniform) or ``gaussian``, B zero; or both from the
+    base's weights, ``pissa`` (largest singular values) or ``olora`` (QR)."""
     init_from: str | None = None
-    """LoRA file or folder of any layout to go on from; rank, alpha and layers must be as here."""
+    """LoRA file or folder of any layout to start from; rank, alpha and layers must match."""
     use_rslora: bool = MISSING
     """Rank-stabilised scale alpha / sqrt(r)."""
     use_dora: bool = MISSING
     """Weight-decomposed LoRA; denoiser only (a text encoder's magnitudes do not survive export)."""
     parts: dict[str, LoraPartConfig] = field(default_factory=dict)
-    """How each part trains, by its name, such as ``unet``."""
+    """The parts by name, such as ``unet``."""
     new_word: NewWordConfig = MISSING
 
     def __post_init__(self) -> None:
@@ -126,7 +126,7 @@ class LoraConfig:
             set(methods.values()) != {"frozen"} or self.new_word.name is not None,
             f"lora.{next(iter(methods), None)}.method",
             "frozen",
-            "as all the others, leaves nothing to train; set one to lora or full, or "
+            "like all the others, leaves nothing to train; set one to lora or full, or "
             "lora.new_word.name",
         )
         self._refuse_mixtures(methods)
@@ -138,11 +138,11 @@ class LoraConfig:
         )
 
     def part(self, name: str) -> LoraPartConfig:
-        """How a part of the model is trained; nothing is said of one that no file names."""
+        """The config of a part; all defaults for one that no file names."""
         return self.parts.get(name, LoraPartConfig())
 
     def methods(self, names: Iterable[str]) -> dict[str, str | None]:
-        """How each of these parts is trained."""
+        """The training method of each of these parts."""
         return {name: self.part(name).method for name in names}
 
     def _refuse_mixtures(self, methods: dict[str, str | None]) -> None:

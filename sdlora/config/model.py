@@ -1,4 +1,4 @@
-"""The typed schema of ``model.*``: the base, and in which precision it is held."""
+"""The typed schema of ``model.*``: the base model and its precision."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,10 +16,10 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 
 @dataclass(slots=True, kw_only=True)
 class ModelConfig:
-    """The base model."""
+    """The base model: family, files, and precision of frozen weights."""
 
     family: str = MISSING
-    """Model family: which code holds the parts together. ``sd`` is Stable Diffusion 1.x / 2.x,
+    """Model family: the code that loads and runs the parts. ``sd`` is Stable Diffusion 1.x / 2.x,
     ``sdxl`` is XL, ``kolors`` is Kolors, ``ddpm`` an unconditional model of pixels."""
     path: str | None = MISSING
     """Hub id, local folder in the diffusers layout, checkpoint in one ``.safetensors`` file, or
@@ -29,8 +29,8 @@ class ModelConfig:
     """Options of the denoiser (diffusers' ``UNet2DModel`` for ddpm) where ``model.path`` is null; a
     folder brings its own."""
     config: str | None = None
-    """For a checkpoint in one file, which holds weights alone: Hub id or folder whose configs and
-    tokenizers go with it (a v-prediction model needs one that says so). Only those are fetched."""
+    """Hub id or folder with the configs and tokenizers of a checkpoint in one file, which holds
+    weights only (a v-prediction model needs a config that says so). Only those are fetched."""
     revision: str | None = None
     """Hub branch, tag or commit."""
     variant: str | None = None
@@ -38,8 +38,8 @@ class ModelConfig:
     scratch: list[str] = field(default_factory=list)
     """Parts that start from random weights: any that the family may train, such as ``unet``."""
     clip_skip: int = 0
-    """How many of the text encoder's last layers to leave out (SDXL never uses the last one; these
-    are further ones); >= 0."""
+    """Number of the text encoder's last layers to skip (besides the last one, which SDXL never
+    uses); >= 0."""
     vae: str | None = None
     """Another VAE instead of the model's own: Hub id, folder or ``.safetensors`` file, such as
     sdxl-vae-fp16-fix."""
@@ -48,7 +48,7 @@ class ModelConfig:
 
     quantise: str | None = None
     """``nf4``: the denoiser's Linear layers are held in 4 bits, so that a large base fits a small
-    GPU (needs bitsandbytes), and the LoRA is one for the base as it is; ``null``: in the run's
+    GPU (needs bitsandbytes); the LoRA is one for the unquantised base. ``null``: in the run's
     precision."""
 
     def __post_init__(self) -> None:

@@ -10,14 +10,16 @@ from sdlora.config.rules import require, require_choice, require_count, require_
 
 @dataclass(slots=True, kw_only=True)
 class ErrorConfig:
+    """Error function of the difference between prediction and target."""
+
     name: str = MISSING
     """Error of each latent entry: ``l2`` (squared), ``huber`` or ``smooth_l1``, which grow linearly
-    where the difference is large and so mind outliers less."""
+    where the difference is large and so weigh outliers less."""
     threshold: float = MISSING
-    """Of ``huber`` and ``smooth_l1``: the difference at which squared becomes linear; > 0."""
+    """Difference at which ``huber`` and ``smooth_l1`` turn from squared to linear; > 0."""
     schedule: str = MISSING
-    """Threshold by noise level: ``constant``; ``exponential`` or ``snr``: from 1 where there is no
-    noise to ``threshold`` where there is nothing else."""
+    """Threshold by noise level: ``constant``; ``exponential`` or ``snr``: from 1 without noise to
+    ``threshold`` at pure noise."""
 
     def __post_init__(self) -> None:
         require_choice("objective.error.name", self.name, ("l2", "huber", "smooth_l1"))
@@ -28,16 +30,18 @@ class ErrorConfig:
 
 @dataclass(slots=True, kw_only=True)
 class NoiseConfig:
+    """What is added to the standard normal training noise."""
+
     offset: float = MISSING
-    """Deviation of a further draw that is one number a channel, so that brightness is learnt; 0:
-    off. 0.05 to 0.1 are usual; [0, inf)."""
+    """Standard deviation of offset noise (one draw per channel), with which brightness is learnt;
+    0: off. 0.05 to 0.1 are usual; [0, inf)."""
     pyramid_iterations: int = MISSING
-    """Levels of pyramid (multi-resolution) noise, the finest included; 0: off, else >= 2."""
+    """Levels of pyramid (multi-resolution) noise, including the finest; 0: off, else >= 2."""
     pyramid_discount: float = MISSING
-    """Factor from each level of it to the next coarser; (0, 1)."""
+    """Factor from each level of pyramid noise to the next coarser one; (0, 1)."""
     perturbation: float = MISSING
-    """Deviation of noise that the model sees and need not predict (input perturbation); 0: off.
-    0.1 is usual; [0, inf)."""
+    """Standard deviation of input perturbation, noise that the model sees and need not predict;
+    0: off. 0.1 is usual; [0, inf)."""
 
     def __post_init__(self) -> None:
         for name in ("offset", "perturbation"):
@@ -71,20 +75,23 @@ class NoiseConfig:
 
 @dataclass(slots=True, kw_only=True)
 class TimestepsConfig:
+    """Distribution of the training timesteps."""
+
     name: str = MISSING
-    """What timesteps are drawn from: ``uniform``, ``logit_normal`` (the middle more often) or
+    """Distribution of the timesteps: ``uniform``, ``logit_normal`` (the middle more often) or
     ``bins`` (by ``bin_weights``)."""
     min_timestep: int = MISSING
-    """First timestep that is trained; >= 0, where 0 has the least noise."""
+    """First trained timestep; >= 0, where 0 has the least noise."""
     max_timestep: int | None = None
-    """First timestep that is not trained any more; ``null``: to the end (1000 in SD)."""
+    """End of the trained timesteps, not included; ``null``: to the end (1000 in SD)."""
     logit_mean: float = MISSING
-    """Of ``logit_normal``: 0 is symmetric, above 0 noisier timesteps are more likely."""
+    """Mean of the logit of ``logit_normal``: 0 is symmetric, above 0 noisier timesteps are more
+    likely."""
     logit_std: float = MISSING
-    """Of ``logit_normal``: the smaller, the more alike the timesteps; > 0."""
+    """Standard deviation of the logit of ``logit_normal``: the smaller, the narrower the
+    distribution of timesteps; > 0."""
     bin_weights: list[float] = field(default_factory=list)
-    """Of ``bins``: likelihood of each of as many equal parts of the range, least noise first; >= 0,
-    only ratios matter."""
+    """Relative likelihood of each equal bin of the range for ``bins``, least noise first; >= 0."""
 
     def __post_init__(self) -> None:
         key = "objective.timesteps"
@@ -122,6 +129,8 @@ class TimestepsConfig:
 
 @dataclass(slots=True, kw_only=True)
 class ObjectiveConfig:
+    """The training loss: target, weight by noise level, error, noise and timesteps."""
+
     prediction_type: str | None = None
     """``epsilon``, ``v_prediction`` or ``sample`` (the clean latents); ``null`` follows the model's
     own noise schedule."""
@@ -131,11 +140,12 @@ class ObjectiveConfig:
     min_snr_gamma: float | None = None
     """Cap of the min-SNR loss weight (5 in the paper); ``null`` is off. > 0."""
     weighting: str | None = None
-    """A loss weight in place of min-SNR: ``debiased`` or ``p2``; ``null``: none."""
+    """A loss weight instead of min-SNR: ``debiased`` or ``p2``; ``null``: none."""
     p2_gamma: float = MISSING
-    """Of ``p2``: how much low noise levels are held back (1 in the paper); > 0."""
+    """Exponent of ``p2``: how strongly low noise levels are down-weighted (1 in the paper); > 0."""
     p2_k: float = MISSING
-    """Of ``p2``: the larger, the more alike the noise levels (1 in the paper); > 0."""
+    """Constant ``k`` of ``p2``: the larger, the more even the weights of all noise levels (1 in the
+    paper); > 0."""
     error: ErrorConfig = MISSING
     noise: NoiseConfig = MISSING
     timesteps: TimestepsConfig = MISSING

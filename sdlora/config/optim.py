@@ -12,9 +12,11 @@ from sdlora.config.rules import (
 
 @dataclass(slots=True, kw_only=True)
 class OptimConfig:
+    """The optimizer and its learning rates."""
+
     name: str = MISSING
     """Optimizer: adamw, sgd, adafactor, prodigy, adamw8bit, paged_adamw8bit, schedule_free_adamw,
-    lion, came, or one that a package adds."""
+    lion, came, or one that an installed package adds."""
     unet_lr: float = MISSING
     """Learning rate of the UNet's trained weights; > 0."""
     text_encoder_lr: float = MISSING

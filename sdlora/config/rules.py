@@ -1,4 +1,4 @@
-"""How a config value is refused: one message with key, value and remedy."""
+"""Checks of single config values; their error names key, value and remedy."""
 
 import difflib
 import inspect

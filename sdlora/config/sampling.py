@@ -13,15 +13,17 @@ from sdlora.config.rules import (
 
 @dataclass(slots=True, kw_only=True)
 class SamplingConfig:
+    """Which validation pictures are drawn, how, and how often."""
+
     prompts: str | None = MISSING
     """Text file with one prompt a line, or ``example:NAME`` for a shipped one; blank lines are left
     out. ``null`` for an unconditional model: each seed is a picture."""
     num_prompts: int | None = None
-    """Use only the first so many prompts; ``null``: all."""
+    """Number of prompts to use, from the first; ``null``: all."""
     prompt_prefix: str = MISSING
     """Put in front of every prompt, such as a trigger word with a comma and a space."""
     negative_prompt: str = MISSING
-    """What the pictures should not show."""
+    """Negative prompt: what the pictures should not show."""
     sampler: str = MISSING
     """ddim, ddpm, dpm++, dpm++_karras, euler, euler_a, heun, unipc, ..."""
     num_steps: int = MISSING
@@ -31,14 +33,14 @@ class SamplingConfig:
     seeds: list[int] = field(default_factory=list)
     """Every prompt is drawn once with each seed."""
     num_seeds: int | None = None
-    """Draw with so many seeds: ``sampling.seeds``, then the whole numbers after the largest of
-    them; ``null``: ``sampling.seeds``."""
+    """Number of seeds: ``sampling.seeds``, then the whole numbers after the largest of them;
+    ``null``: ``sampling.seeds`` alone."""
     batch_size: int = MISSING
-    """Pictures drawn at once; >= 1."""
+    """Pictures drawn in one batch; >= 1."""
     every_n_steps: int = MISSING
     """Optimizer steps between validation pictures; 0: only at the end."""
     num_preview: int = MISSING
-    """How many of the prompts the validation pictures during training show; >= 1."""
+    """Number of prompts that are drawn for a preview while training; >= 1."""
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "num_preview"):

@@ -1,4 +1,4 @@
-"""The typed schema of ``scheduler.*``: the learning rate by step."""
+"""The typed schema of ``scheduler.*``: the learning-rate schedule."""
 
 import math
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ from sdlora.config.rules import (
 
 @dataclass(slots=True, kw_only=True)
 class SchedulerConfig:
+    """The learning-rate schedule."""
+
     name: str = MISSING
     """Learning-rate schedule: constant, constant_with_warmup, linear, cosine,
     cosine_with_restarts, polynomial or cosine_annealing."""
@@ -22,9 +24,9 @@ class SchedulerConfig:
     num_cycles: int = MISSING
     """How often ``cosine_with_restarts`` starts again at the full rate; >= 1."""
     eta_min: float | None = None
-    """Rate at which ``cosine_annealing`` ends, one for all trained weights; >= 0."""
+    """Final rate of ``cosine_annealing``, one for all trained weights; >= 0."""
     per: str | None = None
-    """How often ``cosine_annealing`` sets the rate anew: ``step`` or ``epoch``."""
+    """When ``cosine_annealing`` updates the rate: each ``step`` or ``epoch``."""
 
     def __post_init__(self) -> None:
         require_count("scheduler.warmup_steps", self.warmup_steps, 0)

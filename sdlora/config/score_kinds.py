@@ -1,6 +1,6 @@
-"""What a score is: its name, how it is shown, which way is better, and what it needs.
+"""The table of all scores: name, format, which way is better, and the config that each needs.
 
-The one table of all scores. It stands with the schema because three of its columns are about config
+It is part of the schema because three of its columns are about config
 keys: ``evaluation.select`` and ``sweep.objectives`` take names of it, and ``needs`` holds keys of
 ``evaluation``. A score's name stands here, in its metric and in ``docs/evaluation.md``.
 """
@@ -17,10 +17,10 @@ class ScoreKind:
     """What a score is.
 
     Attributes:
-        title: For people.
-        arrow: Which way is better; empty where neither is.
-        digits: After the point.
-        needs: Keys of ``evaluation`` that have to be set for it, that of its model first.
+        title: As tables show it.
+        arrow: ``↑`` if higher is better, ``↓`` if lower is; empty where neither is.
+        digits: Digits after the decimal point.
+        needs: Keys of ``evaluation`` that it needs, that of its model first.
         selects: Whether the best checkpoint may be chosen by it.
         stands_for: ``IDENTITY`` or ``PROMPT``, which trade-off charts set against each other.
     """
@@ -34,7 +34,7 @@ class ScoreKind:
 
     @property
     def sign(self) -> int:
-        """Turns the score into a cost, of which less is better, and back; 0 for neither."""
+        """Factor that turns the score into a cost (lower is better) and back; 0: no direction."""
         return {LOWER: 1, HIGHER: -1, NEITHER: 0}[self.arrow]
 
 
@@ -63,19 +63,19 @@ KINDS: Mapping[str, ScoreKind] = {
 }
 """Every score, in the order in which tables show them.
 
-Likeness to training pictures has no arrow: an adapter of the person comes nearer to them, and so
-does one that copies them; ``copying`` tells these apart.
+Similarity to training pictures has no arrow: it rises with an adapter that learnt the person and
+with one that copies pictures; ``copying`` distinguishes the two.
 """
 
 IDENTITY_SCORES = tuple(name for name, kind in KINDS.items() if kind.stands_for == IDENTITY)
-"""The first that is measured stands for the identity."""
+"""Scores of identity in trade-off charts; the first that is measured is used."""
 
 PROMPT_SCORE = next(name for name, kind in KINDS.items() if kind.stands_for == PROMPT)
 
 MAIN_SCORES = (IDENTITY_SCORES[0], PROMPT_SCORE)
-"""The first charts, and the numbers below a picture."""
+"""Scores that charts show first, and whose numbers stand below a picture."""
 
 
 def kind(name: str) -> ScoreKind:
-    """What a score is; one that an extension brought has its name for a title."""
+    """Title, direction and format of a score; unknown names are their own titles."""
     return KINDS.get(name) or ScoreKind(name.replace("_", " "), NEITHER, 3)

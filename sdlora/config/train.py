@@ -1,4 +1,4 @@
-"""The typed schema of ``train.py``: all groups, and what two of them cannot mean together."""
+"""The typed schema of ``train.py``: all groups, and checks across groups."""
 
 from dataclasses import dataclass
 
@@ -24,19 +24,19 @@ from sdlora.config.trainer import TrainerConfig
 
 @dataclass(slots=True, kw_only=True)
 class TrainConfig:
-    """Everything that ``train.py`` is told."""
+    """The whole config of ``train.py``."""
 
     seed: int = MISSING
-    """Seed of everything random; 0 is a seed."""
+    """Seed of all random draws; 0 is a seed."""
     resume: str | None = None
-    """Run folder to go on with."""
+    """Run folder to resume."""
     from_lora: str | None = None
-    """LoRA file of this project whose run is repeated: its header holds the config, over which
-    other overrides win."""
+    """LoRA file of this project whose run is repeated: its header holds the config, and other
+    overrides win over it."""
     check: bool = MISSING
     """Only check the data: decode every picture, write the data sheet, and stop."""
     run_dir: str = MISSING
-    """Where this run writes; set by Hydra, change it with ``hydra.run.dir``."""
+    """Folder of the run; set by Hydra, change it with ``hydra.run.dir``."""
     model: ModelConfig = MISSING
     lora: LoraConfig = MISSING
     data: DataConfig = MISSING

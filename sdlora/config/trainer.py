@@ -17,29 +17,31 @@ from sdlora.config.rules import (
 
 @dataclass(slots=True, kw_only=True)
 class TrainerConfig:
+    """Length of the run, devices, precision, and memory."""
+
     max_steps: int = MISSING
     """Optimizer steps of the run; epochs follow from it. >= 1."""
     accelerator: str = MISSING
     """``auto``, ``cpu``, ``gpu`` or ``mps``."""
     devices: int = MISSING
-    """How many of them on each machine; >= 1. With several, each has a process of its own, and a
+    """Number of devices on each machine; >= 1. With several, each has a process of its own, and a
     step averages ``accumulate_grad_batches`` batches of each."""
     num_nodes: int = MISSING
-    """Machines, each with ``devices``; >= 1. Several are started by torchrun or Slurm."""
+    """Number of machines, each with ``devices``; >= 1. Several are started by torchrun or Slurm."""
     timeout_min: int = MISSING
     """Minutes that several devices wait for each other, such as for the first one, which alone
     caches, draws and scores; >= 1."""
     precision: str = MISSING
-    """Compute precision: fp32, bf16 or fp16. LoRA weights, noise and loss are float32 always."""
+    """Compute precision: fp32, bf16 or fp16. LoRA weights, noise and loss are always float32."""
     accumulate_grad_batches: int = MISSING
-    """Batches of each device whose gradients one optimizer step averages; >= 1."""
+    """Batches of each device that one optimizer step averages; >= 1."""
     gradient_clip_val: float | None = None
     """Largest gradient norm; ``null`` does not clip. > 0."""
     gradient_checkpointing: Any = MISSING  # OmegaConf merges no ``bool | str``
     """Recompute activations in the backward pass: less memory, about a third more time, the same
     result. ``true``, ``false``, or ``auto``: if a step would not fit the device's memory."""
     offload: Any = MISSING
-    """Let text encoders and VAE wait in main memory while everything that they compute is cached;
+    """Keep text encoders and VAE in main memory while everything that they compute is cached;
     drawing brings them back. ``true``, ``false``, or ``auto``: if a step would not fit the device's
     memory. It has an effect with one CUDA GPU."""
     compile: bool = MISSING
@@ -48,7 +50,7 @@ class TrainerConfig:
     ema_decay: float | None = None
     """Keep an exponential moving average of the trained weights and use it; [0, 1)."""
     log_every_n_steps: int = MISSING
-    """Optimizer steps between points of the curves; >= 1."""
+    """Optimizer steps between logged points of the curves; >= 1."""
 
     def __post_init__(self) -> None:
         require_choice("trainer.precision", self.precision, PRECISIONS)

@@ -1,4 +1,4 @@
-"""Errors that grow linearly where the difference is large, with a threshold by noise level."""
+"""Pseudo-Huber and smooth L1 errors, with a threshold by noise level."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ SCHEDULES = ("constant", "exponential", "snr")
 
 @dataclass(frozen=True, slots=True)
 class Huber:
-    """The pseudo-Huber error ``2 c (sqrt(d**2 + c**2) - c)``, or smooth L1, which is it over ``c``.
+    """The pseudo-Huber error ``2 c (sqrt(d**2 + c**2) - c)``, or smooth L1: that over ``c``.
 
     Squared for differences ``d`` far below ``c`` (smooth L1: ``d**2 / c``), linear far above. These
     are kohya's and diffusers' two losses of these names, not ``torch.nn.HuberLoss``, which has a
     corner in its second derivative and half the size.
 
     Attributes:
-        threshold: ``c``, > 0; 0.1 in kohya. With a schedule: ``c`` at the noisiest end.
+        threshold: ``c``, > 0; 0.1 in kohya. With a schedule: its value at the noisiest end.
         schedule: ``constant``; ``exponential``: from 1 at t = 0 to ``c`` at T, ``c**(t / T)``;
             ``snr``: from 1 without noise to ``c`` without signal, ``(1 - c) / (1 + sigma)**2 + c``
             with ``sigma = sqrt((1 - alpha_bar) / alpha_bar)``.

@@ -14,7 +14,7 @@ class NoiseSchedule:
 
     Args:
         alphas_cumprod: ``alpha_bar_t`` for t = 0 .. T-1, shape ``[T]``, in (0, 1] or 0 at the end
-            (zero-terminal SNR). Kept in float32, computed in whatever precision is given.
+            (zero-terminal SNR). Kept in float32, computed in the given precision.
         prediction_type: What the model predicts: ``"epsilon"``, ``"v_prediction"`` or ``"sample"``
             (``z_0`` itself).
 
@@ -29,7 +29,7 @@ class NoiseSchedule:
         if prediction_type == "epsilon" and not bool((alphas_cumprod > 0).all()):
             raise ValueError(
                 "prediction_type=epsilon: the noise schedule ends without signal (zero-terminal "
-                "SNR), where noise is found by copying; use v_prediction or sample"
+                "SNR), where the noise is the input itself; use v_prediction or sample"
             )
         self.alphas_cumprod = alphas_cumprod.float()
         self._on_device = self.alphas_cumprod
@@ -39,7 +39,7 @@ class NoiseSchedule:
     def from_config(
         cls, config: Mapping[str, Any], prediction_type: str | None = None
     ) -> "NoiseSchedule":
-        """Build the schedule that a diffusers ``scheduler_config.json`` describes.
+        """Build the schedule of a diffusers ``scheduler_config.json``.
 
         Args:
             config: The scheduler's config; its betas decide, and ``rescale_betas_zero_snr``, which
@@ -94,7 +94,7 @@ class NoiseSchedule:
         return alpha_bar / (1 - alpha_bar)
 
     def _alpha_bar(self, t: Tensor) -> Tensor:
-        """Of each timestep, from a copy that stays where it was last needed."""
+        """``alpha_bar`` of each timestep, from a copy that stays on the last used device."""
         if self._on_device.device != t.device:
             self._on_device = self.alphas_cumprod.to(t.device)
         return self._on_device[t]
@@ -103,13 +103,14 @@ class NoiseSchedule:
 def changed_schedule(
     config: Mapping[str, Any], prediction_type: str | None, zero_terminal_snr: bool
 ) -> dict[str, Any]:
-    """A diffusers scheduler config that trains and samples otherwise.
+    """A diffusers scheduler config with another prediction type or zero-terminal SNR.
 
     Args:
         config: The model's own.
-        prediction_type: ``None``: as it has it.
+        prediction_type: ``None``: as in ``config``.
         zero_terminal_snr: Rescale the schedule to end in pure noise, and sample from its very last
-            timestep on ("trailing"; Lin et al. 2023, arXiv:2305.08891). ``False``: as it has it.
+            timestep on ("trailing"; Lin et al. 2023, arXiv:2305.08891). ``False``: as in
+            ``config``.
     """
     changed = dict(config)
     if prediction_type is not None:

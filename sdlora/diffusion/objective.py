@@ -1,4 +1,4 @@
-"""What the model is asked to predict, and how each sample's error is weighed; pure tensors."""
+"""The training objective: prediction target, error and weight of each sample; pure tensors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class Objective:
     Attributes:
         noise: The forward process; its ``prediction_type`` decides the target.
         weight: Factor on each sample by its noise level; ``None``: 1.
-        huber: Error of each entry; ``None``: squared.
-        timesteps: What t is drawn from.
-        training_noise: What eps is drawn from.
+        huber: Error function of each entry; ``None``: squared error.
+        timesteps: Distribution of t.
+        training_noise: Distribution of eps.
     """
 
     noise: NoiseSchedule
@@ -34,7 +34,7 @@ class Objective:
     training_noise: TrainingNoise = TrainingNoise()
 
     def target(self, z_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """What the model should predict at ``z_t``; float32, shape ``[B, ...]``."""
+        """The prediction target at ``z_t``; float32, shape ``[B, ...]``."""
         if self.noise.prediction_type == "epsilon":
             return eps.float()
         if self.noise.prediction_type == "sample":
@@ -48,8 +48,8 @@ class Objective:
         """Weighted mean error of each sample, shape ``[B]``, float32.
 
         Args:
-            prediction: Of the model, shape ``[B, C, h, w]``.
-            target: What it should be, same shape.
+            prediction: Output of the model, shape ``[B, C, h, w]``.
+            target: Prediction target, same shape.
             t: Timesteps, ``[B]``.
             mask: Factor on each latent pixel, ``[B, 1, h, w]``, in [0, 1]; ``None``: 1.
         """
@@ -98,8 +98,8 @@ def per_sample_error(prediction: Tensor, target: Tensor, mask: Tensor | None = N
 def masked_mean(error: Tensor, mask: Tensor | None) -> Tensor:
     """Mean over all but the first dimension, shape ``[B]``.
 
-    With a mask ``[B, 1, h, w]`` it is the mean weighted by it: a sample whose mask shows a small
-    face counts as much as one that is trained whole. Where a mask is 0 everywhere, so is the mean.
+    With a mask ``[B, 1, h, w]`` it is the weighted mean: a sample whose mask shows a small face
+    counts as much as one without a mask. Where a mask is 0 everywhere, the mean is 0.
     """
     if mask is None:
         return error.flatten(1).mean(dim=1)

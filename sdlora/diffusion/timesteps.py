@@ -1,4 +1,4 @@
-"""Which timesteps training draws: one uniform draw -> one timestep, by the inverse distribution."""
+"""Distributions of training timesteps, by their inverse: one uniform draw -> one timestep."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from sdlora.diffusion.noise_schedule import NoiseSchedule
 
 
 def uniform(u: Tensor) -> Tensor:
-    """The draw itself: every timestep is as likely as any other."""
+    """The draw itself: all timesteps are equally likely."""
     return u
 
 
@@ -20,8 +20,8 @@ def logit_normal(u: Tensor, *, mean: float, std: float) -> Tensor:
 
     Args:
         u: Uniform in [0, 1), shape ``[B]``, float64.
-        mean: Of the logit; above 0 noisier timesteps are more likely, as in the paper.
-        std: Of the logit, > 0.
+        mean: Mean of the logit; above 0 noisier timesteps are more likely, as in the paper.
+        std: Standard deviation of the logit, > 0.
 
     Returns:
         Places in [0, 1), shape ``[B]``: ``sigmoid(mean + std * Phi^-1(u))``.
@@ -34,12 +34,12 @@ def logit_normal(u: Tensor, *, mean: float, std: float) -> Tensor:
 
 
 def by_bins(u: Tensor, *, weights: tuple[float, ...]) -> Tensor:
-    """Draws from equal bins of [0, 1), each with its own likelihood, uniform inside.
+    """Draws from equal bins of [0, 1), each with its own likelihood and uniform inside.
 
     Args:
         u: Uniform in [0, 1), shape ``[B]``, float64.
-        weights: Of each bin, >= 0 with a sum > 0; only their ratios matter. The first bin has the
-            least noise.
+        weights: Likelihood of each bin, >= 0 with a sum > 0; only ratios matter. The first bin has
+            the least noise.
 
     Returns:
         Places in [0, 1), shape ``[B]``.

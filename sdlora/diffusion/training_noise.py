@@ -1,4 +1,4 @@
-"""What the noise of a training step is, drawn for each sample by its index."""
+"""The noise of a training step, drawn for each sample by its index."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from sdlora.runtime.randomness import generator, normal
 
 @dataclass(frozen=True, slots=True)
 class TrainingNoise:
-    """Standard normal noise, with what is added to it.
+    """Standard normal noise with optional offset, pyramid noise and input perturbation.
 
-    Each part has draws of its own, so that switching one on moves no other.
+    Each part has draws of its own, so that switching one on does not change another.
 
     Attributes:
-        offset: Size of a further draw that is one number a channel; 0: off. 0.1 at the source.
-        pyramid_iterations: Levels of coarser noise that are added; 0: off. 6 in kohya.
+        offset: Standard deviation of offset noise, one draw per channel; 0: off. 0.1 in the source.
+        pyramid_iterations: Levels of pyramid noise; 0: off. 6 in kohya.
         pyramid_discount: Factor from each level to the next, in (0, 1).
-        perturbation: Size of further noise that the model sees and need not predict; 0: off. 0.1
-            in the paper.
+        perturbation: Standard deviation of noise that the model sees and need not predict; 0: off.
+            0.1 in the paper.
     """
 
     offset: float = 0.0
@@ -31,7 +31,7 @@ class TrainingNoise:
     perturbation: float = 0.0
 
     def eps(self, shape: Sequence[int], seed: int, indices: Tensor) -> Tensor:
-        """The noise that the model is to find, ``[B, C, h, w]``, float32, on the CPU.
+        """The noise that the model learns to predict, ``[B, C, h, w]``, float32, on the CPU.
 
         Args:
             shape: Of one sample, ``(C, h, w)``.
@@ -50,7 +50,7 @@ class TrainingNoise:
         return eps
 
     def perturbed(self, eps: Tensor, seed: int, indices: Tensor) -> Tensor:
-        """``eps`` as it goes into ``z_t``: with noise on it that no target knows of.
+        """``eps`` as it goes into ``z_t``: with the input perturbation, which no target contains.
 
         Source:
             Ning et al. 2023, arXiv:2301.11706, algorithm 1: ``eps + gamma xi``.
@@ -61,12 +61,12 @@ class TrainingNoise:
         return eps + self.perturbation * send(xi, eps.device)
 
     def _pyramid(self, eps: Tensor, draws: torch.Generator) -> Tensor:
-        """``eps`` plus coarser and coarser noise, as one sample has it; ``[C, h, w]``, deviation 1.
+        """``eps`` of one sample plus coarser noise; ``[C, h, w]``, standard deviation 1.
 
         Level i has sides of 1 / r**i, r being drawn from [2, 4), is enlarged bilinearly and counts
-        ``discount**i``; after a level with a side of 1 there is none. kohya's, but for the last
-        line: it divides by the deviation of the whole batch, which would make a sample's noise
-        depend on who shares its batch.
+        ``discount**i``; after a level with a side of 1 there is none. kohya's, except for the last
+        line: it divides by the standard deviation of the whole batch, with which a sample's noise
+        would depend on the other samples of its batch.
 
         Source:
             J. Whitaker 2023, "Multi-Resolution Noise for Diffusion Model Training" (wandb.ai).

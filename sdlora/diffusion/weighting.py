@@ -1,11 +1,10 @@
-"""How much each noise level counts in the loss: weights as functions of the SNR; pure tensors."""
+"""Loss weights of noise levels as functions of the SNR; pure tensors."""
 
 import torch
 from torch import Tensor
 
 DEBIASED_MOST_SNR = 1000.0
-"""kohya's and OneTrainer's cap, kept so that weights are theirs. In Stable Diffusion only t = 0 is
-above it."""
+"""kohya's and OneTrainer's cap, for equal weights. In Stable Diffusion only t = 0 is above it."""
 
 
 def min_snr_weight(snr: Tensor, prediction_type: str, *, gamma: float) -> Tensor:
@@ -71,12 +70,12 @@ def debiased_weight(snr: Tensor, prediction_type: str) -> Tensor:
 def p2_weight(snr: Tensor, prediction_type: str, *, gamma: float, k: float) -> Tensor:
     """Weight each sample's loss by ``1 / (k + snr)**gamma``: less where little noise is left.
 
-    The paper's factor on a loss, whatever it is of: the same for each prediction type.
+    The paper's factor is the same for each prediction type.
 
     Args:
         snr: Shape ``[B]``, >= 0.
-        prediction_type: Takes no part; here so that all weightings are called alike.
-        gamma: How much low noise levels are held back, > 0; 1 in the paper.
+        prediction_type: Not used; all weightings have the same arguments.
+        gamma: How strongly low noise levels are down-weighted, > 0; 1 in the paper.
         k: Bounds the weight of high noise levels, > 0; 1 in the paper.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Aesthetic score: how people would rate a picture's looks, by a linear head on CLIP features."""
+"""Aesthetic score: a prediction of how people rate a picture, by a linear head on CLIP features."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,19 +36,19 @@ class Aesthetic(PictureMean):
         self._bias = bias.float()
 
     def update(self, features: Tensor) -> None:
-        """Take in pictures' unit features, ``[n, D]``."""
+        """Add the unit features of pictures, ``[n, D]``."""
         self.take((features @ self._weight.T + self._bias)[:, 0])
 
 
 class AestheticScorer:
-    """The aesthetic score of pictures; prompts and references do not matter.
+    """The aesthetic score of pictures; it uses neither prompts nor references.
 
     Args:
         head: A local safetensors file with ``weight`` ``[1, D]`` and ``bias`` ``[1]``.
         model: The CLIP that the head was trained on: a local folder in Hugging Face layout, or a
             hub id.
         device: Where the CLIP runs.
-        batch_size: Pictures at a time, >= 1.
+        batch_size: Pictures in a batch, >= 1.
 
     Raises:
         ValueError: If the head or the CLIP cannot be loaded, or the head is another CLIP's.
@@ -96,7 +96,7 @@ def load_head(path: Path | str) -> tuple[Tensor, Tensor]:
     """
     remedy = (
         "give a safetensors file with weight [1, D] and bias [1], such as LAION's "
-        "sa_0_4_vit_l_14_linear.pth saved anew: "
+        "sa_0_4_vit_l_14_linear.pth converted with "
         "safetensors.torch.save_file(torch.load(PTH, weights_only=True), FILE)"
     )
     if not Path(path).is_file():

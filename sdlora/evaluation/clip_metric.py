@@ -1,4 +1,4 @@
-"""CLIP score: how well pictures show what their prompts say, 100 * cosine."""
+"""CLIP score: agreement of pictures with their prompts, 100 * cosine."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ class ClipFeatures(nn.Module):
 
 
 class CuttingProcessor:
-    """A CLIP processor that cuts long prompts before the end token, and says what it cuts.
+    """A CLIP processor that cuts long prompts before the end token, and reports the cut words.
 
     torchmetrics would cut the end token off, at which CLIP reads the text's embedding.
 
@@ -104,7 +104,7 @@ class ClipScore(CLIPScore):
         self.to(device)
 
     def update(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> None:  # type: ignore[override]
-        """Take in pictures and their prompts, one of each."""
+        """Add pictures and their prompts, one for each."""
         if len(images) != len(prompts):
             raise ValueError(f"{len(images)} pictures but {len(prompts)} prompts; give one each.")
         pixels = [torch.from_numpy(np.array(image.convert("RGB"))) for image in images]
@@ -119,7 +119,7 @@ def load_clip(model: str | Path) -> tuple[ClipFeatures, CuttingProcessor]:
         model: A local folder in Hugging Face layout, or a hub id. Code in it is never run.
 
     Returns:
-        The model in eval mode, and what prepares its inputs.
+        The model in eval mode, and its processor.
 
     Raises:
         ValueError: If it cannot be loaded, has weights missing, or is no CLIP.

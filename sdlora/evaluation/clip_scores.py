@@ -1,4 +1,4 @@
-"""CLIP score of pictures against their prompts, one by one and as a mean."""
+"""Scorer of pictures against their prompts by CLIP, one by one and as a mean."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from sdlora.runtime.progress import Progress
 
 @dataclass(slots=True)
 class ClipScorer:
-    """The CLIP score of all pictures, also of those without a face.
+    """The CLIP score of all pictures, including those without a face.
 
     Attributes:
         metric: torchmetrics' CLIP score.
-        reworded: Prompt -> what CLIP is asked, such as one with the class word for the trigger.
+        reworded: Prompt -> text for CLIP, such as with the class word instead of the trigger word.
     """
 
     metric: ClipScore

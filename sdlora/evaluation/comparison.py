@@ -1,4 +1,4 @@
-"""Scores of several models side by side: the table for a terminal, and the gap closed."""
+"""Comparison of models: the table of scores for a terminal, and the gap closed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -10,16 +10,16 @@ from sdlora.config.score_kinds import HIGHER, IDENTITY_SCORES, KINDS, kind
 from sdlora.evaluation.scores import Scores
 
 MOST_COLUMNS = 4
-"""So many models fit side by side into 80 columns."""
+"""Number of models that fit side by side into 80 columns."""
 
 
 def gap_closed(base: float | None, now: float | None, floor: float | None) -> float | None:
-    """Share of the way from the base's face distance to the real pictures' that was made.
+    """Share of the gap between the base's face distance and that of real pictures that is closed.
 
     Args:
         base: Face distance of the base model's pictures.
         now: Face distance with the adapter.
-        floor: Face distance of real pictures of the person: what cannot be beaten honestly.
+        floor: Face distance of real pictures of the person: the lower bound without copying.
 
     Returns:
         ``(base - now) / (base - floor)``: 0 at the base, 1 at the floor, negative when worse than
@@ -33,20 +33,19 @@ def gap_closed(base: float | None, now: float | None, floor: float | None) -> fl
 def score_table(
     rows: Mapping[str, Scores], *, floor: Scores | None = None, title: str = "Scores"
 ) -> Group:
-    """Tables of scores for the terminal; the first of ``rows`` is what others are compared with.
+    """Tables of scores for the terminal; the first of ``rows`` is the reference.
 
-    A score is a line and its columns are the models, so that it fits a terminal however much is
-    measured; more than :data:`MOST_COLUMNS` models stand one a line, in as many tables as the
-    scores need. ``±`` is half the width of the 95 % interval of a mean; arrows say which direction
-    is better.
+    Scores are rows and models are columns; more than :data:`MOST_COLUMNS` models are rows, in as
+    many tables as the scores need. ``±`` is half the width of the 95 % interval of a mean; arrows
+    say which direction is better.
 
     Args:
         rows: Name -> scores, e.g. ``{"base": ..., "LoRA": ...}``, the base first.
         floor: Scores of real pictures of the person; adds them and the gap closed.
-        title: Above the tables.
+        title: Title of the tables.
 
     Returns:
-        What rich prints; below the tables, why a score is missing.
+        A rich renderable; below the tables, the reasons of missing scores.
 
     Raises:
         ValueError: If there is nothing to show.
@@ -79,11 +78,11 @@ def _table(lines: Mapping[str, Sequence[str]], columns: Sequence[str], title: st
 def score_lines(
     rows: Mapping[str, Scores], shown: Mapping[str, Scores], floor: Scores | None
 ) -> dict[str, list[str]]:
-    """Header of a score -> its cells, one a model.
+    """Header of a score -> its cells, one for each model.
 
     Args:
         rows: Name -> scores, the base first.
-        shown: What has a cell: ``rows``, and maybe the real pictures.
+        shown: Models with a cell: ``rows``, and perhaps the real pictures.
         floor: Scores of the real pictures, for the gap closed.
     """
     base = next(iter(rows.values()))
@@ -100,7 +99,7 @@ def score_lines(
 
 
 def measured_names(scores: Iterable[Scores]) -> list[str]:
-    """Names that some of the scores have a number of, in the order of tables."""
+    """Names of scores that at least one model has a number for, in the order of tables."""
     found = {name for each in scores for name, value in each.values.items() if value is not None}
     ranks = {name: rank for rank, name in enumerate(KINDS)}
     return sorted(found, key=lambda name: ranks.get(name, len(ranks)))
@@ -113,7 +112,7 @@ def _turned(
 
 
 def _reasons(shown: Mapping[str, Scores]) -> list[str]:
-    """Why scores are missing; a reason that all models share stands once."""
+    """Reasons of missing scores; a reason shared by all models is listed once."""
     rows: dict[tuple[str, str], list[str]] = {}
     for row, scores in shown.items():
         for name, reason in scores.reasons.items():
@@ -136,7 +135,7 @@ def _cell(name: str, scores: Scores) -> str:
 
 
 def gap_closed_by(scores: Scores, base: Scores, floor: Scores) -> float | None:
-    """:func:`gap_closed` of some scores; None for the base and the real pictures themselves."""
+    """:func:`gap_closed` of a model's scores; None for the base and the real pictures."""
     if scores is base or scores is floor:
         return None
     name = IDENTITY_SCORES[0]

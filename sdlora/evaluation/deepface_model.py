@@ -1,4 +1,4 @@
-"""Faces in photos: any detector and recognition network that deepface runs on PyTorch, by name."""
+"""Faces in photos, by deepface's detectors and recognition networks on PyTorch."""
 
 import importlib.util
 import os
@@ -24,12 +24,12 @@ from sdlora.evaluation.face_metric import Faces, as_faces, no_faces
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a part of deepface needs beside deepface (0.0.103).
+    """Files and libraries that a part of deepface (0.0.103) needs.
 
     Attributes:
-        files: What it reads from deepface's folder of weights.
-        library: What it imports; None if that comes with deepface.
-        package: What ``pip install`` calls that library.
+        files: Files in deepface's folder of weights.
+        library: Library that it imports; None if deepface installs it.
+        package: Name of that library for ``pip install``.
     """
 
     files: tuple[str, ...] = ()
@@ -69,13 +69,13 @@ DETECTORS = {
 
 @dataclass(frozen=True, slots=True)
 class FirstFaces:
-    """What deepface says first of each picture, a face or not.
+    """deepface's first result for each picture, a face or not.
 
     Attributes:
-        vectors: Embeddings as the network gives them, of any length; of the whole picture where no
-            face was found; zero if there is not even that; ``[n, D]``, float32.
-        confidences: The detector's, rounded to 2 digits as deepface does; 0 where it found no
-            face; ``[n]``, float64.
+        vectors: Embeddings of the network, not normalised; of the whole picture where no face was
+            found; zero without any; ``[n, D]``, float32.
+        confidences: Confidence of the detector, rounded to 2 digits as deepface does; 0 where it
+            found no face; ``[n]``, float64.
     """
 
     vectors: Tensor
@@ -85,7 +85,7 @@ class FirstFaces:
 class DeepFaceModel:
     """Real faces: a detector, then a recognition network, both by deepface on PyTorch.
 
-    Of several faces in a picture the largest is the person, of two equal ones the upper left one. A
+    The largest of several faces in a picture counts, of two equal ones the upper left one. A
     picture in which the detector finds none (deepface's confidence 0) is faceless; its
     whole-picture embedding, which deepface would give, is not used.
 
@@ -95,8 +95,8 @@ class DeepFaceModel:
     Args:
         model_name: A key of :data:`MODELS`.
         detector: A key of :data:`DETECTORS`.
-        batch_size: Pictures whose faces are embedded in one pass, >= 1; they are held in memory
-            together. Faces are looked for in one picture at a time.
+        batch_size: Pictures whose faces are embedded in one batch, >= 1. Faces are detected in one
+            picture at a time.
 
     Raises:
         ValueError: On an unknown name or a batch size below 1.
@@ -118,11 +118,11 @@ class DeepFaceModel:
         self._batch_size = batch_size
 
     def require_weights(self) -> None:
-        """Check that deepface can run both parts; costs nothing, downloads nothing.
+        """Check that deepface can run both parts; loads and downloads nothing.
 
         Raises:
             ValueError: If a library is not installed, a weight file is missing or empty, or
-                deepface was told to run on another backend than PyTorch; it says which, and the
+                deepface is configured for another backend than PyTorch; the message gives the
                 remedy.
         """
         self._require_pytorch()
@@ -141,10 +141,10 @@ class DeepFaceModel:
             )
 
     def download(self) -> None:
-        """Let deepface download what it lacks, by embedding a blank picture.
+        """Let deepface download missing weights, by embedding a blank picture.
 
         Raises:
-            ValueError: As :meth:`require_weights` does, also if a download fails.
+            ValueError: As :meth:`require_weights`, and if a download fails.
         """
         self._require_pytorch()
         self._require_libraries()
@@ -170,7 +170,7 @@ class DeepFaceModel:
     def first_faces(self, images: Sequence[Image.Image]) -> FirstFaces:
         """What ``DeepFace.represent(..., enforce_detection=False)[0]`` says of each picture.
 
-        Pictures are taken as they are, at any size.
+        Pictures are not resized.
 
         Raises:
             ValueError: As :meth:`require_weights` does.
@@ -199,8 +199,8 @@ class DeepFaceModel:
         engine = os.environ.get("DEEPFACE_BACKEND_ENGINE") or "pytorch"
         if engine.strip().lower() != "pytorch":
             raise ValueError(
-                f"DEEPFACE_BACKEND_ENGINE={engine}: face scores are had with pytorch, and its "
-                "weight files; unset the variable."
+                f"DEEPFACE_BACKEND_ENGINE={engine}: face scores need pytorch and its weight files; "
+                "unset the variable."
             )
 
     def _require_libraries(self) -> None:
@@ -231,7 +231,7 @@ def _represent_chunk(
         if "need at least one array to concatenate" not in str(error):
             raise
         return [[] for _ in chunk]
-    # a list of one picture is answered as that picture would be alone
+    # deepface returns a list of one picture like that picture alone
     return [found] if len(chunk) == 1 else list(found)
 
 

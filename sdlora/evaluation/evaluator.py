@@ -1,4 +1,4 @@
-"""Draw the prompts, score the pictures, and keep the base model's beside them."""
+"""The evaluator: draws the prompts, scores the pictures, and keeps those of the base."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,23 +18,23 @@ from sdlora.sampling.generate import generate
 from sdlora.sampling.prompts import Prompt
 
 MOST_REAL_PICTURES = 100
-"""So many training pictures are scored, at most: the row of real pictures needs no more."""
+"""Number of training pictures that are scored for the row of real pictures."""
 
 
 @dataclass(slots=True)
 class Evaluator:
-    """Draws and scores a model as it is, without and with its adapter.
+    """Draws and scores a model with and without its adapter.
 
     Attributes:
-        family: The model, with whatever adapter it carries.
-        sampling: How pictures are drawn, and how many a preview shows.
-        prompts: What to draw; equal prompts and seeds give equal noise in every run.
+        family: The model, with its adapter if it has one.
+        sampling: Sampler settings, and the number of pictures of a preview.
+        prompts: Prompts and seeds; equal ones give equal noise in every run.
         resolution: Side of the pictures in pixels.
         precision: Compute dtype of the UNet and text encoder.
-        scorer: Scores pictures; it keeps what it knows of the references.
+        scorer: Scores pictures; keeps the embeddings of the references.
         progress: Shows how far drawing and scoring are.
-        prior_prompts: Prompts of the class, without the trigger word: what the adapter should
-            leave as it is.
+        prior_prompts: Prompts of the class without the trigger word, which the adapter should not
+            change.
         training_images: Shown as the last column of grids.
         base: The base model's pictures and scores, once drawn.
         base_prior: Its pictures of the class, once drawn.
@@ -61,7 +61,7 @@ class Evaluator:
         return self.base
 
     def draw(self, preview: bool = False, lora_scale: float = 1.0) -> Evaluation:
-        """Draw the prompts with the model as it is.
+        """Draw the prompts with the current model.
 
         Args:
             preview: Draw only the first few, and do not score them.
@@ -102,7 +102,7 @@ class Evaluator:
 
 
 def score_training(source: PictureSource, scorer: Scorer, progress: Progress) -> Scores:
-    """Score the training pictures themselves: what drawing the person perfectly would give."""
+    """Scores of the training pictures themselves: those of a perfect likeness."""
     found = readable(source, MOST_REAL_PICTURES)
     images = [image for _, image in found]
     captions = [picture.text for picture, _ in found]

@@ -1,4 +1,4 @@
-"""Faces of pictures: how near they are to known faces, and the embedder of the drawn world."""
+"""Face distance and cosine to known faces, and the face embedder of the drawn world."""
 
 import math
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from sdlora.evaluation.picture_mean import PictureMean
 
 FACELESS_DISTANCE = math.sqrt(2.0)
-"""What a picture without a face counts: the distance of orthogonal unit vectors, i.e. of a person
-who has nothing to do with the references. Leaving such pictures out (or 0, the best distance there
-is) would reward an adapter for destroying faces; the faceless count beside it tells them apart."""
+"""Distance of a picture without a face: that of orthogonal unit vectors, as of an unrelated person.
+Leaving such pictures out (or 0, the best distance) would reward an adapter for destroying faces;
+the faceless count shows them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Faces:
 
 
 class FaceModel(Protocol):
-    """What embeds the face of each picture."""
+    """Embeds the face of each picture."""
 
     def embed(self, images: Sequence[Image.Image]) -> Faces:
         """Embed one face a picture, on the CPU; no picture is left out."""
@@ -51,8 +51,8 @@ class TinyFace:
     Args:
         folder: A folder that ``FaceEmbedder.from_pretrained`` reads.
         device: Where it runs.
-        batch_size: Pictures at a time.
-        threshold: Face probability from which on a picture counts as showing a face, in (0, 1).
+        batch_size: Pictures in a batch.
+        threshold: Smallest face probability of a picture with a face, in (0, 1).
     """
 
     side_px = 64
@@ -93,7 +93,7 @@ class TinyFace:
 
 
 def no_faces() -> Faces:
-    """The answer to no pictures."""
+    """The faces of no pictures."""
     return Faces(vectors=torch.zeros(0, 1), counts=torch.zeros(0, dtype=torch.int64))
 
 
@@ -101,7 +101,7 @@ def as_faces(vectors: Tensor, counts: Tensor) -> Faces:
     """Scale embeddings to unit length and blank those without a face.
 
     Args:
-        vectors: Embeddings of any length, ``[n, D]``.
+        vectors: Embeddings, not normalised, ``[n, D]``.
         counts: How many faces there are, ``[n]``, int64 or bool.
 
     Raises:
@@ -161,14 +161,14 @@ class FaceDistance(PictureMean):
         self._references = _unit_rows(references)
 
     def update(self, faces: Faces) -> None:
-        """Take in the faces of some pictures; one without a face counts FACELESS_DISTANCE."""
+        """Add the faces of pictures; one without a face counts FACELESS_DISTANCE."""
         self.take(face_distances(faces, self._references))
 
 
 class FaceCosine(PictureMean):
     """Mean cosine of pictures' faces with known faces, in [-1, 1]; higher is closer.
 
-    A picture without a face counts 0, the cosine of a stranger.
+    A picture without a face counts 0, the cosine of an unrelated person.
 
     Args:
         references: Unit rows, ``[R, D]``, R >= 1.
@@ -184,8 +184,8 @@ class FaceCosine(PictureMean):
         self._references = _unit_rows(references)
 
     def update(self, faces: Faces) -> None:
-        """Take in the faces of some pictures."""
-        if not faces.found.any():  # nothing has a width then
+        """Add the faces of pictures."""
+        if not faces.found.any():  # no features, so no width
             self.take(torch.zeros(len(faces.counts)))
         else:
             self.take((faces.vectors @ self._references.T).mean(dim=1))

@@ -1,4 +1,4 @@
-"""Face scores of pictures: how near the faces are to a person's, and how many show none."""
+"""Scorer of faces: distance and cosine to a person's, faceless pictures, several faces."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -14,11 +14,11 @@ OWN = ("face_distance", "face_cosine")
 
 @dataclass(slots=True)
 class FaceScorer:
-    """Distance and cosine to references and to training pictures; faceless and several faces.
+    """Face distance and cosine to references and to training pictures; faceless and several faces.
 
     Attributes:
         model: What embeds faces.
-        references: Pictures of the person, best ones that were not trained on.
+        references: Pictures of the person, preferably held out.
         training: The training pictures; empty where they are the references.
     """
 
@@ -29,7 +29,7 @@ class FaceScorer:
     _known: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     def score(self, pictures: Pictures, progress: Progress) -> Measured:
-        """Score pictures; those without a face count as a stranger's (``FACELESS_DISTANCE``)."""
+        """Score pictures; those without a face count as an unrelated person."""
         references = self._vectors("references", self.references, progress)
         if not len(references):
             raise Unavailable(_no_face(self.references))
@@ -46,7 +46,7 @@ class FaceScorer:
         return measured
 
     def _vectors(self, what: str, known: KnownPictures, progress: Progress) -> Tensor:
-        """Of the faces in known pictures, embedded once; those without one are named, left out."""
+        """Face embeddings of known pictures, computed once; faceless ones are left out."""
         if what not in self._known:
             faces = self.model.embed(known.images)
             shown = zip(known.names, faces.found.tolist(), strict=True)

@@ -7,9 +7,9 @@ They are for comparing with what that tutorial prints, not for choosing an adapt
 - With no face in any picture it gives 0 for the distance, its best value (here: no number).
 - A training picture in which no face is found is embedded whole, background and all.
 
-``face_distance``, ``faceless``, ``clip_score`` and ``copying`` are the answers to these.
+``face_distance``, ``faceless``, ``clip_score`` and ``copying`` avoid these.
 
-Left to whoever draws the pictures: the tutorial draws all prompts from one generator, in batches of
+One difference is in the drawing: the tutorial draws all prompts from one generator, in batches of
 four, on its device; this project has one CPU generator for each prompt and seed.
 """
 
@@ -29,7 +29,7 @@ from sdlora.runtime.progress import Progress
 
 FACE, CLIP, FACELESS = "hw10_face", "hw10_clip", "hw10_faceless"
 TUTORIAL_PARTS = ("GhostFaceNet", "ssd")
-"""The recognition network and the detector that the tutorial names."""
+"""The recognition network and the detector of the tutorial."""
 
 NO_FACE = "no picture shows a face; the tutorial prints 0 here, its best value"
 
@@ -39,9 +39,9 @@ class Hw10Scorer:
 
     Args:
         face: Embeds faces; the tutorial's numbers need its :data:`TUTORIAL_PARTS`.
-        clip: The CLIP; the tutorial's is ``openai/clip-vit-base-patch32``. Prompts are taken as
-            they are, trigger word and all.
-        training: All training pictures, in any order, also those without a face.
+        clip: The CLIP; the tutorial's is ``openai/clip-vit-base-patch32``. Prompts keep the trigger
+            word.
+        training: All training pictures, in any order, including those without a face.
 
     Source:
         The evaluation cell of the homework's tutorial, Hung-yi Lee, NTU 2024.
@@ -58,7 +58,7 @@ class Hw10Scorer:
     def score(self, pictures: Pictures, progress: Progress) -> Measured:
         """Score pictures; both means are over those that show a face."""
         if pictures.are_training:
-            raise Unavailable("these are the pictures that it compares with")
+            raise Unavailable("these are its own reference pictures")
         training = self._training_vectors(progress)
         first = self._face.first_faces(pictures.images)
         shown = first.confidences != 0
@@ -106,23 +106,23 @@ class Hw10Scorer:
             raise Unavailable("there are no training pictures to compare with")
         if self._vectors is None:
             first = self._face.first_faces(self._training.images)
-            self._tell(first.confidences, progress)
+            self._note_differences(first.confidences, progress)
             self._vectors = _units(first.vectors)
         if lacking := self._named(~torch.isfinite(self._vectors).all(dim=1)):
-            raise Unavailable(f"deepface has no embedding of training pictures {lacking}")
+            raise Unavailable(f"deepface gives no embedding of training pictures {lacking}")
         return self._vectors
 
-    def _tell(self, confidences: Tensor, progress: Progress) -> None:
+    def _note_differences(self, confidences: Tensor, progress: Progress) -> None:
         parts = (self._face.model_name, self._face.detector)
         if parts != TUTORIAL_PARTS:
             progress.print(
                 f"note: the HW10 scores are by {' and '.join(parts)}, the tutorial's by "
-                f"{' and '.join(TUTORIAL_PARTS)}: they do not compare"
+                f"{' and '.join(TUTORIAL_PARTS)}: they are not comparable"
             )
         if faceless := self._named(confidences == 0):
             progress.print(
-                "note: for the HW10 scores these training pictures are embedded whole, as the "
-                f"tutorial does, for no face is found in them: {faceless}"
+                "note: for the HW10 scores these training pictures are embedded whole, as in the "
+                f"tutorial, since no face is found in them: {faceless}"
             )
 
     def _named(self, chosen: Tensor) -> str:

@@ -17,10 +17,10 @@ class ImageFeatures:
 
     Args:
         model: A local folder in Hugging Face layout, a hub id, or ``"tiny"`` for the CLIP of the
-            drawn world that the package ships. A CLIP is known by its config; any other must be a
-            vision model whose first token is the picture's.
+            drawn world that the package ships. A CLIP is recognised by its config; any other must
+            be a vision model whose first token represents the picture.
         device: Where it runs.
-        batch_size: Pictures at a time, >= 1.
+        batch_size: Pictures in a batch, >= 1.
 
     Raises:
         ValueError: If the model cannot be loaded whole, or is no vision model.

@@ -1,4 +1,4 @@
-"""Scores of whole pictures by their features: likeness, diversity, copying, distribution, drift."""
+"""Scorer of whole pictures by their features: similarity, diversity, copying, KID, prior drift."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,19 +15,19 @@ SIMILARITY, DIVERSITY, COPYING, KID = "image_similarity", "diversity", "copying"
 
 
 def image_names(with_kid: bool) -> tuple[str, ...]:
-    """What :class:`ImageScorer` measures at least."""
+    """Names of the scores that :class:`ImageScorer` always measures."""
     return (SIMILARITY, DIVERSITY, COPYING, *((KID,) if with_kid else ()))
 
 
 @dataclass(slots=True)
 class ImageScorer:
-    """Scores pictures by their features; references and training are embedded once, and kept.
+    """Scores pictures by their features; references and training pictures are embedded once.
 
     Attributes:
-        features: What embeds pictures.
-        references: Pictures of the person, best ones that were not trained on; may be empty.
-        training: The training pictures, which copies are looked for among; may be empty.
-        with_kid: Measure the kernel distance to the references, too.
+        features: Embeds pictures.
+        references: Pictures of the person, preferably held out; may be empty.
+        training: The training pictures, for the detection of copies; may be empty.
+        with_kid: Whether to measure the kernel distance to the references, too.
     """
 
     features: ImageFeatures
@@ -38,7 +38,7 @@ class ImageScorer:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What it measures."""
+        """Names of its scores."""
         return image_names(self.with_kid)
 
     def score(self, pictures: Pictures, progress: Progress) -> Measured:

@@ -1,4 +1,4 @@
-"""How sure a mean is: the bootstrap interval."""
+"""The bootstrap interval of a mean."""
 
 from collections.abc import Sequence
 
@@ -9,16 +9,16 @@ from scipy.stats import bootstrap
 def bootstrap_interval(
     values: Sequence[float], level: float = 0.95, num_resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Interval of the mean by the percentile bootstrap; the same for the same arguments.
+    """Interval of the mean by the percentile bootstrap; deterministic.
 
     Draws ``len(values)`` values with replacement, takes their mean, and repeats that; the interval
-    holds the middle ``level`` of those means. It is too narrow for a handful of values.
+    covers the middle ``level`` of those means. It is too narrow for a handful of values.
 
     Args:
         values: At least one finite number.
         level: Share of the means inside, in (0, 1).
-        num_resamples: How often to draw, >= 1.
-        seed: Of the draws.
+        num_resamples: Number of resamples, >= 1.
+        seed: Seed of the draws.
 
     Returns:
         Lower and upper end; of a single value, that value twice.

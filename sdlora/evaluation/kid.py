@@ -1,4 +1,4 @@
-"""How far the distribution of pictures is from that of references: the kernel distance."""
+"""The kernel distance between the distributions of pictures and references."""
 
 import warnings
 
@@ -10,11 +10,11 @@ NUM_SUBSETS = 50
 
 
 def kid(pictures: Tensor, references: Tensor) -> tuple[float, tuple[float, float]] | None:
-    """Squared maximum mean discrepancy with a cubic kernel, unbiased, so that few pictures do.
+    """Unbiased squared maximum mean discrepancy with a cubic kernel, usable with few pictures.
 
-    The kernel is ``(<f, g> + 1) ** 3`` on unit features of whatever model (torchmetrics'
-    polynomial kernel with ``gamma=1``): the 1 / D of Inception's features would leave little of
-    their differences. Numbers compare only with those of the same features and picture counts.
+    The kernel is ``(<f, g> + 1) ** 3`` on unit features of whatever model (torchmetrics' polynomial
+    kernel with ``gamma=1``): with the 1 / D of Inception's features differences would nearly
+    vanish. Numbers are comparable only for the same features and numbers of pictures.
 
     Args:
         pictures: Unit rows, ``[n, D]``.

@@ -1,4 +1,4 @@
-"""The mean of one number a picture, as a torchmetrics metric that keeps every number."""
+"""A torchmetrics metric: the mean of one number per picture, which keeps every number."""
 
 import torch
 from torch import Tensor
@@ -8,11 +8,11 @@ from sdlora.evaluation.interval import bootstrap_interval
 
 
 class PictureMean(Metric):
-    """Mean over pictures; subclasses ``take`` in ``update`` the number that a picture has.
+    """Mean over pictures; subclasses call ``take`` in ``update`` with the number of each picture.
 
     The numbers are kept in float64 on the CPU, where the mean does not depend on how the pictures
-    were split into updates. Of several processes the first alone has pictures, so none is asked
-    for what the others have; the same holds for every other metric here.
+    were split into updates. With several processes the first alone has pictures, so nothing is
+    synchronised; the same holds for every other metric here.
     """
 
     is_differentiable = False
@@ -25,7 +25,7 @@ class PictureMean(Metric):
         self.add_state("kept", [], dist_reduce_fx="cat")
 
     def take(self, values: Tensor) -> None:
-        """Take in one number a picture, ``[n]``."""
+        """Add one number for each picture, ``[n]``."""
         self.kept.append(values.detach().double().cpu())
 
     def compute(self) -> Tensor:

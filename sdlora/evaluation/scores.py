@@ -1,4 +1,4 @@
-"""The scores of pictures: numbers, intervals, and why one is missing."""
+"""The scores of a list of pictures: numbers, intervals, and reasons of missing ones."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +10,12 @@ class Scores:
     """The scores of a list of pictures.
 
     Attributes:
-        num_pictures: How many were scored.
-        values: Name (see ``config/score_kinds.py``) -> number; None where it could not be measured.
-        reasons: Name -> why it is None.
+        num_pictures: Number of scored pictures.
+        values: Name (see ``config/score_kinds.py``) -> number; None where it is unavailable.
+        reasons: Name -> reason of a None.
         intervals: Name -> ends of the 95 % bootstrap interval of its mean.
-        per_picture: Column -> one value a picture, in the order of the pictures: ``prompt``, the
-            scores that pictures have one by one, and what explains them (``num_faces``,
-            ``training_similarity``, ``nearest_training``).
+        per_picture: Column -> one value for each picture, in order: ``prompt``, scores of single
+            pictures, and details (``num_faces``, ``training_similarity``, ``nearest_training``).
     """
 
     num_pictures: int
@@ -31,10 +30,10 @@ class Scores:
 
 
 def scores_from(stored: Mapping[str, Any]) -> Scores:
-    """Scores as ``dataclasses.asdict`` and JSON have them.
+    """Scores from the form of ``dataclasses.asdict`` and JSON.
 
     Raises:
-        KeyError, TypeError, ValueError: If they are of another shape.
+        KeyError, TypeError, ValueError: If they have another shape.
     """
     intervals = {
         name: (float(low), float(high)) for name, (low, high) in stored["intervals"].items()

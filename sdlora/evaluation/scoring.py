@@ -11,7 +11,7 @@ from sdlora.evaluation.scores import Scores
 from sdlora.runtime.progress import Progress
 
 Prior = tuple[Sequence[Image.Image], Sequence[Image.Image]]
-"""Pictures of the class by the base, and by what is scored; equal prompts and noise."""
+"""Pictures of the class by the base and by the scored model, of equal prompts and noise."""
 
 
 class Unavailable(Exception):
@@ -20,13 +20,14 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """What is scored.
+    """Pictures to score.
 
     Attributes:
         images: The pictures.
-        prompts: What each should show; None where there are none (pictures from elsewhere).
-        are_training: These are the training pictures themselves: likeness to those says nothing.
-        prior: Pictures of the class, without the trigger word, by the base and by what is scored:
+        prompts: Their prompts; None for pictures of other programs.
+        are_training: Whether these are the training pictures, whose similarity to themselves means
+            nothing.
+        prior: Pictures of the class, without the trigger word, by the base and by the scored model:
             of the same prompts and noise, in the same order.
 
     Raises:
@@ -47,10 +48,10 @@ class Pictures:
 
 @dataclass(frozen=True, slots=True)
 class KnownPictures:
-    """Pictures that others are compared with.
+    """Reference or training pictures, which others are compared with.
 
     Attributes:
-        names: For messages and reports, one a picture.
+        names: Names for messages and reports, one for each picture.
         images: The pictures.
     """
 
@@ -64,7 +65,7 @@ class KnownPictures:
 
 @dataclass(slots=True)
 class Measured:
-    """What a scorer found; the fields are those of :class:`sdlora.evaluation.scores.Scores`."""
+    """Results of a scorer; the fields are those of :class:`sdlora.evaluation.scores.Scores`."""
 
     values: dict[str, float | int | None] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -72,7 +73,7 @@ class Measured:
     per_picture: dict[str, Sequence[Any]] = field(default_factory=dict)
 
     def add(self, name: str, metric: PictureMean, is_by_picture: bool = True) -> None:
-        """Take a metric's mean, its interval and, if it has one a picture, its numbers."""
+        """Add a metric's mean and interval, and its number for each picture if it has them."""
         self.values[name] = float(metric.compute())
         self.intervals[name] = metric.interval()
         if is_by_picture:
@@ -85,11 +86,11 @@ class Measured:
 
 
 class PictureScorer(Protocol):
-    """One family of scores: what it needs is loaded once, known pictures are embedded once."""
+    """A family of scores: models are loaded once, known pictures are embedded once."""
 
     @property
     def names(self) -> Sequence[str]:
-        """What it measures at least, if it can."""
+        """Names of the scores that it always measures."""
 
     def score(self, pictures: Pictures, progress: Progress) -> Measured:
         """Score at least one picture.
@@ -101,18 +102,18 @@ class PictureScorer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """Stands for a scorer that could not be loaded: its scores are None, with the reason."""
+    """Replacement of a scorer that could not be loaded: its scores are None, with the reason."""
 
     names: Sequence[str]
     reason: str
 
     def score(self, pictures: Pictures, progress: Progress) -> Measured:
-        """Say why there is no score."""
+        """Raise the reason."""
         raise Unavailable(self.reason)
 
 
 class Scorer:
-    """Scores pictures by all that was asked for.
+    """Scores pictures by all configured scorers.
 
     Args:
         scorers: One for each family of scores.
@@ -122,11 +123,11 @@ class Scorer:
         self._scorers = list(scorers)
 
     def score(self, pictures: Pictures, progress: Progress | None = None) -> Scores:
-        """Score pictures; a scorer that fails costs its own scores, not the run.
+        """Score pictures; a scorer that fails loses its own scores, and the run continues.
 
         Args:
-            pictures: What to score.
-            progress: Where bars count the pictures, and notes are printed.
+            pictures: Pictures to score.
+            progress: Shows bars and prints notes.
         """
         progress = progress or Progress(enabled=False)
         prompts = pictures.prompts

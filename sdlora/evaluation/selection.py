@@ -1,4 +1,4 @@
-"""Which of several scored checkpoints is the best: a rule that a person can say in a sentence."""
+"""The rule that chooses the best of several scored checkpoints."""
 
 from dataclasses import dataclass
 
@@ -11,24 +11,24 @@ class Rule:
     """How checkpoints are compared.
 
     Attributes:
-        score: A score that has a better direction; the best wins.
-        max_clip_loss: A checkpoint whose CLIP score lies by more than this below the base's is not
-            chosen, however alike its faces: it no longer draws what it is asked for. In points of
-            100 * cosine, >= 0. It needs both CLIP scores; without one of them it is no condition.
+        score: Score with a better direction, by which the best is chosen.
+        max_clip_loss: A checkpoint whose CLIP score is lower than the base's by more than this is
+            not chosen, since it no longer follows prompts. In points of 100 * cosine, >= 0. It does
+            not apply where one of the two CLIP scores is missing.
     """
 
     score: str
     max_clip_loss: float
 
     def cost(self, scores: Scores, base: Scores) -> float | None:
-        """What the best checkpoint has least of; ``None`` for one that cannot be chosen."""
+        """Cost of a checkpoint, lower is better; ``None`` for one that cannot be chosen."""
         if not self.follows_prompts(scores, base):
             return None
         value = scores.value(self.score)
         return None if value is None else kind(self.score).sign * value
 
     def follows_prompts(self, scores: Scores, base: Scores) -> bool:
-        """Whether the CLIP score has not fallen by more than the margin."""
+        """Whether the CLIP score is not lower than the base's by more than the margin."""
         now, before = scores.value(PROMPT_SCORE), base.value(PROMPT_SCORE)
         if now is None or before is None:
             return True

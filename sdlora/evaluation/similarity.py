@@ -1,4 +1,4 @@
-"""How alike pictures are to references, to each other and to training pictures, by features."""
+"""Similarity of pictures to references, to each other and to training pictures, by features."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from torch import Tensor
 from sdlora.evaluation.picture_mean import PictureMean
 
 SAME_PICTURE = 0.999
-"""Two training pictures at least so alike are one picture twice, and no yardstick for copies."""
+"""Cosine from which two training pictures count as one picture, and not for the yardstick of
+copies."""
 
 
 def image_similarity(pictures: Tensor, references: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ def image_similarity(pictures: Tensor, references: Tensor) -> Tensor:
 
 
 def diversity(features: Tensor, groups: Sequence[Hashable]) -> Tensor:
-    """How different the pictures of one prompt are; higher is more varied, noise is too.
+    """Difference of the pictures of one prompt; higher is more varied, as is noise.
 
     Args:
         features: Unit rows, ``[n, D]``.
@@ -47,7 +48,7 @@ def diversity(features: Tensor, groups: Sequence[Hashable]) -> Tensor:
         ValueError: If the numbers of features and groups differ.
 
     Source:
-        DIV of DreamBooth, Ruiz et al. 2022, arXiv:2208.12242, with these features for LPIPS.
+        DIV of DreamBooth, Ruiz et al. 2022, arXiv:2208.12242, with these features instead of LPIPS.
     """
     if len(features) != len(groups):
         raise ValueError(f"{len(features)} features but {len(groups)} groups; give one each.")
@@ -60,12 +61,12 @@ def diversity(features: Tensor, groups: Sequence[Hashable]) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """How near pictures come to training pictures.
+    """Nearest training picture of each picture, with its similarity.
 
     Attributes:
         similarity: Largest cosine with a training picture, ``[n]``, in [-1, 1].
-        nearest: Which training picture that is, ``[n]``, int64.
-        yardstick: Largest cosine between different training pictures; None if there are no two.
+        nearest: Index of that training picture, ``[n]``, int64.
+        yardstick: Largest cosine between different training pictures; None without two.
     """
 
     similarity: Tensor
@@ -74,12 +75,12 @@ class Copies:
 
 
 def copying(pictures: Tensor, training: Tensor) -> Copies:
-    """Find the nearest training picture of each picture, and how near those are to each other.
+    """Find the nearest training picture of each picture, and the most similar two of those.
 
-    A picture is taken for a copy if its ``1 - cosine`` to a training picture is less than half of
-    the least between two of those. (The whole of it, instead of half, would call one in ten new
-    drawings of the example person copies, with the tiny CLIP.) Equal training pictures (cosine from
-    :data:`SAME_PICTURE` on) are not two.
+    A picture counts as a copy if its ``1 - cosine`` to a training picture is less than half of the
+    least between two different training pictures. (With the whole instead of half, one in ten new
+    drawings of the example person would count as a copy, with the tiny CLIP.) Training pictures
+    with a cosine of at least :data:`SAME_PICTURE` are not different.
 
     Args:
         pictures: Unit rows, ``[n, D]``.
@@ -93,7 +94,7 @@ def copying(pictures: Tensor, training: Tensor) -> Copies:
 
     Source:
         Nearest-training similarity of Somepalli et al. 2022, arXiv:2212.03860, with these features
-        for SSCD's; the yardstick is this project's.
+        instead of SSCD's; the yardstick is this project's.
     """
     _require_alike(pictures, training, "training")
     if not len(pictures):
@@ -116,20 +117,20 @@ class ImageSimilarity(PictureMean):
         self._references = references
 
     def update(self, features: Tensor) -> None:
-        """Take in pictures' unit features, ``[n, D]``."""
+        """Add the unit features of pictures, ``[n, D]``."""
         self.take(image_similarity(features, self._references))
 
 
 class Diversity(PictureMean):
     """Mean over prompts of the distance between a prompt's pictures; see :func:`diversity`.
 
-    A number is a prompt's here, not a picture's.
+    Its numbers belong to prompts, not to pictures.
     """
 
     higher_is_better = True
 
     def update(self, features: Tensor, groups: Sequence[Hashable]) -> None:
-        """Take in all pictures of some prompts: unit rows ``[n, D]``, and the prompt of each."""
+        """Add all pictures of some prompts: unit rows ``[n, D]``, and the prompt of each."""
         self.take(diversity(features, groups))
 
 
@@ -140,9 +141,9 @@ class Copying(PictureMean):
         training: Unit rows, ``[m, D]``, m >= 1.
 
     Attributes:
-        yardstick: Largest cosine between different training pictures; None if there are no two.
-        similarity: Of each picture, its largest cosine with a training picture.
-        nearest: Of each picture, which training picture that is.
+        yardstick: Largest cosine between different training pictures; None without two.
+        similarity: Largest cosine of each picture with a training picture.
+        nearest: Index of that training picture.
     """
 
     higher_is_better = False
@@ -155,7 +156,7 @@ class Copying(PictureMean):
         self.nearest: list[int] = []
 
     def update(self, features: Tensor) -> None:
-        """Take in pictures' unit features, ``[n, D]``; without a yardstick none is a copy."""
+        """Add the unit features of pictures, ``[n, D]``; without a yardstick none is a copy."""
         copies = copying(features, self._training)
         self.similarity += copies.similarity.tolist()
         self.nearest += copies.nearest.tolist()
@@ -169,10 +170,10 @@ class Copying(PictureMean):
 
 
 class PriorDrift(PictureMean):
-    """How far pictures without the trigger word moved from the base model's; lower is better.
+    """Distance of pictures without the trigger word from the base model's; lower is better.
 
     ``1 - <f_i, g_i>`` of the pictures that base and adapter draw of one prompt from one noise,
-    [0, 2]; 0: the adapter changes nothing but what its trigger word calls.
+    [0, 2]; 0: the adapter changes pictures with the trigger word alone.
 
     Source:
         Prior preservation of DreamBooth, Ruiz et al. 2022, arXiv:2208.12242, section 4.1 (PRES),
@@ -182,7 +183,7 @@ class PriorDrift(PictureMean):
     higher_is_better = False
 
     def update(self, features: Tensor, base: Tensor) -> None:
-        """Take in unit features of the adapter's and the base's pictures, both ``[n, D]``."""
+        """Add unit features of the adapter's and the base's pictures, both ``[n, D]``."""
         if features.shape != base.shape:
             raise ValueError("base: give one picture of the base for each of the adapter.")
         self.take((1 - (features * base).sum(dim=1)).clamp(min=0))  # rounding gives -6e-8
@@ -192,7 +193,7 @@ def _require_alike(pictures: Tensor, others: Tensor, name: str) -> None:
     if others.ndim != 2 or not len(others):
         raise ValueError(f"{name}: no picture to compare with; give at least one.")
     if len(pictures) and pictures.shape[1:] != others.shape[1:]:
-        raise ValueError(f"{name}: features of one model have one width; embed both with it.")
+        raise ValueError(f"{name}: the features have different widths; embed both with one model.")
 
 
 def _pairs(features: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Two models -> the LoRA that leads from one to the other, by the SVD of their difference."""
+"""Extraction of a LoRA from the difference of two models, by SVD."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,20 +16,20 @@ from sdlora.export.proof import LOADERS, ExportError
 from sdlora.runtime.progress import Progress
 
 RELATIVE_TOLERANCE = 1e-3
-"""Of the error that the discarded singular values give: they are sums of float32 numbers."""
+"""Tolerance relative to the error of the discarded singular values, sums of float32 numbers."""
 
 ROUNDING = 1e-5
-"""Of the tuned weights' norm: adding the update to float32 weights rounds each of them."""
+"""Tolerance relative to the tuned weights' norm, for the rounding of float32 weights."""
 
 
 @dataclass(slots=True)
 class Difference:
-    """What one part of two models differs in.
+    """Difference of one part of two models.
 
     Attributes:
-        layers: The LoRA's, without those that are the same in both models.
-        energy: Of the difference in these layers.
-        left_out: Weights that differ and that no LoRA holds: norms, biases, embeddings.
+        layers: Layers of the LoRA, without those that are equal in both models.
+        energy: Energy of the difference in these layers.
+        left_out: Weights that differ and that a LoRA cannot hold: norms, biases, embeddings.
     """
 
     layers: Layers = field(default_factory=dict)
@@ -48,7 +48,7 @@ def extract(
         tuned: Parts by name, float32.
         base: The same parts of the other model.
         cut: The rank, or the share of the squared singular values to keep.
-        progress: Shows the layers.
+        progress: Shows a bar of the layers.
 
     Raises:
         LoraError: Listing weights that only one model has or whose shapes differ; or if there is no
@@ -57,7 +57,7 @@ def extract(
     problems = [line for part in base for line in _misfits(part, tuned[part], base[part])]
     if problems:
         raise LoraError(
-            f"the two models are not of one kind: {len(problems)} weights do not fit"
+            f"the two models differ in architecture: {len(problems)} weights do not fit"
             f"{listing(problems)}\nGive the base that the tuned model was made from."
         )
     found = {part: _part_difference(part, tuned[part], base[part], cut, progress) for part in base}
@@ -73,16 +73,17 @@ def prove_extraction(
     tuned: Mapping[str, nn.Module],
     differences: Mapping[str, Difference],
 ) -> dict[str, float]:
-    """Load the file on the base as its users do, merge, and compare weights with the tuned model's.
+    """Load the file on the base by the users' loader, merge, and compare with the tuned model.
 
-    Their distance must be the root of the discarded energy, within ``RELATIVE_TOLERANCE`` of it and
-    ``ROUNDING`` of the weights' norm; at full rank that leaves the rounding alone.
+    The distance of the weights must be the root of the discarded energy, within
+    ``RELATIVE_TOLERANCE`` of it and ``ROUNDING`` of the weights' norm; at full rank only the
+    rounding remains.
 
     Returns:
         Relative error by part: the distance over the norm of the whole difference.
 
     Raises:
-        ExportError: If a distance is another.
+        ExportError: If a distance differs from that.
     """
     family = fresh_base()
     parts = {part: family.parts[part] for part, each in differences.items() if each.layers}
@@ -106,8 +107,9 @@ def prove_extraction(
         limit = RELATIVE_TOLERANCE * expected + ROUNDING * norm
         if not abs(distance - expected) <= limit:
             raise ExportError(
-                f"{path}: {part}: on the base it is {distance:.3g} away from the tuned model; "
-                f"the discarded singular values give {expected:.3g} (allowed {limit:.3g})"
+                f"{path}: {part}: merged into the base, its distance from the tuned model is "
+                f"{distance:.3g}; the discarded singular values give {expected:.3g} (allowed "
+                f"{limit:.3g})"
             )
         errors[part] = distance / energy.total**0.5
     return errors

@@ -1,4 +1,4 @@
-"""A trained model -> files for every program that reads them."""
+"""Export of a trained model: a LoRA in all layouts, or a pipeline folder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,12 +32,12 @@ def export_lora(
     and a peft folder for each adapted part, such as ``unet/``. Alpha is in each of them.
 
     Args:
-        folder: Where to; replaced as a whole.
-        parts: All of the model's, by name; those without an adapter are left out.
-        names: What files call the parts of its family.
+        folder: Target folder; replaced as a whole.
+        parts: All parts of the model by name; those without an adapter are left out.
+        names: Names of its family's parts in files.
         metadata: Text for the headers, such as ``ss_*`` (kohya) and ``modelspec.*`` keys.
         name: The LoRA's title and the kohya file's name.
-        new_word: A word that was learned, alone or with the LoRA; its embeddings go into
+        new_word: A learned word, alone or with the LoRA; its embeddings are written into
             ``embeddings/``.
 
     Returns:
@@ -69,7 +69,7 @@ def export_pipeline(folder: Path, pipeline: DiffusionPipeline) -> Path:
     """Write a whole model as a diffusers folder, for training without an adapter.
 
     Args:
-        folder: Where to; replaced as a whole.
+        folder: Target folder; replaced as a whole.
         pipeline: The trained model.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A LoRA without a training run -> one file of a layout, proved before it takes its place."""
+"""Files of LoRAs without a training run, each proved before it replaces another."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,23 +19,23 @@ from sdlora.models.family import Family
 from sdlora.runtime.files import atomic_path, whole_folder
 
 ALPHA_TOLERANCE = 1e-6
-"""Relative; kohya's layout holds alpha as a float32."""
+"""Relative tolerance of alphas, which kohya's layout holds in float32."""
 
 HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 OF_THE_FILE = (*HASHES, "format", SEAL, DIFFUSERS_CONFIG)
-"""Header entries that belong to one file and are written anew for another."""
+"""Header entries of a single file, which another file gets anew."""
 
 OF_THE_WEIGHTS = (
     *("ss_network_dim", "ss_network_alpha", "ss_network_args"),
     *("ss_output_name", "modelspec.title"),
 )
-"""Header entries that are wrong of other weights: ranks and alphas, and the name in A1111."""
+"""Header entries that are wrong for changed weights: ranks, alphas, and the name in A1111."""
 
 OF_THE_RUN = ("sdlora.config", "sdlora.hashes")
-"""Header entries that tell how weights were trained: wrong for those that no run trained."""
+"""Header entries on the training, which are wrong for weights that no run trained."""
 
 FreshBase = Callable[[], Family]
-"""Loads the base model anew, in float32, without an adapter."""
+"""Loads the base model at each call, in float32, without an adapter."""
 
 
 def write_lora(
@@ -44,23 +44,22 @@ def write_lora(
     layout: Layout,
     prove: Callable[[Path], dict[str, float]] | None = None,
 ) -> dict[str, float]:
-    """Write a LoRA in one layout and load it back; only what is proved takes the place of ``out``.
+    """Write a LoRA in one layout and load it back; ``out`` is replaced only if the proof succeeds.
 
-    Read by this project's reader, tensors must be the same to the bit, and alphas within
-    ``ALPHA_TOLERANCE``.
+    Read back, tensors must be the same to the bit, and alphas within ``ALPHA_TOLERANCE``.
 
     Args:
         out: A ``.safetensors`` file; for peft a folder, with one more folder for each part.
-        lora: What to write.
+        lora: The LoRA.
         layout: ``diffusers``, ``kohya`` or ``peft``.
         prove: A further proof of the file, such as :func:`prove_on_base`; raises if it fails.
 
     Returns:
-        What ``prove`` gives; empty without.
+        The result of ``prove``; empty without it.
 
     Raises:
         LoraError: If no file can hold it, or ``out`` has another ending.
-        ExportError: If the file, read back, is not this LoRA; nothing is left of it then.
+        ExportError: If the file, read back, is not this LoRA; no file is left then.
     """
     if layout != "peft" and out.suffix != ".safetensors":
         raise LoraError(f"out={out}: a {layout} file ends with .safetensors; name it so")
@@ -108,19 +107,19 @@ def require_same(lora: LoraFile, again: LoraFile, path: Path) -> None:
 
 
 def family_of(lora: LoraFile) -> FamilyDescription:
-    """The family that a LoRA was made for, as far as it shows."""
+    """The family of a LoRA, if recognisable."""
     layers = [f"{part}.{layer}" for part, spec in lora.specs.items() for layer in spec.targets]
     return family_of_lora(lora.metadata.get("ss_base_model_version", ""), layers)
 
 
 def header(metadata: Mapping[str, str], without: Sequence[str] = ()) -> dict[str, str]:
-    """What of a file's header stays true of another file with its content."""
+    """The header entries that stay true for another file with the same content."""
     dropped = {*OF_THE_FILE, *without}
     return {key: value for key, value in metadata.items() if key not in dropped}
 
 
 def shared_header(loras: Sequence[LoraFile]) -> dict[str, str]:
-    """What the headers of several files agree on; nothing that tells of one training run."""
+    """The header entries that several files agree on, without those of a training run."""
     first = header(loras[0].metadata, (*OF_THE_WEIGHTS, *OF_THE_RUN))
     return {
         key: value
@@ -132,15 +131,15 @@ def shared_header(loras: Sequence[LoraFile]) -> dict[str, str]:
 def prove_on_base(
     path: Path, lora: LoraFile, layout: Layout, fresh_base: FreshBase
 ) -> dict[str, float]:
-    """Load a file by the loader that people use; outputs must be those of the LoRA put on directly.
+    """Prove a file by the users' loader: outputs must be those of the LoRA applied directly.
 
     Tolerance and its reason: :func:`sdlora.export.proof.prove_export`.
 
     Args:
         path: The file, or peft's folder.
-        lora: What must be in it.
+        lora: The expected LoRA.
         layout: Its layout.
-        fresh_base: Gives the base model.
+        fresh_base: Loads the base model.
 
     Returns:
         Largest difference of outputs by ``layout/part``.

@@ -1,4 +1,4 @@
-"""LoRAs merged into their base for good: a pipeline folder or a single file, loaded back."""
+"""Merging of LoRAs into their base: a pipeline folder or a single file, proved by loading back."""
 
 import tempfile
 import warnings
@@ -31,24 +31,24 @@ def merged_pipeline(
 ) -> tuple[Any, float]:
     """A base with LoRAs in its float32 weights, proved by diffusers' own loader.
 
-    The other side of the proof: diffusers loads the same LoRAs beside a fresh base's weights, at
-    these strengths. A merged weight is rounded once, so outputs differ in the last bits;
-    ``TOLERANCE``, relative to the largest output, leaves room for that.
+    For the proof diffusers loads the same LoRAs as adapters of a fresh base, at these strengths. A
+    merged weight is rounded once, so outputs differ in the last bits; ``TOLERANCE``, relative to
+    the largest output, allows for that.
 
     Args:
-        fresh_base: Gives the base anew.
-        loras: What to merge, one after the other.
-        scales: Strength of each; 1 is as trained.
+        fresh_base: Loads the base.
+        loras: LoRAs to merge, one after the other.
+        scales: Strength of each; 1 as trained.
 
     Returns:
         The pipeline, and the largest difference of an output.
 
     Raises:
-        LoraError: If a LoRA does not fit the base, or a DoRA is to be merged beside others.
+        LoraError: If a LoRA does not fit the base, or one of several is a DoRA.
         ExportError: If an output differs.
     """
     if len(loras) > 1 and any(spec.use_dora for lora in loras for spec in lora.specs.values()):
-        raise LoraError("a DoRA scales whole weights: merge it alone, then the others into that")
+        raise LoraError("a DoRA scales whole weights: merge it alone first")
     family = fresh_base()
     for lora, scale in zip(loras, scales, strict=True):
         apply_lora(family.parts, lora)
@@ -82,12 +82,12 @@ def write_merged(out: Path, pipeline: Any, dtype: torch.dtype, config: Path) -> 
     Args:
         out: The folder or file.
         pipeline: Without an adapter.
-        dtype: Of the weights in the file.
-        config: The base's folder, which tells ``from_single_file`` the shapes.
+        dtype: Dtype of the weights in the file.
+        config: The base's folder, which gives ``from_single_file`` the shapes.
 
     Raises:
-        LoraError: If a weight is NaN or infinite, as too large ones are in float16.
-        ExportError: If a weight loaded back is another; nothing is left then.
+        LoraError: If a weight is NaN or infinite, such as by an overflow of float16.
+        ExportError: If a weight loaded back differs; no file is left then.
     """
     parts: dict[str, nn.Module] = {
         part: nn.Module.to(module, dtype)

@@ -1,4 +1,4 @@
-"""The page that the Hugging Face Hub shows of a LoRA: ``README.md`` beside its files."""
+"""The model card of a LoRA for the Hugging Face Hub: ``README.md`` beside its files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ def write_model_card(
     samples: Sequence[tuple[str, Image.Image]],
     scores: Mapping[str, Scores],
 ) -> list[Path]:
-    """Write the card beside an exported LoRA, with its pictures. Nothing is asked of the network.
+    """Write the card and its pictures beside an exported LoRA, without network.
 
     Written here and not by diffusers' ``load_or_create_model_card``, which looks for an older card
     on the Hub first.
@@ -43,9 +43,9 @@ def write_model_card(
     Args:
         folder: Of the exported LoRA.
         config: Of the run.
-        base: Where the base model lies, or its id on the Hub.
+        base: Path of the base model, or its id on the Hub.
         metadata: The files' header.
-        specs: What was trained, by part.
+        specs: The trained adapters, by part.
         samples: Prompts and the pictures drawn with them; the first four are shown.
         scores: Name -> scores, the base first; may be empty.
 
@@ -60,7 +60,17 @@ def write_model_card(
         for (prompt, _), path in zip(shown, pictures, strict=True)
     ]
     data = card_data(config.model.family, hub_id(base), trigger, config.export.licence, widget)
-    facts = _facts(config, base, metadata, specs)
+    facts = {
+        "Base model": hub_id(base) or Path(base).name,  # no path of this machine
+        "Adapted parts": ", ".join(f"{part} ({adapter_facts(s)})" for part, s in specs.items()),
+        "Training pictures": metadata["ss_num_train_images"],
+        "Resolution": f"{config.data.resolution} px",
+        "Steps": metadata["ss_steps"],
+        "Batch size": metadata["ss_total_batch_size"],
+        "Learning rate": f"{config.optim.unet_lr:g} ({config.optim.name})",
+        "Licence": config.export.licence or "not chosen yet",
+        "Made with": f"sdlora {__version__}",
+    }
     text = _text(config.export.name, hub_id(base), trigger, facts) + _score_table(scores)
     write_text(folder / CARD, f"---\n{data.to_yaml()}\n---\n\n{text}")
     return [folder / CARD, *pictures]
@@ -73,13 +83,13 @@ def card_data(
     licence: str | None,
     widget: Sequence[Mapping[str, Any]],
 ) -> ModelCardData:
-    """What the Hub reads of a card.
+    """The metadata of a card for the Hub.
 
     Args:
         family: ``model.family``.
         base_model: The base's id on the Hub, if it has one.
-        trigger: The words that call what was trained, if there are some.
-        licence: As the Hub names them; ``None`` is ``unknown``, a field to be filled in.
+        trigger: The words that name the trained subject, if any.
+        licence: Licence id of the Hub; ``None``: ``unknown``, to be filled in.
         widget: Prompts and pictures.
 
     Source:
@@ -101,26 +111,8 @@ def card_data(
     )
 
 
-def _facts(
-    config: TrainConfig, base: str, metadata: Mapping[str, str], specs: Mapping[str, LoraSpec]
-) -> dict[str, str]:
-    """The table of how it was trained."""
-    adapted = [f"{part} ({adapter_facts(spec)})" for part, spec in specs.items()]
-    return {
-        "Base model": hub_id(base) or Path(base).name,  # no path of this machine
-        "Adapted parts": ", ".join(adapted),
-        "Training pictures": metadata["ss_num_train_images"],
-        "Resolution": f"{config.data.resolution} px",
-        "Steps": metadata["ss_steps"],
-        "Batch size": metadata["ss_total_batch_size"],
-        "Learning rate": f"{config.optim.unet_lr:g} ({config.optim.name})",
-        "Licence": config.export.licence or "not chosen yet",
-        "Made with": f"sdlora {__version__}",
-    }
-
-
 def trigger_phrase(evaluation: EvaluationConfig, data: DataConfig) -> str | None:
-    """The words that call what was trained, if the config names them."""
+    """The words that name the trained subject, if the config has them."""
     if evaluation.trigger_word:
         return evaluation.trigger_word
     prefixes = {root.prefix for root in data.roots} | {data.captions.prefix}
@@ -129,18 +121,18 @@ def trigger_phrase(evaluation: EvaluationConfig, data: DataConfig) -> str | None
 
 
 def hub_id(path: str) -> str | None:
-    """The base model's id on the Hugging Face Hub; ``None`` for one on this machine."""
+    """The base model's id on the Hugging Face Hub; ``None`` for a local one."""
     is_id = path.count("/") == 1 and not path.startswith((EMBEDDED, ".", "/", "~"))
     return path if is_id and "\\" not in path and not Path(path).exists() else None
 
 
 def adapter_facts(spec: LoraSpec) -> str:
-    """An adapter in a few words, for the model card."""
+    """Rank, alpha and variant of an adapter, for the model card."""
     facts = [f"rank {spec.r}", f"alpha {spec.alpha:g}"]
     if spec.rank_pattern or spec.alpha_pattern:
         facts.append("others by layer")
     if spec.init in FROM_BASE:
-        facts.append(f"started by {spec.init}, so of twice the rank in the files")
+        facts.append(f"initialised by {spec.init}, so twice the rank in the files")
     facts += [name for name, on in (("rsLoRA", spec.use_rslora), ("DoRA", spec.use_dora)) if on]
     return ", ".join(facts)
 
@@ -155,9 +147,7 @@ def _write_pictures(folder: Path, images: Sequence[Image.Image]) -> list[Path]:
 
 def _text(name: str, base_model: str | None, trigger: str | None, facts: Mapping[str, str]) -> str:
     """The card below its metadata."""
-    call = (
-        "" if trigger is None else f"\nPut `{trigger}` into the prompt to call what it learned.\n"
-    )
+    call = "" if trigger is None else f"\nUse `{trigger}` in the prompt.\n"
     table = "\n".join(f"| {label} | {value} |" for label, value in facts.items())
     return f"""# {name}
 
@@ -186,7 +176,7 @@ image = pipeline("{trigger or "a picture"}").images[0]
 
 
 def _score_table(scores: Mapping[str, Scores]) -> str:
-    """The section of scores; empty without."""
+    """The section of scores; empty without scores."""
     if not measured_names(scores.values()):
         return ""
     lines = score_lines(scores, scores, None)

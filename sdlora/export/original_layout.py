@@ -1,4 +1,4 @@
-"""A pipeline -> one file in Stable Diffusion's original layout, which ComfyUI and A1111 read."""
+"""Weights of a pipeline in Stable Diffusion's original layout, which ComfyUI and A1111 read."""
 
 import re
 from collections.abc import Callable
@@ -35,10 +35,10 @@ def original_tensors(pipeline: Any) -> dict[str, Tensor]:
     """All weights of a Stable Diffusion 1, 2 or XL under the names of the original code.
 
     Args:
-        pipeline: Of diffusers, without an adapter.
+        pipeline: A diffusers pipeline, without an adapter.
 
     Raises:
-        ValueError: If a weight has no place there.
+        ValueError: If a weight has no name there.
 
     Source:
         CompVis/stable-diffusion ``ldm`` and Stability-AI/generative-models ``sgm``: the modules'
@@ -66,7 +66,7 @@ def vae_name(key: str, levels: int) -> str:
 
     Args:
         key: Its name in diffusers.
-        levels: Blocks on each side.
+        levels: Number of blocks on each side.
     """
     key = re.sub(r"down_blocks\.(\d+)\.resnets", r"down.\1.block", key)
     key = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.downsample", key)
@@ -90,7 +90,7 @@ def _clip(prefix: str, text_encoder: Any) -> dict[str, Tensor]:
 
 
 def _openclip(prefix: str, text_encoder: Any) -> dict[str, Tensor]:
-    """OpenCLIP's text encoder, by its own names; query, key and value lie in one matrix there."""
+    """OpenCLIP's text encoder, with its own names; query, key and value are one matrix there."""
     found: dict[str, Tensor] = {}
     thirds: dict[str, dict[str, Tensor]] = {}
     for key, value in text_encoder.state_dict().items():

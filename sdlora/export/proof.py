@@ -1,4 +1,4 @@
-"""Files are loaded back as their users will, and must give the model that was trained."""
+"""Proof of an export: files loaded back by their users' loaders must give the trained model."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +24,7 @@ same float32 operations on the same numbers; this leaves room for a GPU that pic
 
 
 class ExportError(ValueError):
-    """Files that do not give the model back; the message says which and by how much."""
+    """Files that do not reproduce the model; the message gives file and difference."""
 
 
 def prove_export(
@@ -32,17 +32,17 @@ def prove_export(
     fresh_pipeline: Callable[[], DiffusionPipeline],
     parts: Mapping[str, nn.Module],
 ) -> dict[str, float]:
-    """Load an export back as its users will, and compare with the model that was trained.
+    """Load an export back by its users' loaders, and compare with the trained model.
 
     Outputs of adapted parts are compared on fixed inputs in float32 (exact for weights kept in 16
     bits), so that rounding hides nothing. Adapter weights and scales are compared as well: a layer
-    that hardly trained has no effect that an output would show. diffusers reads the kohya file, or,
-    where it cannot (DoRA, alphas that differ by layer, text encoders without ``out_proj``), this
-    project's own reader.
+    that hardly trained has no effect that an output would show. The kohya file is read by diffusers
+    or, where it cannot (DoRA, alphas that differ by layer, text encoders without ``out_proj``), by
+    this project's own reader.
 
     Args:
-        folder: As ``export_lora`` left it.
-        fresh_pipeline: Gives the base model anew, in the dtype it was trained in, no adapter on it.
+        folder: As ``export_lora`` wrote it.
+        fresh_pipeline: Loads the base model, in the dtype of training, without an adapter.
         parts: The trained parts, by their names as attributes of the pipeline.
 
     Returns:
@@ -69,14 +69,14 @@ def prove_file(
     parts: Mapping[str, nn.Module],
     expected: Mapping[str, Tensor],
 ) -> dict[str, float]:
-    """As :func:`prove_export`, for one file (peft: folder) of one layout.
+    """:func:`prove_export` for one file (peft: folder) of one layout.
 
     Args:
-        path: What to load back.
-        layout: ``diffusers``, ``kohya`` or ``peft``: which loader reads it.
-        fresh_pipeline: Gives the base model anew.
+        path: The file or folder.
+        layout: ``diffusers``, ``kohya`` or ``peft``, which decides the loader.
+        fresh_pipeline: Loads the base model.
         parts: The trained parts.
-        expected: What those with an adapter give: :func:`outputs` of them.
+        expected: :func:`outputs` of the parts with an adapter.
     """
     pipeline = fresh_pipeline()
     fresh: dict[str, nn.Module] = {part: getattr(pipeline, part) for part in parts}
@@ -94,7 +94,7 @@ def prove_file(
         if not differences[what] <= limit:
             raise ExportError(
                 f"{path}: {what}: loaded back, its output differs by {differences[what]:.3g} "
-                f"(allowed {limit:.3g}); is the base model the one that was trained?"
+                f"(allowed {limit:.3g}); is this the base model of the training?"
             )
     return differences
 
@@ -119,11 +119,11 @@ def _load_kohya(path: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> No
 
 
 def _diffusers_reads(lora_file: LoraFile) -> bool:
-    """Whether diffusers reads a kohya file whole.
+    """Whether diffusers reads a kohya file completely.
 
-    It drops DoRA scales and alphas that differ by layer; and it knows by ``out_proj`` what kind of
-    names a text encoder's layers have, so that it drops others, or fails, where that one is not
-    among them (``convert_state_dict_to_peft``).
+    It drops DoRA scales and alphas that differ by layer; and it detects the naming of a text
+    encoder's layers by ``out_proj``, so that it drops the other layers, or fails, without that one
+    (``convert_state_dict_to_peft``).
     """
     names = part_names()
     return not any(
@@ -144,7 +144,7 @@ def _load_peft(folder: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -> N
 
 
 LOADERS = {"diffusers": _load_diffusers, "kohya": _load_kohya, "peft": _load_peft}
-"""Layout -> puts a file of it on a pipeline, or on these parts of it."""
+"""Layout -> function that loads its file into a pipeline, or into some parts of it."""
 
 
 def _require_same_adapter(what: str, trained: nn.Module, loaded: nn.Module) -> None:
@@ -206,7 +206,7 @@ def _embedded(text_encoder: Any, draws: torch.Generator) -> Tensor:
 
 @contextmanager
 def _exact(module: nn.Module) -> Iterator[None]:
-    """``module`` in float32 and without dropout, then as it was; 16-bit weights lose nothing."""
+    """``module`` in float32 and without dropout, inside the block; 16-bit weights lose nothing."""
     modes = [(m, m.training) for m in module.modules()]
     tensors = [t for t in chain(module.parameters(), module.buffers()) if t.is_floating_point()]
     dtypes = [t.dtype for t in tensors]

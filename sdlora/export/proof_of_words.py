@@ -1,4 +1,4 @@
-"""A new word's embeddings are loaded back by diffusers, and must be what was trained."""
+"""Proof of a new word's embeddings: diffusers loads them back exactly."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,8 +25,8 @@ def prove_embeddings(
     """Load a new word's embeddings by diffusers' loader, and compare ids and rows exactly.
 
     Args:
-        path: As ``write_embeddings`` left it.
-        fresh_pipeline: Gives the base model anew, without the word.
+        path: As ``write_embeddings`` wrote it.
+        fresh_pipeline: Loads the base model, without the word.
         parts: The trained parts, by their names as attributes of the pipeline.
         names: What files call the parts of the family.
         name: The word.

@@ -1,4 +1,4 @@
-"""What is in a LoRA file, for a terminal and for machines."""
+"""Summary of a LoRA file, as tables for the terminal and as JSON."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,18 +12,18 @@ from rich.text import Text
 from sdlora.adapters.inspection import FileFacts, PartFacts, base_of
 
 MOST_LETTERS = 48
-"""So much of a header's value is shown."""
+"""Characters of a header's value that are shown."""
 
 SHOWN_PREFIXES = ("ss_", "sshs_", "modelspec.", "sdlora.")
 
 
 def shown(facts: FileFacts) -> RenderableType:
-    """Tables of a file: itself, its parts, its header shortened."""
+    """Tables of a file: facts, parts, shortened header."""
     whole = _grid()
     whole.add_row("file", f"{facts.path} ({facts.num_bytes / 1e6:.2f} MB)")
     whole.add_row("layout", f"{facts.layout}, {', '.join(facts.dtypes)}")
     whole.add_row("base model", base_of(facts.metadata) or "not said")
-    whole.add_row("finite", "yes" if facts.is_finite else "NO: NaN or infinity; of no use")
+    whole.add_row("finite", "yes" if facts.is_finite else "NO: NaN or infinity; unusable")
     parts = Table("part", "layers", "rank", "alpha", "norm", title="parts")
     for name, part in facts.parts.items():
         parts.add_row(
@@ -45,7 +45,7 @@ def shown(facts: FileFacts) -> RenderableType:
 
 
 def as_json(facts: FileFacts) -> str:
-    """The same for machines; the header is whole."""
+    """The same as plain JSON values, with the whole header."""
     content: dict[str, Any] = {
         **asdict(facts),
         "is_finite": facts.is_finite,
@@ -67,7 +67,7 @@ def _norm(part: PartFacts) -> str:
 
 
 def _counts(counts: Mapping[Any, int]) -> str:
-    """``8``, or ``8 (120 layers), 4 (72)`` where there are several."""
+    """``8``, or ``8 (120 layers), 4 (72)`` if there are several."""
     if len(counts) == 1:
         return f"{next(iter(counts)):g}"
     return _listed(f"{value:g} ({count} layers)" for value, count in counts.items())

@@ -1,4 +1,4 @@
-"""Unconditional diffusion of pixels: one UNet, no VAE, no prompts."""
+"""The family of unconditional pixel models: one UNet, no VAE, no prompts."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,9 +12,9 @@ from sdlora.models.family import Family, input_dtype
 
 
 class UnconditionalDiffusion(Family):
-    """A UNet that removes noise from pictures themselves; nothing tells it what they show.
+    """An unconditional diffusion model of pixels.
 
-    Encoded pictures are their bytes, and "latents" the pixels in [-1, 1].
+    Encoded pictures are bytes, and "latents" are pixels in [-1, 1].
 
     Args:
         unet: The denoiser, of 3 channels.
@@ -33,7 +33,7 @@ class UnconditionalDiffusion(Family):
 
     @property
     def text_encoders(self) -> dict[str, nn.Module]:
-        """None."""
+        """None: no prompts."""
         return {}
 
     @property
@@ -43,23 +43,23 @@ class UnconditionalDiffusion(Family):
 
     @property
     def encoding_dtype(self) -> torch.dtype:
-        """That of pictures."""
+        """uint8, the dtype of pictures."""
         return torch.uint8
 
     def encode_prompts(self, token_ids: Tensor) -> Tensor:
-        """Nothing, ``[B, 0, 0]``."""
+        """An empty tensor, ``[B, 0, 0]``."""
         return token_ids.new_empty((len(token_ids), 0, 0), dtype=torch.float32)
 
     def prompt_arguments(self, conditioning: Tensor) -> dict[str, Tensor]:
-        """None."""
+        """None: no prompts."""
         return {}
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """The pictures as bytes, ``[B, 3, H, W]``, uint8; exact where they come from bytes."""
+        """The pictures as bytes, ``[B, 3, H, W]``, uint8; exact for 8-bit pictures."""
         return ((pixels + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
     def posterior_shape(self, moments: Tensor) -> tuple[int, ...]:
-        """``(0,)``: a picture is no distribution."""
+        """``(0,)``: there is no posterior to sample."""
         return (0,)
 
     def latents(self, moments: Tensor, eps: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class UnconditionalDiffusion(Family):
     def denoise(
         self, z_t: Tensor, t: Tensor, conditioning: Tensor, sizes: Tensor | None = None
     ) -> Tensor:
-        """The UNet's prediction at noise level ``t``, float32; only ``z_t`` matters beside it."""
+        """The UNet's prediction at noise level ``t``, float32; other arguments are not used."""
         return self.unet(z_t.to(input_dtype(self.unet)), t).sample.float()
 
     def pipeline(self) -> DDPMPipeline:
@@ -80,7 +80,7 @@ class UnconditionalDiffusion(Family):
 
 
 def _misfit(parts: Mapping[str, Any]) -> str | None:
-    """What is no model of pixels without prompts about a UNet."""
+    """Why a UNet is no unconditional pixel model; ``None`` if it is."""
     unet = parts["unet"].config
     for what, has, needs in (
         ("in_channels", unet["in_channels"], 3),

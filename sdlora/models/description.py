@@ -1,4 +1,4 @@
-"""The description of a model family: what it is made of, and what files call it and its parts."""
+"""The description of a model family: its classes, and its names in files."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from sdlora.models.family import Family
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartNames:
-    """What LoRA files call a part of a model and its layers.
+    """Names of a part and its layers in LoRA files.
 
     Attributes:
-        kohya: How names begin in the kohya layout: the first is written, all are read.
-        layer: A layer's name in diffusers -> the one in the kohya layout, dots left in.
+        kohya: Prefixes in the kohya layout: the first is written, all are read.
+        layer: Layer name in diffusers -> layer name in the kohya layout, with dots.
         is_clip: Whether it is a CLIP text encoder: files keep its layers inside ``text_model.``.
-        is_nested: Whether transformers 5 keeps them there as well, and so peft's folders do.
-        embedding: Its tensor in a file of a new word's embeddings for several text encoders.
+        is_nested: Whether transformers 5, and so peft's folders, keep ``text_model.`` as well.
+        embedding: Its tensor in an embeddings file for several text encoders.
     """
 
     kohya: tuple[str, ...]
@@ -28,33 +28,35 @@ class PartNames:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FamilyDescription:
-    """A model family. Everything that differs from one to another and no weight tells stands here.
+    """A model family: everything that differs between families.
 
     Attributes:
         name: Its ``model.family``.
-        kind: What people call such a model.
-        make: Its class; takes all parts and tokenizers by name.
-        parts: What has weights, by its folder in the diffusers layout -> class; the VAE first, if
-            there is one.
-        tokenizers: One for each text encoder -> class; none where the model takes no prompts.
-        trainable: Parts that may be trained -> what LoRA files call them.
-        misfit: Loaded parts -> what about their shapes is not this family's; ``None``: nothing.
-        has_denoiser: Whether a denoiser with this config is one of this family.
-        pipeline: Class of its pipelines, in ``model_index.json``.
-        hub_tag: Of its models on the Hugging Face Hub.
+        kind: Name of such models for messages.
+        make: Its class, with all parts and tokenizers as arguments.
+        parts: Parts with weights: folder in the diffusers layout -> class; the VAE first, if there
+            is one.
+        tokenizers: Tokenizers of the text encoders: folder -> class; empty if the model takes no
+            prompts.
+        trainable: Trainable parts -> names in LoRA files.
+        misfit: Loaded parts -> why their shapes are not of this family; ``None`` if they are.
+        has_denoiser: Whether a denoiser with this config is of this family.
+        pipeline: Pipeline class in ``model_index.json``.
+        hub_tag: Tag of its models on the Hugging Face Hub.
         versions: Width of the (first) text encoder and prediction type -> kohya's
-            ``ss_base_model_version`` and ModelSpec's ``modelspec.architecture``; ``None``: both go
-            by the family's own name.
+            ``ss_base_model_version`` and ModelSpec's ``modelspec.architecture``; ``None``: both are
+            the family's own name.
         made_lora: Whether a LoRA file is for this family, by its ``ss_base_model_version`` (may be
-            empty) and its layers, each behind its part's name; ``None``: nothing tells.
-        blank: A folder without weights, for a denoiser that the config describes.
-        from_single_file: Reads the original code's layout; ``None``: no model lies in one file.
-        single_file_text: How that layout names the weights of text encoders.
-        is_clip: Whether CLIP reads its captions: then last layers may be left out, and a long
-            caption takes several chunks.
-        unused_clip_layers: How many of CLIP's last layers it never uses.
-        max_tokens: Longest caption in tokens, special ones included; ``None``: as the tokenizer's
-            own files say.
+            empty) and its layers, each with its part's name in front; ``None``: not recognisable.
+        blank: A folder without weights, for a denoiser of ``model.architecture``.
+        from_single_file: Pipeline class that reads the original layout; ``None``: single files are
+            not supported.
+        single_file_text: Prefixes of the text encoders' weights in that layout.
+        is_clip: Whether its text encoders are CLIP, so that clip_skip and several chunks are
+            possible.
+        unused_clip_layers: Number of CLIP's last layers that it never uses.
+        max_tokens: Longest caption in tokens, special ones included; ``None``: as in
+            the tokenizer's own files.
     """
 
     name: str
@@ -78,16 +80,16 @@ class FamilyDescription:
 
     @property
     def denoiser(self) -> str:
-        """The part that removes noise."""
+        """Name of the denoiser."""
         return self.make.denoiser_name
 
     @property
     def trainable_encoders(self) -> tuple[str, ...]:
-        """Text encoders that may be trained."""
+        """Trainable text encoders."""
         return tuple(part for part in self.trainable if part != self.denoiser)
 
     def base_names(self, text_width: int, prediction_type: str) -> tuple[str, str]:
-        """What kohya's trainer and ModelSpec call a base model of this family.
+        """Names of a base model of this family for kohya's trainer and ModelSpec.
 
         Args:
             text_width: Width of the (first) text encoder, 0 without one.

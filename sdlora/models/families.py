@@ -1,4 +1,4 @@
-"""Model families by name: those built in, and those that installed packages add."""
+"""Model families by name: built-in ones, and those of installed packages."""
 
 from collections.abc import Collection
 from importlib.metadata import entry_points
@@ -14,14 +14,14 @@ FAMILIES = {each.name: each for each in (SD, SDXL, KOLORS, DDPM)}
 """``model.family`` -> the description of a built-in family."""
 
 ENTRY_POINTS = "sdlora.models"
-"""Entry point group, under which a package names a ``FamilyDescription`` of its own."""
+"""Entry point group of packages with a ``FamilyDescription`` of their own."""
 
 
 def families() -> dict[str, FamilyDescription]:
     """All families by name.
 
     Raises:
-        ConfigError: If a package adds something else than a description.
+        ConfigError: If an entry point of a package is no description.
     """
     found = dict(FAMILIES)
     for entry in entry_points(group=ENTRY_POINTS):
@@ -49,11 +49,11 @@ def description_of(name: str) -> FamilyDescription:
 
 
 def family_of_lora(version: str, layers: Collection[str]) -> FamilyDescription:
-    """The family that a LoRA file was made for, as far as it shows; else Stable Diffusion.
+    """The family of a LoRA file, if recognisable; else Stable Diffusion.
 
     Args:
-        version: Its ``ss_base_model_version``, ``""`` where it has none.
-        layers: Names of its layers, each behind its part's name and a dot.
+        version: Its ``ss_base_model_version``, ``""`` without one.
+        layers: Names of its layers, with part name and dot in front.
     """
     known = families()
     if version in known:  # of a family that goes by its own name there
@@ -65,10 +65,9 @@ def family_of_lora(version: str, layers: Collection[str]) -> FamilyDescription:
 
 
 def part_names() -> dict[str, PartNames]:
-    """Every part that a family trains, the denoisers first, as LoRA files call it.
+    """The names in LoRA files of the trainable parts of all families, denoisers first.
 
-    For files of which nobody has said what family they are for. Where two families call a part
-    alike, a built-in one wins.
+    For files of an unknown family. If two families have a part of one name, a built-in one wins.
     """
     every = reversed(families().values())
     names = {part: names for each in every for part, names in each.trainable.items()}

@@ -1,4 +1,4 @@
-"""What a family of diffusion models is to the rest of the project."""
+"""The interface of a family of diffusion models."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,20 +13,20 @@ from sdlora.models.tokens import Tokens, tokenize
 
 
 class Family(nn.Module, ABC):
-    """The parts of a diffusion model, and what training and drawing ask of them.
+    """The parts of a diffusion model, with the operations that training and drawing need.
 
-    All weights are frozen and in eval mode at first.
+    Initially all weights are frozen and in eval mode.
 
     Args:
-        denoiser: What removes noise.
+        denoiser: The network that predicts the target.
         noise_schedule_config: The ``scheduler_config.json`` as a mapping.
         tokenizers: Captions -> token ids, one for each text encoder.
 
     Attributes:
-        denoiser_name: What the denoiser is called: its attribute here, its folder in the diffusers
+        denoiser_name: Name of the denoiser: its attribute here, its folder in the diffusers
             layout, and its key in the config.
-        noise_schedule_config: The one that is trained and sampled with.
-        max_chunks: Longest caption in chunks of the tokenizer's length; each caption takes so many.
+        noise_schedule_config: The noise schedule of training and sampling.
+        max_chunks: Length of every caption, in chunks of the tokenizer's length.
     """
 
     denoiser_name: ClassVar[str] = "unet"
@@ -46,23 +46,23 @@ class Family(nn.Module, ABC):
 
     @property
     def denoiser(self) -> Any:
-        """What removes noise."""
+        """The network that predicts the target."""
         return getattr(self, self.denoiser_name)
 
     @property
     @abstractmethod
     def text_encoders(self) -> dict[str, nn.Module]:
-        """Text encoders by part name; none where pictures are drawn without prompts."""
+        """Text encoders by part name; empty for an unconditional model."""
 
     @abstractmethod
     def encode_prompts(self, token_ids: Tensor) -> Tensor:
-        """What the denoiser takes of prompts, as one tensor, so that it is cached as one.
+        """Conditioning of prompts, as one tensor, so that it is cached as one.
 
         Args:
             token_ids: Of all tokenizers side by side, ``[B, tokenizers * chunks * L]``, int64.
 
         Returns:
-            ``[B, rows, D]``; only this family knows what its rows are.
+            ``[B, rows, D]``; the meaning of rows is the family's own.
         """
 
     @abstractmethod
@@ -74,14 +74,14 @@ class Family(nn.Module, ABC):
         Args:
             z_t: Noisy latents (pixels, where there is no VAE), ``[B, C, h, w]``.
             t: Timesteps, ``[B]``.
-            conditioning: As ``encode_prompts`` gives it.
+            conditioning: Output of ``encode_prompts``.
             sizes: Of each picture, in pixels: its own height and width, top and left of the cut,
-                height and width of the cut; ``[B, 6]``. Only some families ask for it.
+                height and width of the cut; ``[B, 6]``. Only some families use it.
         """
 
     @abstractmethod
     def prompt_arguments(self, conditioning: Tensor) -> dict[str, Tensor]:
-        """The same as arguments of the diffusers pipeline (``prompt_embeds``, ...)."""
+        """The conditioning as arguments of the diffusers pipeline (``prompt_embeds``, ...)."""
 
     @abstractmethod
     def pipeline(self) -> Any:
@@ -90,16 +90,16 @@ class Family(nn.Module, ABC):
     @property
     @abstractmethod
     def latent_scale(self) -> int:
-        """Pixels to one latent along a side (8 for SD)."""
+        """Pixels per latent along a side (8 for SD)."""
 
     @property
     @abstractmethod
     def encoding_dtype(self) -> torch.dtype:
-        """In which encoded pictures are kept, without loss."""
+        """Dtype in which encoded pictures are stored without loss."""
 
     @abstractmethod
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """What is kept of pictures.
+        """Encode pictures for the cache.
 
         Args:
             pixels: Shape ``[B, 3, H, W]``, in [-1, 1].
@@ -114,10 +114,10 @@ class Family(nn.Module, ABC):
 
     @abstractmethod
     def latents(self, moments: Tensor, eps: Tensor) -> Tensor:
-        """What the denoiser works on, float32.
+        """Input of the denoiser before noising, float32.
 
         Args:
-            moments: As ``encode_images`` gives them, ``[B, M, h, w]``.
+            moments: Output of ``encode_images``, ``[B, M, h, w]``.
             eps: Standard normal draws, ``[B, *posterior_shape]``; 0 gives the posterior's mean.
 
         Returns:
@@ -126,7 +126,7 @@ class Family(nn.Module, ABC):
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """What can be trained, by part name: the denoiser first."""
+        """Trainable parts by name, the denoiser first."""
         return {self.denoiser_name: self.denoiser, **self.text_encoders}
 
     @property
@@ -136,18 +136,18 @@ class Family(nn.Module, ABC):
 
     @property
     def native_resolution_px(self) -> int:
-        """The side the denoiser was made for, in pixels."""
+        """The side that the denoiser was trained on, in pixels."""
         return int(self.denoiser.config.sample_size) * self.latent_scale
 
     def change_noise_schedule(self, prediction_type: str | None, zero_terminal_snr: bool) -> None:
-        """From now on train and sample otherwise than the model came; see ``changed_schedule``."""
+        """Change the noise schedule of training and sampling; see ``changed_schedule``."""
         self.noise_schedule_config = changed_schedule(
             self._own_schedule_config, prediction_type, zero_terminal_snr
         )
 
     @contextmanager
     def own_noise_schedule(self) -> Iterator[None]:
-        """Inside the block the schedule is the one that the model came with."""
+        """Use the model's original noise schedule, inside the block."""
         changed, self.noise_schedule_config = self.noise_schedule_config, self._own_schedule_config
         try:
             yield
@@ -160,10 +160,9 @@ class Family(nn.Module, ABC):
 
 
 def input_dtype(unet: Any) -> torch.dtype:
-    """What the UNet takes: the dtype of its first layer.
+    """Input dtype of the UNet: that of its first layer.
 
-    diffusers' ``unet.dtype`` is the same and walks through every module to find it: 21 ms a step
-    for SDXL.
+    diffusers' ``unet.dtype`` is the same but iterates over every module: 21 ms a step for SDXL.
     """
     found: torch.dtype = unet.conv_in.weight.dtype
     return found

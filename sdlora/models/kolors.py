@@ -1,4 +1,4 @@
-"""Kolors: a UNet of SDXL's kind, told of prompts by a language model, ChatGLM3."""
+"""The family Kolors: a UNet like SDXL's, conditioned on a language model, ChatGLM3."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,13 +19,13 @@ from sdlora.models.sdxl import denoise_sized
 class Kolors(LatentFamily):
     """Kolors.
 
-    A row of its conditioning is a token's state before the language model's last layer; the last
-    row is the state after it of the last token, which has read the whole prompt.
+    A row of its conditioning is the state of a token before the language model's last layer; the
+    last row is the state of the last token after it, which represents the whole prompt.
 
     Args:
         vae: Pictures <-> latents; SDXL's, whose weights overflow in half precision.
-        text_encoder: ChatGLM3, without the layer that would go on writing.
-        unet: The denoiser; projects the states to its own width itself.
+        text_encoder: ChatGLM3, without its output layer.
+        unet: The denoiser, which projects the states to its width.
         tokenizer: Of ChatGLM3; it pads on the left.
         noise_schedule_config: The ``scheduler_config.json`` as a mapping.
         clip_skip: 0; there is no CLIP.
@@ -57,8 +57,8 @@ class Kolors(LatentFamily):
     def encode_prompts(self, token_ids: Tensor) -> Tensor:
         """States ``[B, L + 1, D]`` of token ids ``[B, L]``.
 
-        Which tokens are padding, and so the place of each, follows from the ids: all before the
-        first that is not the padding's, as a prompt begins with tokens that stand nowhere else.
+        Padding, and so the position of each token, follows from the ids: padding ends at the first
+        other token, since a prompt begins with special tokens.
         """
         is_text = (token_ids != self.tokenizers[0].pad_token_id).cumsum(1) > 0  # [B, L]
         output = self.text_encoder(
@@ -76,11 +76,11 @@ class Kolors(LatentFamily):
         self, z_t: Tensor, t: Tensor, conditioning: Tensor, sizes: Tensor | None = None
     ) -> Tensor:
         """The UNet's prediction at noise level ``t``, float32, shaped like ``z_t``."""
-        told = self.prompt_arguments(conditioning)
-        return denoise_sized(self.unet, z_t, t, told, sizes)
+        prompts = self.prompt_arguments(conditioning)
+        return denoise_sized(self.unet, z_t, t, prompts, sizes)
 
     def prompt_arguments(self, conditioning: Tensor) -> dict[str, Tensor]:
-        """The tokens' states, and that of the whole prompt."""
+        """The states of the tokens and of the whole prompt."""
         return {
             "prompt_embeds": conditioning[:, :-1],
             "pooled_prompt_embeds": conditioning[:, -1],

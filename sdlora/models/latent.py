@@ -1,4 +1,4 @@
-"""Families that work on the latents of a VAE, told of prompts by text encoders."""
+"""The base class of latent diffusion families: a VAE, text encoders and a UNet."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,14 +11,14 @@ from sdlora.models.family import Family
 
 
 class LatentFamily(Family):
-    """A latent diffusion model: the UNet works on what the VAE makes of pictures.
+    """A latent diffusion model.
 
     Args:
         vae: Pictures <-> latents.
         unet: The denoiser.
         tokenizers: Captions -> token ids, one for each text encoder.
         noise_schedule_config: The ``scheduler_config.json`` as a mapping.
-        clip_skip: How many of the text encoders' last layers are left out.
+        clip_skip: Number of the text encoders' last layers to skip.
     """
 
     unet: UNet2DConditionModel
@@ -37,12 +37,12 @@ class LatentFamily(Family):
 
     @property
     def latent_scale(self) -> int:
-        """Pixels to one latent along a side (8 for SD)."""
+        """Pixels per latent along a side (8 for SD)."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @property
     def encoding_dtype(self) -> torch.dtype:
-        """The VAE's: what it computed in half precision takes half the room."""
+        """The VAE's dtype: half precision takes half the space."""
         return self.vae.dtype
 
     @torch.no_grad()
@@ -60,14 +60,14 @@ class LatentFamily(Family):
         return torch.cat([posterior.mean.float(), posterior.logvar.float()], dim=1)
 
     def posterior_shape(self, moments: Tensor) -> tuple[int, ...]:
-        """That of the mean, ``(C, h, w)``."""
+        """Shape of the mean, ``(C, h, w)``."""
         return (moments.shape[1] // 2, *moments.shape[2:])
 
     def latents(self, moments: Tensor, eps: Tensor) -> Tensor:
-        """Sample the posterior and scale: what the UNet works on, float32.
+        """Sample the posterior and scale, float32.
 
         Args:
-            moments: Mean and log-variance as ``encode_images`` gives them, ``[B, 2C, h, w]``.
+            moments: Mean and log-variance from ``encode_images``, ``[B, 2C, h, w]``.
             eps: Standard normal draws, ``[B, C, h, w]``.
 
         Returns:
@@ -80,7 +80,7 @@ class LatentFamily(Family):
 
 
 def latent_misfit(parts: Mapping[str, Any]) -> str | None:
-    """What about the shapes of loaded parts does not go together: inpainting, a mixture of models.
+    """Why the shapes of loaded parts do not match, such as inpainting; ``None`` if they do.
 
     Args:
         parts: VAE, text encoders and UNet by their names in the diffusers layout.

@@ -1,4 +1,4 @@
-"""Load the parts of a base model."""
+"""Loading of the parts of a base model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,13 +26,12 @@ def load_family(source: ModelSource, seed: int) -> Family:
     """Load a base model.
 
     Args:
-        source: Where from, and in which precision.
-        seed: For the parts that start from random weights.
+        source: Location and precision.
+        seed: Seed of parts with random weights.
 
     Raises:
         ConfigError: If the family is unknown.
-        ModelError: If a file is missing or not whole, or the model is of another kind; the message
-            names it.
+        ModelError: If a file is missing or incomplete, or the model is of another family.
     """
     description = description_of(source.family)
     folder = resolve(source)
@@ -52,7 +51,7 @@ def load_family(source: ModelSource, seed: int) -> Family:
 
 
 def load_tokenizers(folder: Path, family: str) -> list[Any]:
-    """The tokenizers alone, of a whole folder; captions are checked with them before any weight."""
+    """The tokenizers of a model folder, which check captions before any weight is read."""
     description = description_of(family)
     length = description.max_tokens
     known = {} if length is None else {"model_max_length": length}
@@ -77,7 +76,7 @@ def empty_part(name: str, source: ModelSource) -> nn.Module:
 def _check_kind(
     source: ModelSource, parts: Mapping[str, Any], description: FamilyDescription
 ) -> None:
-    """Refuse what has the layout but not the shape: another family, inpainting, a mixture."""
+    """Refuse models of another family, and parts whose shapes do not match."""
     config = parts[description.denoiser].config
     if not description.has_denoiser(config):
         found = [each for each in families().values() if each.has_denoiser(config)]
@@ -122,7 +121,7 @@ def _load_part(name: str, folder: Path, source: ModelSource, seed: int) -> nn.Mo
 
 
 def _random_part(name: str, folder: Path, source: ModelSource, seed: int) -> nn.Module:
-    """Random float32 weights, a function of the seed; the caller's generator is left alone."""
+    """A part with random float32 weights, a function of the seed; the global generator is kept."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _from_config(name, folder, source)

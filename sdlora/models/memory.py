@@ -1,4 +1,4 @@
-"""How a model lies in memory: layout, gradient checkpointing, and parts that wait elsewhere."""
+"""Memory and speed of a model: layout, gradient checkpointing, compilation, offloading."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,12 +11,12 @@ from sdlora.config.trainer import TrainerConfig
 from sdlora.models.family import Family
 
 MOST_GRAPHS = 256
-"""Of one piece of code: a bucket, a batch to draw and the bare base have each their own. By itself
-torch gives up compiling after 8."""
+"""Largest number of graphs of one function: each bucket, batch size and the bare base need one.
+torch's default is 8."""
 
 
 def memory_and_speed(config: TrainerConfig, device: torch.device, family: Family) -> None:
-    """Gradient checkpointing, compilation and memory layout, as the config says, in place."""
+    """Apply gradient checkpointing, compilation and memory layout of the config, in place."""
     if config.gradient_checkpointing is True:  # "auto" waits for what a step will take
         checkpoint_gradients(family)
     if config.compile:
@@ -27,10 +27,10 @@ def memory_and_speed(config: TrainerConfig, device: torch.device, family: Family
 
 
 def compile_denoiser(denoiser: Any) -> None:
-    """Compile the blocks that repeat in it (else all of it), a graph for each shape that comes.
+    """Compile the repeated blocks (or else all of it), with a graph for each shape.
 
-    One graph for all shapes cannot be had: torch 2.13 fails to write one at the second shape. The
-    UNet compiled whole takes two to three times as long at each (docs/speed.md).
+    torch 2.13 fails to compile one graph for all shapes. Compiling the whole UNet takes two to
+    three times as long for each shape (docs/speed.md).
     """
     torch.compiler.config.recompile_limit = MOST_GRAPHS
     compile_it = denoiser.compile_repeated_blocks if denoiser._repeated_blocks else denoiser.compile
@@ -56,15 +56,15 @@ def keep_activations(family: Family) -> None:
 
 
 class Offload:
-    """Parts that can wait in main memory.
+    """Parts that are kept in main memory while they are not used.
 
-    Whoever calls them says so by :meth:`called`, so that they move as a whole and nothing moves
-    inside a step. accelerate's hooks, which move a part when it is called, leave it in two places
-    where the device's memory ends in between.
+    Callers use :meth:`called`, so that parts move as a whole and never within a step. accelerate's
+    hooks, which move a part when it is called, leave it on two devices if memory runs out in
+    between.
 
     Args:
-        parts: What no training step calls.
-        device: Where they compute.
+        parts: Parts that no training step calls.
+        device: Device of the computation.
     """
 
     def __init__(self, parts: Sequence[nn.Module], device: torch.device) -> None:
@@ -73,10 +73,10 @@ class Offload:
 
     @contextmanager
     def called(self) -> Iterator[None]:
-        """On the device inside the block, and away after it.
+        """Move the parts to the device, inside the block.
 
         Raises:
-            torch.OutOfMemoryError: If there is no room for them; they are away then, too.
+            torch.OutOfMemoryError: If there is not enough memory; they are moved back then, too.
         """
         try:
             for part in self._parts:
@@ -86,7 +86,7 @@ class Offload:
             self.send_away()
 
     def send_away(self) -> None:
-        """Into main memory; what they took of the device is free for whoever asks."""
+        """Move the parts to main memory, and free their memory on the device."""
         for part in self._parts:
             part.to("cpu")
         if self._parts and torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Names of a UNet's weights in the original Stable Diffusion code, where blocks are in a row."""
+"""Names of a UNet's weights in the original Stable Diffusion code, which numbers all blocks."""
 
 import re
 from collections.abc import Sequence
@@ -21,21 +21,21 @@ UNET_ENDS = {
     "conv_out": "out.2",
 }
 ONLY_SGM = {name: UNET_ENDS[name] for name in ("add_embedding.linear_1", "add_embedding.linear_2")}
-"""Layers of SDXL's UNet that diffusers reads from kohya files by the original code's names only;
+"""Layers of SDXL's UNet for which diffusers reads only the original code's names from kohya files;
 ComfyUI and A1111 read those as well."""
 
 MIDDLE = {"resnets.0": "0", "attentions.0": "1", "resnets.1": "2"}
 SDXL_UP_ATTENTION = (True, True, False)
-"""Which blocks on the way up have attention in SDXL."""
+"""Whether each up block of SDXL has attention."""
 
 
 def unet_name(key: str, layers_per_block: int, up_attention: Sequence[bool]) -> str:
-    """A UNet weight's name in the original code, which numbers all blocks in a row.
+    """A UNet weight's name in the original code.
 
     Args:
         key: Its name in diffusers.
-        layers_per_block: Resnets in a block on the way down; one more on the way up.
-        up_attention: For each block on the way up, whether it has attention.
+        layers_per_block: Resnets in a down block; up blocks have one more.
+        up_attention: Whether each up block has attention.
 
     Raises:
         ValueError: If the original code has no such weight.
@@ -61,16 +61,16 @@ def unet_name(key: str, layers_per_block: int, up_attention: Sequence[bool]) -> 
 
 
 def kohya_layer(layer: str) -> str:
-    """A UNet's layer where kohya's trainer keeps diffusers' names."""
+    """A UNet layer's name in kohya files with diffusers' names."""
     return ONLY_SGM.get(layer, layer)
 
 
 def sdxl_layer(layer: str) -> str:
-    """A layer of SDXL's UNet, which has two resnets in a block."""
+    """A layer's name in SDXL's UNet, which has two resnets in a block."""
     return unet_name(f"{layer}.weight", 2, SDXL_UP_ATTENTION).removesuffix(".weight")
 
 
 def _resnet(rest: str) -> str:
-    """Inside a block: resnets have other names, transformers the same."""
+    """A name inside a block: resnets are renamed, transformers are not."""
     first, dot, last = rest.partition(".")
     return RESNET.get(first, first) + dot + last

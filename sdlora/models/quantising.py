@@ -1,4 +1,4 @@
-"""Frozen weights in fewer bits: the Linear layers of a part, by bitsandbytes."""
+"""Quantisation of the Linear layers of a frozen part, by bitsandbytes."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
-"""Bits of a weight: its own, and its share of a scale of 8 bits and of that one's scale."""
+"""Bits of a weight, including its share of the scales."""
 
 
 def quantise(module: nn.Module, kind: str) -> None:
-    """Round the weights of every Linear layer to a few bits, in place; the rest stays as it is.
+    """Quantise the weights of every Linear layer, in place.
 
-    A layer computes as before, in the dtype its weights had, with weights unpacked each time.
+    A layer computes in the former dtype of its weights, which are unpacked each time.
 
     Args:
         module: A frozen part, without adapters; mostly Linear layers, or little is saved.
@@ -31,7 +31,7 @@ def quantise(module: nn.Module, kind: str) -> None:
 
 
 def saved_bytes(module: nn.Module) -> int:
-    """What :func:`quantise` would take from the weights of a part; its adapter is left alone."""
+    """Bytes that :func:`quantise` would save of a part's weights, without its adapter."""
     weights = [m.weight for m in module.modules() if type(m) is nn.Linear]
     frozen = [weight for weight in weights if not weight.requires_grad]
     return sum(weight.nbytes - round(weight.numel() * NF4_BITS / 8) for weight in frozen)

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x / 2.x: one VAE, one CLIP text encoder, one UNet."""
+"""The family Stable Diffusion 1.x / 2.x: one VAE, one CLIP text encoder, one UNet."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -29,7 +29,7 @@ class StableDiffusion(LatentFamily):
         unet: The denoiser.
         tokenizer: Captions -> token ids.
         noise_schedule_config: The ``scheduler_config.json`` as a mapping.
-        clip_skip: How many of the text encoder's last layers are left out.
+        clip_skip: Number of the text encoder's last layers to skip.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class StableDiffusion(LatentFamily):
         return {"text_encoder": self.text_encoder}
 
     def encode_prompts(self, token_ids: Tensor) -> Tensor:
-        """Text embeddings ``[B, L, D]`` of token ids ``[B, L]``; chunks are encoded each alone."""
+        """Text embeddings ``[B, L, D]`` of token ids ``[B, L]``; chunks are encoded separately."""
         longest = self.text_encoder.config.max_position_embeddings
         if token_ids.shape[1] <= longest:
             return self._encode_chunk(token_ids)
@@ -68,7 +68,7 @@ class StableDiffusion(LatentFamily):
     def denoise(
         self, z_t: Tensor, t: Tensor, conditioning: Tensor, sizes: Tensor | None = None
     ) -> Tensor:
-        """The UNet's prediction at noise level ``t``, float32; sizes do not matter."""
+        """The UNet's prediction at noise level ``t``, float32; sizes are not used."""
         dtype = input_dtype(self.unet)
         return self.unet(z_t.to(dtype), t, conditioning.to(dtype)).sample.float()
 
@@ -95,13 +95,13 @@ class StableDiffusion(LatentFamily):
 
 
 def sampling_scheduler(noise_schedule_config: Mapping[str, Any]) -> DDIMScheduler:
-    """The scheduler that a pipeline is exported with."""
+    """The sampling scheduler of exported pipelines."""
     config = {**DDPMScheduler.from_config(dict(noise_schedule_config)).config}
     return DDIMScheduler.from_config(config)
 
 
 SD2_TEXT_WIDTH = 1024
-"""Width of the text encoder that tells Stable Diffusion 2 (OpenCLIP ViT-H) from 1 (768)."""
+"""Text encoder width of Stable Diffusion 2 (OpenCLIP ViT-H); that of 1 is 768."""
 
 
 def _versions(text_width: int, prediction_type: str) -> tuple[str, str]:
@@ -113,7 +113,7 @@ def _versions(text_width: int, prediction_type: str) -> tuple[str, str]:
 
 
 def _has_denoiser(unet: Mapping[str, Any]) -> bool:
-    """A UNet that takes neither SDXL's sizes nor a language model's states."""
+    """Whether a UNet takes neither SDXL's size conditioning nor a language model's states."""
     is_sized = unet.get("addition_embed_type") == "text_time"
     return not is_sized and unet.get("encoder_hid_dim_type") != "text_proj"
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: two text encoders, a pooled embedding, and the sizes of pictures."""
+"""The family Stable Diffusion XL: two text encoders, pooled embedding, size conditioning."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -19,18 +19,18 @@ from sdlora.models.sd import sampling_scheduler
 class StableDiffusionXL(LatentFamily):
     """Stable Diffusion XL.
 
-    A row of its conditioning is a token's embedding by both encoders side by side; the last row is
-    the pooled embedding of the second encoder, filled up with zeros.
+    A row of its conditioning is a token's embedding by both encoders, concatenated; the last row is
+    the pooled embedding of the second encoder, padded with zeros.
 
     Args:
         vae: Pictures <-> latents; its own weights overflow in half precision.
         text_encoder: CLIP ViT-L.
         text_encoder_2: OpenCLIP bigG, with the projection that gives the pooled embedding.
         unet: The denoiser.
-        tokenizer: Of the first encoder.
-        tokenizer_2: Of the second, which pads with another token.
+        tokenizer: Tokenizer of the first encoder.
+        tokenizer_2: Tokenizer of the second, which has another padding token.
         noise_schedule_config: The ``scheduler_config.json`` as a mapping.
-        clip_skip: Further layers that are left out, beside the last, which SDXL never uses.
+        clip_skip: Number of last layers to skip besides the last one, which SDXL never uses.
 
     Source:
         Podell et al. 2023, arXiv:2307.01952.
@@ -61,7 +61,7 @@ class StableDiffusionXL(LatentFamily):
     def encode_prompts(self, token_ids: Tensor) -> Tensor:
         """Embeddings of both encoders and the pooled one, ``[B, chunks * L + 1, D]``.
 
-        Chunks are encoded each alone; the first gives the pooled embedding.
+        Chunks are encoded separately; the first gives the pooled embedding.
         """
         longest = self.text_encoder.config.max_position_embeddings
         hidden: list[Tensor] = []
@@ -79,8 +79,8 @@ class StableDiffusionXL(LatentFamily):
         self, z_t: Tensor, t: Tensor, conditioning: Tensor, sizes: Tensor | None = None
     ) -> Tensor:
         """The UNet's prediction at noise level ``t``, float32, shaped like ``z_t``."""
-        told = self.prompt_arguments(conditioning)
-        return denoise_sized(self.unet, z_t, t, told, sizes)
+        prompts = self.prompt_arguments(conditioning)
+        return denoise_sized(self.unet, z_t, t, prompts, sizes)
 
     def prompt_arguments(self, conditioning: Tensor) -> dict[str, Tensor]:
         """Token embeddings and pooled embedding."""
@@ -111,29 +111,29 @@ def denoise_sized(
     unet: UNet2DConditionModel,
     z_t: Tensor,
     t: Tensor,
-    told: Mapping[str, Tensor],
+    prompts: Mapping[str, Tensor],
     sizes: Tensor | None,
 ) -> Tensor:
-    """The prediction of a UNet that is told the sizes of pictures and a pooled embedding.
+    """The prediction of a UNet with size conditioning and pooled embedding.
 
     Args:
         unet: The denoiser, with ``addition_embed_type: text_time``.
         z_t: Noisy latents, ``[B, C, h, w]``.
         t: Timesteps, ``[B]``.
-        told: ``prompt_embeds`` ``[B, L, D]`` and ``pooled_prompt_embeds`` ``[B, P]``.
-        sizes: As ``Family.denoise`` takes them, ``[B, 6]``.
+        prompts: ``prompt_embeds`` ``[B, L, D]`` and ``pooled_prompt_embeds`` ``[B, P]``.
+        sizes: Size conditioning as in ``Family.denoise``, ``[B, 6]``.
 
     Returns:
         Float32, shaped like ``z_t``.
     """
-    assert sizes is not None, "this UNet is told the sizes of pictures"
+    assert sizes is not None, "this UNet needs the sizes of pictures"
     dtype = input_dtype(unet)
     added = {
-        "text_embeds": told["pooled_prompt_embeds"].to(dtype),
+        "text_embeds": prompts["pooled_prompt_embeds"].to(dtype),
         "time_ids": sizes.to(z_t.device),
     }
-    prompts = told["prompt_embeds"].to(dtype)
-    return unet(z_t.to(dtype), t, prompts, added_cond_kwargs=added).sample.float()
+    embeddings = prompts["prompt_embeds"].to(dtype)
+    return unet(z_t.to(dtype), t, embeddings, added_cond_kwargs=added).sample.float()
 
 
 def _has_denoiser(unet: Mapping[str, Any]) -> bool:
@@ -142,7 +142,7 @@ def _has_denoiser(unet: Mapping[str, Any]) -> bool:
 
 
 def _made_lora(version: str, layers: Collection[str]) -> bool:
-    """It says so, adapts a second text encoder, or has several transformer blocks in a row."""
+    """Whether a LoRA names SDXL, a second text encoder, or several transformer blocks."""
     in_a_row = [each for each in layers if ".transformer_blocks.1." in each]
     return (
         version.startswith("sdxl")

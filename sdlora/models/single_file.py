@@ -1,7 +1,7 @@
-"""Checkpoints in one file, as model sites share them: converted once to folders that diffusers has.
+"""Conversion of checkpoints in one file to folders in the diffusers layout, once into the cache.
 
-The files hold the weights of Stable Diffusion under the names of its original code, but neither
-configs nor tokenizers; those come from a folder in the diffusers layout.
+The files hold weights under the names of the original code, but neither configs nor tokenizers;
+those come from a folder in the diffusers layout.
 """
 
 import hashlib
@@ -21,40 +21,40 @@ from sdlora.models.families import description_of, families
 from sdlora.runtime.files import file_mark, user_cache_folder, whole_folder
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
-"""Endings of files that can run code when they are read."""
+"""Endings of pickle files, which can run code when they are read."""
 
 ENDINGS = (".safetensors", *PICKLES)
-"""Endings of what is a file, not a folder or a Hub id."""
+"""Endings of single files; other paths are folders or Hub ids."""
 
 _HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
-"""What safetensors calls the halves of float32."""
+"""Names of half precision dtypes in safetensors."""
 
 _PARTS = {"a VAE": ("first_stage_model.",), "a UNet": ("model.diffusion_model.",)}
-"""What a whole checkpoint holds beside a text encoder, and how the names of its weights begin."""
+"""Parts of a whole checkpoint besides text encoders -> prefixes of their weights."""
 
 _MISFITS = (OSError, ValueError, KeyError, AttributeError, RuntimeError)
-"""What diffusers raises where names, shapes or configs are not what it expects."""
+"""Errors of diffusers for unexpected names, shapes or configs."""
 
 
 class SingleFileError(ValueError):
-    """A file that cannot be converted; the message says what it is and what to do."""
+    """A file that cannot be converted; the message gives reason and remedy."""
 
 
 def converted_model(
     file: Path, family: str, config: str, config_folder: Callable[[], Path]
 ) -> Path:
-    """The folder of a whole model that lies in one file.
+    """The converted folder of a whole model in one file.
 
     Args:
         file: A ``.safetensors`` file with the original code's names.
         family: ``model.family``.
-        config: ``model.config``; with another one, or other files in it, the model is another.
-        config_folder: Gives the folder with configs and tokenizers; not asked where the file was
+        config: ``model.config``, part of the cache key with the files in it.
+        config_folder: Returns the folder with configs and tokenizers; not called if the file was
             converted before.
 
     Returns:
         A folder in the diffusers layout, in the user's cache, in the precision of the file (float32
-        for one of several precisions).
+        if it has several).
 
     Raises:
         SingleFileError: If it is missing, pickle, damaged, a LoRA, a part of a model, of another
@@ -73,11 +73,11 @@ def converted_model(
 
 
 def converted_vae(file: Path, base: Path) -> Path:
-    """The folder of a VAE that lies in one file, alone or in a checkpoint.
+    """The converted folder of a VAE in one file, alone or in a checkpoint.
 
     Args:
         file: A ``.safetensors`` file with the original code's names.
-        base: The model that it joins, in the diffusers layout; its own VAE's config tells the
+        base: The model that uses it, in the diffusers layout; the config of its own VAE gives the
             shape.
 
     Raises:
@@ -89,14 +89,14 @@ def converted_vae(file: Path, base: Path) -> Path:
 
 
 def _how(dtypes: Mapping[str, str]) -> dict[str, Any]:
-    """Without network, in the one precision of all weights, or else without loss."""
+    """Options of loading: without network, in the precision of all weights, or else float32."""
     precisions = {dtype for dtype in dtypes.values() if not dtype.startswith(("I", "U"))}
     only = precisions.pop() if len(precisions) == 1 else "F32"
     return {"torch_dtype": _HALVES.get(only, torch.float32), "local_files_only": True}
 
 
 def _check_whole(names: Collection[str], family: str) -> None:
-    """Refuse by the names of the weights what is no whole checkpoint of the family."""
+    """Check by the names of the weights that it is a whole checkpoint of the family."""
     if any("lora_" in name for name in names):
         raise SingleFileError(
             "is a LoRA, not a model; name the model that it belongs to (to score it: "
@@ -120,7 +120,7 @@ def _check_whole(names: Collection[str], family: str) -> None:
 
 
 def _dtypes(file: Path) -> dict[str, str]:
-    """Names of a file's weights and what safetensors calls their types, from its header alone."""
+    """Names and safetensors dtypes of a file's weights, from its header."""
     if not file.is_file():
         raise SingleFileError("no such file; give a .safetensors file, a folder or a Hub id")
     if file.suffix in PICKLES:
@@ -135,7 +135,7 @@ def _dtypes(file: Path) -> dict[str, str]:
 
 
 def _converted(file: Path, what: str, config: str, convert: Callable[[], Any]) -> Path:
-    """What ``convert`` makes of the file, kept for the next time."""
+    """The folder of the converted file, from the cache or made by ``convert``."""
     configs = [path for path in Path(config).expanduser().rglob("*") if path.is_file()]
     marks = [file_mark(path) for path in (file, *sorted(configs))]
     key = hashlib.sha256(repr((what, config, marks)).encode()).hexdigest()[:16]
@@ -149,7 +149,7 @@ def _converted(file: Path, what: str, config: str, convert: Callable[[], Any]) -
 
 
 def _load(load: Callable[[], Any]) -> Any:
-    """The converted model, every weight of which comes from the file."""
+    """The converted model; an error if a weight is not in the file."""
     diffusers_logging.disable_progress_bar()  # it would draw over the run's own bars
     try:
         model = load()

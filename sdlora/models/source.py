@@ -1,4 +1,4 @@
-"""Where a base model lies, and whether it is whole; reads no weight."""
+"""The source of a base model: location, download, completeness; reads no weight."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from sdlora.models.single_file import ENDINGS, SingleFileError, converted_model,
 from sdlora.runtime.places import ASSETS
 
 EMBEDDED = "embedded:"
-"""A path that begins so names a folder inside the package's own assets."""
+"""Prefix of paths of folders in the shipped assets."""
 
 
 def weights_stem(part: str) -> str:
@@ -23,17 +23,17 @@ def weights_stem(part: str) -> str:
 
 
 class ModelError(ValueError):
-    """A base model that is missing, not whole, or of another kind; the message says what to do."""
+    """A base model that is missing, incomplete, or of another family."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """Where a base model comes from and how it is held.
+    """Location, revision and precision of a base model.
 
     Attributes:
         path: Hub id, local folder in the diffusers layout, ``embedded:NAME``, or a checkpoint in
             one ``.safetensors`` file of the original code's layout.
-        config: For such a file: Hub id or folder with configs and tokenizers of its architecture.
+        config: Hub id or folder with configs and tokenizers for such a file.
         family: ``model.family``: the name of a built-in one, or of one that a package adds.
         revision: Hub branch, tag or commit; ``None`` for the default branch.
         variant: Weight file variant, e.g. ``"fp16"``.
@@ -80,7 +80,7 @@ def noise_schedule_config(source: ModelSource) -> dict[str, Any]:
 
 
 def part_folder(part: str, base: Path, source: ModelSource) -> Path:
-    """Where the files of a part lie; a VAE of its own lies elsewhere.
+    """The folder of a part's files, which for ``model.vae`` is elsewhere.
 
     Raises:
         ModelError: If that VAE is neither a folder nor a Hub id that can be fetched.
@@ -98,7 +98,7 @@ def part_folder(part: str, base: Path, source: ModelSource) -> Path:
 
 
 def inside(name: str, folder: Path, source: ModelSource) -> str:
-    """Where a file lies in the model's folder, such as ``unet/config.json``.
+    """The path of a file in the model's folder, such as ``unet/config.json``.
 
     The first unconditional pipelines on the Hub (``google/ddpm-*``) have no folders in it.
     """
@@ -110,7 +110,7 @@ def inside(name: str, folder: Path, source: ModelSource) -> str:
 
 
 def part_config(part: str, folder: Path, source: ModelSource) -> dict[str, Any]:
-    """The ``config.json`` of a part, with the options that ``source`` gives its denoiser."""
+    """The ``config.json`` of a part, with ``source.architecture`` for the denoiser."""
     place = part_folder(part, folder, source)
     config: dict[str, Any] = json.loads((place / "config.json").read_text("utf-8"))
     is_denoiser = part == description_of(source.family).denoiser
@@ -118,7 +118,7 @@ def part_config(part: str, folder: Path, source: ModelSource) -> dict[str, Any]:
 
 
 def pixel_steps(folder: Path, source: ModelSource) -> tuple[int, int]:
-    """Pixels to one latent along a side, and what sides must be multiples of; reads no weight."""
+    """Pixels per latent, and the number that sides must be multiples of; reads no weight."""
     description = description_of(source.family)
     scale, halvings = (
         2 ** (len(part_config(part, folder, source)["block_out_channels"]) - 1)
@@ -133,9 +133,9 @@ def resolve(source: ModelSource, key: str = "model.path", weights: bool = True) 
     """The local folder of a base model, fetched from the Hub or converted from one file.
 
     Args:
-        source: Where from.
-        key: Of the config, that names it; for messages.
-        weights: Whether they are fetched along; configs and tokenizers always are.
+        source: Location of the model.
+        key: Config key of the location, for messages.
+        weights: Whether weights are downloaded; configs and tokenizers always are.
 
     Raises:
         ModelError: If it is neither a folder, nor a file that can be converted, nor a Hub id that
@@ -162,10 +162,10 @@ def resolve(source: ModelSource, key: str = "model.path", weights: bool = True) 
 
 
 def _config_folder(source: ModelSource) -> Path:
-    """The folder whose configs and tokenizers go with a model in one file."""
+    """The folder with configs and tokenizers for a model in one file."""
     if source.config is None:
         raise ModelError(
-            f"model.config=None: {source.path} holds weights alone; name the Hub id or the folder "
+            f"model.config=None: {source.path} holds weights only; name the Hub id or the folder "
             "that has the configs and tokenizers of its architecture"
         )
     folder = resolve(ModelSource(source.config), key="model.config", weights=False)
@@ -179,7 +179,7 @@ def _config_folder(source: ModelSource) -> Path:
 
 
 def check_folder(folder: Path, source: ModelSource) -> None:
-    """Fail with the name of the first file that a whole pipeline would have and this one lacks."""
+    """Raise an error naming the first missing file of a whole pipeline."""
     missing = _missing_file(folder, source)
     if missing:
         raise ModelError(
@@ -194,7 +194,7 @@ def check_folder(folder: Path, source: ModelSource) -> None:
 
 
 def _missing_file(folder: Path, source: ModelSource) -> str | None:
-    """The first file, weights and their configs aside, that a whole pipeline has and this not."""
+    """The first missing file of a whole pipeline, except weights and their configs."""
     wanted = ["model_index.json", inside("scheduler/scheduler_config.json", folder, source)]
     for tokenizer, kind in description_of(source.family).tokenizers.items():
         wanted.append(f"{tokenizer}/tokenizer_config.json")
@@ -207,7 +207,7 @@ def _missing_file(folder: Path, source: ModelSource) -> str | None:
 
 
 def _require_unconditional(folder: Path, source: ModelSource) -> None:
-    """Refuse what has more than a denoiser and a schedule: it draws latents, or from prompts."""
+    """Refuse a pipeline with further parts, such as a VAE or text encoders."""
     description = description_of(source.family)
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
     there = {name for name, kind in index.items() if isinstance(kind, list) and kind[0]}

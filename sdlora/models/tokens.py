@@ -1,4 +1,4 @@
-"""Captions as token ids, in one or more chunks of the text encoder's length."""
+"""Tokenisation of captions, in one or more chunks of the text encoder's length."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Token ids of captions, and what did not fit.
+    """Token ids of captions, and the words that did not fit.
 
     Attributes:
         ids: Shape ``[n, tokenizers * chunks * L]``, int64.
-        cut: For each caption the words that were lost, ``""`` if none.
+        cut: Words of each caption that were cut, ``""`` if none.
     """
 
     ids: Tensor
@@ -27,10 +27,10 @@ def tokenize(tokenizers: Sequence[Any], captions: Sequence[str], num_chunks: int
     """Encode captions in chunks of the tokenizer's length ``L`` (77 for CLIP).
 
     Each chunk has its own two special tokens around (CLIP) or before (ChatGLM) up to ``L - 2``
-    tokens of text, and is padded; a caption takes all its chunks, however short it is, so that all
-    have one shape. With one chunk this is the tokenizer's own padding and truncation. What several
-    tokenizers give stands side by side; the first says what is cut (SDXL's two differ in nothing
-    but the padding). Without any, captions are not read: no ids, nothing cut.
+    tokens of text, and is padded; every caption has all chunks, so that all have one shape. With
+    one chunk this is the tokenizer's own padding and truncation. The ids of several tokenizers are
+    concatenated; the first gives the cut words (SDXL's two differ only in padding). Without a
+    tokenizer there are no ids and no cut words.
     """
     if not tokenizers:
         none = torch.empty((len(captions), 0), dtype=torch.int64)
@@ -64,7 +64,7 @@ def _tokenize(tokenizer: Any, captions: Sequence[str], num_chunks: int) -> tuple
 
 
 def _runs(tokenizer: Any) -> dict[int, list[int]]:
-    """The first id of a new word of several vectors -> all its ids: ``word``, ``word_1``, ..."""
+    """First id of a new word of several vectors -> all its ids: ``word``, ``word_1``, ..."""
     added = tokenizer.added_tokens_encoder
     runs = {}
     for name, first in added.items():
@@ -74,12 +74,12 @@ def _runs(tokenizer: Any) -> dict[int, list[int]]:
 
 
 def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """What stands before and after a text: CLIP's start and end, ChatGLM's two starts."""
+    """Special tokens before and after a text: CLIP's start and end, ChatGLM's two starts."""
     if isinstance(tokenizer, ChatGLMTokenizer):
         return tokenizer.get_prefix_tokens(), []
     return [tokenizer.bos_token_id], [tokenizer.eos_token_id]
 
 
 def token_ids(tokenizers: Sequence[Any], num_chunks: int, captions: Sequence[str]) -> Tensor:
-    """Token ids alone, ``[n, tokenizers * chunks * L]``; plain, so that worker processes get it."""
+    """Token ids alone, ``[n, tokenizers * chunks * L]``; a plain function for worker processes."""
     return tokenize(tokenizers, captions, num_chunks).ids

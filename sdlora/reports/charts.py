@@ -1,4 +1,4 @@
-"""The curves of a run and its identity/prompt trade-off, as bokeh charts for one page."""
+"""Bokeh charts of a run's page: curves, and the trade-off of identity and prompt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Lines = Sequence[Mapping[str, Any]]
 Ends = tuple[float, float]
 
-LORA, BASE, HELD_OUT = "#2f7fd3", "#8b93a0", "#d9822b"  # told apart on white and on black
+LORA, BASE, HELD_OUT = "#2f7fd3", "#8b93a0", "#d9822b"  # distinguishable on white and on black
 COLORS = (
     *("#2f7fd3", "#d9822b", "#2f9e77", "#b5549c", "#c2a01e"),
     *("#c9483f", "#7a68c8", "#3ba3b8", "#8a6a4f", "#7c9a3a"),
@@ -42,7 +42,7 @@ class _Curve:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a state of the model stands in the trade-off."""
+    """A state of the model in the trade-off."""
 
     label: str
     face: float
@@ -53,7 +53,7 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Places of one look, with one line in the legend."""
+    """Places with one entry in the legend."""
 
     label: str
     color: str
@@ -62,12 +62,12 @@ class _Group:
 
 
 def charts(lines: Lines, best_step: int | None, trained: str = "LoRA") -> list[Chart]:
-    """The charts that these numbers give; none is empty.
+    """The charts of these numbers, without empty ones.
 
     Args:
-        lines: Of ``metrics.jsonl``, with ``step``.
-        best_step: The chosen step, marked in the trade-off.
-        trained: What the curves beside the base's are called.
+        lines: Lines of ``metrics.jsonl``, with ``step``.
+        best_step: The best step, marked in the trade-off.
+        trained: Name of the trained model in legends.
     """
     names = scored_names(lines)
     first = [name for name in MAIN_SCORES if name in names]
@@ -82,7 +82,7 @@ def charts(lines: Lines, best_step: int | None, trained: str = "LoRA") -> list[C
 
 
 def state_charts(states: Sequence[State]) -> list[Chart]:
-    """The trade-off of states that are not the steps of one run, with their intervals.
+    """The trade-off chart of the rows of a report, with their intervals.
 
     Args:
         states: Rows of ``report.json``, the base first.
@@ -132,7 +132,7 @@ def _losses(lines: Lines) -> list[Chart | None]:
             "Loss",
             quarters,
         ),
-        _curves("val_gap", "Loss gap: the further below 0, the more is learnt by heart", "", [gap]),
+        _curves("val_gap", "Loss gap: the further below 0, the more overfitting", "", [gap]),
     ]
 
 

@@ -1,4 +1,4 @@
-"""What the columns of the page's gallery are: the steps of a run, or the rows of a report."""
+"""Columns of the page's gallery: the steps of a run, or the rows of a report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ class Column:
     """The pictures of one state of the model.
 
     Attributes:
-        label: Of the state; no two columns have the same.
-        folder: Where its pictures lie.
-        is_base: Whether it is the base model, which the others are compared with.
-        step: Optimizer step, where the columns are the steps of a run.
+        label: Unique label of the state.
+        folder: Folder of its pictures.
+        is_base: Whether it is the base model.
+        step: Optimizer step, if the columns are the steps of a run.
     """
 
     label: str
@@ -28,7 +28,7 @@ class Column:
 
     @property
     def short(self) -> str:
-        """To stand under a small picture."""
+        """Short label under a small picture."""
         return self.label if self.step is None else str(self.step)
 
 
@@ -37,7 +37,7 @@ def step_columns(samples: Path, last_step: int | None) -> list[Column]:
 
     Args:
         samples: The folder.
-        last_step: What ``last`` was drawn at; where None, one after the last step folder.
+        last_step: Step of ``last``; None: one after the last step folder.
     """
     steps: dict[int, Path] = {}
     for folder in sorted(samples.glob("step_*/")):
@@ -52,13 +52,13 @@ def step_columns(samples: Path, last_step: int | None) -> list[Column]:
 
 
 def row_columns(run: Path, folders: Mapping[str, Any], base: str, notes: list[str]) -> list[Column]:
-    """The picture folders that ``report.json`` names, the base's first.
+    """The picture folders named in ``report.json``, the base's first.
 
     Args:
-        run: The folder of the page, which the names are relative to; none outside is followed.
+        run: The folder of the page; names are relative to it and must stay inside.
         folders: Label -> name of the folder.
         base: Label of the base.
-        notes: Takes what was passed over.
+        notes: Gets the skipped rows.
     """
     columns = []
     for label, name in folders.items():

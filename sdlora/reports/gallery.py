@@ -1,4 +1,4 @@
-"""The pictures of a run folder as data URIs for one page: a row a prompt, a column a state."""
+"""The gallery of a page: pictures as data URIs, a row for each prompt, a column for each state."""
 
 import base64
 import io
@@ -16,11 +16,11 @@ from sdlora.reports.score_tables import PictureScores, picture_scores
 from sdlora.runs.samples import PROMPTS
 
 SIDES_PX = (384, 256, 192, 128, 96)
-"""Longest sides that are tried, until all pictures fit the page."""
+"""Longest sides to try, until all pictures fit the page."""
 
 JPEG_QUALITY = 85
 MAX_PNG_BYTES = 24 * 1024
-"""Drawn and small pictures stay PNG up to this size."""
+"""Largest PNG; larger ones become JPEG."""
 
 _MIN_COLUMNS = 6
 _PROBED = 24
@@ -31,11 +31,11 @@ class Shown:
     """A picture on the page.
 
     Attributes:
-        column: What drew it.
-        uri: The picture itself, ``data:image/...;base64,...``.
+        column: Its column.
+        uri: The picture as ``data:image/...;base64,...``.
         width: In pixels, as embedded.
         height: In pixels, as embedded.
-        scores: Its own numbers, if it has any.
+        scores: Its scores, if any.
     """
 
     column: Column
@@ -56,7 +56,7 @@ class Row:
 
 @dataclass(slots=True)
 class Gallery:
-    """All rows, and what was left out or could not be read, in words."""
+    """All rows, and notes on pictures that were left out or cannot be read."""
 
     rows: list[Row] = field(default_factory=list)
     columns: list[Column] = field(default_factory=list)
@@ -64,13 +64,13 @@ class Gallery:
 
     @property
     def compared(self) -> list[str]:
-        """The labels of the columns that are compared with the base."""
+        """The labels of the columns except the base."""
         return [column.label for column in self.columns if not column.is_base]
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a picture was drawn from, and its place in the scores, where they are known."""
+    """Prompt, seed and index in the scores of a picture, as far as known."""
 
     text: str
     seed: int | None
@@ -100,13 +100,13 @@ def read_gallery(
     """Read the pictures of all columns; ``prompts.json`` beside their folders names the rows.
 
     Pictures are reduced until all fit: smaller ones first, then fewer columns, then fewer prompts,
-    each said in the notes. A file that cannot be read is left out and named.
+    as the notes say. A file that cannot be read is left out and named.
 
     Args:
-        run: The folder of the page, which notes name files from.
-        columns: What to read; a column without pictures is left out.
-        max_bytes: For all data URIs together.
-        scores: Label of a column -> its numbers, one list a score, by prompt.
+        run: The folder of the page.
+        columns: Columns to read; those without pictures are left out.
+        max_bytes: Size of all data URIs together.
+        scores: Label of a column -> its scores of single pictures.
     """
     gallery = Gallery()
     prompts = read_prompts(run, columns, gallery.notes)
@@ -132,7 +132,7 @@ def read_gallery(
 
 
 def data_uri(image: Image.Image, quality: int = JPEG_QUALITY) -> str:
-    """The picture as PNG where that is small, else as JPEG."""
+    """The picture as PNG if that is small, else as JPEG."""
     buffer = io.BytesIO()
     kind = "png"
     if image.width * image.height <= SIDES_PX[-2] ** 2:
@@ -159,11 +159,11 @@ def read_picture(path: Path, max_width: int, max_height: int) -> Image.Image:
 
 
 def estimated_bytes(paths: Sequence[Path], encoded: Callable[[Path], str]) -> float:
-    """Size of all pictures as ``encoded``, from an even choice of them; unreadable ones have none.
+    """Estimated size of all pictures as ``encoded``, from an even sample; unreadable ones count 0.
 
     Args:
         paths: At least one.
-        encoded: Gives what the page holds of one; may raise ``OSError``.
+        encoded: Encodes one; may raise ``OSError``.
     """
     sizes = []
     for path in paths[:: math.ceil(len(paths) / _PROBED)]:
@@ -175,7 +175,7 @@ def estimated_bytes(paths: Sequence[Path], encoded: Callable[[Path], str]) -> fl
 
 
 def read_prompts(run: Path, columns: Sequence[Column], notes: list[str]) -> dict[str, Prompt]:
-    """By file name; where no ``prompts.json`` has a file, its name stands for the text."""
+    """Prompts by file name; without an entry in a ``prompts.json`` the name is the text."""
     found: dict[str, Prompt] = {}
     for parent in dict.fromkeys(column.folder.parent for column in columns):
         path = parent / PROMPTS

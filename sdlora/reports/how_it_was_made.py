@@ -1,4 +1,4 @@
-"""How a folder was made, so that it can be made again."""
+"""The command that made a folder, and the versions."""
 
 import platform
 import shlex
@@ -12,12 +12,12 @@ _PACKAGES = ("torch", "lightning", "diffusers", "transformers", "peft", "torchme
 
 
 def command(run: Path, door: str, notes: list[str]) -> str | None:
-    """The command that made a folder, without what belongs to that one time; None if not known.
+    """The command that made a folder, without overrides of that one run; None if unknown.
 
     Args:
         run: The folder.
         door: ``train`` or ``evaluate``.
-        notes: Takes what cannot be read.
+        notes: Gets what cannot be read.
     """
     import yaml
 
@@ -34,7 +34,7 @@ def command(run: Path, door: str, notes: list[str]) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Of the program that writes the page."""
+    """Versions of the program that writes the page."""
     found = {"sdlora": __version__, "Python": platform.python_version()}
     for package in _PACKAGES:
         try:

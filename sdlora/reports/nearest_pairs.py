@@ -1,4 +1,4 @@
-"""Generated pictures beside the training pictures nearest to them, for one page."""
+"""Pairs of a generated picture and the training picture nearest to it, for one page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,11 +29,11 @@ class Pair:
     """A generated picture and the training picture nearest to it.
 
     Attributes:
-        generated: What the model drew.
-        training: What it was trained on.
-        prompt: What it was drawn from.
-        name: Of the training picture's file.
-        similarity: Of the two, at most 1.
+        generated: The generated picture.
+        training: The training picture.
+        prompt: Prompt of the generated one.
+        name: File name of the training picture.
+        similarity: Their cosine, at most 1.
     """
 
     generated: Picture
@@ -44,11 +44,11 @@ class Pair:
 
 
 def read_pairs(run: Path, notes: list[str]) -> list[Pair]:
-    """Read ``nearest.json`` of a run folder, as sorted there; empty where there is none.
+    """Read ``nearest.json`` of a run folder, in its order; empty without the file.
 
     Args:
-        run: The folder, which the paths in the file are relative to; none outside is followed.
-        notes: Takes what cannot be read.
+        run: The folder; paths in the file are relative to it and must stay inside.
+        notes: Gets what cannot be read.
     """
     entries = read_nearest(run, notes)
     return [pair for entry in entries[:MAX_PAIRS] if (pair := _pair(run, entry, notes))]
@@ -56,14 +56,14 @@ def read_pairs(run: Path, notes: list[str]) -> list[Pair]:
 
 @dataclass(frozen=True, slots=True)
 class Copying:
-    """What copying came to, in a sentence, and whether any picture is a copy."""
+    """The result of the copy check, in a sentence, and whether any picture is a copy."""
 
     sentence: str
     is_found: bool
 
 
 def copying(states: Sequence[State]) -> Copying | None:
-    """Of the last state that was drawn; None where it was not measured."""
+    """The result for the last drawn state; None if it was not measured."""
     drawn = [state for state in states if not state.is_real]
     if not drawn:
         return None
@@ -74,10 +74,9 @@ def copying(states: Sequence[State]) -> Copying | None:
     if largest is None or yardstick is None:
         return None
     sentence = (
-        f"The generated picture that comes nearest to a training picture ({last.name}) has a "
-        f"similarity of {largest:.3f} to it; the two most alike training pictures have "
-        f"{yardstick:.3f}. A copy is less than half as far from a training picture as those two "
-        "are from each other"
+        f"The generated picture nearest to a training picture ({last.name}) has a similarity of "
+        f"{largest:.3f} to it; the two most similar training pictures have {yardstick:.3f}. A copy "
+        "is less than half as far from a training picture as those two are from each other"
     )
     if share is None:
         return Copying(f"{sentence}.", False)

@@ -1,4 +1,4 @@
-"""The run folder as one page for people: ``report.html``, with nothing to fetch from anywhere."""
+"""The page of a run or an evaluation: ``report.html``, one file without external resources."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from sdlora.runs.samples import BASE, LAST, SAMPLES
 FILE_NAME = "report.html"
 MAX_BYTES = 15 * 1024 * 1024
 SHOWN_FINDINGS = 40
-"""Of each kind; the rest is counted and stays in ``dataset.json``."""
+"""Number of listed findings of each kind; ``dataset.json`` has all."""
 
 _PICTURES_BYTES = 9 * 1024 * 1024
 _SHEET_BYTES = 2 * 1024 * 1024
@@ -35,8 +35,8 @@ _SHEET_PX = (1600, 12000)
 def write_html_report(run: Path) -> Path:
     """Write ``report.html`` into the folder of a run or of an evaluation, whole or not at all.
 
-    Every part is optional: what the folder does not hold is said on the page. A file that is there
-    but cannot be read is named on the page.
+    Every part is optional: the page says what the folder lacks, and names files that cannot be
+    read.
 
     Args:
         run: The folder, of training or of ``sdlora evaluate``.
@@ -116,7 +116,7 @@ def _numbers(
     *,
     is_run: bool,
 ) -> dict[str, Mapping[str, Any]]:
-    """The scores one by one of each column whose pictures are those of a row of the report."""
+    """Scores of single pictures for each column whose pictures belong to a row of the report."""
     folders = mapping(report.get("pictures"))
     if is_run:
         last = {name: f"{SAMPLES}/{LAST}" for name in ("LoRA", "trained")}
@@ -130,7 +130,7 @@ def _numbers(
 
 
 def _sheet(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page shows of ``dataset.json``, in the shapes that the page expects."""
+    """The values of ``dataset.json`` on the page, in the expected shapes."""
     shown: dict[str, Any] = {
         name: found for name in ("counts", "faces") if (found := mapping(dataset.get(name)))
     }
@@ -151,15 +151,15 @@ def _at(config: Mapping[str, Any], key: str) -> Any:
 def _head(
     config: Mapping[str, Any], dataset: Mapping[str, Any], best: Any, last: int | None
 ) -> list[tuple[str, str]]:
-    """What was trained on what, as (name, value); without what is not known."""
+    """Facts of a training run as (name, value); unknown ones are left out."""
     counts = mapping(dataset.get("counts"))
-    asked = _at(config, "trainer.max_steps")
+    max_steps = _at(config, "trainer.max_steps")
     roots = [_at(config, "data.root")] + [
         mapping(root).get("path", root) for root in _at(config, "data.roots") or []
     ]
-    steps = None if last is None and asked is None else f"{last if last is not None else 0}"
-    if steps is not None and asked is not None and asked != last:
-        steps += f" of {asked}"
+    steps = None if last is None and max_steps is None else f"{last if last is not None else 0}"
+    if steps is not None and max_steps is not None and max_steps != last:
+        steps += f" of {max_steps}"
     is_frozen = _at(config, "lora.text_encoder.method") == "frozen"
     rows = {
         "Base": _at(config, "model.path"),
@@ -177,13 +177,13 @@ def _head(
 
 
 def _trained(config: Mapping[str, Any]) -> str:
-    """What a run made, beside the base: a LoRA, unless the weights themselves trained."""
+    """Name of the trained model: a LoRA, unless all weights trained."""
     methods = [mapping(part).get("method") for part in mapping(_at(config, "lora")).values()]
     return "trained" if "full" in methods else "LoRA"
 
 
 def _evaluation_head(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was scored, as (name, value); without what is not known."""
+    """Facts of an evaluation as (name, value); unknown ones are left out."""
     rows = {
         "Run": _at(config, "run"),
         "LoRA": _at(config, "lora"),

@@ -1,4 +1,4 @@
-"""How the page's bokeh plots look, and what a browser draws them from."""
+"""Style of the page's bokeh plots, and their JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 HEIGHT_PX = 260
 LEGEND_LINE_PX = 20
 MAX_POINTS = 1000
-"""Of a curve; longer ones are averaged in blocks."""
+"""Most points of a curve; longer ones are averaged in blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +20,11 @@ class Chart:
     """One chart.
 
     Attributes:
-        name: Of its element on the page.
-        title: What it shows and which direction is better.
-        item: What ``Bokeh.embed.embed_item`` takes.
-        height_px: Of its element.
-        is_minor: Whether it shows a score that explains others, with no better direction.
+        name: Id of its element on the page.
+        title: Content and better direction.
+        item: Argument of ``Bokeh.embed.embed_item``.
+        height_px: Height of its element.
+        is_minor: Whether it shows a score without a better direction.
     """
 
     name: str
@@ -43,14 +43,14 @@ def library_script() -> str:
 
 
 def hover(plot: "figure", drawn: list[Any], tips: list[tuple[str, str]]) -> None:
-    """Show ``tips``, (label, value), where the pointer is over what was ``drawn``."""
+    """Show ``tips``, (label, value), when the pointer is over ``drawn`` glyphs."""
     from bokeh.models import HoverTool
 
     plot.add_tools(HoverTool(tooltips=tips, mode="mouse", renderers=drawn))
 
 
 def new_figure(x_label: str, y_label: str, joined: bool = True) -> "figure":
-    """An empty plot; points that are not ``joined`` have a grid and more room around them."""
+    """An empty plot; one whose points are not ``joined`` has a grid and wider margins."""
     from bokeh.models import DataRange1d
     from bokeh.plotting import figure
 
@@ -86,8 +86,8 @@ def finished(
 
     Args:
         plot: Made by :func:`new_figure`.
-        name: Of its element on the page.
-        title: Of the chart.
+        name: Id of its element on the page.
+        title: Title of the chart.
         is_minor: See :class:`Chart`.
         is_listed: Whether the legend is a list below the plot instead of a line above it.
     """
@@ -108,7 +108,7 @@ def finished(
 
 
 def source_of(data: Mapping[str, list[Any]]) -> Any:
-    """Columns of one length, as bokeh takes them."""
+    """A bokeh data source of columns of one length."""
     from bokeh.models import ColumnDataSource
 
     return ColumnDataSource(dict(data))

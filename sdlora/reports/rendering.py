@@ -1,4 +1,4 @@
-"""Facts -> one HTML file that fetches nothing: template, styles and scripts in one."""
+"""Rendering of a page as one HTML file: template, styles and scripts inline."""
 
 import base64
 import hashlib
@@ -26,9 +26,9 @@ def write_page(
 
     Args:
         path: The file.
-        template: Its name; ``NAME.html``, ``NAME.css`` and ``NAME.js``.
-        facts: What the template shows.
-        libraries: Scripts that come before the page's own.
+        template: Name of ``NAME.html``, ``NAME.css`` and ``NAME.js``.
+        facts: Values of the template.
+        libraries: Scripts before the page's own.
         parts: Names of further scripts, before the template's own.
 
     Returns:
@@ -56,6 +56,6 @@ def _read(ending: str, *names: str) -> list[str]:
 
 
 def _script_hash(script: str) -> str:
-    """As a content security policy names it: no other script runs on the page."""
+    """Hash of a script for the content security policy, which allows no other script."""
     digest = hashlib.sha256(script.encode("utf-8")).digest()
     return "sha256-" + base64.b64encode(digest).decode("ascii")

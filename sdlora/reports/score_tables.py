@@ -1,4 +1,4 @@
-"""What the page says of scores: the tables, the numbers of one picture, what copying came to."""
+"""Scores on pages: tables, numbers of single pictures, and reasons of missing ones."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from sdlora.config.score_kinds import HIGHER, KINDS, MAIN_SCORES, kind
 from sdlora.runs.partial_files import is_number, mapping
 
 MAX_STATES_ACROSS = 5
-"""States (base, LoRA, ...) are the columns of the table up to this many, else its rows."""
+"""Largest number of states (base, LoRA, ...) as columns of the table; more are rows."""
 
 _NUM_PICTURES, _GAP_CLOSED = "num_pictures", "gap_closed"
 
@@ -20,9 +20,9 @@ class Cell:
     Attributes:
         text: The number.
         margin: Half the width of its interval.
-        change: Against the base, with its sign.
+        change: Signed difference to the base.
         judgement: ``better`` or ``worse`` than the base, or neither.
-        interval: Both ends, in words.
+        interval: Both ends as text.
     """
 
     text: str = "–"
@@ -34,7 +34,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Of a row or a column: its name, and which way is better."""
+    """Header of a row or column: name and better direction."""
 
     title: str
     arrow: str = ""
@@ -42,7 +42,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of scores, as it is shown."""
+    """A table of scores."""
 
     columns: list[Head]
     rows: list[tuple[Head, list[Cell]]]
@@ -50,15 +50,15 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The scores of one state of the model, as ``report.json`` has them.
+    """The scores of one state of the model, from ``report.json``.
 
     Attributes:
-        name: Of the row of ``report.json``.
-        values: Name of a score -> number; without those that are missing.
+        name: Name of its row in ``report.json``.
+        values: Name of a score -> number, without missing ones.
         intervals: Name of a score -> ends.
-        reasons: Name of a score -> why it is missing.
-        per_picture: Column -> one value a picture.
-        is_real: Whether these are real pictures, which nothing drew.
+        reasons: Name of a score -> reason of a missing one.
+        per_picture: Column -> one value for each picture.
+        is_real: Whether these are real pictures.
     """
 
     name: str
@@ -70,7 +70,7 @@ class State:
 
 
 def read_states(report: Mapping[str, Any]) -> list[State]:
-    """The rows of ``report.json``, the base first; what has another shape is left out."""
+    """The rows of ``report.json``, the base first; rows of another shape are left out."""
     closed = mapping(report.get("gap_closed"))
     states: list[State] = []
     for name, row in mapping(report.get("scores")).items():
@@ -82,7 +82,7 @@ def read_states(report: Mapping[str, Any]) -> list[State]:
 
 
 def score_table(states: Sequence[State]) -> Table | None:
-    """Scores down and states across, or the other way round where states are many."""
+    """Scores as rows and states as columns, or transposed if there are many states."""
     names = _in_order(name for state in states for name in state.values)
     if not names:
         return None
@@ -97,7 +97,7 @@ def score_table(states: Sequence[State]) -> Table | None:
 
 
 def reasons(states: Sequence[State]) -> list[str]:
-    """Why scores are missing; a reason of several states or scores is said once."""
+    """Reasons of missing scores; one of several states or scores is listed once."""
     missing: dict[str, dict[str, list[str]]] = {}
     for state in states:
         for name, why in state.reasons.items():
@@ -111,7 +111,7 @@ def reasons(states: Sequence[State]) -> list[str]:
 
 
 def scored_names(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The scores that ``metrics.jsonl`` has a number of, in the order of tables."""
+    """The scores with a number in ``metrics.jsonl``, in the order of tables."""
     found = {
         key.removeprefix("eval/"): None
         for line in lines
@@ -148,11 +148,11 @@ def step_table(lines: Sequence[Mapping[str, Any]], best: Any) -> Table | None:
 
 @dataclass(frozen=True, slots=True)
 class PictureScores:
-    """The numbers of one picture.
+    """The scores of one picture.
 
     Attributes:
-        short: To stand under it.
-        long: The same, with whole names.
+        short: Short text under it.
+        long: The same with whole names.
         is_faceless: Whether no face was found.
     """
 
@@ -164,13 +164,12 @@ class PictureScores:
 def picture_scores(
     per_picture: Mapping[str, Any], index: int | None, prompt: str
 ) -> PictureScores | None:
-    """The numbers of one of the scored pictures; None where it has none.
+    """The scores of one picture; None if it has none.
 
     Args:
-        per_picture: Column -> one value a picture.
-        index: Which picture it is.
-        prompt: What it was drawn from; where the scores have another prompt there, they are not
-            those of this picture.
+        per_picture: Column -> one value for each picture.
+        index: Its index.
+        prompt: Its prompt; scores with another prompt at this index are of another picture.
     """
     if index is None or _at(per_picture, "prompt", index) not in (None, prompt):
         return None
@@ -188,7 +187,7 @@ def picture_scores(
 
 
 def ends(value: Any) -> tuple[float, float] | None:
-    """The ends of an interval, if it is one."""
+    """The ends of an interval; None for another value."""
     match value:
         case [low, high] if is_number(low) and is_number(high) and low <= high:
             return low, high
@@ -210,7 +209,7 @@ def _state(name: str, row: Any, more: Mapping[str, Any], is_real: bool = False) 
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
-    """As tables show them: the number of pictures, the known, what extensions brought."""
+    """Names in the order of tables: number of pictures, known scores, scores of extensions."""
     found = dict.fromkeys(names)
     known = [_NUM_PICTURES, *KINDS]
     others = [name for name in found if name not in (*known, _GAP_CLOSED)]
@@ -218,7 +217,7 @@ def _in_order(names: Iterable[str]) -> list[str]:
 
 
 def score_head(name: str) -> Head:
-    """How a score is called, and which way is better."""
+    """Title and better direction of a score."""
     if name == _NUM_PICTURES:
         return Head("pictures")
     if name == _GAP_CLOSED:
@@ -227,14 +226,14 @@ def score_head(name: str) -> Head:
 
 
 def score_text(name: str, value: float) -> str:
-    """A score with as many digits as it has."""
+    """A score with its number of digits."""
     if name == _GAP_CLOSED:
         return f"{value:.0%}"
     return f"{value:.{0 if name == _NUM_PICTURES else kind(name).digits}f}"
 
 
 def score_cell(name: str, state: State, base: State) -> Cell:
-    """A score of a state beside the base's; empty where it is missing."""
+    """A score of a state with its difference to the base; empty if missing."""
     value = state.values.get(name)
     if value is None:
         return Cell()
@@ -255,7 +254,7 @@ def score_cell(name: str, state: State, base: State) -> Cell:
 
 
 def _of(drawn: set[str], states: Iterable[Sequence[str]]) -> str:
-    """Which states, where it is not all that were drawn."""
+    """The states in brackets, unless they are all drawn ones."""
     named = dict.fromkeys(name for names in states for name in names)
     return "" if drawn <= named.keys() else f" ({'; '.join(named)})"
 

@@ -1,4 +1,4 @@
-"""What the page of a sweep says of the cell to take: why, against what, and the commands."""
+"""The recommended cell on a sweep's page: sentences and commands."""
 
 import os
 import shlex
@@ -10,11 +10,11 @@ from sdlora.sweep.cells import SEED, Cell, Sweep, value_text
 from sdlora.sweep.choice import Advantage, Candidate, Choice, rule_of
 
 _MOST_REFUSED = 10
-"""So many are named."""
+"""Number of refused cells that are named."""
 
 
 def sentences(sweep: Sweep, choice: Choice | None) -> list[str]:
-    """Which cell to take and why, the runner-up, and what was not chosen; never empty."""
+    """Sentences on the recommended cell, the runner-up and refused cells; never empty."""
     if choice is None:
         return [_why_none(sweep)]
     winner, name, score = choice.winner, choice.rule.score, kind(choice.rule.score).title
@@ -42,7 +42,7 @@ def sentences(sweep: Sweep, choice: Choice | None) -> list[str]:
 
 
 def commands(sweep: Sweep, choice: Choice) -> dict[str, str]:
-    """What one does with the cell to take: title -> command line."""
+    """Next commands for the recommended cell: title -> command line."""
     cell = choice.winner.cell
     folder = _from_here(cell.folder)
     steps = cell.at("trainer.max_steps")
@@ -67,7 +67,7 @@ def _why_none(sweep: Sweep) -> str:
 
 
 def _called(candidate: Candidate) -> str:
-    """The cell, or the settings and the cell of its best seed."""
+    """Name of the cell, or the settings and the cell of the best seed."""
     cell = candidate.cell
     if candidate.spread is None:
         return f"cell {cell.number} ({cell.name})" if cell.name else f"cell {cell.number}"
@@ -98,7 +98,7 @@ def _of_base(sweep: Sweep, name: str) -> str:
 
 
 def _prompts_kept(choice: Choice) -> str:
-    """What the rule asks of the CLIP score besides."""
+    """The clause on the CLIP score that the rule requires."""
     cell = choice.winner.cell
     now = None if cell.chosen is None else cell.chosen.scores.value(PROMPT_SCORE)
     before = None if cell.base is None else cell.base.value(PROMPT_SCORE)
@@ -115,11 +115,11 @@ def _against(choice: Choice, runner_up: Candidate) -> str:
     said = f"The runner-up is {_called(runner_up)} with {_value(runner_up, name)}"
     found = choice.advantage
     if found is None:
-        return f"{said}; the two have no pictures or seeds in common to compare."
+        return f"{said}; the two have no common pictures or seeds to compare."
     verdict = (
-        f"which leaves out 0: more than chance among these {found.over}"
+        f"which excludes 0: more than chance among these {found.over}"
         if found.is_clear
-        else "which holds 0: the two cannot be told apart"
+        else "which contains 0: the two cannot be distinguished"
     )
     return f"{said}. The difference is {_interval(name, found)}, {verdict}."
 
@@ -131,6 +131,6 @@ def _interval(name: str, found: Advantage) -> str:
 
 
 def _from_here(folder: Path) -> str:
-    """The path as one types it: relative if it lies below the working folder."""
+    """The path as typed: relative if it is below the working folder."""
     shown = Path(os.path.relpath(folder))
     return folder.as_posix() if ".." in shown.parts else shown.as_posix()

@@ -1,4 +1,4 @@
-"""What the scripts of a sweep's page draw from: plain JSON."""
+"""JSON data for the scripts of a sweep's page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -17,11 +17,11 @@ from sdlora.sweep.choice import Choice, pareto_front
 
 
 def page_data(sweep: Sweep, choice: Choice | None, shown: Thumbnails) -> dict[str, Any]:
-    """Keys, cells with their scores, curves and pictures, and the base's, by plain values.
+    """Keys, cells (scores, curves, pictures) and the base, as plain values.
 
     Args:
-        sweep: What is shown.
-        choice: The cell to take, if there is one.
+        sweep: The sweep.
+        choice: The recommended cell, if any.
         shown: Its pictures.
     """
     keys = {
@@ -54,15 +54,15 @@ def _look(name: str) -> dict[str, Any]:
 
 
 def judged_names(sweep: Sweep) -> list[str]:
-    """Scores that some cell has and that have a better direction."""
+    """Scores of some cell with a better direction."""
     known = [each for cell in sweep.cells for each in (cell.final, cell.chosen_scores) if each]
     return [name for name in measured_names(known) if kind(name).arrow]
 
 
 def trade_off(sweep: Sweep) -> dict[str, Any] | None:
-    """Which scores stand for identity and prompt, and the cells that no other beats in both.
+    """Scores of the trade-off (identity and prompt), and the cells of its Pareto front.
 
-    None where one of the two was not measured.
+    None if one of the two was not measured.
     """
     measured = set(judged_names(sweep))
     identity = next((name for name in IDENTITY_SCORES if name in measured), None)
@@ -81,7 +81,7 @@ def trade_off(sweep: Sweep) -> dict[str, Any] | None:
 
 
 def _axes(keys: Sequence[str]) -> tuple[str | None, str | None]:
-    """Across: the first learning rate, else the last key; down: the first other key."""
+    """Keys across (the first learning rate, else the last) and down (the first other one)."""
     if len(keys) < 2:
         return None, keys[0] if keys else None
     across = next((key for key in keys if key.endswith("lr")), keys[-1])

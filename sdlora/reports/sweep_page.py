@@ -1,4 +1,4 @@
-"""The folder of a sweep as one page, ``report.html``, and one table, ``results.csv``."""
+"""The page and the table of a sweep: ``report.html`` and ``results.csv``."""
 
 import shlex
 from collections import Counter
@@ -22,11 +22,11 @@ _MOST_VALUES = 8
 def write_sweep_report(folder: Path) -> list[Path]:
     """Write ``report.html`` and ``results.csv`` into the folder of a sweep.
 
-    It can be called at any time: cells that have not begun, run, failed or were cut are rows that
-    say so.
+    It can be called at any time: rows show whether cells have not begun, run, failed or were
+        killed.
 
     Args:
-        folder: With ``sweep.yaml``.
+        folder: Folder with ``sweep.yaml``.
 
     Returns:
         Both files.
@@ -64,7 +64,7 @@ def _facts(sweep: Sweep) -> dict[str, Any]:
 
 
 def _head(sweep: Sweep) -> list[tuple[str, str]]:
-    """How far the sweep has come, and over what it goes."""
+    """State and swept keys of the sweep."""
     counts = Counter(cell.state for cell in sweep.cells)
     states = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     seconds = [cell.seconds for cell in sweep.cells if cell.seconds is not None]
@@ -78,10 +78,10 @@ def _head(sweep: Sweep) -> list[tuple[str, str]]:
 
 
 def _picture_text(shown: Thumbnails) -> str:
-    """What pictures the page holds, and where the whole ones are."""
+    """Text on the pictures of the page, and where the full ones are."""
     return (
         "Pictures are those of samples/ in each cell: the previews of the steps that were drawn, "
-        "and all prompts of the last step; where a cell has none of the chosen step, the nearest "
-        f"is shown and named. They are embedded with sides of at most {shown.side_px} pixels; a "
-        "click enlarges and links to the file."
+        "and all prompts of the last step; if a cell has none of the chosen step, the nearest is "
+        f"shown and named. They are embedded with sides of at most {shown.side_px} pixels; a click "
+        "enlarges and links to the file."
     )

@@ -1,4 +1,4 @@
-"""The pictures of all cells of a sweep as small WebP files for one page."""
+"""The pictures of all cells of a sweep as WebP thumbnails for one page."""
 
 import base64
 import io
@@ -19,10 +19,10 @@ MAX_PICTURES = 2400
 
 SIDES_PX = (256, 192, 128, 96)
 FEW_STEPS = 3
-"""So few are not made fewer."""
+"""Number of pictures that is never reduced."""
 WEBP_QUALITY = 85
 EXACT_PX = 128
-"""Pictures up to this side are kept as they are while all fit: WebP blurs their colours."""
+"""Pictures up to this side are lossless while all fit: lossy WebP blurs their colours."""
 
 Key = tuple[str, int | None]
 
@@ -32,8 +32,8 @@ class Thumbnail:
     """One picture on the page.
 
     Attributes:
-        step: What drew it.
-        uri: The picture itself.
+        step: Its step.
+        uri: The picture as a data URI.
         file: The whole picture, relative to the sweep's folder.
     """
 
@@ -44,15 +44,15 @@ class Thumbnail:
 
 @dataclass(slots=True)
 class Thumbnails:
-    """What a page shows.
+    """The pictures of a page.
 
     Attributes:
         prompts: (text, seed) of each.
-        steps: That pictures are shown of; a cell's last step is, too.
+        steps: Steps with pictures, besides each cell's last step.
         cells: Number of a cell -> index of a prompt -> pictures, by step.
         base: Index of a prompt -> the base's picture.
         side_px: Longest side, as embedded.
-        notes: What was left out or cannot be read.
+        notes: Pictures that were left out or cannot be read.
     """
 
     prompts: list[Key] = field(default_factory=list)
@@ -96,15 +96,15 @@ class _Plan:
 
 
 def read_thumbnails(sweep: Sweep, max_bytes: int = MAX_BYTES) -> Thumbnails:
-    """The pictures of ``samples/`` in every cell: the steps that were drawn, the last, the base.
+    """The pictures of ``samples/`` in every cell: previews, the last step, the base.
 
-    Pictures are reduced until all fit: small ones no longer exact, then smaller ones, then fewer
-    steps, then fewer prompts; what is left out is said in the notes. All cells draw the base
-    alike, so the first that has a picture gives it.
+    Pictures are reduced until all fit: lossy, then smaller, then fewer steps, then fewer prompts,
+        as
+    the notes say. All cells draw the same base, so the first cell with a picture gives it.
 
     Args:
-        sweep: Its cells' folders are read.
-        max_bytes: For all pictures together.
+        sweep: The sweep.
+        max_bytes: Size of all pictures together.
     """
     notes: list[str] = []
     found = [each for cell in sweep.cells for each in _found(sweep.folder, cell, notes)]
@@ -154,7 +154,7 @@ def _found(sweep: Path, cell: Cell, notes: list[str]) -> list[_Found]:
 
 
 def _with_one_base(found: Sequence[_Found]) -> list[_Found]:
-    """The base's picture of a prompt once."""
+    """The pictures with only one base picture for each prompt."""
     seen: set[Key] = set()
     kept = []
     for each in found:
@@ -204,7 +204,7 @@ def _smaller(plan: _Plan) -> _Plan:
 
 
 def _left_out(plan: _Plan, whole: _Plan) -> list[str]:
-    """How this page's pictures differ from those in the folders."""
+    """Notes on how this page's pictures differ from those in the folders."""
     parts = []
     if len(plan.steps) < len(whole.steps):
         parts.append(f"{len(plan.steps)} of {len(whole.steps)} steps")

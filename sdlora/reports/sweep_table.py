@@ -1,4 +1,4 @@
-"""The table of a sweep's cells, as its page shows it."""
+"""The table of cells on a sweep's page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ class Column:
     """One column.
 
     Attributes:
-        head: Its title, and which way is better.
-        group: Of a score: whether it is that of the step to take or of the last one.
-        is_minor: Whether it explains others and has no better direction.
+        head: Title and better direction.
+        group: Group of a score: chosen step or last step.
+        is_minor: Whether it has no better direction.
     """
 
     head: Head
@@ -31,7 +31,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One field: what it says, and what its column is sorted by (None: last)."""
+    """One field: its text, and the sort key of its column (None: last)."""
 
     shown: Shown
     order: float | str | None = None
@@ -42,9 +42,9 @@ class Row:
     """One row; the base has no cell.
 
     Attributes:
-        cell: What it is of.
-        page: The cell's own, relative to the sweep's folder; None where it is not written yet.
-        state: Of the cell, with its reason and what cannot be read.
+        cell: Its cell.
+        page: The cell's own page, relative to the sweep's folder; None before it is written.
+        state: State of the cell, with its reason and unreadable files.
         entries: One for each column.
     """
 
@@ -56,14 +56,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class CellTable:
-    """Columns and rows; the base is the first row where it was scored."""
+    """Columns and rows; the base is the first row if it was scored."""
 
     columns: Sequence[Column]
     rows: Sequence[Row]
 
 
 def cell_table(sweep: Sweep) -> CellTable:
-    """Swept values, scores of the best and of the last step, size, time and memory of all cells."""
+    """Swept values, scores of best and last step, size, time and memory of all cells."""
     known = [scores for cell in sweep.cells for scores in (cell.final, cell.chosen_scores)]
     names = measured_names([scores for scores in known if scores is not None])
     heads = {name: score_head(name) for name in names}
@@ -77,7 +77,7 @@ def cell_table(sweep: Sweep) -> CellTable:
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, without what is 0 at the front."""
+    """Hours, minutes and seconds, without leading zeros."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

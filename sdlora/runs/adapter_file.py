@@ -1,4 +1,4 @@
-"""Which LoRA file of a run folder is meant: the last, the best, or a step's."""
+"""Lookup of a LoRA file in a run folder: the last, the best, or that of a step."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def checkpoint_path(folder: str, checkpoint: str) -> Path:
 
     Args:
         folder: The run folder.
-        checkpoint: ``last``, ``best`` or a step number; ``all`` checks that there is one.
+        checkpoint: ``last``, ``best`` or a step number; ``all`` checks that there is a checkpoint.
 
     Raises:
         ConfigError: If it is not there.
@@ -23,7 +23,7 @@ def checkpoint_path(folder: str, checkpoint: str) -> Path:
     if checkpoint == "best":
         best = run / BEST / DIFFUSERS_FILE
         if not best.parent.is_dir():
-            raise ConfigError(f"checkpoint=best: {run} has kept none; choose last or a step number")
+            raise ConfigError(f"checkpoint=best: {run} has none; choose last or a step number")
         return best
     if checkpoint == "last" and (run / LORA).is_dir():
         return run / LORA / DIFFUSERS_FILE

@@ -1,4 +1,4 @@
-"""The best adapter of a run so far: its files and its scores, in a folder of their own."""
+"""The best adapter of a run so far: its files and scores in ``best/``."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ class Best:
 
     Attributes:
         step: Optimizer step that it was scored at.
-        scores: What it was chosen by, and the others.
+        scores: All its scores.
     """
 
     step: int
@@ -29,11 +29,11 @@ class Best:
 class BestAdapter:
     """Keeps the adapter of the best scored step in ``best/`` of the run folder.
 
-    What was chosen lies on the disk, so a resumed run goes on comparing with it.
+    The choice is on the disk, so a resumed run compares with it.
 
     Args:
         run: The run folder.
-        rule: What best means.
+        rule: The rule of the choice.
         write_adapter: Writes the adapter's files into a folder.
     """
 
@@ -44,15 +44,15 @@ class BestAdapter:
         self.best = read_best(run)
 
     def consider(self, step: int, scores: Scores, base: Scores) -> bool:
-        """Take the adapter as it is now, if it is better than any before.
+        """Keep the current adapter, if it is better than any before.
 
         Args:
-            step: Optimizer step that it is at.
+            step: Current optimizer step.
             scores: Its scores.
             base: Scores of the base on the same prompts and noise.
 
         Returns:
-            Whether it was taken.
+            Whether it was kept.
         """
         cost = self.rule.cost(scores, base)
         if cost is None:

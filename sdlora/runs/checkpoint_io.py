@@ -1,4 +1,4 @@
-"""Lightning's door to the disk: checkpoints written whole, read after their hash was checked."""
+"""Lightning's CheckpointIO: checkpoints written whole, and read after a check of their hash."""
 
 import io
 import pickle
@@ -18,11 +18,11 @@ class CheckpointError(ValueError):
 
 
 class WholeCheckpointIO(CheckpointIO):
-    """Lightning's door to the disk: ``<folder>/trainer.ckpt`` and then its manifest.
+    """A CheckpointIO that writes ``<folder>/trainer.ckpt`` and then its manifest.
 
     Lightning's own writer stages in the system's temporary folder and copies across file systems,
-    which can cut the previous good file. Here the state is written first, whole; the manifest with
-    its SHA-256 comes last and makes the checkpoint valid.
+    which can truncate the previous good file. Here the state is written first, whole; the manifest
+    with its SHA-256 comes last and makes the checkpoint valid.
     """
 
     def save_checkpoint(
@@ -40,10 +40,10 @@ class WholeCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint after its hash was checked; only plain data is unpickled.
+        """Read a checkpoint after a check of its hash; only plain data is unpickled.
 
         Raises:
-            CheckpointError: If it is not whole, altered, or not a checkpoint.
+            CheckpointError: If it is incomplete, altered, or not a checkpoint.
         """
         problem = problem_of(Path(path).parent)
         if problem:
@@ -55,7 +55,7 @@ class WholeCheckpointIO(CheckpointIO):
             raise CheckpointError(f"{path}: {reason}; start a new run") from error
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove a checkpoint's folder; the manifest goes first, so a cut removal is no lie."""
+        """Remove a checkpoint's folder; the manifest first, so that no half is valid."""
         folder = Path(path).parent
         (folder / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)

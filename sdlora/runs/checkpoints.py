@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill: written whole, checked by hash, newest valid one found."""
+"""The checkpoint folders of a run: their state, and the newest valid one."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 from sdlora.runtime.files import sha256
 
 CHECKPOINTS = "checkpoints"
-"""Folder in that of the run; a folder for each step in it."""
+"""Folder of the checkpoints in the run folder; one sub-folder for each step."""
 
 STATE = "trainer.ckpt"
 MANIFEST = "manifest.json"
@@ -35,7 +35,7 @@ def step_folder(checkpoints: Path, step: int) -> Path:
 
 
 def newest_valid(checkpoints: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint by step number, and why newer ones were passed over.
+    """The newest whole checkpoint by step number, and why newer ones were skipped.
 
     Args:
         checkpoints: The run's ``checkpoints`` folder.

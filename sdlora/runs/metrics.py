@@ -1,4 +1,4 @@
-"""``metrics.jsonl`` of a run: one JSON line a step, that survives a kill."""
+"""``metrics.jsonl`` of a run: one JSON line for each logged step, safe against kills."""
 
 import json
 import math
@@ -20,19 +20,19 @@ def append_metrics(
 ) -> None:
     """Add one JSON line to ``metrics.jsonl`` and sync it to the disk.
 
-    A last line that a killed process left cut is removed first.
+    A last line that a killed process truncated is removed first.
 
     Args:
         run: The run folder; made if missing.
         step: The optimizer step the numbers belong to.
         values: Name -> number or text; NaN, infinite and None become null.
-        reasons: Name -> why it is None; NaN and infinity give their own.
+        reasons: Name -> reason of a None; NaN and infinity give their own.
 
     Raises:
-        ValueError: If a name is ``step`` or ``reasons``, which the line uses itself.
+        ValueError: If a name is ``step`` or ``reasons``, which are reserved.
     """
     if taken := {"step", "reasons"} & set(values):
-        raise ValueError(f"metric name {taken.pop()!r} is taken by the line itself; rename it.")
+        raise ValueError(f"metric name {taken.pop()!r} is reserved; rename it.")
     line: dict[str, Any] = {"step": step}
     why = {name: reason for name, reason in (reasons or {}).items() if values.get(name) is None}
     for name, value in values.items():
@@ -58,13 +58,13 @@ def _drop_cut_line(file: Any) -> None:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Read ``metrics.jsonl``; a last line that a killed process left cut is passed over.
+    """Read ``metrics.jsonl``; a truncated last line of a killed process is skipped.
 
     Args:
         run: The run folder; without the file there are no lines.
 
     Returns:
-        One mapping a line, with ``step``.
+        One mapping for each line, with ``step``.
 
     Raises:
         ValueError: If another line is no JSON object; it gives the line's number.
@@ -86,7 +86,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def read_steps(run: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """The lines of a run's metrics that have a step; none, and a note, if the file is damaged."""
+    """The lines of a run's metrics with a step; none, and a note, if the file is damaged."""
     try:
         lines = read_metrics(run)
     except (OSError, ValueError) as error:
@@ -96,7 +96,7 @@ def read_steps(run: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 
 def forget_metrics_after(run: Path, step: int) -> None:
-    """Drop the lines of steps that a resumed run will make again (those above ``step``)."""
+    """Drop the lines of steps that a resumed run will repeat (those above ``step``)."""
     kept = [line for line in read_metrics(run) if line["step"] <= step]
     text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in kept)
     if (run / METRICS).exists():
@@ -104,7 +104,7 @@ def forget_metrics_after(run: Path, step: int) -> None:
 
 
 def finite(value: Any) -> float | int | None:
-    """A number as JSON has it: ``None`` where it is NaN, infinite or none."""
+    """A number for JSON: ``None`` where it is NaN, infinite or no number."""
     if value is None:
         return None
     number = value if isinstance(value, int) else float(value)

@@ -1,4 +1,4 @@
-"""``nearest.json``: pictures that come nearest to training pictures, beside those."""
+"""``nearest.json``: the drawn pictures nearest to training pictures, with those."""
 
 import json
 from collections.abc import Sequence
@@ -27,9 +27,9 @@ def write_nearest(
     """Write ``nearest.json`` and the training pictures that it names beside a report.
 
     Args:
-        folder: Where the report lies.
-        scores: Their scores; without a likeness to training pictures nothing is written.
-        prompts: What they were drawn from, in their order.
+        folder: Folder of the report.
+        scores: Their scores; without a similarity to training pictures nothing is written.
+        prompts: Their prompts, in order.
         source: The training pictures.
         pictures: Folder of the pictures that were scored, inside ``folder``.
     """
@@ -62,8 +62,8 @@ def read_nearest(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
     """The pairs as they were written; empty where there are none.
 
     Args:
-        folder: Where the report lies; it may come from anywhere, so values have any shape.
-        notes: Takes why the file cannot be read.
+        folder: Folder of the report; it may come from elsewhere, so values have any shape.
+        notes: Gets the reason if the file cannot be read.
     """
     path = folder / NEAREST
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Reading folders that a killed run or another program left: what is wrong becomes a note."""
+"""Tolerant reading of files that a killed run or another program left; faults become notes."""
 
 import json
 import math
@@ -7,12 +7,12 @@ from typing import Any, TypeGuard
 
 
 def read_mapping(folder: Path, name: str, notes: list[str]) -> dict[str, Any]:
-    """The JSON object in a file; empty where there is none or it has another shape.
+    """The JSON object in a file; empty if there is none or it has another shape.
 
     Args:
-        folder: Where the file is looked for.
+        folder: Folder of the file.
         name: Of the file, relative to the folder.
-        notes: Takes why it cannot be read; a missing file is no reason.
+        notes: Gets the reason if it cannot be read; a missing file gives no note.
     """
     path = folder / name
     if not path.is_file():
@@ -37,7 +37,7 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def inside(folder: Path, name: Any) -> Path | None:
-    """The path of what a folder's own files name; None if it lies outside the folder."""
+    """The path of a name from one of a folder's own files; None if it lies outside the folder."""
     if not isinstance(name, str) or "\0" in name:
         return None
     path = folder / name

@@ -1,4 +1,4 @@
-"""``report.json``: everything that was measured of a run or of an evaluation."""
+"""``report.json``: all measurements of a run or of an evaluation."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from sdlora.runtime.files import write_json
 
 REPORT = "report.json"
 REPORT_VERSION = 2
-"""1 had the scores side by side with what explains them."""
+"""Version of the format; 1 mixed the scores with their details."""
 
 
 def write_report(
@@ -24,14 +24,14 @@ def write_report(
     floor: Scores | None = None,
     pictures: Mapping[str, str] | None = None,
 ) -> None:
-    """Write everything that was measured, whole or not at all (docs/evaluation.md has the schema).
+    """Write all measurements, whole or not at all (schema: docs/evaluation.md).
 
     Args:
         folder: Where it is written.
         scores: Name -> scores, the base first.
-        settings: What the pictures were made with; plain JSON values and paths.
+        settings: Settings of the pictures; plain JSON values and paths.
         floor: Scores of real pictures of the person.
-        pictures: Name -> folder with its pictures, relative to it.
+        pictures: Name -> folder of its pictures, relative to ``folder``.
     """
     base = next(iter(scores.values()), None)
     closed = {
@@ -52,7 +52,7 @@ def write_report(
 
 
 def read_scores(folder: Path) -> dict[str, Scores]:
-    """Name -> scores of a report, the base first; empty where there is none.
+    """Name -> scores of a report, the base first; empty without a report.
 
     Raises:
         KeyError, TypeError, ValueError: If it has another shape.

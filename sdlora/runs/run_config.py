@@ -1,4 +1,4 @@
-"""``config.json`` of a run: written as it begins, compared when it is resumed."""
+"""``config.json`` of a run: written at its start, compared when it is resumed."""
 
 import json
 import math
@@ -12,11 +12,11 @@ from sdlora.runs.run_folder import RunFolderError
 from sdlora.runtime.files import write_json
 
 CONFIG = "config.json"
-"""The resolved config of the run, as it began."""
+"""File of the resolved config of the run at its start."""
 
 
 SHOWN_DETAILS = 10
-"""So many changed pictures are named when a resumed run is refused."""
+"""Number of changed pictures that the refusal of a resumed run lists."""
 
 FREE_KEYS = (
     "check",
@@ -40,7 +40,7 @@ FREE_KEYS = (
     "data.num_workers",
     "data.cache",
 )
-"""What a resumed run may change: how long it goes on, what it shows, and where things lie.
+"""Keys that a resumed run may change: length, pictures and scores, and locations.
 ``data.root`` and ``data.roots`` are here because a folder may move; their content, repeats and
 prefixes are compared by hash."""
 
@@ -50,20 +50,20 @@ BATCHES_A_STEP = (
     "trainer.devices",
     "trainer.num_nodes",
 )
-"""Keys of which only the product may not change: the same batches, dealt to other devices."""
+"""Keys of which only the product may not change: the same batches on other devices."""
 
 
 def write_config(folder: Path, config: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
-    """Write down what the run was told, when it began, and the hashes of its data and base model.
+    """Write the config, the start time, and the hashes of data and base model.
 
-    A run that is resumed began when it first did.
+    A resumed run keeps its first start time.
     """
     began = (started_at(folder) if config.get("resume") else None) or now()
     write_json(folder / CONFIG, {"config": config, "hashes": hashes, "started_at": began})
 
 
 def started_at(folder: Path) -> float | None:
-    """When the run of this folder began, as :func:`now` gives it; ``None`` if nothing says."""
+    """Start time of the run in this folder, as from :func:`now`; ``None`` if unknown."""
     try:
         return float(json.loads((folder / CONFIG).read_text("utf-8"))["started_at"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -81,11 +81,11 @@ def now() -> float:
 
 
 def read_config(folder: Path, key: str = "resume") -> tuple[dict[str, Any], dict[str, str]]:
-    """Config and hashes as ``write_config`` left them.
+    """Config and hashes as ``write_config`` wrote them.
 
     Args:
         folder: The run folder.
-        key: Of the config, that names it; for the message.
+        key: Config key of the folder, for the message.
 
     Raises:
         RunFolderError: If the folder has none.
@@ -95,8 +95,8 @@ def read_config(folder: Path, key: str = "resume") -> tuple[dict[str, Any], dict
         return stored["config"], stored["hashes"]
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise RunFolderError(
-            f"{key}={folder}: {CONFIG} is missing or damaged ({type(error).__name__}), so nothing "
-            "says how the run began; name another"
+            f"{key}={folder}: {CONFIG} is missing or damaged ({type(error).__name__}), so the "
+            "config of the run is unknown; name another run folder"
         ) from error
 
 
@@ -106,13 +106,13 @@ def refuse_changes(
     hashes: Mapping[str, str] | None = None,
     details: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Fail if a resumed run differs from its beginning in anything that the weights depend on.
+    """Raise an error if a resumed run changes anything that its weights depend on.
 
     Args:
         folder: The run folder.
-        config: The config as it is now.
-        hashes: The data and model hashes as they are now; ``None``: not known yet.
-        details: Name of a hash -> what of it changed, one line each.
+        config: The config now.
+        hashes: The data and model hashes now; ``None``: not known yet.
+        details: Name of a hash -> its changes, one line each.
 
     Raises:
         RunFolderError: Listing key, old and new value of each difference.
@@ -131,13 +131,13 @@ def refuse_changes(
     if changed:
         listing = "".join(f"\n  {line}" for line in changed)
         raise RunFolderError(
-            f"resume={folder}: cannot go on, since this changed:{listing}\n"
+            f"resume={folder}: cannot continue, since this changed:{listing}\n"
             "Set it back, or start a new run."
         )
 
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys, with the number of batches in a step in place of its factors."""
+    """Dotted keys, with the number of batches in a step instead of its factors."""
     values = flat(config)
     factors = [int(values.pop(key, 1)) for key in BATCHES_A_STEP]
     return {" * ".join(BATCHES_A_STEP): math.prod(factors), **values}

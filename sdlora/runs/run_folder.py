@@ -1,4 +1,4 @@
-"""A run's folder: one process at a time, its config written once and compared on resume."""
+"""The folder of a run: its lock, and the refusal of folders that hold another run."""
 
 import json
 import os
@@ -18,31 +18,31 @@ LORA = "lora"
 """Folder of the exported LoRA."""
 
 PIPELINE = "pipeline"
-"""Folder of the whole model, where all of it trained."""
+"""Folder of the whole model, if all its weights train."""
 
 HOLDER = ".lock.json"
-"""Beside the lock while it is held: who holds it, for the message to others."""
+"""File beside the held lock that names its process, for the message to others."""
 
 
 class RunFolderError(ValueError):
-    """A run folder that cannot be used; the message says why and what to do."""
+    """A run folder that cannot be used; the message gives reason and remedy."""
 
 
 @contextmanager
 def locked(
     folder: Path, key: str = "run_dir", remedy: str = "hydra.run.dir=FOLDER"
 ) -> Iterator[Path]:
-    """Hold the folder for this process; the lock goes with the process, even a killed one.
+    """Lock the folder for this process; the system frees the lock of a killed process.
 
-    What a killed writer left behind is removed.
+    Temporary files of a killed writer are removed.
 
     Args:
-        folder: Of a run, or of a sweep.
-        key: Of the config, that names it; for the message.
-        remedy: How to choose another.
+        folder: Folder of a run or a sweep.
+        key: Config key of the folder, for the message.
+        remedy: Override that chooses another folder.
 
     Raises:
-        RunFolderError: If another process works in it, or nothing can be written there.
+        RunFolderError: If another process uses it, or it is not writable.
     """
     make_folder(folder, key, remedy)
     lock = FileLock(folder / ".lock")
@@ -55,8 +55,8 @@ def locked(
         ) from None
     try:
         began = datetime.now(UTC).isoformat(" ", "seconds")
-        told = {"process": os.getpid(), "computer": platform.node(), "since": began}
-        write_json(folder / HOLDER, told)
+        holder = {"process": os.getpid(), "computer": platform.node(), "since": began}
+        write_json(folder / HOLDER, holder)
         for inside in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
             remove_stale_temporaries(inside)
         yield folder
@@ -66,10 +66,10 @@ def locked(
 
 
 def make_folder(folder: Path, key: str, remedy: str) -> None:
-    """Make the folder of a run or a sweep, where it is not there; arguments as of :func:`locked`.
+    """Create the folder of a run or a sweep, if missing; arguments as for :func:`locked`.
 
     Raises:
-        RunFolderError: If nothing can be written there.
+        RunFolderError: If it is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,27 +77,27 @@ def make_folder(folder: Path, key: str, remedy: str) -> None:
             pass
     except OSError as error:
         raise RunFolderError(
-            f"{key}={folder}: cannot be written in ({error.strerror}); choose another folder with "
+            f"{key}={folder}: cannot be written to ({error.strerror}); choose another folder with "
             f"{remedy}"
         ) from error
 
 
 def _holder(folder: Path) -> str:
     try:
-        told = json.loads((folder / HOLDER).read_text("utf-8"))
-        return f" (process {told['process']} on {told['computer']}, since {told['since']})"
+        holder = json.loads((folder / HOLDER).read_text("utf-8"))
+        return f" (process {holder['process']} on {holder['computer']}, since {holder['since']})"
     except (OSError, ValueError, KeyError, TypeError):  # it has just begun, or ended
         return ""
 
 
 def refuse_used(folder: Path) -> None:
-    """Fail if a new run would write over the checkpoints or the result of an older one.
+    """Raise an error if a new run would overwrite the checkpoints or the result of an older one.
 
     Raises:
-        RunFolderError: Naming both ways on.
+        RunFolderError: Naming both remedies.
     """
     if steps_on_disk(folder / CHECKPOINTS) or (folder / LORA).exists():
         raise RunFolderError(
-            f"run_dir={folder}: holds a run already; go on with it by resume={folder}, or choose "
+            f"run_dir={folder}: holds a run already; continue it with resume={folder}, or choose "
             "another folder with hydra.run.dir=FOLDER"
         )

@@ -1,4 +1,4 @@
-"""``samples/`` of a run: pictures of each state of the model, and what they were drawn from."""
+"""``samples/`` of a run: pictures of each state of the model, with their prompts."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from sdlora.sampling.grid import grid
 from sdlora.sampling.prompts import Prompt, picture_name
 
 SAMPLES = "samples"
-"""Folder in that of the run; a folder for each state of the model in it."""
+"""Folder of pictures in the run folder, with a sub-folder for each state of the model."""
 
 BASE, LAST = "base", "last"
 """States of the model: without its adapter, and with its final weights."""
@@ -21,7 +21,7 @@ PROMPTS = "prompts.json"
 
 
 def step_name(step: int) -> str:
-    """The model's state at an optimizer step, as a folder's name."""
+    """Folder name of the model's state at an optimizer step."""
     return f"step_{step:07d}"
 
 
@@ -32,14 +32,14 @@ def write_samples(
     prompts: Sequence[Prompt],
     most: int | None = None,
 ) -> None:
-    """Write the pictures of one state of the model, and the list of all prompts beside them.
+    """Write the pictures of one state of the model, and the list of all prompts.
 
     Args:
         run: The run folder.
-        state: Names the folder.
+        state: Name of the folder.
         evaluation: The pictures.
-        prompts: All that the run draws.
-        most: So many of the pictures are written; ``None``: all.
+        prompts: All prompts of the run.
+        most: Largest number of pictures; ``None``: all.
     """
     write_prompts(run / SAMPLES, [prompts])
     shown = Evaluation(evaluation.prompts[:most], evaluation.images[:most])
@@ -52,12 +52,12 @@ def write_grid(
     num_shown: int,
     training_images: Sequence[Image.Image] = (),
 ) -> Image.Image:
-    """Write pictures of the same prompts below each other, and return the picture.
+    """Write rows of pictures of the same prompts as one grid, and return it.
 
     Args:
         path: The file.
-        rows: Label -> what is in that row; at least one.
-        num_shown: Of each, the first so many.
+        rows: Label -> pictures of the row; at least one row.
+        num_shown: Number of pictures in a row, from the first.
         training_images: The last row, if there are any.
     """
     longest = max((item.prompts for item in rows.values()), key=len)[:num_shown]
@@ -72,11 +72,11 @@ def write_grid(
 
 
 def write_prompts(folder: Path, rows: Iterable[Sequence[Prompt]]) -> None:
-    """Write ``prompts.json``: which prompt and seed each picture in the folders beside it is of.
+    """Write ``prompts.json``: prompt and seed of each picture in the folders beside it.
 
     Args:
         folder: Where it is written.
-        rows: Prompts of one picture folder each; a file that is in several is listed once.
+        rows: Prompts of each picture folder; a file name in several folders is listed once.
     """
     listed = {
         picture_name(index, prompt.text): {"text": prompt.text, "seed": prompt.seed}
@@ -97,7 +97,7 @@ def write_pictures(folder: Path, evaluation: Evaluation) -> None:
 
 
 def read_prompts(folder: Path) -> dict[str, str]:
-    """File -> prompt, as :func:`write_prompts` left them; empty where there is no list.
+    """File -> prompt, from ``prompts.json``; empty without the file.
 
     Raises:
         ValueError: If the file has another shape.
@@ -110,12 +110,12 @@ def read_prompts(folder: Path) -> dict[str, str]:
         return {str(each["file"]): str(each["text"]) for each in entries}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path}: no list of {{file, text}} ({error}); mend or remove it"
+            f"{path}: no list of {{file, text}} ({error}); correct or remove it"
         ) from error
 
 
 def read_samples(run: Path, state: str) -> list[tuple[str, Image.Image]]:
-    """Prompts and pictures of one state of the model, as far as they were kept."""
+    """Prompts and pictures of one state of the model, if they exist."""
     found = []
     for name, text in read_prompts(run / SAMPLES).items():
         path = run / SAMPLES / state / name

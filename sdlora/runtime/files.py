@@ -13,11 +13,11 @@ from typing import Any
 import platformdirs
 
 CACHE_FOLDER = "SDLORA_CACHE"
-"""Environment variable that names the folder of the cache for all runs."""
+"""Environment variable with the cache folder of all runs."""
 
 
 def user_cache_folder() -> Path:
-    """Where the cache lies if the config does not say: the environment's folder, or the user's."""
+    """The default cache folder: that of the environment variable, else the user's."""
     named = os.environ.get(CACHE_FOLDER)
     return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("sdlora"))
 
@@ -74,13 +74,13 @@ def sha256(path: Path | str) -> str:
 
 
 def file_mark(path: Path) -> str:
-    """Tells a file from what it was: path, size and times, as for git; hashing takes too long."""
+    """A string that changes with a file: path, size and times, as in git."""
     stat = path.stat()
     return f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 
 
 def remove_stale_temporaries(folder: Path) -> list[Path]:
-    """Remove what a killed writer left in ``folder`` (not below it); call it under the run lock."""
+    """Remove temporary files of a killed writer in ``folder``; call it under the run lock."""
     stale = sorted(folder.glob(".writing-*"))
     for path in stale:
         path.unlink(missing_ok=True)

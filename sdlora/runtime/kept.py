@@ -1,4 +1,4 @@
-"""Things that are dear to make, kept from one run to the next of the same process."""
+"""Objects that are expensive to make, kept from one run of a process to the next."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -7,22 +7,22 @@ Thing = TypeVar("Thing")
 
 
 class Kept:
-    """One thing of each kind, so that it does not grow with the number of runs.
+    """One object of each kind, so that memory does not grow with the number of runs.
 
-    A thing goes with a key, which holds all that it was made from: it is given out again for an
-    equal key only, and thrown away for another one.
+    An object has a key, which holds all that it was made from: it is returned for an equal key
+    only, and dropped for a different one.
     """
 
     def __init__(self) -> None:
         self._things: dict[str, tuple[object, Any]] = {}
 
     def take(self, kind: str, key: object, make: Callable[[], Thing]) -> Thing:
-        """Take out what is kept, or make it; a run that fails does not bring it back.
+        """Take out the kept object, or make it; a run that fails does not put it back.
 
         Args:
-            kind: Of thing.
-            key: What it is made from; compared by ``==``.
-            make: Called when nothing of this key is there, after the old one was let go.
+            kind: Kind of the object.
+            key: Everything that it is made from; compared by ``==``.
+            make: Called if no object of this key is kept, after the old one was dropped.
         """
         before, thing = self._things.pop(kind, (None, None))
         if before is not None and before == key:
@@ -31,5 +31,5 @@ class Kept:
         return make()
 
     def put(self, kind: str, key: object, thing: object) -> None:
-        """Leave a thing for the next run; ``key`` is not ``None``."""
+        """Keep an object for the next run; ``key`` is not ``None``."""
         self._things[kind] = (key, thing)

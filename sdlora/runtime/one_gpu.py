@@ -1,4 +1,4 @@
-"""One GPU for each process of a sweep, where a launcher starts several on one machine."""
+"""The choice of one GPU for each process that a sweep's launcher starts on a machine."""
 
 import os
 from collections.abc import MutableMapping
@@ -9,9 +9,9 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def take_one_gpu(job_number: int, environment: MutableMapping[str, str] = os.environ) -> None:
-    """Show this process one of the GPUs that it may use: round robin by its first job's number.
+    """Make one GPU visible to this process: round robin by its first job's number.
 
-    Later jobs of the process stay with it. It comes before CUDA's start, which reads this once.
+    Later jobs of the process stay with it. Call it before CUDA starts, which reads this once.
     """
     if not torch.cuda.is_initialized():
         set_one_visible(job_number, torch.cuda.device_count(), environment)
@@ -22,7 +22,7 @@ def set_one_visible(job_number: int, num_gpus: int, environment: MutableMapping[
 
     Args:
         job_number: From 0.
-        num_gpus: That can be seen now.
+        num_gpus: Number of GPUs that are visible now.
         environment: Of the process; its list of names (numbers or UUIDs), if any, is kept to.
     """
     if num_gpus > 1:

@@ -1,4 +1,4 @@
-"""How a program of this project begins and ends: libraries settled, errors in one message."""
+"""Start and end of a program: library settings, linked processes, error messages."""
 
 import logging
 import os
@@ -9,23 +9,24 @@ from collections.abc import Callable, Collection, Sequence
 from difflib import get_close_matches
 
 TRACEBACK = "HYDRA_FULL_ERROR"
-"""Environment variable that asks for the whole traceback, as in every Hydra program."""
+"""Environment variable that shows the whole traceback, as in every Hydra program."""
 
 USER_ERROR = 2
-"""Exit code of a run that was asked for something impossible, or that could not go on."""
+"""Exit code after an error."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 plus the number of SIGINT."""
 
 FOLLOWS = "SDLORA_FOLLOWS"
-"""Environment variable of a process that another one started for a further device of its run."""
+"""Environment variable of a process that was started for a further device of a run."""
 
 
 def process_rank(num_processes: int) -> int:
-    """Number of this process among those of one run; 0 is the first, which alone writes.
+    """Rank of this process among those of one run; 0 is the first, which alone writes.
 
     Args:
-        num_processes: Of the run. Slurm's number says nothing of runs that each have one.
+        num_processes: Number of processes of the run. Slurm's rank does not count for runs of one
+            process.
     """
     if "RANK" in os.environ:  # of torchrun, or of the first process
         return int(os.environ["RANK"])
@@ -33,7 +34,7 @@ def process_rank(num_processes: int) -> int:
 
 
 def follow() -> None:
-    """End this process with the one that started it for a further device, however that ends.
+    """End this process when the one that started it for a further device ends, for whatever reason.
 
     The first process holds the other end of this one's standard input, which the system closes
     with it, also where it was killed.
@@ -49,12 +50,12 @@ def _end_with_input() -> None:
 
 
 def require_command(program: str, words: Sequence[str], known: Collection[str]) -> None:
-    """Check the name that a command line begins with; none, or an option, is argparse's to tell of.
+    """Check the command name of a command line; argparse reports a missing one.
 
     Args:
-        program: Which has commands.
+        program: Its name.
         words: Its command line.
-        known: Names of its commands.
+        known: Its command names.
 
     Raises:
         ValueError: Naming the nearest command, and all.
@@ -68,7 +69,7 @@ def require_command(program: str, words: Sequence[str], known: Collection[str]) 
 
 
 def run_task(task: Callable[[], None]) -> None:
-    """Run a program that has no config; its error becomes one message and an exit code."""
+    """Run a program without a config; an error becomes one message and an exit code."""
     settle_libraries()
     try:
         task()
@@ -81,7 +82,7 @@ def run_task(task: Callable[[], None]) -> None:
 
 
 def report(error: Exception) -> int:
-    """Print an error as one message; gives the exit code."""
+    """Print an error as one message, and return the exit code."""
     rank = process_rank(1)
     process = f" in process {rank}" if rank > 0 else ""
     print(f"error{process}: {message_of(error)}", file=sys.stderr)
@@ -90,17 +91,17 @@ def report(error: Exception) -> int:
 
 
 def message_of(error: Exception) -> str:
-    """What an error says; with its kind, unless it is one that speaks to the user."""
-    return str(error) if is_told(error) else f"{type(error).__name__}: {error}"
+    """The message of an error; with its class name, unless it is written for users."""
+    return str(error) if is_for_users(error) else f"{type(error).__name__}: {error}"
 
 
-def is_told(error: Exception) -> bool:
-    """Whether an error speaks to the user."""
+def is_for_users(error: Exception) -> bool:
+    """Whether the message of an error is written for users."""
     return isinstance(error, ValueError) or type(error).__module__.startswith("sdlora.")
 
 
 def settle_libraries() -> None:
-    """What the libraries read from the environment when they are imported."""
+    """Set environment variables and warning filters, before the libraries are imported."""
     os.environ.setdefault("DIFFUSERS_DISABLE_REMOTE_CODE", "1")  # a model folder runs no code
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")

@@ -1,4 +1,4 @@
-"""One live progress display for all that takes long: caching, training, sampling, scoring."""
+"""The live progress display of caching, training, sampling and scoring."""
 
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ class Progress:
 
     Args:
         enabled: Whether bars are drawn; the console stays usable either way.
-        quiet: Whether nothing at all is shown, as by all processes of a run but its first.
+        quiet: Whether nothing at all is shown, as in all processes of a run except the first.
     """
 
     def __init__(self, enabled: bool = True, quiet: bool = False) -> None:
@@ -54,7 +54,7 @@ class Progress:
         self._bars.stop()
 
     def add(self, description: str, total: int | None, completed: int = 0) -> TaskID:
-        """Start a bar; ``total`` in whatever is counted, ``None`` if unknown."""
+        """Start a bar of ``total`` items, ``None`` if unknown."""
         return self._bars.add_task(description, total=total, completed=completed, note="")
 
     def update(self, bar: TaskID, completed: int, note: str = "") -> None:
@@ -62,7 +62,7 @@ class Progress:
         self._bars.update(bar, completed=completed, note=note)
 
     def remove(self, bar: TaskID) -> None:
-        """Take a bar off the display."""
+        """Remove a bar from the display."""
         self._bars.remove_task(bar)
 
     def print(self, message: object) -> None:
@@ -72,7 +72,7 @@ class Progress:
     def track(
         self, items: Iterable[Item], description: str, total: int | None = None
     ) -> Iterator[Item]:
-        """Yield ``items`` while a bar counts them; the bar goes when they are done."""
+        """Yield ``items`` while a bar counts them; the bar is removed at the end."""
         if total is None and isinstance(items, Sized):
             total = len(items)
         bar = self.add(description, total)
@@ -85,7 +85,7 @@ class Progress:
 
     @contextmanager
     def working(self, description: str) -> Iterator[None]:
-        """Show that something of unknown length goes on, while the block runs."""
+        """Show a bar of unknown length while the block runs."""
         bar = self.add(description, None)
         try:
             yield

@@ -1,4 +1,4 @@
-"""Randomness as a function of (seed, purpose, index): nothing to save, nothing to restore."""
+"""Random draws as functions of (seed, purpose, index): nothing to save, nothing to restore."""
 
 import hashlib
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def uniform(seed: int, purpose: str, indices: Tensor) -> Tensor:
 
 
 def chance(seed: int, purpose: str, indices: Tensor, probability: float) -> Tensor:
-    """Whether something of this probability happens to each sample; ``[B]``, bool, on the CPU."""
+    """Bernoulli draws of this probability, one for each sample; ``[B]``, bool, on the CPU."""
     if probability == 0.0:
         return torch.zeros(len(indices), dtype=torch.bool)
     return uniform(seed, purpose, indices) < probability

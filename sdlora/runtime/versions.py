@@ -1,4 +1,4 @@
-"""Versions of what made the numbers."""
+"""Versions of Python, this project and the libraries whose numbers depend on them."""
 
 import platform
 from importlib.metadata import version
@@ -7,7 +7,7 @@ from sdlora import __version__
 
 
 def versions() -> dict[str, str]:
-    """Of what made the numbers."""
+    """Versions by package name."""
     names = ("torch", "lightning", "diffusers", "transformers", "peft", "torchmetrics", "deepface")
     known = {name: version(name) for name in names}
     return {"sdlora": __version__, "python": platform.python_version()} | known

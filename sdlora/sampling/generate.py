@@ -1,4 +1,4 @@
-"""Prompts and a pipeline -> pictures, batched, one random generator for each (prompt, seed)."""
+"""Batched drawing of prompts by a pipeline, with one random generator for each (prompt, seed)."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 EncodePrompts = Callable[[Sequence[str]], dict[str, Tensor]]
-"""Texts -> what a pipeline takes of them, by argument name."""
+"""Texts -> arguments of the pipeline, by name."""
 
 SIDE_STEP_PX = 8
 """diffusers' pipelines refuse sides that are no multiple of 8 pixels, whatever the VAE needs."""
 
 TILED_FROM = 192
 """Latents with a longer side (1536 pixels of Stable Diffusion) are decoded in tiles: in one piece
-the VAE would need more memory than all the rest."""
+the VAE would need more memory than the rest of the model."""
 
 
 def check_sampling(config: SamplingConfig) -> None:
@@ -54,18 +54,18 @@ def generate(
     """Draw one picture for each prompt.
 
     The starting noise and the noise of stochastic samplers come from one CPU generator for each
-    (text, seed), so a picture does not depend on the batch it is drawn in (up to rounding) and the
-    global random state is neither read nor moved. The pipeline is left as it was found: training
-    mode of every module, scheduler, LoRA strength.
+    (text, seed), so a picture does not depend on its batch (up to rounding) and the global random
+    state is neither read nor changed. The pipeline is restored: training mode of every module,
+    scheduler, LoRA strength.
 
     Args:
-        pipeline: Its modules are used as they are; adapters on them take part. One without a VAE
-            draws pixels, and takes neither prompts nor guidance.
-        prompts: What to draw.
-        config: Sampler, steps, guidance (<= 1 switches it off), negative prompt, and pictures at a
-            time, which are halved with a warning when memory runs out.
+        pipeline: Its modules are used with their adapters. One without a VAE draws pixels, and
+            takes neither prompts nor guidance.
+        prompts: Prompts and seeds.
+        config: Sampler, steps, guidance (<= 1 switches it off), negative prompt, and batch size,
+            which is halved with a warning when memory runs out.
         resolution: Side of the square pictures in pixels; a multiple of 8, if there is a VAE.
-        progress: Where a bar counts the pictures; a half denoised one counts half.
+        progress: Shows a bar of the pictures; a half denoised one counts half.
         lora_scale: Factor on the strength of every adapter; 0 is the base model.
         encode_prompts: Texts -> the pipeline's arguments for them (``prompt_embeds``
             ``[n, L, D]``, and what else it takes); ``None``: a Stable Diffusion pipeline's own way.
@@ -74,7 +74,7 @@ def generate(
         RGB pictures in the order of ``prompts``.
 
     Raises:
-        ValueError: On an unknown sampler, a wrong resolution, or a picture that came out NaN.
+        ValueError: On an unknown sampler, a wrong resolution, or a picture of NaN.
     """
     build = find_sampler(config.sampler)
     _check_resolution(pipeline, resolution)
@@ -95,7 +95,7 @@ def generate(
                     batch_size = len(batch) // 2
                     warnings.warn(
                         f"sampling.batch_size: out of memory with {len(batch)} pictures at a time; "
-                        f"going on with {batch_size}.",
+                        f"continuing with {batch_size}.",
                         stacklevel=2,
                     )
                     continue
@@ -116,7 +116,7 @@ def _check_resolution(pipeline: Any, resolution: int) -> None:
 
 
 def _scale(pipeline: Any) -> int:
-    """Pixels to one number of the noise along a side."""
+    """Pixels per noise entry along a side."""
     return int(getattr(pipeline, "vae_scale_factor", 1))
 
 
@@ -206,7 +206,7 @@ def _decode(pipeline: Any, latents: Tensor, batch: Sequence[Prompt]) -> list[Ima
     for prompt, latent in zip(batch, latents, strict=True):
         pixels = _decode_if_memory_allows(vae, latent[None].to(vae.dtype))
         if pixels is None:
-            warnings.warn("out of memory in the VAE; it decodes in tiles", stacklevel=2)
+            warnings.warn("out of memory in the VAE; decoding in tiles", stacklevel=2)
             pixels = _decode_tiled(vae, latent[None].to(vae.dtype))
         pictures.append(to_picture(pixels[0], str(prompt)))
     return pictures
@@ -232,7 +232,7 @@ def _decode_whole(vae: Any, latents: Tensor) -> Tensor:
 
 
 def _decode_tiled(vae: Any, latents: Tensor) -> Tensor:
-    """In overlapping tiles: seams are blended, colours may differ a little from tile to tile."""
+    """Decode in overlapping tiles: seams are blended, colours may differ slightly between tiles."""
     before = vae.use_tiling
     vae.enable_tiling()
     try:

@@ -1,4 +1,4 @@
-"""Pictures side by side in one picture, with labels."""
+"""Grids: pictures side by side in one picture, with labels."""
 
 import math
 import textwrap
@@ -21,12 +21,12 @@ def grid(
     """Lay pictures out in a labelled table.
 
     Small pictures are enlarged by a whole factor, pixel by pixel, to at least 128 pixels; larger
-    ones keep their size. Pictures smaller than their cell stand in its centre.
+    ones keep their size. Pictures smaller than their cell are centred.
 
     Args:
-        rows: One picture a column; None and the end of a shorter row leave cells empty.
-        row_labels: One a row, at the left.
-        column_labels: One a column, above, wrapped to its width and cut after 6 lines.
+        rows: Pictures by column; None and the end of a shorter row leave cells empty.
+        row_labels: Labels at the left, one for each row.
+        column_labels: Labels above the columns, wrapped to their width and cut after 6 lines.
 
     Raises:
         ValueError: If a row is too long, a row label is missing, or there is no picture.

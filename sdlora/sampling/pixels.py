@@ -1,4 +1,4 @@
-"""Pixels from the noise of a model without prompts and VAE, and pictures from pixels."""
+"""Sampling of unconditional pixel models, and conversion of pixels to pictures."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -21,14 +21,14 @@ def denoised(
 ) -> Tensor:
     """Draw pictures from noise, with the pipeline's own UNet and scheduler.
 
-    diffusers' ``DDPMPipeline`` itself neither takes noise nor scales it, as some samplers need.
+    diffusers' ``DDPMPipeline`` neither takes noise nor scales it, as some samplers need.
 
     Args:
         pipeline: An unconditional UNet, which takes the timestep alone, and a scheduler.
         noise: Standard normal, ``[B, C, H, W]``.
-        generators: Of each picture; samplers that add noise draw from them.
+        generators: One for each picture; samplers that add noise draw from them.
         num_steps: Denoising steps, >= 1.
-        report: Called after each step with its number and how many there are.
+        report: Called after each step with its number and the number of steps.
 
     Returns:
         Pixels in about [-1, 1], ``[B, C, H, W]``, float32.
@@ -53,7 +53,7 @@ def to_picture(pixels: Tensor, what: str) -> Image.Image:
 
     Args:
         pixels: On any device.
-        what: Names the picture in the error.
+        what: Name of the picture for the error.
 
     Raises:
         ValueError: If a pixel is NaN or infinite.

@@ -1,4 +1,4 @@
-"""Prompts to draw: read from a file, each with every seed; and those of the class alone."""
+"""Prompts to draw: read from a file, combined with seeds, and reworded for the class."""
 
 import hashlib
 import re
@@ -13,7 +13,7 @@ from sdlora.runtime.places import located
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One picture to draw: equal (text, seed) give equal pictures, whatever is drawn beside it.
+    """One picture to draw: equal (text, seed) give equal pictures in any batch.
 
     Attributes:
         text: What the picture shows; empty for an unconditional model.
@@ -28,7 +28,7 @@ class Prompt:
 
 
 def prompts_of(config: SamplingConfig) -> tuple[Prompt, ...]:
-    """Every prompt of the file with every seed; without a file, every seed.
+    """Every prompt of the file with every seed; without a file, each seed once.
 
     Raises:
         ConfigError: If the file cannot be read or holds no prompt.
@@ -41,10 +41,10 @@ def prompts_of(config: SamplingConfig) -> tuple[Prompt, ...]:
 
 
 def prior_prompts(config: SamplingConfig, evaluation: EvaluationConfig) -> tuple[Prompt, ...]:
-    """The first prompts that call the trigger word, with the class word instead.
+    """The first prompts with the trigger word, in which the class word replaces it.
 
     Raises:
-        ConfigError: If they are wanted and no prompt calls it.
+        ConfigError: If they are needed and no prompt contains it.
     """
     if not evaluation.prior_prompts:
         return ()
@@ -53,8 +53,8 @@ def prior_prompts(config: SamplingConfig, evaluation: EvaluationConfig) -> tuple
     found = [Prompt(text, each.seed) for each, text in reworded if text != each.text]
     if not found:
         raise ConfigError(
-            f"evaluation.trigger_word={evaluation.trigger_word}: in no prompt of "
-            f"{config.prompts}; name the word that they call the person by"
+            f"evaluation.trigger_word={evaluation.trigger_word}: in no prompt of {config.prompts}; "
+            "give the word that names the person in them"
         )
     return tuple(dict.fromkeys(found))[: evaluation.prior_prompts]
 
@@ -68,7 +68,7 @@ def with_class_word(text: str, trigger_word: str | None, class_word: str | None)
     Args:
         text: The prompt.
         trigger_word: Whole words, any case; None leaves the prompt as it is.
-        class_word: What stands for it.
+        class_word: Its replacement.
     """
     if not trigger_word or class_word is None:
         return text
@@ -78,7 +78,7 @@ def with_class_word(text: str, trigger_word: str | None, class_word: str | None)
 
 
 def read_prompts(path: Path | str) -> list[str]:
-    """Read one prompt a line; blank lines are no prompts, a byte-order mark is dropped.
+    """Read one prompt for each line; blank lines and a byte-order mark are skipped.
 
     Args:
         path: A UTF-8 text file.

@@ -1,4 +1,4 @@
-"""Samplers by name, and a pipeline made ready for one and given back as it was found."""
+"""Samplers by name, and the temporary preparation of a pipeline for one."""
 
 import difflib
 import importlib
@@ -25,7 +25,7 @@ def _build_scheduler(
 
 
 def _refuse_what_it_cannot(class_name: str, config: Mapping[str, Any]) -> None:
-    """diffusers passes over the first in silence, and stops at the second once pictures are due."""
+    """Refuse what diffusers ignores silently (rescaled schedules) or fails at while drawing."""
     refusals = (
         (bool(config.get(_RESCALE)), _can_rescale, "schedules of zero-terminal SNR"),
         (config.get("prediction_type") == "sample", _knows_x0, "prediction_type=sample"),
@@ -34,7 +34,7 @@ def _refuse_what_it_cannot(class_name: str, config: Mapping[str, Any]) -> None:
         if is_asked and not can(class_name):
             able = ", ".join(name for name, build in SAMPLERS.items() if can(build.args[0]))
             raise ValueError(
-                f"{class_name} does not know {what}; set sampling.sampler to one of {able}"
+                f"{class_name} does not support {what}; set sampling.sampler to one of {able}"
             )
 
 
@@ -86,8 +86,8 @@ def find_sampler(name: str) -> Callable[..., Any]:
         name: A key of :data:`SAMPLERS`.
 
     Returns:
-        A function from a diffusers scheduler config to a scheduler; ``in_pixels=True`` leaves
-        clipping as the config has it, which latents do not bear.
+        A function from a diffusers scheduler config to a scheduler; ``in_pixels=True`` keeps the
+        config's clipping, which breaks latents.
 
     Raises:
         ConfigError: If the name is unknown; it gives the nearest one.
@@ -105,10 +105,10 @@ def check_sampler(name: str, config: Mapping[str, Any]) -> None:
 
     Args:
         name: A key of :data:`SAMPLERS`.
-        config: A diffusers scheduler config, or what of it is asked for.
+        config: A diffusers scheduler config, or the changed keys of one.
 
     Raises:
-        ValueError: Naming those that can.
+        ValueError: Naming the samplers that can.
     """
     _refuse_what_it_cannot(SAMPLERS[name].args[0], config)
 
@@ -128,10 +128,10 @@ def without_text_encoders(pipeline: Any) -> Iterator[None]:
 
 @contextmanager
 def prepared(pipeline: Any, build: Callable[..., Any], lora_scale: float) -> Iterator[None]:
-    """Eval mode, another scheduler, another LoRA strength and no tqdm bar, for as long as it lasts.
+    """Set eval mode, scheduler, LoRA strength and no tqdm bar, inside the block.
 
     Args:
-        pipeline: A diffusers pipeline; afterwards it is exactly as it was.
+        pipeline: A diffusers pipeline; restored afterwards.
         build: As :func:`find_sampler` gives it.
         lora_scale: Factor on the strength of every adapter layer.
 

@@ -1,4 +1,4 @@
-"""A sweep's folder as it is: what was swept, and what each cell has come to so far."""
+"""Reader of a sweep's folder: the swept keys, and the state and results of each cell."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,29 +23,30 @@ SEED = "seed"
 
 
 class SweepError(ValueError):
-    """A folder that is no sweep, or whose ``sweep.yaml`` cannot be used."""
+    """A folder without a usable ``sweep.yaml``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One run of a sweep, as far as it has come.
+    """One run of a sweep with its state and results.
 
     Attributes:
-        number: Of the cell, as ``sweep.yaml`` counts.
-        folder: Its run folder; missing where it has not begun.
+        number: Number of the cell in ``sweep.yaml``.
+        folder: Its run folder; missing before it begins.
         overrides: Swept key -> its value here.
-        state: ``not begun``, ``running`` (or cut), ``done``, ``failed``, or what else it says.
+        state: ``not begun``, ``running`` (or killed), ``done``, ``failed``, or another text of its
+            file.
         reason: Why it failed.
-        seconds: That it took.
-        peak_memory_mib: The most that it held.
-        trainable_parameters: How many numbers were trained.
+        seconds: Its duration in seconds.
+        peak_memory_mib: Its peak memory in MiB.
+        trainable_parameters: Number of trained parameters.
         file_bytes: Size of its LoRA file.
-        config: As the run began; empty where it is not known.
+        config: Config of the run; empty if unknown.
         base: Scores of the base on the cell's prompts and noise.
         final: Scores of the last step.
         best: The best scored step.
-        lines: Of ``metrics.jsonl``.
-        notes: What of the folder cannot be read.
+        lines: Lines of ``metrics.jsonl``.
+        notes: Files of the folder that cannot be read.
     """
 
     number: int
@@ -66,12 +67,12 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Its swept values, for people."""
+        """Its swept values as text."""
         return ", ".join(f"{key}={value_text(value)}" for key, value in self.overrides.items())
 
     @property
     def last_step(self) -> int | None:
-        """The last step that ``metrics.jsonl`` knows."""
+        """The last step in ``metrics.jsonl``."""
         return max((line["step"] for line in self.lines), default=None)
 
     @property
@@ -87,7 +88,7 @@ class Cell:
         return None if self.chosen is None else self.chosen.scores
 
     def at(self, key: str) -> Any:
-        """A value of its config, by its dotted key; None where that is not known."""
+        """A value of its config by dotted key; None if unknown."""
         value: Any = self.config
         for part in key.split("."):
             value = mapping(value).get(part)
@@ -99,11 +100,11 @@ class Sweep:
     """All cells of a sweep.
 
     Attributes:
-        folder: Of the sweep.
-        name: Of the sweep.
-        command: The overrides as they were typed.
-        swept: Key -> its values, in the order of ``sweep.yaml``; any that only cells have follow.
-        shared: Overrides that all cells have.
+        folder: Folder of the sweep.
+        name: Name of the sweep.
+        command: The overrides as typed.
+        swept: Key -> its values, in the order of ``sweep.yaml``, then values that only cells have.
+        shared: Overrides of all cells.
         cells: By number.
     """
 
@@ -116,18 +117,18 @@ class Sweep:
 
     @property
     def base(self) -> Scores | None:
-        """The base's scores, as the first cell that has any measured them."""
+        """The base's scores, from the first cell that has them."""
         return next((cell.base for cell in self.cells if cell.base is not None), None)
 
     def in_state(self, state: str) -> list[Cell]:
-        """The cells in that state."""
+        """The cells in this state."""
         return [cell for cell in self.cells if cell.state == state]
 
 
 def read_sweep(folder: Path) -> Sweep:
     """Read ``sweep.yaml`` and the folders of all cells.
 
-    A cell may be missing, cut or damaged: what cannot be read is in its ``notes``.
+    A cell may be missing, killed or damaged: unreadable files are in its ``notes``.
 
     Args:
         folder: Of the sweep.
@@ -159,12 +160,12 @@ def read_sweep(folder: Path) -> Sweep:
     except (OSError, KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
         raise SweepError(
             f"sweep={folder}: {FILE_NAME} is damaged ({type(error).__name__}: {error}); run the "
-            "sweep again, which writes it anew and keeps its finished cells"
+            "sweep again, which writes the file again and keeps finished cells"
         ) from error
 
 
 def swept_values(run: Path) -> dict[str, Any]:
-    """The swept values of a run that is a cell of the sweep above its folder; else none."""
+    """The swept values of a run that is a cell of the sweep in its parent folder; else none."""
     try:
         cells = yaml.safe_load((run.parent / FILE_NAME).read_text(encoding="utf-8"))["cells"]
         own = next(cell for cell in cells if cell["folder"] == run.name)
@@ -174,7 +175,7 @@ def swept_values(run: Path) -> dict[str, Any]:
 
 
 def value_text(value: Any) -> str:
-    """A swept value as it stands on a command line."""
+    """A swept value as typed on a command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -183,7 +184,7 @@ def value_text(value: Any) -> str:
 
 
 def _swept(listed: Mapping[str, Sequence[Any]], cells: Sequence[Cell]) -> dict[str, list[Any]]:
-    """The values of each key: those that were asked for, then those that only cells have."""
+    """The values of each key: those of ``sweep.yaml``, then those that only cells have."""
     values = {str(key): list(found or []) for key, found in listed.items()}
     searched: dict[str, list[Any]] = {key: [] for key in values}
     for cell in cells:
@@ -200,8 +201,8 @@ def _cell(sweep: Path, entry: Mapping[str, Any]) -> Cell:
     folder = inside(sweep, entry["folder"])
     if folder is None:
         raise SweepError(
-            f"sweep={sweep}: {FILE_NAME} names {entry['folder']!r}, which does not lie in it; mend "
-            "or remove that cell"
+            f"sweep={sweep}: {FILE_NAME} names {entry['folder']!r}, which is outside the folder; "
+            "correct or remove that cell"
         )
     notes: list[str] = []
     stored = read_mapping(folder, CELL_FILE, notes)
@@ -243,7 +244,7 @@ def _best(folder: Path) -> Best | None:
 
 
 def _measured(scores: Scores) -> Scores:
-    """Without what is no finite number."""
+    """The scores that are finite numbers."""
     values = {name: value for name, value in scores.values.items() if is_number(value)}
     return replace(scores, values=values)
 

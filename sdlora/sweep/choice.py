@@ -1,4 +1,4 @@
-"""Which cell of a sweep to take: by the rule of the best checkpoint, with seeds as repeats."""
+"""Choice of the best cell of a sweep: by the rule of the best checkpoint, with seeds as repeats."""
 
 import statistics
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Finished cells that differ in nothing but their seed; a single one where none is swept.
+    """Finished cells that differ only in their seed; a single one if no seed is swept.
 
     Attributes:
         cells: The best first.
-        mean: Of the rule's score over the cells, each at the step to take of it.
+        mean: Mean of the rule's score over the cells, each at its chosen step.
         spread: Standard deviation over the seeds; None for a single one.
     """
 
@@ -39,14 +39,14 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Advantage:
-    """By how much one candidate is better than another, in units of the score.
+    """Difference of two candidates, in units of the score.
 
     Attributes:
-        mean: > 0 is better, whichever direction the score has.
+        mean: Mean difference; > 0 is better, whichever direction the score has.
         low: Lower end of the 95 % interval of the mean.
         high: Upper end.
-        count: Of what was paired.
-        over: What was paired: ``pictures`` (of the same prompt and noise) or ``seeds``.
+        count: Number of pairs.
+        over: What is paired: ``pictures`` (of the same prompt and noise) or ``seeds``.
     """
 
     mean: float
@@ -57,21 +57,21 @@ class Advantage:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval does not contain 0."""
         return self.low > 0
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The cell to take, and what speaks for it.
+    """The best cell, and its evidence.
 
     Attributes:
-        rule: What best means.
+        rule: The rule of the choice.
         winner: The best candidate.
-        runner_up: The second; None where there is no other.
-        advantage: Of the winner over the runner-up; None where nothing can be paired.
-        num_candidates: How many could be chosen.
-        refused: Finished cells that no longer follow their prompts, or have no such score.
+        runner_up: The second best; None without another.
+        advantage: Advantage of the winner over the runner-up; None without pairs.
+        num_candidates: Number of candidates.
+        refused: Finished cells that no longer follow prompts, or lack the score.
     """
 
     rule: Rule
@@ -83,7 +83,7 @@ class Choice:
 
 
 def rule_of(sweep: Sweep) -> Rule | None:
-    """What best means in the runs of this sweep; None if they keep no best checkpoint."""
+    """The rule of the best checkpoint in the runs of this sweep; None if they keep none."""
     for cell in sweep.cells:
         score, margin = cell.at("evaluation.select"), cell.at("evaluation.max_clip_loss")
         if isinstance(score, str) and isinstance(margin, int | float):
@@ -92,10 +92,10 @@ def rule_of(sweep: Sweep) -> Rule | None:
 
 
 def choose(sweep: Sweep) -> Choice | None:
-    """The best cell by the rule of its runs; None while no finished cell can be chosen.
+    """The best cell by the rule of its runs; None if no finished cell can be chosen.
 
-    Cells that differ in their seed only are one candidate: their mean counts, and settings that
-    lose the prompts with one seed are not chosen. Of equal candidates the first wins.
+    Cells that differ only in their seed are one candidate: their mean counts, and settings that
+    stop following prompts with one seed are not chosen. The first of equal candidates wins.
     """
     rule = rule_of(sweep)
     if rule is None:
@@ -121,11 +121,10 @@ def choose(sweep: Sweep) -> Choice | None:
 
 
 def advantage(rule: Rule, winner: Candidate, other: Candidate) -> Advantage | None:
-    """How much better one candidate is, from what both were measured on.
+    """Paired difference of two candidates.
 
-    Two or more common seeds are the repeats, and give Student's interval of the mean of their
-    differences; else the pictures of both best cells are, and give its bootstrap interval. None
-    where neither can be paired.
+    Two or more common seeds give Student's interval of the mean of their differences; otherwise the
+    pictures of both best cells give its bootstrap interval. None if neither can be paired.
     """
     by_seed = _by_seed(rule, winner, other)
     if len(by_seed) > 1:
@@ -142,13 +141,13 @@ def advantage(rule: Rule, winner: Candidate, other: Candidate) -> Advantage | No
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points that no other is better than in both costs, or better in one and equal.
+    """Indices of the points that no other point dominates.
 
     Args:
-        points: Two costs each; less is better.
+        points: Two costs each; lower is better.
 
     Returns:
-        In the order of the first cost; of equal points all.
+        In the order of the first cost; all of equal points.
     """
     front = [
         index
@@ -188,7 +187,7 @@ def _by_seed(rule: Rule, winner: Candidate, other: Candidate) -> list[float]:
 
 
 def _by_picture(rule: Rule, own: Best | None, theirs: Best | None) -> list[float]:
-    """Of each picture that both have a score of; none where the pictures are not the same ones."""
+    """Score differences of the pictures scored by both; none if the pictures differ."""
     if own is None or theirs is None:
         return []
     tables = own.scores.per_picture, theirs.scores.per_picture

@@ -1,4 +1,4 @@
-"""What a sweep is to do: its cells and their folders, as ``sweep.yaml`` has them."""
+"""The plan of a sweep: its cells and their folders, and ``sweep.yaml``."""
 
 import hashlib
 import itertools
@@ -15,13 +15,13 @@ from sdlora.runtime.files import write_text
 
 FILE_NAME = "sweep.yaml"
 STUDY = "study.journal"
-"""Beside it where the sweep is a search."""
+"""File of a search's study, beside ``sweep.yaml``."""
 
 VERSION = 1
-"""Of ``sweep.yaml``."""
+"""Version of ``sweep.yaml``."""
 
 LONGEST_NAME = 100
-"""Letters of a folder's name; longer ones are cut, and a hash tells them apart."""
+"""Longest folder name; longer ones are cut and get a hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,10 @@ class SweptKey:
     """A key that differs between cells.
 
     Attributes:
-        key: As the config has it.
-        element: As the command line has it, with ``+`` or ``++`` where those were given.
-        texts: Its values as they are typed.
-        values: The same as numbers, lists, ...
+        key: Its name in the config.
+        element: Its name on the command line, with ``+`` or ``++`` if given.
+        texts: Its values as typed.
+        values: The same values as numbers, lists, ...
     """
 
     key: str
@@ -46,10 +46,10 @@ class Cell:
     """One run of a sweep.
 
     Attributes:
-        number: From 0, in the order of the command.
+        number: Number from 0, in the order of the command.
         folder: Name of its run folder.
         overrides: Swept key -> its value here.
-        arguments: The same as they are typed.
+        arguments: The same as typed.
     """
 
     number: int
@@ -59,7 +59,7 @@ class Cell:
 
 
 def cells(swept: Sequence[SweptKey]) -> list[Cell]:
-    """Every combination of the swept values, the last key changing first; equal ones once."""
+    """Every combination of the swept values, the last key varying fastest; equal ones once."""
     found: dict[str, Cell] = {}
     for choice in itertools.product(*(zip(key.texts, key.values, strict=True) for key in swept)):
         typed = list(zip(swept, choice, strict=True))
@@ -82,7 +82,7 @@ def sweep_name(swept: Sequence[SweptKey], shared: Sequence[str]) -> str:
 
 
 def folder_name(text: str) -> str:
-    """``text`` where that can name a folder on every system; else what is left, and a hash."""
+    """``text`` if that is a valid folder name on every system; else its valid part and a hash."""
     safe = re.sub(r"[^\w.,=+-]", "_", text)[:LONGEST_NAME].rstrip(".")
     return safe if safe == text else f"{safe}-{_short_hash(text)}"
 
@@ -96,19 +96,19 @@ def write_sweep(
     cells: Sequence[Cell],
     num_cells: int | None = None,
 ) -> None:
-    """Write ``sweep.yaml``; a folder whose cells share other settings is left as it is.
+    """Write ``sweep.yaml``, unless the folder holds cells with other shared settings.
 
     Args:
-        folder: Of the sweep.
-        name: Of the sweep.
-        command: The overrides as they were typed.
+        folder: Folder of the sweep.
+        name: Name of the sweep.
+        command: The overrides as typed.
         swept: Keys and values.
-        shared: Overrides that all cells have.
+        shared: Overrides of all cells.
         cells: In the order of their numbers.
-        num_cells: That there will be; a search does not know the values of all yet.
+        num_cells: Final number of cells, of which a search does not know all values yet.
 
     Raises:
-        ConfigError: If the folder holds a sweep whose cells could not be compared with these.
+        ConfigError: If the folder holds a sweep whose cells are not comparable with these.
     """
     _refuse_other_settings(folder, name, shared)
     entries = [
@@ -128,7 +128,7 @@ def write_sweep(
 
 
 def refuse_other_kind(folder: Path, is_search: bool) -> None:
-    """Fail if a search is to go where a grid is, or the other way round: each lists its own cells.
+    """Raise an error for a search in the folder of a grid, or the other way round.
 
     Raises:
         ConfigError: Naming the folder.
@@ -143,11 +143,11 @@ def refuse_other_kind(folder: Path, is_search: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """How large a sweep is.
+    """The size of a sweep.
 
     Attributes:
         folders: Run folders of the cells that ``sweep.yaml`` lists.
-        num_cells: That there will be in the end.
+        num_cells: Final number of cells.
     """
 
     folders: Sequence[Path]
@@ -166,9 +166,9 @@ def _refuse_other_settings(folder: Path, name: str, shared: Sequence[str]) -> No
     if before is not None and sorted(before) != sorted(shared):
         listing = "".join(f"\n  {item}" for item in sorted(set(before) ^ set(shared)))
         raise ConfigError(
-            f"sweep.name={name}: {folder} holds a sweep whose runs share other settings, so these "
-            "would not compare with them; choose another name or hydra.sweep.dir. Only one of both "
-            f"has:{listing}"
+            f"sweep.name={name}: {folder} holds a sweep whose runs share other settings, which are "
+            "not comparable with these; choose another name or hydra.sweep.dir. Overrides of only "
+            f"one of them:{listing}"
         )
 
 

@@ -1,4 +1,4 @@
-"""A trial of a search as it trains: its scores go into the study, which may ask it to stop."""
+"""Pruning of a search's trial: its scores go into the study, which may stop it early."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,32 +16,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pruning:
-    """How a trial hears that it should stop.
+    """The pruning of a trial.
 
     Attributes:
-        is_hopeless: Step and scores -> whether to stop there.
-        stopped_at: Step at which it was, by a process that was killed before the trial's end.
+        is_hopeless: Step and scores -> whether to stop at that step.
+        stopped_at: Step at which a process stopped it that was killed before the trial's end.
     """
 
     is_hopeless: Callable[[int, Scores], bool]
     stopped_at: int | None
 
     def was_stopped(self, step: int) -> bool:
-        """Whether that was at this step of the resumed run, or before it."""
+        """Whether it was stopped at or before this step of the resumed run."""
         return self.stopped_at is not None and step >= self.stopped_at
 
 
 def pruning(run: Path) -> Pruning | None:
-    """How a run tells its search the scores while it trains, and hears when it should stop.
+    """The pruning of the trial in a run folder.
 
-    One is stopped whose best score so far is worse than the median of what the finished ones had at
+    A trial is stopped if its best score so far is worse than the median of the finished ones at
     that step (Optuna's ``MedianPruner``).
 
     Args:
-        run: Its folder.
+        run: The run folder.
 
     Returns:
-        None if the run is no running trial of a search for one score that stops trials.
+        None if the run is no running trial of a single-score search with pruning.
     """
     if not (run.parent / STUDY).is_file():
         return None

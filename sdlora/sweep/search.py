@@ -1,6 +1,6 @@
-"""A search's study: which values each trial has, what came of it, and which to stop early.
+"""The study of a search: the values and results of each trial.
 
-It is a journal of Optuna's in the sweep's folder, which several processes and machines may share.
+It is an Optuna journal in the sweep's folder, which several processes and machines may share.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 NAME = "search"
-"""Of the study in its journal."""
+"""Name of the study in its journal."""
 
 WORKER, CELL, PRUNED = "worker", "cell", "pruned"
-"""What is noted of a trial: who runs it, its cell, and the step at which it was stopped early."""
+"""Attributes of a trial: its worker, its cell, and the step at which it was stopped early."""
 
 
 class SearchError(ValueError):
-    """A search of which a trial has no result."""
+    """A search with a trial that has no result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,10 @@ class SearchedKey:
     """A key whose values are searched.
 
     Attributes:
-        key: As the config has it.
-        element: As the command line has it, with ``+`` or ``++`` where those were given.
-        text: The space as it was typed.
-        distribution: The same for Optuna; choices are the texts of their values.
+        key: Its name in the config.
+        element: Its name on the command line, with ``+`` or ``++`` if given.
+        text: The space as typed.
+        distribution: The space for Optuna; choices are the texts of their values.
         values: Text of a choice -> its value; empty for numbers.
     """
 
@@ -54,7 +54,7 @@ class SearchedKey:
     values: Mapping[str, Any]
 
     def at(self, chosen: Any) -> SweptKey:
-        """One value, as a cell has it; four digits of a number, so that it can name a folder."""
+        """One value of a cell; numbers have four digits, since they become folder names."""
         text = f"{chosen:.4g}" if isinstance(chosen, float) else str(chosen)
         value = self.values[text] if self.values else type(chosen)(text)
         return SweptKey(self.key, self.element, [text], [value])
@@ -62,12 +62,13 @@ class SearchedKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """What all trials of a study have in common, and a second command may not change.
+    """Objectives and space of a study, which a second command may not change.
 
     Attributes:
         objectives: Score -> ``minimize`` or ``maximize``.
         space: Key -> its values as typed.
-        prune_after: So many trials run to their end before one may be stopped; None: none is.
+        prune_after: Number of trials that run to their end before one may be stopped; None: no
+            pruning.
     """
 
     objectives: Mapping[str, Literal["minimize", "maximize"]]
@@ -76,14 +77,14 @@ class Goal:
 
 
 class Search:
-    """The study of a sweep's folder, gone on with if it is there.
+    """The study of a sweep's folder, continued if it exists.
 
     Args:
         folder: Of the sweep.
-        keys: That are searched.
-        goal: Of the search.
-        seed: What the sampler draws is a function of it, a trial's number and the trials before:
-            a search that was cut and goes on asks for what it would have asked for.
+        keys: The searched keys.
+        goal: Goal of the search.
+        seed: The sampler's draws are a function of it, the trial's number and the earlier trials: a
+            killed search continues with the same trials.
 
     Raises:
         ConfigError: If the folder's study has another goal.
@@ -99,12 +100,12 @@ class Search:
             self._study = _open_study(folder, goal)
 
     def alone(self) -> FileLock:
-        """A block of which one process at a time is in."""
+        """A lock that one process at a time holds."""
         return FileLock(self.folder / ".search.lock")
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Be one of the search's workers: the first number that no living process has."""
+        """Register as a worker of the search, with the first number that no living process has."""
         for number in count():
             lock = FileLock(self.folder / f".worker-{number}.lock")
             try:
@@ -119,7 +120,7 @@ class Search:
             return
 
     def cut(self) -> list[int]:
-        """Numbers of the trials that an earlier process with this worker's number left running."""
+        """Numbers of the trials that a killed process with this worker's number left running."""
         running = self._running()
         for trial in running:
             if WORKER not in trial.user_attrs:  # killed before it was noted down
@@ -127,7 +128,7 @@ class Search:
         return [trial.number for trial in running if trial.user_attrs.get(WORKER) == self.worker]
 
     def ask(self) -> int | None:
-        """Begin a trial; None if its values are those of one that runs, which it only repeats."""
+        """Begin a trial; None if a running trial has the same values."""
         from optuna.samplers import TPESampler
 
         number = len(self._study.get_trials(deepcopy=False))
@@ -144,9 +145,9 @@ class Search:
         return number
 
     def tell(self, number: int) -> str | None:
-        """Take down what came of a trial's cell, from its folder; gives why it has no result.
+        """Record the result of a trial from its cell's folder; returns why there is none.
 
-        Several objectives are those of one step: the best, else the last.
+        Several objectives are taken from one step: the best, else the last.
         """
         from optuna.trial import TrialState
 
@@ -154,14 +155,14 @@ class Search:
         cell = trial.user_attrs[CELL]["folder"]
         found = next(c for c in read_sweep(self.folder).cells if c.folder.name == cell)
         if found.state == RUNNING:
-            return f"trial {number}: was cut; the same command goes on with it"
+            return f"trial {number}: was killed; the same command continues it"
         scores = found.chosen_scores
         values = [None if scores is None else scores.value(name) for name in self.objectives]
         if found.state != DONE or None in values:
             self._fail(number)
             return (
-                f"trial {number}: {found.state}, but not all of {', '.join(self.objectives)} could "
-                f"be had (sweep.objectives); see report.html in {found.folder}"
+                f"trial {number}: {found.state}, but not all of {', '.join(self.objectives)} are "
+                f"available (sweep.objectives); see report.html in {found.folder}"
             )
         if PRUNED in trial.user_attrs:
             self._study.tell(number, state=TrialState.PRUNED)
@@ -171,23 +172,23 @@ class Search:
 
     @property
     def objectives(self) -> list[str]:
-        """Names of the scores that it goes for."""
+        """Names of the optimized scores."""
         return list(self._study.user_attrs["goal"]["objectives"])
 
     @property
     def num_trials(self) -> int:
-        """Trials that have a result or are running, here or elsewhere."""
+        """Number of trials with a result or running, here or elsewhere."""
         from optuna.trial import TrialState
 
         wanted = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         return len(self._study.get_trials(deepcopy=False, states=wanted))
 
     def cell(self, number: int) -> Cell:
-        """The cell of a trial; of trials with the same values it is the same."""
+        """The cell of a trial; trials with the same values share it."""
         return Cell(**self._trial(number).user_attrs[CELL])
 
     def cells(self) -> list[Cell]:
-        """The cells of all trials, numbered as the first trial of each; equal ones once."""
+        """The cells of all trials, numbered by the first trial of each."""
         found: dict[str, Cell] = {}
         for trial in self._study.get_trials(deepcopy=False):
             if CELL in trial.user_attrs:
@@ -196,16 +197,16 @@ class Search:
         return list(found.values())
 
     def line(self) -> str:
-        """For people: how many trials came to what, and the best, or all that none is better than.
+        """Summary: number of trials in each state, and the best one or the Pareto front.
 
-        Of several objectives, better means in one, and in none worse (Pareto).
+        With several objectives it lists all trials that no other dominates.
         """
         from optuna.trial import TrialState
 
         states = [trial.state for trial in self._study.get_trials(deepcopy=False)]
-        told = {"complete": TrialState.COMPLETE, "stopped early": TrialState.PRUNED}
-        told |= {"failed": TrialState.FAIL, "running": TrialState.RUNNING}
-        counts = [f"{states.count(state)} {name}" for name, state in told.items()]
+        named_states = {"complete": TrialState.COMPLETE, "stopped early": TrialState.PRUNED}
+        named_states |= {"failed": TrialState.FAIL, "running": TrialState.RUNNING}
+        counts = [f"{states.count(state)} {name}" for name, state in named_states.items()]
         text = ", ".join(part for part in counts if not part.startswith("0 "))
         for trial in self._study.best_trials if TrialState.COMPLETE in states else []:
             pairs = zip(self.objectives, trial.values, strict=True)
@@ -228,7 +229,7 @@ class Search:
 
 
 def storage_of(folder: Path) -> "JournalStorage":
-    """The journal in a sweep's folder, made where there is none."""
+    """The journal in a sweep's folder, created if missing."""
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
@@ -253,6 +254,6 @@ def _open_study(folder: Path, goal: Goal) -> "Study":
         changed = [f"\n  {k}: was {before.get(k)}, now {v}" for k, v in asdict(goal).items()]
         raise ConfigError(
             f"sweep.name={folder.name}: {folder} holds a search with another goal, whose trials "
-            f"would not compare with these; choose another name.{''.join(changed)}"
+            f"are not comparable; choose another name.{''.join(changed)}"
         )
     return study

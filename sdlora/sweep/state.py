@@ -1,4 +1,4 @@
-"""How far each cell of a sweep has come: ``cell.json`` in its folder, and one line over all."""
+"""State of the cells of a sweep: ``cell.json`` in each folder, and a summary line."""
 
 import json
 import math
@@ -17,16 +17,16 @@ RUNNING, DONE, FAILED = "running", "done", "failed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellState:
-    """What ``cell.json`` holds.
+    """Content of ``cell.json``.
 
     Attributes:
-        state: ``running`` (or cut, if no process works in the folder), ``done`` or ``failed``.
+        state: ``running`` (or killed, if no process holds the folder), ``done`` or ``failed``.
         reason: Why it failed.
-        started: When it first began, ISO 8601.
-        seconds: That it took so far, without what a killed process did not write down.
-        peak_memory_mib: The most that it held; None where an earlier cell of the same process
-            held as much, which the system's count cannot tell from this one's.
-        trainable_parameters: How many numbers were trained.
+        started: First start time, ISO 8601.
+        seconds: Duration so far in seconds, without the time of killed processes.
+        peak_memory_mib: Peak memory in MiB; None if an earlier cell of the same process had a
+            higher peak, which hides this one's.
+        trainable_parameters: Number of trained parameters.
         file_bytes: Size of its LoRA file.
     """
 
@@ -40,7 +40,7 @@ class CellState:
 
 
 def read_state(folder: Path) -> CellState | None:
-    """State of a cell; ``None`` if it has not begun or nothing tells."""
+    """State of a cell; ``None`` if it has not begun or the file is damaged."""
     try:
         return CellState(**json.loads((folder / FILE_NAME).read_text("utf-8")))
     except (OSError, ValueError, TypeError):
@@ -54,14 +54,14 @@ def write_state(folder: Path, state: CellState) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How far a sweep has come.
+    """Progress of a sweep.
 
     Attributes:
-        total: Cells that there will be.
-        done: Of them.
-        running: Of them, or cut.
-        failed: Of them.
-        seconds_left: By the mean time of the finished ones; ``None`` before the first.
+        total: Final number of cells.
+        done: Finished cells.
+        running: Cells that run, or were killed.
+        failed: Failed cells.
+        seconds_left: Estimate from the mean time of the finished cells; ``None`` before the first.
         best: Folder name and score of the best finished cell.
     """
 
@@ -73,7 +73,7 @@ class Standing:
     best: tuple[str, float] | None
 
     def line(self, score: str) -> str:
-        """For people; ``score`` is the name of what the best was chosen by."""
+        """Summary line; ``score`` is the name of the rule's score."""
         parts = [f"{self.done} of {self.total} cells done"]
         parts += [f"{self.running} running"] * (self.running > 0)
         parts += [f"{self.failed} failed"] * (self.failed > 0)
@@ -88,9 +88,9 @@ def standing(folders: Sequence[Path], rule: Rule, total: int) -> Standing:
     """Read the state of all cells.
 
     Args:
-        folders: Their run folders, as far as they are known.
-        rule: What the best of a run is chosen by.
-        total: Cells that there will be.
+        folders: The known run folders.
+        rule: Rule of the best checkpoint.
+        total: Final number of cells.
     """
     states = {folder: read_state(folder) for folder in folders}
     finished = {f: state for f, state in states.items() if state and state.state == DONE}
@@ -109,7 +109,7 @@ def standing(folders: Sequence[Path], rule: Rule, total: int) -> Standing:
 
 
 def _best(folders: Sequence[Path], rule: Rule) -> tuple[str, float] | None:
-    """Every run's own best step has passed the rule's condition, so only its cost counts here."""
+    """The best cell; every run's best step meets the rule's condition, so only its cost counts."""
     costs: list[tuple[float, str, Any]] = []
     for folder in folders:
         best = read_best(folder)

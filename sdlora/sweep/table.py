@@ -1,4 +1,4 @@
-"""A sweep as ``results.csv``: the base, then one row a cell."""
+"""``results.csv`` of a sweep: the base, then one row for each cell."""
 
 import csv
 import io
@@ -63,7 +63,7 @@ def _row(
 
 
 def _score_columns(rows: Sequence[Scores | None]) -> list[tuple[str, str]]:
-    """(name, ending) of every column that some row has a number for."""
+    """(name, ending) of every column with a number in some row."""
     known = [row for row in rows if row is not None]
     return [
         (name, end)

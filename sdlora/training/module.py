@@ -1,4 +1,4 @@
-"""The LightningModule: the only file where Lightning meets the mathematics of diffusion."""
+"""The LightningModule: the training step of a diffusion model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ from sdlora.runtime.randomness import derive_seed, normal, uniform
 
 
 class TrainingError(RuntimeError):
-    """Training that cannot go on; the message says at which step and what to change."""
+    """Training that cannot continue; the message gives step and remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """Prior preservation without class pictures: the bare base teaches what a class looks like.
+    """Prior preservation without class pictures: the bare base is the teacher.
 
     On the noisy sample of each step, and with the class prompt, the adapted model should predict
     what the model without adapters does.
 
     Attributes:
         token_ids: The class prompt's, ``[1, L]``, int64.
-        weight: Factor on this part of the loss, > 0.
+        weight: Weight of the prior loss, > 0.
     """
 
     token_ids: Tensor
@@ -39,7 +39,7 @@ class Teacher:
 
 
 class DiffusionModule(lightning.LightningModule):
-    """Trains whatever of a model family requires gradients, to remove noise from latents.
+    """Trains the parameters of a model family that require gradients on the diffusion loss.
 
     Args:
         family: The model's parts; parameters that require gradients are trained.
@@ -48,8 +48,8 @@ class DiffusionModule(lightning.LightningModule):
             optimizer.
         make_schedule: Optimizer -> learning-rate schedule, stepped once an optimizer step.
         seed: Every random draw is a function of it and of the sample's global index.
-        check_every_n_steps: How often a GPU is asked whether the loss is a number, and several
-            processes what theirs is: where a curve is written.
+        check_every_n_steps: Interval at which the loss is read from a GPU and averaged over
+            processes: that of the points of the curve.
         teacher: Prior preservation by the base itself; ``None``: off.
     """
 
@@ -92,7 +92,7 @@ class DiffusionModule(lightning.LightningModule):
     def prior_loss(
         self, token_ids: Tensor, z_t: Tensor, t: Tensor, sizes: Tensor | None = None
     ) -> Tensor:
-        """How far the adapted model is from the bare base on the class prompt; a scalar."""
+        """Loss of the adapted model against the bare base on the class prompt; a scalar."""
         ids = send(token_ids, z_t.device)
         with torch.no_grad(), disabled(*self.family.parts.values()):
             prompt = self.family.encode_prompts(ids).expand(len(z_t), -1, -1)
@@ -117,13 +117,13 @@ class DiffusionModule(lightning.LightningModule):
         return send(self.objective.timesteps.sample(self.objective.noise, u), z_0.device)
 
     def noise(self, batch: Batch, z_0: Tensor) -> tuple[Tensor, Tensor]:
-        """The noise of the target and that of the input, each ``[B, C, h, w]``, float32."""
+        """The noise of the target and of the input, each ``[B, C, h, w]``, float32."""
         drawn = self.objective.training_noise
         eps = send(drawn.eps(z_0.shape[1:], self.seed, batch.sample_index), z_0.device)
         return eps, drawn.perturbed(eps, self.seed, batch.sample_index)
 
     def conditioning(self, batch: Batch) -> Tensor:
-        """Embeddings of the captions, cached where no text encoder trains; ``[B, L, D]``."""
+        """Embeddings of the captions, cached if no text encoder trains; ``[B, L, D]``."""
         if batch.embeddings is not None:
             return batch.embeddings
         with torch.set_grad_enabled(self._trains_text):
@@ -162,28 +162,28 @@ class DiffusionModule(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm over all trained parameters, and log what it was before."""
+        """Clip the gradient norm over all trained parameters, and log it before clipping."""
         parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
         largest = float("inf") if gradient_clip_val is None else gradient_clip_val
         norm = nn.utils.clip_grad_norm_(parameters, largest)
         self.log("train/grad_norm", norm)
 
     def on_fit_start(self) -> None:
-        """Dropout is on in the parts that train, off in the others."""
+        """Set training mode (dropout) in the parts that train, eval mode in the others."""
         for module in self.family.children():
             module.train(any(parameter.requires_grad for parameter in module.parameters()))
 
     def state_dict(  # type: ignore[override]
         self, *args: Any, **kwargs: Any
     ) -> dict[str, Tensor]:
-        """The trained weights only: a checkpoint never holds the base model."""
+        """The trained weights only: checkpoints do not contain the base model."""
         trained = self.all_trained_parameters()
         return {name: parameter.detach() for name, parameter in trained.items()}
 
     def load_state_dict(
         self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
     ) -> None:
-        """Put trained weights back; names and shapes must all match.
+        """Restore trained weights; names and shapes must all match.
 
         Raises:
             TrainingError: Listing what is missing, unexpected or of another shape.
@@ -199,19 +199,19 @@ class DiffusionModule(lightning.LightningModule):
             names = ", ".join(sorted(differing)[:5])
             raise TrainingError(
                 f"the checkpoint's weights do not fit this model: {len(differing)} differ "
-                f"({names}); resume with the settings that the run began with"
+                f"({names}); resume with the settings of the run's start"
             )
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(state_dict[name])
 
     def _note(self, loss: Tensor, batch: Batch) -> None:
-        """Log the loss, and stop if it is no number."""
+        """Log the loss, and stop if it is NaN or infinite."""
         self._require_finite(loss, batch)
         self.log("train/loss", self._over_processes(loss), batch_size=len(batch))
 
     def _over_processes(self, loss: Tensor) -> Tensor:
-        """The loss to show: the processes' mean at a point of the curve, where all wait once."""
+        """The logged loss: the mean over processes at points of the curve, where all wait once."""
         shown = loss.detach().clone()
         is_point = (self.global_step + 1) % self.check_every_n_steps == 0
         if is_point and torch.distributed.is_initialized():
@@ -219,10 +219,10 @@ class DiffusionModule(lightning.LightningModule):
         return shown
 
     def _require_finite(self, loss: Tensor, batch: Batch) -> None:
-        """Stop at the first loss that is no number; on a GPU look only when a curve is written.
+        """Stop at a loss that is NaN or infinite; on a GPU check only at points of the curve.
 
-        Looking at every step would make the processor wait for the GPU. A late look is safe, since
-        no checkpoint is written before one (``Checkpoints`` looks too).
+        A check at every step would make the processor wait for the GPU. A late check is safe, since
+        no checkpoint is written before one (``Checkpoints`` checks too).
         """
         if loss.device.type != "cpu" and self.global_step % self.check_every_n_steps:
             return

@@ -73,21 +73,21 @@ PACKAGES = {
     "lion": "pytorch-optimizer",
     "came": "pytorch-optimizer",
 }
-"""What to install for the optimizers that torch does not have."""
+"""Packages of the optimizers that torch does not have."""
 
 ONE_RATE = ("prodigy",)
 """Optimizers that refuse parameter groups of different learning rates."""
 
 FINDS_ITS_STEP = ("prodigy",)
-"""Optimizers whose rate is a factor on a step size that they find; 1 is usual."""
+"""Optimizers that find the step size themselves, with the rate as a factor; 1 is usual."""
 
 CUDA_ONLY = ("paged_adamw8bit",)
-"""Optimizers that elsewhere would silently be another one: bitsandbytes pages on CUDA alone."""
+"""Optimizers for CUDA only: elsewhere bitsandbytes silently does not page."""
 
 COSINE_ANNEALING = "cosine_annealing"
 
 FLAT_SCHEDULES = ("constant", "constant_with_warmup")
-"""Schedules for an optimizer that needs none: at most a warm-up."""
+"""Schedules for a schedule-free optimizer: at most a warm-up."""
 
 SCHEDULES = (
     *FLAT_SCHEDULES,
@@ -97,8 +97,8 @@ SCHEDULES = (
     "polynomial",
     COSINE_ANNEALING,
 )
-"""diffusers' learning-rate schedules, each taking of warm-up, length and cycles what it knows, and
-torch's cosine down to a least rate."""
+"""diffusers' learning-rate schedules, each with the arguments that it takes (warm-up, length,
+cycles), and torch's cosine annealing."""
 
 
 def optimizer_factory(name: str) -> Callable[..., Optimizer]:
@@ -120,7 +120,7 @@ def optimizer_factory(name: str) -> Callable[..., Optimizer]:
 
 
 def averages_itself(factory: Callable[..., Optimizer]) -> bool:
-    """Whether it keeps an average of the weights, and swaps it in by ``eval`` and out by ``train``.
+    """Whether an optimizer averages the weights itself, switched by ``eval`` and ``train``.
 
     Such are the schedule-free optimizers (Defazio et al. 2024, arXiv:2405.15682).
     """
@@ -135,7 +135,7 @@ def build_optimizer(
     Args:
         name: One of ``OPTIMIZERS`` or an installed entry point.
         groups: Parameter groups, each ``{"params", "lr", "name"}``.
-        options: Further arguments of the optimizer's own.
+        options: Further arguments of the optimizer.
     """
     factory = optimizer_factory(name)
     check_options("optim.options", factory, options)
@@ -149,11 +149,11 @@ def fused_where_faster(
     *,
     scales_loss: bool,
 ) -> dict[str, Any]:
-    """The options, with torch's fused kernel for AdamW on a CUDA GPU unless they say otherwise.
+    """The options, with torch's fused AdamW kernel on a CUDA GPU unless they decide it.
 
     On a CPU it stays off: the kernel rounds differently, and runs there are the same everywhere.
-    With a scaled loss it stays off too, since it would take the scale out of the gradients itself,
-    after they were clipped.
+    With a scaled loss it stays off too, since it would unscale the gradients itself, after they
+    were clipped.
 
     Args:
         name: Name of the optimizer.
@@ -182,13 +182,13 @@ def build_schedule(
 
     Args:
         name: One of ``SCHEDULES``.
-        optimizer: What it drives.
+        optimizer: The optimizer.
         warmup_steps: Optimizer steps of linear warm-up.
         num_steps: Optimizer steps of the whole run.
         num_cycles: How often ``cosine_with_restarts`` starts again at the full rate.
         eta_min: Rate at which ``cosine_annealing`` ends, one for all parameter groups.
-        steps_per_epoch: ``cosine_annealing`` sets the rate anew every so many steps; ``None``:
-            at every step.
+        steps_per_epoch: Interval at which ``cosine_annealing`` updates the rate; ``None``: every
+            step.
     """
     from diffusers.optimization import get_scheduler
 
@@ -221,8 +221,8 @@ def _annealing(
     """Factor of the rate at a step: warm-up, then half a cosine from 1 to ``eta_min``.
 
     SGDR's equation 5 (Loshchilov and Hutter 2017, arXiv:1608.03983), as torch's
-    ``CosineAnnealingLR``. That class is not used itself: its state holds the run's length, so a run
-    that is resumed to go on for longer would rise again; and it knows no warm-up.
+    ``CosineAnnealingLR``. That class is not used itself: its state holds the run's length, so the
+    rate of a run that is resumed with more steps would rise again; and it has no warm-up.
     """
 
     def factor(step: int) -> float:

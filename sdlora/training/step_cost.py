@@ -1,4 +1,4 @@
-"""What a training step takes of memory and arithmetic, known before one, without computing it."""
+"""Estimate of the memory and arithmetic of a training step, without computing one."""
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -19,12 +19,12 @@ from sdlora.training.module import DiffusionModule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchShape:
-    """What a step's cost depends on, of its batch.
+    """The properties of a batch that a step's cost depends on.
 
     Attributes:
-        num_pictures: In one batch of one device.
+        num_pictures: Pictures in one batch of one device.
         size: Width and height of the training pictures, in pixels; the largest bucket's.
-        has_latents: Whether pictures come encoded.
+        has_latents: Whether latents are cached.
         embeddings: Shape of one prompt's cached embeddings; ``None``: prompts are encoded.
     """
 
@@ -36,13 +36,13 @@ class BatchShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCost:
-    """Bytes on the training device while a step is at its peak, and arithmetic.
+    """Bytes on the training device at the peak of a step, and its arithmetic.
 
     Attributes:
-        weights: Bytes of everything the model holds, trained or not.
-        states: Bytes of the optimizer, and of an average of the weights.
+        weights: Bytes of all weights of the model, trained or not.
+        states: Bytes of the optimizer state, and of an average of the weights.
         gradients: Bytes of the trained weights' gradients.
-        activations: Bytes that forward and backward pass hold beside these.
+        activations: Further bytes of forward and backward pass.
         forward_flops: Floating point operations of the forward pass, by torch's counter: those of
             matrix products, convolutions and attention.
     """
@@ -55,12 +55,12 @@ class StepCost:
 
     @property
     def new(self) -> int:
-        """What the first step takes of the memory that is free before it."""
+        """Bytes that the first step allocates."""
         return self.states + self.gradients + self.activations
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """All bytes."""
         return self.weights + self.new
 
 
@@ -76,12 +76,12 @@ def step_cost(
     Args:
         module: On the device that it trains on.
         shape: Of the batch.
-        precision: In which the step computes: Lightning's context, or ``nullcontext()``.
+        precision: Precision context of the step: Lightning's, or ``nullcontext()``.
         make_optimizer: One trained parameter -> its optimizer.
         has_average: Whether an average of the trained weights is kept beside them.
 
     Raises:
-        RuntimeError: If the model's code asks for values, which are not computed.
+        RuntimeError: If the model's code reads values, which are not computed.
     """
     trained = list(module.all_trained_parameters().values())
     gradients = held_bytes(trained)
@@ -97,12 +97,12 @@ def step_cost(
 
 
 def held_bytes(tensors: Iterable[Tensor]) -> int:
-    """Of tensors, each counted once where several names share one."""
+    """Bytes of tensors, each counted once if several names share it."""
     return sum(t.nbytes for t in {id(t): t for t in tensors}.values())
 
 
 def tensors(parts: Iterable[nn.Module]) -> Iterator[Tensor]:
-    """Parameters and buffers of all."""
+    """Parameters and buffers of all parts."""
     for part in parts:
         yield from part.parameters()
         yield from part.buffers()
@@ -111,7 +111,7 @@ def tensors(parts: Iterable[nn.Module]) -> Iterator[Tensor]:
 def state_bytes(
     trained: Iterable[nn.Parameter], make_optimizer: Callable[[nn.Parameter], Optimizer]
 ) -> int:
-    """What an optimizer keeps of these parameters, measured by a step on one of each shape."""
+    """Bytes of an optimizer's state, measured by a step on one parameter of each shape."""
     each: dict[torch.Size, int] = {}
     total = 0
     for parameter in trained:
@@ -129,12 +129,12 @@ def state_bytes(
 def activations_and_flops(
     module: DiffusionModule, shape: BatchShape, precision: AbstractContextManager[Any]
 ) -> tuple[int, int]:
-    """Most bytes at once of what a step makes, and the operations of its forward pass.
+    """Peak bytes of a step's activations, and the operations of its forward pass.
 
     Gradients of trained weights are not counted among the bytes. The model's own code runs on fake
     tensors, which have shapes, dtypes and lifetimes but no content. Without gradient checkpointing
-    the peak is at the end of the forward pass, and the other one is left out, since fake tensors
-    are slow; with it the backward pass holds more.
+    the peak is at the end of the forward pass, and the backward pass is skipped, since fake tensors
+    are slow; with it the backward pass has the peak.
     """
     trained = list(module.all_trained_parameters().values())
     modes = [(each, each.training) for each in module.modules()]
@@ -164,7 +164,7 @@ def recomputes(module: DiffusionModule) -> bool:
 
 
 def step_loss(module: DiffusionModule, shape: BatchShape) -> Tensor:
-    """The mathematics of ``DiffusionModule.training_step``, on empty tensors of its shapes."""
+    """The loss of ``DiffusionModule.training_step``, on empty tensors of its shapes."""
     family, objective = module.family, module.objective
     device = next(family.denoiser.parameters()).device
     width, height = shape.size
@@ -190,10 +190,10 @@ def step_loss(module: DiffusionModule, shape: BatchShape) -> Tensor:
 
 
 class _Live(TorchDispatchMode):
-    """Counts the bytes of storages that operations make, while they live.
+    """Counts the bytes of storages that operations allocate, while they live.
 
     Args:
-        there: Tensors that are there before.
+        there: Tensors that exist before.
     """
 
     def __init__(self, there: Iterable[Tensor]) -> None:

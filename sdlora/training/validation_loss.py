@@ -1,4 +1,4 @@
-"""Validation loss: the objective on fixed pictures, noise and timesteps, by noise level."""
+"""Validation loss: squared error on fixed pictures, noise and timesteps, by noise level."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from sdlora.models.family import Family
 from sdlora.runtime.randomness import normal, uniform
 
 NUM_BINS = 4
-"""The timesteps are cut into so many ranges of one length; the first has the least noise."""
+"""Number of equal ranges of timesteps; the first has the least noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class FixedSet:
 
     Attributes:
         moments: Posterior mean and log-variance of each picture, ``[2C, h, w]``; shapes may differ.
-        token_ids: Of each caption, ``[n, L]``, int64.
+        token_ids: Token ids of each caption, ``[n, L]``, int64.
         sizes: Of each picture and its cut, as :class:`sdlora.data.batches.dataset.Batch` has them.
     """
 
@@ -31,20 +31,20 @@ class FixedSet:
 
 
 class ValidationLoss:
-    """Measures how well noise is removed from pictures that training does not see.
+    """Measures the loss on held-out pictures and on training pictures.
 
     Each picture is noised once in each quarter of the timesteps, always with the same noise, so
-    that two states of a model differ by what they learnt alone. The mean of the posterior stands
-    for the picture. Whatever training does, timesteps are uniform, noise is plain, errors are
-    squared and no weight is applied: numbers compare between runs of one prediction type and noise
+    that two states of a model differ only by what they learnt. The latents are the mean of the
+    posterior. Whatever training does, timesteps are uniform, noise is plain, errors are squared and
+    no weight is applied: numbers are comparable between runs of one prediction type and noise
     schedule.
 
     Args:
-        family: The model, with whatever adapter it carries.
+        family: The model, with its adapter if it has one.
         objective: Noise schedule and target.
-        held_out: Pictures that are not trained on.
-        training: As many that are.
-        seed: Of noise and timesteps.
+        held_out: Held-out pictures.
+        training: As many training pictures.
+        seed: Seed of noise and timesteps.
         precision: Compute dtype.
     """
 
@@ -66,7 +66,7 @@ class ValidationLoss:
         self._precision = precision
 
     def compute(self) -> dict[str, float]:
-        """The losses as they are now; nothing of the training's random state is moved.
+        """The losses of the current weights; the training's random state is not changed.
 
         Returns:
             ``val/loss`` (mean over all), ``val/loss_q1`` to ``val/loss_q4`` (by quarter of the
@@ -104,8 +104,8 @@ class ValidationLoss:
         z_0 = z_0.expand(NUM_BINS, -1, -1, -1)
         eps = normal(z_0.shape[1:], self._seed, "val/noise", index).to(moments.device)
         prompt = self._family.encode_prompts(token_ids).expand(NUM_BINS, -1, -1)
-        told = sizes.expand(NUM_BINS, -1)
-        prediction = self._family.denoise(noise.add(z_0, eps, t), t, prompt, told)
+        repeated = sizes.expand(NUM_BINS, -1)
+        prediction = self._family.denoise(noise.add(z_0, eps, t), t, prompt, repeated)
         return per_sample_error(prediction, self._objective.target(z_0, eps, t))
 
 

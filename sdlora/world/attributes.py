@@ -1,4 +1,4 @@
-"""The attribute classifier of the drawn world: which scene does a picture show?"""
+"""The attribute classifier of the drawn world, which reads the scene of a picture."""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ class AttributeClassifier(Shipped):
 
     Args:
         width: Channels of the first convolution.
-        num_features: Of the vector before the heads.
+        num_features: Length of the vector before the heads.
     """
 
     def __init__(self, width: int = 24, num_features: int = 192) -> None:

@@ -1,4 +1,4 @@
-"""What portraits are drawn on: a picture in units of a 64-pixel one, and the pen that marks it."""
+"""The canvas of portraits, in units of a 64-pixel picture, and its pens."""
 
 from typing import Protocol
 
@@ -13,7 +13,7 @@ _ANGLES = np.linspace(0, 2 * np.pi, 36, endpoint=False)
 
 
 def mix(a: Colour, b: Colour, amount: float) -> Colour:
-    """The colour that lies ``amount`` of the way from ``a`` to ``b``."""
+    """The colour at the share ``amount`` of the way from ``a`` to ``b``."""
     r, g, b_ = (round(x + (y - x) * amount) for x, y in zip(a, b, strict=True))
     return r, g, b_
 
@@ -34,29 +34,29 @@ def oval(x: float, y: float, rx: float, ry: float) -> np.ndarray:
 
 
 class Pen(Protocol):
-    """How marks get onto a picture; points are in its pixels, x and y in turn."""
+    """The protocol of pens; points are in pixels, x and y in turn."""
 
     def ground(self, side_px: int, colour: Colour) -> Image.Image:
         """An empty RGB picture with a background."""
         ...
 
     def fill(self, image: Image.Image, corners: list[float], colour: Colour) -> None:
-        """Mark the inside of a polygon."""
+        """Fill a polygon."""
         ...
 
     def line(
         self, image: Image.Image, points: list[float], colour: Colour, width_px: float
     ) -> None:
-        """Mark a line."""
+        """Draw a line."""
         ...
 
     def shade(self, image: Image.Image, mask: Image.Image, colour: Colour) -> None:
-        """Mark softly, as strongly (0-255) as a smaller ``mask`` says."""
+        """Shade softly, with the strength (0-255) of a smaller ``mask``."""
         ...
 
 
 class Brush:
-    """Plain colours, as they are named, and soft shades."""
+    """A pen of plain colours and soft shades."""
 
     def ground(self, side_px: int, colour: Colour) -> Image.Image:
         """One colour."""

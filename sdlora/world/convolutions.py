@@ -1,4 +1,4 @@
-"""A small stack of convolutions with its files: what the face and attribute nets stand on."""
+"""The small convolutional network of the face and attribute nets, and its files."""
 
 import json
 from pathlib import Path
@@ -15,10 +15,10 @@ SIZE_PX = 64
 
 
 class Convolutions(nn.Module):
-    """Pictures to feature vectors that keep, coarsely, what was where.
+    """Pictures to feature vectors with coarse positions.
 
     Args:
-        width: Channels at 32x32; twice and four times as many further on.
+        width: Channels at 32x32; twice and four times as many in later layers.
         num_features: Length of a vector.
     """
 
@@ -44,9 +44,9 @@ class Convolutions(nn.Module):
 
 
 class Shipped(nn.Module):
-    """A net that is kept as ``config.json`` and ``model.safetensors`` in half precision.
+    """A net that is stored as ``config.json`` and ``model.safetensors`` in half precision.
 
-    A subclass is built from what its :attr:`settings` hold.
+    A subclass is built from its :attr:`settings`.
     """
 
     settings: dict[str, int]
@@ -64,7 +64,7 @@ class Shipped(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> Self:
-        """Read a net that :meth:`save_pretrained` wrote; float32, ready to measure.
+        """Read a net that :meth:`save_pretrained` wrote; float32, in eval mode.
 
         Raises:
             FileNotFoundError: If ``folder`` lacks one of the two files.
@@ -78,5 +78,5 @@ class Shipped(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device

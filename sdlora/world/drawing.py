@@ -1,4 +1,4 @@
-"""Draws one identity in one scene with Pillow: large polygons, soft shading, then reduced."""
+"""Drawing of one identity in one scene with Pillow: large polygons, soft shading, then reduced."""
 
 import numpy as np
 from PIL import Image
@@ -33,13 +33,13 @@ def draw(identity: Identity, scene: Scene, size: int = 64, pen: Pen | None = Non
     """Draw a head-and-shoulders portrait.
 
     Args:
-        identity: Whose face.
-        scene: In which hair, clothes, place and pose.
-        size: Edge of the square picture in pixels; it is drawn larger and reduced.
-        pen: How it is drawn; None: in plain colours.
+        identity: The face.
+        scene: Hair, clothes, background and pose.
+        size: Side of the square picture in pixels; it is drawn larger and reduced.
+        pen: The pen; None: plain colours.
 
     Returns:
-        An RGB picture, ``size`` by ``size``; the same for the same arguments.
+        An RGB picture, ``size`` by ``size``, deterministic.
     """
     canvas = Canvas(scene, max(256, 2 * size), pen or Brush())
     hair_colour = HAIR_COLOURS[scene.hair_colour]

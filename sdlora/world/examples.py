@@ -1,4 +1,4 @@
-"""``python -m sdlora.world.examples``: draws the folders and prompts under examples/."""
+"""``python -m sdlora.world.examples``: drawing of the folders and prompts of examples/."""
 
 import argparse
 from pathlib import Path
@@ -37,7 +37,7 @@ def _write_portraits(folder: Path, seeds: list[int]) -> None:
 
 
 def _write_ink(folder: Path, seeds: list[int]) -> None:
-    """As many people as pictures, so that they have nothing in common but the pen."""
+    """As many people as pictures, so that only the pen is common to them."""
     for number, seed in enumerate(seeds, start=1):
         image = draw(random_identity(seed), random_scene(seed), pen=InkPen())
         with atomic_path(folder / f"ink_{number:02d}.png") as temporary:
@@ -45,7 +45,7 @@ def _write_ink(folder: Path, seeds: list[int]) -> None:
 
 
 def write_examples(folder: Path) -> None:
-    """Draw one person whom no training has seen, a style, and say what to draw of either.
+    """Draw one person outside all training seeds and a style, and write prompts for both.
 
     Args:
         folder: Gets ``portraits/`` (24 pictures with captions), ``portraits/held_out/`` (12

@@ -1,4 +1,4 @@
-"""The face embedder of the drawn world: who is in a picture, and is there a face at all?"""
+"""The face embedder of the drawn world: identity vectors and face probability."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ from sdlora.world.convolutions import Convolutions, Shipped
 
 
 class FaceEmbeddings(NamedTuple):
-    """What the embedder says of a batch.
+    """The embedder's output for a batch.
 
     Attributes:
-        vectors: One direction a picture, ``[B, 128]``, unit length; near each other for one person.
-        face_probability: That the picture shows a face, ``[B]``, 0 to 1.
+        vectors: One unit vector for each picture, ``[B, 128]``; near each other for one person.
+        face_probability: Probability of a face, ``[B]``, 0 to 1.
     """
 
     vectors: Tensor
@@ -25,8 +25,8 @@ class FaceEmbedder(Shipped):
 
     Args:
         width: Channels of the first convolution.
-        num_features: Of the vector before the two heads.
-        num_dimensions: Of an identity vector.
+        num_features: Length of the vector before the two heads.
+        num_dimensions: Length of an identity vector.
     """
 
     def __init__(self, width: int = 32, num_features: int = 256, num_dimensions: int = 128) -> None:

@@ -1,4 +1,4 @@
-"""Draws what is on the head: hair behind and before the face, and the hat."""
+"""Drawing of hair (behind and in front of the face) and hat."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from sdlora.world.scenes import CLOTH_COLOURS, Colour, Identity, Scene
 
 
 def back_hair(canvas: Canvas, face: Identity, scene: Scene, colour: Colour) -> None:
-    """What is seen of the hair behind the head."""
+    """Draw the hair behind the head."""
     w, h, top = face.face_width, face.face_height, CENTRE_Y
     shade = darker(colour, 0.22)
     if scene.hair_style in ("long", "ponytail"):
@@ -57,7 +57,7 @@ def _hairline(style: str, w: float, y: float) -> list[list[float]]:
 
 
 def front_hair(canvas: Canvas, face: Identity, scene: Scene, colour: Colour) -> None:
-    """The hair that frames the face, down to the hairline."""
+    """Draw the hair that frames the face, down to the hairline."""
     w, h = face.face_width, face.face_height
     y = CENTRE_Y - 0.5 * h
     outer = oval(CENTRE_X, CENTRE_Y - 2.2, w + 1.5, h + 1.0)[18:]
@@ -81,7 +81,7 @@ def front_hair(canvas: Canvas, face: Identity, scene: Scene, colour: Colour) -> 
 
 
 def hat(canvas: Canvas, face: Identity, scene: Scene) -> None:
-    """The hat, if there is one."""
+    """Draw the hat, if there is one."""
     if scene.hat is None:
         return
     colour = CLOTH_COLOURS[scene.hat]

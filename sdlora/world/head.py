@@ -1,4 +1,4 @@
-"""Draws the head: its outline, shading and features, with the beard, and glasses."""
+"""Drawing of the head: outline, shading, features, beard and glasses."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def _face_outline(face: Identity, kind: str, grow: float = 0.0) -> np.ndarray:
 
 
 def head(canvas: Canvas, face: Identity, scene: Scene) -> None:
-    """Ears and face."""
+    """Draw ears and face."""
     skin, size = face.skin, face.ear_size
     for side in (-1, 1):
         ear = CENTRE_X + side * (face.face_width + 0.3 * size)
@@ -30,7 +30,7 @@ def head(canvas: Canvas, face: Identity, scene: Scene) -> None:
 
 
 def shading(canvas: Canvas, face: Identity) -> None:
-    """Darker sockets and nose, lighter cheeks and forehead: what a face detector looks for."""
+    """Draw darker sockets and nose, lighter cheeks and forehead, which face detectors need."""
     x, y, w, h = CENTRE_X, CENTRE_Y, face.face_width, face.face_height
     eyes = y - 0.4
     dark = [(oval(x + side * face.eye_spacing, eyes - 0.8, 5.0, 3.2), 200) for side in (-1, 1)]
@@ -108,7 +108,7 @@ def _beard(canvas: Canvas, face: Identity, scene: Scene) -> None:
 
 
 def features(canvas: Canvas, face: Identity, scene: Scene) -> None:
-    """Nose, beard, mouth, eyes and marks of the skin."""
+    """Draw nose, beard, mouth, eyes and skin marks."""
     x, y = CENTRE_X, CENTRE_Y
     tip, wide = y - 0.4 + face.nose_length, face.nose_width
     nose = [
@@ -133,7 +133,7 @@ def features(canvas: Canvas, face: Identity, scene: Scene) -> None:
 
 
 def glasses(canvas: Canvas, face: Identity) -> None:
-    """Round rims with a bridge and arms."""
+    """Draw round rims with a bridge and arms."""
     y = CENTRE_Y - 1.3
     r = min(5.0, face.eye_spacing - 0.9)
     for side in (-1, 1):

@@ -1,4 +1,4 @@
-"""Another pen for the drawn world: flat colours of a small palette, outlines, hatched ground."""
+"""The ink pen of the drawn world: flat colours of a small palette, outlines, hatched ground."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -21,7 +21,7 @@ PALETTE: tuple[Colour, ...] = (
     (128, 60, 160),  # purple
     (244, 150, 186),  # pink
 )
-"""All colours that the pen has: a hue for each word of a caption, and no shades of it."""
+"""All colours of the pen: one for each colour word of captions."""
 
 # In units of a 64-pixel picture. Finer hatching would be lost in the embedded base's autoencoder,
 # whose latents are 4 pixels wide.
@@ -36,7 +36,7 @@ def nearest(colour: Colour) -> Colour:
 
 
 class InkPen:
-    """Draws with a broad nib; it has no soft shades."""
+    """A pen with a broad nib and without soft shades."""
 
     def ground(self, side_px: int, colour: Colour) -> Image.Image:
         """The nearest colour, under diagonal lines: ink where (x + y) mod spacing < hatch."""
@@ -55,9 +55,9 @@ class InkPen:
     def line(
         self, image: Image.Image, points: list[float], colour: Colour, width_px: float
     ) -> None:
-        """Ink, whatever the colour."""
+        """Draw in ink, whatever the colour."""
         pen = ImageDraw.Draw(image)
         pen.line(points, fill=INK, width=max(1, round(width_px)), joint="curve")
 
     def shade(self, image: Image.Image, mask: Image.Image, colour: Colour) -> None:
-        """Left out."""
+        """Draw nothing: ink has no shades."""

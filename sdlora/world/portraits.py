@@ -1,4 +1,4 @@
-"""The drawn world's front door: portraits with captions, each a function of its seeds."""
+"""Captioned portraits of the drawn world, each a function of its seeds."""
 
 from dataclasses import dataclass
 
@@ -37,7 +37,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Portrait:
-    """A picture, the caption that belongs to it, and what both were made of."""
+    """A picture with its caption, identity and scene."""
 
     image: Image.Image
     caption: str
@@ -46,13 +46,13 @@ class Portrait:
 
 
 def portrait(seed: int, identity_seed: int | None = None, size: int = 64) -> Portrait:
-    """Draw a captioned portrait, the same for the same arguments.
+    """Draw a captioned portrait, deterministic.
 
     Args:
-        seed: Chooses scene and wording, and the identity too where ``identity_seed`` is None.
-            Take it from ``TRAIN_SEEDS`` to train, from ``HELD_OUT_SEEDS`` to measure.
+        seed: Chooses scene and wording, and the identity too if ``identity_seed`` is None.
+            Use ``TRAIN_SEEDS`` for training, ``HELD_OUT_SEEDS`` for measurements.
         identity_seed: Fixes the person while ``seed`` varies the scene.
-        size: Edge of the picture in pixels.
+        size: Side of the picture in pixels.
     """
     identity_seed = seed if identity_seed is None else identity_seed
     scene = random_scene(seed)

@@ -1,4 +1,4 @@
-"""Who and what is drawn: identities, scenes, and the captions that name a scene."""
+"""Identities, scenes, and the captions that describe a scene."""
 
 import re
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ import numpy as np
 Colour = tuple[int, int, int]
 
 TRAIN_SEEDS = range(0, 1_000_000)
-"""Seeds that any training may use, for identities and scenes alike."""
+"""Seeds of identities and scenes for training."""
 HELD_OUT_SEEDS = range(1_000_000, 2_000_000)
-"""Seeds that only measurements use."""
+"""Seeds for measurements only."""
 EXAMPLE_IDENTITY_SEED = 3_000_020
-"""The identity of ``examples/portraits``: outside both ranges, so that no training has seen it."""
+"""The identity of ``examples/portraits``: outside both ranges, so that no training includes it."""
 
 HAIR_COLOURS: dict[str, Colour] = {
     "black": (28, 26, 32),
@@ -75,7 +75,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """All that may change from one picture of a person to the next; most of it is captioned."""
+    """Everything that varies between pictures of a person; most of it is captioned."""
 
     kind: str
     hair_colour: str
@@ -130,7 +130,7 @@ def _colour(values: np.ndarray) -> Colour:
 
 
 def random_identity(seed: int) -> Identity:
-    """Draw a face at random, the same for the same ``seed``."""
+    """Draw a random face, a function of ``seed``."""
     rng = np.random.default_rng([1, seed])
     tone = rng.uniform(0, len(_SKINS) - 1)
     low = min(int(tone), len(_SKINS) - 2)
@@ -165,7 +165,7 @@ def random_identity(seed: int) -> Identity:
 
 
 def random_scene(seed: int) -> Scene:
-    """Draw a scene at random, the same for the same ``seed``; its attributes can all be seen."""
+    """Draw a random scene, a function of ``seed``; all its attributes are visible."""
     rng = np.random.default_rng([2, seed])
     kind = str(rng.choice(["man", "woman"]))
     style = str(rng.choice(HAIR_STYLES[kind]))
@@ -219,10 +219,10 @@ def _listing(parts: list[str]) -> str:
 
 
 def caption(scene: Scene, seed: int) -> str:
-    """Say what is seen: kind, hair, shirt, background, and hat, glasses, beard, smile if present.
+    """Describe a scene: kind, hair, shirt, background, and hat, glasses, beard, smile if present.
 
     Args:
-        scene: What to name.
+        scene: The scene.
         seed: Chooses the wording.
     """
     rng = np.random.default_rng([3, seed])
@@ -263,13 +263,13 @@ def _named_colour(text: str, noun: str, colours: tuple[str, ...]) -> str | None:
 
 
 def attributes_named(caption: str) -> dict[str, str]:
-    """Read a caption back into the attributes that it names, as ``Scene.attributes`` does.
+    """Parse a caption into attributes, as in ``Scene.attributes``.
 
     Args:
-        caption: A text of :func:`caption` or one in its manner.
+        caption: A text of :func:`caption` or of similar form.
 
     Returns:
-        Attribute name to value name; an attribute that the caption does not speak of is left out.
+        Attribute name to value name; attributes that the caption does not mention are left out.
     """
     text = caption.lower()
     named: dict[str, str | None] = {}

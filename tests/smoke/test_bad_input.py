@@ -63,7 +63,7 @@ NAMES = [
     ("+optim.options.lrr=1", "optim.options.lrr=1: unknown; choices: amsgrad, betas, "),
     ("optim.options.ep=1e-6", "optim.options.ep=1e-06: unknown; did you mean eps?"),
     ("optim.options.betas=3", "optim.options={'weight_decay': 0.01, 'betas': 3}: adamw does not "),
-    ("optim.options.weight_decay=-1", "optim.options={'weight_decay': -1}: adamw does not take "),
+    ("optim.options.weight_decay=-1", "optim.options={'weight_decay': -1}: adamw does not accept "),
     ("trainer.precision=bf17", "trainer.precision=bf17: unknown; did you mean bf16? choices: fp32"),
     ("scheduler.name=cosin", "scheduler.name=cosin: unknown; did you mean cosine?"),
     ("sampling.sampler=ddimm", "sampling.sampler=ddimm: unknown; did you mean 'ddim'?"),
@@ -154,4 +154,4 @@ def test_a_used_run_folder_is_not_written_over(
     told = message_of(
         f"model.path={garbage_base}", f"data.root={pictures}", f"hydra.run.dir={tmp_path}"
     )
-    assert told.startswith(f"run_dir={tmp_path}: holds a run already; go on with it by resume=")
+    assert told.startswith(f"run_dir={tmp_path}: holds a run already; continue it with resume=")

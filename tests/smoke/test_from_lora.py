@@ -101,16 +101,16 @@ def test_what_is_no_repeat_stops(
         told = message_of(f"from_lora={file}", run)
     finally:
         picture.write_text(text, "utf-8")  # the other tests repeat the run on it
-    assert "data is not what it was trained on (SHA-256 differs), so this is no repeat" in told
+    assert "data differs from that of the training (SHA-256), so this would be no repeat" in told
 
     moved = with_header(file, tmp_path / "moved.safetensors", config={"data": {"root": "nowhere"}})
     told = message_of(f"from_lora={moved}", run)
     assert "data.root=nowhere: named by" in told
-    assert told.endswith("but not here; give the place on this machine with data.root=...")
+    assert told.endswith("but not found; give the path on this machine with data.root=...")
 
     newer = with_header(file, tmp_path / "newer.safetensors", config={"lora": {"magic": 1}})
     told = message_of(f"from_lora={newer}", run)
-    assert "whose config has keys that this one has not: lora.magic" in told
+    assert "whose config has keys that are unknown here: lora.magic" in told
 
     theirs = tmp_path / "theirs.safetensors"
     save_file(load_file(file), theirs, {"ss_network_dim": "3"})

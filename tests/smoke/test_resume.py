@@ -140,7 +140,7 @@ def test_stopped_and_resumed_ends_as_if_never_stopped(
     if goes_on_from is None:
         assert "no whole checkpoint yet; starting from step 0" in told
     else:
-        assert f"going on from {goes_on_from} of {LAST}" in told
+        assert f"continuing from {goes_on_from} of {LAST}" in told
     assert not list(tmp_path.rglob(".writing-*"))
     assert_same_end(tmp_path, whole)
     assert_metrics_are_whole(tmp_path)
@@ -165,8 +165,8 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
 
     train_here(f"resume={folder}")
     told = capsys.readouterr().out
-    assert f"passed over {newest.parent}: trainer.ckpt is not what was written" in told
-    assert "going on from step 4" in told
+    assert f"skipped {newest.parent}: trainer.ckpt is not what was written" in told
+    assert "continuing from step 4" in told
     assert_same_end(folder, whole)
 
 
@@ -181,7 +181,7 @@ def test_a_finished_run_says_so_and_a_longer_one_goes_on(
     assert {path: path.stat().st_mtime_ns for path in (folder / "lora").rglob("*")} == before
 
     train_here(f"resume={folder}", f"trainer.max_steps={LAST + 1}")
-    assert f"going on from step {LAST} of {LAST + 1}" in capsys.readouterr().out
+    assert f"continuing from step {LAST} of {LAST + 1}" in capsys.readouterr().out
     assert checkpoint(folder, LAST + 1)["global_step"] == LAST + 1
 
 
@@ -192,7 +192,7 @@ def test_what_cannot_change_is_named(
     garbage_base: Path,
     tmp_path: Path,
 ) -> None:
-    begins = f"resume={whole}: cannot go on, since this changed:\n  "
+    begins = f"resume={whole}: cannot continue, since this changed:\n  "
     told = message_of(f"resume={whole}", "lora.r=4", "optim.unet_lr=1e-5")
     assert told.startswith(begins + "lora.r: was 8, now 4\n  optim.unet_lr: was 0.003, now 1e-05\n")
     told = message_of(f"resume={whole}", f"model.path={garbage_base}")

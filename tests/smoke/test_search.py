@@ -105,9 +105,9 @@ def test_a_trial_that_fails_is_marked_and_the_others_go_on(
     ("override", "message"),
     [
         ("sweep.objectives=[face]", "sweep.objectives=face: unknown; did you mean faceless? "),
-        ("sweep.objectives=[]", "sweep.objectives=[]: names the scores to go for"),
+        ("sweep.objectives=[]", "sweep.objectives=[]: lists the scores to optimize"),
         ("sweep.objectives=[kid]", "sweep.objectives=kid: is not measured; set evaluation.kid, or"),
-        ("sweep.num_trials=99", "sweep.max_jobs=50: 99 runs are asked for; set sweep.max_jobs=99"),
+        ("sweep.num_trials=99", "sweep.max_jobs=50: 99 runs are too many; set sweep.max_jobs=99"),
         ("lora.r=tag(log,interval(0,4))", "lora.r=tag(log,interval(0,4)): cannot be searched; "),
     ],
 )

@@ -123,7 +123,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_if_it_never_was(
     train_here(*command)
     assert written() == before
     told = capsys.readouterr().out
-    assert f"going on from step 1 of {STEPS}" in told
+    assert f"continuing from step 1 of {STEPS}" in told
     assert f"sweep {sweep}: 3 of 3 cells done" in told.replace("\n", "")
     train_here(*settings, "seed=3", f"hydra.run.dir={tmp_path}/alone")
     assert_same_weights(sweep / "seed=3", tmp_path / "alone")
@@ -156,7 +156,7 @@ def test_a_signal_ends_the_sweep_and_the_same_command_goes_on(
         assert state_of(tmp_path / "seed=1")["state"] == "running"
         assert not (tmp_path / "seed=2").exists()
     train_here(*command)
-    assert f"going on from step 2 of {STEPS}" in capsys.readouterr().out
+    assert f"continuing from step 2 of {STEPS}" in capsys.readouterr().out
     assert [state_of(tmp_path / f"seed={seed}")["state"] for seed in (1, 2)] == ["done", "done"]
 
 
@@ -208,7 +208,7 @@ def test_too_many_runs_ask_for_a_yes(message_of: Callable[..., str], tmp_path: P
     """The preset has 4 ranks at 2 rates; what is given goes before it, key by key."""
     grid = ("sweep=rank_lr", "seed=range(0,7)", "lora.r=1,2,3", "optim.unet_lr=1")
     told = message_of(*grid, "sweep.max_jobs=20", f"hydra.sweep.dir={tmp_path}/s")
-    remedy = "21 runs are asked for; set sweep.max_jobs=21 to start them all"
+    remedy = "21 runs are too many; set sweep.max_jobs=21 to start them all"
     assert told == f"sweep.max_jobs=20: {remedy}"
     assert not (tmp_path / "s").exists()
 
@@ -216,7 +216,7 @@ def test_too_many_runs_ask_for_a_yes(message_of: Callable[..., str], tmp_path: P
 def test_what_cannot_be_a_sweep_is_told(message_of: Callable[..., str], tmp_path: Path) -> None:
     folder = f"hydra.sweep.dir={tmp_path}/s"
     told = message_of("-m", "seed=1,2", "sweep.name=a/b", folder)
-    assert told.startswith("sweep.name=a/b: names a folder: 1 to 100 letters, digits or ")
+    assert told.startswith("sweep.name=a/b: is a folder name: 1 to 100 letters, digits or ")
     told = message_of("-m", "optim.unet_lr=interval(0,1)", folder)
     assert told == "optim.unet_lr=interval(0,1): a grid takes lists, ranges and globs only"
     told = message_of("-m", "lora=attention,atention", folder)
@@ -224,14 +224,14 @@ def test_what_cannot_be_a_sweep_is_told(message_of: Callable[..., str], tmp_path
     told = message_of("-m", "seed=range(5,0)", folder)
     assert told == "seed=range(5,0): has no values; give it at least one"
     told = message_of("-m", "seed=range(0,1000000)", folder)  # each is not parsed first
-    assert told.startswith("sweep.max_jobs=50: 1000000 runs are asked for; set ")
+    assert told.startswith("sweep.max_jobs=50: 1000000 runs are too many; set ")
     told = message_of("seed=1,2")
     assert told == "seed=1,2: holds several values; add -m to run once with each, or [] for a list"
     told = message_of("sweep=seeds", f"run_dir={tmp_path}")
     assert told.startswith(f"hydra.run.dir={tmp_path}: names the folder of one run; a sweep's is ")
     (tmp_path / "file").touch()
     told = message_of("-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}/file")
-    assert told.startswith(f"sweep.name={tmp_path}/file: cannot be written in (File exists); ")
+    assert told.startswith(f"sweep.name={tmp_path}/file: cannot be written to (File exists); ")
     with FileLock(tmp_path / ".lock"):
         told = message_of("-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}")
     assert told.startswith(f"sweep.name={tmp_path}: another process is training in it; wait for")

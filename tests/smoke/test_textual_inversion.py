@@ -99,7 +99,7 @@ def test_pivotal_tuning_writes_both_files(
     few = (*small, "evaluation=none", "resolution=32", f"run_dir={tmp_path / 'drawn'}")
     train_here(lora, base, *few, evaluate=True)
     told = " ".join(capsys.readouterr().out.split())
-    assert "is left out: a new word is known with run= only" in told
+    assert "is left out: new words are supported with run= only" in told
 
 
 def test_a_word_that_no_caption_holds_stops_the_run(

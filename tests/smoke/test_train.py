@@ -303,7 +303,7 @@ def test_class_pictures_are_drawn_and_train_along(
         "trainer.max_steps=2",
         f"hydra.run.dir={tmp_path}",
     )
-    assert "2 class pictures are drawn by the base into" in capsys.readouterr().out
+    assert "the base draws 2 class pictures into" in capsys.readouterr().out
     assert len(list((tmp_path / "class_pictures").glob("*.png"))) == 2
     sheet = json.loads((tmp_path / "dataset.json").read_text("utf-8"))
     kinds = [(item["caption"], item["loss_weight"], item["repeats"]) for item in sheet["pictures"]]
@@ -382,5 +382,5 @@ def test_every_sort_of_source_trains(
         "data.batch_size=2",
         f"hydra.run.dir={tmp_path}/hub",
     )
-    assert "the set is streamed; this tells of its first 5 rows" in capsys.readouterr().out
+    assert "the set is streamed; only its first 5 rows are checked" in capsys.readouterr().out
     assert (tmp_path / "hub" / "lora" / "pytorch_lora_weights.safetensors").is_file()

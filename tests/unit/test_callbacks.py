@@ -661,7 +661,7 @@ def test_a_run_stops_that_others_are_far_ahead_of(family: StableDiffusion, tmp_p
     run = trainer(tmp_path, 9, [evaluate])
     run.fit(module, datamodule=Stream())
     assert (run.global_step, asked) == (3, [(1, 0.9), (2, 0.4), (3, 0.5)])
-    assert evaluate.stop_reason == "other trials of the search had better scores by then"
+    assert evaluate.stop_reason == "other trials of the search had better scores by this step"
 
 
 @pytest.mark.parametrize(("saved", "steps"), [(3, 3), (2, 3), (4, 4)])
@@ -682,7 +682,7 @@ def test_a_run_that_was_killed_once_stopped_stops_there_again(
     path = step_folder(tmp_path / "checkpoints", saved) / "trainer.ckpt"
     run.fit(module, datamodule=Stream(), ckpt_path=str(path), weights_only=True)
     assert run.global_step == steps
-    assert evaluate.stop_reason == "other trials of the search had better scores by then"
+    assert evaluate.stop_reason == "other trials of the search had better scores by this step"
 
 
 class Cramped(Drawer):
@@ -733,7 +733,7 @@ def test_no_memory_for_pictures_costs_them_and_nothing_of_the_training(
     warned = capsys.readouterr().out.splitlines()
     assert cramped.keys() == alone.keys()
     assert all(torch.equal(cramped[name], value) for name, value in alone.items())
-    words = "warning: step {}: no memory to draw even one picture beside the training; no pictures"
+    words = "warning: step {}: not enough memory to draw one picture during training; no pictures"
     assert all(
         line.startswith(words.format(step)) for step, line in zip((1, 3, 4), warned, strict=True)
     )

@@ -1,15 +1,21 @@
-"""What the docs refer to is there, and every key is told of."""
+"""What the docs refer to exists, and every key and every room is described."""
 
 import ast
 import importlib.util
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.places import REPOSITORY
+from tests.unit.test_imports import PACKAGE, ROOMS, ROOMS_OF_DATA
 
-PAGES = [*sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "README.md"]
+PAGES = [
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "sdlora/assets/README.md")),
+]
+ARCHITECTURE = (REPOSITORY / "docs/architecture.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -21,6 +27,33 @@ def test_tests_and_files_that_a_page_names_are_there(page: Path) -> None:
         assert not test or test in functions, f"{path}::{test}"
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (page.parent / target).exists(), target
+
+
+def names_in(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
+    """Top-level constants, functions, classes and their members, dotted."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield prefix + node.name
+            if isinstance(node, ast.ClassDef):
+                yield from names_in(node.body, f"{prefix}{node.name}.")
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (prefix + target.id for target in targets if isinstance(target, ast.Name))
+
+
+def test_every_function_of_the_walks_is_there() -> None:
+    found = re.findall(r"`([\w/]+\.py):([\w.]+)`", ARCHITECTURE)
+    assert len(found) > 40
+    for path, name in found:
+        tree = ast.parse((PACKAGE / path).read_text("utf-8"))
+        assert name in set(names_in(tree.body)), f"{path}:{name}"
+
+
+def test_the_map_has_every_room_in_its_order() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", ARCHITECTURE, re.MULTILINE)
+    assert tuple(room for room, _ in rows) == ROOMS
+    data = dict(rows)["data"]
+    assert tuple(re.findall(r"`(\w+)`", data)) == ROOMS_OF_DATA
 
 
 def test_every_cell_of_the_families_names_a_test() -> None:

@@ -342,7 +342,7 @@ def test_extract_says_what_it_lost(
     s = torch.linalg.svdvals(change.flatten(1).double()).square()
     shown = " ".join(capsys.readouterr().out.split())
     assert f"{float((s[2:].sum() / s.sum()).sqrt()):.2%} of the difference is missing" in shown
-    assert "1 weights differ that no LoRA holds" in shown
+    assert "1 weights that a LoRA cannot hold differ" in shown
     assert "conv_norm_out.weight" in shown
 
 
@@ -356,7 +356,7 @@ def test_what_cannot_be_done_is_one_message(
     out = tmp_path / "x.safetensors"
     resize = ("resize", file, "--out")
     for arguments, told in (
-        ((*resize, file, "--r", "2"), f"out={file}: is there already; choose another, or --overw"),
+        ((*resize, file, "--r", "2"), f"out={file}: exists already; choose another, or use --"),
         ((*resize, tmp_path / "x", "--r", "2"), "a kohya file ends with ."),
         ((*resize, out, "--r", "0"), "--r: 0: must be a whole number >= 1"),
         ((*resize, out, "--keep", "2"), "--keep: 2: must be in (0, 1], such as 0.9"),

@@ -1,4 +1,4 @@
-"""Checks of ``evaluate.py`` that need the libraries but no weight."""
+"""Checks of the config of ``evaluate.py`` that need libraries but no weight."""
 
 from transformers.utils import logging as transformers_logging
 
@@ -34,12 +34,12 @@ def check_evaluation(config: EvaluateConfig) -> None:
             adapter.is_file() or (adapter.parent / EMBEDDINGS).is_dir(),
             "run",
             config.run,
-            "holds no LoRA, as it trained all weights; its own report.html has their scores, and "
-            "images=FOLDER scores pictures",
+            "holds no LoRA, since it trained all weights; its own report.html has their scores, "
+            "and images=FOLDER scores pictures",
         )
     require(
         config.sampling.prompts is not None,
         "sampling.prompts",
         "null",
-        "name a text file with one prompt a line",
+        "name a text file with one prompt for each line",
     )

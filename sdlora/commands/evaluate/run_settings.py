@@ -1,4 +1,4 @@
-"""``evaluate.py run=FOLDER``: the run's own sampling and scores, under what is given now."""
+"""Settings of ``run=FOLDER``: the run's own sampling and scores, with overrides over them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from sdlora.runs.run_config import read_config
 
 
 def with_run_settings(composed: DictConfig, arguments: Sequence[str]) -> DictConfig:
-    """A run is drawn and scored as it was while it trained, save for what is given now.
+    """The config with the run's settings of sampling and scores, under the given overrides.
 
     Args:
         composed: The config of ``evaluate.py``.

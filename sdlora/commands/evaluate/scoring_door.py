@@ -1,4 +1,4 @@
-"""``sdlora evaluate``: config -> base and LoRA -> pictures -> scores -> report."""
+"""The command ``sdlora evaluate``: scores of a run, of LoRA files or of pictures."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from sdlora.config.evaluate import EvaluateConfig
 
 
 def evaluate(composed: DictConfig) -> None:
-    """Config -> base and LoRA -> pictures -> scores -> report."""
+    """Draw, score and report what the config names."""
     given = HydraConfig.get().overrides.task
     config = to_typed(with_run_settings(composed, given), EvaluateConfig)
 
@@ -33,7 +33,7 @@ def evaluate(composed: DictConfig) -> None:
 
 
 def write_again(sweep: Path) -> None:
-    """A sweep's folder -> its page and table, from what its cells hold now."""
+    """Write the page and the table of a sweep again."""
     from sdlora.reports.sweep_page import write_sweep_report
 
     print("Written:", *write_sweep_report(sweep))

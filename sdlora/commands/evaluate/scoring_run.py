@@ -1,4 +1,4 @@
-"""Scoring what a run made, any LoRA files, or pictures: all on the same prompts and noise."""
+"""An evaluation: drawing and scoring of base and LoRAs on the same prompts and noise."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,7 +60,7 @@ def evaluate(config: EvaluateConfig, folder: Path, progress: Progress) -> Path:
 
 
 def _say_left_out(what: Subject, training: KnownPictures, progress: Progress) -> None:
-    """Name training pictures that nothing is compared with; training would have named them."""
+    """Print the training pictures that cannot be read and so are not compared with."""
     if what.training is None or not training.images:
         return
     for finding in what.training.findings:
@@ -78,7 +78,7 @@ def _of_loras(
     training: KnownPictures,
     progress: Progress,
 ) -> dict[str, Evaluation]:
-    """The base, then each LoRA, all in the model that is loaded once."""
+    """Draw and score the base and each LoRA, in a model that is loaded once."""
     # merged weights are those of the base as it is
     base = replace(what.model, quantise=None) if config.merge else what.model
     family = base_model.load(base, None, config.precision, seed=0)
@@ -88,7 +88,7 @@ def _of_loras(
         for lora in what.loras:
             if (embeddings := embeddings_of(lora.path)) is not None:
                 progress.print(
-                    f"warning: {embeddings} is left out: a new word is known with run= only"
+                    f"warning: {embeddings} is left out: new words are supported with run= only"
                 )
     family.to(compute_device(config.accelerator))
     evaluator = Evaluator(
@@ -110,9 +110,9 @@ def _of_loras(
 
 
 def _as_trained(family: Family, run: Path) -> None:
-    """Sample as the run trained; the bare base keeps its own noise schedule.
+    """Set noise schedule and new word of the run; the base keeps its own noise schedule.
 
-    A new word is known to the base too, as what it began with.
+    The base has the new word too, with its initial embeddings.
     """
     stored, _ = read_config(run, key="run")
     if (word := stored["lora"].get("new_word", {})).get("name"):
@@ -127,7 +127,7 @@ def _as_trained(family: Family, run: Path) -> None:
 def _applied(
     family: Family, names: Mapping[str, PartNames], lora: NamedLora, merge: bool
 ) -> Iterator[float]:
-    """The model with a LoRA, inside the block; gives the strength that is still to be applied."""
+    """Apply a LoRA to the model, inside the block; yields the strength for drawing."""
     modules = family.parts
     words, embeddings = list(learned(*modules.values())), embeddings_of(lora.path)
     if words and embeddings is not None:
@@ -152,7 +152,7 @@ def _applied(
 def _of_folders(
     folders: Sequence[str], scorer: Scorer, progress: Progress
 ) -> dict[str, Evaluation]:
-    """Pictures made elsewhere, a row for each folder."""
+    """Score pictures of other programs, a row for each folder."""
     rows = {}
     for folder in folders:
         images, texts = _read(located(folder))
@@ -165,7 +165,7 @@ def _of_folders(
 
 
 def _read(folder: Path) -> tuple[list[Image.Image], dict[str, str | None]]:
-    """The pictures of a folder, and name -> prompt, where one is known."""
+    """The pictures of a folder, and their known prompts by name."""
     if not folder.is_dir():
         raise ConfigError(f"images={folder}: no such folder")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
@@ -223,7 +223,7 @@ def _write(
 
 
 def print_scores(scores: Mapping[str, Scores], real: Scores | None, progress: Progress) -> None:
-    """The table of all scores, and the homework's line of each model, as it prints it."""
+    """Print the table of all scores, and the homework's line of each model."""
     if any(value is not None for row in scores.values() for value in row.values.values()):
         progress.print(score_table(scores, floor=real))
     for name, row in scores.items():
@@ -232,7 +232,7 @@ def print_scores(scores: Mapping[str, Scores], real: Scores | None, progress: Pr
 
 
 def _folder_names(labels: Sequence[str]) -> dict[str, str]:
-    """Label -> a folder name that is safe on every system, and no other's."""
+    """Label -> a unique folder name that is valid on every system."""
     names: dict[str, str] = {}
     for label in labels:
         name = re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-.") or "pictures"

@@ -1,4 +1,4 @@
-"""What ``evaluate.py`` scores -> the model, its LoRAs, and what to compare with."""
+"""The subject of an evaluation: model, LoRAs, training pictures and references."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -45,9 +45,9 @@ class Subject:
 
     Attributes:
         model: The base.
-        loras: Each becomes a row; none where only pictures are scored.
-        training: What was trained on, if it is there.
-        references: Pictures of the person that were not trained on, if there are any.
+        loras: LoRAs, a row for each; empty if only pictures are scored.
+        training: The training pictures, if they exist.
+        references: Held-out pictures of the person, if any.
         resolution: Side of the pictures in pixels; None: the model's own.
     """
 
@@ -59,7 +59,7 @@ class Subject:
 
 
 def subject(config: EvaluateConfig, progress: Progress) -> Subject:
-    """Read from the run folder, or from the config, what is scored."""
+    """The subject of a config, from the run folder or from the config itself."""
     if config.run is None:
         training, folder = _of_root(config.data.root)
         references = folder if config.evaluation.references is None else None
@@ -98,7 +98,7 @@ def named_loras(config: EvaluateConfig) -> list[NamedLora]:
 
 
 def _labels(files: Sequence[str]) -> dict[str, str]:
-    """File names without their endings; the folder's where every file is called alike."""
+    """File names without their endings; folder names for files with standard names."""
     stems = [Path(file).stem for file in files]
     if "pytorch_lora_weights" in stems or len(set(stems)) < len(stems):
         stems = [
@@ -116,18 +116,18 @@ def _labels(files: Sequence[str]) -> dict[str, str]:
 def _of_run(
     data: DataConfig, progress: Progress
 ) -> tuple[PictureSource | None, KnownPictures | None]:
-    """A run's training pictures and those that it held out, as far as they are still there."""
+    """A run's training and held-out pictures, if they still exist."""
     try:
         folder = held_out(data, progress)
         with file_index(data) as index:
             source = picture_source(data, index, progress)
     except DataError as error:
-        progress.print(f"note: the run's training pictures are not there any more: {error}")
+        progress.print(f"note: the run's training pictures no longer exist: {error}")
         return None, None
     references = None
     if data.val_fraction:
-        trained, unseen = split_numbers(source.pictures, data.val_fraction)
-        references = scorers.first_pictures(Selection(source, unseen)) if unseen else None
+        trained, others = split_numbers(source.pictures, data.val_fraction)
+        references = scorers.first_pictures(Selection(source, others)) if others else None
         source = Selection(source, trained)
     if data.val_root is not None and located(data.val_root).is_dir():
         references = scorers.pictures_in(data.val_root)
@@ -139,8 +139,8 @@ def _of_root(root: str | None) -> tuple[PictureSource | None, KnownPictures | No
         return None, None
     folder = located(root)
     source = FolderSource([RootConfig(path=str(folder))], default_caption="")
-    unseen = folder / HELD_OUT
-    return source, scorers.pictures_in(str(unseen)) if unseen.is_dir() else None
+    others = folder / HELD_OUT
+    return source, scorers.pictures_in(str(others)) if others.is_dir() else None
 
 
 def _typed(merged: Any, schema: type[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""``sdlora lora``: look at LoRA files, change them, write a run's again."""
+"""The command line of ``sdlora lora``: inspect and change LoRA files, export a run again."""
 
 import argparse
 import math
@@ -11,7 +11,7 @@ from sdlora.runtime.program import require_command, run_task
 
 LAYOUTS = ("diffusers", "kohya", "peft")
 
-EPILOG = """each file is loaded back before it takes its place; docs/files.md tells how.
+EPILOG = """each file is loaded back before it replaces another; see docs/files.md.
 
   sdlora lora inspect lora.safetensors
   sdlora lora convert lora.safetensors for_comfyui.safetensors --layout kohya
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line. It imports no library that is slow."""
+    """The parser. It imports no slow library."""
     whole = argparse.ArgumentParser(
         prog="sdlora lora",
         description=__doc__,
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _inspect(one: argparse.ArgumentParser) -> None:
     one.add_argument("file", type=Path, help="a .safetensors file, or an export or peft folder")
-    one.add_argument("--json", action="store_true", help="for machines, with the whole header")
+    one.add_argument("--json", action="store_true", help="as JSON, with the whole header")
 
 
 def _convert(one: argparse.ArgumentParser) -> None:
@@ -105,7 +105,7 @@ def _export_run(one: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = {
-    "inspect": ("sdlora.commands.lora.tools:inspect_file", "what is in a file", _inspect),
+    "inspect": ("sdlora.commands.lora.tools:inspect_file", "the content of a file", _inspect),
     "convert": ("sdlora.commands.lora.tools:convert", "the same LoRA in another layout", _convert),
     "resize": ("sdlora.commands.lora.tools:resize", "a smaller rank, by SVD", _resize),
     "add": ("sdlora.commands.lora.tools:add", "the weighted sum of several", _add),

@@ -1,4 +1,4 @@
-"""A base model by its config's name, its folder or its Hub id, for commands without a config."""
+"""Base models by name of a config, folder or Hub id, for commands without a config."""
 
 import json
 
@@ -19,7 +19,7 @@ MODELS = CONF / "model"
 
 
 def base_source(base: str, family: str | None) -> ModelSource:
-    """Where a base model lies; reads no weight.
+    """The source of a base model; reads no weight.
 
     Args:
         base: A name of ``conf/model`` (``tiny``, ``sd15``, ...), a folder in the diffusers layout,
@@ -27,7 +27,7 @@ def base_source(base: str, family: str | None) -> ModelSource:
         family: ``model.family``; ``None``: as the config says, or as ``model_index.json`` does.
 
     Raises:
-        ValueError: If there is no such model, or nothing tells its family.
+        ValueError: If there is no such model, or its family is unknown.
     """
     named = MODELS / f"{base}.yaml"
     if named.is_file():
@@ -43,7 +43,7 @@ def base_source(base: str, family: str | None) -> ModelSource:
 
 
 def fresh_base(source: ModelSource) -> FreshBase:
-    """Loads the base anew at each call, in float32."""
+    """A function that loads the base at each call, in float32."""
     return lambda: load_family(source, 0)
 
 

@@ -1,4 +1,4 @@
-"""``sdlora lora run``: a checkpoint of a run in all layouts, proved, with its card."""
+"""The command ``sdlora lora run``: export of a run's checkpoint, with proof and model card."""
 
 from argparse import Namespace
 from dataclasses import replace
@@ -28,10 +28,10 @@ from sdlora.runtime.progress import Progress
 
 
 def export_run(options: Namespace) -> None:
-    """Write a run's checkpoint as training writes the last one, without training anything."""
+    """Export a run's checkpoint as training exports the last one."""
     out = options.out or options.run / f"export_{options.checkpoint}"
     if out.exists() and not options.overwrite:
-        raise ConfigError(f"out={out}: is there already; choose another, or --overwrite")
+        raise ConfigError(f"out={out}: exists already; choose another, or use --overwrite")
     config = _config(options.run, options.licence)
     lora = read_lora(checkpoint_path(str(options.run), options.checkpoint))
 
@@ -78,7 +78,7 @@ def _config(run: Path, licence: str | None) -> TrainConfig:
 
 
 def _scores(run: Path, checkpoint: str) -> dict[str, Scores]:
-    """Of the base and of this checkpoint; none where it was not scored in the final report."""
+    """Scores of the base and of this checkpoint; none if the report lacks them."""
     rows = read_scores(run)
     best = read_best(run)
     if checkpoint == "last" and "LoRA" in rows:

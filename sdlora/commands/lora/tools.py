@@ -1,4 +1,4 @@
-"""What ``sdlora lora`` does with LoRA files, one function a command."""
+"""The commands of ``sdlora lora`` on LoRA files, one function each."""
 
 from argparse import Namespace
 from collections.abc import Mapping
@@ -33,11 +33,11 @@ from sdlora.models.source import resolve
 from sdlora.runtime.progress import Progress
 
 MADE_BY = "sdlora.made_by"
-"""Header entry: the command that made the weights out of others."""
+"""Header entry of the command that made the weights from others."""
 
 
 def inspect_file(options: Namespace) -> None:
-    """Print what is in a file."""
+    """Print the content of a file."""
     facts = inspect_lora(options.file)
     if options.json:
         print(as_json(facts))
@@ -46,14 +46,14 @@ def inspect_file(options: Namespace) -> None:
 
 
 def convert(options: Namespace) -> None:
-    """The same LoRA in another layout."""
+    """Write a LoRA in another layout."""
     _refuse_existing(options)
     lora = read_lora(options.file)
     _write(options, lora, options.layout)
 
 
 def resize(options: Namespace) -> None:
-    """A smaller rank."""
+    """Write a LoRA of a smaller rank."""
     _refuse_existing(options)
     lora = read_lora(options.file)
     parts = _cut(lora, options)
@@ -65,7 +65,7 @@ def resize(options: Namespace) -> None:
 
 
 def add(options: Namespace) -> None:
-    """The weighted sum of several."""
+    """Write the weighted sum of several LoRAs."""
     _refuse_existing(options)
     weights = options.weights or [1.0] * len(options.files)
     if len(weights) != len(options.files):
@@ -84,7 +84,7 @@ def add(options: Namespace) -> None:
 
 
 def extract_difference(options: Namespace) -> None:
-    """The LoRA between two models."""
+    """Write the LoRA that approximates the difference of two models."""
     _refuse_existing(options)
     source = base_source(options.base, options.family)
     base, tuned = _base(options.base, options), _base(options.tuned, options)
@@ -111,12 +111,12 @@ def extract_difference(options: Namespace) -> None:
         for part, error in errors.items():
             progress.print(
                 f"  {part}: {len(layers[part])} layers; merged into the base, {error:.2%} of the "
-                "difference is missing, as the discarded singular values say"
+                "difference is missing, as expected from the discarded singular values"
             )
 
 
 def merge(options: Namespace) -> None:
-    """LoRAs in the base's weights."""
+    """Write a base with LoRAs merged into its weights."""
     _refuse_existing(options)
     scales = options.scale or [1.0]
     scales = scales * len(options.files) if len(scales) == 1 else scales
@@ -141,7 +141,7 @@ def merge(options: Namespace) -> None:
 
 
 def _write(options: Namespace, lora: LoraFile, layout: Layout) -> None:
-    """Write, prove, and say so."""
+    """Write and prove a file, and print the result."""
     base = _base(options.base, options) if options.base else None
 
     def prove(path: Path) -> dict[str, float]:
@@ -166,7 +166,7 @@ def _base(name: str, options: Namespace) -> FreshBase:
 
 def _refuse_existing(options: Namespace) -> None:
     if options.out.exists() and not options.overwrite:
-        raise ConfigError(f"out={options.out}: is there already; choose another, or --overwrite")
+        raise ConfigError(f"out={options.out}: exists already; choose another, or use --overwrite")
 
 
 def _cut_words(options: Namespace) -> str:
@@ -175,7 +175,7 @@ def _cut_words(options: Namespace) -> str:
 
 
 def _cut(lora: LoraFile, options: Namespace) -> dict[str, Layers]:
-    """Resized, with what that cost printed."""
+    """The resized LoRA; prints the lost share."""
     with Progress() as progress:
         parts, energies = arithmetic.resized(lora, Cut(options.r, options.keep), progress)
         _say_energy(energies, parts, progress)
@@ -198,6 +198,6 @@ def _say_left_out(found: Mapping[str, Difference], progress: Progress) -> None:
     for part, each in found.items():
         if each.left_out:
             progress.print(
-                f"note: {part}: {len(each.left_out)} weights differ that no LoRA holds (norms, "
-                f"biases, embeddings), such as {each.left_out[0]}; they stay the base's"
+                f"note: {part}: {len(each.left_out)} weights that a LoRA cannot hold differ "
+                f"(norms, biases, embeddings), such as {each.left_out[0]}; they stay the base's"
             )

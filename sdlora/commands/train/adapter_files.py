@@ -1,4 +1,4 @@
-"""What a run writes of its weights while it trains: adapters of checkpoints, and the best one."""
+"""Adapter files that a run writes while it trains: at checkpoints, and of the best step."""
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,7 +17,7 @@ from sdlora.runs.run_folder import PIPELINE
 
 
 def best_adapter(run: TrainingRun) -> BestAdapter | None:
-    """Keeps the best adapter (or whole model) in the layouts that people load it in."""
+    """Keeps the best adapter (or whole model) in all export layouts."""
     evaluation = run.config.evaluation
     if evaluation.select == "none":
         return None
@@ -26,7 +26,7 @@ def best_adapter(run: TrainingRun) -> BestAdapter | None:
 
 
 def _write_best(run: TrainingRun, folder: Path) -> None:
-    """The adapter for every program; or the whole model if all of it trains."""
+    """Write the adapter in all layouts, or the whole model if all its weights train."""
     if run.has_adapter:
         write_adapter(run, folder, kohya=True)
         return
@@ -35,16 +35,16 @@ def _write_best(run: TrainingRun, folder: Path) -> None:
 
 
 def _averaged(run: TrainingRun) -> AbstractContextManager[None]:
-    """The trained weights as pictures show them, inside the block."""
+    """Put the averaged weights, if any, into the model, inside the block."""
     if run.average is None:
         return nullcontext()
     return run.average.applied(run.module.all_trained_parameters())
 
 
 def write_adapter(run: TrainingRun, folder: Path, kohya: bool = False) -> None:
-    """The adapter as pictures show it, averaged where the run averages.
+    """Write the adapter, averaged if the run averages.
 
-    A run that trains all weights has them in its checkpoint alone.
+    A run that trains all weights has them only in its checkpoint.
     """
     if not run.has_adapter:
         return

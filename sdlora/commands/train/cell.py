@@ -1,4 +1,4 @@
-"""One run as a cell of a sweep: its state on the disk, and the line that says how all stand."""
+"""A run as a cell of a sweep: its ``cell.json``, and the sweep's progress line and page."""
 
 import traceback
 from collections.abc import Iterator
@@ -36,13 +36,13 @@ from sdlora.training.callbacks.speed import peak_memory_mib
 
 
 class Cell:
-    """Marks a cell as running, then done or failed; one that is cut stays running.
+    """Marks a cell as running, then done or failed; a killed one stays running.
 
     Args:
-        folder: Its run folder, which lies in that of the sweep, and is held by this process.
-        rule: What the best cell is chosen by.
-        kept: Knows what the cell before has warned of.
-        progress: Where the sweep's line is shown.
+        folder: Its run folder in the sweep's folder, locked by this process.
+        rule: Rule of the best cell.
+        kept: Holds the warnings of earlier cells.
+        progress: Prints the sweep's line.
     """
 
     def __init__(self, folder: Path, rule: Rule, kept: Kept, progress: Progress) -> None:
@@ -81,7 +81,7 @@ class Cell:
         if isinstance(error, Exception):
             state, reason = FAILED, message_of(error)
             _let_go(error)
-        elif error is not None:  # Ctrl-C or SIGTERM: the same command goes on
+        elif error is not None:  # Ctrl-C or SIGTERM: the same command continues
             state = RUNNING
         seconds = round(self._state.seconds + perf_counter() - self._began, 1)
         write_state(self.folder, replace(self._state, state=state, reason=reason, seconds=seconds))
@@ -94,7 +94,7 @@ class Cell:
             write_sweep_report(self.sweep)
 
     def note(self, run: TrainingRun) -> None:
-        """Take down what the run trained, needed and wrote."""
+        """Record parameters, memory and file size of the run."""
         device = run.trainer.strategy.root_device
         peak: float | None = peak_memory_mib(device)
         if device.type != "cuda" and peak == self._peak_before:
@@ -116,20 +116,21 @@ class Cell:
 
     @contextmanager
     def _warned(self, what: str) -> Iterator[None]:
-        """What a sweep shows fails no cell: its error is told, once for all cells."""
+        """Turn an error of the sweep's line or page into one warning for all cells."""
         try:
             yield
         except Exception as error:
             if self.kept.take(what, type(error), lambda: True):
                 self.progress.print(
-                    f"warning: sweep {self.sweep}: {what} cannot be shown ({message_of(error)}); "
-                    "the cells go on, and sdlora evaluate sweep=FOLDER writes it once mended"
+                    f"warning: sweep {self.sweep}: {what} cannot be written ({message_of(error)}); "
+                    "the cells continue, and sdlora evaluate sweep=FOLDER writes it once that is "
+                    "fixed"
                 )
             self.kept.put(what, type(error), False)
 
 
 def _let_go(error: BaseException) -> None:
-    """Hydra keeps errors until the end; the models that their frames hold should go at once."""
+    """Free the models in an error's frames, since Hydra keeps errors until the end."""
     cause: BaseException | None = error
     while cause is not None:
         traceback.clear_frames(cause.__traceback__)

@@ -1,4 +1,4 @@
-"""Checks of ``train.py`` that need the libraries but no weight, one line a group."""
+"""Checks of the training config that need libraries but no weight."""
 
 from transformers.utils import logging as transformers_logging
 
@@ -14,7 +14,7 @@ from sdlora.sampling.samplers import check_sampler
 
 
 def check(config: TrainConfig) -> None:
-    """Check what needs the libraries, but no weight: names, options, prompts, devices.
+    """Check names, options, prompts and devices, without reading a weight.
 
     Raises:
         ValueError: Naming key, value and remedy.
@@ -27,8 +27,8 @@ def check(config: TrainConfig) -> None:
     check_sampling(config.sampling)
     objective, sampler = config.objective, config.sampling.sampler
     try:
-        asked = changed_schedule({}, objective.prediction_type, objective.zero_terminal_snr)
-        check_sampler(sampler, asked)
+        changed = changed_schedule({}, objective.prediction_type, objective.zero_terminal_snr)
+        check_sampler(sampler, changed)
     except ValueError as error:
         raise ConfigError(f"sampling.sampler={sampler}: {error}") from error
     trainer = config.trainer

@@ -1,4 +1,4 @@
-"""Checked data -> the data sheet: what a person should know before training, and what stops it."""
+"""The data check of a run: data sheet, contact sheets, and the refusal of unusable pictures."""
 
 from pathlib import Path
 
@@ -21,17 +21,15 @@ def data_sheet(config: TrainConfig, data: PictureSet) -> sheet.Sheet:
 
 
 def write_data_sheet(
-    config: TrainConfig, data: PictureSet, folder: Path, progress: Progress
-) -> sheet.Sheet:
-    """Write ``dataset.json`` and print what matters of it."""
-    found = data_sheet(config, data)
+    found: sheet.Sheet, data: DataConfig, folder: Path, progress: Progress
+) -> None:
+    """Write ``dataset.json`` and print a summary."""
     check.write_sheet(folder / check.FILE_NAME, found)
-    check.print_sheet(found, progress, with_errors=config.data.on_error == "skip")
-    return found
+    check.print_sheet(found, progress, with_errors=data.on_error == "skip")
 
 
 def say_left_out(found: sheet.Sheet, before: PictureSet, folder: Path, progress: Progress) -> None:
-    """Name pictures that turned out not to decode, and write the sheet without them."""
+    """Name pictures that cannot be decoded, and write the sheet without them."""
     check.write_sheet(folder / check.FILE_NAME, found)
     known = set(before.source.findings)
     for finding in found.findings:
@@ -40,7 +38,7 @@ def say_left_out(found: sheet.Sheet, before: PictureSet, folder: Path, progress:
 
 
 def refuse_findings(data: DataConfig, found: sheet.Sheet) -> None:
-    """Stop if some files cannot be trained on, or none is left.
+    """Raise an error if some files cannot be trained on, or none is left.
 
     Raises:
         DataError: Listing all errors at once, unless ``data.on_error=skip``.
@@ -57,5 +55,5 @@ def refuse_findings(data: DataConfig, found: sheet.Sheet) -> None:
 def draw_contact_sheets(
     data: PictureSet, found: sheet.Sheet, folder: Path, progress: Progress
 ) -> list[Path]:
-    """What the model will see, with captions, as pictures in the run folder."""
+    """Write the contact sheets: pictures as training cuts them, with captions."""
     return write_contact_sheets(folder, contact_pages(found.rows, data, progress))

@@ -1,4 +1,4 @@
-"""How long a run will take, roughly, said before its first step."""
+"""Estimate of a run's duration before its first step."""
 
 from datetime import timedelta
 from time import perf_counter
@@ -11,34 +11,34 @@ from sdlora.training.callbacks.every_n_steps import every
 from sdlora.training.step_cost import StepCost, recomputes
 
 SHARE = 0.3
-"""Of the rate of one large matrix product, so much is taken to be reached by a training step. On
-two CPU cores it is 0.21 to 0.31 (docs/speed.md)."""
+"""Assumed rate of a training step relative to that of a large matrix product. On two CPU cores it
+is 0.21 to 0.31 (docs/speed.md)."""
 
 DRAWING_SHARE = 0.4
-"""The same for drawing, which keeps nothing for a backward pass."""
+"""The same for drawing, which has no backward pass."""
 
 MATMUL_SIDE = {"cpu": 1024, "mps": 2048, "cuda": 4096}
-"""Large enough for nearly the device's full rate; 96 MiB of a GPU in 16 bits."""
+"""Side of the matrices, large enough for nearly the device's full rate; 96 MiB in 16 bits."""
 
 MATMUL_TIMES = 5
-"""So that the best is within some percent; 50 ms on one core."""
+"""Repeats, so that the best is within some percent; 50 ms on one core."""
 
 
 def described_time(run: TrainingRun, cost: StepCost) -> str:
-    """In words."""
+    """The estimate as a line of text."""
     try:
         training, drawing = (timedelta(seconds=round(s)) for s in expected_seconds(run, cost))
     except RuntimeError as error:  # no room even for this on the device
         return f"time: not known before the first step ({error})"
-    return f"time: roughly {training} for the steps and {drawing} for drawing pictures meanwhile"
+    return f"time: roughly {training} for the steps and {drawing} for drawing pictures"
 
 
 def expected_seconds(run: TrainingRun, cost: StepCost) -> tuple[float, float]:
-    """Of the steps still to be taken, and of drawing pictures meanwhile.
+    """Seconds of the remaining steps, and of drawing pictures in between.
 
-    Scores and validation loss are not in it. A picture's step is taken to cost what the training's
-    forward pass does for one, so drawing is overestimated where that encodes pictures or captions
-    too, or teaches a prior.
+    Scores and validation loss are not included. A denoising step is assumed to cost the training's
+    forward pass for one picture, so drawing is overestimated if that includes encoding or a
+    teacher.
     """
     done = run.first_step
     config, sampling = run.config, run.config.sampling
@@ -54,7 +54,7 @@ def expected_seconds(run: TrainingRun, cost: StepCost) -> tuple[float, float]:
 
 
 def num_drawn(run: TrainingRun, done: int) -> int:
-    """Validation pictures from step ``done`` on, the base's included."""
+    """Number of validation pictures from step ``done`` on, including the base's."""
     config, evaluator = run.config, run.evaluator
     scored, previews = 0, 0
     for step in range(done + 1, config.trainer.max_steps + 1):
@@ -70,19 +70,19 @@ def num_drawn(run: TrainingRun, done: int) -> int:
 def matmul_flop_per_s(
     device: torch.device, dtype: torch.dtype, side: int, times: int = MATMUL_TIMES
 ) -> float:
-    """The best rate of the product of two square matrices, in floating point operations."""
+    """The best rate of a square matrix product, in floating point operations per second."""
     left = torch.ones(side, side, device=device, dtype=dtype)
     best_s = float("inf")
     for _ in range(times):
-        wait_for(device)
+        synchronize(device)
         began = perf_counter()
         _ = left @ left
-        wait_for(device)
+        synchronize(device)
         best_s = min(best_s, perf_counter() - began)
     return 2 * side**3 / best_s
 
 
-def wait_for(device: torch.device) -> None:
-    """Until a GPU has done all that it was given."""
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has finished all queued work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -1,4 +1,4 @@
-"""A training run, fitted: from its start or its checkpoint to its end, or until it is stopped."""
+"""Fitting of a prepared run: callbacks, the training itself, and why it stopped."""
 
 import json
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ from sdlora.training.module import TrainingError
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What training came to.
+    """Result of training.
 
     Attributes:
-        signal: Number of the signal that stopped it; ``None``: it ended by itself.
-        last: Pictures and scores of the final weights; ``None``: there was no memory for them.
-        best: Keeps the best adapter; ``None``: none is chosen.
+        signal: Number of the signal that stopped it; ``None``: no signal.
+        last: Pictures and scores of the final weights; ``None``: not enough memory.
+        best: The best adapter; ``None``: none is kept.
     """
 
     signal: int | None
@@ -43,15 +43,15 @@ class Fitted:
 
 
 def fit(run: TrainingRun) -> Fitted:
-    """Train, from the start or from the checkpoint; afterwards the model has its final weights.
+    """Train from the start or the checkpoint; afterwards the model has its final weights.
 
     Raises:
-        TrainingError: If the loss is no number, or memory runs out.
+        TrainingError: If the loss is NaN or infinite, or memory runs out.
     """
     if run.trainer.is_global_zero:
         forget_metrics_after(run.folder, run.first_step if run.checkpoint else -1)
     if run.checkpoint is not None:
-        run.progress.print(f"going on from step {run.first_step} of {run.trainer.max_steps}")
+        run.progress.print(f"continuing from step {run.first_step} of {run.trainer.max_steps}")
     offload = Offload(check_cost(run), run.trainer.strategy.root_device)
     signals, evaluate = StopSignals(), _evaluate(run, offload)
     _log_start(run)
@@ -95,7 +95,7 @@ def _evaluate(run: TrainingRun, offload: Offload) -> Evaluate:
 
 
 def _callbacks(run: TrainingRun, signals: StopSignals, evaluate: Evaluate) -> list[Callback]:
-    """In the order that matters: average, then the wish to stop, then saving, then drawing."""
+    """The callbacks in the required order: average, stop signals, saving, drawing."""
     speed = Throughput(
         run.datamodule.dataset.num_samples,
         run.progress,
@@ -117,7 +117,7 @@ def _say_why_it_stopped(run: TrainingRun, signals: StopSignals, evaluate: Evalua
     step = run.trainer.global_step
     if signals.received is not None:
         run.progress.print(
-            f"stopped at step {step} of {run.trainer.max_steps} and saved; go on with: sdlora "
+            f"stopped at step {step} of {run.trainer.max_steps} and saved; continue with: sdlora "
             f"train resume={run.folder}"
         )
     elif evaluate.stop_reason is not None:
@@ -125,7 +125,7 @@ def _say_why_it_stopped(run: TrainingRun, signals: StopSignals, evaluate: Evalua
 
 
 def _log_start(run: TrainingRun) -> None:
-    """Config and pictures, where TensorBoard shows them."""
+    """Log config and contact sheets to TensorBoard."""
     text = json.dumps(as_written(run.config), indent=2)
     for logger in run.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):

@@ -1,4 +1,4 @@
-"""``from_lora=FILE``: the run that a LoRA file's header tells of, once more."""
+"""Repeating the run of a LoRA file's header (``from_lora=FILE``)."""
 
 import copy
 import json
@@ -16,26 +16,26 @@ from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 
 OF_THIS_RUN = ("from_lora", "resume", "check", "run_dir", "sweep")
-"""Keys that belong to a run itself and not to its recipe."""
+"""Keys of the run itself, which are not part of its recipe."""
 
 GROUP_KEYS = {"optimizer": "optim"}
-"""Group -> its key, where the names differ."""
+"""Group -> its key, if the names differ."""
 
 OVERLAYS = ("experiment", "debug")
-"""Groups that set keys of others, so that nobody could say which of them win."""
+"""Groups that set keys of other groups, so that precedence would be unclear."""
 
 SAME_CONTENT = ("data.num_workers", "data.cache")
-"""Keys of ``data`` that do not choose what is read."""
+"""Keys of ``data`` that do not change the training pictures."""
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """What a header says of the run: ``config``, ``hashes`` and ``versions``.
+    """``config``, ``hashes`` and ``versions`` of a run from a LoRA file's header.
 
     Args:
-        path: A LoRA file or folder, in any layout that this project wrote.
+        path: A LoRA file or folder of this project, in any layout.
 
     Raises:
-        ConfigError: If it is none, or another trainer's.
+        ConfigError: If it is no LoRA, or from another trainer.
     """
     from sdlora.adapters.formats import read_metadata  # brings diffusers, which is slow
 
@@ -46,7 +46,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     if "sdlora.config" not in header:
         raise ConfigError(
             f"from_lora={path}: its header holds no sdlora config, so it was not trained by this "
-            "project, or its header is lost; to start from its weights is another thing"
+            f"project, or its header is lost; lora.init_from={path} starts from its weights"
         )
     try:
         names = ("config", "hashes", "versions")
@@ -56,17 +56,17 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def with_recipe(composed: DictConfig, arguments: Sequence[str]) -> DictConfig:
-    """The config of ``from_lora``'s header, with what is given now over it.
+    """The config of ``from_lora``'s header, with the overrides of the command line over it.
 
-    A group given now (``optimizer=prodigy``) is taken whole as its file has it; keys that the
-    header does not have, from a time before them, keep the values of ``conf/``.
+    A group on the command line (``optimizer=prodigy``) replaces the header's whole group; keys that
+    an older header lacks keep the values of ``conf/``.
 
     Args:
         composed: The config as composed without the header.
         arguments: The command line's overrides.
 
     Raises:
-        ConfigError: If the file has no config, one with unknown keys, or names what is not here.
+        ConfigError: If the file has no config, unknown keys, or paths that do not exist here.
     """
     if composed.from_lora is None:
         return composed
@@ -76,8 +76,8 @@ def with_recipe(composed: DictConfig, arguments: Sequence[str]) -> DictConfig:
     if unknown := _unknown_keys(stored):
         made = recipe["versions"].get("sdlora", "another version")
         raise ConfigError(
-            f"from_lora={file}: made with sdlora {made}, whose config has keys that this one has "
-            f"not: {', '.join(unknown)}; repeat it with that version"
+            f"from_lora={file}: made with sdlora {made}, whose config has keys that are unknown "
+            f"here: {', '.join(unknown)}; repeat it with that version"
         )
     given = [item.partition("=")[0].lstrip("+~") for item in arguments]
     for item, key in zip(arguments, given, strict=True):
@@ -98,15 +98,15 @@ def with_recipe(composed: DictConfig, arguments: Sequence[str]) -> DictConfig:
 def compare_with_recipe(
     config: TrainConfig, hashes: Mapping[str, str], versions: Mapping[str, str], progress: Progress
 ) -> None:
-    """Say what differs from the run that is repeated; refuse other content under the same config.
+    """Print the differences from the repeated run; refuse unrequested changes of content.
 
-    Other data or another base on purpose (a key of ``data`` or ``model`` was given) is said; the
-    same settings that now read something else are an error, as nobody asked for it.
+    Other data or another base by an override of ``data`` or ``model`` is printed; changed content
+    under unchanged settings is an error.
 
     Args:
-        config: Of this run.
-        hashes: Of its data and base, as the header has them.
-        versions: Of what makes the numbers.
+        config: Config of this run.
+        hashes: Hashes of its data and base, as in the header.
+        versions: Versions of the libraries.
         progress: Prints.
 
     Raises:
@@ -118,25 +118,25 @@ def compare_with_recipe(
     changed = differences(before, now)
     progress.print(f"repeats {config.from_lora}")
     for key, old, new in changed:
-        progress.print(f"  {key}: {old!r} there, {new!r} now")
+        progress.print(f"  {key}: {old!r} in the file, {new!r} now")
     for group in ("data", "model"):
         names = [name for name in recipe["hashes"] if (name == "data") == (group == "data")]
         other = [name for name in names if recipe["hashes"][name] != hashes.get(name)]
-        asked = [
+        chosen = [
             key
             for key, _, _ in changed
             if key.startswith(f"{group}.") and not key.startswith(SAME_CONTENT)
         ]
-        if other and not asked:
+        if other and not chosen:
             raise ConfigError(
-                f"from_lora={config.from_lora}: {', '.join(other)} is not what it was trained on "
-                f"(SHA-256 differs), so this is no repeat; bring that back, or give {group}.... to "
-                "train on what is here"
+                f"from_lora={config.from_lora}: {', '.join(other)} differs from that of the "
+                "training (SHA-256), so this would be no repeat; restore it, or set a key of "
+                f"{group} to train on what is here"
             )
         for name in other:
-            progress.print(f"  note: {name} is not what it was trained on: no repeat")
+            progress.print(f"  note: {name} differs from that of the training: no exact repeat")
     for name, old, new in differences(recipe["versions"], versions):
-        progress.print(f"  note: {name} {old} there, {new} here: last bits may differ")
+        progress.print(f"  note: {name} {old} in the file, {new} here: last bits may differ")
 
 
 def _unknown_keys(stored: Mapping[str, Any]) -> list[str]:
@@ -161,7 +161,7 @@ def _open_values(stored: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[
 
 
 def _refuse_missing(composed: DictConfig, given: Sequence[str]) -> None:
-    """Paths of the header are those of the machine that trained it."""
+    """Refuse paths of the header that do not exist on this machine."""
     keys = ["sampling.prompts", "evaluation.references"]
     if composed.data.source == "folder":
         keys += ["data.root", "data.val_root"]
@@ -171,6 +171,6 @@ def _refuse_missing(composed: DictConfig, given: Sequence[str]) -> None:
         named = any(key == item or key.startswith((f"{item}.", f"{item}[")) for item in given)
         if path is not None and not named and not located(path).exists():
             raise ConfigError(
-                f"{key}={path}: named by {composed.from_lora}, but not here; give the place on "
+                f"{key}={path}: named by {composed.from_lora}, but not found; give the path on "
                 f"this machine with {key.partition('[')[0]}=..."
             )

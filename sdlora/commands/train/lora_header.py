@@ -1,4 +1,4 @@
-"""A run -> the header of its LoRA files: what programs show of them, and all that repeats it."""
+"""The header of a run's LoRA files: metadata for other programs, and the run's config."""
 
 import json
 import math
@@ -23,11 +23,11 @@ from sdlora.runtime import versions
 from sdlora.runtime.randomness import derive_seed
 
 MOST_TAGS = 1000
-"""So many of the commonest tags go into the header, which must stay small."""
+"""Number of tags in the header, the most frequent ones."""
 
 
 def metadata(run: TrainingRun) -> dict[str, str]:
-    """The file's header: what A1111 and model managers show, and all that repeats the run."""
+    """The file's header: entries for A1111 and model managers, and the config to repeat the run."""
     recipe = {key: value for key, value in as_written(run.config).items() if key not in OF_THIS_RUN}
     model, path = run.config.model, base_model.model_source(run.config.model).path
     return {
@@ -74,7 +74,7 @@ def prediction_type(run: TrainingRun) -> str:
 
 
 def tag_frequency(captions: list[str], separator: str) -> dict[str, int]:
-    """In how many captions each tag stands, the commonest first; a sentence counts as one tag."""
+    """Number of captions with each tag, the most frequent first; a sentence counts as one tag."""
     counts: Counter[str] = Counter()
     for caption in captions:
         tags = (tag.strip() for line in caption.splitlines() for tag in line.split(separator))
@@ -83,7 +83,7 @@ def tag_frequency(captions: list[str], separator: str) -> dict[str, int]:
 
 
 def _kohya_fields(run: TrainingRun) -> dict[str, str]:
-    """What kohya's trainer writes, under its names; it has no others for what it does not do."""
+    """The ``ss_*`` entries of kohya's trainer."""
     config, step = run.config, run.trainer.global_step
     pictures = run.data.source.pictures
     captions = [each.text for each in pictures if not each.name.startswith(CLASS_PICTURES)]
@@ -124,7 +124,7 @@ def _kohya_fields(run: TrainingRun) -> dict[str, str]:
 
 
 def _model_spec(run: TrainingRun) -> dict[str, str]:
-    """ModelSpec 1.0.1, as far as the run knows; the writers add title and hash."""
+    """The entries of ModelSpec 1.0.1, except title and hash, which the writers add."""
     config = run.config
     side = config.data.resolution
     predicted = prediction_type(run)

@@ -1,8 +1,7 @@
-"""Before step 1: what a step takes of the device's memory, what to change if that is too much, and
-how long the run will take.
+"""Estimate of memory and duration before step 1, with the settings that reduce memory.
 
-An estimate stops no run: it warns, and what is ``auto`` of ``trainer.offload`` and
-``trainer.gradient_checkpointing`` it switches on, in this order.
+An estimate stops no run: it warns, and switches on ``trainer.offload`` and
+``trainer.gradient_checkpointing`` where they are ``auto``, in this order.
 """
 
 from collections.abc import Iterator
@@ -32,23 +31,23 @@ from sdlora.training.step_cost import (
 GIB = 2**30
 
 HEADROOM = 1.2
-"""A step is taken to need so many times what its tensors are: kernels want room to work in, and
-the allocator loses some between blocks, which no count of tensors sees."""
+"""Assumed memory of a step relative to its tensors: kernels need workspace, and the allocator loses
+some to fragmentation."""
 
 
 OFFLOAD_NEEDS = "one CUDA GPU, and pictures or captions that are cached"
 
 
 def check_cost(run: TrainingRun) -> list[nn.Module]:
-    """Print what a step will take, what is free, and how long it all will be; warn, and help.
+    """Print estimated memory, free memory and duration; warn and save memory if necessary.
 
     Returns:
-        Parts of the model that should wait in main memory while it trains.
+        Parts of the model to keep in main memory while training.
     """
     config, idle = run.config.trainer, idle_parts(run)
     waiting = idle if config.offload is True else []
     if config.offload is True and not idle:
-        run.progress.print(f"trainer.offload=true: nothing waits; it needs {OFFLOAD_NEEDS}")
+        run.progress.print(f"trainer.offload=true has no effect; it needs {OFFLOAD_NEEDS}")
     try:
         cost = without(_estimate(run), waiting)
     except RuntimeError as error:  # a model whose code looks at values
@@ -56,7 +55,7 @@ def check_cost(run: TrainingRun) -> list[nn.Module]:
         return waiting
     device = run.trainer.strategy.root_device
     room = held_bytes(tensors([run.family])) + free_bytes(device)  # the weights are there already
-    run.progress.print(f"memory: {described(cost)}; {_size(room)} on {device} can be had")
+    run.progress.print(f"memory: {described(cost)}; {_size(room)} free on {device}")
     if not fits(cost, room) and idle and config.offload == "auto":
         waiting, cost = idle, without(cost, idle)
         _say_helped(run, "trainer.offload=auto", cost)
@@ -71,15 +70,15 @@ def check_cost(run: TrainingRun) -> list[nn.Module]:
 
 
 def without(cost: StepCost, parts: list[nn.Module]) -> StepCost:
-    """The same where these parts of the model are not on the device."""
+    """The cost without these parts of the model on the device."""
     return replace(cost, weights=cost.weights - held_bytes(tensors(parts)))
 
 
 def idle_parts(run: TrainingRun) -> list[nn.Module]:
-    """What no step calls, as all that it would compute is cached: text encoders, VAE.
+    """Parts that no step calls, since their outputs are cached: text encoders, VAE.
 
-    None where the device has no memory of its own, nor with several devices, as
-    DistributedDataParallel wants all of a model in one place.
+    Empty if the device has no memory of its own, and with several devices, since
+    DistributedDataParallel needs the whole model on one device.
     """
     config = run.config.trainer
     is_gpu = run.trainer.strategy.root_device.type == "cuda"
@@ -94,7 +93,7 @@ def idle_parts(run: TrainingRun) -> list[nn.Module]:
 
 
 def described(memory: StepCost) -> str:
-    """In words."""
+    """The cost as text."""
     return (
         f"about {_size(memory.total)} at the peak of a step (weights {_size(memory.weights)}, "
         f"gradients and optimizer {_size(memory.gradients + memory.states)}, activations "
@@ -103,12 +102,12 @@ def described(memory: StepCost) -> str:
 
 
 def fits(needed: StepCost, room: int) -> bool:
-    """Whether so many bytes are enough, with headroom beside the weights."""
+    """Whether ``room`` bytes are enough, with headroom for all but the weights."""
     return needed.weights + needed.new * HEADROOM <= room
 
 
 def free_bytes(device: torch.device) -> int:
-    """Of the device, for this process; a container's own limit is not seen on the CPU."""
+    """Free bytes of the device; on the CPU the system's, not a container's limit."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
@@ -118,7 +117,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def batch_shape(run: TrainingRun) -> BatchShape:
-    """Of the run's largest batch."""
+    """Shape of the run's largest batch."""
     data, batches = run.config.data, run.datamodule.dataset
     sizes = [(data.resolution, data.resolution)]
     latents = embeddings = None
@@ -136,13 +135,13 @@ def batch_shape(run: TrainingRun) -> BatchShape:
 
 
 def _say_helped(run: TrainingRun, setting: str, cost: StepCost) -> None:
-    run.progress.print(f"{setting}: on, since it would not fit without: {described(cost)}")
+    run.progress.print(f"{setting}: switched on, since a step needs it to fit: {described(cost)}")
 
 
 def _warn(run: TrainingRun, cost: StepCost, room: int, idle: list[nn.Module]) -> None:
     run.progress.print(
-        f"warning: this may not fit (kernels want about {HEADROOM - 1:.0%} more than tensors). "
-        "What each change alone would make of it, the cheapest first:"
+        f"warning: this may not fit (kernels need about {HEADROOM - 1:.0%} more than tensors). "
+        "Settings that reduce it, each alone, the cheapest first:"
     )
     for change, changed in _changes(run, cost, room, idle):
         says = "fits" if fits(changed, room) else "not enough alone"
@@ -169,7 +168,7 @@ def _optimizer_of(run: TrainingRun, parameter: nn.Parameter) -> Optimizer:
 def _changes(
     run: TrainingRun, now: StepCost, room: int, idle: list[nn.Module]
 ) -> Iterator[tuple[str, StepCost]]:
-    """Settings that take less, in the order of what they cost, and what each makes of it.
+    """Settings that reduce memory, the cheapest first, each with its estimate.
 
     Activations grow with the pictures of a batch and with the pixels of a picture.
     """

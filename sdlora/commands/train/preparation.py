@@ -1,4 +1,4 @@
-"""Config -> a training run, step by step: pictures, model, batches, module, evaluator."""
+"""Preparation of a training run: pictures, model, batches, module, evaluator."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,13 +49,14 @@ from sdlora.sampling.prompts import prior_prompts, prompts_of
 
 
 def check_data(config: TrainConfig, folder: Path, progress: Progress) -> None:
-    """Decode every picture and write the data sheet and contact sheets, without training.
+    """Decode every picture, and write data sheet and contact sheets, without training.
 
     Raises:
-        DataError: Listing all that cannot be trained on.
+        DataError: Listing all pictures that cannot be trained on.
     """
     data = training_pictures(config.data, config.model, folder, progress, is_check=config.check)
-    sheet = write_data_sheet(config, data, folder, progress)
+    sheet = data_sheet(config, data)
+    write_data_sheet(sheet, config.data, folder, progress)
     written = [folder / FILE_NAME, *draw_contact_sheets(data, sheet, folder, progress)]
     progress.print("\nWritten:")
     for path in written:
@@ -70,30 +71,29 @@ def prepared(
     kept: Kept,
     trainer: lightning.Trainer,
 ) -> TrainingRun:
-    """Everything that a run needs before its first step.
+    """Prepare a run up to its first step.
 
-    Of several processes the first alone writes into the folder, and scores.
+    With several processes the first alone writes into the folder, and scores.
 
     Args:
-        config: What is to be trained.
-        folder: Where the run writes.
-        progress: Takes notes and shows bars.
-        kept: What the last run of this process left is used where it is the same.
+        config: The config of the run.
+        folder: The run folder.
+        progress: Prints notes and shows bars.
+        kept: Objects of the last run of this process, reused if they are the same.
         trainer: Of one device or several.
 
     Raises:
-        ValueError: Whatever cannot work, before the first step.
+        ValueError: For any config or data that cannot work.
     """
     is_first, device = trainer.is_global_zero, trainer.strategy.root_device
     checkpoint = _checkpoint_to_resume(config, folder, progress)
     _check_without_weights(config, progress)
     found, held_out = _pictures(config, folder, progress)
-    unseen = held_out if is_first else None
+    held_out = held_out if is_first else None
     of_files = base_hashes(config.model, config.data) | init_hashes(config.lora)
     hashes = {"data": found.fingerprint, **of_files}
-    _compare_with_before(config, folder, found, hashes, progress)
-    _note_beginning(config, folder, found, hashes, progress, is_first)
-    scorer = _scorer(config, found, unseen, device, progress, kept) if is_first else Scorer([])
+    _begin(config, folder, found, hashes, progress, is_first)
+    scorer = _scorer(config, found, held_out, device, progress, kept) if is_first else Scorer([])
     specs = adapters.lora_specs(config.lora, config.model.family)
     family = _model(config, specs, device, kept)
     batches, data = training_batches(config, found, family, device, progress)
@@ -101,7 +101,7 @@ def prepared(
     module = lightning_trainer.module(config, family, batches_per_epoch(batches))
     evaluator = _evaluator(config, data.source, family, scorer, progress)
     captions, precision = config.data.captions, config.trainer.precision
-    validation = validation_loss(captions, precision, module, data, unseen, progress)
+    validation = validation_loss(captions, precision, module, data, held_out, progress)
     return TrainingRun(
         config=config,
         folder=folder,
@@ -122,21 +122,21 @@ def prepared(
 
 
 def _checkpoint_to_resume(config: TrainConfig, folder: Path, progress: Progress) -> Path | None:
-    """The newest whole checkpoint, if a run is resumed that may be."""
+    """The newest whole checkpoint of a resumed run."""
     if not config.resume:
         refuse_used(folder)
         return None
     refuse_changes(folder, as_written(config))
     checkpoint, skipped = newest_valid(folder / CHECKPOINTS)
     for line in skipped:
-        progress.print(f"passed over {line}")
+        progress.print(f"skipped {line}")
     if checkpoint is None:
         progress.print(f"{folder} has no whole checkpoint yet; starting from step 0")
     return checkpoint
 
 
 def _check_without_weights(config: TrainConfig, progress: Progress) -> None:
-    """What the model's folder tells of the objective and the adapters; and odd rates are noted."""
+    """Check objective and adapters by the model's configs, and note unusual rates."""
     schedule = noise_schedule_config(base_model.model_source(config.model))
     check_objective(config.objective, schedule, config.data.prior.mode == "teacher")
     adapters.check_adapters(config.model, config.lora)
@@ -148,34 +148,19 @@ def _check_without_weights(config: TrainConfig, progress: Progress) -> None:
 def _pictures(
     config: TrainConfig, folder: Path, progress: Progress
 ) -> tuple[PictureSet, PictureSet | None]:
-    """The pictures to train on, and those held out."""
+    """The training pictures and the held-out ones."""
     if config.data.prior.mode == "class":
         draw_missing_class_pictures(config, folder, progress)
     data = training_pictures(config.data, config.model, folder, progress, is_check=config.check)
-    unseen = held_out_pictures(config.data, config.model, progress)
+    held_out = held_out_pictures(config.data, config.model, progress)
     if config.data.val_fraction:
-        data, unseen = data.split(config.data.val_fraction)
-        progress.print(f"{len(unseen.geometry)} pictures are held out (data.val_fraction)")
+        data, held_out = data.split(config.data.val_fraction)
+        progress.print(f"{len(held_out.geometry)} pictures are held out (data.val_fraction)")
     check_new_word(config, data, progress)
-    return data, unseen
+    return data, held_out
 
 
-def _compare_with_before(
-    config: TrainConfig,
-    folder: Path,
-    data: PictureSet,
-    hashes: Mapping[str, str],
-    progress: Progress,
-) -> None:
-    """Refuse to resume or to repeat a run on something else."""
-    if config.resume:  # before the sheet is written anew: it tells which pictures changed
-        changed = changed_pictures(folder / FILE_NAME, data.source.pictures)
-        refuse_changes(folder, as_written(config), hashes, {"data": changed})
-    elif config.from_lora:
-        compare_with_recipe(config, hashes, versions.versions(), progress)
-
-
-def _note_beginning(
+def _begin(
     config: TrainConfig,
     folder: Path,
     data: PictureSet,
@@ -183,23 +168,29 @@ def _note_beginning(
     progress: Progress,
     is_first: bool,
 ) -> None:
-    """Write the data sheet and the config, unless the pictures cannot be trained on."""
-    if not is_first:
-        refuse_findings(config.data, data_sheet(config, data))
-        return
-    refuse_findings(config.data, write_data_sheet(config, data, folder, progress))
-    write_config(folder, as_written(config), hashes)
+    """Refuse to resume or repeat a run on changed data; then write data sheet and config."""
+    if config.resume:  # before the sheet is written anew: it tells which pictures changed
+        changed = changed_pictures(folder / FILE_NAME, data.source.pictures)
+        refuse_changes(folder, as_written(config), hashes, {"data": changed})
+    elif config.from_lora:
+        compare_with_recipe(config, hashes, versions.versions(), progress)
+    sheet = data_sheet(config, data)
+    if is_first:
+        write_data_sheet(sheet, config.data, folder, progress)
+    refuse_findings(config.data, sheet)
+    if is_first:
+        write_config(folder, as_written(config), hashes)
 
 
 def _scorer(
     config: TrainConfig,
     data: PictureSet,
-    unseen: PictureSet | None,
+    held_out: PictureSet | None,
     device: torch.device,
     progress: Progress,
     kept: Kept,
 ) -> Scorer:
-    """Compares with the pictures of a folder, else with those held out for the validation loss."""
+    """The scorer; its references are the pictures of a folder, else the held-out ones."""
 
     def make() -> Scorer:
         base = base_model.model_source(config.model).path
@@ -208,8 +199,8 @@ def _scorer(
         references: KnownPictures | None = None
         if folder is not None:
             references = scorers.pictures_in(folder)
-        elif unseen is not None and unseen.geometry:
-            references = scorers.first_pictures(unseen.source)
+        elif held_out is not None and held_out.geometry:
+            references = scorers.first_pictures(held_out.source)
         training = scorers.training_pictures(config.evaluation, data.source)
         return scorers.scorer(config.evaluation, references, training, device, progress)
 
@@ -239,7 +230,7 @@ def _sheets_of_used(
     progress: Progress,
     is_first: bool,
 ) -> list[Path]:
-    """The contact sheets; pictures that turned out not to decode are named, or stop the run."""
+    """Write the contact sheets; pictures that cannot be decoded are named, or stop the run."""
     sheet = data_sheet(config, used)
     if used is not found:
         if is_first:

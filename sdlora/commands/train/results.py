@@ -1,4 +1,4 @@
-"""A trained run -> its files, and the table that says what it became."""
+"""Results of a trained run: exported files, score table, reports."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -39,10 +39,10 @@ from sdlora.sweep.cells import swept_values
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The files that a run ends with.
+    """The exported files of a run.
 
     Attributes:
-        files: All of them.
+        files: All files.
         differences: Largest difference of outputs when loaded back, by layout and part.
     """
 
@@ -51,7 +51,7 @@ class Exported:
 
 
 def export(run: TrainingRun) -> Exported:
-    """Write the LoRA in every layout and prove each file; or the whole model if all of it trained.
+    """Write the LoRA in every layout and prove each file; or write the whole model.
 
     Raises:
         ExportError: If a file, loaded back, does not give the trained model.
@@ -92,15 +92,15 @@ def export(run: TrainingRun) -> Exported:
 
 
 def summarise(run: TrainingRun, fitted: Fitted, exported: Exported) -> None:
-    """Show base and LoRA side by side, and where everything is."""
+    """Print base and LoRA side by side, and the paths of all files."""
     grid = run.folder / SAMPLES / f"{LAST}.png"
     last: Evaluation | None = None
     try:
         last = _compare(run, fitted, exported, grid)
     except torch.OutOfMemoryError:
         run.progress.print(
-            "warning: no memory to draw even one picture, so nothing is scored; score the LoRA on "
-            f"another machine: sdlora evaluate run={run.folder}"
+            "warning: not enough memory to draw one picture, so nothing is scored; score the LoRA "
+            f"on another machine: sdlora evaluate run={run.folder}"
         )
     files = [*exported.files, *(_card(run, last) if run.specs else ())]
     with run.progress.working("Writing report.html"):
@@ -115,7 +115,7 @@ def summarise(run: TrainingRun, fitted: Fitted, exported: Exported) -> None:
 
 
 def _card(run: TrainingRun, last: Evaluation | None) -> list[Path]:
-    """The model card, with pictures and scores if there are some."""
+    """Write the model card, with pictures and scores if there are any."""
     scored = {} if last is None else _rows({"base": run.evaluator.draw_base(), "LoRA": last})
     samples = [] if last is None else zip(last.prompts, last.images, strict=True)
     return write_model_card(
@@ -130,7 +130,7 @@ def _card(run: TrainingRun, last: Evaluation | None) -> list[Path]:
 
 
 def _compare(run: TrainingRun, fitted: Fitted, exported: Exported, grid: Path) -> Evaluation:
-    """Pictures and scores of base, best and last, for the terminal and the reports; gives last."""
+    """Write pictures and scores of base, best and last, and return last."""
     last = fitted.last or run.evaluator.draw()
     base = run.evaluator.draw_base()
     real = score_training(run.data.source, run.evaluator.scorer, run.progress)
@@ -158,7 +158,7 @@ def _compare(run: TrainingRun, fitted: Fitted, exported: Exported, grid: Path) -
 
 
 def _label(run: TrainingRun) -> str:
-    """What the trained model is called beside the base."""
+    """Name of the trained model in tables."""
     return "LoRA" if run.specs else "trained"
 
 
@@ -167,7 +167,7 @@ def _rows(evaluations: Mapping[str, Evaluation]) -> dict[str, Scores]:
 
 
 def _say_best(run: TrainingRun, keeper: BestAdapter | None) -> None:
-    """Name the checkpoint to take, or say why there is none."""
+    """Print the best checkpoint, or why there is none."""
     if keeper is None:
         return
     best = keeper.best
@@ -191,14 +191,14 @@ def log_hparams(
     rows: Mapping[str, Scores],
     real: Scores | None,
 ) -> None:
-    """Give TensorBoard the run's row of its HParams table: settings, final and best scores.
+    """Log the run's row of TensorBoard's HParams table: settings, final and best scores.
 
     Args:
-        run: What ran. Of a cell of a sweep, the swept keys stand for its settings: the others are
-            the same in every row.
+        run: The run. The settings of a cell of a sweep are its swept keys, since the others are the
+            same in every row.
         keeper: Keeps the best adapter.
-        rows: Scores of the base and of what was trained.
-        real: Scores of the training pictures themselves, for the gap closed.
+        rows: Scores of the base and of the trained model.
+        real: Scores of the training pictures, for the gap closed.
     """
     last, base = rows[_label(run)], rows["base"]
     metrics = {f"final/{name}": value for name, value in last.values.items()}
@@ -213,6 +213,6 @@ def log_hparams(
     known = {name: float(value) for name, value in metrics.items() if value is not None}
     for logger in run.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            told = swept_values(run.folder) or flat(as_written(run.config))
-            logger.log_hyperparams(told, known)
+            settings = swept_values(run.folder) or flat(as_written(run.config))
+            logger.log_hyperparams(settings, known)
             logger.finalize("success")

@@ -1,4 +1,4 @@
-"""What a run leaves for the next cell of its process: base model, scorer, the base's pictures."""
+"""Objects kept for the next cell of a process: base model, scorer, the base's pictures."""
 
 import gc
 from collections.abc import Callable
@@ -26,7 +26,7 @@ FAMILY, SCORER, BASE_PICTURES = "family", "scorer", "base pictures"
 
 
 def kept_base(config: TrainConfig, kept: Kept) -> Family:
-    """The base without adapters, loaded unless the last run left the same one."""
+    """The base without adapters, loaded unless the last run kept the same one."""
 
     def load() -> Family:
         return base_model.load(config.model, config.lora, config.trainer.precision, config.seed)
@@ -42,15 +42,15 @@ def kept_scorer(
     kept: Kept,
     make: Callable[[], Scorer],
 ) -> Scorer:
-    """The scorer with its models and references, made unless the last run had the same one.
+    """The scorer with its models and references, made unless the last run kept the same one.
 
     Args:
-        evaluation: Which scores.
-        data: Where the pictures come from.
-        fingerprint: Of the pictures.
-        device: Where scores are computed.
-        kept: What the last run left.
-        make: Makes another one.
+        evaluation: The scores.
+        data: The pictures.
+        fingerprint: Fingerprint of the pictures.
+        device: Device of the scorers.
+        kept: Objects of the last run.
+        make: Makes a new scorer.
     """
     key = (asdict(evaluation), asdict(data), fingerprint, device)
     found = kept.take(SCORER, key, make)
@@ -68,20 +68,20 @@ def with_kept_pictures(evaluator: Evaluator, config: TrainConfig, kept: Kept) ->
 
 
 def keep(run: TrainingRun, kept: Kept) -> None:
-    """Leave to the next run what it may use; this one is of no use afterwards."""
+    """Keep the objects that the next run may reuse; this run cannot be used afterwards."""
     config, evaluator = run.config, run.evaluator
     if _is_reusable(config.lora, config.model.family, config.trainer):
         key = _family_key(config.model, config.lora, config.trainer)
         pictures = (evaluator.base, evaluator.base_prior)
         kept.put(BASE_PICTURES, _pictures_key(key, evaluator), pictures)
-        kept.put(FAMILY, key, as_loaded(run.family))
+        kept.put(FAMILY, key, restored_base(run.family))
     gc.collect()  # Lightning's objects hold each other
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def as_loaded(family: Family) -> Family:
-    """Undo, in place, what a run with adapters did to a model; gives the model.
+def restored_base(family: Family) -> Family:
+    """Undo the changes of a run with adapters to a model, in place, and return the model.
 
     Not undone, since such models are not kept: trained base weights, a new word, compilation.
     """
@@ -105,7 +105,7 @@ def _family_key(model: ModelConfig, lora: LoraConfig, trainer: TrainerConfig) ->
 
 
 def _pictures_key(family_key: object, evaluator: Evaluator) -> object:
-    """The base is drawn with its own noise schedule, so nothing of the objective belongs here."""
+    """Key of the base's pictures; the objective has no effect on their noise schedule."""
     drawn = (evaluator.prompts, evaluator.prior_prompts, asdict(evaluator.sampling))
     size = (evaluator.resolution, evaluator.precision, evaluator.family.max_chunks)
     return (family_key, drawn, size, evaluator.scorer)

@@ -1,4 +1,4 @@
-"""``sdlora train``: one run, or the cells of a sweep, from the command line to the scores."""
+"""The command ``sdlora train``: one run, or the cells of a sweep."""
 
 import sys
 from contextlib import nullcontext
@@ -39,7 +39,7 @@ def checked(composed: DictConfig) -> TrainConfig:
 def train(
     config: TrainConfig, folder: Path, kept: Kept, progress: Progress
 ) -> "TrainingRun | None":
-    """Check the data only, or: prepare, fit, export, summarise."""
+    """Check the data only; or prepare, fit, export and summarise a run."""
     from sdlora.assembly.lightning_trainer import skips_trained_layers, trainer
     from sdlora.cli import processes
     from sdlora.commands.train import preparation, results
@@ -57,8 +57,10 @@ def train(
             run = preparation.prepared(config, folder, progress, kept, devices)
         if run.is_finished:
             steps = config.trainer.max_steps
-            progress.print(f"{folder} is finished: all {steps} steps are done and exported; raise")
-            progress.print("trainer.max_steps to go on, or start a new run")
+            progress.print(
+                f"{folder} is finished: all {steps} steps are done and exported; "
+                "raise trainer.max_steps to continue, or start a new run"
+            )
             return run
         fitted = fit(run)
     if fitted.signal is not None:
@@ -69,7 +71,7 @@ def train(
 
 
 def train_alone(composed: DictConfig, kept: Kept, progress: Progress) -> None:
-    """Train once, in a folder that no other run uses."""
+    """Train once, in a locked folder."""
     config = checked(composed)
 
     from sdlora.cli import processes
@@ -81,7 +83,7 @@ def train_alone(composed: DictConfig, kept: Kept, progress: Progress) -> None:
 
 
 def train_cell(composed: DictConfig, kept: Kept, progress: Progress) -> None:
-    """Train one cell of a sweep, and leave what the next one may use."""
+    """Train one cell of a sweep, and keep what the next one may reuse."""
     from sdlora.commands.train.cell import Cell
     from sdlora.commands.train.reuse import keep
     from sdlora.evaluation.selection import Rule
@@ -102,7 +104,7 @@ def train_cell(composed: DictConfig, kept: Kept, progress: Progress) -> None:
 
 
 def main() -> None:
-    """Train once, or in this process one cell of a sweep after the other."""
+    """Train once, or the cells of a sweep one after the other in this process."""
     follow()
     kept = Kept()
 

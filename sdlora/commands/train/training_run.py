@@ -1,4 +1,4 @@
-"""A training run: all that it is made of, ready for its first step."""
+"""A prepared training run, ready for its first step."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,24 +22,24 @@ from sdlora.training.validation_loss import ValidationLoss
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRun:
-    """All of a run, whole when it is made.
+    """All parts of a run, complete at construction.
 
     Attributes:
-        config: What it was told.
-        folder: Where it writes.
-        progress: Shows how far it is.
-        trainer: Lightning's, with the devices.
-        checkpoint: The ``trainer.ckpt`` that it goes on from; ``None``: from step 0.
+        config: Its config.
+        folder: The run folder.
+        progress: Shows bars and messages.
+        trainer: Lightning's trainer.
+        checkpoint: The ``trainer.ckpt`` to resume from; ``None``: start at step 0.
         hashes: SHA-256 of its pictures, base model and start of the adapters, by name.
-        data: The pictures that are trained on.
-        contact_sheets: Those pictures as the model sees them, as files.
+        data: The training pictures.
+        contact_sheets: Files of the contact sheets.
         datamodule: Their batches.
         family: The model with its adapters.
         specs: The adapter of each part that has one.
         module: The model with its objective and optimizer.
         average: The average of the weights that pictures and files show; ``None``: none.
         evaluator: Draws and scores.
-        validation: The loss on pictures held out; ``None`` without any.
+        validation: The validation loss; ``None`` without held-out pictures.
     """
 
     config: TrainConfig
@@ -60,16 +60,16 @@ class TrainingRun:
 
     @property
     def first_step(self) -> int:
-        """Optimizer steps that were done before."""
+        """Number of optimizer steps done before."""
         return 0 if self.checkpoint is None else step_of(self.checkpoint)
 
     @property
     def has_adapter(self) -> bool:
-        """Whether it trains an adapter or a new word, which the base is needed with."""
+        """Whether it trains an adapter or a new word, which are used with the base."""
         return bool(self.specs) or self.config.lora.new_word.name is not None
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run that is resumed had come to its end, export and report included."""
+        """Whether the resumed run was finished, including export and report."""
         is_over = self.checkpoint is not None and self.first_step >= self.trainer.max_steps
         return is_over and (self.folder / REPORT).is_file()

@@ -1,4 +1,4 @@
-"""The training stream as Lightning wants it: endless, and starting where the trainer stands."""
+"""The LightningDataModule: an endless stream of batches that starts at the trainer's step."""
 
 from collections.abc import Iterator
 
@@ -11,10 +11,10 @@ from sdlora.data.batches.streamed_batches import StreamedBatches
 
 
 class StreamSampler(Sampler[tuple[int, int]]):
-    """Numbers of one process's batches, without end, each with the size of its window.
+    """Batch numbers of one process, without end, each with the size of its accumulation window.
 
-    Micro-batch ``k`` of all ``W`` processes together is the stream's batches ``k W`` to
-    ``k W + W - 1``, one for each process. It has no length on purpose: steps govern, not epochs.
+    Micro-batch ``k`` of all ``W`` processes together is the stream's batches ``k W`` to ``k W + W -
+    1``, one for each process. It has no length on purpose: training counts steps, not epochs.
 
     Args:
         first_micro_batch: ``k`` of the first batch.
@@ -39,7 +39,7 @@ class StreamSampler(Sampler[tuple[int, int]]):
 
 
 class _Forward(IterableDataset[Batch]):
-    """Batches that can only be read forward, from where they stand."""
+    """Batches that can only be read forward."""
 
     def __init__(self, batches: Iterator[Batch]) -> None:
         self._batches = batches
@@ -49,16 +49,16 @@ class _Forward(IterableDataset[Batch]):
 
 
 class CaptionDataModule(lightning.LightningDataModule):
-    """Serves a picture dataset as an endless stream of batches.
+    """Data module of an endless stream of picture batches.
 
     The stream starts at micro-batch ``global_step * accumulate_grad_batches``, so a resumed run
-    goes on with the very sample it would have seen next, and no state needs saving. The trainer
-    must have ``use_distributed_sampler=False``: the stream deals itself out to the processes.
+    continues with exactly the next sample, and no state needs saving. The trainer must have
+    ``use_distributed_sampler=False``: the stream distributes its batches itself.
 
     Args:
         dataset: The batches.
         num_workers: Processes that prepare batches; 0 is best with a cache. A streamed set is read
-            in the training process: more would each read all of it.
+            in the training process: each worker would read all of it.
         accumulate_grad_batches: Micro-batches in one optimizer step.
     """
 
@@ -74,7 +74,7 @@ class CaptionDataModule(lightning.LightningDataModule):
         self.accumulate_grad_batches = accumulate_grad_batches
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """The stream from the trainer's present step on; from its start without a trainer."""
+        """The stream from the trainer's current step; from its start without a trainer."""
         trainer = self.trainer
         done, rank, world_size, on_cuda = 0, 0, 1, False
         if trainer is not None:

@@ -14,7 +14,7 @@ from sdlora.config.data import DataConfig
 from sdlora.data.batches.plan import plan_of
 from sdlora.data.cache.encodings import Table
 from sdlora.data.captions.set_captions import SetCaptions
-from sdlora.data.pictures.cuts import Geometry, cut_out, fitted, told_sizes
+from sdlora.data.pictures.cuts import Geometry, cut_out, fitted, size_conditioning
 from sdlora.data.pictures.decode import to_tensor, to_unit_range
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.runtime.devices import send
@@ -28,16 +28,16 @@ class Batch:
     Attributes:
         sample_index: Global counter of the stream, ``[B]``, int64: the key of all randomness.
         picture_index: Which picture of the source, ``[B]``, int64.
-        token_ids: Tokenised captions (that of ``""`` where dropped), ``[B, L]``, int64.
+        token_ids: Tokenised captions (of ``""`` where dropped), ``[B, L]``, int64.
         names: The pictures' names.
         weights: Factor on each sample's loss, ``[B]``, float32.
-        share: How much this batch counts in its optimizer step, see ``BatchPlan.share``.
+        share: Weight of this batch in its optimizer step, see ``BatchPlan.share``.
         pixels: ``[B, 3, H, W]`` in [-1, 1], float32; ``None`` with a cache.
         moments: Posterior mean and log-variance, unscaled, ``[B, 2C, h, w]``; ``None`` without.
         embeddings: Prompt embeddings, ``[B, L, D]``; ``None`` unless cached.
         mask: Factor on the loss of each latent pixel, ``[B, 1, h, w]``, float32; ``None``: 1.
         sizes: In pixels: height and width of the picture, top and left of its cut, height and width
-            of the cut; ``[B, 6]``, float32 (see :func:`told_sizes`).
+            of the cut; ``[B, 6]``, float32 (see :func:`size_conditioning`).
     """
 
     sample_index: Tensor
@@ -75,8 +75,8 @@ class Batch:
 class PictureDataset(Dataset[Batch]):
     """Training batches by their number in a stream without end.
 
-    Which pictures a batch shows is the plan's; cut, flip and caption are drawn with the sample's
-    global index as key. So a batch is the same in any process, for any number of workers, and
+    The plan decides the pictures of a batch; cut, flip and caption are drawn by the sample's
+    global index. So a batch is the same in any process, for any number of workers, and
     after any resume.
 
     Args:
@@ -84,12 +84,12 @@ class PictureDataset(Dataset[Batch]):
         captions: Their captions as token ids.
         data: Batch size, flips, random cuts and the weight of what is masked.
         seed: The run's seed.
-        latent_scale: Pixels to one latent along a side: masks are that much coarser.
+        latent_scale: Pixels per latent along a side; masks are reduced by it.
         latents: Moments by ``2 * picture + mirrored`` (by picture without flips), if cached.
         embeddings: Prompt embeddings by caption, if cached; the captions must be static.
 
     Attributes:
-        plan: Which pictures each batch shows.
+        plan: The pictures of each batch.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class PictureDataset(Dataset[Batch]):
             weights=self._weights[picture],
             share=self.plan.share(number, window),
             embeddings=embeddings,
-            sizes=told_sizes([each.size for each in shown], cuts, flipped),
+            sizes=size_conditioning([each.size for each in shown], cuts, flipped),
         )
         if self._masked:
             batch.mask = self._mask(picture, cuts, flipped)
@@ -180,7 +180,7 @@ class PictureDataset(Dataset[Batch]):
         return shown + (1 - shown) * self._data.mask_weight
 
     def _one_mask(self, picture: int, cut: Geometry) -> Tensor:
-        """Masks are kept once read, at the latents' resolution: a file a step would be slow."""
+        """Masks are kept in memory at the latents' resolution; reading a file each step is slow."""
         if picture in self._masks:
             return self._masks[picture]
         width, height = (side // self._latent_scale for side in cut.bucket)
@@ -203,7 +203,7 @@ def flips(seed: int, data: DataConfig, samples: Tensor) -> Tensor:
 
 
 def random_anchors(seed: int, samples: Tensor) -> list[tuple[float, float]]:
-    """Where each sample's random cut lies, as :func:`fitted` takes it."""
+    """Anchor of each sample's random cut, as :func:`fitted` takes it."""
     across, down = (uniform(seed, purpose, samples).tolist() for purpose in ("crop_x", "crop_y"))
     return list(zip(across, down, strict=True))
 

@@ -1,4 +1,4 @@
-"""Which samples make up each batch of the endless training stream: a function of the seed."""
+"""The plan of the endless training stream: the samples of each batch, a function of the seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Draw:
 
     Attributes:
         first: Global index of the first sample; the others follow.
-        pictures: Which picture each sample shows, ``[b]``, int64; ``b`` is at most the batch size.
+        pictures: Picture of each sample, ``[b]``, int64; ``b`` is at most the batch size.
     """
 
     first: int
@@ -37,10 +37,10 @@ class _Epoch:
 class BatchPlan:
     """Batches of an endless stream, by their number.
 
-    An epoch shows every picture as often as it repeats. Its order is a permutation that the seed
-    and the epoch decide; each bucket's pictures are dealt into batches in that order, the last of
-    which may be short, and the batches come in an order of their own. So all batches of an epoch
-    are known from its number, nothing is dropped, and nothing is shown twice to fill a batch.
+    An epoch shows every picture as often as it repeats. Its order is a permutation given by the
+    seed and the epoch; each bucket's pictures are split into batches in that order, the last of
+    which may be short, and the batches are shuffled. So all batches of an epoch are known from its
+    number, nothing is dropped, and nothing is repeated to fill a batch.
 
     Args:
         buckets: Bucket number of each picture.
@@ -77,7 +77,7 @@ class BatchPlan:
         return Draw(first, epoch.pictures[int(start) : int(end)])
 
     def share(self, batch: int, window: int) -> float:
-        """How much a batch counts in an optimizer step over ``window`` batches; 1 if all are even.
+        """Weight of a batch in an optimizer step over ``window`` batches; 1 if all have one size.
 
         The step averages the batches' mean losses. Short batches hold fewer samples, so each mean
         is first multiplied by its number of samples over the average number, which makes the step

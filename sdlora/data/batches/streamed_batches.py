@@ -1,4 +1,4 @@
-"""Training batches of a streamed set: rows in a row, each batch still a function of its number."""
+"""Training batches of a streamed data set, each a function of its number."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -10,7 +10,7 @@ from sdlora.config.data import DataConfig
 from sdlora.data.batches.dataset import Batch, flips, random_anchors, stacked_pixels
 from sdlora.data.captions.recipe import sample_caption
 from sdlora.data.captions.set_captions import Tokenize
-from sdlora.data.pictures.cuts import CENTER, Geometry, fitted, told_sizes
+from sdlora.data.pictures.cuts import CENTER, Geometry, fitted, size_conditioning
 from sdlora.data.sources.picture_source import DataError
 from sdlora.data.sources.streamed_source import StreamedPicture, StreamedSource
 
@@ -18,10 +18,10 @@ from sdlora.data.sources.streamed_source import StreamedPicture, StreamedSource
 class StreamedBatches:
     """Batches of consecutive rows of a stream without end.
 
-    Row ``n`` of the stream is sample ``n``, used or not, so batch ``j`` holds rows ``j B ..
-    (j + 1) B - 1`` and a resumed run goes on with the next one. Rows that cannot be used and are
-    passed over make their batch shorter; how short the others of an optimizer step will be is not
-    known, so each batch counts the same.
+    Row ``n`` of the stream is sample ``n``, used or not, so batch ``j`` holds rows ``j B .. (j + 1)
+    B - 1`` and a resumed run continues with the next one. Skipped rows make their batch shorter;
+    the sizes of the other batches of an optimizer step are not known in advance, so all batches
+    have the same weight.
 
     Args:
         source: The rows.
@@ -59,8 +59,8 @@ class StreamedBatches:
                 number, row = next(rows)
             if not held:
                 raise DataError(
-                    f"data.root: {size} rows one after the other cannot be used; look at "
-                    "the findings, or clean the set"
+                    f"data.root: {size} consecutive rows cannot be used; look at the findings, or "
+                    "clean the data set"
                 )
             if batch % world_size == rank:
                 yield self._batch(held)
@@ -92,7 +92,7 @@ class StreamedBatches:
             names=tuple(picture.name for picture in pictures),
             weights=torch.ones(len(held)),
             pixels=stacked_pixels(images, cuts, flipped),
-            sizes=told_sizes([image.size for image in images], cuts, flipped),
+            sizes=size_conditioning([image.size for image in images], cuts, flipped),
         )
 
     def _cuts(self, index: Tensor, held: list[tuple[int, StreamedPicture]]) -> list[Geometry]:

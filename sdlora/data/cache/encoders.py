@@ -1,4 +1,4 @@
-"""Pictures and captions through the frozen encoders, batched, one bucket at a time."""
+"""Batched encoding of pictures (VAE) and captions (text encoders) for the cache."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -18,7 +18,7 @@ from sdlora.data.sources.picture_source import DataError
 from sdlora.models.family import Family
 
 _WORTH_WORKERS = 256
-"""Below so many pictures, starting worker processes takes longer than it saves."""
+"""With fewer pictures, starting worker processes takes longer than it saves."""
 
 _BATCH = 16
 """Pictures, or captions, encoded at a time."""
@@ -27,13 +27,13 @@ _BATCH = 16
 def encoded_pictures(
     pictures: PictureSet, data: DataConfig, family: Family, encoder: str, cache: Cache
 ) -> tuple[Table, PictureSet]:
-    """Latents of all pictures, and the set without pictures that turned out not to decode.
+    """Latents of all pictures, and the set without the pictures that cannot be decoded.
 
     Args:
         pictures: The pictures, and what of each is trained on.
         data: Whether mirrored ones are wanted too, and what the set is called in a message.
         family: Encodes pictures.
-        encoder: What names the VAE's weights and precision.
+        encoder: Key of the VAE's weights and precision.
         cache: Where latents are kept.
 
     Raises:
@@ -56,7 +56,7 @@ def encoded_captions(captions: SetCaptions, family: Family, encoder: str, cache:
     Args:
         captions: The captions; static.
         family: Encodes prompts.
-        encoder: What names tokenizers, text encoders and precision.
+        encoder: Key of tokenizers, text encoders and precision.
         cache: Where embeddings are kept.
     """
     encodings, keys = Encodings(cache), embedding_keys(captions.texts, encoder)
@@ -66,7 +66,7 @@ def encoded_captions(captions: SetCaptions, family: Family, encoder: str, cache:
 
 
 class PictureEncoder:
-    """Encodes pictures by the numbers of their latent keys; what cannot be encoded is a fault.
+    """Encodes pictures by the numbers of their latent keys, and collects those that fail.
 
     Args:
         pictures: The pictures, and what of each is shown.
@@ -75,7 +75,7 @@ class PictureEncoder:
         cache: Device, display and number of workers.
 
     Attributes:
-        faults: What is wrong with the pictures that could not be encoded, by picture.
+        faults: Findings of the pictures that cannot be encoded, by picture.
     """
 
     def __init__(self, pictures: PictureSet, flip: bool, family: Family, cache: Cache) -> None:
@@ -106,13 +106,13 @@ class PictureEncoder:
             yield from self._encoded(batch, views)
 
     def _add_fault(self, picture: int, kind: str, reason: str) -> None:
-        """Note what is wrong with a picture, and with its copies, whose latents have its key."""
+        """Add a finding for a picture and for its copies, whose latents have the same key."""
         for number in self._copies[self._identity(picture)]:
             self.faults[number] = Finding(self._source.pictures[number].name, kind, reason)
 
     @cached_property
     def _copies(self) -> dict[tuple[str, Geometry], list[int]]:
-        """Pictures of the same bytes and the same cut."""
+        """Pictures with the same bytes and the same cut."""
         groups: dict[tuple[str, Geometry], list[int]] = {}
         for number in range(len(self._geometry)):
             groups.setdefault(self._identity(number), []).append(number)
@@ -150,7 +150,7 @@ class PictureEncoder:
 
 
 class _Cuts(Dataset[tuple[int, "Tensor | Finding"]]):
-    """Pictures cut to their buckets as uint8, or what is wrong with them."""
+    """Pictures cut to their buckets as uint8, or the finding of one that cannot be decoded."""
 
     def __init__(self, pictures: PictureSet, numbers: list[int]) -> None:
         self._source = pictures.source
@@ -174,7 +174,7 @@ class CaptionEncoder:
     """Encodes captions by their numbers.
 
     Args:
-        token_ids: Of all captions, ``[n, L]``, int64.
+        token_ids: Token ids of all captions, ``[n, L]``, int64.
         family: Encodes prompts.
         cache: Device and display.
     """

@@ -20,10 +20,10 @@ class Cache:
 
     Attributes:
         store: On disk, shared by all runs; ``None``: in memory, for this run.
-        resident_bytes: Up to this size a set lives on ``device``; a larger one is memory-mapped.
-        device: Where the encoders work and the tables live.
-        progress: Display to count on.
-        num_workers: Processes that decode or draw; few pictures never use any.
+        resident_bytes: Up to this size a set is kept on ``device``; a larger one is memory-mapped.
+        device: Device of the encoders and of the tables.
+        progress: Shows bars.
+        num_workers: Processes that decode or draw; not used for few pictures.
     """
 
     store: TensorStore | None
@@ -34,11 +34,11 @@ class Cache:
 
 
 EncodeNumbers = Callable[[list[int]], Iterator[tuple[int, Tensor]]]
-"""Numbers of keys -> (number, tensor) of all that can be encoded."""
+"""Numbers of keys -> (number, tensor) of those that can be encoded."""
 
 
 class Resident:
-    """Tensors by number, on one device, those of one shape in one block."""
+    """Tensors by number on one device, one block for each shape."""
 
     def __init__(self, tensors: Sequence[Tensor], device: torch.device) -> None:
         groups: dict[torch.Size, list[int]] = {}
@@ -59,7 +59,7 @@ class Resident:
 
 
 class Mapped:
-    """Tensors by number, read from memory-mapped files when they are asked for."""
+    """Tensors by number, read from memory-mapped files on demand."""
 
     def __init__(self, entries: Mapping[str, Tensor], keys: Sequence[str]) -> None:
         self._entries = entries
@@ -75,11 +75,11 @@ Table = Resident | Mapped
 
 
 def latent_keys(pictures: PictureSet, flip: bool, encoder: str) -> list[str]:
-    """Keys of all latents: whatever they depend on is in the key, so none can be stale.
+    """Keys of all latents: a key contains all that its latents depend on, so none can be stale.
 
     Args:
-        pictures: Known by the hash of their bytes, and what of each is shown.
-        flip: Whether mirrored ones are wanted too.
+        pictures: The pictures, known by the hash of their bytes, and their cuts.
+        flip: Whether mirrored pictures are encoded too.
         encoder: What names the VAE's weights and precision.
     """
     return [
@@ -99,10 +99,10 @@ def _key(*fields: str) -> str:
 
 
 class Encodings:
-    """Tensors by key: what the store has, and what was encoded for it.
+    """Tensors by key: those in the store and those that are encoded now.
 
-    Two moves: :meth:`fill` encodes what is missing, as far as it can be; :meth:`table` then serves
-    the keys that are wanted.
+    Two steps: :meth:`fill` encodes what is missing, as far as possible; :meth:`table` then returns
+    the tensors of the given keys.
     """
 
     def __init__(self, cache: Cache) -> None:
@@ -111,7 +111,7 @@ class Encodings:
         self._fresh_bytes = 0
 
     def fill(self, keys: Sequence[str], encode: EncodeNumbers) -> None:
-        """Encode what is missing; ``encode`` takes numbers of keys and yields what it can."""
+        """Encode missing tensors; ``encode`` takes numbers of keys and yields tensors."""
         store = self._cache.store
         missing = _lacking(keys, set() if store is None else store.find(keys))
         if store is None:
@@ -127,10 +127,10 @@ class Encodings:
                     self._keep(keys[number], tensor)
 
     def table(self, keys: Sequence[str], encode: EncodeNumbers) -> Table:
-        """Serve ``keys``, in memory if they fit there; damaged entries are encoded again.
+        """The tensors of ``keys``, in memory if they fit; damaged entries are encoded again.
 
         Raises:
-            DataError: If a set too large for the memory could not be written to the store.
+            DataError: If a set larger than the memory limit could not be written to the store.
         """
         store, fresh = self._cache.store, self._fresh
         stored = [key for key in dict.fromkeys(keys) if key not in fresh]
@@ -148,14 +148,14 @@ class Encodings:
         return Resident([known[key] for key in keys], self._cache.device)
 
     def _keep(self, key: str, tensor: Tensor) -> None:
-        """What was just encoded is kept while it fits: reading it back would only cost time."""
+        """Keep a new tensor in memory while it fits: reading it back would only cost time."""
         if self._fresh_bytes + tensor.nbytes <= self._cache.resident_bytes:
             self._fresh[key] = tensor
             self._fresh_bytes += tensor.nbytes
 
 
 def _lacking(keys: Sequence[str], present: set[str]) -> list[int]:
-    """Numbers of the keys that are not there, each key once."""
+    """Numbers of the missing keys, each key once."""
     first: dict[str, int] = {}
     for number, key in enumerate(keys):
         first.setdefault(key, number)
@@ -167,7 +167,7 @@ def _mapped(store: TensorStore, keys: Sequence[str]) -> Mapping[str, Tensor]:
     if lacking:
         raise DataError(
             f"data.cache.dir: {lacking} encodings could not be written there, and the set is "
-            "larger than data.cache.resident_gib; make room, name another folder, or set "
+            "larger than data.cache.resident_gib; free disk space, name another folder, or set "
             "data.cache=off"
         )
     return store.mapped(keys)

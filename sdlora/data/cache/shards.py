@@ -34,11 +34,11 @@ _ABANDONED_S = 24 * 3600
 
 
 class ShardError(ValueError):
-    """A shard, or a tensor in it, that must not be used; the message is one of three reasons."""
+    """A damaged shard or tensor; the message is one of three reasons."""
 
 
 class StoreError(KeyError):
-    """An entry that cannot be served; the message names it and says what to do."""
+    """An entry that is missing or damaged; the message names it and the remedy."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -48,15 +48,15 @@ class Shard:
     """Tensors in one file, by key, each checked when it is first read.
 
     The file's name holds the hash of its header, and the header the checksums of its tensors: so
-    keys, shapes, dtypes and values are as they were written, or are refused. A process that gets a
-    pickled shard opens the file for itself.
+    altered keys, shapes, dtypes and values are refused. A process that gets a pickled shard opens
+    the file itself.
 
     Args:
         path: A file named as ``SHARD_NAME`` says. Only its header is read now.
 
     Attributes:
         path: The file.
-        keys: Of all its tensors, sorted.
+        keys: Keys of all its tensors, sorted.
         file_bytes: Size of the file.
 
     Raises:
@@ -84,11 +84,11 @@ class Shard:
         return int(self._sizes[bisect_left(self.keys, key)])
 
     def open(self, backend: str | None = None) -> None:
-        """Hold the file, so that it can be read even if it is removed; an open one stays as it is.
+        """Open the file, so that it can be read even if it is removed; no effect if it is open.
 
         Args:
             backend: Of safetensors: ``pread`` costs a file handle; ``mmap`` none, but reads far
-                more than it is asked for where the system reads ahead. ``None``: as before.
+                more than needed where the system reads ahead. ``None``: unchanged.
 
         Raises:
             OSError: If it cannot be read, as when it was removed since its header was.
@@ -98,21 +98,21 @@ class Shard:
             self._file = _safe_open(self.path, self._backend)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file = None
 
     def tensor(self, key: str) -> Tensor:
         """One of ``keys``.
 
         Raises:
-            ShardError: If it is not what was written.
+            ShardError: If it was altered.
             OSError: If the file cannot be read.
         """
         self.open()
         return self._proven(self._file, key)
 
     def sound(self, keys: list[str]) -> dict[str, Tensor]:
-        """Those of ``keys`` that are what was written, as views of the mapped file.
+        """The unaltered tensors of ``keys``, as views of the mapped file.
 
         Raises:
             OSError: If the file cannot be read.
@@ -145,7 +145,7 @@ def write_shard(folder: Path, tensors: Mapping[str, Tensor]) -> Shard:
         tensors: By key; at least one; on the CPU, contiguous, no two of one storage.
 
     Raises:
-        OSError: If the disk is full or the folder not writable; nothing is left there then.
+        OSError: If the disk is full or the folder not writable; no file is left then.
     """
     checksums = "".join(f"{_checksum(tensors[key]):08x}" for key in sorted(tensors))
     data = save(dict(tensors), metadata={"checksums": checksums})
@@ -156,10 +156,10 @@ def write_shard(folder: Path, tensors: Mapping[str, Tensor]) -> Shard:
 
 
 def repair(shard: Shard) -> Shard | None:
-    """Put a new shard, of the sound tensors only, in the place of one that holds others too.
+    """Replace a damaged shard by a new one that holds only its intact tensors.
 
     Returns:
-        The new one; ``None`` if no tensor is sound.
+        The new one; ``None`` if no tensor is intact.
 
     Raises:
         OSError: If the new one cannot be written or the old one not removed.
@@ -174,7 +174,7 @@ def repair(shard: Shard) -> Shard | None:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove temporary files that are too old to be of a living writer."""
+    """Remove temporary files that are too old to belong to a running writer."""
     for path in folder.glob(".writing-*"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _ABANDONED_S:
@@ -182,12 +182,12 @@ def remove_abandoned(folder: Path) -> None:
 
 
 class EntryWriter:
-    """Gathers tensors and writes them in shards; one that cannot be written ends the writing.
+    """Collects tensors and writes them in shards; it stops at the first write that fails.
 
     Args:
-        write: Writes tensors by key, and tells whether it could.
-        shard_entries: Write when so many wait, or
-        shard_bytes: so many bytes.
+        write: Writes tensors by key, and returns whether that succeeded.
+        shard_entries: Number of waiting tensors at which a shard is written.
+        shard_bytes: Number of waiting bytes at which a shard is written.
     """
 
     def __init__(
@@ -211,22 +211,22 @@ class EntryWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits; if it cannot be, the store says so and nothing more is taken."""
+        """Write the waiting tensors; after a failed write take no more."""
         waiting, self._waiting, self._waiting_bytes = self._waiting, {}, 0
         if waiting:
             self._writing = self._write(waiting)
 
 
 class EntryReader(Mapping[str, Tensor]):
-    """Tensors by key, read from their shards when asked for and checked the first time.
+    """Tensors by key, read from their shards on demand and checked the first time.
 
-    Can be handed to other processes (pickled), which open the files for themselves.
+    It can be pickled for other processes, which open the files themselves.
 
     Args:
         entries: The shard of each key.
 
     Raises:
-        StoreError: By asking for a key that is missing, or whose tensor is damaged.
+        StoreError: When a missing key or a damaged tensor is read.
     """
 
     def __init__(self, entries: dict[str, Shard]) -> None:
@@ -242,7 +242,7 @@ class EntryReader(Mapping[str, Tensor]):
             remedy = self._repaired(shard)
             raise StoreError(f"cache entry {key} in {shard.path}: {error}; {remedy}") from None
         except OSError as error:
-            reason = f"{error.strerror}; run again, and it is made again"
+            reason = f"{error.strerror}; run again, and it is encoded again"
             raise StoreError(f"cache entry {key} in {shard.path}: {reason}") from None
 
     def __contains__(self, key: object) -> bool:
@@ -255,7 +255,7 @@ class EntryReader(Mapping[str, Tensor]):
         return len(self._entries)
 
     def _repaired(self, shard: Shard) -> str:
-        """Repair the shard, so that the next run misses the damaged entries; what to do then."""
+        """Repair the shard, so that the next run encodes its damaged entries; gives the remedy."""
         try:
             renewed = repair(shard)
         except OSError:
@@ -266,7 +266,7 @@ class EntryReader(Mapping[str, Tensor]):
                 self._entries[key] = sound[key]
             else:
                 del self._entries[key]
-        return "run again, and it is made again"
+        return "run again, and it is encoded again"
 
 
 def _safe_open(path: Path, backend: str) -> Any:

@@ -1,4 +1,4 @@
-"""Encoded tensors on disk, by content hash, shared by all runs and safe against whatever breaks."""
+"""The tensor store: encoded tensors on disk by content hash, shared by all runs."""
 
 import os
 import re
@@ -25,7 +25,7 @@ from sdlora.data.cache.shards import (
 
 _SHARD_ENTRIES = 1024
 """256 to 4,096 cost the same (``python -m benchmarks.cache_layout``); fewer take more file handles,
-more lose more of a killed run's work."""
+with more a killed run loses more work."""
 
 _SHARD_BYTES = 64 * 2**20
 
@@ -34,19 +34,20 @@ _MANY_HANDLES = 2048
 _GONE = "removed meanwhile"
 
 _Faults = defaultdict[str, list[str]]
-"""Reasons, and the names of what each makes unusable."""
+"""Reason -> names of the damaged files or entries."""
 
 
 class TensorStore:
     """A folder of shards that any number of processes read, write and evict at once.
 
-    Whatever is damaged is said and treated as missing, so that the caller makes it again; a folder
-    that cannot be written is said and does without. Last use is a shard's modification time.
+    Damaged entries are reported and treated as missing, so that the caller encodes them again; a
+    folder that cannot be written is reported and not used. A shard's modification time is its
+    last use.
 
     Args:
-        folder: Made at the first writing.
-        max_bytes: What :meth:`evict` leaves; ``None`` for no limit.
-        say: Takes one line for a person.
+        folder: Made at the first write.
+        max_bytes: Size that :meth:`evict` reduces the store to; ``None``: no limit.
+        say: Prints one line.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class TensorStore:
     ) -> None:
         self._folder = Path(folder)
         self._max_bytes = max_bytes
-        self._tell = say
+        self._print = say
         self._said: set[str] = set()
         self._shards: dict[str, Shard] = {}  # by file name
         self._index: dict[str, Shard] = {}  # by key
@@ -66,19 +67,19 @@ class TensorStore:
         self._refresh()
 
     def find(self, keys: Sequence[str]) -> set[str]:
-        """Those of ``keys`` that are there; from now on this process does not evict them."""
+        """The ``keys`` in the store; from now on this process does not evict them."""
         with self._lock:
             self._refresh()
             return {key for wanted in self._by_shard(keys).values() for key in wanted}
 
     def num_bytes(self, keys: Sequence[str]) -> int:
-        """Size of the tensors, of those of ``keys`` that are there."""
+        """Size of the tensors of ``keys`` that are in the store."""
         with self._lock:
             self._refresh()
             return sum(self._index[key].num_bytes(key) for key in set(keys) if key in self._index)
 
     def load(self, keys: Sequence[str]) -> dict[str, Tensor]:
-        """Those of ``keys`` that are there and are what was written.
+        """The tensors of ``keys`` that are in the store and intact.
 
         Returns:
             Views of mapped files: memory is used by what is copied out of them.
@@ -94,7 +95,7 @@ class TensorStore:
         return loaded
 
     def mapped(self, keys: Sequence[str]) -> Mapping[str, Tensor]:
-        """Those of ``keys`` that are there, read when asked for and checked the first time.
+        """The tensors of ``keys`` in the store, read on demand and checked the first time.
 
         The mapping can be pickled. It raises ``StoreError`` for a key that is missing or whose
         entry turns out to be damaged.
@@ -116,11 +117,11 @@ class TensorStore:
     def writer(
         self, *, shard_entries: int = _SHARD_ENTRIES, shard_bytes: int = _SHARD_BYTES
     ) -> Iterator[EntryWriter]:
-        """Give a writer; what it was given is on disk when the block ends, also by an error.
+        """A writer, whose tensors are all on disk when the block ends, even by an error.
 
         Args:
-            shard_entries: A shard is written when so many tensors wait, or
-            shard_bytes: so many bytes.
+            shard_entries: Number of waiting tensors at which a shard is written.
+            shard_bytes: Number of waiting bytes at which a shard is written.
         """
         writer = EntryWriter(self._write, shard_entries, shard_bytes)
         try:
@@ -130,13 +131,13 @@ class TensorStore:
 
     @contextmanager
     def filling(self, name: str) -> Iterator[None]:
-        """Let one process at a time fill a set; another waits here, says so, and then finds it.
+        """Let one process at a time encode a set; others wait, and then find it.
 
-        The operating system frees the lock of a killed process. Where no file can be written the
-        block runs unlocked.
+        The operating system frees the lock of a killed process. Without write access the block runs
+        unlocked.
 
         Args:
-            name: Of the set: letters, digits, ``-`` and ``_``.
+            name: Name of the set: letters, digits, ``-`` and ``_``.
         """
         if not re.fullmatch(r"[\w-]+", name, re.ASCII):
             raise ValueError(f"name={name!r}: only letters, digits, - and _ may be in it")
@@ -151,7 +152,7 @@ class TensorStore:
             yield
 
     def evict(self) -> int:
-        """Remove the least recently used shards beyond ``max_bytes``; none of this process.
+        """Remove the least recently used shards beyond ``max_bytes``, except those in use here.
 
         Returns:
             Number of shards removed.
@@ -177,7 +178,7 @@ class TensorStore:
         return removed
 
     def _by_shard(self, keys: Sequence[str]) -> dict[Shard, list[str]]:
-        """Those keys that are there, grouped; their shards count as used."""
+        """The existing keys by shard; their shards count as used."""
         groups: dict[Shard, list[str]] = {}
         for key in dict.fromkeys(keys):
             shard = self._index.get(key)
@@ -211,7 +212,7 @@ class TensorStore:
         return sound
 
     def _write(self, tensors: dict[str, Tensor]) -> bool:
-        """Write what is not there yet; whether that went well."""
+        """Write the missing tensors; returns whether that succeeded."""
         with self._lock:
             self._refresh()
             present = {key for keys in self._by_shard(list(tensors)).values() for key in keys}
@@ -230,7 +231,7 @@ class TensorStore:
         self._index.update(dict.fromkeys(shard.keys, shard))
 
     def _refresh(self) -> None:
-        """See what was written and removed, by whomever; read the headers of what is new."""
+        """Find shards that any process wrote or removed, and read the headers of new ones."""
         names = self._listed() - self._refused
         if not self._shards.keys() <= names:
             self._shards = {name: self._shards[name] for name in self._shards.keys() & names}
@@ -239,7 +240,7 @@ class TensorStore:
         for name in sorted(names - self._shards.keys()):
             with self._refusing(self._folder / name, [name], faults):
                 self._add(Shard(self._folder / name))
-        faults.pop(_GONE, None)  # nobody has asked for these yet
+        faults.pop(_GONE, None)  # no caller has requested these yet
         self._report(faults, "files")
 
     def _listed(self) -> set[str]:
@@ -249,12 +250,12 @@ class TensorStore:
         except FileNotFoundError:
             return set()
         except OSError as error:
-            self._say_once(f"cannot be read ({error.strerror}); going on without it")
+            self._say_once(f"cannot be read ({error.strerror}); continuing without it")
             return set()
 
     @contextmanager
     def _refusing(self, path: Path, names: Sequence[str], faults: _Faults) -> Iterator[None]:
-        """Note what is wrong with a file and never look at it again; a damaged one is removed."""
+        """Note the fault of a file and ignore the file from now on; a damaged one is removed."""
         try:
             yield
         except ShardError as error:
@@ -278,13 +279,14 @@ class TensorStore:
         stack.callback(lock.release)
 
     def _report(self, faults: Mapping[str, Sequence[str]], what: str) -> None:
-        """Say each class of fault once, with the number of its cases and the first of them."""
+        """Report each kind of fault once, with the number of cases and the first one."""
         for reason, names in faults.items():
-            self._say(f"{len(names)} {what} lost, to be made again: {reason} (first {names[0]})")
+            self._say(f"{len(names)} {what} lost, to be encoded again: {reason} (first {names[0]})")
 
     def _say_unwritable(self, error: OSError) -> None:
-        remedy = "make room, or name another folder with data.cache.dir"
-        self._say_once(f"cannot be written ({error.strerror or error}), going on without; {remedy}")
+        remedy = "free disk space, or name another folder with data.cache.dir"
+        reason = error.strerror or error
+        self._say_once(f"cannot be written ({reason}), continuing without it; {remedy}")
 
     def _say_once(self, message: str) -> None:
         if message not in self._said:
@@ -292,7 +294,7 @@ class TensorStore:
             self._say(message)
 
     def _say(self, message: str) -> None:
-        self._tell(f"cache {self._folder}: {message}")
+        self._print(f"cache {self._folder}: {message}")
 
 
 def _last_use(shard: Shard) -> tuple[int, str]:
@@ -303,7 +305,7 @@ def _last_use(shard: Shard) -> tuple[int, str]:
 
 
 def _spare_handles() -> int:
-    """How many shards may be held open: a quarter of what the system allows this process."""
+    """Number of shards that may be open: a quarter of the process's limit of open files."""
     try:
         import resource
     except ImportError:  # Windows has no such limit

@@ -1,4 +1,4 @@
-"""What is odd about the captions of a set: cut, shared, with broken wildcards; frequent words."""
+"""Findings of captions (cut, shared, broken wildcards) and their frequent words."""
 
 import re
 from collections import Counter, defaultdict
@@ -26,16 +26,16 @@ def caption_findings(
 
     Args:
         pictures: Whose captions were tokenised.
-        recipe: What they become.
+        recipe: How they become captions of samples.
         cut: For each picture the words that the tokenizer loses, ``""`` if none; as long as
             ``pictures``.
-        meant: Captions that the config gives to many pictures; sharing them is no finding.
+        meant: Captions that the config gives to many pictures, which may be shared.
     """
     findings = [
         Finding(
             picture.name,
             "cut_caption",
-            f"too long for the tokenizer, which does not see {_excerpt(lost.strip())}; "
+            f"too long for the tokenizer, which cuts {_excerpt(lost.strip())}; "
             "shorten it or, where CLIP reads it, raise data.captions.max_chunks",
             WARNING,
         )
@@ -46,8 +46,8 @@ def caption_findings(
     for picture in pictures:
         if recipe.wildcards and has_broken_wildcard(picture.text):
             reason = (
-                "a {wildcard|choice} is not closed, not opened, or lies in another: the text stays "
-                f"as it is, {_excerpt(picture.text)}; mend it, or remove the braces"
+                "a {wildcard|choice} is not closed, not opened, or nested: the text is used "
+                f"literally, {_excerpt(picture.text)}; correct it, or remove the braces"
             )
             findings.append(Finding(picture.name, "broken_wildcard", reason, WARNING))
         if picture.text and picture.text not in meant:
@@ -80,7 +80,7 @@ def _shared(text: str, names: Sequence[str]) -> str:
     others = ", ".join(quoted(name) for name in names[1:4]) + (", ..." if names[4:] else "")
     return (
         f"has the same caption as {len(names) - 1} other picture(s) ({others}), "
-        f"{_excerpt(text)}; write what tells them apart"
+        f"{_excerpt(text)}; describe what differs"
     )
 
 

@@ -1,17 +1,17 @@
-"""Caption texts, read and checked: UTF-8, short enough, with something to read."""
+"""Reading and checks of caption texts: UTF-8, length, not empty."""
 
 import re
 from pathlib import Path
 
 MAX_CAPTION_BYTES = 65_536
-"""A longer text is no caption: a file is refused before it is read."""
+"""Longest caption; a larger file is refused before it is read."""
 
 
 _CONTROL_WORDS = re.compile(r"<\|(?:startoftext|endoftext)\|>")
 
 
 class CaptionError(ValueError):
-    """A caption that cannot be used; the message is the reason and the remedy."""
+    """A caption that cannot be used; the message gives reason and remedy."""
 
 
 def read_caption_text(path: Path) -> str:
@@ -24,8 +24,8 @@ def read_caption_text(path: Path) -> str:
         The lines, ``\\n`` between them; never empty.
 
     Raises:
-        CaptionError: If the file is not UTF-8 (with the offset of the first wrong byte), or for
-            what :func:`check_caption_text` refuses.
+        CaptionError: If the file is not UTF-8 (with the offset of the first wrong byte), or if
+            :func:`check_caption_text` refuses it.
         OSError: If it cannot be read at all.
     """
     if (size := path.stat().st_size) > MAX_CAPTION_BYTES:
@@ -34,7 +34,7 @@ def read_caption_text(path: Path) -> str:
 
 
 def check_caption_text(text: str) -> str:
-    """Check a caption from anywhere, such as a row of a table, as one from a file.
+    """Check a caption of any origin, such as a row of a table, like one from a file.
 
     Returns:
         Its lines that are not blank, stripped, ``\\n`` between them; never empty.

@@ -1,4 +1,4 @@
-"""From the text of a picture to the caption of one sample, as ``data.captions`` says."""
+"""Captions of samples, made from the text of a picture as ``data.captions`` says."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _BROKEN_WILDCARD = re.compile(r"\{[^}]*\||\|[^{]*\}")
 
 
 def is_static(recipe: CaptionsConfig) -> bool:
-    """Whether all samples of a picture have one caption, dropout of the whole aside."""
+    """Whether all samples of a picture have one caption, except for caption dropout."""
     chosen = recipe.lines == "random" or recipe.wildcards
     return not (chosen or recipe.shuffle or recipe.tag_dropout)
 
@@ -30,17 +30,17 @@ def static_caption(recipe: CaptionsConfig, text: str, root_prefix: str = "") -> 
 def sample_caption(
     recipe: CaptionsConfig, text: str, root_prefix: str, seed: int, sample_index: int
 ) -> str:
-    """The caption of one sample: the same in any process, whatever was drawn before.
+    """The caption of one sample: the same in any process and after any resume.
 
     In this order: lines, wildcards, tags, prefixes and suffix, dropout. A wildcard
-    ``{red|blue}`` stands for one of its alternatives, each as likely; ``{{red|blue}}`` stands for
-    ``{red|blue}`` itself; braces without ``|`` mean nothing. Wildcards within wildcards are not
-    read: such a text stays as it is.
+    ``{red|blue}`` is replaced by one of its alternatives, equally likely; ``{{red|blue}}`` gives
+    ``{red|blue}`` literally; braces without ``|`` are literal. A text with nested wildcards is used
+    literally.
 
     Args:
         recipe: How it is made.
         text: The caption as written; lines end in ``\\n``. ``""`` leaves the prefixes.
-        root_prefix: Stands before everything else.
+        root_prefix: Put in front of everything else.
         seed: The run's seed.
         sample_index: Global counter of the stream.
     """
@@ -58,7 +58,7 @@ def split_tags(recipe: CaptionsConfig, text: str) -> list[str]:
 
 
 def check_frame(recipe: CaptionsConfig) -> None:
-    """Check what stands around every caption, as captions are checked.
+    """Check prefix and suffix of the captions like captions themselves.
 
     Raises:
         ConfigError: Naming key, value and remedy.

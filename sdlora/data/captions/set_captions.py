@@ -1,4 +1,4 @@
-"""The captions of a set as token ids: each once where they are static, else made for a sample."""
+"""The captions of a set as token ids: encoded once if static, else for each sample."""
 
 from collections.abc import Callable, Sequence
 
@@ -20,12 +20,12 @@ class SetCaptions:
     Args:
         pictures: The set's.
         recipe: How a written caption becomes a sample's.
-        tokenize: Captions -> token ids; can be pickled, so that worker processes get it.
+        tokenize: Captions -> token ids; can be pickled for worker processes.
         seed: The run's seed.
 
     Attributes:
-        is_static: Whether all samples of a picture have one caption, dropout aside.
-        texts: All different captions, the first ``""``; only that one if they vary.
+        is_static: Whether all samples of a picture have one caption, except for dropout.
+        texts: All different captions, the first is ``""``; only that one if captions vary.
         token_ids: Their token ids, ``[len(texts), L]``, int64.
     """
 
@@ -46,10 +46,10 @@ class SetCaptions:
         self.token_ids = tokenize(self.texts)
 
     def rows(self, pictures: Tensor, samples: Tensor) -> Tensor:
-        """Which of ``texts`` each sample has; the captions must be static.
+        """Row in ``texts`` of each sample's caption; the captions must be static.
 
         Args:
-            pictures: Which picture each sample shows, ``[B]``, int64.
+            pictures: Picture of each sample, ``[B]``, int64.
             samples: Global counter of the stream, ``[B]``, int64.
         """
         dropped = chance(self._seed, "caption_dropout", samples, self._recipe.dropout)

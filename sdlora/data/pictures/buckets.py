@@ -1,4 +1,4 @@
-"""Aspect buckets: the sizes of training pictures, and which of them a picture is cut to."""
+"""Aspect buckets: the sizes of training pictures, and the choice of one for a picture."""
 
 import math
 import re
@@ -13,15 +13,15 @@ def bucket_sizes(buckets: BucketsConfig, resolution: int, step: int) -> list[Siz
     """The sizes that pictures are cut to.
 
     Args:
-        buckets: Which sizes there are to be.
+        buckets: Mode and limits of the sizes.
         resolution: Side of the square, in pixels; automatic sizes have about its area.
-        step: The model wants every side to be a multiple of this, in pixels.
+        step: Every side is a multiple of this, in pixels, as the model needs.
 
     Returns:
         Sorted sizes, at least one.
 
     Raises:
-        ConfigError: For sizes that the model cannot take, or if none keeps to the limits.
+        ConfigError: For sizes that the model cannot take, or if no size is within the limits.
     """
     if buckets.mode == "fixed":
         return sorted({_fixed(text, step) for text in buckets.sizes})
@@ -39,7 +39,7 @@ def _automatic(buckets: BucketsConfig, resolution: int, step: int) -> list[Size]
     """Sizes of about one area and many aspects, as kohya's sd-scripts makes them.
 
     For each width the greatest height that keeps the area at most ``resolution**2``, both being
-    multiples of ``step``; each size lying and standing, and the square.
+    multiples of ``step``; each size in both orientations, and the square.
     """
     shortest, longest = buckets.min_side, buckets.max_side
     area = resolution * resolution
@@ -76,9 +76,9 @@ def _fixed(text: str, step: int) -> Size:
 
 
 def nearest_bucket(size: Size, buckets: Sequence[Size]) -> Size:
-    """The bucket whose aspect is most like the picture's; of two like ones the larger.
+    """The bucket whose aspect is nearest to the picture's; of two equally near the larger.
 
-    Aspects are compared by the logarithm of width / height, so that lying and standing pictures
+    Aspects are compared by the logarithm of width / height, so that landscape and portrait pictures
     are treated alike.
     """
     aspect = math.log(size[0] / size[1])
@@ -90,7 +90,7 @@ def nearest_bucket(size: Size, buckets: Sequence[Size]) -> Size:
 
 
 def own_bucket(size: Size, largest: Size, step: int) -> Size | None:
-    """A smaller bucket of a picture that must not be enlarged to ``largest``; ``None``: too small.
+    """A smaller bucket for a picture that must not be enlarged to ``largest``; ``None``: too small.
 
     The picture's own sides, cut to multiples of ``step`` and to ``largest``.
     """

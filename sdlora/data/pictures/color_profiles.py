@@ -1,4 +1,4 @@
-"""Colours converted to sRGB by the ICC profile that came with them."""
+"""Conversion of colours to sRGB by the picture's ICC profile."""
 
 from functools import lru_cache
 from io import BytesIO
@@ -10,10 +10,10 @@ _ROUNDING = 1  # of 255: no profile of sRGB gives back every value exactly
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert a picture to sRGB, perceptual intent; one that is sRGB already stays as it is.
+    """Convert a picture to sRGB, perceptual intent; sRGB pictures are unchanged.
 
-    Without a profile, or with one that is damaged or made for other channels, grey and RGB are
-    taken for sRGB and CMYK is converted plainly: ``(1 - ink) * (1 - black)``, as viewers do.
+    Without a profile, or with one that is damaged or made for other channels, grey and RGB are read
+    as sRGB, and CMYK is converted by the formula ``(1 - ink) * (1 - black)``, as viewers do.
 
     Args:
         image: Mode ``L``, ``RGB`` or ``CMYK`` (255 is full ink).
@@ -30,7 +30,7 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 @lru_cache(maxsize=16)  # building one takes as long as converting a megapixel
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The way to sRGB, ``None`` where there is nothing to do or the profile is of no use."""
+    """The transform to sRGB; ``None`` if nothing changes or the profile cannot be used."""
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
@@ -43,7 +43,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Whether the profile is that of sRGB, whatever it calls itself: tried on 4096 colours."""
+    """Whether the profile is that of sRGB, whatever its name: tested on 4096 colours."""
     levels = np.linspace(0, 255, 16).round().astype(np.uint8)
     colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(64, 64, 3)
     probe = Image.fromarray(colours).convert(mode)

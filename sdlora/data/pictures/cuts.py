@@ -1,4 +1,4 @@
-"""Cuts of pictures: what of each is trained on, and at which size."""
+"""Cuts of pictures: the trained region of each, and the size it is resized to."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ CENTER = (0.5, 0.5)
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What of a picture is trained on, and at which size.
+    """The trained region of a picture, and the size it is resized to.
 
     Attributes:
         bucket: Width and height of the training picture, in pixels.
@@ -29,7 +29,7 @@ class Geometry:
 
     @property
     def scale(self) -> float:
-        """Pixels of the training picture to one of the picture; above 1 it is enlarged."""
+        """Pixels of the training picture per pixel of the picture; above 1 it is enlarged."""
         return self.bucket[0] / (self.crop[2] - self.crop[0])
 
 
@@ -39,7 +39,7 @@ def needs_enlarging(size: Size, bucket: Size) -> bool:
 
 
 def fitted(size: Size, bucket: Size, anchor: tuple[float, float] = CENTER) -> Geometry:
-    """Resize to cover the bucket and cut away what hangs over.
+    """Resize to cover the bucket, and cut the rest away.
 
     Args:
         size: The upright picture's, in pixels.
@@ -70,12 +70,12 @@ def anchor_around(size: Size, bucket: Size, box: tuple[int, int, int, int]) -> t
     return anchor[0], anchor[1]
 
 
-def told_sizes(sizes: Sequence[Size], cuts: Sequence[Geometry], flipped: Tensor) -> Tensor:
-    """What SDXL is told of pictures: how large they were, and where they were cut.
+def size_conditioning(sizes: Sequence[Size], cuts: Sequence[Geometry], flipped: Tensor) -> Tensor:
+    """SDXL's size conditioning of pictures: original size, cut position and cut size.
 
     Args:
-        sizes: Width and height of each picture as it lies there.
-        cuts: What of each is shown.
+        sizes: Original width and height of each picture.
+        cuts: Cut of each picture.
         flipped: Whether each is mirrored, ``[B]``, bool.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Picture files of every sort, decoded to upright 8-bit sRGB, their alpha and masks beside."""
+"""Decoding of picture files to upright 8-bit sRGB, alpha and masks."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +14,7 @@ from torch import Tensor
 from sdlora.data.pictures.color_profiles import to_srgb
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-"""Endings of the files that are taken for pictures, in any letter case."""
+"""Endings of picture files, in any letter case."""
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit against decompression bombs; from half of it on, Pillow warns."""
@@ -51,12 +51,12 @@ _PNG_SIGNATURE_BYTES = 8
 
 
 class PictureError(ValueError):
-    """A picture file that cannot be used; the message is the reason and the remedy."""
+    """A picture file that cannot be used; the message gives reason and remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a picture file tells without being decoded.
+    """What is known of a picture file without decoding it.
 
     Attributes:
         size: Width and height in pixels, upright (after the EXIF orientation).
@@ -70,7 +70,7 @@ class Header:
 
 
 def read_header(file: Path | BinaryIO) -> Header:
-    """Read what a picture file tells of itself; whether it is whole only decoding can show.
+    """Read the header of a picture file; only decoding shows whether the file is whole.
 
     Args:
         file: A file in PNG, JPEG, WebP, BMP, GIF or AVIF format, whatever its ending; a path, or
@@ -167,7 +167,7 @@ def to_unit_range(pixels: Tensor) -> Tensor:
 
 @contextmanager
 def _opened(file: Path | BinaryIO) -> Iterator[tuple[ImageFile.ImageFile, BinaryIO]]:
-    """Give the picture, not decoded yet; whatever goes wrong with it is a ``PictureError``."""
+    """Open a picture without decoding it; every failure inside the block is a ``PictureError``."""
     with ExitStack() as stack:
         stream = stack.enter_context(file.open("rb")) if isinstance(file, Path) else file
         try:
@@ -187,9 +187,9 @@ def _opened(file: Path | BinaryIO) -> Iterator[tuple[ImageFile.ImageFile, Binary
 
 
 def _decoder(stream: BinaryIO) -> ImageFile.ImageFile:
-    """What ``Image.open`` gives, without its warning from half of ``MAX_PIXELS`` on.
+    """``Image.open`` without its warning from half of ``MAX_PIXELS`` on.
 
-    To silence that one would change the filters of the whole process, also under other threads.
+    A warning filter would change the whole process, including other threads.
     """
     Image.init()
     start = stream.read(16)
@@ -248,7 +248,7 @@ def _from_sixteen_bit(image: Image.Image) -> tuple[Image.Image, Image.Image | No
 
 
 def _upright(image: Image.Image, source: Image.Image) -> Image.Image:
-    """A decoded picture turned by what its source tells, and without the metadata of that."""
+    """A decoded picture turned by its source's EXIF orientation, and without that metadata."""
     turn = _UPRIGHT.get(_orientation(source))
     upright = image if turn is None else image.transpose(turn)
     upright.info.clear()
@@ -265,7 +265,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _tells_late(stream: BinaryIO) -> bool:
-    """Whether a PNG has metadata behind its pixels, which Pillow finds only by decoding them."""
+    """Whether a PNG has metadata behind its pixels, which Pillow finds only by decoding."""
     before = stream.tell()
     stream.seek(_PNG_SIGNATURE_BYTES)
     is_behind = False

@@ -1,4 +1,4 @@
-"""Where the face in a picture is, by deepface's detectors."""
+"""Detection of the face in a picture, by deepface's detectors."""
 
 import os
 import warnings
@@ -24,14 +24,14 @@ MIN_SIDE_PX = 256
 """Smaller pictures are enlarged for the detectors, which miss faces of a few dozen pixels."""
 
 MAX_SIDE_PX = 1024
-"""Larger pictures are reduced: a portrait's face stays large, and a photo takes no seconds."""
+"""Larger pictures are reduced: a portrait's face stays large, and detection is fast."""
 
 # deepface keeps one detector a process, and OpenCV's cascades cannot be used by two threads
 ONE_AT_A_TIME = Lock()
 
 
 def require_detector(detector: str) -> None:
-    """Check that a detector is known and deepface will find its files; downloads nothing.
+    """Check that a detector is known and its files are present; downloads nothing.
 
     Raises:
         ValueError: On an unknown name, or if a file is missing; it names the files and the remedy.
@@ -78,7 +78,7 @@ def find_face(image: Image.Image, detector: str) -> Box | None:
     boxes = [(area["x"], area["y"], area["w"], area["h"]) for area in areas]
     if not boxes:
         return None
-    # of two like ones the upper left: detectors that run in threads give them in any order
+    # of two equally large the upper left: detectors that run in threads give them in any order
     largest = min(boxes, key=lambda box: (-box[2] * box[3], box[1], box[0]))
     return _scaled_back(largest, shown.size, image.size)
 

@@ -1,4 +1,4 @@
-"""What a source tells of its pictures without decoding them, and of files that want attention."""
+"""What a source knows of a picture without decoding it, and findings of files."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ class Picture:
         name: Unique in the run: the path below its root, Unicode-normalised (NFC), ``/`` between
             folders.
         size: Width and height in pixels, upright (after the EXIF orientation).
-        text: The caption as it was written, perhaps of several lines; ``""`` trains without one.
+        text: The caption as written, perhaps of several lines; ``""`` trains without one.
         content: Hex SHA-256 of the picture file's bytes, or of what a picture is drawn from.
         repeats: How often an epoch shows it, >= 1.
-        prefix: Stands before every caption of its root, such as a trigger word.
+        prefix: Put in front of every caption of its root, such as a trigger word.
         loss_weight: Factor on its loss, > 0; below 1 for class pictures (prior preservation).
-        mask_content: Hex SHA-256 of the file that holds its loss mask; ``""`` trains it whole.
+        mask_content: Hex SHA-256 of the file with its loss mask; ``""``: no mask.
         file_bytes: Size of its file; 0 where there is none.
     """
 
@@ -32,7 +32,7 @@ class Picture:
 
     @property
     def has_mask(self) -> bool:
-        """Whether a loss mask comes with it."""
+        """Whether it has a loss mask."""
         return bool(self.mask_content)
 
 
@@ -41,7 +41,7 @@ ERROR, REMOVED, WARNING = "error", "removed", "warning"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something about a file that its owner should know.
+    """A fault or oddity of a file.
 
     Attributes:
         name: The file, below its root.
@@ -49,7 +49,7 @@ class Finding:
         reason: What is wrong and the remedy, in one line.
         severity: ``error`` (cannot be trained on: stops the run, or is left out with
             ``data.on_error=skip``), ``removed`` (by a filter that the config asks for) or
-            ``warning`` (is trained on, but look at it).
+            ``warning`` (is trained on, and worth a look).
     """
 
     name: str
@@ -62,5 +62,5 @@ class Finding:
 
 
 def quoted(name: str) -> str:
-    """A file name for a message: as it is, or escaped if it holds line breaks and the like."""
+    """A file name for a message, escaped if it holds line breaks and the like."""
     return name if name.isprintable() else repr(name)

@@ -1,4 +1,4 @@
-"""Pictures left out on purpose: too small, too long, too large a file, twice there, blurred."""
+"""Filters that leave pictures out: size, aspect, file size, duplicates, sharpness."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,12 +17,12 @@ def apply_filters(
 ) -> tuple[list[int], list[Finding]]:
     """Choose which pictures to keep.
 
-    What costs nothing comes first: pictures are decoded only for ``near_duplicates`` and
+    Cheap filters come first: pictures are decoded only for ``near_duplicates`` and
     ``min_sharpness``, and only those that the other filters keep.
 
     Args:
         pictures: All of them.
-        filters: What to leave out.
+        filters: The filters.
         measures: Values of pictures that must be decoded.
 
     Returns:
@@ -46,11 +46,11 @@ def apply_filters(
 
 
 def near_duplicates(hashes: NDArray[np.uint64], max_distance: int) -> dict[int, int]:
-    """Which hashes are near an earlier one that is kept.
+    """Hashes that are near an earlier kept one.
 
-    Each hash in turn is kept unless a kept one lies within ``max_distance``: so whatever is left
-    out has its like among the kept, and a chain of small steps does not make one picture of
-    unlike ends.
+    Each hash in turn is kept unless a kept one lies within ``max_distance``: so every removed
+        picture has a similar kept one, and a chain of small differences does not
+    merge pictures that differ much.
 
     Args:
         hashes: 64 bits each, ``[n]``, best first.
@@ -75,7 +75,7 @@ def near_duplicates(hashes: NDArray[np.uint64], max_distance: int) -> dict[int, 
 
 
 def _header_faults(picture: Picture, filters: FiltersConfig) -> list[tuple[str, str]]:
-    """Kind and reason of each filter that the size alone decides."""
+    """Kind and reason of each filter on the size."""
     width, height = picture.size
     faults = []
     for what, value, key in (
@@ -176,7 +176,7 @@ def look_alikes(
     hashes: Mapping[str, str],
     max_distance: int,
 ) -> dict[int, tuple[int, int]]:
-    """Which pictures look like another one that is larger, or of the same size and first by name.
+    """Pictures that look like another one that is larger, or of the same size and first by name.
 
     Args:
         pictures: All of them.

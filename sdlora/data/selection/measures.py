@@ -1,4 +1,4 @@
-"""What only a decoded picture tells: whether it is sound, its hash, its sharpness, its face."""
+"""Measurements that need a decoded picture: soundness, perceptual hash, sharpness, face."""
 
 import os
 from collections import defaultdict
@@ -19,10 +19,10 @@ from sdlora.runtime.progress import Progress
 
 DECODE, PHASH, SHARPNESS = "decode", "phash", "sharpness"
 FACE = "face:"
-"""Begins the kind of a face's box; the detector's name follows."""
+"""Prefix of the kind of a face's box; the detector's name follows."""
 
 SOUND = "ok"
-"""Value of kind ``decode`` for a picture that decodes; any other is the reason why it does not."""
+"""Value of kind ``decode`` for a picture that decodes; any other value is the error."""
 
 SHARPNESS_SIDE_PX = 512
 
@@ -35,10 +35,10 @@ Facts = Mapping[str, Mapping[str, str]]
 
 
 class FactStore(Protocol):
-    """Where values are kept from one run to the next; ``FileIndex`` is one."""
+    """A store of values that outlives the run, such as ``FileIndex``."""
 
     def facts(self, kind: str, contents: Sequence[str]) -> Mapping[str, str]:
-        """Content hash -> value, of those that are known."""
+        """Content hash -> value, of the known ones."""
 
     def store_facts(self, kind: str, mapping: Mapping[str, str]) -> None:
         """Keep values by content hash."""
@@ -46,7 +46,7 @@ class FactStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """Measures a source's pictures, each decoded at most once, and only for what is not known.
+    """Measures a source's pictures, each decoded at most once and only for unknown values.
 
     Kinds and their values: ``decode`` (:data:`SOUND`, or why it cannot be decoded), ``phash`` (64
     bits, 16 hex digits), ``sharpness`` (see :func:`sharpness`, a number), ``face:DETECTOR``
@@ -54,12 +54,11 @@ class Measures:
 
     Attributes:
         source: The pictures.
-        index: Values known from other runs; new ones are stored there as they come, so that a
-            stopped check goes on where it was. Faults are not: they may be mended with the
-            libraries, and are few.
+        index: Values of other runs; new ones are stored at once, so that a stopped check continues
+            where it was. Faults are not stored: they are few, and a library update may fix them.
         progress: Shows a bar while pictures are decoded.
-        rendering: What else decides the pixels, such as the colour under transparent parts: values
-            of one rendering are not taken for those of another.
+        rendering: Further settings that decide the pixels, such as the colour under transparent
+            parts; part of the key of a stored value.
     """
 
     source: PictureSource
@@ -78,12 +77,12 @@ class Measures:
             ValueError: On an unknown kind, or a detector that cannot be used; before any decoding.
         """
         _require_kinds(kinds)
-        asked = list(dict.fromkeys([DECODE, *kinds]))
-        stored = {kind: f"{kind}/{_REVISION}/{self.rendering}" for kind in asked}
+        all_kinds = list(dict.fromkeys([DECODE, *kinds]))
+        stored = {kind: f"{kind}/{_REVISION}/{self.rendering}" for kind in all_kinds}
         first = {self.source.pictures[n].content: n for n in sorted(numbers, reverse=True)}
         contents = sorted(first, key=first.__getitem__)  # equal files once, in the source's order
-        values = {kind: dict(self.index.facts(stored[kind], contents)) for kind in asked}
-        lacking = ([kind for kind in asked if c not in values[kind]] for c in contents)
+        values = {kind: dict(self.index.facts(stored[kind], contents)) for kind in all_kinds}
+        lacking = ([kind for kind in all_kinds if c not in values[kind]] for c in contents)
         work = [_Work(c, first[c], new) for c, new in zip(contents, lacking, strict=True) if new]
         for fresh in _measured(self.source, work, self.progress):
             for kind, new in fresh.items():
@@ -96,12 +95,12 @@ class Measures:
 def unreadable(
     pictures: Sequence[Picture], indices: Sequence[int], facts: Facts
 ) -> dict[int, Finding]:
-    """An error for each picture that could not be decoded, by its index.
+    """A finding for each picture that cannot be decoded, by its index.
 
     Args:
         pictures: The source's.
         indices: Which of them were measured.
-        facts: What :meth:`Measures.of` gave.
+        facts: Return value of :meth:`Measures.of`.
     """
     faults = {i: facts[DECODE].get(pictures[i].content, SOUND) for i in indices}
     return {
@@ -112,7 +111,7 @@ def unreadable(
 
 
 def box(value: str) -> Box | None:
-    """The box that a value of kind ``face:DETECTOR`` stands for; ``None`` without a face."""
+    """The box of a value of kind ``face:DETECTOR``; ``None`` without a face."""
     if not value:
         return None
     left, top, width, height = map(int, value.split())
@@ -120,7 +119,7 @@ def box(value: str) -> Box | None:
 
 
 def phash(image: Image.Image) -> str:
-    """Perceptual hash of the grey picture: 64 bits as 16 hex digits; alike pictures, few bits off.
+    """Perceptual hash of the grey picture: 64 bits as 16 hex digits.
 
     Source:
         ``imagehash.phash``: signs of the low frequencies of the discrete cosine transform.
@@ -183,7 +182,7 @@ class _Work:
 def _measured(
     source: PictureSource, work: Sequence[_Work], progress: Progress
 ) -> Iterator[dict[str, dict[str, str]]]:
-    """New values, some hundred pictures at a time, so that they can be stored in between."""
+    """New values, some hundred pictures at a time, to be stored in between."""
     if not work:
         return
     bar = progress.add("checking pictures", len(work))

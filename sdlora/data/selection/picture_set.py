@@ -1,4 +1,4 @@
-"""The pictures that are trained on, and what of each: what filters and faults leave of a source."""
+"""The set of training pictures with their cuts: what filters and faults leave of a source."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,18 +34,18 @@ from sdlora.data.sources.picture_source import (
 )
 
 LOOK_ALIKE_BITS = 4
-"""Pictures whose perceptual hashes differ in so few bits of 64 are nearly always one motif."""
+"""Largest distance of perceptual hashes (64 bits) that nearly always means one motif."""
 
 
 @dataclass(frozen=True, slots=True)
 class PictureSet:
-    """Pictures that can be trained on, and what of each.
+    """Pictures that can be trained on, and their cuts.
 
     Attributes:
         source: The pictures.
-        geometry: What of each is trained on.
+        geometry: Cut of each picture.
         fingerprint: Hex SHA-256 of all pictures found and their captions.
-        faces: The face in each picture, if they were looked for; else empty.
+        faces: The face in each picture if faces were detected, else empty.
     """
 
     source: PictureSource
@@ -54,30 +54,30 @@ class PictureSet:
     faces: Sequence[Box | None] = ()
 
     def without(self, faults: Mapping[int, Finding]) -> "PictureSet":
-        """The same without some pictures, by number, and why."""
+        """The same set without some pictures, by number, with their findings."""
         if not faults:
             return self
         kept = [number for number in range(len(self.geometry)) if number not in faults]
         return self._of(Selection(self.source, kept, list(faults.values())), kept)
 
     def split(self, fraction: float) -> tuple["PictureSet", "PictureSet"]:
-        """What is trained on, and about this share of the pictures held out from it."""
+        """The training pictures, and about this share of the pictures held out."""
         sides = split_numbers(self.source.pictures, fraction)
         trained, held_out = (self._of(Selection(self.source, side), side) for side in sides)
         return trained, held_out
 
     def _of(self, source: PictureSource, numbers: Sequence[int]) -> "PictureSet":
-        """These pictures, which are those of ``source``."""
+        """The pictures of these numbers, with ``source`` as their source."""
         geometry = [self.geometry[number] for number in numbers]
         faces = [self.faces[number] for number in numbers] if self.faces else ()
         return replace(self, source=source, geometry=geometry, faces=faces)
 
 
 def split_numbers(pictures: Sequence[Picture], fraction: float) -> tuple[list[int], list[int]]:
-    """Numbers of the pictures that are trained on, and of about this share that are held out.
+    """Numbers of the training pictures, and of about this share that is held out.
 
-    A picture's own bytes decide, so that it stays on its side when others come or go, and copies
-    stay together. Class pictures are never held out.
+    The hash of a picture's bytes decides, so that a picture keeps its side when others are added or
+    removed, and copies stay together. Class pictures are never held out.
     """
     sides: tuple[list[int], list[int]] = [], []
     for number, picture in enumerate(pictures):
@@ -90,15 +90,15 @@ def split_numbers(pictures: Sequence[Picture], fraction: float) -> tuple[list[in
 def selected_set(
     measures: Measures, data: DataConfig, sizes: Sequence[Size], step: int, *, is_check: bool
 ) -> PictureSet:
-    """The pictures that filters and faults leave, and what of each is trained on.
+    """The pictures that filters and faults leave, with their cuts.
 
-    Pictures are decoded, each once for ever, only for what needs it: a check, a run without cache,
-    some filters, cuts around faces.
+    Pictures are decoded, once for all runs, only where that is needed: for a check, a run without
+    cache, some filters, and cuts around faces.
 
     Args:
-        measures: The pictures, and what is known of them.
+        measures: Measurements of the pictures.
         data: Filters, faces, and whether pictures may be enlarged.
-        sizes: What pictures are cut to.
+        sizes: Bucket sizes.
         step: Sides of the model's pictures are multiples of this, in pixels.
         is_check: Whether to decode all, and to warn of pictures that look alike.
     """
@@ -139,7 +139,7 @@ def _cuts(
     data: DataConfig,
     step: int,
 ) -> tuple[list[Geometry], dict[int, Finding]]:
-    """What of each picture is trained on, and those that are too small for it."""
+    """The cut of each picture, and findings of those that are too small."""
     nearest = cache(lambda size: nearest_bucket(size, sizes))
     cuts, too_small = [], {}
     for number, (picture, face) in enumerate(zip(pictures, boxes, strict=True)):
@@ -157,7 +157,7 @@ def _cuts(
 def _look_alikes(
     pictures: Sequence[Picture], left: Sequence[int], hashes: Mapping[str, str]
 ) -> list[Finding]:
-    """Warnings of pictures that look alike; equal files are told of elsewhere."""
+    """Warnings of pictures that look alike; equal files have a finding of their own."""
     alike = look_alikes(pictures, left, hashes, LOOK_ALIKE_BITS)
     return [
         Finding(

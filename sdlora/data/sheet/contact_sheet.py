@@ -1,4 +1,4 @@
-"""The contact sheet: what the model will see of the pictures, each with its caption."""
+"""The contact sheet: the pictures as training cuts them, each with its caption."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ TILES_A_PAGE = 64
 MAX_PAGES = 4
 
 TILE_PX = 200
-"""Longest side of a tile as it is shown."""
+"""Longest side of a tile in pixels."""
 
 _GAP_PX = 14
 _TEXT_GAP_PX = 5
@@ -46,7 +46,7 @@ def contact_sheet(
         tiles: At least one.
         labels: One a tile: its name in the first line, facts in the second, the caption in the
             others. All are wrapped to the tile's width, and cut after one, two and five lines.
-            Letters that no font here has appear as boxes.
+            Letters that no installed font has appear as boxes.
         columns: Tiles in a row, >= 1.
         title: Above all.
 
@@ -89,11 +89,11 @@ def contact_pages(
 ) -> list[Image.Image]:
     """The contact sheet of a set, 64 pictures a page and at most four pages.
 
-    Of a larger set pictures are chosen evenly, and the pages say so. A picture that cannot be
-    decoded stands there as a grey tile with the reason.
+    Pictures of a larger set are chosen evenly, and the pages say so. A picture that cannot be
+    decoded is a grey tile with the reason.
 
     Args:
-        rows: What is told of each picture.
+        rows: Rows of the data sheet.
         pictures: The pictures, which are cut and resized to their buckets.
         progress: Shows a bar.
     """
@@ -121,7 +121,7 @@ def contact_pages(
 
 
 def write_contact_sheets(folder: Path, pages: Sequence[Image.Image]) -> list[Path]:
-    """Write ``contact_sheet.png``, ``contact_sheet_2.png``, ...; pages of an earlier check go."""
+    """Write ``contact_sheet.png``, ``contact_sheet_2.png``, ...; remove further old pages."""
     paths = [_page_path(folder, page) for page in range(1, MAX_PAGES + 1)]
     for path, image in zip(paths, pages, strict=False):
         with atomic_path(path) as temporary:

@@ -1,4 +1,4 @@
-"""The data sheet: all that a person should know of the pictures before training on them."""
+"""The data sheet: counts, buckets, cuts, words and findings of the training pictures."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,22 +17,22 @@ from sdlora.data.sources.picture_source import fingerprint
 from sdlora.models.tokens import tokenize
 
 LARGE_CUT = 0.5
-"""A picture that loses more than this share of its area is worth a warning."""
+"""A cut of more than this share of a picture's area gives a warning."""
 
 _SEVERITIES = (ERROR, REMOVED, WARNING)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One picture and what the model sees of it.
+    """One training picture with its cut and caption.
 
     Attributes:
         picture: The picture.
         bucket: Size of the training picture, in pixels.
         resized: Size of the whole picture at the training picture's scale, in pixels.
         crop: Left, top, right, bottom of what is kept, in pixels of the upright picture.
-        caption: As a sample has it.
-        enlarged: Pixels of the training picture to one of the picture; above 1 it is enlarged.
+        caption: Caption of a sample.
+        enlarged: Pixels of the training picture per pixel of the picture; above 1 it is enlarged.
     """
 
     picture: Picture
@@ -60,8 +60,8 @@ class Bucket:
         samples: How many in an epoch, with repeats.
         batches: How many in an epoch, the last of which may be short.
         mean_cut: Share of a picture's area that its crop takes away, on average.
-        max_cut: And at most.
-        enlarged: So many of the pictures are enlarged.
+        max_cut: The largest such share.
+        enlarged: Number of enlarged pictures.
     """
 
     size: Size
@@ -78,9 +78,9 @@ class Sheet:
     """The findings of the check.
 
     Attributes:
-        rows: What is trained on.
-        findings: What is wrong or odd, by severity, kind and name.
-        notes: What else lies there and is not read.
+        rows: The training pictures.
+        findings: Faults and oddities, by severity, kind and name.
+        notes: Remarks on other files, which are not read.
         words: The most frequent words of the captions and how often each occurs.
         buckets: The largest first.
         faces: The face found in each of ``rows``, ``None`` if there is none; empty if no detector
@@ -116,7 +116,7 @@ class Sheet:
         }
 
     def by_kind(self) -> dict[tuple[str, str], list[Finding]]:
-        """Findings by severity and kind: errors first, then what was removed, then warnings."""
+        """Findings by severity and kind: errors first, then removed pictures, then warnings."""
         groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
         for finding in self.findings:
             groups[finding.severity, finding.kind].append(finding)
@@ -124,13 +124,13 @@ class Sheet:
 
 
 def sheet_of(pictures: PictureSet, data: DataConfig, seed: int, tokenizers: Sequence[Any]) -> Sheet:
-    """Everything that is known of a set; captions are tokenised, nothing is decoded.
+    """The data sheet of a set; captions are tokenised, pictures are not decoded.
 
     Args:
-        pictures: The pictures, and what of each is trained on.
-        data: How captions are made, and the batch size.
+        pictures: The pictures with their cuts.
+        data: Captions and batch size.
         seed: The run's seed; captions that vary are shown as drawn for their picture's number.
-        tokenizers: The model's; none where it takes no prompts.
+        tokenizers: The model's tokenizers; empty if it takes no prompts.
     """
     recipe, shown = data.captions, pictures.source.pictures
     captions = [
@@ -140,7 +140,7 @@ def sheet_of(pictures: PictureSet, data: DataConfig, seed: int, tokenizers: Sequ
         for number, each in enumerate(shown)
     ]
     cut = tokenize(tokenizers, captions, recipe.max_chunks).cut
-    odd = caption_findings(shown, recipe, cut, _meant(data)) if tokenizers else []
+    odd = caption_findings(shown, recipe, cut, _shared_captions(data)) if tokenizers else []
     return sheet(
         [row(*each) for each in zip(shown, pictures.geometry, captions, strict=True)],
         [*pictures.source.findings, *odd],
@@ -152,7 +152,7 @@ def sheet_of(pictures: PictureSet, data: DataConfig, seed: int, tokenizers: Sequ
 
 
 def row(picture: Picture, geometry: Geometry, caption: str) -> Row:
-    """What the model sees of a picture, cut as ``geometry`` says."""
+    """The row of a picture with this cut and caption."""
     scale = round(geometry.scale, 6)  # a scale of 1 is not to count as enlarged for its rounding
     width, height = (max(1, round(side * scale)) for side in picture.size)
     return Row(picture, geometry.bucket, (width, height), geometry.crop, caption, scale)
@@ -166,11 +166,11 @@ def sheet(
     batch_size: int,
     faces: Sequence[Box | None] = (),
 ) -> Sheet:
-    """Gather what is known, and add warnings of equal pictures and of large cuts.
+    """Make the sheet, and add warnings of equal pictures and of large cuts.
 
     Args:
-        rows: What is trained on.
-        findings: Of source, filters, captions and buckets.
+        rows: The training pictures.
+        findings: Findings of source, filters, captions and buckets.
         notes: The source's.
         words: See :class:`Sheet`.
         batch_size: Largest number of samples in a batch.
@@ -189,8 +189,8 @@ def sheet(
     )
 
 
-def _meant(data: DataConfig) -> set[str]:
-    """Captions that many pictures share because the config says so."""
+def _shared_captions(data: DataConfig) -> set[str]:
+    """Captions that the config gives to many pictures."""
     given = [data.captions.default, data.prior.prompt, *(root.class_caption for root in data.roots)]
     return {text.strip() for text in given if text}
 

@@ -1,4 +1,4 @@
-"""The data sheet in the terminal and as a file, and what in it prevents training."""
+"""Output of the data sheet (terminal and ``dataset.json``), and the refusal of sets with errors."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from sdlora.runtime import files
 from sdlora.runtime.progress import Progress
 
 SCHEMA = 1
-"""Of ``dataset.json``; raised when a field changes its meaning."""
+"""Version of ``dataset.json``; raised when a field changes its meaning."""
 
 FILE_NAME = "dataset.json"
 
@@ -23,7 +23,7 @@ _SHOWN_WORDS = 10
 
 
 def refuse(findings: Sequence[Finding]) -> None:
-    """Stop if there are errors.
+    """Raise an error if a finding is one.
 
     Raises:
         DataError: Naming all of them at once.
@@ -73,15 +73,16 @@ def write_sheet(path: Path | str, sheet: Sheet) -> None:
 
 
 def changed_pictures(path: Path, pictures: Sequence[Picture]) -> list[str]:
-    """Which pictures are not those that a sheet was written for; empty if it cannot be read.
+    """Differences between a sheet and the pictures now; empty if the sheet cannot be read.
 
     Args:
         path: A ``dataset.json``.
-        pictures: As they are now.
+        pictures: The pictures now.
 
     Returns:
-        One line each: ``changed: a.png``, ``gone: b.png``, ``new: c.png``, sorted. A changed
-        caption shows only where it is told by the fingerprint: the sheet holds captions as made.
+        One line each: ``changed: a.png``, ``gone: b.png``, ``new: c.png``, sorted. Changed
+        captions are not listed, since the sheet holds captions of samples; only the fingerprint
+        shows them.
     """
     try:
         stored = json.loads(path.read_text("utf-8"))["pictures"]
@@ -96,14 +97,14 @@ def changed_pictures(path: Path, pictures: Sequence[Picture]) -> list[str]:
 
 
 def print_sheet(sheet: Sheet, progress: Progress, with_errors: bool = True) -> None:
-    """Show the sheet in the terminal: what will be trained on, then what is wrong or odd.
+    """Print the sheet: the training pictures, then the findings.
 
     All errors are shown, and at most ten of each other kind.
 
     Args:
         sheet: The sheet.
         progress: Whose console it is.
-        with_errors: Leave them out where :func:`refuse` will name them anyway.
+        with_errors: Whether to print errors, which :func:`refuse` prints anyway.
     """
     for line in (*_summary(sheet), *_bucket_lines(sheet)):
         progress.print(line)
@@ -144,7 +145,7 @@ def _bucket_lines(sheet: Sheet) -> list[str]:
     lines = []
     for bucket in sheet.buckets[:_SHOWN_BUCKETS]:
         held = f"{_count(bucket.pictures, 'picture')}, {_count(bucket.batches, 'batch', 'batches')}"
-        lost = f"the crop takes {bucket.mean_cut:.0%} on average, {bucket.max_cut:.0%} at most"
+        lost = f"the crop removes {bucket.mean_cut:.0%} on average, {bucket.max_cut:.0%} at most"
         enlarged = f", {bucket.enlarged} enlarged" * bool(bucket.enlarged)
         lines.append(f"  {_size(bucket.size)}: {held}{enlarged}; {lost}")
     if rest := sheet.buckets[_SHOWN_BUCKETS:]:

@@ -1,4 +1,4 @@
-"""An archive of captioned pictures, unpacked once into the cache, by its content."""
+"""Unpacking of an archive of captioned pictures into the cache, once for each content."""
 
 import hashlib
 import json
@@ -28,11 +28,11 @@ _CHUNK_BYTES = 2**20
 _MIB = 2**20
 
 _SYNCS_ALL = hasattr(os, "sync")
-"""Whether one call brings all files to the disk, as it is not on Windows; one for each is slow."""
+"""Whether one call syncs all files to the disk (not on Windows); one for each is slow."""
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a path is a file that is called as archives are."""
+    """Whether a path is a file with the ending of an archive."""
     return path.is_file() and path.name.casefold().endswith(_ENDINGS)
 
 
@@ -43,29 +43,28 @@ def unpacked(
 
     Only plain files and folders with names below the archive's root are unpacked. They lie in
     ``archives``, in a folder named by the archive's content, which appears when it is whole: a
-    killed process, or several at once, leave nothing that another could mistake for it. The
-    archive is hashed again only if its place, size or times are others than before.
+    killed process leaves nothing that looks like it. The archive is hashed again only if its path,
+    size or times have changed.
 
     Args:
         path: A zip, tar or gzipped tar, whatever its ending.
         cache: Folder of the cache, made if missing.
         progress: Shows a bar.
-        limits: Against bombs; by default those of :class:`Limits`.
+        limits: Limits against zip bombs; by default those of :class:`Limits`.
 
     Returns:
         The folder of its files; if all of them lie in one top folder, that one.
 
     Raises:
-        DataError: If the archive cannot be read, is damaged, too large, or holds what is not to be
-            unpacked; the message names the archive, the entry and the remedy. Nothing of it is
-            left on the disk.
+        DataError: If the archive cannot be read, is damaged or too large, or holds an entry that is
+            refused; the message names archive, entry and remedy. No file of it is left on the disk.
     """
     progress = progress or Progress(enabled=False)
     archives = cache / _FOLDER
     try:
         stream = path.open("rb")
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); mend or replace it") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror}); replace it") from error
     with stream:
         try:
             return _top(_folder(path, stream, archives, progress, limits or Limits()))
@@ -74,14 +73,14 @@ def unpacked(
         except OSError as error:
             what = f"{error.strerror or error}: {error.filename or archives}"
             raise DataError(
-                f"{path}: cannot be unpacked ({what}); mend that, or set data.cache.dir"
+                f"{path}: cannot be unpacked ({what}); fix that, or set data.cache.dir"
             ) from error
 
 
 def _folder(
     path: Path, stream: BufferedReader, archives: Path, progress: Progress, limits: Limits
 ) -> Path:
-    """Where all of the archive lies, unpacked now if need be."""
+    """The folder of the unpacked archive, unpacked now if necessary."""
     identity = _identity(path, stream)
     for note in sorted(archives.glob("*.json")):
         if identity.items() <= _read(note).items() and _is_whole(note.with_suffix("")):
@@ -95,7 +94,7 @@ def _folder(
             write_json(_note(folder), _read(_note(folder)) | identity)
             return folder
         if folder.exists():
-            progress.print(f"{folder} lacks files or the note of them; {path} is unpacked anew")
+            progress.print(f"{folder} lacks files or the note of them; {path} is unpacked again")
             shutil.rmtree(folder)
         temporary = archives / f"{_TEMPORARY}{folder.name}"
         try:
@@ -112,7 +111,7 @@ def _folder(
 
 
 def _identity(path: Path, stream: BufferedReader) -> dict[str, Any]:
-    """What tells an archive from others without reading it."""
+    """Identity of an archive without reading it: path, size and times."""
     status = os.fstat(stream.fileno())
     return {
         "archive": str(path.resolve()),
@@ -123,12 +122,12 @@ def _identity(path: Path, stream: BufferedReader) -> dict[str, Any]:
 
 
 def _note(folder: Path) -> Path:
-    """Stands beside the folder of an archive and tells of both."""
+    """The note beside an unpacked archive: its identity and its number of files."""
     return folder.with_suffix(".json")
 
 
 def _read(note: Path) -> dict[str, Any]:
-    """A note, empty if it is of no use."""
+    """A note; empty if it cannot be read."""
     try:
         found = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -137,7 +136,7 @@ def _read(note: Path) -> dict[str, Any]:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a folder still has all that was unpacked; cleaners of caches remove single files."""
+    """Whether a folder still has all unpacked files; cache cleaners remove single ones."""
     wanted = _read(_note(folder)).get(_NUM_FILES)
     if not isinstance(wanted, int) or not folder.is_dir():
         return False
@@ -163,14 +162,14 @@ def _locked(archives: Path, progress: Progress) -> Iterator[None]:
 
 
 def _remove_abandoned(archives: Path) -> None:
-    """Remove what killed processes left; under the lock."""
+    """Remove leftovers of killed processes; under the lock."""
     for folder in archives.glob(f"{_TEMPORARY}*"):
         shutil.rmtree(folder)
     remove_stale_temporaries(archives)
 
 
 def _unpack(stream: BufferedReader, target: Path, progress: Progress, limits: Limits) -> int:
-    """Write all files of an archive below ``target``; their number."""
+    """Write all files of an archive below ``target``, and return their number."""
     archive_bytes = os.fstat(stream.fileno()).st_size
     names, budget = Names(), Budget(limits, archive_bytes)
     stream.seek(0)
@@ -192,7 +191,7 @@ def _unpack(stream: BufferedReader, target: Path, progress: Progress, limits: Li
         if isinstance(error, OSError) and error.errno is not None:  # the disk's, not a reader's
             raise
         reason = str(error) or type(error).__name__
-        raise ArchiveError(f"is damaged ({reason}); get it or pack it again") from error
+        raise ArchiveError(f"is damaged ({reason}); download or pack it again") from error
     finally:
         progress.remove(bar)
     if not names.num_files:
@@ -214,12 +213,12 @@ def _copy(entry: Entry, path: Path, budget: Budget) -> None:
     if num_bytes != entry.num_bytes:
         raise ArchiveError(
             f"is damaged ({quoted(entry.name)} has {num_bytes} bytes, not {entry.num_bytes}); "
-            "get it or pack it again"
+            "download or pack it again"
         )
 
 
 def _top(folder: Path) -> Path:
-    """The one folder that all else lies in, if there is one; macOS adds ``__MACOSX`` of its own."""
+    """The single top folder, if there is one; macOS adds a folder ``__MACOSX``."""
     seen = [
         path
         for path in folder.iterdir()

@@ -1,4 +1,4 @@
-"""What lies in a zip or tar archive, read in one pass; whatever is not a plain file is refused."""
+"""Entries of a zip or tar archive, read in one pass; anything but files and folders is refused."""
 
 import gzip
 import stat
@@ -16,7 +16,7 @@ _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")  # the second: one without entries
 _GZIP_START = b"\x1f\x8b"
 
 _HEADER_BYTES = 2**20
-"""More than the headers of one tar entry and the padding behind it ever take."""
+"""Upper bound of the headers of one tar entry and the padding after it."""
 
 _CHUNK_BYTES = 2**20
 
@@ -27,17 +27,17 @@ _ZIP_ENCRYPTED = 0x1 | 0x40 | 0x2000  # its bytes; strongly; the list of names t
 
 
 def entries(stream: BinaryIO) -> Iterator[Entry]:
-    """Read an archive's entries, of a zip, tar or gzipped tar: the content tells which it is.
+    """Read the entries of a zip, tar or gzipped tar archive, recognised by its content.
 
-    Whatever the archive claims, little memory is used beside a zip's own list of names.
+    Memory use is small whatever the archive claims, except for a zip's list of names.
 
     Args:
         stream: The archive, from its beginning; it can seek.
 
     Raises:
-        ArchiveError: If it is no such archive, or for an entry that is a link, a device or the
-            like, is encrypted, or packed in an unusual way.
-        Exception: Nearly anything for damaged archives, as their readers raise it.
+        ArchiveError: If it is no such archive, or an entry is a link, a device or the like, is
+            encrypted, or uses an unusual compression.
+        Exception: Of nearly any kind for damaged archives, from their readers.
     """
     start = stream.read(4)
     stream.seek(0)
@@ -62,14 +62,14 @@ def _zip_entries(stream: BinaryIO) -> Iterator[Entry]:
             if info.compress_type not in _ZIP_METHODS:
                 raise ArchiveError(
                     f"{quoted(name)} is packed by method {info.compress_type}; "
-                    "pack the folder anew, by the usual one (deflate)"
+                    "pack the folder again, by the usual one (deflate)"
                 )
             is_folder = kind == stat.S_IFDIR or name.endswith(("/", "\\"))
             yield Entry(name, is_folder, info.file_size, partial(archive.open, info))
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
-    """The whole name; macOS writes UTF-8 without saying so, and zipfile takes it for cp437."""
+    """The whole name; macOS writes UTF-8 without the flag, and zipfile decodes it as cp437."""
     name = info.orig_filename  # the other one is cut at a zero byte
     if not info.flag_bits & _ZIP_UTF8:
         with suppress(UnicodeError):
@@ -89,7 +89,7 @@ def _tar_entries(stream: BinaryIO) -> Iterator[Entry]:
             metered.allow(_HEADER_BYTES)
     while rest := metered.read(_CHUNK_BYTES):  # a gzip's checksum is behind its last byte
         if rest.strip(b"\0"):
-            raise ArchiveError("goes on behind its end; unpack it by hand and give the folder")
+            raise ArchiveError("continues after its end; unpack it by hand and give the folder")
 
 
 def _opened_tar(stream: "_Metered") -> tarfile.TarFile:
@@ -113,7 +113,7 @@ def _not_plain(name: str, is_link: bool) -> str:
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """A tar header; a wrong one is an error, where tarfile takes it for the archive's end."""
+    """A tar header; an invalid one is an error, where tarfile treats it as the archive's end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -126,20 +126,20 @@ class _StrictTarInfo(tarfile.TarInfo):
 
 
 class _Metered:
-    """A stream of which so much can be read as is allowed: tar headers may claim any length."""
+    """A stream with a limit of bytes to read, since tar headers may claim any length."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._left = _HEADER_BYTES
 
     def allow(self, num_bytes: int) -> None:
-        """Let ``num_bytes`` be read from here on."""
+        """Allow ``num_bytes`` more bytes from here."""
         self._left = num_bytes
 
     def read(self, num_bytes: int) -> bytes:
-        """Read on, as a file does."""
+        """Read like a file."""
         data = self._stream.read(num_bytes)
         self._left -= len(data)
         if self._left < 0:
-            raise ArchiveError("has an entry of impossible length; pack the folder anew")
+            raise ArchiveError("has an entry of impossible length; pack the folder again")
         return data

@@ -1,4 +1,4 @@
-"""What an archive may hold: names that stay inside and differ, and no more than it should."""
+"""Limits of what an archive may hold: safe and distinct names, number and size of files."""
 
 import os
 import re
@@ -19,17 +19,17 @@ _NOT_ON_WINDOWS = re.compile(r"[:*?\"<>|]|^(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|
 
 
 class ArchiveError(ValueError):
-    """An archive that is not unpacked; the message is what in it is wrong, and the remedy."""
+    """An archive that is refused; the message gives reason and remedy."""
 
 
 class Entry(NamedTuple):
     """A file or folder of an archive.
 
     Attributes:
-        name: As the archive has it, ``/`` or ``\\`` between folders; not to be trusted.
+        name: Untrusted name from the archive, ``/`` or ``\\`` between folders.
         is_folder: Whether it is a folder.
         num_bytes: Its size, as the archive claims.
-        open: Opens it; only until the next entry is asked for.
+        open: Opens it; valid until the next entry is read.
     """
 
     name: str
@@ -40,13 +40,13 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What an archive may unpack to before it is taken for a bomb.
+    """Limits against zip bombs.
 
     Attributes:
         max_entries: Files and folders; 100,000 pictures, each with caption and mask, and room.
-        max_bytes: Of all files together.
-        max_ratio: Bytes unpacked to one of the archive; pictures hardly shrink, captions tenfold.
-        harmless_bytes: So much is unpacked whatever the ratio.
+        max_bytes: Total size of all files.
+        max_ratio: Unpacked bytes per byte of the archive; pictures hardly shrink, captions tenfold.
+        harmless_bytes: Size up to which the ratio does not matter.
     """
 
     max_entries: int = 500_000
@@ -56,7 +56,7 @@ class Limits:
 
 
 def safe_parts(name: str) -> tuple[str, ...]:
-    r"""Split an entry's name into folders and file, if these lie below wherever it is unpacked.
+    r"""Split an entry's name into folders and file, if it stays inside the target folder.
 
     Backslashes separate folders, as some packers for Windows write them.
 
@@ -66,18 +66,18 @@ def safe_parts(name: str) -> tuple[str, ...]:
     name_on_disk = name.replace("\\", "/")
     parts = tuple(part for part in name_on_disk.split("/") if part not in ("", "."))
     if name_on_disk.startswith("/") or re.match("[A-Za-z]:", name_on_disk):
-        raise ArchiveError(
-            f"{quoted(name)} is an absolute name, which may lead anywhere; pack the folder anew"
-        )
+        raise ArchiveError(f"{quoted(name)} is an absolute name; pack the folder again")
     if ".." in parts:
-        raise ArchiveError(f"{quoted(name)} leads out of the archive by '..'; pack the folder anew")
+        raise ArchiveError(
+            f"{quoted(name)} leads out of the archive by '..'; pack the folder again"
+        )
     if "\0" in name or (_ON_WINDOWS and any(map(_NOT_ON_WINDOWS.search, parts))):
         raise ArchiveError(f"{quoted(name)} cannot be the name of a file here; rename it")
     return parts
 
 
 class Names:
-    """Names so far: no two may be one file on any system, whatever it takes for the same letter."""
+    """Names so far, compared as the least strict file system does: no two may be one file."""
 
     def __init__(self) -> None:
         self._files: dict[str, str] = {}  # as compared -> as the archive has it
@@ -85,10 +85,11 @@ class Names:
 
     @property
     def num_files(self) -> int:
+        """Number of files so far."""
         return len(self._files)
 
     def add(self, entry: Entry, parts: tuple[str, ...]) -> None:
-        """Add an entry; an ``ArchiveError`` if it would lie where another one does."""
+        """Add an entry; raises ``ArchiveError`` if its path is that of another one."""
         folded = [unicodedata.normalize("NFC", part).casefold() for part in parts]
         above = folded if entry.is_folder else folded[:-1]
         for depth in range(len(above), 0, -1):
@@ -101,20 +102,20 @@ class Names:
             return
         file = "/".join(folded)
         if not file:
-            raise ArchiveError(f"{quoted(entry.name)} is no name of a file; pack the folder anew")
+            raise ArchiveError(f"{quoted(entry.name)} is no valid file name; pack the folder again")
         self._refuse(entry, self._files.get(file, self._folders.get(file)))
         self._files[file] = entry.name
 
     def _refuse(self, entry: Entry, other: str | None) -> None:
         if other is not None:
             raise ArchiveError(
-                f"{quoted(entry.name)} would lie where {quoted(other)} does, on some systems if "
-                "not on this one; rename one of them"
+                f"{quoted(entry.name)} has the same path as {quoted(other)} on some file systems; "
+                "rename one of them"
             )
 
 
 class Budget:
-    """What of an archive may still be unpacked: counted as it comes, since headers lie."""
+    """What may still be unpacked of an archive; actual bytes are counted, since headers lie."""
 
     def __init__(self, limits: Limits, archive_bytes: int) -> None:
         self._limits = limits
@@ -123,7 +124,7 @@ class Budget:
         self._num_bytes = 0
 
     def add_entry(self, entry: Entry) -> None:
-        """Count an entry, and refuse it now if it claims too much."""
+        """Count an entry, and refuse it if it claims too much."""
         self._num_entries += 1
         if self._num_entries > self._limits.max_entries:
             raise ArchiveError(
@@ -133,7 +134,7 @@ class Budget:
         self._check(entry, self._num_bytes + entry.num_bytes)
 
     def add_bytes(self, entry: Entry, num_bytes: int) -> None:
-        """Count what an entry really holds."""
+        """Count the actual bytes of an entry."""
         self._num_bytes += num_bytes
         self._check(entry, self._num_bytes)
 

@@ -14,7 +14,7 @@ from sdlora.data.captions.caption_text import CaptionError, check_caption_text
 from sdlora.data.pictures.picture import ERROR, WARNING, quoted
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
-"""What Hugging Face's imagefolder calls them; the first is read where there are both."""
+"""File names of Hugging Face's imagefolder; the first is read if both exist."""
 
 FILE_NAME, TEXT = "file_name", "text"
 
@@ -25,11 +25,11 @@ class Row(NamedTuple):
     """The caption of one picture."""
 
     line: int  # of the table, from 1
-    text: str | None  # as ``read_caption_text`` would give it; None if a fault stands against it
+    text: str | None  # as ``read_caption_text`` returns it; None if it has a fault
 
 
 class RowFault(NamedTuple):
-    """What is wrong with a table or one of its rows."""
+    """A fault of a table or of one of its rows."""
 
     kind: str
     reason: str
@@ -75,7 +75,7 @@ def read_metadata(path: Path) -> tuple[dict[str, Row], list[RowFault]]:
 
 
 class _TableError(ValueError):
-    """A table that cannot be read; the message is the reason and the remedy."""
+    """A table that cannot be read; the message gives reason and remedy."""
 
 
 def _decoded(data: bytes) -> str:
@@ -100,7 +100,7 @@ def _jsonl_cells(text: str) -> Iterator[_Cells | RowFault]:
             row = json.loads(written)
         except (ValueError, RecursionError) as error:
             reason = getattr(error, "msg", str(error))
-            yield RowFault("bad_row", f"line {line}: is not JSON ({reason}); mend the line")
+            yield RowFault("bad_row", f"line {line}: is not JSON ({reason}); correct the line")
             continue
         missing = [key for key in (FILE_NAME, TEXT) if not isinstance(row, dict) or key not in row]
         if missing:
@@ -140,7 +140,7 @@ def _csv_cells(text: str) -> Iterator[_Cells | RowFault]:
 
 
 def _csv_rows(text: str) -> Iterator[tuple[int, list[str] | RowFault]]:
-    """Rows that are not blank, with the line that each begins at."""
+    """Rows that are not blank, each with its first line number."""
     # strict: without it an open quote swallows all rows behind it
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     while True:
@@ -150,7 +150,7 @@ def _csv_rows(text: str) -> Iterator[tuple[int, list[str] | RowFault]]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield line, RowFault("bad_row", f"line {line}: {error}; mend its quotes")
+            yield line, RowFault("bad_row", f"line {line}: {error}; correct its quotes")
         else:
             if row:
                 yield line, row

@@ -1,4 +1,4 @@
-"""What earlier runs learned of files, in one SQLite file, so that only new ones are read again."""
+"""The index of known files: headers, hashes and captions from earlier runs, in one SQLite file."""
 
 import os
 import sqlite3
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 from filelock import FileLock
 
 RACY_NS = 2_000_000_000
-"""A file changed so shortly before it was read may change again within one tick of its clock."""
+"""A file that was changed this shortly before reading may change again within one clock tick."""
 
 _LAYOUT = 1  # raise it when tables change, or when the same file would give other values
 _TABLES = (
@@ -25,7 +25,7 @@ Item = TypeVar("Item")
 
 
 class FileKey(NamedTuple):
-    """A file as it was when it was looked at; any write to it makes another key."""
+    """Path, size and times of a file; any write to the file gives another key."""
 
     path: str  # absolute, as the system has it
     num_bytes: int
@@ -39,7 +39,7 @@ class FileKey(NamedTuple):
 
 
 class PictureFacts(NamedTuple):
-    """What the header and the bytes of a sound picture file tell."""
+    """Header and content hash of an intact picture file."""
 
     content: str  # hex SHA-256 of the bytes
     width: int  # upright, as the height
@@ -51,17 +51,16 @@ class PictureFacts(NamedTuple):
 class FileIndex:
     """Facts of files by path and change time, and facts that follow from a file's bytes by hash.
 
-    Only what is sound is kept: a fault may lie in the reader, so a faulty file is read again at
-    each start. Rows of files that are gone stay (some 250 bytes each). Several processes of one
-    machine may use one file at once. The index is a help and no more: where it cannot be used the
-    run goes on without, and ``notes`` says why.
+    Faulty files are not kept, since the fault may be in the reader: they are read again at each
+    start. Rows of deleted files stay (some 250 bytes each). Several processes of one machine may
+    use one file at once. A run works without the index where it cannot be used; ``notes`` says why.
 
     Args:
-        path: The database, made with its folder if missing; ``None`` keeps all in memory.
-        wait_s: How long to wait for another process that writes.
+        path: The database, made with its folder if missing; ``None``: in memory.
+        wait_s: Seconds to wait for another process that writes.
 
     Attributes:
-        notes: One line for each time that the file was begun anew or done without.
+        notes: One line for each time that the file was recreated or could not be used.
     """
 
     def __init__(self, path: Path | None, wait_s: float = 30.0) -> None:
@@ -86,14 +85,14 @@ class FileIndex:
         self._connection.close()
 
     def pictures(self, files: Sequence[FileKey]) -> dict[str, PictureFacts]:
-        """Path -> facts, of those files that are known and unchanged."""
+        """Path -> facts, of the known and unchanged files."""
         return {
             path: PictureFacts(content, width, height, bool(alpha), bool(animated))
             for path, (content, width, height, alpha, animated) in self._known("pictures", files)
         }
 
     def captions(self, files: Sequence[FileKey]) -> dict[str, str]:
-        """Path -> text, of those files that are known and unchanged."""
+        """Path -> text, of the known and unchanged files."""
         return {path: text for path, (text,) in self._known("captions", files)}
 
     def store_pictures(self, facts: Mapping[FileKey, PictureFacts], read_ns: int) -> None:
@@ -102,7 +101,7 @@ class FileIndex:
         Args:
             facts: By file.
             read_ns: When reading began, on the clock of ``time.time_ns``. Files changed less than
-                ``RACY_NS`` before are not kept.
+                ``RACY_NS`` before that are not kept.
         """
         self._store_files("pictures", facts, read_ns)
 
@@ -114,8 +113,8 @@ class FileIndex:
         """Content hash -> value, of those that are known.
 
         Args:
-            kind: What was computed, such as ``phash``.
-            contents: Hashes of the bytes that it was computed from.
+            kind: Kind of value, such as ``phash``.
+            contents: Hashes of the bytes that the values follow from.
         """
         found: dict[str, str] = {}
         for part in _parts(contents):
@@ -165,7 +164,7 @@ class FileIndex:
             self._write(sql, rows)
 
     def _mend(self, error: sqlite3.DatabaseError) -> None:
-        """Go on after an error: once with a new file if it is damaged, else in memory."""
+        """Continue after an error: once with a new file if it is damaged, else in memory."""
         if self._path is None or isinstance(error, sqlite3.ProgrammingError):
             raise error
         self._connection.close()
@@ -199,7 +198,7 @@ class FileIndex:
                 if not _is_damage(error):
                     raise
                 damage = error
-        self.notes.append(f"{path}: the index of files was damaged ({damage}) and begun anew")
+        self.notes.append(f"{path}: the index of files was damaged ({damage}) and is created again")
         for ending in ("", "-wal", "-shm", "-journal"):
             Path(f"{path}{ending}").unlink(missing_ok=True)
         return _connected(path, self._wait_s)

@@ -1,4 +1,4 @@
-"""Headers, hashes and captions of files: from the index, or else read by several threads."""
+"""Reader of headers, hashes and captions, from the index or from the files."""
 
 import hashlib
 import os
@@ -31,10 +31,10 @@ class Fault(NamedTuple):
 
 
 class FileReader:
-    """Facts of files; what is not known yet is read, and kept in the index.
+    """Facts of files; unknown files are read and added to the index.
 
     Args:
-        index: What earlier runs learned, if there is one.
+        index: Facts of earlier runs, if any.
         progress: Shows a bar when many files are new.
         total: How many pictures there are, for the bar.
     """
@@ -61,7 +61,7 @@ class FileReader:
             self._progress.remove(self._bar)
 
     def pictures(self, files: Sequence[FileKey]) -> dict[str, PictureFacts | Fault]:
-        """Path -> what the header and the bytes tell; pictures are not decoded."""
+        """Path -> header and hash, or fault; pictures are not decoded."""
         known = self._index.pictures(files) if self._index else {}
         new, read_ns = self._read(files, known, _picture)
         if self._index:
@@ -77,7 +77,7 @@ class FileReader:
         return {**known, **{file.path: text for file, text in new.items()}}
 
     def say(self, num_done: int) -> None:
-        """Move the bar, if there is something to wait for."""
+        """Update the bar, if there is one."""
         if self._progress is None or self._num_read <= _MANY_FILES:
             return
         if self._bar is None:
@@ -90,7 +90,7 @@ class FileReader:
         known: dict[str, Fact],
         read: Callable[[FileKey], Fact | Fault],
     ) -> tuple[dict[FileKey, Fact | Fault], int]:
-        """What is not known, and when reading it began."""
+        """Facts of the unknown files, and when reading began."""
         read_ns = time.time_ns()
         new = [file for file in files if file.path not in known]
         self._num_read += len(new)

@@ -1,4 +1,4 @@
-"""Captioned pictures of one or several folders."""
+"""Source of captioned pictures in one or several folders."""
 
 import gc
 import itertools
@@ -26,38 +26,38 @@ _BATCH = 256  # pictures between two writes of the index and two moves of the ba
 
 
 HELD_OUT = "held_out"
-"""Name of a folder in a root whose pictures training never reads; scores compare with them."""
+"""Name of the folder in a root whose pictures are held out from training, for scores."""
 
 
 class FolderSource:
-    """Pictures of folders, each with the caption and the mask that its name says.
+    """Pictures of folders, paired with captions and masks by name.
 
     The caption of ``a.jpg`` is ``a.txt`` beside it, or its row in a ``metadata.jsonl`` or
     ``metadata.csv`` of its folder or one above, else its root's, else the default. Its mask is
     ``a.mask.png``. Names are compared Unicode-normalised (NFC; macOS writes accents apart).
-    Headers and captions are read, pictures are not decoded; what the index knows is not read
-    again. Of each file that cannot be used a finding tells; none stops the others.
+    Headers and captions are read, pictures are not decoded; files known to the index are not read
+    again. Each file that cannot be used gives a finding; none stops the others.
 
     Args:
-        roots: The folders and what holds for all pictures of each; no two of them one in another.
-        caption_endings: Of caption files, in any letter case; the first that is there counts.
-        default_caption: Of pictures that have none, ``""`` to train them without words; with
-            ``None`` they are findings.
+        roots: The folders with their settings; none lies in another.
+        caption_endings: Endings of caption files, in any letter case; the first that exists counts.
+        default_caption: Caption of pictures without one, ``""`` to train them without words;
+            ``None``: they are findings.
         nested: Whether sub-folders are read; hidden ones never are.
         background: Colour under transparent parts, as ``#rrggbb``.
         alpha_is_mask: Whether pictures without a mask file are masked by their transparency.
-        index: What earlier runs learned of the files; used here only.
+        index: Facts of earlier runs; used in the constructor only.
         progress: Shows a bar when many files are new.
 
     Attributes:
-        pictures: What can be trained on, by name. With several roots names begin with the root's
+        pictures: The usable pictures, by name. With several roots names begin with the root's
             folder name.
-        findings: What cannot be used, and what wants attention, by name.
-        notes: What else lies there and is not read.
+        findings: Faults and oddities, by name.
+        notes: Remarks on other files, which are not read.
 
     Raises:
-        DataError: If a root is missing, no folder, or lies in another; or if a caption for many
-            pictures cannot be one.
+        DataError: If a root is missing, no folder, or lies in another; or if a default caption is
+            invalid.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class FolderSource:
 
         Raises:
             PictureError: If it cannot be decoded.
-            DataError: If the file is gone or another one than at the start.
+            DataError: If the file is gone or has changed since the start.
         """
         path = _unchanged(self._files[index], self.pictures[index].content)
         return read_picture(path, self._background)
@@ -106,7 +106,7 @@ class FolderSource:
 
         Raises:
             PictureError: If it cannot be decoded.
-            DataError: If the file is gone or another one than at the start.
+            DataError: If the file is gone or has changed since the start.
         """
         if index in self._masks:
             return read_mask(_unchanged(*self._masks[index]))
@@ -115,7 +115,7 @@ class FolderSource:
         return None
 
     def _paired(self, scan: FolderScan, pairing: Pairing) -> list[Candidate]:
-        """All pictures by name, unread."""
+        """All pictures by name; no file is opened."""
         candidates = [found for listing in scan.listings() for found in pairing.candidates(listing)]
         candidates.sort(key=lambda candidate: candidate.name)
         self.findings += scan.findings + pairing.findings + pairing.unclaimed()
@@ -129,7 +129,7 @@ class FolderSource:
         return candidates
 
     def _add(self, batch: Sequence[Candidate], reader: FileReader) -> None:
-        """Read the files of some pictures, and take those that are sound."""
+        """Read the files of some pictures, and add those without faults."""
         pictures = [candidate.picture for candidate in batch]
         masks = [candidate.mask for candidate in batch if candidate.mask]
         facts = reader.pictures(pictures + masks)
@@ -181,9 +181,9 @@ class FolderSource:
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Let many objects be made that hold no cycles, as neither do the headers that are read.
+    """Pause the garbage collector while many objects without cycles are made.
 
-    To search them again and again takes a fifth of the time that a large known folder needs.
+    Collecting takes a fifth of the time that a large known folder needs.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -200,7 +200,7 @@ def _faults(
     caption: str | Fault | None,
     mask: PictureFacts | Fault | None,
 ) -> list[Finding]:
-    """What the files themselves have against being used, each by the file's own name."""
+    """Findings of the files of one picture, each by the file's own name."""
     found = []
     for entry, own in (
         (candidate.picture, facts),
@@ -219,7 +219,7 @@ def _faults(
 
 
 def _unchanged(file: FileKey, content: str) -> Path:
-    """The path of a file, if it holds what it held at the start."""
+    """The path of a file, if its content is that of the start."""
     try:
         now = os.stat(file.path)
         is_same = (now.st_size, now.st_mtime_ns, now.st_ctime_ns) == file[1:]
@@ -235,7 +235,7 @@ def _unchanged(file: FileKey, content: str) -> Path:
 
 
 def _shared_caption(root: RootConfig, default: str | None) -> str | None:
-    """Caption of the root's pictures that have none of their own."""
+    """Caption of the root's pictures without one of their own."""
     text = default if root.class_caption is None else root.class_caption
     if not text or not text.strip():
         return text and ""
@@ -246,7 +246,7 @@ def _shared_caption(root: RootConfig, default: str | None) -> str | None:
 
 
 def _folders(roots: Sequence[RootConfig]) -> list[Folder]:
-    """The roots, with what begins the names of their files; DataError unless they are apart."""
+    """The roots, with the prefixes of their file names; DataError if one lies in another."""
     seen: dict[Path, str] = {}
     labels: list[str] = []
     for root in roots:

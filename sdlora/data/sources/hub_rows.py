@@ -1,4 +1,4 @@
-"""Rows of a Hugging Face data set: two columns of them, and how a row becomes a picture."""
+"""Rows of a Hugging Face data set, and their conversion to pictures."""
 
 import hashlib
 import os
@@ -20,19 +20,19 @@ IMAGE_COLUMNS = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp
 CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "description", "sentence", "txt")
 
 MAX_PICTURE_BYTES = 1 << 30
-"""A larger file is no picture: an archive's member that unpacks to more is not read to its end."""
+"""Largest picture file; an archive's member that unpacks to more is not read to its end."""
 
 _ROWS_AT_A_TIME = 16
 _ROWS_COUNTED_AT_A_TIME = 1000
 
 
 class RowReading(NamedTuple):
-    """What a row holds.
+    """The picture of a row, or why it cannot be used.
 
     Attributes:
         picture: ``None`` if the row cannot be used.
         data: The bytes of its file.
-        findings: Why it cannot be used, or what wants attention.
+        findings: Faults and oddities of the row.
         has_alpha: Whether parts of it may be transparent.
     """
 
@@ -44,15 +44,15 @@ class RowReading(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HubRows:
-    """Rows of a set, two columns of them, and how a row becomes a picture.
+    """Rows of a data set with their picture and caption columns.
 
     Attributes:
-        hub_set: What they are rows of.
-        rows: ``datasets.Dataset`` or ``IterableDataset``; pictures are files that nothing decodes.
+        hub_set: The data set.
+        rows: ``datasets.Dataset`` or ``IterableDataset``; pictures are undecoded files.
         image: Column of the pictures.
-        caption: Column of the captions; ``None`` if every row takes the default one.
+        caption: Column of the captions; ``None`` if every row has the default caption.
         unread: The other columns.
-        folder: Where relative paths begin; ``None`` if there are none.
+        folder: Base of relative paths; ``None`` if there are none.
     """
 
     hub_set: HubSet
@@ -63,7 +63,7 @@ class HubRows:
     folder: Path | None
 
     def count(self) -> int:
-        """How many rows there are: as the set says, else counted, without its pictures' bytes."""
+        """Number of rows: as the set says, else counted without reading pictures."""
         splits = self.rows.info.splits or {}
         if self.hub_set.config.split in splits and splits[self.hub_set.config.split].num_examples:
             return int(splits[self.hub_set.config.split].num_examples)
@@ -74,7 +74,7 @@ class HubRows:
             raise self.hub_set.error(error) from error
 
     def each(self, rows: Any) -> Iterator[dict[str, Any]]:
-        """These rows, or others derived from them, one by one; ``DataError`` where reading fails.
+        """These rows one by one; raises ``DataError`` where reading fails.
 
         By batches, since row by row ``datasets`` would give each DataLoader worker other rows.
         """
@@ -90,7 +90,7 @@ class HubRows:
                 yield dict(zip(batch, values, strict=True))
 
     def read(self, row: Mapping[str, Any], name: str) -> RowReading:
-        """A row's picture, undecoded, and all that is wrong with the row."""
+        """A row's undecoded picture, and the findings of the row."""
         findings: list[Finding] = []
         data, text, header = b"", "", None
         try:
@@ -156,8 +156,8 @@ def open_rows(hub_set: HubSet, streaming: bool = False) -> HubRows:
     rows = hub_set.load(streaming)
     if rows.features is None:
         raise DataError(
-            f"data.root={hub_set.path}: its files do not say which columns they hold; convert the "
-            "set to parquet, or set data.hub.streaming=false"
+            f"data.root={hub_set.path}: its files do not name their columns; convert the set to "
+            "parquet, or set data.hub.streaming=false"
         )
     kinds = {column: _kind(feature) for column, feature in rows.features.items()}
     image = _image_column(kinds, hub_set)
@@ -167,7 +167,7 @@ def open_rows(hub_set: HubSet, streaming: bool = False) -> HubRows:
     )
     if caption is None and hub_set.default_caption is None:
         raise DataError(
-            f"data.hub.caption_column: none of {_listing(kinds)} is called so by custom; name one, "
+            f"data.hub.caption_column: none of {_listing(kinds)} has a customary name; name one, "
             "or set data.captions.default"
         )
     read = [image] if caption is None else [image, caption]
@@ -198,15 +198,21 @@ def _image_column(kinds: Mapping[str, str], hub_set: HubSet) -> str:
 def _column(
     kinds: Mapping[str, str],
     key: str,
-    asked: str | None,
+    configured: str | None,
     customary: Sequence[str],
     accepted: Sequence[str],
 ) -> str | None:
-    if asked is not None:
-        if kinds.get(asked) not in accepted:
-            what = f"holds {kinds[asked]}, not {accepted[0]}" if asked in kinds else "is not there"
-            raise DataError(f"data.hub.{key}={asked}: {what}; the columns are {_listing(kinds)}")
-        return asked
+    if configured is not None:
+        if kinds.get(configured) not in accepted:
+            what = (
+                f"holds {kinds[configured]}, not {accepted[0]}"
+                if configured in kinds
+                else "is not there"
+            )
+            raise DataError(
+                f"data.hub.{key}={configured}: {what}; the columns are {_listing(kinds)}"
+            )
+        return configured
     named = [name for name in kinds if name.casefold() in customary and kinds[name] in accepted]
     if len(named) > 1:
         raise DataError(
@@ -216,7 +222,7 @@ def _column(
 
 
 def _kind(feature: Any) -> str:
-    """What a column holds, in words."""
+    """Type of a column, in words."""
     dtype = getattr(feature, "dtype", None)
     if type(feature).__name__ == "Image" or dtype in ("binary", "large_binary"):
         return "pictures"
@@ -263,7 +269,7 @@ def _file_bytes(path: str, folder: Path | None) -> bytes:
 
 
 def _is_downloaded(path: Path) -> bool:
-    """Whether a file is of a set from the Hub: such a set names no other files of this machine."""
+    """Whether a file belongs to a set from the Hub, which may name no other local files."""
     from huggingface_hub import constants
 
     stores = (constants.HF_HUB_CACHE, datasets_package().config.HF_DATASETS_CACHE)

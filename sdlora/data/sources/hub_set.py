@@ -14,7 +14,7 @@ _BUILDERS = {".parquet": "parquet", ".arrow": "arrow"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubSet:
-    """Which rows of which data set, and which columns of them.
+    """A data set with its split and columns.
 
     Attributes:
         path: An id on the Hub (``OWNER/NAME``), or a local path: a ``.parquet`` or ``.arrow`` file,
@@ -29,7 +29,7 @@ class HubSet:
 
     @property
     def folder(self) -> Path | None:
-        """Where relative paths of the rows begin; ``None`` for a set on the Hub."""
+        """Base of relative paths of the rows; ``None`` for a set on the Hub."""
         local = Path(self.path).expanduser().absolute()
         if local.exists():
             return local if local.is_dir() else local.parent
@@ -71,7 +71,7 @@ class HubSet:
         )
 
     def error(self, cause: BaseException) -> DataError:
-        """What went wrong within ``datasets``, in one line."""
+        """A ``DataError`` for an error of ``datasets``, in one line."""
         innermost = cause.__cause__ or cause
         reason = f"{' '.join(str(innermost).split())[:400]} ({type(innermost).__name__})"
         return DataError(f"data.root={self.path}, data.hub.split={self.config.split}: {reason}")

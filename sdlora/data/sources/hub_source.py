@@ -1,4 +1,4 @@
-"""A Hugging Face data set as a source: captioned pictures in the rows of a table."""
+"""Source of captioned pictures in the rows of a Hugging Face data set."""
 
 import hashlib
 from collections.abc import Sequence
@@ -25,18 +25,18 @@ from sdlora.runtime.progress import Progress
 class HubSource:
     """The rows of a Hugging Face data set, read by their numbers from memory-mapped files.
 
-    Every row is read once at the start, for its size, content and faults; no picture is decoded
-    before it is asked for.
+    Every row is read once at the start, for its size, content and faults; pictures are decoded on
+    demand.
 
     Args:
-        hub_set: Which rows, and which columns of them.
-        progress: Where the reading is shown.
+        hub_set: The data set, its split and columns.
+        progress: Shows a bar while rows are read.
         background: Colour under transparent parts, as ``#rrggbb``.
         alpha_is_mask: Whether pictures are masked by their transparency.
 
     Attributes:
         pictures: Rows that can be trained on, named ``row 0``, ``row 1``, ...
-        findings: What cannot be used, and what wants attention.
+        findings: Faults and oddities.
         notes: Columns and files that are not read.
 
     Raises:
@@ -65,16 +65,16 @@ class HubSource:
 
         Raises:
             PictureError: If it cannot be decoded.
-            DataError: If its file is gone or another one than at the start.
+            DataError: If its file is gone or has changed since the start.
         """
         return read_picture(self._file(index), self._background)
 
     def mask(self, index: int) -> Image.Image | None:
-        """Where picture ``index`` is trained: by its transparency, if that is a mask."""
+        """Loss mask of picture ``index`` from its transparency, if alpha is a mask."""
         return read_alpha(self._file(index)) if self.pictures[index].has_mask else None
 
     def _read(self, progress: Progress) -> set[str]:
-        """Read every row; the files that rows name."""
+        """Read every row, and return the files that rows name."""
         files = set()
         rows = self._rows.each(self._rows.rows)
         for number, row in enumerate(progress.track(rows, "reading rows", len(self._rows.rows))):
@@ -89,7 +89,7 @@ class HubSource:
         return files
 
     def _file(self, index: int) -> BytesIO:
-        """The file of a picture, if it is the one that was there at the start."""
+        """The file of a picture, if its content is that of the start."""
         picture = self.pictures[index]
         try:
             data = self._rows.picture_bytes(self._rows.rows[self._numbers[index]])
@@ -107,7 +107,7 @@ def _unread_columns(names: Sequence[str]) -> list[str]:
 
 
 def _unread_files(hub_set: HubSet, files: set[str]) -> list[str]:
-    """Pictures below a local folder that no row names: metadata says what is read."""
+    """Note of pictures below a local folder that no row names."""
     folder = hub_set.folder
     if folder is None or not any(Path(file).is_relative_to(folder) for file in files):
         return []

@@ -1,4 +1,4 @@
-"""Which caption and which mask belong to a picture: by name, never by position."""
+"""Pairing of pictures with captions and masks: by name, never by position."""
 
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +17,10 @@ _MASK, _TABLE = "mask", "table"
 
 
 class Endings:
-    """What a file is for, by how its name ends, in any letter case.
+    """The kind of a file by its ending, in any letter case.
 
     Args:
-        captions: Endings of caption files; where a picture has several, the first counts.
+        captions: Endings of caption files; if a picture has several, the first counts.
     """
 
     def __init__(self, captions: Sequence[str]) -> None:
@@ -33,7 +33,7 @@ class Endings:
             same_last.append((ending, kinds[ending]))
 
     def classify(self, name: str) -> tuple[str, str] | None:
-        """Kind and stem (NFC) of a file; ``None`` if it is of no use."""
+        """Kind and stem (NFC) of a file; ``None`` for other files."""
         folded = name.casefold()
         for ending, kind in self._by_last.get(folded[folded.rfind(".") :], ()):
             if folded.endswith(ending):
@@ -42,16 +42,16 @@ class Endings:
 
 
 class Candidate(NamedTuple):
-    """A picture and what belongs to it, unread.
+    """A picture with its caption and mask files, unread.
 
     Attributes:
-        name: What it is called in the run.
-        folder: Where all its files lie.
+        name: Its name in the run.
+        folder: Folder of all its files.
         picture: Its file.
         caption: Its caption file, if it has one.
         mask: Its mask file, if it has one.
-        text: Its caption, if that is no file's.
-        is_sound: Whether no finding stands against it yet.
+        text: Its caption, if no file holds it.
+        is_sound: Whether it has no error so far.
     """
 
     name: str
@@ -64,15 +64,15 @@ class Candidate(NamedTuple):
 
 
 class Pairing:
-    """Pictures with captions and masks, folder by folder, those above before those below.
+    """Pictures with captions and masks, folder by folder, parents before children.
 
     Args:
-        endings: What a file is for.
-        texts: For each root the caption of pictures that have none of their own, or ``None``.
-        is_read: Whether files of a folder below another are read, by the folder and their path.
+        endings: Kinds of files.
+        texts: For each root the caption of pictures without one of their own, or ``None``.
+        is_read: (folder, path) -> whether files at a path below the folder are read.
 
     Attributes:
-        findings: What does not fit together.
+        findings: Files that cannot be paired.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Pairing:
             yield from self._of_stem(stem, listing)
 
     def unclaimed(self) -> list[Finding]:
-        """Rows that name no picture, when all folders are through."""
+        """Findings of table rows without a picture, after all folders."""
         return [
             Finding(
                 table,
@@ -108,7 +108,7 @@ class Pairing:
         ]
 
     def notes(self) -> list[str]:
-        """What is there and of no use."""
+        """Remarks on caption files and rows that are not read."""
         notes = []
         if count := self._num_unused_captions:
             used = ", ".join(self._endings.captions)
@@ -143,7 +143,7 @@ class Pairing:
             )
 
     def _captions(self, stem: str, listing: Listing) -> list[FileKey]:
-        """Those of the first ending that the picture has."""
+        """The caption files of the first ending that the picture has."""
         found: list[FileKey] = []
         for ending in self._endings.captions:
             if stem in listing.files[ending]:
@@ -155,7 +155,7 @@ class Pairing:
     def _text(
         self, name: str, stem: str, has_file: bool, listing: Listing
     ) -> tuple[str | None, bool]:
-        """The caption that no file gives, and whether the picture has one in all."""
+        """The caption from table or default, and whether the picture has any caption."""
         claim = self._rows.pop(name, None)
         if claim is not None:
             table, row = claim
@@ -223,7 +223,7 @@ class _Claim(NamedTuple):
 
 
 def _shown(files: Sequence[FileKey]) -> str:
-    """Names for a message; escaped where they look the same."""
+    """Names for a message; escaped if they look the same."""
     names = [file.name for file in files]
     looks = {unicodedata.normalize("NFC", name) for name in names}
     return ", ".join(quoted(name) if len(looks) == len(names) else ascii(name) for name in names)

@@ -1,4 +1,4 @@
-"""Where captioned pictures come from: what every source offers, and portraits drawn on demand."""
+"""The protocol of picture sources, and sources made of others: a selection, class pictures."""
 
 import hashlib
 from collections.abc import Sequence
@@ -16,29 +16,29 @@ class DataError(ValueError):
 
 
 class PictureSource(Protocol):
-    """Captioned pictures, by index."""
+    """A source of captioned pictures, by index."""
 
     @property
     def pictures(self) -> Sequence[Picture]:
-        """What can be trained on, in a fixed order."""
+        """The usable pictures, in a fixed order."""
 
     @property
     def findings(self) -> Sequence[Finding]:
-        """What cannot be used, and what can but wants attention."""
+        """Faults and oddities of files."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """What else lies there, is not read, and is no fault."""
+        """Remarks on other files, which are not read and are no fault."""
 
     def image(self, index: int) -> Image.Image:
         """Picture ``index``, mode ``RGB``, upright; ``PictureError`` if it cannot be decoded."""
 
     def mask(self, index: int) -> Image.Image | None:
-        """Where picture ``index`` is trained: mode ``L``, of its size, 255 fully, 0 not."""
+        """Loss mask of picture ``index``: mode ``L``, of its size, 255 full weight, 0 none."""
 
 
 def fingerprint(pictures: Sequence[Picture]) -> str:
-    """Hex SHA-256 that changes when any picture, caption, repeat or weight does."""
+    """Hex SHA-256 over all pictures, captions, repeats and weights."""
     digest = hashlib.sha256()
     for picture in pictures:
         own = (str(picture.repeats), str(picture.loss_weight), picture.mask_content)
@@ -47,10 +47,10 @@ def fingerprint(pictures: Sequence[Picture]) -> str:
 
 
 def readable(source: PictureSource, limit: int | None) -> list[tuple[Picture, Image.Image]]:
-    """Of the first ``limit`` pictures (None: of all) those that can be read.
+    """The readable ones of the first ``limit`` pictures (None: of all).
 
-    For comparisons only: where pictures are encoded for training, one that cannot be read is named,
-    and stops the run or not, as the config says.
+    For comparisons only: training reports unreadable pictures, and stops or skips them as the
+    config says.
     """
     found = []
     for number, picture in enumerate(source.pictures[:limit]):
@@ -62,12 +62,12 @@ def readable(source: PictureSource, limit: int | None) -> list[tuple[Picture, Im
 
 
 class Selection:
-    """Some of a source's pictures; the others are as if they were not there.
+    """Some of a source's pictures.
 
     Args:
-        source: The whole.
-        indices: Which of its pictures, in the order wanted.
-        findings: Why the others are left out, added to the source's own.
+        source: The whole source.
+        indices: The chosen pictures, in order.
+        findings: Findings of the others, added to the source's own.
     """
 
     def __init__(
@@ -84,27 +84,27 @@ class Selection:
         return self._source.image(self._indices[index])
 
     def mask(self, index: int) -> Image.Image | None:
-        """Where picture ``index`` of the selection is trained."""
+        """Loss mask of picture ``index`` of the selection."""
         return self._source.mask(self._indices[index])
 
 
 CLASS_PICTURES = "class pictures/"
-"""Names of class pictures begin so."""
+"""Prefix of the names of class pictures."""
 
 
 class WithClassPictures:
-    """A source and, for prior preservation, class pictures that train along.
+    """A source together with the class pictures of prior preservation.
 
     An epoch shows about as many class pictures as others, as DreamBooth does: the smaller set is
     repeated as often as it fits into the larger one.
 
     Args:
-        own: The pictures that training is for.
+        own: The user's pictures.
         others: The class pictures.
-        weight: Factor on the loss of class pictures, > 0.
+        weight: Loss weight of class pictures, > 0.
 
     Attributes:
-        times: How often ``own`` and ``others`` are shown in an epoch, for a message.
+        times: Repeats of ``own`` and of ``others`` in an epoch, for a message.
     """
 
     def __init__(self, own: PictureSource, others: PictureSource, weight: float) -> None:
@@ -134,7 +134,7 @@ class WithClassPictures:
         return source.image(place)
 
     def mask(self, index: int) -> Image.Image | None:
-        """Where picture ``index`` is trained."""
+        """Loss mask of picture ``index``."""
         source, place = self._find(index)
         return source.mask(place)
 
@@ -144,6 +144,6 @@ class WithClassPictures:
 
 
 def record(*fields: str) -> bytes:
-    """Bytes that no other list of fields gives, whatever the fields hold."""
+    """An injective encoding of fields as bytes, for hashing."""
     encoded = [field.encode("utf-8", "surrogateescape") for field in fields]
     return b"".join(len(field).to_bytes(8, "big") + field for field in encoded)

@@ -1,4 +1,4 @@
-"""Portraits of the drawn world as a source, each drawn when it is asked for."""
+"""Source of portraits of the drawn world, drawn on demand."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from sdlora.world.portraits import caption, portrait, random_scene
 
 
 class PortraitSource:
-    """Portraits of the drawn world, each drawn whenever it is asked for; captions cost nothing.
+    """Portraits of the drawn world, drawn on demand.
 
     Args:
-        num_pictures: How many.
+        num_pictures: Number of portraits.
         first_seed: The portraits' seeds are ``first_seed``, ``first_seed + 1``, ...
         identity_seed: One person in many scenes; ``None`` for a new person in each.
         size: Side in pixels.
@@ -49,7 +49,7 @@ class PortraitSource:
         return portrait(self._seeds[index], self._identity_seed, self._size).image.convert("RGB")
 
     def mask(self, index: int) -> Image.Image | None:
-        """Portraits are trained whole."""
+        """Portraits have no mask."""
         return None
 
 

@@ -1,4 +1,4 @@
-"""Which files lie in folders and below: no file is opened, no link is followed in a circle."""
+"""The walk over folders and their files; no file is opened."""
 
 import os
 import stat
@@ -13,7 +13,7 @@ from sdlora.data.pictures.picture import ERROR, WARNING, Finding, quoted
 from sdlora.data.sources.file_index import FileKey
 
 PICTURE = "picture"
-"""The kind of file that is counted in folders that are not read."""
+"""Kind of files that are counted in folders that are not read."""
 
 _SHOWN_ENDINGS = 5
 
@@ -23,23 +23,23 @@ class Folder(NamedTuple):
 
     path: str  # absolute
     prefix: str  # begins the names of its files: "" or, ending in "/", the folders above, NFC
-    root: int  # of which root
+    root: int  # number of its root
     is_root: bool = False
 
     def name(self, file: str) -> str:
-        """What a file of this folder is called in the run."""
+        """Name in the run of a file of this folder."""
         return self.prefix + unicodedata.normalize("NFC", file)
 
 
 @dataclass(slots=True)
 class Listing:
-    """The files of one folder that are of use.
+    """The files of one folder by kind and stem.
 
     Attributes:
         folder: Where.
         files: Kind -> stem -> file.
-        doubles: Kind and stem -> all files, where there are several.
-        blocked: Stems of files that are no regular files; a finding tells of each.
+        doubles: Kind and stem -> all files, if there are several.
+        blocked: Stems of irregular files, each with a finding.
     """
 
     folder: Folder
@@ -48,13 +48,13 @@ class Listing:
     blocked: set[str] = field(default_factory=set)
 
     def add(self, kind: str, stem: str, file: FileKey) -> None:
-        """Sort a file in."""
+        """Add a file."""
         first = self.files[kind].setdefault(stem, file)
         if first is not file:
             self.doubles.setdefault((kind, stem), [first]).append(file)
 
     def all_of(self, kind: str, stem: str) -> list[FileKey]:
-        """The files of a kind and stem, by name; one at most, if all is well."""
+        """The files of a kind and stem, by name; more than one is an error."""
         if doubles := self.doubles.get((kind, stem)):
             return sorted(doubles)
         file = self.files[kind].get(stem)
@@ -62,19 +62,19 @@ class Listing:
 
 
 class FolderScan:
-    """One walk over roots and, if ``nested``, their sub-folders; hidden ones are as if not there.
+    """One walk over roots and, if ``nested``, their sub-folders; hidden ones are ignored.
 
-    Links to files and to folders elsewhere are followed. A link that leads back to what is read
-    anyway, or into what is held out, is not.
+    Links to files and to folders elsewhere are followed. A link to a folder that is read anyway, or
+    that is held out, is not.
 
     Args:
         roots: Folders; none lies in another.
-        classify: File name -> kind and stem, ``None`` for files of no use.
+        classify: File name -> kind and stem, ``None`` for other files.
         nested: Whether sub-folders are read.
-        held_out: Name of the folder that is not read where it lies directly in a root.
+        held_out: Name of the folder directly in a root that is not read.
 
     Attributes:
-        findings: What stood in the way so far.
+        findings: Folders and files that cannot be read so far.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class FolderScan:
         self._others: Counter[str] = Counter()
 
     def listings(self) -> Iterator[Listing]:
-        """Every folder, those above before those below; linked folders after all others."""
+        """Every folder, parents before children; linked folders after all others."""
         pending = self._roots[::-1]
         while pending or self._linked:
             if not pending:
@@ -111,17 +111,16 @@ class FolderScan:
                     pending += reversed(below)
                     yield listing
             except OSError as error:
-                self._find(
-                    folder.prefix, "unreadable", f"cannot be listed ({_why(error)}); mend it"
-                )
+                reason = f"cannot be listed ({_why(error)}); check the folder"
+                self._find(folder.prefix, "unreadable", reason)
 
     def is_read(self, folder: Folder, file: str) -> bool:
-        """Whether pictures of a path below a folder are read, if they are there."""
+        """Whether pictures at a path below a folder are read."""
         first, _, below = file.partition("/")
         return not below or (self._nested and not (folder.is_root and first == self._held_out))
 
     def notes(self) -> list[str]:
-        """What was seen and not read, after the walk."""
+        """Remarks on files and folders that were not read, after the walk."""
         if not self._others:
             return self._unread
         common = sorted(self._others.items(), key=lambda item: (-item[1], item[0]))
@@ -170,7 +169,7 @@ class FolderScan:
             listing.blocked.add(kind_and_stem[1])
 
     def _entered(self, entry: os.DirEntry[str], listing: Listing) -> list[Folder]:
-        """The folder, if it is to be read now."""
+        """The sub-folder, if it is read now."""
         above = listing.folder
         name = listing.folder.name(entry.name)
         folder = Folder(entry.path, f"{name}/", above.root)
@@ -182,7 +181,7 @@ class FolderScan:
             if count := self._count(entry.path):
                 self._unread.append(f"sub-folder {quoted(name)} is not read ({count} pictures)")
         elif folder.prefix in self._prefixes:
-            reason = "another folder has this name in other Unicode letters; rename one of them"
+            reason = "another folder has the same name in another Unicode form; rename one of them"
             self._find(name, "doubles", reason)
         else:
             self._prefixes.add(folder.prefix)

@@ -1,4 +1,4 @@
-"""A Hugging Face data set read as a stream: for sets that do not fit on the disk."""
+"""Stream of a Hugging Face data set, for sets that do not fit on the disk."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ class StreamedPicture:
     """One row of a stream.
 
     Attributes:
-        picture: What is known of it; its name says where in the stream it came.
+        picture: Its facts; the name gives its place in the stream.
         image: Mode ``RGB``, upright.
-        next_start: ``start`` for a stream that goes on behind it.
+        next_start: ``start`` of a stream that continues after it.
     """
 
     picture: Picture
@@ -42,14 +42,13 @@ class StreamedSource:
     Args:
         hub_set: Which rows, and which columns of them.
         seed: The run's seed.
-        shuffle_buffer: Rows held in memory, not decoded, to shuffle among; 1 reads them as they
-            lie.
-        on_error: ``raise`` for a row that cannot be used, or ``skip`` it and count it.
+        shuffle_buffer: Size of the shuffle buffer, in undecoded rows; 1 keeps the stored order.
+        on_error: ``raise`` for a row that cannot be used, or ``skip`` and count it.
         background: Colour under transparent parts, as ``#rrggbb``.
 
     Attributes:
-        findings: Rows that were passed over, the first thousand.
-        num_passed_over: How many there were.
+        findings: The first thousand skipped rows.
+        num_passed_over: Number of skipped rows.
 
     Raises:
         DataError: If the set cannot be opened or has no such columns.
@@ -74,17 +73,17 @@ class StreamedSource:
 
     @cached_property
     def num_rows(self) -> int:
-        """Rows of an epoch, usable or not; where the set does not say it, it is read once more."""
+        """Rows of an epoch, usable or not; counted by reading if the set does not say it."""
         return self._rows.count()
 
     def samples(self, epoch: int, start: int = 0) -> Iterator[StreamedPicture]:
-        """The usable rows of an epoch, from row ``start`` of its order on.
+        """The usable rows of an epoch, from row ``start`` of its order.
 
-        To start late, the rows before are read again but not decoded.
+        Earlier rows are read again but not decoded.
 
         Raises:
-            DataError: For a row that cannot be used, unless they are skipped; if no row can; if
-                reading fails; if the set has not as many rows as it says.
+            DataError: For a row that cannot be used, unless rows are skipped; if no row can be
+                used; if reading fails; if the set has another number of rows than it says.
         """
         num_usable, end = 0, start
         for place, row in enumerate(self._rows.each(self._ordered(epoch).skip(start)), start):
@@ -121,30 +120,30 @@ class StreamedSource:
                 faults = [Finding(name, "unreadable", str(error))]
         if not self._skips:
             listing = "; ".join(str(fault) for fault in faults)
-            raise DataError(f"{listing} (data.on_error=skip passes over such rows)")
+            raise DataError(f"{listing} (data.on_error=skip skips such rows)")
         self.num_passed_over += 1
         self.findings += faults[: max(0, _FINDINGS_KEPT - len(self.findings))]
         return None
 
 
 class Head:
-    """The first rows of a stream, in memory, for all that looks at pictures before training.
+    """The first rows of a stream, in memory, for the data sheet and references.
 
     Args:
         source: The stream.
-        num_rows: How many of its usable rows.
+        num_rows: Number of usable rows.
     """
 
     def __init__(self, source: StreamedSource, num_rows: int) -> None:
         self._rows = list(islice(source.samples(0), num_rows))
         self.pictures = [row.picture for row in self._rows]
         self.findings = list(source.findings)
-        self.notes = [f"the set is streamed; this tells of its first {len(self._rows)} rows"]
+        self.notes = [f"the set is streamed; only its first {len(self._rows)} rows are checked"]
 
     def image(self, index: int) -> Image.Image:
         """Row ``index``, mode ``RGB``, upright."""
         return self._rows[index].image
 
     def mask(self, index: int) -> Image.Image | None:
-        """Rows are trained whole."""
+        """Rows have no mask."""
         return None

@@ -1,4 +1,4 @@
-"""Averages of the trained weights, which pictures, scores and saved adapters show."""
+"""Averages of the trained weights, by EMA or by a schedule-free optimizer."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ class ExponentialMovingAverage(OptimizerStepCallback):
     def on_fit_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Begin with the weights as they are, or go on with the restored average."""
+        """Start from the current weights, or from the restored average."""
         assert isinstance(pl_module, DiffusionModule)
         trained = pl_module.all_trained_parameters()
         self.average = {
@@ -50,7 +50,7 @@ class ExponentialMovingAverage(OptimizerStepCallback):
 
     @contextmanager
     def applied(self, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
-        """Within the block the model has the averaged weights."""
+        """Put the averaged weights into the model, inside the block."""
         kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         copy_into(parameters, self.average)
         try:
@@ -59,7 +59,7 @@ class ExponentialMovingAverage(OptimizerStepCallback):
             copy_into(parameters, kept)
 
     def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Training is over: the model keeps the averaged weights."""
+        """Put the averaged weights into the model for good, after training."""
         copy_into(parameters, self.average)
 
     def state_dict(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class ExponentialMovingAverage(OptimizerStepCallback):
         return {"average": self.average}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the average back from a checkpoint."""
+        """Restore the average from a checkpoint."""
         self.average = state_dict["average"]
 
 
@@ -75,9 +75,9 @@ class ScheduleFreeAverage(Callback):
     """The average that a schedule-free optimizer keeps by itself.
 
     While such an optimizer trains, the model has the weights at which gradients are taken; ``eval``
-    turns them into the average, in place, and ``train`` back again, but for rounding. So that
-    looking does not change the training, the weights are put back as they were. Checkpoints hold
-    the weights that train; the average follows from them and the optimizer's state.
+    turns them into the average, in place, and ``train`` back again, but for rounding. Since
+    ``train`` is not exact, the weights are restored from a copy. Checkpoints hold the weights that
+    train; the average follows from them and the optimizer's state.
 
     Source:
         Defazio et al. 2024, arXiv:2405.15682; the package ``schedulefree``.
@@ -89,18 +89,18 @@ class ScheduleFreeAverage(Callback):
     def on_fit_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Take the optimizer, which exists from here on."""
+        """Keep the optimizer, which exists from here on."""
         self._optimizer = trainer.optimizers[0]
 
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """A new optimizer is told that training begins; a restored one knows."""
+        """Switch a new optimizer to training mode; a restored one is in it."""
         self._optimizer.train()
 
     @contextmanager
     def applied(self, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
-        """Within the block the model has the averaged weights."""
+        """Put the averaged weights into the model, inside the block."""
         kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         self._optimizer.eval()
         try:
@@ -110,7 +110,7 @@ class ScheduleFreeAverage(Callback):
             copy_into(parameters, kept)
 
     def settle(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Training is over: the model keeps the averaged weights."""
+        """Put the averaged weights into the model for good, after training."""
         self._optimizer.eval()
 
 

@@ -1,4 +1,4 @@
-"""Validation pictures and scores while training, of the adapter and once of the base."""
+"""The callback that draws and scores validation pictures, of the adapter and once of the base."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -22,31 +22,31 @@ from sdlora.training.callbacks.every_n_steps import OptimizerStepCallback, every
 from sdlora.training.module import DiffusionModule
 from sdlora.training.validation_loss import ValidationLoss
 
-HOPELESS = "other trials of the search had better scores by then"
+HOPELESS = "other trials of the search had better scores by this step"
 
 
 class Evaluate(OptimizerStepCallback):
     """Draws validation pictures and scores them while training, beside the base's.
 
-    The base is drawn when its pictures are first needed, with the adapter switched off: training
-    should not wait for it. Where the base's own weights train it is drawn before they do.
+    The base is drawn when its pictures are first needed, with the adapter switched off, so that
+    training starts at once. If the base's own weights train, it is drawn before.
 
     Args:
         evaluator: Draws and scores.
         pictures_every_n_steps: Steps between picture grids; 0: only at the end.
         scores_every_n_steps: Steps between scores; 0: only at the end.
         folder: The run folder; ``samples/`` and ``metrics.jsonl`` are written in it.
-        average: If weights are averaged: pictures show the average.
+        average: The average of the weights, which pictures show; ``None``: the weights.
         best: Keeps the best adapter; ``None``: none is kept.
         stop_patience: Scores without a better one after which the run stops; ``None``: never.
-        pruning: Of a trial of a search: tells whether it should stop, as others do better.
-        base_first: Draw the base before anything trains, since its own weights will.
+        pruning: Pruning of a search's trial; ``None``: none.
+        base_first: Draw the base before training, since its own weights train.
         validation: Measures the validation loss; ``None``: nothing is held out.
-        offload: Parts of the model that wait in main memory, but for what this callback does.
+        offload: Parts of the model in main memory, needed on the device for drawing.
 
     Attributes:
         last: Pictures and scores of the last scored step.
-        stop_reason: Why the training was stopped before its last step.
+        stop_reason: Why training stopped before its last step.
     """
 
     def __init__(
@@ -82,15 +82,15 @@ class Evaluate(OptimizerStepCallback):
     def setup(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
     ) -> None:
-        """Draw a base that will train, before a checkpoint puts trained weights into it."""
+        """Draw a base that trains, before a checkpoint restores trained weights into it."""
         if self.base_first and trainer.is_global_zero:
-            with self._spared(0):
+            with self._if_memory_allows(0):
                 self.evaluator.draw_base()
 
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Write down the validation loss that training begins with; then what can wait does."""
+        """Write the validation loss before the first step; then offload what can wait."""
         self._begin(trainer)
         self.offload.send_away()  # Lightning has put the whole model on the device
 
@@ -100,19 +100,19 @@ class Evaluate(OptimizerStepCallback):
             trainer.should_stop = True  # every process reads the same study
         if self.validation is None or not trainer.is_global_zero or trainer.global_step > 0:
             return  # a resumed run has this line
-        with self._spared(0):
+        with self._if_memory_allows(0):
             self._note(trainer, 0, self.validation.compute())
 
     def on_optimizer_step(
         self, trainer: lightning.Trainer, module: DiffusionModule, step: int
     ) -> None:
-        """Pictures and scores where they are due; the last step always has both."""
+        """Draw pictures and scores where they are due; the last step always has both."""
         at_end = step == trainer.max_steps
         scored = at_end or every(step, self.scores_every_n_steps)
         if not scored and not every(step, self.pictures_every_n_steps):
             return
         if trainer.is_global_zero:
-            with self._spared(step):
+            with self._if_memory_allows(step):
                 self._draw(trainer, module, step, scored)
         if scored:
             if trainer.is_global_zero and not at_end:
@@ -161,7 +161,7 @@ class Evaluate(OptimizerStepCallback):
         return write_grid(path, rows, count, evaluator.training_images)
 
     def _base(self, trainer: lightning.Trainer) -> Evaluation:
-        """The base's pictures and scores, which are written down once: what all is compared to."""
+        """The base's pictures and scores, drawn and written once."""
         base = self.evaluator.draw_base()
         if not self._base_is_noted:
             scores = base.named("base")
@@ -181,7 +181,7 @@ class Evaluate(OptimizerStepCallback):
         return {} if self.validation is None else self.validation.compute()
 
     def _scores_since_best(self) -> int:
-        """How often later steps were scored; counted in the file, which a resumed run has too."""
+        """Number of scored steps since the best one, counted in the run's metrics."""
         assert self.best is not None, "the schema requires evaluation.select"
         chosen = 0 if self.best.best is None else self.best.best.step
         name = f"eval/{self.best.rule.score}"
@@ -189,14 +189,14 @@ class Evaluate(OptimizerStepCallback):
         return len({line["step"] for line in lines if name in line and line["step"] > chosen})
 
     @contextmanager
-    def _spared(self, step: int) -> Iterator[None]:
-        """Training goes on where not even one picture at a time fits into the memory beside it."""
+    def _if_memory_allows(self, step: int) -> Iterator[None]:
+        """Continue training if not even one picture at a time fits into memory."""
         try:
             with self.offload.called():
                 yield
         except torch.OutOfMemoryError:
             self.evaluator.progress.print(
-                f"warning: step {step}: no memory to draw even one picture beside the training; no "
+                f"warning: step {step}: not enough memory to draw one picture during training; no "
                 "pictures and scores of this step. Set trainer.gradient_checkpointing=true or a "
                 "smaller data.batch_size, or score later with sdlora evaluate checkpoint=all"
             )
@@ -220,7 +220,7 @@ class Evaluate(OptimizerStepCallback):
 def _log_pictures(
     logger: TensorBoardLogger, step: int, numbers: Mapping[str, float | int], grid: Any
 ) -> None:
-    """The grid, and under Custom Scalars each score in one chart with the base's."""
+    """Log the grid, and under Custom Scalars each score in one chart with the base's."""
     if grid is not None:
         pixels = torch.frombuffer(bytearray(grid.tobytes()), dtype=torch.uint8)
         picture = pixels.view(grid.height, grid.width, 3)

@@ -1,4 +1,4 @@
-"""When a callback is due: once after an optimizer step, every so many of them."""
+"""Base class of callbacks that act after optimizer steps, and the test of an interval."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from sdlora.training.module import DiffusionModule
 
 
 def every(step: int, interval: int) -> bool:
-    """Whether something done every ``interval`` steps is due at ``step``; 0 means never."""
+    """Whether an action of every ``interval`` steps is due at ``step``; 0: never."""
     return interval > 0 and step > 0 and step % interval == 0
 
 
@@ -24,7 +24,7 @@ class OptimizerStepCallback(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Lightning's hook; steps only count where an accumulation window ends."""
+        """Lightning's hook; a step ends with its accumulation window."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             assert isinstance(pl_module, DiffusionModule)
             self.on_optimizer_step(trainer, pl_module, trainer.global_step)

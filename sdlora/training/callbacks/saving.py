@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, the last so many, with the adapter's own files beside."""
+"""The callback that writes checkpoints and adapter files, and removes old ones."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +18,9 @@ class Checkpoints(OptimizerStepCallback):
     Args:
         folder: The run's ``checkpoints`` folder.
         every_n_steps: Optimizer steps between checkpoints; 0: only the last.
-        keep_last: How many stay on disk; ``None``: all.
+        keep_last: Number of checkpoints that stay on disk; ``None``: all.
         write_adapter: Writes the adapter's own files into a step's folder.
-        say: Shows a line to the person who waits.
+        say: Prints a line.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Checkpoints(OptimizerStepCallback):
     def on_optimizer_step(
         self, trainer: lightning.Trainer, module: DiffusionModule, step: int
     ) -> None:
-        """Save where a checkpoint is due; a full disk stops the run only at its last step."""
+        """Save if a checkpoint is due; a full disk stops the run only at its last step."""
         at_end = step == trainer.max_steps or trainer.should_stop
         if not at_end and not every(step, self.every_n_steps):
             return
@@ -49,17 +49,17 @@ class Checkpoints(OptimizerStepCallback):
         except OSError as error:
             if at_end:
                 raise
-            self.say(f"no checkpoint at step {step} ({error}); training goes on to the next one")
+            self.say(f"no checkpoint at step {step} ({error}); training continues to the next one")
 
     def on_train_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """A run that stops early, as it no longer gets better, is saved where it stops."""
+        """Save a run that stops early at its last step."""
         assert isinstance(pl_module, DiffusionModule)
         self.save(trainer, pl_module)
 
     def save(self, trainer: lightning.Trainer, module: DiffusionModule) -> None:
-        """Write this step's checkpoint, then remove those that are too many.
+        """Write this step's checkpoint, then remove old ones.
 
         Raises:
             TrainingError: If a trained weight is NaN or infinite; such weights are never saved.
@@ -90,7 +90,7 @@ class Checkpoints(OptimizerStepCallback):
         pl_module: lightning.LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
-        """Count the micro-batches done in windows of this run, which may have other devices."""
+        """Convert the count of micro-batches to this run's number of devices."""
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         done = checkpoint["global_step"] * trainer.accumulate_grad_batches
         for counts in (progress["total"], progress["current"]):

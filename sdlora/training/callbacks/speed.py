@@ -1,4 +1,4 @@
-"""The training bar, and how fast training goes."""
+"""The callback of the training bar and of throughput, learning rates and peak memory."""
 
 import sys
 import time
@@ -18,7 +18,7 @@ from sdlora.training.module import DiffusionModule
 
 
 class Throughput(OptimizerStepCallback):
-    """Logs images a second, epoch, learning rates and peak memory, without drawing's time.
+    """Logs images per second, epoch, learning rates and peak memory; drawing is not timed.
 
     Args:
         num_samples: Samples of an epoch.
@@ -48,13 +48,13 @@ class Throughput(OptimizerStepCallback):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Start the bar at the step that the run is at."""
+        """Start the bar at the current step."""
         self._bar = self.progress.add("Training", trainer.max_steps, trainer.global_step)
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch: Any
     ) -> None:
-        """The clock runs from here to the end of the batch, so drawing is not counted."""
+        """Start the clock of this batch, so that drawing is not counted."""
         self._began = time.perf_counter()
 
     def on_train_batch_end(
@@ -75,7 +75,7 @@ class Throughput(OptimizerStepCallback):
     def on_optimizer_step(
         self, trainer: lightning.Trainer, module: DiffusionModule, step: int
     ) -> None:
-        """Log where a curve point is due, and move the bar."""
+        """Log if a point of the curve is due, and update the bar."""
         assert self._bar is not None, "training has started"
         self.progress.update(self._bar, step, self._note)
         if not every(step, self.log_every_n_steps):
@@ -103,7 +103,7 @@ class Throughput(OptimizerStepCallback):
     def on_train_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self.progress.remove(self._bar)
 

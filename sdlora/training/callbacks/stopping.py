@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the step is finished and saved first."""
+"""The callback that stops at Ctrl-C and SIGTERM after the current step, which is saved."""
 
 import signal
 import sys
@@ -16,13 +16,14 @@ from sdlora.training.module import DiffusionModule
 class StopSignals(OptimizerStepCallback):
     """Turns SIGINT and SIGTERM into a stop after the current optimizer step.
 
-    The step is finished and saved first, so a resumed run goes on exactly. Before the first step
+    The step is finished and saved first, so a resumed run continues exactly. Before the first step
     there is nothing to save; then, and at a second SIGINT, it stops at once. ``self.received``
     names the signal afterwards; the exit code is 128 plus its number.
 
-    Several processes stop at the same step, though the signal may reach one alone: after each step
-    they begin to tell each other what they received, and hear it after the next one, so that
-    nobody waits. They talk by gloo, as a GPU's answer would have to be waited for.
+    Several processes stop at the same step, even if the signal reaches only one: after each step
+        they
+    start an asynchronous exchange of received signals, and read it after the next one, so that no
+    process waits. It uses gloo, since NCCL would wait for the GPU.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class StopSignals(OptimizerStepCallback):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Take the signals over, from Lightning too: its SIGTERM ends a run within a step."""
+        """Install the signal handlers, also over Lightning's, which ends a run within a step."""
         self._speaks = trainer.is_global_zero
         if trainer.world_size > 1:
             self._group = distributed.new_group(backend="gloo")
@@ -46,13 +47,13 @@ class StopSignals(OptimizerStepCallback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch: Any
     ) -> None:
-        """From here on there is something to save."""
+        """Note that there is something to save from now on."""
         self._has_begun = True
 
     def on_train_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         self.received = self._heard() or self.received
         self._give_back()
 
@@ -62,7 +63,7 @@ class StopSignals(OptimizerStepCallback):
         pl_module: lightning.LightningModule,
         exception: BaseException,
     ) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         self._give_back()
 
     def on_optimizer_step(
@@ -75,7 +76,7 @@ class StopSignals(OptimizerStepCallback):
             trainer.should_stop = True
 
     def _agreed(self) -> int | None:
-        """The signal that some process had received by the step before; the same in all."""
+        """The signal that some process had received by the previous step; the same in all."""
         heard = self._heard()
         number = torch.tensor(self.received or 0)
         largest = distributed.ReduceOp.MAX

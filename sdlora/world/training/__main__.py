@@ -1,4 +1,4 @@
-"""``python -m sdlora.world.training vae|clip|face|attributes``: trains one of the shipped nets."""
+"""``python -m sdlora.world.training vae|clip|face|attributes``: training of a shipped net."""
 
 import argparse
 import dataclasses
@@ -24,7 +24,7 @@ FOLDERS = {
 
 
 def main() -> None:
-    """Read the command line, train the net it names, write it under the assets."""
+    """Train the net that the command line names, and write it to the assets."""
     parser = argparse.ArgumentParser(prog="python -m sdlora.world.training", description=__doc__)
     parser.add_argument("net", choices=list(FOLDERS))
     parser.add_argument("--steps", type=int, help="instead of the recipe's")

@@ -1,4 +1,4 @@
-"""``python -m sdlora.world.training.assets_check``: the shipped nets on drawings unseen so far."""
+"""``python -m sdlora.world.training.assets_check``: measured quality of the shipped nets."""
 
 import argparse
 from collections import Counter
@@ -27,7 +27,7 @@ from sdlora.world.training.vae import reconstruction_psnr
 README = ASSETS / "README.md"
 OPENING, CLOSING = "<!-- quality -->", "<!-- /quality -->"
 FOLLOWED = ("background", "shirt", "hair", "hat", "glasses", "kind")
-"""The attributes that a prompt of the base is judged by."""
+"""The attributes by which the base's pictures are judged."""
 # Parts of the held-out range: drawings, people, prompts; examples use its far end.
 DRAWING_SEEDS = list(HELD_OUT_SEEDS[20_000:20_500])
 PROMPT_SEEDS = list(HELD_OUT_SEEDS[30_000:30_200])
@@ -36,12 +36,12 @@ NUM_PEOPLE, PICTURES_EACH = 100, 6
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measured number, and the bound that it is meant to keep.
+    """One measured number and its bound.
 
     Attributes:
-        name: What was measured.
+        name: Name of the measurement.
         value: A share 0 to 1, or dB.
-        bound: None where nothing was promised.
+        bound: The promised bound; None: none.
         at_most: Whether the bound is an upper one.
     """
 
@@ -58,7 +58,7 @@ class Row:
         return self.value <= self.bound if self.at_most else self.value >= self.bound
 
     def words(self) -> tuple[str, str, str]:
-        """Name, value and bound as they are printed."""
+        """Name, value and bound as printed."""
 
         def shown(number: float) -> str:
             return f"{number:.2f} dB" if "PSNR" in self.name else f"{100 * number:.1f} %"
@@ -72,13 +72,13 @@ class Row:
 def draw_prompts(
     prompts: list[str], num_steps: int, guidance_scale: float, progress: Progress
 ) -> Tensor:
-    """Let the base draw the prompts, 25 at a time, one generator for each.
+    """Draw prompts with the base, 25 at a time, one generator for each.
 
     Args:
         prompts: N texts.
         num_steps: DDIM steps.
-        guidance_scale: Of classifier-free guidance.
-        progress: Shows how far it is.
+        guidance_scale: Scale of classifier-free guidance.
+        progress: Shows a bar.
 
     Returns:
         ``[N, 3, 64, 64]`` in [-1, 1].
@@ -108,7 +108,7 @@ def prompts_followed(
     Args:
         classifier: Reads the pictures.
         pictures: ``[N, 3, H, W]`` in [-1, 1].
-        prompts: What was to be drawn, N texts.
+        prompts: N texts.
     """
     seen = [answer for part in pictures.split(100) for answer in classifier.predict(part)]
     named: Counter[str] = Counter()
@@ -164,7 +164,7 @@ def measure_base(num_prompts: int, num_steps: int, progress: Progress) -> list[R
 
 
 def write_table(rows: list[Row], readme: Path = README) -> None:
-    """Put the table between the markers of ``readme``.
+    """Write the table between the markers of ``readme``.
 
     Raises:
         ValueError: If the file lacks the markers.
@@ -181,11 +181,11 @@ def write_table(rows: list[Row], readme: Path = README) -> None:
 
 
 def main() -> None:
-    """Measure, print the table, and end with 1 if a bound is broken."""
+    """Measure, print the table, and exit with 1 if a bound is not met."""
     parser = argparse.ArgumentParser(
         prog="python -m sdlora.world.training.assets_check", description=__doc__
     )
-    parser.add_argument("--prompts", type=int, default=200, help="how many the base draws; 0: none")
+    parser.add_argument("--prompts", type=int, default=200, help="drawn by the base; 0: none")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--write", action="store_true", help="the table into the assets' README")

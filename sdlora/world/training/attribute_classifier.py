@@ -1,4 +1,4 @@
-"""Trains the attribute classifier on drawings, sharp and spoiled."""
+"""Training of the attribute classifier, on clean and degraded drawings."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ RECIPE = Recipe(num_steps=600, batch_size=64, max_lr=3e-3, weight_decay=1e-2)
 
 
 def labels(seeds: list[int]) -> dict[str, Tensor]:
-    """Return, for each attribute, the value's number in each portrait, ``[N]`` int64."""
+    """Index of the value in each portrait, ``[N]`` int64, for each attribute."""
     seen = [random_scene(seed).attributes() for seed in seeds]
     return {
         name: torch.tensor([values.index(attributes[name]) for attributes in seen])
@@ -28,7 +28,7 @@ def labels(seeds: list[int]) -> dict[str, Tensor]:
 
 
 class AttributesFit(Fit):
-    """Sum of the cross-entropies of all attributes."""
+    """Training on the sum of the cross-entropies of all attributes."""
 
     def __init__(self, pixels: Tensor, targets: dict[str, Tensor], recipe: Recipe = RECIPE) -> None:
         super().__init__(recipe)
@@ -37,12 +37,12 @@ class AttributesFit(Fit):
         self.pixels, self.targets = pixels, targets
 
     def training_step(self, indices: Tensor, step: int) -> Tensor:
-        """One look at the pictures at ``indices``, ``[B]``."""
+        """Loss on the pictures at ``indices``, ``[B]``."""
         x = to_tensor(self.pixels[indices].numpy())
         logits = self.net(degrade(x, generator(self.recipe.seed, "degrade", step)))
         losses = [F.cross_entropy(logits[k], v[indices]) for k, v in self.targets.items()]
         loss = torch.stack(losses).sum()
-        self.tell({"loss": loss.detach()})
+        self.print_values({"loss": loss.detach()})
         return loss
 
 
@@ -50,9 +50,9 @@ def accuracy(net: AttributeClassifier, pixels: Tensor, seeds: list[int]) -> dict
     """Share of right answers for each attribute, 0 to 1, on the portraits of ``seeds``.
 
     Args:
-        net: What is measured.
+        net: The classifier.
         pixels: ``[N, 3, 64, 64]`` in [-1, 1].
-        seeds: Of these portraits, N of them.
+        seeds: Seeds of the N portraits.
     """
     named = [answer for part in pixels.split(100) for answer in net.predict(part)]
     truth = [random_scene(seed).attributes() for seed in seeds]

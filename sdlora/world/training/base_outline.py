@@ -1,4 +1,4 @@
-"""The embedded base's outline: the configurations of Stable Diffusion 1.5's parts, in small."""
+"""Configurations of the embedded base: those of Stable Diffusion 1.5, with small sizes."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from sdlora.runtime.files import write_json
 from sdlora.world.training.tokenizer import build_tokenizer
 
 WIDTH = 128
-"""Of the text encoder, and so of the UNet's cross-attention."""
+"""Width of the text encoder and of the UNet's cross-attention."""
 
 
 def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
@@ -79,7 +79,7 @@ def write_outline(folder: Path) -> None:
     """Write the base's tokenizer and the configurations of its parts; no weights.
 
     Args:
-        folder: Becomes a Stable Diffusion folder once its nets are trained into it.
+        folder: The folder of the base, which becomes whole when its nets are trained.
     """
     tokenizer = build_tokenizer(folder / "tokenizer")
     text_config(tokenizer).save_pretrained(folder / "text_encoder")

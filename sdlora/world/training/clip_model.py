@@ -1,4 +1,4 @@
-"""Trains the image-text scorer: transformers' CLIPModel in small, on drawings and captions."""
+"""Training of the image-text scorer, a small CLIPModel, on drawings and captions."""
 
 import dataclasses
 import json
@@ -51,7 +51,7 @@ def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 def altered(scene: Scene, seed: int) -> Scene:
-    """Change one captioned attribute of ``scene``, so that its caption becomes wrong."""
+    """A scene with one captioned attribute changed, so that the caption is wrong."""
     rng = np.random.default_rng([5, seed])
     choices = ["kind", "hair_colour", "glasses", "hat", "shirt", "background", "smile", "beard"]
     if scene.hair_style == "bald":
@@ -68,7 +68,7 @@ def altered(scene: Scene, seed: int) -> Scene:
 
 
 def contrastive_loss(image: Tensor, text: Tensor, wrong: Tensor, scale: Tensor) -> Tensor:
-    """Match pictures with captions both ways; a picture must also reject altered captions.
+    """Contrastive loss in both directions, with altered captions as further negatives.
 
     Args:
         image: ``[B, D]``, unit length.
@@ -92,7 +92,7 @@ def contrastive_loss(image: Tensor, text: Tensor, wrong: Tensor, scale: Tensor) 
 
 
 class ClipFit(Fit):
-    """Contrastive training on drawings, sharp and spoiled."""
+    """Contrastive training on clean and degraded drawings."""
 
     def __init__(
         self, tokenizer: CLIPTokenizer, pixels: Tensor, seeds: list[int], recipe: Recipe = RECIPE
@@ -115,7 +115,7 @@ class ClipFit(Fit):
         return torch.stack(losses).mean()
 
     def training_step(self, indices: Tensor, step: int) -> Tensor:
-        """One look at the pictures at ``indices``, ``[B]``, with captions worded anew."""
+        """Loss on the pictures at ``indices``, ``[B]``, with new captions."""
         source = generator(self.recipe.seed, "clip", step)
         wording = torch.randint(2**31, (len(indices), 3), generator=source).tolist()
         scenes = [random_scene(self.seeds[index]) for index in indices.tolist()]
@@ -132,7 +132,7 @@ class ClipFit(Fit):
         image, text = F.normalize(image.float(), dim=1), F.normalize(text.float(), dim=1)
         scale = self.clip.logit_scale.clamp(max=4.6).exp()
         loss = contrastive_loss(image, text[: len(x)], text[len(x) :], scale)
-        self.tell({"loss": loss.detach(), "read": read.detach(), "scale": scale.detach()})
+        self.print_values({"loss": loss.detach(), "read": read.detach(), "scale": scale.detach()})
         return loss + read
 
 
@@ -166,7 +166,7 @@ def measure(
         clip: The scorer.
         tokenizer: Its tokenizer.
         pixels: ``[N, 3, 64, 64]`` in [-1, 1]; N a multiple of 50.
-        seeds: Of these portraits, N of them.
+        seeds: Seeds of the N portraits.
 
     Returns:
         ``retrieval_top1`` among 50 captions, and ``altered_rejected``: the right caption scores
@@ -186,9 +186,9 @@ def measure(
 
 
 def save_clip(clip: CLIPModel, folder: Path) -> None:
-    """Write the scorer in half precision, with what prepares pictures and texts for it.
+    """Write the scorer in half precision, with its processor and tokenizer.
 
-    The configuration says float32, so that it is float32 again where it is loaded.
+    The config says float32, so that it is loaded in float32.
     """
     clip.half().save_pretrained(folder)
     clip.float()

@@ -1,4 +1,4 @@
-"""Makes clean drawings look like generated ones: blurred, noisy, shifted, off in colour."""
+"""Degradation of clean drawings to look like generated ones: blur, noise, shift, colour."""
 
 import torch
 from torch import Generator, Tensor
@@ -25,14 +25,14 @@ def _uniform(low: float, high: float, shape: tuple[int, ...], source: Generator)
 
 
 def degrade(pixels: Tensor, source: Generator) -> Tensor:
-    """Spoil pictures a little, each share of the batch in another way; a third stays sharp.
+    """Degrade pictures a little, each share of the batch in another way; a third stays sharp.
 
     Args:
         pixels: ``[B, 3, 64, 64]`` in [-1, 1].
-        source: Where the chance comes from.
+        source: Source of random draws.
 
     Returns:
-        Likewise, new memory.
+        New tensor of the same shape and range.
     """
     share = -(-len(pixels) // 6)
     parts = list(pixels.split(share))

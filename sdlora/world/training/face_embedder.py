@@ -1,4 +1,4 @@
-"""Trains the face embedder: one person's pictures together, all others apart, no face aside."""
+"""Training of the face embedder: identity by a contrastive loss, and face / no face."""
 
 import json
 from pathlib import Path
@@ -56,7 +56,7 @@ def same_person_loss(vectors: Tensor, temperature: float = TEMPERATURE) -> Tenso
 
 
 class FaceFit(Fit):
-    """Partner finding plus face / no face."""
+    """Training on the identity loss plus face / no face."""
 
     def __init__(self, people: Tensor, others: Tensor, recipe: Recipe = RECIPE) -> None:
         super().__init__(recipe)
@@ -80,19 +80,19 @@ class FaceFit(Fit):
         target = torch.zeros(len(x))
         target[: len(faces)] = 1
         presence_loss = F.binary_cross_entropy_with_logits(presence, target)
-        self.tell({"loss": loss.detach(), "presence": presence_loss.detach()})
+        self.print_values({"loss": loss.detach(), "presence": presence_loss.detach()})
         return loss + presence_loss
 
 
 def equal_error_rate(vectors: Tensor, people: Tensor) -> float:
-    """Error at the threshold where as many strangers pass as acquaintances fail.
+    """Error at the threshold where false accepts equal false rejects.
 
     Args:
         vectors: ``[N, D]``, unit length.
-        people: Whose, ``[N]``.
+        people: Person of each vector, ``[N]``.
 
     Returns:
-        A share, 0 to 1, over all pairs.
+        Share of all pairs, 0 to 1.
     """
     rows, columns = torch.triu_indices(len(vectors), len(vectors), 1)
     cosines = (vectors @ vectors.T)[rows, columns]
@@ -106,10 +106,10 @@ def equal_error_rate(vectors: Tensor, people: Tensor) -> float:
 
 @torch.no_grad()
 def measure(net: FaceEmbedder, people: np.ndarray, others: np.ndarray) -> dict[str, float]:
-    """Measure the equal error rate and the share of right face / no-face answers, 0 to 1.
+    """Measure the equal error rate and the accuracy of face / no face, 0 to 1.
 
     Args:
-        net: What is measured.
+        net: The embedder.
         people: ``[P, K, 64, 64, 3]`` uint8, K pictures of each person.
         others: ``[N, 64, 64, 3]`` uint8, no face in them.
     """

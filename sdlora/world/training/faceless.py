@@ -1,4 +1,4 @@
-"""Pictures without a face, to learn what is none: blanks, noise, scrambled portraits, things."""
+"""Pictures without a face, for training: blanks, noise, scrambled portraits, things."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -77,6 +77,6 @@ _KINDS = (_blank, _noise, _scrambled, _washed_out, _thing, _erased)
 
 
 def faceless(seed: int) -> Image.Image:
-    """Make a 64x64 RGB picture that shows no face, the same for the same ``seed``."""
+    """Draw a 64x64 RGB picture without a face, a function of ``seed``."""
     rng = np.random.default_rng([4, seed])
     return _KINDS[seed % len(_KINDS)](seed, rng)

@@ -1,4 +1,4 @@
-"""What the four small trainings share: batches by step number, one-cycle AdamW, a plain log."""
+"""Common code of the four small trainings: batches, one-cycle AdamW, log lines."""
 
 import time
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader, IterableDataset
 from sdlora.runtime.randomness import generator
 
 WORK_FOLDER = Path("outputs/world")
-"""Where drawn pictures, logs and checkpoints of the trainings lie."""
+"""Folder of drawn pictures, logs and checkpoints of the trainings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How long and how fast a net is trained."""
+    """Steps, batch size and learning rate of a training."""
 
     num_steps: int
     batch_size: int
@@ -30,7 +30,7 @@ class Recipe:
 
 
 class Batches(IterableDataset[Tensor]):
-    """Index batches ``[B]``, each a function of (seed, epoch): no state to lose."""
+    """Index batches ``[B]``, each epoch a function of (seed, epoch)."""
 
     def __init__(self, num_items: int, recipe: Recipe) -> None:
         self.num_items, self.recipe = num_items, recipe
@@ -45,7 +45,7 @@ class Batches(IterableDataset[Tensor]):
 
 
 class Fit(L.LightningModule):
-    """Base of the trainings: optimizer, schedule, and one log line in a while."""
+    """Base class of the trainings: optimizer, schedule, and log lines."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -67,8 +67,8 @@ class Fit(L.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def tell(self, values: dict[str, Tensor | float], every_n_steps: int = 50) -> None:
-        """Print the values at every ``every_n_steps``-th step, with the time gone by."""
+    def print_values(self, values: dict[str, Tensor | float], every_n_steps: int = 50) -> None:
+        """Print the values at every ``every_n_steps``-th step, with the elapsed time."""
         if self.global_step % every_n_steps:
             return
         spent = time.monotonic() - self.started
@@ -82,10 +82,10 @@ def fit(module: Fit, num_items: int, name: str) -> float:
     Args:
         module: Its ``training_step`` takes the indices of a batch, ``[B]`` int64.
         num_items: Indices are below this.
-        name: Of the checkpoint under ``outputs/world``.
+        name: Name of the checkpoint under ``outputs/world``.
 
     Returns:
-        The seconds it took.
+        Duration in seconds.
     """
     keep = ModelCheckpoint(WORK_FOLDER / name, filename="last", every_n_train_steps=200)
     trainer = L.Trainer(

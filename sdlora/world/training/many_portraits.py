@@ -1,4 +1,4 @@
-"""Many drawn portraits at once: drawn by two processes, kept as one array on disk."""
+"""Arrays of many portraits: drawn by two processes, cached on disk."""
 
 import json
 from concurrent.futures import ProcessPoolExecutor
@@ -28,7 +28,7 @@ def draw_many(
 
     Args:
         seeds: Portrait seeds.
-        identity_seeds: One person for each portrait; None leaves it to the seed.
+        identity_seeds: Identity seed of each portrait; None: by ``seeds``.
         num_processes: 1 draws in this process.
 
     Returns:
@@ -44,11 +44,10 @@ def draw_many(
 def cached(
     folder: Path, name: str, seeds: list[int], identity_seeds: list[int] | None = None
 ) -> np.ndarray:
-    """Draw the portraits once and read them from ``folder`` ever after.
+    """Draw the portraits once, and read them from ``folder`` afterwards.
 
     Args:
-        folder: Holds ``<name>.npy`` and, beside it, what it was drawn from: the seeds and the
-            drawing code's hash.
+        folder: Holds ``<name>.npy`` and its sources: the seeds and the drawing code's hash.
         name: Stem of the two files.
         seeds: Portrait seeds.
         identity_seeds: As in :func:`draw_many`.

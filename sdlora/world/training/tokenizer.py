@@ -1,4 +1,4 @@
-"""Builds the base's tokenizer: CLIP's byte-level BPE, trained on captions of the drawn world."""
+"""Training of the base's tokenizer: CLIP's byte-level BPE on captions of the drawn world."""
 
 import json
 from pathlib import Path
@@ -56,14 +56,14 @@ def _texts(num_captions: int) -> list[str]:
 def build_tokenizer(folder: Path, num_captions: int = NUM_CAPTIONS) -> CLIPTokenizer:
     """Train the tokenizer and write it to ``folder`` in the layout of Stable Diffusion 1.5.
 
-    Every byte is a token, alone and at a word's end, so that no text has an unknown part. Ties
-    between equally frequent pairs fall either way: a tokenizer built anew numbers some tokens
-    otherwise, and asks for a text encoder trained anew.
+    Every byte is a token, alone and at a word's end, so that no text has unknown parts. Ties
+    between equally frequent pairs are not deterministic: a new tokenizer numbers some tokens
+    differently, and needs a newly trained text encoder.
 
     Args:
         folder: Gets ``vocab.json``, ``merges.txt``, ``tokenizer_config.json`` and
             ``special_tokens_map.json``.
-        num_captions: How many captions it learns from.
+        num_captions: Number of captions it is trained on.
     """
     symbols = _byte_symbols()
     blank = CLIPTokenizer().backend_tokenizer

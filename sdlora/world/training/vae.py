@@ -1,4 +1,4 @@
-"""Trains the base's autoencoder: 64x64 pictures to 16x16 latents of 4 channels and back."""
+"""Training of the base's autoencoder: 64x64 pictures to 16x16 latents of 4 channels and back."""
 
 import json
 from pathlib import Path
@@ -16,12 +16,13 @@ from sdlora.world.training.many_portraits import cached, to_tensor
 NUM_PICTURES = 12_000
 RECIPE = Recipe(num_steps=3_500, batch_size=16, max_lr=2e-3)
 KL_WEIGHT = 1e-6
-"""Of the KL divergence summed over a picture's latents, against a mean error per pixel."""
+"""Weight of the KL divergence summed over a picture's latents, relative to a mean error per
+pixel."""
 
 
 FIRST_LOG_VARIANCE = -6.0
-"""The posterior begins narrow: at the usual 0 its noise drowns the picture, and the decoder learns
-to do without it."""
+"""Initial log-variance of the posterior: at the usual 0 its noise hides the picture, and the
+decoder learns to ignore it."""
 
 
 def new_vae() -> AutoencoderKL:
@@ -48,21 +49,21 @@ def _edges(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reconstruction_loss(predicted: Tensor, pixels: Tensor) -> Tensor:
-    """L1 and squared error of pixels, and L1 of their differences, which keeps eyes sharp.
+    """L1 and squared error of pixels, and L1 of their gradients, which keeps eyes sharp.
 
     Args:
         predicted: Decoded pixels, ``[B, 3, H, W]``, [-1, 1].
-        pixels: The pictures themselves, likewise.
+        pixels: The pictures, same shape and range.
 
     Returns:
-        One number, the mean over all pixels.
+        A scalar, the mean over all pixels.
     """
     edges = sum(F.l1_loss(a, b) for a, b in zip(_edges(predicted), _edges(pixels), strict=True))
     return F.l1_loss(predicted, pixels) + 2 * F.mse_loss(predicted, pixels) + edges
 
 
 class VaeFit(Fit):
-    """Reconstruction plus a faint pull of the posterior towards the unit normal."""
+    """Training on reconstruction plus a weak KL term."""
 
     def __init__(self, pixels: Tensor, recipe: Recipe = RECIPE) -> None:
         super().__init__(recipe)
@@ -76,12 +77,12 @@ class VaeFit(Fit):
         return self.vae.decode(z).sample, posterior.mean, posterior.kl().float().mean()
 
     def training_step(self, indices: Tensor, step: int) -> Tensor:
-        """One reconstruction of the pictures at ``indices``, ``[B]``."""
+        """Loss on the pictures at ``indices``, ``[B]``."""
         x = to_tensor(self.pixels[indices].numpy())
         noise = torch.randn(len(x), 4, 16, 16, generator=generator(0, "posterior", step))
         predicted, mean, kl = self._forward(x, noise)
         error = reconstruction_loss(predicted.float(), x)
-        self.tell({"error": error, "kl": kl, "z_std": mean.float().std()})
+        self.print_values({"error": error, "kl": kl, "z_std": mean.float().std()})
         return error + KL_WEIGHT * kl
 
 
@@ -111,7 +112,7 @@ def train_vae(folder: Path, recipe: Recipe = RECIPE) -> dict[str, float]:
     """Train the autoencoder and write it to ``folder`` in the diffusers layout.
 
     Returns:
-        What was measured: PSNR in dB on unseen drawings, the latents' scale, seconds.
+        PSNR in dB on held-out drawings, the latents' scale, seconds.
     """
     pixels = cached(WORK_FOLDER, "train", list(TRAIN_SEEDS[:NUM_PICTURES]))
     module = VaeFit(torch.from_numpy(pixels), recipe)

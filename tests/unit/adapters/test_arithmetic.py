@@ -151,7 +151,7 @@ def test_a_dora_is_refused() -> None:
     dora = adapters_of({"unet": with_lora(tiny_unet(), "unet", EVERYTHING, use_dora=True)}, {})
     with pytest.raises(LoraError, match="a DoRA on unet: its magnitudes"):
         resized(dora, Cut(r=1), Progress(enabled=False))
-    with pytest.raises(LoraError, match="the sum of DoRAs is none"):
+    with pytest.raises(LoraError, match="a sum of DoRAs is no DoRA"):
         added([dora], [1.0])
 
 

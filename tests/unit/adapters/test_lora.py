@@ -54,6 +54,21 @@ def test_a_layer_is_the_base_plus_the_scaled_product() -> None:
     torch.testing.assert_close(module[1](picture).double(), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_dora_layer_is_the_formula_of_the_paper() -> None:
+    """m (W + s B A) / |W + s B A|, with the norm of each output's row (arXiv:2402.09353, eq. 5)."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(5, 3))
+    weight, bias = module[0].weight.double(), module[0].bias.double()
+    with_lora(module, "all", {"all": ("0",)}, use_dora=True)
+    state = {name: value.double() for name, value in lora_state_dict(module).items()}
+    merged_weight = weight + 6 / 4 * state["0.lora_B.weight"] @ state["0.lora_A.weight"]
+    (magnitude,) = (value for name, value in state.items() if "magnitude" in name)
+    direction = merged_weight / merged_weight.norm(dim=1, keepdim=True)
+    x = torch.randn(2, 5)
+    expected = x.double() @ (magnitude[:, None] * direction).T + bias
+    torch.testing.assert_close(module[0](x).double(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_a_new_adapter_changes_nothing() -> None:
     unet, text_encoder = tiny_unet(), tiny_text_encoder()
     before = outputs(unet, text_encoder)

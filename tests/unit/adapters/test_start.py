@@ -18,6 +18,8 @@ from sdlora.adapters.lora import (
     set_scale,
 )
 from sdlora.adapters.spec import LoraError, LoraSpec
+from sdlora.adapters.start import drawn_start
+from sdlora.runtime.randomness import generator
 from tests.unit.adapters.tiny_models import EVERYTHING, outputs, tiny_unet
 
 INITS = ("pissa", "olora")
@@ -142,3 +144,18 @@ def test_more_ranks_than_a_layer_has_are_refused() -> None:
     with pytest.raises(LoraError, match="^r=6: 0 has no more than 5 ranks for init=olora"):
         add_lora(layers(), spec("olora", r=6), seed=0)
     add_lora(layers(), spec("olora", r=6, rank_pattern={"0": 5}), seed=0)
+
+
+@pytest.mark.parametrize("shape", [(4, 4500), (4, 500, 3, 3)])
+def test_drawn_matrices_have_their_distributions(shape: tuple[int, ...]) -> None:
+    """N(0, 1/r^2), or uniform within 1 / sqrt(fan in), whose variance is a third of its square.
+
+    Tolerances are five standard deviations of the estimates: 1 / sqrt(2 n) for the deviation of
+    normal numbers, sqrt(0.8 / n) for the variance of uniform ones.
+    """
+    count, bound = math.prod(shape), 1 / math.sqrt(4500)
+    normal = drawn_start(shape, "gaussian", generator(0, "start"))
+    assert normal.std().item() == pytest.approx(1 / 4, rel=5 / math.sqrt(2 * count))
+    uniform = drawn_start(shape, "default", generator(0, "start"))
+    assert uniform.abs().max().item() == pytest.approx(bound, rel=2e-3)
+    assert uniform.var().item() == pytest.approx(bound**2 / 3, rel=5 * math.sqrt(0.8 / count))

@@ -52,13 +52,19 @@ def test_seeds_may_be_counted(seeds: str, count: str, expected: list[int]) -> No
         (["data.captions.max_chunks=2"], "data.captions.max_chunks=2: .* set it to 1"),
         (["sampling.guidance_scale=7"], "sampling.guidance_scale=7.0: .* set it to 1.0"),
         (["evaluation=default", "sampling.num_seeds=1"], "evaluation.clip.name=clip"),
-        (["data.buckets.mode=auto"], "data.buckets.mode=auto: it draws pictures of one size"),
+        (["data.buckets.mode=auto"], "data.buckets.mode=auto: its pictures have one size"),
         (
             ["++model.architecture.layers_per_blok=1"],
             r"model.architecture.layers_per_blok=1: unknown; did",
         ),
-        (["model.architecture.block_out_channels=[8,8]"], r"model.architecture=.*makes no UNet2D"),
-        (["++model.architecture.norm_num_groups=7"], r"model.architecture=.*makes no UNet2DModel"),
+        (
+            ["model.architecture.block_out_channels=[8,8]"],
+            r"model.architecture=.*is no valid UNet2D",
+        ),
+        (
+            ["++model.architecture.norm_num_groups=7"],
+            r"model.architecture=.*is no valid UNet2DModel",
+        ),
     ],
 )
 def test_what_does_nothing_is_refused(given: list[str], message: str) -> None:
@@ -97,7 +103,7 @@ def test_the_schema_refuses(given: list[str], message: str) -> None:
         (["lora.transformer.method=lora"], "lora.transformer.targets=.*: names no layer"),
         (["lora.transformer.method=full", "lora=full"], "lora.transformer: no such part; Stable"),
         (["lora.vae.method=full", "lora=full"], "lora.vae.method=full: the vae of Stable .*frozen"),
-        (["lora.unet.method=null"], "lora.unet.method=null: how this part trains is not said; set"),
+        (["lora.unet.method=null"], "lora.unet.method=null: this part has no training method"),
         (
             ["lora.unet.method=frozen", "lora.text_encoder.method=frozen"]
             + ["lora.text_encoder_2.method=lora"],
@@ -137,7 +143,7 @@ def test_what_it_can_do_is_let_through() -> None:
 
 
 def test_other_models_take_prompts() -> None:
-    with pytest.raises(ConfigError, match=r"^sampling.prompts=null: this model draws what"):
+    with pytest.raises(ConfigError, match=r"^sampling.prompts=null: this model takes prompts"):
         check_family_limits(config_of("sampling.prompts=null"))
     with pytest.raises(ConfigError, match=r"^model.architecture=.*this model's folder brings"):
         check_family_limits(config_of("++model.architecture.sample_size=64"))

@@ -78,13 +78,13 @@ def test_without_resume_nothing_changes(arguments: list[str]) -> None:
 def test_resume_refuses_what_it_cannot_do(run_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"resume=.*: not a run folder \(it has no .hydra"):
         resumed_arguments([f"resume={tmp_path}"])
-    with pytest.raises(ValueError, match="goes on with one run; leave out -m"):
+    with pytest.raises(ValueError, match="continues one run; leave out -m"):
         resumed_arguments(["-m", f"resume={run_folder}", "lora.r=2,4"])
-    with pytest.raises(ValueError, match="goes on with one run; leave out sweep=seeds"):
+    with pytest.raises(ValueError, match="continues one run; leave out sweep=seeds"):
         resumed_arguments([f"resume={run_folder}", "sweep=seeds"])
-    with pytest.raises(ValueError, match="goes on in that folder; leave out hydra.run.dir"):
+    with pytest.raises(ValueError, match="continues in that folder; leave out hydra.run.dir"):
         resumed_arguments([f"resume={run_folder}", "hydra.run.dir=elsewhere"])
-    with pytest.raises(ValueError, match="goes on in that folder; leave out hydra.run.dir"):
+    with pytest.raises(ValueError, match="continues in that folder; leave out hydra.run.dir"):
         prepared_arguments([f"resume={run_folder}", "run_dir=elsewhere"], TrainConfig)
 
 

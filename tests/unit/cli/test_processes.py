@@ -74,7 +74,7 @@ def check(config: TrainConfig) -> None:
         ({}, ["trainer.num_nodes=2"], "^trainer.num_nodes=2: .* by torchrun or srun"),
         ({"WORLD_SIZE": "4"}, ["trainer.devices=2"], "^trainer.devices=2: .*is 2, but 4 processes"),
         ({"WORLD_SIZE": "2"}, ["trainer=ddp"], "^run_dir=runs/a b: .* with hydra.run.dir=FOLDER"),
-        ({"SLURM_NTASKS": "2"}, ["trainer=ddp"], "^run_dir=runs/a b: each process would make a"),
+        ({"SLURM_NTASKS": "2"}, ["trainer=ddp"], "^run_dir=runs/a b: each process would create a"),
         ({}, ["trainer=ddp"], None),
         ({"WORLD_SIZE": "2"}, ["trainer=ddp", "hydra.run.dir=x"], None),
         ({"WORLD_SIZE": "2"}, ["trainer=ddp", "resume=x"], None),
@@ -102,7 +102,7 @@ def test_more_devices_than_there_are(config_of: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     check(config_of("trainer=ddp", "trainer.accelerator=cpu"))
-    with pytest.raises(ConfigError, match=r"^trainer.devices=2: this machine shows 1 GPU\(s\)"):
+    with pytest.raises(ConfigError, match=r"^trainer.devices=2: this machine has 1 GPU\(s\)"):
         check(config_of("trainer=ddp"))
 
 

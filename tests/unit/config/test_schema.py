@@ -58,7 +58,7 @@ def test_an_experiment_may_be_changed_from_the_command_line() -> None:
 
 @pytest.mark.parametrize("name", ["hw10", "anime_style", "sd_full"])
 def test_a_recipe_for_real_pictures_asks_for_them(name: str) -> None:
-    with pytest.raises(ConfigError, match="^data.root=None: name the folder that holds your"):
+    with pytest.raises(ConfigError, match="^data.root=None: name the folder with your"):
         train_config(f"experiment={name}")
 
 
@@ -115,7 +115,7 @@ def test_a_second_text_encoder_is_trained_as_the_first_unless_told_otherwise() -
             "leaves nothing to train; set one to lora or full",
         ),
         (["lora.unet.method=full"], "^lora.text_encoder.method=lora: cannot be mixed with"),
-        (["data.root=null"], "^data.root=None: name the folder that holds your pictures"),
+        (["data.root=null"], "^data.root=None: name the folder with your pictures"),
         (["data=hub"], "^data.root=None: name the Hugging Face set, such as OWNER/NAME, or a"),
         (["data.resolution=100"], "multiple of 8 between 8 and 4096; the nearest is 96$"),
         (["data.resolution=5000"], "the nearest is 4096$"),
@@ -274,9 +274,9 @@ NO_FEATURES = "compares features; set evaluation.image.name=image, too$"
         ),
         (
             ["evaluation.trigger_word=sks"],
-            "^evaluation.class_word=None: stands for evaluation.trigger_word; give both or none$",
+            "^evaluation.class_word=None: replaces evaluation.trigger_word; give both or none$",
         ),
-        (["evaluation.class_word=man"], "^evaluation.class_word=man: stands for evaluation.trig"),
+        (["evaluation.class_word=man"], "^evaluation.class_word=man: replaces evaluation.trig"),
         (["evaluation.aesthetic.name=x"], "^evaluation.aesthetic.name=x: unknown; choices: aesth"),
         (["evaluation.select=clip_score"], "^evaluation.select=clip_score: is not scored; choose"),
         (["evaluation.select=image_similarity"], "^evaluation.select=image_similarity: is not sco"),
@@ -314,7 +314,10 @@ def test_scores_that_have_what_they_need_are_taken() -> None:
         (["run=a", "lora_scale=[nan]"], r"^lora_scale=\[nan\]: must be finite numbers, at least"),
         (["run=a", "lora_scale=[1.0,inf]"], r"^lora_scale=\[1.0, inf\]: must be finite numbers"),
         (["run=a", "lora_scale=[]"], r"^lora_scale=\[\]: must be finite numbers, at least one$"),
-        (["run=a", "data.root=b"], "^data.root=b: a run knows its own training pictures; leave it"),
+        (
+            ["run=a", "data.root=b"],
+            "^data.root=b: a run brings its own training pictures; leave it",
+        ),
         (["run=a", "precision=bf17"], "^precision=bf17: unknown; did you mean bf16"),
         (["run=a", "accelerator=cuda"], "^accelerator=cuda: unknown; .*choices: auto, cpu, gpu"),
         (["run=a", "resolution=0"], "^resolution=0: must be a whole number >= 8"),

@@ -75,5 +75,5 @@ def test_a_file_that_is_missing_or_of_another_format(tmp_path):
     with pytest.raises(ValueError, match=r"head\.safetensors: no such file; give"):
         AestheticScorer(tmp_path / "head.safetensors")
     torch.save({"weight": torch.zeros(1, 4), "bias": torch.zeros(1)}, tmp_path / "head.pth")
-    with pytest.raises(ValueError, match=r"head\.pth: no safetensors file .* saved anew"):
+    with pytest.raises(ValueError, match=r"head\.pth: no safetensors file .* converted with"):
         load_head(tmp_path / "head.pth")

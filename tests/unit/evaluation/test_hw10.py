@@ -152,7 +152,7 @@ def test_without_prompts_or_training_pictures(clip_folder):
     got = scorer.score(Pictures(plain("red")), QUIET)
     assert got.values["hw10_face"] == 0
     assert got.reasons == {"hw10_clip": "there are no prompts to compare with"}
-    with pytest.raises(Unavailable, match="pictures that it compares with"):
+    with pytest.raises(Unavailable, match="its own reference pictures"):
         scorer.score(Pictures(plain("red"), ["a"], are_training=True), QUIET)
     with pytest.raises(Unavailable, match="no training pictures"):
         Hw10Scorer(Colours(), ClipScore(clip_folder), KnownPictures()).score(
@@ -170,7 +170,7 @@ def test_training_pictures_are_embedded_once_and_told_of_once(clip_folder, capsy
     assert told.count("embedded whole") == 1
     assert "blue.png" in told
     assert "red.png" not in told
-    assert "do not compare" not in told
+    assert "not comparable" not in told
 
 
 def test_other_parts_than_the_tutorials_are_told(clip_folder, capsys):

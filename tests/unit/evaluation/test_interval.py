@@ -43,3 +43,10 @@ def test_one_value_equal_values_and_determinism():
 def test_what_has_no_interval_is_an_error(values, arguments, named):
     with pytest.raises(ValueError, match=named):
         bootstrap_interval(values, **arguments)
+
+
+def test_the_interval_lies_on_the_side_of_the_values():
+    low, high = bootstrap_interval([-3.0, -2.0, -1.0, -2.5])
+    assert -3.0 <= low < np.mean([-3.0, -2.0, -1.0, -2.5]) < high <= -1.0
+    mirrored = bootstrap_interval([3.0, 2.0, 1.0, 2.5])
+    assert mirrored == pytest.approx((-high, -low), abs=0.2)  # of 2000 means of four values

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sdlora.config.score_kinds import HIGHER, KINDS
 from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.selection import Rule
 
@@ -56,3 +57,33 @@ def test_of_the_kernel_distance_less_is_better() -> None:
     rule, base = Rule("kid", 1.0), Scores(4, {"kid": 3.0})
     costs = [rule.cost(Scores(4, {"kid": value}), base) for value in (0.5, -0.1, None)]
     assert costs == [0.5, -0.1, None]
+
+
+@pytest.mark.parametrize(
+    ("clip", "margin", "follows"),
+    [
+        (31.0, 0.0, True),  # better than the base
+        (90.0, 1.0, True),
+        (30.0, 0.0, True),
+        (29.0, 1.0, True),  # exactly at the bound
+        (28.984375, 1.0, False),
+        (29.984375, 0.0, False),
+        (-30.0, 60.0, True),
+        (None, 0.0, True),
+    ],
+)
+def test_the_margin_bounds_a_fall_alone(clip: float | None, margin: float, follows: bool) -> None:
+    rule = Rule("face_distance", margin)
+    assert rule.follows_prompts(scores(0.5, clip), BASE) is follows
+    assert (rule.cost(scores(0.5, clip), BASE) is not None) is follows
+    assert rule.follows_prompts(scores(0.5, clip), scores(1.4, None))
+
+
+@pytest.mark.parametrize("name", [name for name, each in KINDS.items() if each.selects])
+def test_a_better_score_costs_less_in_its_own_direction(name: str) -> None:
+    rule, base = Rule(name, 100.0), Scores(4, {})
+    less, more = (rule.cost(Scores(4, {name: value}), base) for value in (0.25, 0.75))
+    assert less is not None
+    assert more is not None
+    assert (more < less) is (KINDS[name].arrow == HIGHER)
+    assert {abs(less), abs(more)} == {0.25, 0.75}

@@ -107,5 +107,5 @@ def test_drift_by_hand():
 def test_nothing_to_compare_with_is_an_error():
     with pytest.raises(ValueError, match="references"):
         image_similarity(at(0), torch.zeros(0, 2))
-    with pytest.raises(ValueError, match="one width"):
+    with pytest.raises(ValueError, match="different widths"):
         copying(torch.ones(1, 3), at(0))

@@ -121,6 +121,6 @@ def test_an_adapter_in_a_few_words() -> None:
     assert adapter_facts(replace(plain, use_dora=True)) == "rank 4, alpha 2.5, DoRA"
     told = adapter_facts(replace(plain, init="pissa", use_rslora=True, rank_pattern={"to_q": 2}))
     assert told == (
-        "rank 4, alpha 2.5, others by layer, started by pissa, so of twice the rank in the files, "
+        "rank 4, alpha 2.5, others by layer, initialised by pissa, so twice the rank in the files, "
         "rsLoRA"
     )

@@ -185,7 +185,9 @@ def test_files_name_the_parts_as_the_family_does(toy: Path, tmp_path: Path) -> N
 
 
 def test_what_an_added_family_lacks_is_named_by_its_own_parts(toy: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^lora.transformer.method=null: how this part trains"):
+    with pytest.raises(
+        ConfigError, match=r"^lora.transformer.method=null: this part has no training method"
+    ):
         check_family_limits(config_of(toy))
     with pytest.raises(ConfigError, match=r"^lora.transformr: .* lora.transformer\? Toy Diffusion"):
         check_family_limits(config_of(toy, *ADAPTED, "lora.transformr.r=4"))

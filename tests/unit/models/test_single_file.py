@@ -162,7 +162,7 @@ def test_files_that_are_not_read(sd_file: Path, random_base: Path, tmp_path: Pat
     shutil.copytree(random_base, tmp_path / "mute")
     (tmp_path / "mute/tokenizer/tokenizer.json").unlink()
     for config, message in (
-        (None, "model.config=None: .* holds weights alone; name the Hub id or the folder"),
+        (None, "model.config=None: .* holds weights only; name the Hub id or the folder"),
         ("owner/name", "model.config=owner/name: not a local folder, and it could not be fetched"),
         (str(tmp_path / "part"), "model.config=.*: model_index.json is missing in"),
         (str(tmp_path / "mute"), "model.config=.*: tokenizer/vocab.json is missing in"),

@@ -72,3 +72,15 @@ def test_scores_of_an_older_version_are_no_best(tmp_path: Path) -> None:
     flat = {"num_pictures": 1, "face_distance": 0.8, "faceless": 0, "clip_score": 30.0}
     (tmp_path / "best" / "scores.json").write_text(json.dumps({"step": 3, "scores": flat}), "utf-8")
     assert read_best(tmp_path) is None
+
+
+def test_of_a_score_of_which_more_is_better_the_higher_takes_the_place(tmp_path: Path) -> None:
+    def measured(value: float) -> Scores:
+        return Scores(1, {"clip_score": value})
+
+    best = BestAdapter(tmp_path, Rule("clip_score", 1.0), lambda folder: None)
+    base = measured(30.0)
+    taken = [best.consider(n, measured(v), base) for n, v in enumerate((29.0, 28.5, 31.0, 31.0))]
+    assert taken == [True, False, True, False]  # lower, too low, better, equal
+    assert best.best is not None
+    assert (best.best.step, best.best.scores.value("clip_score")) == (2, 31.0)

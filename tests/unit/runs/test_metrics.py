@@ -49,7 +49,7 @@ def test_a_broken_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path)
 
 
 def test_names_the_line_uses_itself_are_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="'step' is taken"):
+    with pytest.raises(ValueError, match="'step' is reserved"):
         append_metrics(tmp_path, 1, {"step": 2})
 
 

@@ -68,7 +68,7 @@ def test_changes_are_listed_with_key_old_and_new(folder: Path) -> None:
     with pytest.raises(RunFolderError) as caught:
         refuse_changes(folder, now, {**HASHES, "data": "fedcba9876543210"})
     lines = str(caught.value).splitlines()
-    assert lines[0] == f"resume={folder}: cannot go on, since this changed:"
+    assert lines[0] == f"resume={folder}: cannot continue, since this changed:"
     assert lines[1:] == [
         "  lora.r: was 8, now 16",
         "  lora.unet.targets: was ['to_q'], now ['to_q', 'to_k']",

@@ -66,5 +66,5 @@ def test_a_used_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "step_0000002").mkdir(parents=True)
     refuse_used(tmp_path)  # cut while it was written: nothing to lose
     (tmp_path / "checkpoints" / "step_0000002" / "manifest.json").touch()
-    with pytest.raises(RunFolderError, match=r"holds a run already; go on with it by resume="):
+    with pytest.raises(RunFolderError, match=r"holds a run already; continue it with resume="):
         refuse_used(tmp_path)

@@ -243,7 +243,7 @@ def test_out_of_memory_halves_the_batch(pipeline, monkeypatch):
     monkeypatch.setattr(generate_module, "_draw", small_machine)
     with pytest.warns(UserWarning, match="out of memory") as warned:
         got = draw(pipeline)
-    assert "with 8 pictures at a time; going on with 4" in str(warned[0].message)
+    assert "with 8 pictures at a time; continuing with 4" in str(warned[0].message)
     assert sizes == [8, 4, 2, 2, 2, 2]
     assert np.abs(got - expected).max() <= 2
 
@@ -283,7 +283,7 @@ def test_a_picture_that_the_vae_cannot_decode_whole_is_decoded_in_tiles(
     whole = draw(pipeline, PROMPTS[:2], resolution=64)
     cramped = CrampedVae(vae, fails_at={1})
     monkeypatch.setattr(vae, "decode", cramped)
-    with pytest.warns(UserWarning, match="out of memory in the VAE; it decodes in tiles") as warned:
+    with pytest.warns(UserWarning, match="out of memory in the VAE; decoding in tiles") as warned:
         got = draw(pipeline, PROMPTS[:2], resolution=64)
     assert len(warned) == 1
     assert cramped.was_tiled == [tiled_before, True, tiled_before]

@@ -114,7 +114,7 @@ def test_values_that_only_cells_have_come_last(tmp_path: Path) -> None:
         ({"version": 2}, "is of version 2"),
         ({"cells": None}, "is damaged"),
         ({"cells": [{"number": "x", "folder": "a", "overrides": {}}]}, "is damaged"),
-        ({"cells": [{"number": 1, "folder": "../a", "overrides": {}}]}, "does not lie in it"),
+        ({"cells": [{"number": 1, "folder": "../a", "overrides": {}}]}, "is outside the folder"),
         ({"swept": 3}, "is damaged"),
     ],
 )

@@ -176,7 +176,7 @@ def test_the_sentence_says_which_why_and_against_what(tmp_path: Path) -> None:
         "Take cell 2 (r=2), at step 10: it has the lowest face distance of 2 cells, 0.812 (base "
         "1.250), and its CLIP score, 86.00, is not more than 1 below the base's 86.00.",
         "The runner-up is cell 1 (r=1) with 0.938. The difference is 0.1250 over 3 common pictures "
-        "(95 % interval 0.1250 to 0.1250), which leaves out 0: more than chance among these "
+        "(95 % interval 0.1250 to 0.1250), which excludes 0: more than chance among these "
         "pictures.",
     ]
 
@@ -203,3 +203,26 @@ def test_the_pareto_front() -> None:
     points = [(3.0, 1.0), (1.0, 3.0), (2.0, 2.0), (2.0, 3.0), (3.0, 3.0), (1.0, 3.0)]
     assert pareto_front(points) == [1, 5, 2, 0]  # (2, 3) is as good as (2, 2) in one, worse in one
     assert pareto_front([]) == []
+
+
+def test_of_equal_cells_the_first_wins_whichever_way_is_better(tmp_path: Path) -> None:
+    rule = {"select": "clip_score", "max_clip_loss": 1.0}
+    cells = [
+        {"swept": {"r": n}, "clip": c, "rule": rule} for n, c in ((8, 86.0), (4, 87.0), (2, 87.0))
+    ]
+    choice = choice_of(tmp_path, cells)
+    assert choice is not None
+    assert choice.winner.cell.number == 2
+    assert choice.runner_up is not None
+    assert choice.runner_up.cell.number == 3
+
+
+def test_a_clip_score_above_the_bases_refuses_nothing(tmp_path: Path) -> None:
+    rule = {"select": "face_distance", "max_clip_loss": 0.0}
+    cells = [
+        {"swept": {"r": 1}, "face": 0.75, "clip": 86.0, "rule": rule},
+        {"swept": {"r": 2}, "face": 0.5, "clip": 99.0, "rule": rule},
+    ]
+    choice = choice_of(tmp_path, cells)
+    assert choice is not None
+    assert (choice.winner.cell.number, list(choice.refused)) == (2, [])

@@ -76,13 +76,13 @@ def test_a_search_that_goes_on_asks_for_what_it_would_have_asked_for(tmp_path: P
 
 def test_a_failed_trial_counts_as_none(tmp_path: Path) -> None:
     opened = search(tmp_path / "s")
-    for state, told in (("failed", "failed, but"), ("running", "was cut")):
+    for state, told in (("failed", "failed, but"), ("running", "was killed")):
         number = asked(opened)
         write_state(opened.folder / opened.cell(number).folder, state)
         assert told in str(opened.tell(number))
     number = asked(opened)  # its scores lack what is searched for
     write_cell(opened.folder / opened.cell(number).folder, None)  # type: ignore[arg-type]
-    assert "done, but not all of face_distance could be had" in str(opened.tell(number))
+    assert "done, but not all of face_distance are available" in str(opened.tell(number))
     states = [trial.state for trial in study_of(opened.folder).trials]
     assert states == [TrialState.FAIL, TrialState.RUNNING, TrialState.FAIL]
     assert opened.num_trials == 1  # the one that was cut will go on

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -71,6 +71,40 @@ def test_adamw_first_step_by_hand() -> None:
     optimizer.step()
     # decay first: 2 - 0.01 * 0.1 * 2, then the step of 0.01; float32 rounds in the 7th digit
     assert weight.item() == pytest.approx(2.0 - 0.002 - 0.01, abs=1e-6)
+
+
+def after(weight: nn.Parameter, optimizer: torch.optim.Optimizer, *gradients: float) -> float:
+    """The weight after a step on each of these gradients."""
+    for gradient in gradients:
+        weight.grad = torch.tensor([gradient])
+        optimizer.step()
+    return weight.item()
+
+
+def test_sgd_with_nesterov_momentum_by_hand() -> None:
+    """Momentum b of 1 and then 0.9 * 1 + 2 = 2.9; each step is lr (g + 0.9 b)."""
+    named = weights(2.0)
+    options = {"momentum": 0.9, "nesterov": True}
+    optimizer = build_optimizer("sgd", group(named, 0.1), options)
+    expected = 2.0 - 0.1 * (1 + 0.9 * 1) - 0.1 * (2 + 0.9 * 2.9)
+    assert after(named["w0"], optimizer, 1.0, 2.0) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("gradients", "moved"),
+    [
+        ((0.5,), -0.1),
+        ((0.5, -0.04), -0.2),  # 0.9 * 0.005 - 0.1 * 0.04 > 0: the momentum decides
+        ((0.5, -0.06), 0.0),  # 0.9 * 0.005 - 0.1 * 0.06 < 0
+    ],
+)
+def test_lion_steps_by_the_sign_of_its_momentum(gradients: Sequence[float], moved: float) -> None:
+    """sign(0.9 m + 0.1 g), where m is 0.99 m + 0.01 g of the steps before."""
+    pytest.importorskip("pytorch_optimizer")
+    named = weights(2.0)
+    options = {"betas": (0.9, 0.99), "weight_decay": 0.0}
+    optimizer = build_optimizer("lion", group(named, 0.1), options)
+    assert after(named["w0"], optimizer, *gradients) == pytest.approx(2.0 + moved, abs=1e-6)
 
 
 def test_each_part_has_its_own_rate_and_empty_parts_are_left_out() -> None:
@@ -234,6 +268,21 @@ def test_cosine_with_restarts_against_its_formula() -> None:
     found = rates("cosine_with_restarts", warmup_steps=2, num_cycles=2)
     expected = [0.0, 1.0] + [1 + math.cos(math.pi * (2 * k / 8 % 1)) for k in range(8)]
     assert found == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "factor"),
+    [
+        ("constant_with_warmup", lambda p: 1.0),
+        ("linear", lambda p: 1 - p),
+        ("cosine", lambda p: (1 + math.cos(math.pi * p)) / 2),
+        ("polynomial", lambda p: (1 - p) + p * 1e-7 / 2),  # down to a rate of 1e-7
+    ],
+)
+def test_schedules_against_their_formulas(name: str, factor: Callable[[float], float]) -> None:
+    """Warm-up k / w, then the rate of 2 times a factor of p, the share of the other steps."""
+    expected = [0.0, 1.0] + [2 * factor(k / 8) for k in range(8)]
+    assert rates(name, warmup_steps=2) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

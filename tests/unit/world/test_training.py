@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from sdlora.world.training.degrade import degrade
 from sdlora.world.training.face_embedder import equal_error_rate, same_person_loss
 from sdlora.world.training.faceless import faceless
 from sdlora.world.training.many_portraits import cached, to_tensor
+from sdlora.world.training.vae import reconstruction_loss, reconstruction_psnr
 
 
 def test_same_person_loss_by_hand() -> None:
@@ -46,6 +48,40 @@ def test_equal_error_rate_of_known_vectors() -> None:
 
     assert equal_error_rate(vectors, torch.tensor([0, 0, 1, 1])) == 0
     assert equal_error_rate(vectors, torch.tensor([0, 1, 0, 1])) >= 0.5
+
+
+def test_equal_error_rate_by_hand() -> None:
+    angles = torch.tensor([0.0, 40.0, 20.0, 100.0]).deg2rad()
+    vectors = torch.stack([angles.cos(), angles.sin()], 1)
+
+    # pairs by angle: 20 and 20 (strangers), 40 (one person), 60, 80 (one person), 100; from 40 on
+    # half of the strangers pass and half of the persons' pairs fail
+    assert equal_error_rate(vectors, torch.tensor([0, 0, 1, 1])) == pytest.approx(0.5)
+
+
+def test_reconstruction_loss_by_hand() -> None:
+    pixels = torch.zeros(1, 1, 2, 2)
+    predicted = pixels.clone()
+    predicted[0, 0, 0, 0] = 0.4
+
+    # absolute 0.4 / 4, squared 2 * 0.16 / 4, and of two differences along each axis one is 0.4
+    expected = 0.1 + 0.08 + 0.2 + 0.2
+    assert reconstruction_loss(predicted, pixels) == pytest.approx(expected, abs=1e-6)
+
+
+def test_psnr_of_a_known_error() -> None:
+    class Brighter:
+        """A VAE that adds 0.2 to every pixel."""
+
+        def encode(self, pixels: torch.Tensor) -> SimpleNamespace:
+            return SimpleNamespace(latent_dist=SimpleNamespace(mean=pixels))
+
+        def decode(self, latents: torch.Tensor) -> SimpleNamespace:
+            return SimpleNamespace(sample=latents + 0.2)
+
+    # an error of 0.1 in pixels 0 to 1: 10 log10(1 / 0.01)
+    pixels = torch.zeros(3, 3, 4, 4)
+    assert reconstruction_psnr(Brighter(), pixels) == pytest.approx(20, abs=1e-5)
 
 
 def test_altered_scene_differs_in_one_captioned_attribute() -> None:

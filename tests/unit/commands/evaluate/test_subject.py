@@ -115,5 +115,5 @@ def test_a_run_whose_pictures_are_gone_says_so_and_is_scored(tmp_path: Path) -> 
     with progress.console.capture() as said:
         found = subject(evaluate_config(f"run={run}"), progress)
     assert (found.training, found.references) == (None, None)
-    assert "note: the run's training pictures are not there any more: " in said.get()
+    assert "note: the run's training pictures no longer exist: " in said.get()
     assert len(found.loras) == 1

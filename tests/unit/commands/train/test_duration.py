@@ -81,7 +81,7 @@ def test_seconds_by_hand(random_base: Path) -> None:
 
 def test_in_words(random_base: Path) -> None:
     assert described_time(run_of(random_base), COST) == (
-        "time: roughly 0:00:36 for the steps and 0:00:13 for drawing pictures meanwhile"
+        "time: roughly 0:00:36 for the steps and 0:00:13 for drawing pictures"
     )
 
 

@@ -74,14 +74,14 @@ def test_other_content_is_refused_or_said(file: Path, capsys: pytest.CaptureFixt
     progress = Progress(enabled=False)
     compare_with_recipe(same, HASHES, VERSIONS, progress)
     assert capsys.readouterr().out.split() == ["repeats", str(file)]
-    with pytest.raises(ConfigError, match=r"from_lora=.*: data is not what it was trained on"):
+    with pytest.raises(ConfigError, match=r"from_lora=.*: data differs from that of the training"):
         compare_with_recipe(same, other, VERSIONS, progress)
-    with pytest.raises(ConfigError, match=r"unet/.* is not what .* or give model\.\.\.\."):
+    with pytest.raises(ConfigError, match=r"unet/.* differs .* or set a key of model"):
         compare_with_recipe(same, {**HASHES, list(HASHES)[1]: "dd"}, VERSIONS, progress)
     capsys.readouterr()
     moved = config(f"from_lora={file}", "data.root=examples", "seed=6")
     compare_with_recipe(moved, other, {**VERSIONS, "torch": "3"}, progress)
     shown = capsys.readouterr().out
-    assert "seed: 5 there, 6 now" in shown
-    assert "note: data is not what it was trained on: no repeat" in shown
-    assert "note: torch 2 there, 3 here" in shown
+    assert "seed: 5 in the file, 6 now" in shown
+    assert "note: data differs from that of the training: no exact repeat" in shown
+    assert "note: torch 2 in the file, 3 here" in shown

@@ -67,7 +67,7 @@ class Run(SimpleNamespace):
 
 LINE = (
     "memory: about 8.5 GiB at the peak of a step (weights 2.0 GiB, gradients and optimizer "
-    "512 MiB, activations 6.0 GiB); {} GiB on cpu can be had"
+    "512 MiB, activations 6.0 GiB); {} GiB free on cpu"
 )
 
 
@@ -87,9 +87,9 @@ def test_auto_recomputes_where_it_would_not_fit(
     run = Run(random_base, "trainer.gradient_checkpointing=auto")
     assert run.check(monkeypatch, free_gib=7.7) == [
         LINE.format("9.7"),
-        "trainer.gradient_checkpointing=auto: on, since it would not fit without: about 3.5 GiB at "
-        "the peak of a step (weights 2.0 GiB, gradients and optimizer 512 MiB, activations 1.0 "
-        "GiB)",
+        "trainer.gradient_checkpointing=auto: switched on, since a step needs it to fit: about 3.5 "
+        "GiB at the peak of a step (weights 2.0 GiB, gradients and optimizer 512 MiB, activations "
+        "1.0 GiB)",
     ]
     assert recomputes(run.module)
 
@@ -110,8 +110,8 @@ def test_auto_lets_parts_wait_before_it_recomputes(
     run = on_gpu(Run(random_base), monkeypatch)
     lines = run.check(monkeypatch, free_gib=6.81)
     assert lines[1:] == [
-        "trainer.offload=auto: on, since it would not fit without: about 7.5 GiB at the peak of a "
-        "step (weights 1.0 GiB, gradients and optimizer 512 MiB, activations 6.0 GiB)"
+        "trainer.offload=auto: switched on, since a step needs it to fit: about 7.5 GiB at the "
+        "peak of a step (weights 1.0 GiB, gradients and optimizer 512 MiB, activations 6.0 GiB)"
     ]
     assert run.waiting == [run.family.text_encoder, run.family.vae]
     assert not recomputes(run.module)
@@ -147,7 +147,7 @@ def test_a_run_says_that_nothing_can_wait(
 ) -> None:
     run = Run(random_base, "trainer.offload=true")  # on the CPU
     assert run.check(monkeypatch, free_gib=99.0)[0] == (
-        "trainer.offload=true: nothing waits; it needs one CUDA GPU, and pictures or captions that "
+        "trainer.offload=true has no effect; it needs one CUDA GPU, and pictures or captions that "
         "are cached"
     )
     assert run.waiting == []

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 
 from sdlora.assembly import adapters, base_model
 from sdlora.cli.command_line import register_schemas, to_typed
-from sdlora.commands.train.reuse import FAMILY, as_loaded, kept_base
+from sdlora.commands.train.reuse import FAMILY, kept_base, restored_base
 from sdlora.config.train import TrainConfig
 from sdlora.models.family import Family
 from sdlora.models.memory import memory_and_speed
@@ -78,7 +78,7 @@ def test_what_a_run_did_is_undone(name: str, method: str, random_bases: dict[str
     family.train()
     assert facts(family) != facts(fresh)
 
-    given_back = as_loaded(family)
+    given_back = restored_base(family)
     found, expected = facts(given_back), facts(fresh)
     for what in expected:
         assert found[what] == expected[what], what

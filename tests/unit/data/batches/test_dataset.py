@@ -8,7 +8,7 @@ import torch
 
 from sdlora.data.batches.dataset import Batch
 from sdlora.data.captions.recipe import sample_caption
-from sdlora.data.pictures.cuts import Geometry, told_sizes
+from sdlora.data.pictures.cuts import Geometry, size_conditioning
 from tests.configs import captions_config
 from tests.unit.data.stripes import Stripes, batches, dataset, joined
 
@@ -146,10 +146,10 @@ def test_sizes_that_sdxl_is_told_by_hand() -> None:
     cut = Geometry(bucket=(64, 64), crop=(62.5, 0.0, 162.5, 100.0))
     whole = Geometry(bucket=(96, 48), crop=(0.0, 0.0, 200.0, 100.0))
     flipped = torch.tensor([False, True, True])
-    found = told_sizes([(200, 100)] * 3, [cut, cut, whole], flipped)
+    found = size_conditioning([(200, 100)] * 3, [cut, cut, whole], flipped)
     assert found.tolist() == [
         [100, 200, 0, 40, 64, 64],
         [100, 200, 0, 24, 64, 64],  # mirrored, the other 24 are
         [100, 200, 0, 0, 48, 96],
     ]
-    assert told_sizes([], [], flipped[:0]).shape == (0, 6)
+    assert size_conditioning([], [], flipped[:0]).shape == (0, 6)

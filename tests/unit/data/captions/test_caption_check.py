@@ -22,7 +22,7 @@ def test_cuts_are_quoted() -> None:
         ("2.png", "cut_caption", WARNING),
     ]
     assert str(findings[0]).startswith(
-        '0.png: too long for the tokenizer, which does not see "in a hat"; shorten it'
+        '0.png: too long for the tokenizer, which cuts "in a hat"; shorten it'
     )
     assert '..." (200 words)' in findings[1].reason
     assert len(findings[1].reason) < 300

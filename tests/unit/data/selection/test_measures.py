@@ -164,10 +164,10 @@ def test_what_cannot_be_decoded_is_found_not_raised(error: Exception, reason: st
         (2, "2.png", "unreadable", ERROR),
     ]
     assert findings[0].reason.startswith(reason)
-    # mended: the fault is not remembered
-    mended = Pictures(grey(1), grey(2), grey(1), contents=["bad", "good", "bad"])
+    # repaired: the fault is not remembered
+    repaired = Pictures(grey(1), grey(2), grey(1), contents=["bad", "good", "bad"])
     assert not unreadable(
-        mended.pictures, range(3), Measures(mended, known, QUIET).of([], range(3))
+        repaired.pictures, range(3), Measures(repaired, known, QUIET).of([], range(3))
     )
 
 

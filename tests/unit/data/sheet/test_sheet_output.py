@@ -21,7 +21,7 @@ def rows(count: int, size: tuple[int, int] = (96, 64), **more) -> list[Row]:
 
 
 def many(count: int, kind: str, severity: str) -> list[Finding]:
-    return [Finding(f"{i:03}.png", kind, f"is {kind}; mend it", severity) for i in range(count)]
+    return [Finding(f"{i:03}.png", kind, f"is {kind}; fix it", severity) for i in range(count)]
 
 
 def printed(sheet: Sheet, capsys: pytest.CaptureFixture[str], **options) -> list[str]:
@@ -134,7 +134,7 @@ def test_errors_can_be_left_to_the_refusal(capsys: pytest.CaptureFixture[str]) -
     lines = printed(got, capsys, with_errors=False)
     assert lines[0] == "1 picture, 1 sample an epoch in 1 batch; 1 different caption"
     assert lines[1] == "  3 files with errors, 0 removed by filters"
-    assert not any("mend it" in line for line in lines)
+    assert not any("fix it" in line for line in lines)
 
 
 def test_enlarged_pictures_and_many_sizes(capsys: pytest.CaptureFixture[str]) -> None:

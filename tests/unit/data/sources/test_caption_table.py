@@ -157,4 +157,4 @@ def test_a_quote_left_open_swallows_no_row_unseen(tmp_path: Path) -> None:
     data = b'file_name,text\na.png,red\nb.png,"blue\nc.png,green\n'
     rows, faults = read(tmp_path, data, "metadata.csv")
     assert rows == {"a.png": Row(2, "red")}
-    assert faults == [RowFault("bad_row", "line 3: unexpected end of data; mend its quotes")]
+    assert faults == [RowFault("bad_row", "line 3: unexpected end of data; correct its quotes")]

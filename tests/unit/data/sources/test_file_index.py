@@ -106,7 +106,7 @@ def test_a_damaged_file_is_begun_anew(tmp_path: Path, sort: str) -> None:
         index.store_pictures({key(): FACTS}, READ_NS)
         (note,) = index.notes
         assert str(path) in note
-        assert "begun anew" in note
+        assert "is created again" in note
     with FileIndex(path) as index:
         assert index.pictures([key()]) == {"a.png": FACTS}
         assert index.notes == []
@@ -118,7 +118,7 @@ def test_rows_that_meet_damage_are_written_to_the_new_file(tmp_path: Path) -> No
     with FileIndex(path) as index:
         index.store_pictures({key(): FACTS}, READ_NS)
         assert index.pictures([key()]) == {"a.png": FACTS}
-        assert "begun anew" in index.notes[0]
+        assert "is created again" in index.notes[0]
 
 
 def test_a_file_of_another_version_is_begun_anew(tmp_path: Path) -> None:

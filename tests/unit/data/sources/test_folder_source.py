@@ -127,7 +127,7 @@ CASES = [
         "folders written in two ways",
         many(one(f"{NFC}/a.png", "one"), one(f"{NFD}/b.png", "two")),
         {f"{NFC}/b.png": "two"},
-        [(NFC, "doubles", "another folder has this name in other Unicode letters")],
+        [(NFC, "doubles", "another folder has the same name in another Unicode form")],
         mark=pytest.mark.skipif(sys.platform == "darwin", reason="macOS takes them for one"),
     ),
     Case(

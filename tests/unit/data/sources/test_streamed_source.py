@@ -118,7 +118,7 @@ def bad_rows(path: Path) -> Path:
 
 def test_a_row_that_cannot_be_used_stops_the_stream_by_name(tmp_path: Path) -> None:
     source = stream(bad_rows(tmp_path / "a.parquet"))
-    with pytest.raises(DataError, match=r"row \d of epoch 0 .*data\.on_error=skip passes over"):
+    with pytest.raises(DataError, match=r"row \d of epoch 0 .*data\.on_error=skip skips such rows"):
         texts(source, 0)
 
 
