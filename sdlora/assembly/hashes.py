@@ -39,9 +39,12 @@ def init_hashes(lora: LoraConfig) -> dict[str, str]:
 def part_key(
     parts: Sequence[str], model: ModelConfig, data: DataConfig, settings: Sequence[str]
 ) -> str:
-    """Cache key of a frozen part: hash of its files and of the settings that change its output."""
+    """Cache key of a frozen part: hash of its files and of the settings that change its output.
+
+    Among these is the variant: a folder may hold the files of several, and all are hashed.
+    """
     hashes = [f"{name} {value}" for name, value in file_hashes(parts, model, data).items()]
-    return hashlib.sha256(record(*settings, *hashes)).hexdigest()
+    return hashlib.sha256(record(str(model.variant), *settings, *hashes)).hexdigest()
 
 
 def file_hashes(parts: Sequence[str], model: ModelConfig, data: DataConfig) -> dict[str, str]:

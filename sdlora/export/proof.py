@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sdlora.adapters.file_writing import adapted_parts
 from sdlora.adapters.formats import DIFFUSERS_FILE, apply_lora, read_lora
-from sdlora.adapters.lora import ADAPTER, adapted_layers, lora_state_dict
+from sdlora.adapters.lora import ADAPTER, adapted_layers, lora_parameters, lora_state_dict
 from sdlora.adapters.lora_file import LoraFile
 from sdlora.models.families import part_names
 
@@ -148,20 +148,26 @@ LOADERS = {"diffusers": _load_diffusers, "kohya": _load_kohya, "peft": _load_pef
 
 
 def _require_same_adapter(what: str, trained: nn.Module, loaded: nn.Module) -> None:
-    before, after = lora_state_dict(trained), lora_state_dict(loaded)
-    wrong = sorted(before.keys() ^ after.keys())
-    wrong += [k for k in before.keys() & after.keys() if not torch.equal(before[k], after[k])]
-    scales = adapted_layers(loaded)
-    wrong += [
-        f"{layer}: alpha {alpha} became {scales[layer][1]}"
-        for layer, (_, alpha) in adapted_layers(trained).items()
-        if layer in scales and abs(scales[layer][1] - alpha) > 1e-6 * alpha  # alpha is a float32
-    ]
+    missing = sorted(key for key, weight in lora_parameters(loaded).items() if weight.is_meta)
+    wrong = missing or _differences(trained, loaded)  # diffusers leaves what it lacks on "meta"
     if wrong:
         raise ExportError(
             f"{what}: loaded back, {len(wrong)} adapter entries are not the same, such as "
             f"{wrong[0]}"
         )
+
+
+def _differences(trained: nn.Module, loaded: nn.Module) -> list[str]:
+    """Entries of two adapters that are not the same, by weight and by alpha."""
+    before, after = lora_state_dict(trained), lora_state_dict(loaded)
+    wrong = sorted(before.keys() ^ after.keys())
+    wrong += [k for k in before.keys() & after.keys() if not torch.equal(before[k], after[k])]
+    scales = adapted_layers(loaded)
+    return wrong + [
+        f"{layer}: alpha {alpha} became {scales[layer][1]}"
+        for layer, (_, alpha) in adapted_layers(trained).items()
+        if layer in scales and abs(scales[layer][1] - alpha) > 1e-6 * alpha  # alpha is a float32
+    ]
 
 
 @torch.no_grad()

@@ -59,7 +59,10 @@ SAME: dict[str, tuple[Any, dict[str, Any]]] = {
     "model.revision": ("main", {}),  # of the Hub: the files' bytes count
     "model.scratch": (["unet"], {"lora.unet.method": "full", "lora.text_encoder.method": "frozen"}),
     "data.root": ("{at}/moved", {}),
-    "data.roots": ([{"path": "{at}/shapes"}], {"data.root": None}),
+    "data.roots": (
+        [{"path": "{at}/shapes"}, {"path": "{at}/held"}],
+        {"data.root": None, "data.roots": [{"path": "{at}/shapes"}, {"path": "{at}/few"}]},
+    ),
     "data.nested": (False, {}),
     "data.val_root": ("{at}/held", {}),
     "data.val_fraction": (0.2, {}),

@@ -115,6 +115,7 @@ def test_a_sound_file_is_proved_and_a_blind_reader_proves_nothing(
         prove_export(exported, fresh, parts)
 
 
+@pytest.mark.filterwarnings("ignore:While injecting the PEFT adapters:RuntimeWarning")
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("layout", FILES)
 def test_a_fault_of_a_file_is_found(
@@ -122,7 +123,7 @@ def test_a_fault_of_a_file_is_found(
 ) -> None:
     rewrite(exported / FILES[layout], FAULTS[fault])
     fresh = partial(tiny_pipeline, tmp_path / "tokenizer")
-    with pytest.raises(ValueError, match=r"."):  # the proof's, or already the reader's
+    with pytest.raises(ValueError, match=r"adapter entries are not the same|are no LoRA of"):
         prove_export(exported, fresh, parts)
 
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from sdlora.adapters.file_writing import write_diffusers
 from sdlora.adapters.lora import ADAPTER, add_lora, lora_parameters
 from sdlora.adapters.spec import LoraSpec
-from sdlora.assembly import base_model, training_pictures
+from sdlora.assembly import base_model, family_limits, training_pictures
 from sdlora.assembly.lightning_trainer import trainer
 from sdlora.cli.command_line import register_schemas, to_typed
 from sdlora.commands.train import adapter_files, fit, preparation
@@ -254,6 +254,7 @@ def shown_run(config: TrainConfig, folder: Path, at: Path) -> Shown:
     with (
         patch.object(lightning, "Trainer", NotedTrainer),
         patch.object(base_model, "quantise", lambda unet, kind: quantised.append(kind)),
+        patch.object(family_limits, "find_spec", lambda library: library),
         patch.object(measures, "find_face", find_face),
         patch.object(measures, "require_detector", lambda detector: None),
         patch.object(memory, "compile_denoiser", compiled.append),

@@ -643,7 +643,7 @@ RUNS: dict[str, tuple[tuple[str, ...], dict[str, Any], dict[str, Row]]] = {
     "full": (UNSCORED, {}, FULL),
     "xl": (UNSCORED, FEW_PICTURES, XL),
     "xl_first": (UNSCORED, FEW_PICTURES, XL_FIRST),
-    "pixels": (("model=ddpm", *UNSCORED[1:]), FEW_PICTURES, PIXELS),
+    "pixels": (("experiment=unconditional", *UNSCORED[1:]), FEW_PICTURES, PIXELS),
     "stream": (UNSCORED, {**BASE, "data.cache.mode": "off"}, STREAM),
 }
 """Variant -> options of groups and values that it needs beside its rows; its rows."""
