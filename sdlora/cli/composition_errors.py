@@ -112,10 +112,10 @@ def unknown_keys(composed: DictConfig, schema: type) -> dict[str, Any]:
             key = f"{prefix}{leaf}"
             name = schema_key(key, known)
             is_group = isinstance(value, dict)
-            if name not in known or (name.endswith(ANY_NAME) and not is_group):
-                found[key] = value
-            elif is_group and known[name] != "dict":
+            if is_group and value and known.get(name) != "dict":
                 pending.append((f"{key}.", value))
+            elif name not in known or name.endswith(ANY_NAME):
+                found[key] = value
     return found
 
 

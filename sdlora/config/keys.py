@@ -73,6 +73,9 @@ def nearest_key(key: str, schema: Any) -> str | None:
     near = difflib.get_close_matches(written, same_group, n=1, cutoff=0.7)
     if near:
         return key.removesuffix(leaf) + near[0].rpartition(".")[2]
-    near = difflib.get_close_matches(written, known, n=1, cutoff=0.7)
+    free = key.rpartition(".")[0].rpartition(".")[2]  # of lora.parts.unet.r, or of unet.r
+    known = [name.replace(ANY_NAME, free or ANY_NAME) for name in known]
+    known = [name for name in known if ANY_NAME not in name]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
     near = near or [name for name in known if name.rpartition(".")[2] == leaf]
     return near[0] if near else None

@@ -61,7 +61,7 @@ def test_a_perfect_model_is_sampled_along_the_path_of_training(
     noise = NoiseSchedule.from_config(config)
     z_0 = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)) + 2
     if prediction_type == "sample" and sampler in NO_X0:
-        with pytest.raises(ValueError, match="does not know prediction_type=sample; set sampling"):
+        with pytest.raises(ValueError, match="does not support prediction_type=sample; set"):
             SAMPLERS[sampler](config)
         return
     worst, visited = worst_distance(sampler, noise, config, z_0)
@@ -79,7 +79,7 @@ def test_samplers_that_cannot_are_refused(sampler: str) -> None:
     config = changed_schedule(SD15, "v_prediction", zero_terminal_snr=True)
     if sampler in UNABLE:
         message = (
-            "does not know schedules of zero-terminal SNR; set sampling.sampler to one of ddim"
+            "does not support schedules of zero-terminal SNR; set sampling.sampler to one of ddim"
         )
         with pytest.raises(ValueError, match=message):
             SAMPLERS[sampler](config)

@@ -2,14 +2,14 @@
 
 import importlib.metadata
 import tomllib
-from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.places import REPOSITORY
+
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
 LINES = (REPOSITORY / "constraints.txt").read_text("utf-8").splitlines()
 PINS = [Requirement(line) for line in LINES if not line.startswith("#")]

@@ -21,7 +21,6 @@ LISTS = {
         "use_rslora",
         "use_dora",
     },
-    "config.lora.FROM_BASE": {"pissa", "olora"},
     "adapters.weights.PICKLE_SUFFIXES": {".bin", ".pt", ".pth", ".ckpt", ".pkl"},
     "commands.lora.arguments.LAYOUTS": {"diffusers", "kohya", "peft"},
     "commands.train.from_lora.OF_THIS_RUN": {"from_lora", "resume", "check", "run_dir", "sweep"},

@@ -93,7 +93,7 @@ def test_the_message_gives_the_overrides_that_fit_a_file(
     assert "unet: the file lacks 24 layers, such as " in text
     assert "unet: the file has 4 layers more, such as " in text
     assert "rank 8, alpha 8 configured, rank 5, alpha 2.5 in the file" in text
-    overrides = shlex.split(text.rpartition("as it is: ")[2])
+    overrides = shlex.split(text.rpartition("To match the file, set: ")[2])
     assert "lora.unet.targets=[to_q,net.2]" in overrides
     assert "lora.text_encoder.targets=[q_proj]" in overrides
 
@@ -114,7 +114,7 @@ def test_parts_dora_and_scale_are_told_apart(
 ) -> None:
     start = f"lora.init_from={files['kohya']}"
     with pytest.raises(
-        ConfigError, match=r"(?s)text_encoder: in the file, but .*is: lora.text_enc"
+        ConfigError, match=r"(?s)text_encoder: in the file, but .*set: lora.text_enc"
     ):
         checked(config(start, "lora.text_encoder.method=frozen"))
     whole = load_file(files["kohya"])

@@ -280,8 +280,8 @@ def test_unknown_keys_are_found_at_every_depth_but_in_options() -> None:
     )
     assert unknown_keys(composed, TrainConfig) == {
         "lora.rr": 3,
-        "lora.unet.x": {"y": 1},
-        "lora.parts.vae": {"r": 1},
+        "lora.unet.x.y": 1,
+        "lora.parts.vae.r": 1,
         "z": 1,
     }
 

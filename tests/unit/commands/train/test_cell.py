@@ -68,7 +68,7 @@ def test_a_page_that_cannot_be_written_fails_no_cell(
     run(cells)
     assert [state_of(cell) for cell in cells] == [DONE] * 3
     told = capsys.readouterr().out
-    assert told.count(f"warning: sweep {tmp_path}: its page cannot be shown (IsADirectory") == 1
+    assert told.count(f"warning: sweep {tmp_path}: its page cannot be written (IsADirectory") == 1
     assert "3 of 3 cells done" in told
     assert (tmp_path / "results.csv").read_text("utf-8").count("done") == 3
 

@@ -114,7 +114,7 @@ def test_the_print_out_is_short(capsys: pytest.CaptureFixture[str]) -> None:
         "  12 files with errors, 11 removed by filters",
         "  faces: found in 7 of 9",
         "  frequent words: " + ", ".join(f"word{i} {90 - i}" for i in range(10)),
-        "  64x64: 9 pictures, 3 batches; the crop takes 33% on average, 33% at most",
+        "  64x64: 9 pictures, 3 batches; the crop removes 33% on average, 33% at most",
         "  largest crop: 000.png, by 33%",
         "  note: a note",
         "error: unreadable (12)",
@@ -145,7 +145,7 @@ def test_enlarged_pictures_and_many_sizes(capsys: pytest.CaptureFixture[str]) ->
         shown.append(row(picture, fitted(picture.size, size), ""))
     lines = printed(sheet(shown, [], [], [], 4), capsys)
     assert "0 different captions, 12 empty" in lines[0]
-    assert "1 picture, 1 batch, 1 enlarged; the crop takes" in lines[1]
+    assert "1 picture, 1 batch, 1 enlarged; the crop removes" in lines[1]
     assert "  and 4 more sizes with 4 pictures; all in dataset.json" in lines
     assert "  largest enlargement: 11.png, 5 times" in lines
 

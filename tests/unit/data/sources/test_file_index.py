@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from sdlora.data.sources.file_index import RACY_NS, FileIndex, FileKey, PictureFacts
+from tests.places import REPOSITORY
 
 HOUR_NS = 3_600 * 10**9
 READ_NS = 1_700_000_000 * 10**9
 FACTS = PictureFacts("ab" * 32, 640, 480, True, False)
-REPOSITORY = Path(__file__).parents[3]
 
 
 def key(path: str = "a.png", **changes: int) -> FileKey:
