@@ -19,7 +19,7 @@ from benchmarks.full_size import FAMILIES
 from sdlora.assembly import adapters, lightning_trainer
 from sdlora.assembly.device import DTYPES
 from sdlora.assembly.optimizer import optimizer
-from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.train import TrainConfig
 from sdlora.models.families import description_of
 from sdlora.models.family import Family

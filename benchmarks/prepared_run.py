@@ -5,7 +5,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from sdlora.assembly.lightning_trainer import trainer
-from sdlora.cli.command_line import opened_shortcuts, quoted, register_schemas, to_typed
+from sdlora.cli.arguments import opened_shortcuts, quoted
+from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.commands.train import config_checks
 from sdlora.commands.train.preparation import prepared
 from sdlora.commands.train.training_run import TrainingRun

@@ -13,7 +13,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from sdlora.cli.command_line import register_schemas
+from sdlora.cli.composition import register_schemas
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.keys import ANY_NAME, groups_by_name
 from sdlora.config.train import TrainConfig

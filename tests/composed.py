@@ -7,12 +7,8 @@ from hydra import compose, initialize
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from sdlora.cli.command_line import (
-    prepared_arguments,
-    register_evaluate,
-    register_schemas,
-    to_typed,
-)
+from sdlora.cli.arguments import prepared_arguments
+from sdlora.cli.composition import register_evaluate, register_schemas, to_typed
 from sdlora.config.evaluate import EvaluateConfig
 
 

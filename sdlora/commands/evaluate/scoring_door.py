@@ -5,7 +5,8 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sdlora.cli.command_line import run, to_typed
+from sdlora.cli.command_line import run
+from sdlora.cli.composition import to_typed
 from sdlora.commands.evaluate.run_settings import with_run_settings
 from sdlora.config.evaluate import EvaluateConfig
 

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.assembly import base_model
-from sdlora.cli.command_line import schema_node, to_typed
+from sdlora.cli.composition import schema_node, to_typed
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.evaluation.scores import Scores

@@ -9,7 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sdlora.cli.command_line import run, to_typed
+from sdlora.cli.command_line import run
+from sdlora.cli.composition import to_typed
 from sdlora.commands.train.from_lora import with_recipe
 from sdlora.config.train import TrainConfig
 from sdlora.runtime.kept import Kept

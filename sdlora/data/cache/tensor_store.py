@@ -11,15 +11,16 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from sdlora.data.cache.entries import EntryReader, EntryWriter
 from sdlora.data.cache.shards import (
     ALTERED,
     SHARD_NAME,
-    EntryReader,
-    EntryWriter,
     Shard,
     ShardError,
+    last_use,
     remove_abandoned,
     repair,
+    spare_handles,
     write_shard,
 )
 
@@ -28,8 +29,6 @@ _SHARD_ENTRIES = 1024
 with more a killed run loses more work."""
 
 _SHARD_BYTES = 64 * 2**20
-
-_MANY_HANDLES = 2048
 
 _GONE = "removed meanwhile"
 
@@ -106,7 +105,7 @@ class TensorStore:
             self._refresh()
             for shard, wanted in self._by_shard(keys).items():
                 with self._refusing(shard.path, wanted, faults):
-                    shard.open("pread" if len(self._held) < _spare_handles() else "mmap")
+                    shard.open("pread" if len(self._held) < spare_handles() else "mmap")
                     self._held.add(shard)
                     entries |= dict.fromkeys(wanted, shard)
             self._refresh()
@@ -164,7 +163,7 @@ class TensorStore:
             excess = sum(shard.file_bytes for shard in self._shards.values()) - self._max_bytes
             unused = [s for name, s in self._shards.items() if name not in self._used]
             removed = 0
-            for shard in sorted(unused, key=_last_use):
+            for shard in sorted(unused, key=last_use):
                 if excess <= 0:
                     break
                 with suppress(OSError):  # open elsewhere, which matters on Windows only
@@ -295,20 +294,3 @@ class TensorStore:
 
     def _say(self, message: str) -> None:
         self._print(f"cache {self._folder}: {message}")
-
-
-def _last_use(shard: Shard) -> tuple[int, str]:
-    try:
-        return shard.path.stat().st_mtime_ns, shard.path.name
-    except OSError:
-        return 0, shard.path.name
-
-
-def _spare_handles() -> int:
-    """Number of shards that may be open: a quarter of the process's limit of open files."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return _MANY_HANDLES
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return _MANY_HANDLES if limit == resource.RLIM_INFINITY else limit // 4

@@ -16,7 +16,8 @@ from sdlora.assembly import adapters, base_model
 from sdlora.assembly.adapters import check_adapters
 from sdlora.assembly.hashes import init_hashes
 from sdlora.assembly.init_from import start_from_file
-from sdlora.cli.command_line import opened_options, register_schemas, to_typed
+from sdlora.cli.arguments import opened_options
+from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.models.family import Family

@@ -4,7 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from sdlora.assembly.family_limits import check_family_limits, check_model, check_side
-from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.models.source import ModelSource, resolve

@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 
 from sdlora.assembly import hashes
 from sdlora.assembly.hashes import base_hashes, file_hashes, part_key
-from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.train import TrainConfig
 from sdlora.runtime.files import sha256
 from sdlora.runtime.places import CONF

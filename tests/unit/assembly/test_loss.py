@@ -7,7 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from sdlora.assembly.loss import check_objective, objective
-from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.commands.train.config_checks import check
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig

@@ -12,7 +12,7 @@ from torch import nn
 
 from sdlora.assembly.lightning_trainer import average
 from sdlora.assembly.optimizer import check_schedule, optimizer, rate_notes, schedule, trained_rates
-from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.commands.train.config_checks import check
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig

@@ -11,7 +11,7 @@ from sdlora.assembly import adapters, base_model, lightning_trainer
 from sdlora.assembly.adapters import check_adapters
 from sdlora.assembly.loss import check_objective
 from sdlora.assembly.new_word import teach
-from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.train import TrainConfig
 from sdlora.data.batches.dataset import Batch
 from sdlora.models.families import FAMILIES

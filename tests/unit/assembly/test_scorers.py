@@ -8,7 +8,8 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from sdlora.assembly.scorers import pictures_in, scorer
-from sdlora.cli.command_line import opened_options, register_schemas, to_typed
+from sdlora.cli.arguments import opened_options
+from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.evaluation.scores import Scores

@@ -3,7 +3,7 @@
 from hydra import compose, initialize_config_dir
 
 from sdlora.assembly.search_goal import search_goal
-from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.train import TrainConfig
 from sdlora.runtime.places import CONF
 

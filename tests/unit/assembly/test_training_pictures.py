@@ -11,7 +11,8 @@ from sdlora.assembly.training_pictures import (
     held_out_pictures,
     training_pictures,
 )
-from sdlora.cli.command_line import opened_shortcuts, register_schemas, to_typed
+from sdlora.cli.arguments import opened_shortcuts
+from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.commands.train.data_check import data_sheet, refuse_findings
 from sdlora.config.train import TrainConfig
 from sdlora.data.batches.plan import plan_of

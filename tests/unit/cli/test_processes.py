@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import Strategy
 from omegaconf import open_dict
 
 from sdlora.cli import processes
-from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.cli.processes import Followers, ProcessError, check_processes, command, in_turn
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig

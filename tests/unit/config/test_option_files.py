@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from sdlora.cli.command_line import register_schemas
+from sdlora.cli.composition import register_schemas
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.keys import ANY_NAME, all_keys
 from sdlora.config.train import TrainConfig

@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from sdlora.cli.command_line import register_schemas, schema_node, to_typed
+from sdlora.cli.composition import register_schemas, schema_node, to_typed
 from sdlora.config.keys import all_keys, as_written, nearest_key
 from sdlora.config.rules import ConfigError, require, require_choice
 from sdlora.config.train import TrainConfig

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 from sdlora.assembly.search_goal import search_goal
-from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.evaluation import EvaluationConfig
 from sdlora.config.rules import ConfigError
 from sdlora.config.score_kinds import HIGHER, KINDS, NEITHER, ScoreKind, kind

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from sdlora.adapters.spec import LoraSpec
-from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.train import TrainConfig
 from sdlora.evaluation.scores import Scores
 from sdlora.export.model_card import adapter_facts, hub_id, trigger_phrase, write_model_card

@@ -17,7 +17,7 @@ from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.adapters.lora import lora_state_dict
 from sdlora.assembly import adapters, base_model, lightning_trainer
 from sdlora.assembly.family_limits import check_family_limits
-from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.export.lora_files import family_of

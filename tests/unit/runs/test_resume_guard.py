@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.keys import as_written
 from sdlora.config.train import TrainConfig
 from sdlora.runs.run_config import flat, refuse_changes, write_config

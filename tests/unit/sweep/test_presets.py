@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.train import TrainConfig
 from sdlora.runtime.places import CONF
 

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.commands.evaluate.subject import named_loras, subject
 from sdlora.config.keys import as_written
 from sdlora.config.train import TrainConfig

@@ -25,7 +25,7 @@ from sdlora.adapters.lora import ADAPTER, add_lora, lora_parameters
 from sdlora.adapters.spec import LoraSpec
 from sdlora.assembly import base_model, family_limits, training_pictures
 from sdlora.assembly.lightning_trainer import trainer
-from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.commands.train import adapter_files, fit, preparation
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.config.data import RootConfig

@@ -20,7 +20,7 @@ from sdlora.adapters.learned_embedding import learned
 from sdlora.assembly.base_model import model_source
 from sdlora.assembly.data_source import hub_set
 from sdlora.assembly.training_batches import cache_of
-from sdlora.cli.command_line import register_schemas
+from sdlora.cli.composition import register_schemas
 from sdlora.data.cache.encodings import Mapped, Resident
 from sdlora.data.sources.picture_source import DataError
 from sdlora.diffusion.weighting import debiased_weight, min_snr_weight, p2_weight

@@ -8,7 +8,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import save_file
 
-from sdlora.cli.command_line import opened_options, register_schemas, to_typed
+from sdlora.cli.arguments import opened_options
+from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.commands.train.from_lora import compare_with_recipe, read_recipe, with_recipe
 from sdlora.config.keys import as_written
 from sdlora.config.rules import ConfigError

@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from sdlora.assembly import adapters, base_model
-from sdlora.cli.command_line import register_schemas, to_typed
+from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.commands.train.reuse import FAMILY, kept_base, restored_base
 from sdlora.config.train import TrainConfig
 from sdlora.models.family import Family

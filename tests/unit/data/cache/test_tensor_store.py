@@ -415,7 +415,7 @@ def test_a_mapping_can_be_handed_to_another_process(tmp_path: Path) -> None:
 def test_more_shards_than_file_handles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(4):
         fill(tmp_path, number)
-    monkeypatch.setattr("sdlora.data.cache.tensor_store._spare_handles", lambda: 2)
+    monkeypatch.setattr("sdlora.data.cache.tensor_store.spare_handles", lambda: 2)
     mapped = TensorStore(tmp_path, say=refuse).mapped([key_of(n) for n in range(4)])
     for _ in range(2):
         assert same(dict(mapped), entries(*range(4)))

@@ -1,4 +1,4 @@
-"""What happens to the command line before Hydra reads it, and to a config before it is used."""
+"""What happens to the command line before Hydra reads it."""
 
 from pathlib import Path
 
@@ -8,27 +8,23 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import OmegaConf
 
-from sdlora.cli.command_line import (
-    CONF,
+from sdlora.cli.arguments import (
     flags_first,
     named_by_sweep,
     opened_options,
     opened_shortcuts,
     prepared_arguments,
-    register_evaluate,
-    register_schemas,
     resumed_arguments,
-    to_typed,
 )
-from sdlora.cli.composition_errors import explain, unknown_keys
+from sdlora.cli.composition import register_evaluate, register_schemas, to_typed
+from sdlora.cli.composition_errors import explain
 from sdlora.commands.evaluate.run_settings import with_run_settings
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.keys import as_written
-from sdlora.config.optim import OptimConfig
-from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.runs.run_config import write_config
 from sdlora.runs.run_folder import RunFolderError
+from sdlora.runtime.places import CONF
 from tests.composed import composed_evaluate, store_left_as_found
 
 EXCLUDED = "hydra.job.config.override_dirname.exclude_keys"
@@ -268,37 +264,3 @@ def test_a_sweep_is_named_by_what_it_sweeps() -> None:
     assert named_by_sweep(given) == [*given, f"{EXCLUDED}=[model.path,seed]"]
     assert named_by_sweep(given[1:]) == given[1:]
     assert named_by_sweep(["-m", "lora.r=[1"]) == ["-m", "lora.r=[1"]
-
-
-def test_unknown_keys_are_found_at_every_depth_but_in_options() -> None:
-    composed = OmegaConf.create(
-        {
-            "lora": {"r": 4, "rr": 3, "unet": {"x": {"y": 1}, "r": 2}, "parts": {"vae": {"r": 1}}},
-            "optim": {"options": {"a": 1}},
-            "z": 1,
-        }
-    )
-    assert unknown_keys(composed, TrainConfig) == {
-        "lora.rr": 3,
-        "lora.unet.x.y": 1,
-        "lora.parts.vae.r": 1,
-        "z": 1,
-    }
-
-
-def test_a_product_of_another_value() -> None:
-    """In a process that has not composed the config, too: a worker of a sweep gets it composed."""
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        given = ["run_dir=here", "lora.r=12", "lora.alpha='${times:2,${lora.r}}'"]
-        composed = compose("train", given)
-    OmegaConf.clear_resolver("times")
-    config = to_typed(composed, TrainConfig)
-    assert (config.lora.r, config.lora.alpha) == (12, 24.0)
-
-
-def test_to_typed_names_an_added_key() -> None:
-    composed = OmegaConf.create({"name": "adamw", "unet_lr": 1e-3, "text_encoder_lr": 1e-4})
-    composed["unet_rl"] = 1
-    with pytest.raises(ConfigError, match=r"^unet_rl=1: unknown key; did you mean unet_lr\?"):
-        to_typed(composed, OptimConfig)

@@ -1,0 +1,83 @@
+"""Registered schemas, and a composed config -> its checked dataclass."""
+
+import copy
+import operator
+from dataclasses import fields
+from typing import TypeVar, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from sdlora.cli.composition_errors import file_that_gives, unknown_key, unknown_keys
+from sdlora.config.evaluate import EvaluateConfig
+from sdlora.config.keys import open_groups
+from sdlora.config.rules import ConfigError
+from sdlora.config.train import TrainConfig
+from sdlora.runtime.places import CONF
+
+Config = TypeVar("Config")
+
+
+def register_schemas() -> None:
+    """Register the typed schemas, which the defaults lists name first."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=schema_node(TrainConfig))
+    store.store(name="evaluate_schema", node=EvaluateConfig)
+
+
+def register_evaluate() -> None:
+    """Register the root file of ``evaluate.py`` and its groups.
+
+    With ``conf/`` itself Hydra would look for ``lora=FILE`` among the options of ``conf/lora``, and
+    ``--help`` would list groups that ``evaluate.py`` does not have.
+    """
+    store = ConfigStore.instance()
+    store.store(name="evaluate", node=OmegaConf.load(CONF / "evaluate.yaml"))
+    for group in (*EvaluateConfig.GROUPS, "hydra/help"):
+        for path in sorted((CONF / group).glob("*.yaml")):
+            if f"{group}/{path.stem}" not in EvaluateConfig.REFUSED:
+                store.store(name=path.stem, node=OmegaConf.load(path), group=group)
+
+
+def schema_node(schema: type) -> DictConfig:
+    """A schema as the node that configs are merged into; groups with free names accept any name."""
+    node = OmegaConf.structured(schema)
+    for group, (field, _) in open_groups(schema).items():
+        node[group] = OmegaConf.structured(get_type_hints(schema)[group])
+        OmegaConf.set_struct(node[group], False)
+        del node[group][field]
+    return node
+
+
+def to_typed(composed: DictConfig, schema: type[Config]) -> Config:
+    """Turn a composed config into its dataclass; every check of the schema runs here, once.
+
+    Raises:
+        ConfigError: If it has an unknown key, or an invalid value.
+    """
+    # ${times:2,${lora.r}} in conf/; here, as workers of a sweep are given a composed config
+    OmegaConf.register_new_resolver("times", operator.mul, replace=True)
+    for key, value in unknown_keys(composed, schema).items():
+        file = file_that_gives(key)
+        where = f" in {file}.yaml" if file else ""
+        raise ConfigError(unknown_key(key, value, schema, [CONF], where))
+    config = OmegaConf.to_object(_with_groups_by_name(composed, schema))
+    assert isinstance(config, schema), "the root file's defaults begin with the schema"
+    return config
+
+
+def _with_groups_by_name(composed: DictConfig, schema: type) -> DictConfig:
+    """A copy in which groups with free names are typed, in the field for them."""
+    whole = copy.deepcopy(composed)
+    for group, (field, kind) in open_groups(schema).items():
+        node = whole[group]
+        own = {item.name for item in fields(get_type_hints(schema)[group])}
+        given = {name: node[name] for name in node if name not in own}
+        for name, value in given.items():  # in its place, so that an error gives its whole key
+            node[name] = OmegaConf.structured(kind)
+            node[name].merge_with(value)
+        typed = {name: OmegaConf.to_object(node[name]) for name in given}
+        for name in given:
+            del node[name]
+        node[field] = typed
+    return whole

@@ -1,0 +1,46 @@
+"""What happens to a composed config before it is used."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.cli.composition_errors import unknown_keys
+from sdlora.config.optim import OptimConfig
+from sdlora.config.rules import ConfigError
+from sdlora.config.train import TrainConfig
+from sdlora.runtime.places import CONF
+
+
+def test_unknown_keys_are_found_at_every_depth_but_in_options() -> None:
+    composed = OmegaConf.create(
+        {
+            "lora": {"r": 4, "rr": 3, "unet": {"x": {"y": 1}, "r": 2}, "parts": {"vae": {"r": 1}}},
+            "optim": {"options": {"a": 1}},
+            "z": 1,
+        }
+    )
+    assert unknown_keys(composed, TrainConfig) == {
+        "lora.rr": 3,
+        "lora.unet.x.y": 1,
+        "lora.parts.vae.r": 1,
+        "z": 1,
+    }
+
+
+def test_a_product_of_another_value() -> None:
+    """In a process that has not composed the config, too: a worker of a sweep gets it composed."""
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        given = ["run_dir=here", "lora.r=12", "lora.alpha='${times:2,${lora.r}}'"]
+        composed = compose("train", given)
+    OmegaConf.clear_resolver("times")
+    config = to_typed(composed, TrainConfig)
+    assert (config.lora.r, config.lora.alpha) == (12, 24.0)
+
+
+def test_to_typed_names_an_added_key() -> None:
+    composed = OmegaConf.create({"name": "adamw", "unet_lr": 1e-3, "text_encoder_lr": 1e-4})
+    composed["unet_rl"] = 1
+    with pytest.raises(ConfigError, match=r"^unet_rl=1: unknown key; did you mean unet_lr\?"):
+        to_typed(composed, OptimConfig)
