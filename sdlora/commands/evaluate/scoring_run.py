@@ -15,7 +15,7 @@ from sdlora.adapters.textual_inversion import load_embeddings
 from sdlora.assembly import base_model, scorers
 from sdlora.assembly.device import DTYPES, compute_device
 from sdlora.assembly.new_word import embeddings_of, teach
-from sdlora.commands.evaluate.subject import NamedLora, Subject, subject
+from sdlora.commands.evaluate.scoring_inputs import NamedLora, ScoringInputs, scoring_inputs
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.lora import NewWordConfig
 from sdlora.config.rules import ConfigError
@@ -47,45 +47,45 @@ def evaluate(config: EvaluateConfig, folder: Path, progress: Progress) -> Path:
     Returns:
         ``report.json``.
     """
-    what = subject(config, progress)
-    training = scorers.training_pictures(config.evaluation, what.training)
-    _say_left_out(what, training, progress)
+    inputs = scoring_inputs(config, progress)
+    training = scorers.training_pictures(config.evaluation, inputs.training)
+    _say_left_out(inputs, training, progress)
     device = compute_device(config.accelerator)
-    scorer = scorers.scorer(config.evaluation, what.references, training, device, progress)
+    scorer = scorers.scorer(config.evaluation, inputs.references, training, device, progress)
     if config.images:
         rows = _of_folders(config.images, scorer, progress)
     else:
-        rows = _of_loras(config, what, scorer, training, progress)
-    return _write(config, what, folder, rows, scorer, training, progress)
+        rows = _of_loras(config, inputs, scorer, training, progress)
+    return _write(config, inputs, folder, rows, scorer, training, progress)
 
 
-def _say_left_out(what: Subject, training: KnownPictures, progress: Progress) -> None:
+def _say_left_out(inputs: ScoringInputs, training: KnownPictures, progress: Progress) -> None:
     """Print the training pictures that cannot be read and so are not compared with."""
-    if what.training is None or not training.images:
+    if inputs.training is None or not training.images:
         return
-    for finding in what.training.findings:
+    for finding in inputs.training.findings:
         if finding.severity == ERROR:
             progress.print(f"left out: {finding}")
-    tried = [picture.name for picture in what.training.pictures[: scorers.MOST_REFERENCES]]
+    tried = [picture.name for picture in inputs.training.pictures[: scorers.MOST_REFERENCES]]
     if unread := [name for name in tried if name not in set(training.names)]:
         progress.print(f"left out, since they cannot be read: {', '.join(unread)}")
 
 
 def _of_loras(
     config: EvaluateConfig,
-    what: Subject,
+    inputs: ScoringInputs,
     scorer: Scorer,
     training: KnownPictures,
     progress: Progress,
 ) -> dict[str, Evaluation]:
     """Draw and score the base and each LoRA, in a model that is loaded once."""
     # merged weights are those of the base as it is
-    base = replace(what.model, quantise=None) if config.merge else what.model
+    base = replace(inputs.model, quantise=None) if config.merge else inputs.model
     family = base_model.load(base, None, config.precision, seed=0)
     if config.run is not None:
         _as_trained(family, Path(config.run))
     else:
-        for lora in what.loras:
+        for lora in inputs.loras:
             if (embeddings := embeddings_of(lora.path)) is not None:
                 progress.print(
                     f"warning: {embeddings} is left out: new words are supported with run= only"
@@ -96,14 +96,14 @@ def _of_loras(
         sampling=config.sampling,
         prompts=prompts_of(config.sampling),
         prior_prompts=prior_prompts(config.sampling, config.evaluation),
-        resolution=what.resolution or family.native_resolution_px,
+        resolution=inputs.resolution or family.native_resolution_px,
         precision=DTYPES[config.precision],
         scorer=scorer,
         progress=progress,
     )
     rows = {"base": evaluator.draw_base()}
-    names = description_of(what.model.family).trainable
-    for lora in progress.track(what.loras, "LoRAs"):
+    names = description_of(inputs.model.family).trainable
+    for lora in progress.track(inputs.loras, "LoRAs"):
         with _applied(family, names, lora, config.merge) as scale:
             rows[lora.label] = evaluator.draw(lora_scale=scale)
     return rows
@@ -192,7 +192,7 @@ def _listed_prompts(folder: Path) -> dict[str, str]:
 
 def _write(
     config: EvaluateConfig,
-    what: Subject,
+    inputs: ScoringInputs,
     folder: Path,
     rows: Mapping[str, Evaluation],
     scorer: Scorer,
@@ -200,20 +200,20 @@ def _write(
     progress: Progress,
 ) -> Path:
     scores = {name: item.scores for name, item in rows.items() if item.scores is not None}
-    real = score_training(what.training, scorer, progress) if what.training else None
+    real = score_training(inputs.training, scorer, progress) if inputs.training else None
     folders = _folder_names(list(rows))
     for name, item in rows.items():
         write_pictures(folder / folders[name], item)
     write_prompts(folder, [item.prompts for item in rows.values()])
     count = config.sampling.num_preview
     write_grid(folder / "grid.png", rows, count, training.images[:count])
-    used = {**asdict(config), "model": asdict(what.model)}  # a run brings its own
+    used = {**asdict(config), "model": asdict(inputs.model)}  # a run brings its own
     settings = {"config": used, "versions": versions.versions()}
     write_report(folder, scores, settings=settings, floor=real, pictures=folders)
     last = list(rows)[-1]
-    if what.training is not None:
+    if inputs.training is not None:
         prompts = rows[last].prompts
-        write_nearest(folder, scores[last], prompts, what.training, folders[last])
+        write_nearest(folder, scores[last], prompts, inputs.training, folders[last])
     print_scores(scores, real, progress)
     write_html_report(folder)
     progress.print(

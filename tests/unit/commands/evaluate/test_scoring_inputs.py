@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from sdlora.cli.composition import register_schemas, to_typed
-from sdlora.commands.evaluate.subject import named_loras, subject
+from sdlora.commands.evaluate.scoring_inputs import named_loras, scoring_inputs
 from sdlora.config.keys import as_written
 from sdlora.config.train import TrainConfig
 from sdlora.runs.run_config import write_config
@@ -61,23 +61,23 @@ def names_of(known: object) -> list[str]:
 def test_a_folder_of_training_pictures_gives_what_is_held_out_of_it(tmp_path: Path) -> None:
     root = write_pictures(tmp_path / "set", "a", "b")
     given = ("lora=x", f"data.root={root}")
-    found = subject(evaluate_config(*given), Progress(enabled=False))
+    found = scoring_inputs(evaluate_config(*given), Progress(enabled=False))
     assert found.training is not None
     assert [picture.text for picture in found.training.pictures] == ["a a", "a b"]
     assert found.references is None
     write_pictures(root / "held_out", "c")
-    found = subject(evaluate_config(*given), Progress(enabled=False))
+    found = scoring_inputs(evaluate_config(*given), Progress(enabled=False))
     assert names_of(found.references) == ["c.png"]
     assert len(found.training.pictures) == 2  # type: ignore[union-attr]
     other = write_pictures(tmp_path / "other", "d", "e")
-    found = subject(
+    found = scoring_inputs(
         evaluate_config(*given, f"evaluation.references={other}"), Progress(enabled=False)
     )
     assert names_of(found.references) == ["d.png", "e.png"]
 
 
 def test_without_training_pictures_there_is_nothing_to_compare_with() -> None:
-    found = subject(evaluate_config("lora=x", "resolution=128"), Progress(enabled=False))
+    found = scoring_inputs(evaluate_config("lora=x", "resolution=128"), Progress(enabled=False))
     assert (found.training, found.references, found.resolution) == (None, None, 128)
 
 
@@ -95,7 +95,7 @@ def run_on(tmp_path: Path, root: Path, *given: str) -> Path:
 def test_a_run_knows_its_model_and_pictures(tmp_path: Path) -> None:
     root = write_pictures(tmp_path / "set", *(f"p{number}" for number in range(20)))
     run = run_on(tmp_path, root, "data.val_fraction=0.5", "model.clip_skip=1")
-    found = subject(evaluate_config(f"run={run}"), Progress(enabled=False))
+    found = scoring_inputs(evaluate_config(f"run={run}"), Progress(enabled=False))
     assert (found.resolution, found.model.clip_skip) == (48, 1)
     assert [(row.label, row.scale) for row in found.loras] == [("LoRA", 1.0)]
     assert found.loras[0].path == run / "lora" / "pytorch_lora_weights.safetensors"
@@ -105,7 +105,7 @@ def test_a_run_knows_its_model_and_pictures(tmp_path: Path) -> None:
     assert trained
     assert unseen
     assert sorted([*trained, *unseen]) == sorted(f"p{number}.png" for number in range(20))
-    larger = subject(evaluate_config(f"run={run}", "resolution=96"), Progress(enabled=False))
+    larger = scoring_inputs(evaluate_config(f"run={run}", "resolution=96"), Progress(enabled=False))
     assert larger.resolution == 96
 
 
@@ -113,7 +113,7 @@ def test_a_run_whose_pictures_are_gone_says_so_and_is_scored(tmp_path: Path) -> 
     run = run_on(tmp_path, tmp_path / "gone")
     progress = Progress(enabled=False)
     with progress.console.capture() as said:
-        found = subject(evaluate_config(f"run={run}"), progress)
+        found = scoring_inputs(evaluate_config(f"run={run}"), progress)
     assert (found.training, found.references) == (None, None)
     assert "note: the run's training pictures no longer exist: " in said.get()
     assert len(found.loras) == 1

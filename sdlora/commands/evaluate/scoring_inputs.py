@@ -1,4 +1,4 @@
-"""The subject of an evaluation: model, LoRAs, training pictures and references."""
+"""The inputs of an evaluation: model, LoRAs, training pictures and references."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class NamedLora:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ScoringInputs:
     """What is scored.
 
     Attributes:
@@ -58,8 +58,8 @@ class Subject:
     resolution: int | None
 
 
-def subject(config: EvaluateConfig, progress: Progress) -> Subject:
-    """The subject of a config, from the run folder or from the config itself."""
+def scoring_inputs(config: EvaluateConfig, progress: Progress) -> ScoringInputs:
+    """The inputs of an evaluation, from the run folder or from the config itself."""
     if config.run is None:
         training, folder = _of_root(config.data.root)
         references = folder if config.evaluation.references is None else None
@@ -73,7 +73,7 @@ def subject(config: EvaluateConfig, progress: Progress) -> Subject:
         resolution = config.resolution or data.resolution
     if config.evaluation.references is not None:
         references = scorers.pictures_in(config.evaluation.references)
-    return Subject(model, named_loras(config), training, references, resolution)
+    return ScoringInputs(model, named_loras(config), training, references, resolution)
 
 
 def named_loras(config: EvaluateConfig) -> list[NamedLora]:
