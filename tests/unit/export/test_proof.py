@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -113,6 +114,24 @@ def test_a_sound_file_is_proved_and_a_blind_reader_proves_nothing(
     monkeypatch.setitem(proof.LOADERS, layout, lambda path, pipeline, parts: None)
     with pytest.raises(ExportError, match=rf"{layout}/unet: .* adapter entries are not the same"):
         prove_export(exported, fresh, parts)
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "kohya"])
+def test_a_file_that_its_users_read_is_proved_by_their_reader(
+    layout: str,
+    exported: Path,
+    parts: dict[str, torch.nn.Module],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fresh = partial(tiny_pipeline, tmp_path / "tokenizer")
+    monkeypatch.setattr(
+        StableDiffusionPipeline, "load_lora_weights", lambda pipeline, *args, **options: None
+    )
+    path = exported / FILES[layout]
+    expected = proof.outputs(parts)
+    with pytest.raises(ExportError, match=rf"{layout}/unet: .* adapter entries are not the same"):
+        proof.prove_file(path, layout, fresh, parts, expected)
 
 
 @pytest.mark.filterwarnings("ignore:While injecting the PEFT adapters:RuntimeWarning")
