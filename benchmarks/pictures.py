@@ -19,7 +19,7 @@ import torch
 from benchmarks.prepared_run import prepared_run
 from benchmarks.results import Result, machine, publish, show
 from sdlora.assembly.training_batches import cache_of, picture_encoder_key
-from sdlora.commands.train.duration import wait_for
+from sdlora.commands.train.duration import synchronize
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.config.sampling import SamplingConfig
 from sdlora.data.cache.encoders import encoded_pictures
@@ -87,10 +87,10 @@ def by_turns(ways: dict[str, Way], repeats: int, built: TrainingRun) -> dict[str
     rates: dict[str, list[float]] = {how: [] for how in ways}
     for number in range(repeats + 1):
         for how, way in ways.items():
-            wait_for(device)
+            synchronize(device)
             began = time.perf_counter()
             count = way()
-            wait_for(device)
+            synchronize(device)
             if number:
                 rates[how].append(count / (time.perf_counter() - began))
     return rates

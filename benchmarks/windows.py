@@ -19,7 +19,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdlora.commands.train.duration import wait_for
+from sdlora.commands.train.duration import synchronize
 from sdlora.runtime.program import settle_libraries
 from sdlora.training.callbacks.speed import peak_memory_mib
 
@@ -62,7 +62,7 @@ def windows(connection: Connection, device: torch.device) -> Iterator[None]:
     while (order := _next_order(connection)) is not None:
         for _ in range(WARM_STEPS):
             yield
-        wait_for(device)
+        synchronize(device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         watcher = _WATCHERS[order.watch](device)
@@ -70,7 +70,7 @@ def windows(connection: Connection, device: torch.device) -> Iterator[None]:
             began = time.perf_counter()
             for _ in range(order.num_steps):
                 yield
-            wait_for(device)
+            synchronize(device)
             seconds = time.perf_counter() - began
         count = watcher.count()
         step_s, each = seconds / order.num_steps, count / order.num_steps

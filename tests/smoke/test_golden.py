@@ -85,8 +85,10 @@ def result_of(run: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param(each, marks=[pytest.mark.slow] * (each != "unet")) for each in VARIANTS],
+)
 def test_a_run_keeps_its_bits(variant: str, train_here: TrainHere, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     train_here(*FEW, *VARIANTS[variant], f"hydra.run.dir={tmp_path}")

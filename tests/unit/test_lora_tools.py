@@ -185,6 +185,7 @@ def test_a_16_bit_file_stays_one(file: Path, tmp_path: Path) -> None:
     assert out.stat().st_size < 0.7 * file.stat().st_size
 
 
+@pytest.mark.slow
 def test_convert_of_sdxl(random_xl: Path, tmp_path: Path) -> None:
     parts = adapted(random_xl, family="sdxl", use_rslora=True, mixed=True)
     first = write_diffusers(
@@ -199,6 +200,7 @@ def test_convert_of_sdxl(random_xl: Path, tmp_path: Path) -> None:
     assert same(load_file(first), load_file(last))
 
 
+@pytest.mark.slow
 def test_one_text_encoder_of_sdxl_keeps_its_number(random_xl: Path, tmp_path: Path) -> None:
     parts = adapted(random_xl, family="sdxl")
     del parts["text_encoder_2"]

@@ -74,6 +74,7 @@ def applied(path: Path) -> dict[str, nn.Module]:
     return parts
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own call
 def test_every_layout_gives_the_model_back(tmp_path: Path, tuned: dict[str, nn.Module]) -> None:
     expected = outputs(tuned)
@@ -270,6 +271,7 @@ def test_a_file_for_the_other_family_is_refused(
     assert not adapted_layers(first["unet"])
 
 
+@pytest.mark.slow
 def test_a_lora_comes_off_again(tmp_path: Path, tuned: dict[str, nn.Module]) -> None:
     path = write_diffusers(
         tmp_path / "a.safetensors", parts=tuned, names=SDXL.trainable, metadata={}

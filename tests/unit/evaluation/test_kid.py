@@ -55,6 +55,12 @@ def test_many_pictures_are_near_the_formula_and_inside_the_interval():
     assert abs(mean - expected) < 4 * (high - low) / (2 * 1.96) / 50**0.5
 
 
+def test_the_interval_lies_as_far_on_both_sides():
+    mean, (low, high) = kid(units(40, 1), units(40, 2))
+    assert low < mean < high
+    assert high - mean == pytest.approx(mean - low)
+
+
 def test_equal_distributions_are_nearer_than_others():
     same, other = kid(units(30, 1), units(30, 2)), kid(units(30, 1, 4.0), units(30, 2))
     assert same is not None

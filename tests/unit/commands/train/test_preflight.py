@@ -206,6 +206,7 @@ def test_the_processors_free_memory_is_the_systems() -> None:
     assert free == pytest.approx(psutil.virtual_memory().available, rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sdxl", "kolors"])
 def test_every_family_can_be_estimated(name: str, random_bases: dict[str, Path]) -> None:
     frozen = ("lora.text_encoder.method=frozen",)
