@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,8 @@ def scoring_inputs(config: EvaluateConfig, progress: Progress) -> ScoringInputs:
         model, resolution = config.model, config.resolution
     else:
         stored, _ = read_config(Path(config.run), key="run")
-        merged = OmegaConf.merge(OmegaConf.structured(ModelConfig), stored["model"])
+        base = {"recommended": asdict(config.model.recommended), **stored["model"]}
+        merged = OmegaConf.merge(OmegaConf.structured(ModelConfig), base)
         model = replace(_typed(merged, ModelConfig), scratch=[])
         data = _typed(OmegaConf.merge(OmegaConf.structured(DataConfig), stored["data"]), DataConfig)
         training, references = _of_run(data, progress)

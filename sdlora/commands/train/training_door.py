@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 def checked(composed: DictConfig) -> TrainConfig:
-    """The typed config, after every check that reads neither pictures nor weights."""
+    """The typed config, after every check that reads neither pictures nor weights.
+
+    What the machine decides is decided here, once: the run's stored config has its value.
+    """
     given = HydraConfig.get().overrides.task
     config = to_typed(with_recipe(composed, given), TrainConfig)
 
@@ -31,6 +34,7 @@ def checked(composed: DictConfig) -> TrainConfig:
         config_checks,  # imports wait: a typo should not take seconds to be seen
     )
 
+    config = config_checks.with_found_precision(config)
     config_checks.check(config)
     is_resumed = config.resume is not None
     processes.check_processes(config.trainer, config.run_dir, is_resumed=is_resumed)
