@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sdlora.assembly.unsuited_values import FOR_PHOTOS, TINY_FACE
+from sdlora.assembly.unsuited_values import FOR_PHOTOS
 from sdlora.config.evaluation import EvaluationConfig, ScorerConfig
 from sdlora.config.rules import ConfigError, check_options
 from sdlora.config.sampling import CAPTIONS, SamplingConfig
@@ -39,7 +39,10 @@ MOST_REFERENCES = 100
 """Largest number of training pictures that are references if none is held out, and among which
 copies are searched."""
 
-FACE_REMEDIES = {"tiny_face": f"{TINY_FACE}; {FOR_PHOTOS}", "deepface": ""}
+FACE_REMEDIES = {
+    "tiny_face": f"evaluation.face.name=tiny_face knows drawn portraits only; {FOR_PHOTOS}",
+    "deepface": "",
+}
 """Scorer of faces -> what to try where it finds none in most pictures of the person."""
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from sdlora.assembly.optimizer import trained_rates
-from sdlora.config.evaluation import EvaluationConfig
+from sdlora.config.evaluation import EvaluationConfig, ScorerConfig
 from sdlora.config.model import ModelConfig
 from sdlora.config.sampling import CAPTIONS
 from sdlora.config.train import TrainConfig
@@ -26,7 +26,6 @@ FAR_RATE = 20
 ROUNDING = 1e-9
 """Relative error of a product of two decimal numbers, with room."""
 
-TINY_FACE = "evaluation.face.name=tiny_face knows drawn portraits only"
 FOR_PHOTOS = "for photos choose evaluation=photos"
 
 
@@ -51,8 +50,8 @@ def drawn_world_notes(
     if _is_embedded(model):
         return []
     notes = []
+    own = model.recommended
     if _has_numbers_of_another(model):
-        own = model.recommended
         notes.append(
             f"model.path={model.path}: has the numbers of the embedded base ({own.resolution} px, "
             f"rate {own.unet_lr:g}, {own.max_steps} steps); choose the model that it is like, too: "
@@ -63,15 +62,20 @@ def drawn_world_notes(
             f"sampling.prompts={prompts}: describes drawn portraits; name a text file with one "
             f"prompt for each line, or set sampling.prompts={CAPTIONS}"
         )
-    if evaluation.face.name == "tiny_face":
-        notes.append(f"{TINY_FACE}; {FOR_PHOTOS}")
-    for key in ("clip", "image"):
-        scorer = getattr(evaluation, key)
-        if scorer.name != "none" and scorer.options.get("model") == TINY:
-            notes.append(
-                f"evaluation.{key}.options.model={TINY} knows drawn portraits only; {FOR_PHOTOS}"
-            )
+    scorers = {
+        "face.name": (evaluation.face.name == "tiny_face", "tiny_face", own.face),
+        "clip.options.model": (_is_tiny(evaluation.clip), TINY, own.clip_model),
+        "image.options.model": (_is_tiny(evaluation.image), TINY, own.image_model),
+    }
+    for key, (is_drawn, value, suited) in scorers.items():
+        if is_drawn:
+            remedy = FOR_PHOTOS if suited == value else f"set evaluation.{key}={suited}"
+            notes.append(f"evaluation.{key}={value}: knows drawn portraits only; {remedy}")
     return notes
+
+
+def _is_tiny(scorer: ScorerConfig) -> bool:
+    return scorer.name != "none" and scorer.options.get("model") == TINY
 
 
 def _is_embedded(model: ModelConfig) -> bool:

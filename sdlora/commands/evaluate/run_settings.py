@@ -26,7 +26,7 @@ def with_run_settings(composed: DictConfig, arguments: Sequence[str]) -> DictCon
         return composed
     stored, _ = read_config(Path(composed.run), key="run")
     if suits := stored["model"].get("recommended"):  # other groups refer to it
-        composed.model.recommended = suits
+        composed.model = OmegaConf.merge(composed.model, {"recommended": suits})
     keys = [item.partition("=")[0].lstrip("+~") for item in arguments]
     for group in ("sampling", "evaluation"):
         if any(item.startswith(f"{group}=") for item in arguments):
