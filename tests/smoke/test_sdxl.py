@@ -20,6 +20,7 @@ def xl(random_xl: Path, pictures: Path) -> tuple[str, ...]:
         f"model.path={random_xl}",
         f"data.root={pictures}",
         "data.resolution=32",
+        "lora.text_encoder.method=lora",
         "scheduler=constant",
         "checkpoint.every_n_steps=1",
         *SMALL,
