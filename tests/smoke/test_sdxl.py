@@ -19,7 +19,7 @@ def xl(random_xl: Path, pictures: Path) -> tuple[str, ...]:
         "model=sdxl",
         f"model.path={random_xl}",
         f"data.root={pictures}",
-        "data.resolution=32",
+        *("data.resolution=32", "data.batch_size=8", "lora.r=8"),
         "lora.text_encoder.method=lora",
         "scheduler=constant",
         "checkpoint.every_n_steps=1",
