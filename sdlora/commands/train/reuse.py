@@ -101,8 +101,7 @@ def _is_reusable(lora: LoraConfig, family: str, trainer: TrainerConfig) -> bool:
 
 
 def _family_key(model: ModelConfig, lora: LoraConfig, trainer: TrainerConfig) -> object:
-    base = {**asdict(model), "recommended": None}  # acts through other keys only
-    return (_is_reusable(lora, model.family, trainer), base, trainer.precision)
+    return (_is_reusable(lora, model.family, trainer), asdict(model), trainer.precision)
 
 
 def _pictures_key(family_key: object, evaluator: Evaluator) -> object:
