@@ -114,7 +114,7 @@ def unknown_keys(composed: DictConfig, schema: type) -> dict[str, Any]:
             is_group = isinstance(value, dict)
             if is_group and value and known.get(name) != "dict":
                 pending.append((f"{key}.", value))
-            elif name not in known or name.endswith(ANY_NAME):
+            elif name not in known or (name.endswith(ANY_NAME) and not is_group):
                 found[key] = value
     return found
 

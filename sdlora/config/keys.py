@@ -64,6 +64,10 @@ def schema_key(key: str, known: Container[str]) -> str:
 def nearest_key(key: str, schema: Any) -> str | None:
     """The known key most like ``key``, or ``None`` if none is like it."""
     keys = all_keys(schema)
+    for group, (field, _) in open_groups(schema).items():  # the schema's name of lora.unet.r
+        shorter = key.replace(f"{group}.{field}.", f"{group}.", 1)
+        if shorter != key and schema_key(shorter, keys) in keys:
+            return shorter
     written = schema_key(key, keys)
     if written.endswith(ANY_NAME):  # a value where a group would be: no name of one
         written = key
@@ -73,9 +77,7 @@ def nearest_key(key: str, schema: Any) -> str | None:
     near = difflib.get_close_matches(written, same_group, n=1, cutoff=0.7)
     if near:
         return key.removesuffix(leaf) + near[0].rpartition(".")[2]
-    free = key.rpartition(".")[0].rpartition(".")[2]  # of lora.parts.unet.r, or of unet.r
-    known = [name.replace(ANY_NAME, free or ANY_NAME) for name in known]
-    known = [name for name in known if ANY_NAME not in name]
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
+    known = [name for name in known if ANY_NAME not in name]  # which name is meant, nobody knows
+    near = difflib.get_close_matches(written, known, n=1, cutoff=0.7)
     near = near or [name for name in known if name.rpartition(".")[2] == leaf]
     return near[0] if near else None

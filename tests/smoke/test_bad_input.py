@@ -15,6 +15,7 @@ KEYS = [
     ("+lora.rr=16", "lora.rr=16: unknown key; did you mean lora.r? lora has r, alpha, dropout"),
     ("lora.unet.rr=4", "lora.unet.rr=4: unknown key; did you mean lora.unet.r?"),
     ("lora.parts.unet.r=4", "lora.parts.unet.r=4: unknown key; did you mean lora.unet.r?"),
+    ("+data.captions.r=4", "data.captions.r=4: unknown key; did you mean data.captions."),
     ("lora.unte.r=4", "lora.unte: no such part; did you mean lora.unet? Stable Diffusion 1.x or"),
     ("loraa.r=16", "loraa.r=16: unknown key; did you mean lora.r?"),
     ("optimzer=prodigy", "optimzer=prodigy: unknown key; did you mean optimizer?"),
