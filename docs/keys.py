@@ -25,8 +25,9 @@ PAGE = Path(__file__).with_suffix(".md")
 HEAD = """# Every key
 
 Written by `python docs/keys.py` from the schema in `sdlora/config/` and the values in `conf/`; a
-test holds it current. A value is what `python train.py` alone uses; `python train.py --cfg job`
-prints those of a command. `PART` is a part of the model, such as `unet` or `text_encoder`.
+test holds it current. A value is what `python train.py` alone uses, and `${KEY}` that of another
+key, such as one that suits the model; `python train.py --cfg job --resolve` prints those of a
+command. `PART` is a part of the model, such as `unet` or `text_encoder`.
 """
 
 

@@ -3,7 +3,7 @@
 from functools import cache
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
 
 from sdlora.config.captions import CaptionsConfig
 from sdlora.config.data import (
@@ -29,9 +29,12 @@ GROUPS = {
 
 @cache
 def written() -> dict[str, Any]:
-    """The values of ``conf/data/folder.yaml``."""
-    values: dict[str, Any] = yaml.safe_load((CONF / "data" / "folder.yaml").read_text("utf-8"))
-    return values
+    """The values of ``conf/data/folder.yaml``, with those that the embedded base brings."""
+    files = {"data": CONF / "data" / "folder.yaml", "model": CONF / "model" / "tiny.yaml"}
+    both = OmegaConf.create({group: OmegaConf.load(path) for group, path in files.items()})
+    values: Any = OmegaConf.to_container(both, resolve=True)
+    found: dict[str, Any] = values["data"]
+    return found
 
 
 def captions_config(**changes: Any) -> CaptionsConfig:

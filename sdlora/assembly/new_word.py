@@ -22,7 +22,7 @@ from sdlora.models.family import Family
 from sdlora.models.loading import load_tokenizers
 from sdlora.models.source import resolve
 from sdlora.runtime.progress import Progress
-from sdlora.sampling.prompts import prompts_of
+from sdlora.sampling.prompts import Prompt
 
 
 def new_word(config: NewWordConfig) -> NewWord | None:
@@ -49,8 +49,16 @@ def tokenizers(model: ModelConfig, config: NewWordConfig) -> list[Any]:
     return found
 
 
-def check_new_word(config: TrainConfig, pictures: PictureSet, progress: Progress) -> None:
-    """Check that the word can be learned: some caption must contain it.
+def check_new_word(
+    config: TrainConfig, pictures: PictureSet, prompts: Iterable[Prompt], progress: Progress
+) -> None:
+    """Check that the word can be learned: some caption must contain it, and some prompt should.
+
+    Args:
+        config: The word, and how captions are made.
+        pictures: The training pictures.
+        prompts: Those of the validation pictures.
+        progress: Prints a warning.
 
     Raises:
         ConfigError: If no caption does, or the family's text encoders cannot be trained.
@@ -76,7 +84,7 @@ def check_new_word(config: TrainConfig, pictures: PictureSet, progress: Progress
             f"lora.new_word.name={name}: in no caption, so it cannot be learned; set "
             f"data.captions.prefix='{name}, '"
         )
-    if not _in_any(name, (prompt.text for prompt in prompts_of(config.sampling))):
+    if not _in_any(name, (prompt.text for prompt in prompts)):
         progress.print(
             f"warning: lora.new_word.name={name}: in no prompt of {config.sampling.prompts}, so "
             f"pictures and scores will not show it; set sampling.prompt_prefix='{name}, '"

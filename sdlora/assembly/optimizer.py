@@ -17,7 +17,6 @@ from sdlora.config.trainer import TrainerConfig
 from sdlora.models.families import description_of
 from sdlora.training.optimizers import (
     CUDA_ONLY,
-    FINDS_ITS_STEP,
     FLAT_SCHEDULES,
     ONE_RATE,
     SCHEDULES,
@@ -127,18 +126,6 @@ def trained_rates(optim: OptimConfig, lora: LoraConfig, family: str) -> dict[str
         "new_word": (lora.new_word.name is not None, optim.new_word_lr),
     }
     return {name: rate for name, (is_trained, rate) in rates.items() if is_trained}
-
-
-def rate_notes(optimizer_name: str, rates: Mapping[str, float]) -> list[str]:
-    """Notes on learning rates that are allowed but unusual."""
-    if optimizer_name not in FINDS_ITS_STEP:
-        return []
-    return [
-        f"optim.{part}_lr={rate}: {optimizer_name} finds its own step size, and this is a factor "
-        "on it; 1 is usual"
-        for part, rate in rates.items()
-        if not 0.1 <= rate <= 10
-    ]
 
 
 def optimizer(

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from sdlora.assembly.unsuited_values import FOR_PHOTOS
 from sdlora.config.evaluation import EvaluationConfig, ScorerConfig
 from sdlora.config.rules import ConfigError, check_options
-from sdlora.config.sampling import SamplingConfig
+from sdlora.config.sampling import CAPTIONS, SamplingConfig
 from sdlora.config.score_kinds import kind
 from sdlora.data.pictures.decode import PICTURE_SUFFIXES, PictureError, read_picture
 from sdlora.data.sources.picture_source import PictureSource, readable
@@ -37,6 +38,12 @@ from sdlora.sampling.prompts import prior_prompts, with_class_word
 MOST_REFERENCES = 100
 """Largest number of training pictures that are references if none is held out, and among which
 copies are searched."""
+
+FACE_REMEDIES = {
+    "tiny_face": f"evaluation.face.name=tiny_face knows drawn portraits only; {FOR_PHOTOS}",
+    "deepface": "",
+}
+"""Scorer of faces -> what to try where it finds none in most pictures of the person."""
 
 
 def scorer(
@@ -80,7 +87,7 @@ def scorer(
         "aesthetic": AestheticScorer.names,
     }
     scorers: list[PictureScorer] = [
-        *([FaceScorer(face, references, others)] if face else []),
+        *([FaceScorer(face, references, others, FACE_REMEDIES[config.face.name])] if face else []),
         *([ClipScorer(clip, reworded)] if clip else []),
         *([ImageScorer(features, references, training, config.kid)] if features else []),
         *([aesthetic] if aesthetic else []),
@@ -135,16 +142,6 @@ def training_pictures(config: EvaluationConfig, source: PictureSource | None) ->
     return first_pictures(source, None if config.hw10 else MOST_REFERENCES)
 
 
-def warn_of_other_world(config: EvaluationConfig, model_path: str, progress: Progress) -> None:
-    """Print a note if the scorers of the drawn world score another model's pictures."""
-    drawn = config.face.name == "tiny_face" or config.clip.options.get("model") == "tiny"
-    if drawn and not model_path.startswith(EMBEDDED):
-        progress.print(
-            "note: evaluation=default scores with models of drawn portraits only; for photos "
-            "choose evaluation=photos"
-        )
-
-
 def asset_folder(name: str) -> Path:
     """A folder of the shipped assets."""
     return resolve(ModelSource(path=EMBEDDED + name))
@@ -193,7 +190,8 @@ def _deepface(
 
 def check_scores(config: EvaluationConfig, sampling: SamplingConfig) -> None:
     """Check the references and prompts of the scores."""
-    prior_prompts(sampling, config)
+    if sampling.prompts != CAPTIONS:  # those are known with the pictures
+        prior_prompts(sampling, config)
     if config.references is not None and not located(config.references).is_dir():
         raise ConfigError(
             f"evaluation.references={config.references}: no such folder; name one, or null"

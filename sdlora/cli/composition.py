@@ -19,10 +19,20 @@ Config = TypeVar("Config")
 
 
 def register_schemas() -> None:
-    """Register the typed schemas, which the defaults lists name first."""
+    """Register the typed schemas, which the defaults lists name first, and the resolvers."""
+    register_resolvers()
     store = ConfigStore.instance()
     store.store(name="train_schema", node=schema_node(TrainConfig))
     store.store(name="evaluate_schema", node=EvaluateConfig)
+
+
+def register_resolvers() -> None:
+    """Register what ``conf/`` computes with: ``${times:2,${lora.r}}``, ``${first:A,B}``."""
+    OmegaConf.register_new_resolver("times", operator.mul, replace=True)
+    # the first that is known: Hydra has no output folder yet where --cfg shows a config
+    OmegaConf.register_new_resolver(
+        "first", lambda *values: next(each for each in values if each is not None), replace=True
+    )
 
 
 def register_evaluate() -> None:
@@ -55,8 +65,7 @@ def to_typed(composed: DictConfig, schema: type[Config]) -> Config:
     Raises:
         ConfigError: If it has an unknown key, or an invalid value.
     """
-    # ${times:2,${lora.r}} in conf/; here, as workers of a sweep are given a composed config
-    OmegaConf.register_new_resolver("times", operator.mul, replace=True)
+    register_resolvers()  # here, too: workers of a sweep are given a composed config
     for key, value in unknown_keys(composed, schema).items():
         file = file_that_gives(key)
         where = f" in {file}.yaml" if file else ""

@@ -61,8 +61,15 @@ def explain(
         if message := _in_list(item, schema, where):
             return message
     key, value = _as_given(key, arguments, file, [*folders, *_searched()])
-    if f"~{key}" in arguments:
-        return f"{key}: is needed and cannot be removed"
+    if lacking := re.search(r"issing mandatory value: (model\.recommended[\w.]*)", text):
+        return (
+            f"{lacking[1]}: has no value; begin the file of your model with defaults: [sd15], or "
+            "another option of model= that it is like"
+        )
+    needed = re.search(r"Interpolation key '([^']+)' not found", text)
+    for each in [key, *([needed[1]] if needed else [])]:
+        if f"~{each}" in arguments:
+            return f"{each}: is needed and cannot be removed"
     if "is not in struct" in text or re.search(r"Key '.*' not in '", text):
         return unknown_key(key, value, schema, folders, where)
     return f"{shown(key, value)}{where}: {_reason(key, chain, schema)}"
@@ -221,14 +228,21 @@ def _value_in(file: str, key: str, folders: Sequence[Path]) -> str | None:
         if not path.is_file():
             continue
         try:
-            content = OmegaConf.load(path)
+            content = _as_it_stands(path)
         except (OmegaConfBaseException, yaml.YAMLError):
             return None
         for start in range(len(names)):  # the file's own package is not part of its keys
-            value = OmegaConf.select(content, ".".join(names[start:]))
+            value: Any = content
+            for name in names[start:]:
+                value = value.get(name) if isinstance(value, dict) else None
             if value is not None:
                 return str(value)
     return None
+
+
+def _as_it_stands(path: Path) -> Any:
+    """The content of a config file; an interpolation refers to other files and stays."""
+    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
 
 
 def _missing_choice(error: MissingConfigException, folders: Sequence[Path]) -> str:
@@ -259,7 +273,7 @@ def _unreadable(override: str) -> str:
 def _is_group(group: str, name: str, folders: Sequence[Path]) -> bool:
     """Whether an option file of a group has a group of this name in it."""
     files = [path for folder in folders for path in (folder / group).glob("*.yaml")]
-    return any(isinstance(OmegaConf.select(OmegaConf.load(p), name), DictConfig) for p in files)
+    return any(isinstance(_as_it_stands(path).get(name), dict) for path in files)
 
 
 def _is_no_value(key: str) -> str:

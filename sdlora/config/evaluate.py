@@ -7,7 +7,7 @@ from typing import ClassVar
 from omegaconf import MISSING
 
 from sdlora.config.evaluation import EvaluationConfig
-from sdlora.config.model import PRECISIONS, ModelConfig
+from sdlora.config.model import AUTO, PRECISIONS, ModelConfig
 from sdlora.config.rules import (
     require,
     require_choice,
@@ -56,7 +56,7 @@ class EvaluateConfig:
     run_dir: str = MISSING
     """Folder of the pictures and the report."""
     precision: str = MISSING
-    """fp32, bf16 or fp16."""
+    """Compute precision: fp32, bf16, fp16, or auto, as ``trainer.precision``."""
     accelerator: str = MISSING
     """``auto``, ``cpu``, ``gpu`` or ``mps``."""
     resolution: int | None = None
@@ -67,7 +67,7 @@ class EvaluateConfig:
     evaluation: EvaluationConfig = MISSING
 
     def __post_init__(self) -> None:
-        require_choice("precision", self.precision, PRECISIONS)
+        require_choice("precision", self.precision, (*PRECISIONS, AUTO))
         require_choice("accelerator", self.accelerator, ("auto", "cpu", "gpu", "mps"))
         if self.resolution is not None:
             require_count("resolution", self.resolution, 8)

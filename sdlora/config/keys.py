@@ -12,6 +12,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 ANY_NAME = "PART"
 
+BEHIND_OTHERS = "model.recommended."
+"""Keys that give others their values: of two equal names, theirs is not the one that is meant."""
+
 
 def groups_by_name(schema: Any) -> tuple[str, Any] | None:
     """The field of a schema that maps free names to groups, and the dataclass of those groups."""
@@ -71,7 +74,8 @@ def nearest_key(key: str, schema: Any) -> str | None:
     written = schema_key(key, keys)
     if written.endswith(ANY_NAME):  # a value where a group would be: no name of one
         written = key
-    known = [name for name in keys if not name.endswith(ANY_NAME)]
+    meant = [name for name in keys if key.startswith("model.") or BEHIND_OTHERS not in name]
+    known = [name for name in meant if not name.endswith(ANY_NAME)]
     leaf = key.rpartition(".")[2]
     same_group = [name for name in known if name.rpartition(".")[0] == written.rpartition(".")[0]]
     near = difflib.get_close_matches(written, same_group, n=1, cutoff=0.7)

@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from sdlora.config.recommended import RecommendedConfig
 from sdlora.config.rules import (
     require,
     require_choice,
@@ -12,6 +13,9 @@ from sdlora.config.rules import (
 )
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+
+AUTO = "auto"
+"""What the machine has; a run's own config holds what that came to."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,6 +54,7 @@ class ModelConfig:
     """``nf4``: the denoiser's Linear layers are held in 4 bits, so that a large base fits a small
     GPU (needs bitsandbytes); the LoRA is one for the unquantised base. ``null``: in the run's
     precision."""
+    recommended: RecommendedConfig = MISSING
 
     def __post_init__(self) -> None:
         if self.quantise is not None:

@@ -10,6 +10,9 @@ from sdlora.config.rules import (
     require_count,
 )
 
+CAPTIONS = "captions"
+"""Value of ``sampling.prompts`` for the captions of the pictures."""
+
 
 @dataclass(slots=True, kw_only=True)
 class SamplingConfig:
@@ -17,9 +20,10 @@ class SamplingConfig:
 
     prompts: str | None = MISSING
     """Text file with one prompt a line, or ``example:NAME`` for a shipped one; blank lines are left
-    out. ``null`` for an unconditional model: each seed is a picture."""
+    out. ``captions``: the different captions of the held-out pictures, or, where none of these has
+    one, of the training pictures. ``null`` for an unconditional model: each seed is a picture."""
     num_prompts: int | None = None
-    """Number of prompts to use, from the first; ``null``: all."""
+    """Number of prompts to use, from the first; ``null``: all of a file, 8 captions."""
     prompt_prefix: str = MISSING
     """Put in front of every prompt, such as a trigger word with a comma and a space."""
     negative_prompt: str = MISSING

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from sdlora.config.model import PRECISIONS
+from sdlora.config.model import AUTO, PRECISIONS
 from sdlora.config.rules import (
     require,
     require_choice,
@@ -32,7 +32,8 @@ class TrainerConfig:
     """Minutes that several devices wait for each other, such as for the first one, which alone
     caches, draws and scores; >= 1."""
     precision: str = MISSING
-    """Compute precision: fp32, bf16 or fp16. LoRA weights, noise and loss are always float32."""
+    """Compute precision: fp32, bf16, fp16, or auto: bf16 on a CUDA GPU that has it, fp16 on another
+    one, else fp32. LoRA weights, noise and loss are always float32."""
     accumulate_grad_batches: int = MISSING
     """Batches of each device that one optimizer step averages; >= 1."""
     gradient_clip_val: float | None = None
@@ -53,7 +54,7 @@ class TrainerConfig:
     """Optimizer steps between logged points of the curves; >= 1."""
 
     def __post_init__(self) -> None:
-        require_choice("trainer.precision", self.precision, PRECISIONS)
+        require_choice("trainer.precision", self.precision, (*PRECISIONS, AUTO))
         require_choice("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "mps"))
         counts = ("max_steps", "devices", "num_nodes", "timeout_min")
         for name in (*counts, "accumulate_grad_batches", "log_every_n_steps"):

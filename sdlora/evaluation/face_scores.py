@@ -20,11 +20,13 @@ class FaceScorer:
         model: What embeds faces.
         references: Pictures of the person, preferably held out.
         training: The training pictures; empty where they are the references.
+        remedy: What to try where most pictures of the person show no face, for the note.
     """
 
     model: FaceModel
     references: KnownPictures
     training: KnownPictures = KnownPictures()  # noqa: RUF009 - frozen
+    remedy: str = ""
     names: ClassVar[tuple[str, ...]] = (*OWN, "faceless", "several_faces")
     _known: dict[str, Tensor] = field(default_factory=dict, init=False)
 
@@ -51,9 +53,11 @@ class FaceScorer:
             faces = self.model.embed(known.images)
             shown = zip(known.names, faces.found.tolist(), strict=True)
             if lacking := [name for name, found in shown if not found]:
+                is_most = 2 * len(lacking) > len(known.names)
                 progress.print(
                     f"note: {len(lacking)} of {len(known.names)} {what} show no face and are left "
                     f"out of the face scores: {', '.join(lacking)}"
+                    + (f"; {self.remedy}" if is_most and self.remedy else "")
                 )
             self._known[what] = faces.vectors[faces.found]
         return self._known[what]

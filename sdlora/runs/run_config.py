@@ -23,6 +23,7 @@ FREE_KEYS = (
     "resume",
     "from_lora",
     "run_dir",
+    "model.recommended",
     "sampling",
     "evaluation",
     "checkpoint",
@@ -42,7 +43,8 @@ FREE_KEYS = (
 )
 """Keys that a resumed run may change: length, pictures and scores, and locations.
 ``data.root`` and ``data.roots`` are here because a folder may move; their content, repeats and
-prefixes are compared by hash."""
+prefixes are compared by hash. ``model.recommended`` acts through other keys only, which are
+compared themselves."""
 
 
 BATCHES_A_STEP = (

@@ -20,6 +20,9 @@ LORA = "lora"
 PIPELINE = "pipeline"
 """Folder of the whole model, if all its weights train."""
 
+PROMPTS = "prompts.txt"
+"""Prompts of a run that took them from captions, one a line."""
+
 HOLDER = ".lock.json"
 """File beside the held lock that names its process, for the message to others."""
 

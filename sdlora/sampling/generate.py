@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sdlora.config.sampling import SamplingConfig
+from sdlora.config.sampling import CAPTIONS, SamplingConfig
 from sdlora.runtime import randomness
 from sdlora.runtime.progress import Progress
 from sdlora.sampling.pixels import denoised, to_picture
@@ -37,7 +37,8 @@ def check_sampling(config: SamplingConfig) -> None:
         ConfigError: Naming key, value and remedy.
     """
     find_sampler(config.sampler)
-    prompts_of(config)
+    if config.prompts != CAPTIONS:  # those are known with the pictures
+        prompts_of(config)
 
 
 @torch.no_grad()

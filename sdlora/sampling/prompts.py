@@ -2,13 +2,17 @@
 
 import hashlib
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sdlora.config.evaluation import EvaluationConfig
 from sdlora.config.rules import ConfigError
-from sdlora.config.sampling import SamplingConfig
+from sdlora.config.sampling import CAPTIONS, SamplingConfig
 from sdlora.runtime.places import located
+
+MOST_CAPTIONS = 8
+"""Number of captions that are prompts, unless ``sampling.num_prompts`` says another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +31,58 @@ class Prompt:
         return f"prompt {self.text!r} (seed {self.seed})"
 
 
-def prompts_of(config: SamplingConfig) -> tuple[Prompt, ...]:
+def prompts_of(config: SamplingConfig, captions: Sequence[str] = ()) -> tuple[Prompt, ...]:
     """Every prompt of the file with every seed; without a file, each seed once.
 
+    Args:
+        config: Prompts and seeds.
+        captions: The prompts where ``sampling.prompts`` is ``captions``.
+
     Raises:
-        ConfigError: If the file cannot be read or holds no prompt.
+        ConfigError: If the file cannot be read or holds no prompt, or no picture has a caption.
     """
-    file = None if config.prompts is None else located(config.prompts)
-    texts = [""] if file is None else read_prompts(file)[: config.num_prompts]
+    texts = _texts(config, captions)[: config.num_prompts]
     after = range(max(config.seeds) + 1, max(config.seeds) + 1 + (config.num_seeds or 0))
     seeds = [*config.seeds, *after][: config.num_seeds or len(config.seeds)]
     return tuple(Prompt(config.prompt_prefix + text, seed) for text in texts for seed in seeds)
 
 
-def prior_prompts(config: SamplingConfig, evaluation: EvaluationConfig) -> tuple[Prompt, ...]:
+def _texts(config: SamplingConfig, captions: Sequence[str]) -> Sequence[str]:
+    if config.prompts is None:
+        return [""]
+    if config.prompts != CAPTIONS:
+        return read_prompts(located(config.prompts))
+    if not captions:
+        raise ConfigError(
+            f"sampling.prompts={CAPTIONS}: no picture has a caption; name a text file with one "
+            "prompt for each line"
+        )
+    return captions
+
+
+def distinct_captions(texts: Iterable[str], config: SamplingConfig) -> list[str]:
+    """Captions as prompts: each once, in order, in one line.
+
+    Args:
+        texts: The captions; those without words are left out.
+        config: How many; and the prefix, which a prompt will have anyway: a caption that begins
+            with it loses it here.
+    """
+    lines = (" ".join(text.split()) for text in texts)
+    prefix = config.prompt_prefix
+    found = dict.fromkeys(line.removeprefix(prefix) or line for line in lines if line)
+    return list(found)[: config.num_prompts or MOST_CAPTIONS]
+
+
+def prior_prompts(
+    config: SamplingConfig, evaluation: EvaluationConfig, captions: Sequence[str] = ()
+) -> tuple[Prompt, ...]:
     """The first prompts with the trigger word, in which the class word replaces it.
+
+    Args:
+        config: Prompts and seeds.
+        evaluation: The words, and how many prompts.
+        captions: As for :func:`prompts_of`.
 
     Raises:
         ConfigError: If they are needed and no prompt contains it.
@@ -49,7 +90,7 @@ def prior_prompts(config: SamplingConfig, evaluation: EvaluationConfig) -> tuple
     if not evaluation.prior_prompts:
         return ()
     words = evaluation.trigger_word, evaluation.class_word
-    reworded = [(each, with_class_word(each.text, *words)) for each in prompts_of(config)]
+    reworded = [(each, with_class_word(each.text, *words)) for each in prompts_of(config, captions)]
     found = [Prompt(text, each.seed) for each, text in reworded if text != each.text]
     if not found:
         raise ConfigError(

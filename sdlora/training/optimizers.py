@@ -81,6 +81,11 @@ ONE_RATE = ("prodigy",)
 FINDS_ITS_STEP = ("prodigy",)
 """Optimizers that find the step size themselves, with the rate as a factor; 1 is usual."""
 
+RATES_LIKE_ADAMW = (
+    *("adamw", "adamw8bit", "paged_adamw8bit", "adafactor", "schedule_free_adamw", "lion", "came"),
+)
+"""Optimizers whose rates are of AdamW's size, from a third to ten times."""
+
 CUDA_ONLY = ("paged_adamw8bit",)
 """Optimizers for CUDA only: elsewhere bitsandbytes silently does not page."""
 

@@ -226,3 +226,45 @@ def test_a_training_picture_that_cannot_be_read_is_named(
     assert "left out, since they cannot be read: portrait_02.png\n" in told
     report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     assert report["real_pictures"]["num_pictures"] == 1
+
+
+def test_captions_that_a_run_drew_are_drawn_again(
+    random_base: Path,
+    pictures: Path,
+    train_here: TrainHere,
+    evaluate_here: TrainHere,
+    message_of: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    """What suits real models: prompts are captions, precision is the machine's."""
+    run, root = tmp_path / "run", shutil.copytree(pictures, tmp_path / "pictures")
+    train_here(
+        "model=sd15",
+        f"model.path={random_base}",
+        f"data.root={root}",
+        *("data.resolution=32", "trainer.max_steps=1", "trainer.accelerator=cpu"),
+        *("sampling.num_steps=2", "sampling.every_n_steps=0", "sampling.num_prompts=3"),
+        *("evaluation=none", "logger=none", f"hydra.run.dir={run}"),
+    )
+    stored = json.loads((run / "config.json").read_text("utf-8"))["config"]
+    assert stored["trainer"]["precision"] == "fp32"
+    assert stored["model"]["recommended"]["precision"] == "auto"
+    captions = (run / "prompts.txt").read_text("utf-8").splitlines()
+    assert captions == [path.read_text("utf-8") for path in sorted(root.glob("*.txt"))][:3]
+    shutil.rmtree(root)
+    few = ("sampling.num_steps=2", "evaluation=none", "resolution=32")
+    evaluate_here(f"run={run}", *few, f"hydra.run.dir={tmp_path / 'again'}")
+    drawn = json.loads((tmp_path / "again/prompts.json").read_text("utf-8"))
+    assert [each["text"] for each in drawn] == captions
+
+    file = ("model=sd15", f"lora={run / 'lora/my_lora.safetensors'}", *few)
+    told = message_of(*file, f"hydra.run.dir={tmp_path / 'none'}", evaluate=True)
+    assert told.startswith("sampling.prompts=captions: there are no pictures; name a text file")
+    assert told.endswith("or the training pictures with data.root=FOLDER")
+    shutil.copytree(pictures, root)
+    evaluate_here(*file, f"data.root={root}", f"hydra.run.dir={tmp_path / 'file'}")
+    drawn = json.loads((tmp_path / "file/prompts.json").read_text("utf-8"))
+    assert [each["text"] for each in drawn][:3] == captions
+    (run / "prompts.txt").unlink()
+    told = message_of(f"run={run}", f"hydra.run.dir={tmp_path / 'lost'}", evaluate=True)
+    assert told.startswith(f"sampling.prompts=captions: {run} holds no prompts.txt; name a text")

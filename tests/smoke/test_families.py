@@ -42,7 +42,7 @@ def test_cached_training_is_that_of_decoded_pictures_and_is_scored(
         "model.variant=null",
         f"model.path={request.getfixturevalue(base)}",
         f"data.root={pictures}",
-        "data.resolution=32",
+        *("data.resolution=32", "data.batch_size=8", "lora.r=8"),
         "lora.text_encoder.method=frozen",
         "scheduler=constant",
         "optim.unet_lr=1e-1",
@@ -51,6 +51,8 @@ def test_cached_training_is_that_of_decoded_pictures_and_is_scored(
         "sampling.num_prompts=2",
         "sampling.every_n_steps=0",
         "evaluation.every_n_steps=0",
+        *("evaluation.face=tiny_face", "evaluation.clip.options.model=tiny"),
+        "evaluation.image.options.model=tiny",
         "logger=none",
     )
     train_here(*settings, "data.cache=memory", f"run_dir={tmp_path / 'cached'}")

@@ -65,7 +65,9 @@ def test_it_gives_the_same_bits(
     assert all(torch.equal(value, after[key]) for key, value in before.items())
     assert any(value.abs().max() > 0 for key, value in before.items() if "lora_B" in key)
     assert f"repeats {file}" in told
-    assert "note:" not in told
+    notes = [line for line in told.splitlines() if line.startswith("note:")]
+    of_the_base = ("note: model.path=", "note: sampling.prompts=")  # random, with tiny's numbers
+    assert all(note.startswith(of_the_base) for note in notes)  # none of the recipe
 
 
 @pytest.mark.slow

@@ -72,6 +72,15 @@ LISTS = {
     "training.optimizers.FINDS_ITS_STEP": {"prodigy"},
     "training.optimizers.FLAT_SCHEDULES": {"constant", "constant_with_warmup"},
     "training.optimizers.ONE_RATE": {"prodigy"},
+    "training.optimizers.RATES_LIKE_ADAMW": {
+        "adamw",
+        "adamw8bit",
+        "paged_adamw8bit",
+        "adafactor",
+        "schedule_free_adamw",
+        "lion",
+        "came",
+    },
     "training.optimizers.SCHEDULES": {
         "constant",
         "constant_with_warmup",
@@ -87,6 +96,9 @@ NUMBERS = {
     "adapters.weights.MAX_METADATA_BYTES": 16 * 2**20,
     "assembly.data_source.STREAM_HEAD": 64,
     "assembly.scorers.MOST_REFERENCES": 100,
+    "assembly.unsuited_values.FAR_RATE": 20,
+    "assembly.unsuited_values.HIGHEST_SIDE": 3 / 2,
+    "assembly.unsuited_values.LOWEST_SIDE": 2 / 3,
     "assembly.validation_set.MOST_PICTURES": 32,
     "config.data_filters.MAX_HASH_DISTANCE": 16,
     "data.captions.caption_text.MAX_CAPTION_BYTES": 65_536,
@@ -96,6 +108,7 @@ NUMBERS = {
     "export.extraction.RELATIVE_TOLERANCE": 1e-3,
     "export.lora_files.ALPHA_TOLERANCE": 1e-6,
     "export.proof.TOLERANCE": 1e-4,
+    "sampling.prompts.MOST_CAPTIONS": 8,
     "sweep.choice.LEVEL": 0.95,
 }
 

@@ -7,7 +7,9 @@ from sdlora.assembly.device import check_device
 from sdlora.assembly.scorers import check_scores
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.rules import ConfigError, require
+from sdlora.config.sampling import CAPTIONS
 from sdlora.runs.adapter_file import checkpoint_path
+from sdlora.runs.run_folder import PROMPTS
 from sdlora.runtime.places import located
 from sdlora.sampling.generate import check_sampling
 
@@ -42,4 +44,13 @@ def check_evaluation(config: EvaluateConfig) -> None:
         "sampling.prompts",
         "null",
         "name a text file with one prompt for each line",
+    )
+    is_known = config.images or (config.run is None and config.data.root is not None)
+    lacking = f"{config.run} holds no {PROMPTS}" if config.run else "there are no pictures"
+    require(
+        bool(is_known) or config.sampling.prompts != CAPTIONS,
+        "sampling.prompts",
+        CAPTIONS,
+        f"{lacking}; name a text file with one prompt for each line"
+        + ("" if config.run else ", or the training pictures with data.root=FOLDER"),
     )

@@ -5,11 +5,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from sdlora.config.sampling import CAPTIONS
 from sdlora.runs.run_config import read_config
+from sdlora.runs.run_folder import PROMPTS
 
 
 def with_run_settings(composed: DictConfig, arguments: Sequence[str]) -> DictConfig:
     """The config with the run's settings of sampling and scores, under the given overrides.
+
+    Prompts that were captions are read from the file that the run wrote.
 
     Args:
         composed: The config of ``evaluate.py``.
@@ -21,6 +25,8 @@ def with_run_settings(composed: DictConfig, arguments: Sequence[str]) -> DictCon
     if composed.run is None:
         return composed
     stored, _ = read_config(Path(composed.run), key="run")
+    if suits := stored["model"].get("recommended"):  # other groups refer to it
+        composed.model = OmegaConf.merge(composed.model, {"recommended": suits})
     keys = [item.partition("=")[0].lstrip("+~") for item in arguments]
     for group in ("sampling", "evaluation"):
         if any(item.startswith(f"{group}=") for item in arguments):
@@ -37,4 +43,7 @@ def with_run_settings(composed: DictConfig, arguments: Sequence[str]) -> DictCon
             composed[group] = OmegaConf.merge(composed[group], stored[group])
             for key, value in {**options, **values}.items():
                 OmegaConf.update(composed, key, value, merge=False)
+    own = Path(composed.run) / PROMPTS
+    if composed.sampling.prompts == CAPTIONS and own.is_file():
+        composed.sampling.prompts = str(own)
     return composed

@@ -1,5 +1,6 @@
 """The command ``sdlora evaluate``: scores of a run, of LoRA files or of pictures."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -20,10 +21,10 @@ def evaluate(composed: DictConfig) -> None:
         write_again(Path(config.sweep))
         return
 
-    from sdlora.commands.evaluate import (
-        config_checks,  # imports wait: a typo should not take seconds to be seen
-    )
+    from sdlora.assembly.device import found_precision  # imports wait: a typo should not take
+    from sdlora.commands.evaluate import config_checks  # seconds to be seen
 
+    config = replace(config, precision=found_precision(config.precision, config.accelerator))
     config_checks.check_evaluation(config)
 
     from sdlora.commands.evaluate import scoring_run as evaluation

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from sdlora.assembly.data_source import file_index, held_out, picture_source
 from sdlora.config.data import DataConfig, RootConfig
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.model import ModelConfig
+from sdlora.config.sampling import CAPTIONS
 from sdlora.data.selection.picture_set import split_numbers
 from sdlora.data.sources.folder_source import HELD_OUT, FolderSource
 from sdlora.data.sources.picture_source import DataError, PictureSource, Selection
@@ -22,6 +23,7 @@ from sdlora.runs.checkpoints import CHECKPOINTS, steps_on_disk
 from sdlora.runs.run_config import read_config
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
+from sdlora.sampling.prompts import distinct_captions
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class ScoringInputs:
         training: The training pictures, if they exist.
         references: Held-out pictures of the person, if any.
         resolution: Side of the pictures in pixels; None: the model's own.
+        captions: Captions that are the prompts; empty if they are those of a file.
     """
 
     model: ModelConfig
@@ -56,6 +59,7 @@ class ScoringInputs:
     training: PictureSource | None
     references: KnownPictures | None
     resolution: int | None
+    captions: Sequence[str] = ()
 
 
 def scoring_inputs(config: EvaluateConfig, progress: Progress) -> ScoringInputs:
@@ -66,14 +70,16 @@ def scoring_inputs(config: EvaluateConfig, progress: Progress) -> ScoringInputs:
         model, resolution = config.model, config.resolution
     else:
         stored, _ = read_config(Path(config.run), key="run")
-        merged = OmegaConf.merge(OmegaConf.structured(ModelConfig), stored["model"])
+        base = {"recommended": asdict(config.model.recommended), **stored["model"]}
+        merged = OmegaConf.merge(OmegaConf.structured(ModelConfig), base)
         model = replace(_typed(merged, ModelConfig), scratch=[])
         data = _typed(OmegaConf.merge(OmegaConf.structured(DataConfig), stored["data"]), DataConfig)
         training, references = _of_run(data, progress)
         resolution = config.resolution or data.resolution
     if config.evaluation.references is not None:
         references = scorers.pictures_in(config.evaluation.references)
-    return ScoringInputs(model, named_loras(config), training, references, resolution)
+    captions = _captions(config)
+    return ScoringInputs(model, named_loras(config), training, references, resolution, captions)
 
 
 def named_loras(config: EvaluateConfig) -> list[NamedLora]:
@@ -141,6 +147,19 @@ def _of_root(root: str | None) -> tuple[PictureSource | None, KnownPictures | No
     source = FolderSource([RootConfig(path=str(folder))], default_caption="")
     others = folder / HELD_OUT
     return source, scorers.pictures_in(str(others)) if others.is_dir() else None
+
+
+def _captions(config: EvaluateConfig) -> list[str]:
+    """Captions of ``data.root`` that are prompts: of its held-out pictures, else of the others."""
+    if config.sampling.prompts != CAPTIONS or config.data.root is None:
+        return []
+    root = located(config.data.root)
+    for folder in [root / HELD_OUT, root]:
+        roots = [RootConfig(path=str(folder))]
+        pictures = FolderSource(roots, default_caption="").pictures if folder.is_dir() else []
+        if found := distinct_captions((each.text for each in pictures), config.sampling):
+            return found
+    return []
 
 
 def _typed(merged: Any, schema: type[Any]) -> Any:

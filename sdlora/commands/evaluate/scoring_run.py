@@ -15,6 +15,7 @@ from sdlora.adapters.textual_inversion import load_embeddings
 from sdlora.assembly import base_model, scorers
 from sdlora.assembly.device import DTYPES, compute_device
 from sdlora.assembly.new_word import embeddings_of, teach
+from sdlora.assembly.unsuited_values import drawn_world_notes
 from sdlora.commands.evaluate.scoring_inputs import NamedLora, ScoringInputs, scoring_inputs
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.lora import NewWordConfig
@@ -48,6 +49,9 @@ def evaluate(config: EvaluateConfig, folder: Path, progress: Progress) -> Path:
         ``report.json``.
     """
     inputs = scoring_inputs(config, progress)
+    prompts = None if config.images else config.sampling.prompts
+    for note in drawn_world_notes(inputs.model, prompts, config.evaluation):
+        progress.print(f"note: {note}")
     training = scorers.training_pictures(config.evaluation, inputs.training)
     _say_left_out(inputs, training, progress)
     device = compute_device(config.accelerator)
@@ -79,6 +83,8 @@ def _of_loras(
     progress: Progress,
 ) -> dict[str, Evaluation]:
     """Draw and score the base and each LoRA, in a model that is loaded once."""
+    prompts = prompts_of(config.sampling, inputs.captions)
+    prior = prior_prompts(config.sampling, config.evaluation, inputs.captions)
     # merged weights are those of the base as it is
     base = replace(inputs.model, quantise=None) if config.merge else inputs.model
     family = base_model.load(base, None, config.precision, seed=0)
@@ -94,8 +100,8 @@ def _of_loras(
     evaluator = Evaluator(
         family=family,
         sampling=config.sampling,
-        prompts=prompts_of(config.sampling),
-        prior_prompts=prior_prompts(config.sampling, config.evaluation),
+        prompts=prompts,
+        prior_prompts=prior,
         resolution=inputs.resolution or family.native_resolution_px,
         precision=DTYPES[config.precision],
         scorer=scorer,

@@ -1,8 +1,10 @@
 """Checks of the training config that need libraries but no weight."""
 
+from dataclasses import replace
+
 from transformers.utils import logging as transformers_logging
 
-from sdlora.assembly.device import check_device
+from sdlora.assembly.device import check_device, found_precision
 from sdlora.assembly.family_limits import check_family_limits
 from sdlora.assembly.optimizer import check_optimizer, check_schedule, trained_rates
 from sdlora.assembly.scorers import check_scores
@@ -11,6 +13,13 @@ from sdlora.config.train import TrainConfig
 from sdlora.diffusion.noise_schedule import changed_schedule
 from sdlora.sampling.generate import check_sampling
 from sdlora.sampling.samplers import check_sampler
+
+
+def with_found_precision(config: TrainConfig) -> TrainConfig:
+    """The config with the precision that ``auto`` means on this machine."""
+    trainer = config.trainer
+    found = found_precision(trainer.precision, trainer.accelerator)
+    return replace(config, trainer=replace(trainer, precision=found))
 
 
 def check(config: TrainConfig) -> None:

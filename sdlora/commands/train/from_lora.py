@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sdlora.config.keys import ANY_NAME, all_keys, as_written, schema_key
 from sdlora.config.rules import ConfigError
+from sdlora.config.sampling import CAPTIONS
 from sdlora.config.train import TrainConfig
 from sdlora.runs.run_config import differences, flat
 from sdlora.runtime.places import located
@@ -169,7 +170,7 @@ def _refuse_missing(composed: DictConfig, given: Sequence[str]) -> None:
     for key in keys:
         path = OmegaConf.select(composed, key)
         named = any(key == item or key.startswith((f"{item}.", f"{item}[")) for item in given)
-        if path is not None and not named and not located(path).exists():
+        if path not in (None, CAPTIONS) and not named and not located(path).exists():
             raise ConfigError(
                 f"{key}={path}: named by {composed.from_lora}, but not found; give the path on "
                 f"this machine with {key.partition('[')[0]}=..."

@@ -15,9 +15,9 @@ from sdlora.assembly.hashes import base_hashes, init_hashes
 from sdlora.assembly.init_from import start_from_file
 from sdlora.assembly.loss import check_objective
 from sdlora.assembly.new_word import check_new_word, teach
-from sdlora.assembly.optimizer import rate_notes, trained_rates
 from sdlora.assembly.training_batches import batches_per_epoch, datamodule, training_batches
 from sdlora.assembly.training_pictures import held_out_pictures, training_pictures
+from sdlora.assembly.validation_prompts import ValidationPrompts, validation_prompts
 from sdlora.assembly.validation_set import validation_loss
 from sdlora.commands.train.data_check import (
     data_sheet,
@@ -41,11 +41,11 @@ from sdlora.models.memory import memory_and_speed
 from sdlora.models.source import noise_schedule_config
 from sdlora.runs.checkpoints import CHECKPOINTS, newest_valid
 from sdlora.runs.run_config import refuse_changes, write_config
-from sdlora.runs.run_folder import refuse_used
+from sdlora.runs.run_folder import PROMPTS, refuse_used
 from sdlora.runtime import versions
+from sdlora.runtime.files import write_text
 from sdlora.runtime.kept import Kept
 from sdlora.runtime.progress import Progress
-from sdlora.sampling.prompts import prior_prompts, prompts_of
 
 
 def check_data(config: TrainConfig, folder: Path, progress: Progress) -> None:
@@ -87,19 +87,23 @@ def prepared(
     """
     is_first, device = trainer.is_global_zero, trainer.strategy.root_device
     checkpoint = _checkpoint_to_resume(config, folder, progress)
-    _check_without_weights(config, progress)
+    _check_without_weights(config)
     found, held_out = _pictures(config, folder, progress)
+    prompts = validation_prompts(config, found, held_out)
+    check_new_word(config, found, prompts.drawn, progress)
     held_out = held_out if is_first else None
     of_files = base_hashes(config.model, config.data) | init_hashes(config.lora)
     hashes = {"data": found.fingerprint, **of_files}
     _begin(config, folder, found, hashes, progress, is_first)
+    if is_first and prompts.captions:
+        write_text(folder / PROMPTS, "".join(f"{line}\n" for line in prompts.captions))
     scorer = _scorer(config, found, held_out, device, progress, kept) if is_first else Scorer([])
     specs = adapters.lora_specs(config.lora, config.model.family)
     family = _model(config, specs, device, kept)
     batches, data = training_batches(config, found, family, device, progress)
     contact_sheets = _sheets_of_used(config, found, data, folder, progress, is_first)
     module = lightning_trainer.module(config, family, batches_per_epoch(batches))
-    evaluator = _evaluator(config, data.source, family, scorer, progress)
+    evaluator = _evaluator(config, data.source, prompts, family, scorer, progress)
     captions, precision = config.data.captions, config.trainer.precision
     validation = validation_loss(captions, precision, module, data, held_out, progress)
     return TrainingRun(
@@ -135,14 +139,11 @@ def _checkpoint_to_resume(config: TrainConfig, folder: Path, progress: Progress)
     return checkpoint
 
 
-def _check_without_weights(config: TrainConfig, progress: Progress) -> None:
-    """Check objective and adapters by the model's configs, and note unusual rates."""
+def _check_without_weights(config: TrainConfig) -> None:
+    """Check objective and adapters by the model's configs."""
     schedule = noise_schedule_config(base_model.model_source(config.model))
     check_objective(config.objective, schedule, config.data.prior.mode == "teacher")
     adapters.check_adapters(config.model, config.lora)
-    rates = trained_rates(config.optim, config.lora, config.model.family)
-    for line in rate_notes(config.optim.name, rates):
-        progress.print(line)
 
 
 def _pictures(
@@ -156,7 +157,6 @@ def _pictures(
     if config.data.val_fraction:
         data, held_out = data.split(config.data.val_fraction)
         progress.print(f"{len(held_out.geometry)} pictures are held out (data.val_fraction)")
-    check_new_word(config, data, progress)
     return data, held_out
 
 
@@ -193,8 +193,6 @@ def _scorer(
     """The scorer; its references are the pictures of a folder, else the held-out ones."""
 
     def make() -> Scorer:
-        base = base_model.model_source(config.model).path
-        scorers.warn_of_other_world(config.evaluation, base, progress)
         folder = config.evaluation.references or held_out_folder(config.data, progress)
         references: KnownPictures | None = None
         if folder is not None:
@@ -242,6 +240,7 @@ def _sheets_of_used(
 def _evaluator(
     config: TrainConfig,
     source: PictureSource,
+    prompts: ValidationPrompts,
     family: Family,
     scorer: Scorer,
     progress: Progress,
@@ -250,8 +249,8 @@ def _evaluator(
     return Evaluator(
         family=family,
         sampling=config.sampling,
-        prompts=prompts_of(config.sampling),
-        prior_prompts=prior_prompts(config.sampling, config.evaluation),
+        prompts=prompts.drawn,
+        prior_prompts=prompts.prior,
         resolution=config.data.resolution,
         precision=DTYPES[config.trainer.precision],
         scorer=scorer,

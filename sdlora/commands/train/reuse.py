@@ -101,7 +101,8 @@ def _is_reusable(lora: LoraConfig, family: str, trainer: TrainerConfig) -> bool:
 
 
 def _family_key(model: ModelConfig, lora: LoraConfig, trainer: TrainerConfig) -> object:
-    return (_is_reusable(lora, model.family, trainer), asdict(model), trainer.precision)
+    base = {**asdict(model), "recommended": None}  # acts through other keys only
+    return (_is_reusable(lora, model.family, trainer), base, trainer.precision)
 
 
 def _pictures_key(family_key: object, evaluator: Evaluator) -> object:

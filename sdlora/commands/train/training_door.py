@@ -21,19 +21,28 @@ if TYPE_CHECKING:
     from sdlora.commands.train.training_run import TrainingRun
 
 
-def checked(composed: DictConfig) -> TrainConfig:
-    """The typed config, after every check that reads neither pictures nor weights."""
+def checked(composed: DictConfig, progress: Progress) -> TrainConfig:
+    """The typed config, after every check that reads neither pictures nor weights.
+
+    Values that can hardly be meant are noted.
+
+    What the machine decides is decided here, once: the run's stored config has its value.
+    """
     given = HydraConfig.get().overrides.task
     config = to_typed(with_recipe(composed, given), TrainConfig)
 
+    from sdlora.assembly import unsuited_values
     from sdlora.cli import processes
     from sdlora.commands.train import (
         config_checks,  # imports wait: a typo should not take seconds to be seen
     )
 
+    config = config_checks.with_found_precision(config)
     config_checks.check(config)
     is_resumed = config.resume is not None
     processes.check_processes(config.trainer, config.run_dir, is_resumed=is_resumed)
+    for note in unsuited_values.training_notes(config):
+        progress.print(f"note: {note}")
     return config
 
 
@@ -73,7 +82,7 @@ def train(
 
 def train_alone(composed: DictConfig, kept: Kept, progress: Progress) -> None:
     """Train once, in a locked folder."""
-    config = checked(composed)
+    config = checked(composed, progress)
 
     from sdlora.cli import processes
     from sdlora.runs.run_folder import locked
@@ -98,7 +107,7 @@ def train_cell(composed: DictConfig, kept: Kept, progress: Progress) -> None:
     folder = Path(hydra.runtime.output_dir)
     # the lock comes first: the cell of another process is not this one's to mark
     with locked(folder), Cell(folder, rule, kept, progress) as cell:
-        run = train(checked(composed), folder, kept, progress)
+        run = train(checked(composed, progress), folder, kept, progress)
         if run is not None:
             cell.note(run)
             keep(run, kept)

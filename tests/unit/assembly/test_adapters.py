@@ -200,7 +200,7 @@ def trains_text(config: TrainConfig) -> bool:
 
 
 def test_one_of_two_text_encoders(config: Config, random_xl: Path) -> None:
-    xl = ("model=sdxl", f"model.path={random_xl}")
+    xl = ("model=sdxl", f"model.path={random_xl}", "lora.text_encoder.method=lora")
     both = adapters.lora_specs(config(*xl, "lora.text_encoder.r=2").lora, "sdxl")
     assert both["text_encoder"] == both["text_encoder_2"]
     assert both["text_encoder_2"].r == 2

@@ -34,6 +34,8 @@ CHANGES: dict[str, tuple[Any, set[str], dict[str, Any]]] = {
     "model.vae": ("{at}/vae", {LATENTS}, {}),
     "model.vae_precision": ("bf16", {LATENTS}, {}),
     "trainer.precision": ("bf16", BOTH, {}),
+    "model.recommended.precision": ("bf16", BOTH, {}),  # for trainer.precision
+    "model.recommended.resolution": (96, {LATENTS}, {}),  # for data.resolution
     "data.resolution": (96, {LATENTS}, {}),
     "data.buckets.mode": ("auto", {LATENTS}, {}),
     "data.buckets.sizes": (
@@ -57,6 +59,30 @@ CHANGES: dict[str, tuple[Any, set[str], dict[str, Any]]] = {
 SAME: dict[str, tuple[Any, dict[str, Any]]] = {
     "model.quantise": ("nf4", {}),  # of the UNet
     "model.revision": ("main", {}),  # of the Hub: the files' bytes count
+    **{
+        f"model.recommended.{name}": (value, {})
+        for name, value in {
+            "batch_size": 3,
+            "caption_dropout": 0.5,
+            "max_steps": 9,
+            "unet_lr": 1e-3,
+            "text_encoder_lr": 1e-3,
+            "new_word_lr": 1e-3,
+            "r": 3,
+            "text_encoder_method": "frozen",
+            "prompts": "captions",
+            "sampler": "euler",
+            "num_steps": 9,
+            "guidance_scale": 3.0,
+            "draw_batch_size": 3,
+            "draw_every_n_steps": 9,
+            "score_every_n_steps": 9,
+            "face": "none",
+            "clip_model": "other",
+            "image_model": "other",
+            "select": "none",
+        }.items()
+    },
     "model.scratch": (["unet"], {"lora.unet.method": "full", "lora.text_encoder.method": "frozen"}),
     "data.root": ("{at}/moved", {}),
     "data.roots": (

@@ -47,7 +47,7 @@ def test_seeds_may_be_counted(seeds: str, count: str, expected: list[int]) -> No
     [
         (["lora=attention"], "lora.unet.method=lora: an adapter cannot be exported .* to full, or"),
         (["lora.text_encoder.method=full"], "lora.text_encoder.method=full: it has none; set it"),
-        (["sampling=default"], r"sampling.prompts=example:prompts.txt: .* set it to null"),
+        (["sampling.prompts=captions"], r"sampling.prompts=captions: .* set it to null"),
         (["model.clip_skip=1"], "model.clip_skip=1: unconditional .* has no CLIP .* set it to 0"),
         (["data.captions.max_chunks=2"], "data.captions.max_chunks=2: .* set it to 1"),
         (["sampling.guidance_scale=7"], "sampling.guidance_scale=7.0: .* set it to 1.0"),
@@ -115,7 +115,10 @@ def test_the_schema_refuses(given: list[str], message: str) -> None:
         ),
         (["model.scratch=[unett]"], "model.scratch=unett: unknown; did you mean unet"),
         (["model.scratch=[unet]"], "model.scratch=unet: random .* set lora.unet.method=full"),
-        (["model=kolors"], "lora.text_encoder.method=lora: the text encoder of Kolors cannot be"),
+        (
+            ["model=kolors", "lora.text_encoder.method=lora"],
+            "lora.text_encoder.method=lora: the text encoder of Kolors cannot be",
+        ),
         (
             ["model=kolors", "lora.text_encoder.method=frozen", "data.captions.max_chunks=2"],
             "data.captions.max_chunks=2: Kolors reads captions in one piece, of 256 tokens; set",

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from sdlora.assembly.lightning_trainer import average
-from sdlora.assembly.optimizer import check_schedule, optimizer, rate_notes, schedule, trained_rates
+from sdlora.assembly.optimizer import check_schedule, optimizer, schedule, trained_rates
 from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.commands.train.config_checks import check
 from sdlora.config.rules import ConfigError
@@ -140,25 +140,6 @@ def test_which_average_pictures_show() -> None:
 
 def rates_of(config: TrainConfig) -> dict[str, float]:
     return trained_rates(config.optim, config.lora, config.model.family)
-
-
-def notes_of(config: TrainConfig) -> list[str]:
-    return rate_notes(config.optim.name, rates_of(config))
-
-
-def test_a_rate_that_is_probably_not_meant_is_noted(config: Callable[..., TrainConfig]) -> None:
-    small = config("optimizer=prodigy", "optim.unet_lr=1e-4", "optim.text_encoder_lr=1e-4")
-    check(small)
-    notes = notes_of(small)
-    assert [note.partition(": ")[0] for note in notes] == [
-        "optim.unet_lr=0.0001",
-        "optim.text_encoder_lr=0.0001",
-    ]
-    assert notes[0].endswith(
-        "prodigy finds its own step size, and this is a factor on it; 1 is usual"
-    )
-    assert notes_of(config("optimizer=prodigy")) == []
-    assert notes_of(config("optimizer=adamw", "optim.unet_lr=1e-4")) == []
 
 
 def test_rates_are_those_of_the_parts_that_train(config: Callable[..., TrainConfig]) -> None:

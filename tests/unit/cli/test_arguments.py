@@ -232,6 +232,23 @@ def test_a_group_that_is_chosen_now_is_taken_whole(finished_run: Path) -> None:
     assert config.sampling.num_steps == 7  # the other group is the run's
 
 
+def test_a_group_that_is_chosen_now_suits_the_model_of_the_run(tmp_path: Path) -> None:
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        given = ["run_dir=here", "model=sdxl", "model.recommended.num_steps=33"]
+        config = to_typed(compose("train", given), TrainConfig)
+    write_config(tmp_path, as_written(config), {})
+    found = evaluate_config(f"run={tmp_path}", "sampling=default", "evaluation=default")
+    assert (found.sampling.guidance_scale, found.sampling.num_steps) == (5.0, 33)
+    assert found.evaluation == config.evaluation
+    assert found.precision == "auto"
+    (tmp_path / "prompts.txt").write_text("a cat\n", "utf-8")
+    for more in ([], ["sampling=default"], ["sampling.prompts=captions"]):
+        prompts = evaluate_config(f"run={tmp_path}", *more).sampling.prompts
+        assert prompts == str(tmp_path / "prompts.txt")
+    assert evaluate_config(f"run={tmp_path}", "sampling.prompts=a").sampling.prompts == "a"
+
+
 def test_a_run_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="^run=.*: config.json is missing or damaged"):
         evaluate_config(f"run={tmp_path}")

@@ -3,9 +3,10 @@
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sdlora.cli.composition import register_schemas, to_typed
-from sdlora.cli.composition_errors import unknown_keys
+from sdlora.cli.composition_errors import explain, unknown_keys
 from sdlora.config.optim import OptimConfig
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
@@ -44,3 +45,25 @@ def test_to_typed_names_an_added_key() -> None:
     composed["unet_rl"] = 1
     with pytest.raises(ConfigError, match=r"^unet_rl=1: unknown key; did you mean unet_lr\?"):
         to_typed(composed, OptimConfig)
+
+
+def test_a_model_file_without_numbers_is_told_where_to_begin() -> None:
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("train", ["run_dir=here"])
+    composed.model.recommended = "???"
+    with pytest.raises(OmegaConfBaseException) as error:
+        to_typed(composed, TrainConfig)
+    told = explain(error.value, TrainConfig, [], [CONF])
+    assert told.startswith("model.recommended")
+    assert "begin the file of your model with defaults: [sd15], or another option" in told
+
+
+def test_a_removed_key_that_another_follows_is_named() -> None:
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("train", ["run_dir=here", "~lora.r"])
+    with pytest.raises(OmegaConfBaseException) as error:
+        to_typed(composed, TrainConfig)
+    told = explain(error.value, TrainConfig, ["~lora.r"], [CONF])
+    assert told == "lora.r: is needed and cannot be removed"

@@ -15,8 +15,11 @@ from sdlora.runs.run_config import flat, refuse_changes, write_config
 from sdlora.runs.run_folder import RunFolderError
 from sdlora.runtime.places import CONF
 
-FREE_GROUPS = ("sampling.", "evaluation.", "checkpoint.", "logger.", "export.", "sweep.")
-"""What is shown and kept of a run, and never its weights."""
+FREE_GROUPS = (
+    *("sampling.", "evaluation.", "checkpoint.", "logger.", "export.", "sweep."),
+    "model.recommended.",
+)
+"""What is shown and kept of a run, and never its weights; and what acts through other keys only."""
 
 FREE_KEYS = {
     "check",

@@ -29,6 +29,6 @@ def test_an_example_is_found_from_any_folder(
 def test_what_the_configs_name_is_shipped() -> None:
     texts = [path.read_text("utf-8") for path in CONF.rglob("*.yaml")]
     named = {name for text in texts for name in re.findall(r"example:([\w./]+)", text)}
-    assert named == {"portraits", "prompts.txt", "ink"}
+    assert named == {"portraits", "prompts.txt", "style_prompts.txt", "ink"}
     assert all((shipped("examples") / name).exists() for name in named)
     assert not any(re.search(r": *examples/", text) for text in texts)

@@ -634,6 +634,58 @@ STREAM: dict[str, Row] = {
 }
 """A set that is streamed."""
 
+SUITED: dict[str, Row] = {
+    f"model.recommended.{name}": row
+    for name, row in {
+        "resolution": (32, lambda s: s.run.evaluator.resolution),
+        "batch_size": (3, lambda s: max(map(len, s.batches))),
+        "caption_dropout": (
+            0.5,
+            lambda s: share(["" if t else "-" for n in FEW for t in s.captions(n)], "-"),
+            pytest.approx(0.5, abs=0.2),
+        ),
+        "max_steps": (40, lambda s: s.run.trainer.max_steps),
+        "precision": ("bf16", lambda s: s.run.trainer.precision, "bf16-mixed"),
+        "unet_lr": (1e-3, lambda s: s.rate(s.matrix("unet"))),
+        "text_encoder_lr": (5e-4, lambda s: s.rate(s.matrix("text_encoder"))),
+        "r": (
+            3,
+            lambda s: (s.layer("unet", "to_q").r["default"], s.layer("unet", "to_q").lora_alpha),
+            (3, {"default": 3.0}),
+        ),
+        "prompts": ("captions", lambda s: s.drawn_texts, ["a aa", "a bb", "a cc", "a dd"]),
+        "sampler": ("euler", lambda s: type(s.drawn[0][0]).__name__, "EulerDiscreteScheduler"),
+        "num_steps": (2, lambda s: s.drawn[0][1]["num_inference_steps"]),
+        "guidance_scale": (3.0, lambda s: s.drawn[0][1]["guidance_scale"]),
+        "draw_batch_size": (3, lambda s: len(s.drawn[0][1]["latents"])),
+        "draw_every_n_steps": (6, lambda s: s.callbacks["Evaluate"].pictures_every_n_steps),
+        "score_every_n_steps": (4, lambda s: s.callbacks["Evaluate"].scores_every_n_steps),
+        "face": ("none", lambda s: s.scorer("FaceScorer"), None),
+        "clip_model": (
+            "{clip}",
+            lambda s: float(s.scorer("ClipScorer").metric.model.model.logit_scale),
+            1.25,
+        ),
+        "image_model": (
+            "{clip}",
+            lambda s: float(s.scorer("ImageScorer").features._network.model.logit_scale),
+            1.25,
+        ),
+        "select": ("clip_score", lambda s: s.callbacks["Evaluate"].best.rule.score),
+    }.items()
+}
+"""What suits the model reaches the keys of other groups that nobody sets."""
+
+SUITED_FROZEN: dict[str, Row] = {
+    "model.recommended.text_encoder_method": (
+        "frozen",
+        lambda s: s.layers("text_encoder"),
+        {},
+    ),
+    "model.recommended.new_word_lr": (7e-3, lambda s: s.rate(word(s).new_rows)),
+    "lora.new_word.name": ("aa", lambda s: word(s) is not None, True),
+}
+
 RUNS: dict[str, tuple[tuple[str, ...], dict[str, Any], dict[str, Row]]] = {
     "adapter": ((), {}, ADAPTER),
     "pictures": (UNSCORED, {**BASE, "data.root": None}, PICTURES),
@@ -643,7 +695,13 @@ RUNS: dict[str, tuple[tuple[str, ...], dict[str, Any], dict[str, Row]]] = {
     "full": (UNSCORED, {}, FULL),
     "xl": (UNSCORED, FEW_PICTURES, XL),
     "xl_first": (UNSCORED, FEW_PICTURES, XL_FIRST),
-    "pixels": (("experiment=unconditional", *UNSCORED[1:]), FEW_PICTURES, PIXELS),
+    "pixels": (
+        ("experiment=unconditional", *UNSCORED[1:]),
+        {**FEW_PICTURES, "trainer.precision": "fp32"},
+        PIXELS,
+    ),
+    "suited": ((), {**BASE, **FEW_PICTURES}, SUITED),
+    "suited_frozen": (UNSCORED, {**BASE, **FEW_PICTURES}, SUITED_FROZEN),
     "stream": (UNSCORED, {**BASE, "data.cache.mode": "off"}, STREAM),
 }
 """Variant -> options of groups and values that it needs beside its rows; its rows."""

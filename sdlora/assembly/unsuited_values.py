@@ -1,0 +1,130 @@
+"""Notes on values of a config that work, but can hardly be meant for its model."""
+
+from collections.abc import Iterator
+
+from sdlora.assembly.optimizer import trained_rates
+from sdlora.config.evaluation import EvaluationConfig, ScorerConfig
+from sdlora.config.model import ModelConfig
+from sdlora.config.sampling import CAPTIONS
+from sdlora.config.train import TrainConfig
+from sdlora.models.families import description_of
+from sdlora.models.source import EMBEDDED
+from sdlora.training.optimizers import FINDS_ITS_STEP, RATES_LIKE_ADAMW
+
+TINY = "tiny"
+"""What scorers of the drawn world are called in ``options.model``."""
+
+DRAWN_PROMPTS = "example:prompts.txt"
+"""Prompts of the drawn world."""
+
+LOWEST_SIDE, HIGHEST_SIDE = 2 / 3, 3 / 2
+"""Sides of pictures, relative to the model's own, that it still draws well."""
+
+FAR_RATE = 20
+"""A rate so many times the model's, or that part of it, is a slip rather than a choice."""
+
+ROUNDING = 1e-9
+"""Relative error of a product of two decimal numbers, with room."""
+
+FOR_PHOTOS = "for photos choose evaluation=photos"
+
+
+def training_notes(config: TrainConfig) -> list[str]:
+    """Key, value and remedy of each such value of a training run, one line each."""
+    notes = list(_finds_its_step(config))
+    if not _has_numbers_of_another(config.model):
+        notes += [*_side(config), *_rates(config)]
+    return notes + drawn_world_notes(config.model, config.sampling.prompts, config.evaluation)
+
+
+def drawn_world_notes(
+    model: ModelConfig, prompts: str | None, evaluation: EvaluationConfig
+) -> list[str]:
+    """What belongs to the drawn portraits of the embedded base, with a model of real pictures.
+
+    Args:
+        model: The base that draws.
+        prompts: ``sampling.prompts``; ``None`` where nothing is drawn.
+        evaluation: The scores.
+    """
+    if _is_embedded(model):
+        return []
+    notes = []
+    own = model.recommended
+    if _has_numbers_of_another(model):
+        notes.append(
+            f"model.path={model.path}: has the numbers of the embedded base ({own.resolution} px, "
+            f"rate {own.unet_lr:g}, {own.max_steps} steps); choose the model that it is like, too: "
+            "model=sd15, sd21, sdxl or kolors"
+        )
+    if prompts == DRAWN_PROMPTS:
+        notes.append(
+            f"sampling.prompts={prompts}: describes drawn portraits; name a text file with one "
+            f"prompt for each line, or set sampling.prompts={CAPTIONS}"
+        )
+    scorers = {
+        "face.name": (evaluation.face.name == "tiny_face", "tiny_face", own.face),
+        "clip.options.model": (_is_tiny(evaluation.clip), TINY, own.clip_model),
+        "image.options.model": (_is_tiny(evaluation.image), TINY, own.image_model),
+    }
+    for key, (is_drawn, value, suited) in scorers.items():
+        if is_drawn:
+            remedy = FOR_PHOTOS if suited == value else f"set evaluation.{key}={suited}"
+            notes.append(f"evaluation.{key}={value}: knows drawn portraits only; {remedy}")
+    return notes
+
+
+def _is_tiny(scorer: ScorerConfig) -> bool:
+    return scorer.name != "none" and scorer.options.get("model") == TINY
+
+
+def _is_embedded(model: ModelConfig) -> bool:
+    """Whether it draws the drawn world, or what it is shown: random weights know nothing yet."""
+    return model.path is None or model.path.startswith(EMBEDDED)
+
+
+def _has_numbers_of_another(model: ModelConfig) -> bool:
+    """Whether ``model.path`` alone was set, so that all numbers are the embedded base's."""
+    return not _is_embedded(model) and model.recommended.clip_model == TINY
+
+
+def _side(config: TrainConfig) -> Iterator[str]:
+    """A side far from the model's; unconditional models have that of their pictures."""
+    own, side = config.model.recommended.resolution, config.data.resolution
+    is_prompted = bool(description_of(config.model.family).tokenizers)
+    is_near = LOWEST_SIDE * own <= side <= HIGHEST_SIDE * own
+    if is_prompted and not is_near and config.data.buckets.mode != "fixed":
+        yield (
+            f"data.resolution={side}: this model was trained at {own} pixels; set data.resolution="
+            f"{own} (or model.recommended.resolution, if your base is one of another size)"
+        )
+
+
+def _rates(config: TrainConfig) -> Iterator[str]:
+    """Rates far from the model's, which are those of adapters (of all weights without prompts)."""
+    description, optim = description_of(config.model.family), config.optim
+    trains_all = "full" in config.lora.methods(description.trainable).values()
+    if optim.name not in RATES_LIKE_ADAMW or trains_all == bool(description.tokenizers):
+        return
+    for part, rate in trained_rates(optim, config.lora, config.model.family).items():
+        own = getattr(config.model.recommended, f"{part}_lr")
+        more, less = rate / own, own / rate
+        if max(more, less) >= FAR_RATE * (1 - ROUNDING):
+            far = (
+                f"is {more:.0f} times the model's rate"
+                if more > less
+                else f"the model's rate is {less:.0f} times as high"
+            )
+            yield f"optim.{part}_lr={rate:g}: {far}; set optim.{part}_lr={own:g}"
+
+
+def _finds_its_step(config: TrainConfig) -> Iterator[str]:
+    optim = config.optim
+    if optim.name not in FINDS_ITS_STEP:
+        return
+    for part, rate in trained_rates(optim, config.lora, config.model.family).items():
+        if not 0.1 <= rate <= 10:
+            yield (
+                f"optim.{part}_lr={rate:g}: {optim.name} finds its own step size, and this is a "
+                f"factor on it; set optim.{part}_lr=1"
+            )
