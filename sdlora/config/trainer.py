@@ -1,5 +1,6 @@
 """The typed schema of ``trainer.*``: steps, devices, precision and memory."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,9 @@ from sdlora.config.rules import (
     require_fraction,
     require_rate,
 )
+
+RESERVED_GIB = 0.5
+"""Assumed part of ``trainer.memory_gb`` that driver and libraries hold; on a GPU not measured."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,6 +49,12 @@ class TrainerConfig:
     """Keep text encoders and VAE in main memory while everything that they compute is cached;
     drawing brings them back. ``true``, ``false``, or ``auto``: if a step would not fit the device's
     memory. It has an effect with one CUDA GPU."""
+    memory_gb: float | None = None
+    """Memory that the run plans for, in GiB: that of the card, such as 8; > 0.5. ``null``: what is
+    free. Where a step would not fit, the plan switches on ``offload`` and
+    ``gradient_checkpointing`` if they are ``auto``, then splits the batch and averages as many
+    more, then rounds the base to 4 bits (``model.quantise``), and says so. A resumed run keeps
+    batches and base."""
     compile: bool = MISSING
     """``torch.compile`` what repeats in the UNet: the first step of each size of picture, and the
     first drawing, take long; see docs/speed.md for what it brings. Not on a CPU."""
@@ -69,6 +79,13 @@ class TrainerConfig:
             value = getattr(self, name)
             is_known = isinstance(value, bool) or value == "auto"
             require(is_known, f"trainer.{name}", value, "must be true, false or auto")
+        if self.memory_gb is not None:
+            require(
+                math.isfinite(self.memory_gb) and self.memory_gb > RESERVED_GIB,
+                "trainer.memory_gb",
+                self.memory_gb,
+                f"must be over {RESERVED_GIB}, which driver and libraries hold; a card of 8 GB: 8",
+            )
         if self.gradient_clip_val is not None:
             require_rate("trainer.gradient_clip_val", self.gradient_clip_val)
         if self.ema_decay is not None:

@@ -16,9 +16,7 @@ torch's default is 8."""
 
 
 def memory_and_speed(config: TrainerConfig, device: torch.device, family: Family) -> None:
-    """Apply gradient checkpointing, compilation and memory layout of the config, in place."""
-    if config.gradient_checkpointing is True:  # "auto" waits for what a step will take
-        checkpoint_gradients(family)
+    """Apply compilation and memory layout of the config, in place."""
     if config.compile:
         compile_denoiser(family.denoiser)
     if config.precision == "fp32" or device.type != "cpu":

@@ -36,6 +36,7 @@ FREE_KEYS = (
     "trainer.timeout_min",
     "trainer.gradient_checkpointing",
     "trainer.offload",
+    "trainer.memory_gb",
     "data.root",
     "data.roots",
     "data.num_workers",
@@ -55,13 +56,33 @@ BATCHES_A_STEP = (
 """Keys of which only the product may not change: the same batches on other devices."""
 
 
-def write_config(folder: Path, config: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
+def write_config(
+    folder: Path,
+    config: Mapping[str, Any],
+    hashes: Mapping[str, str],
+    asked: Mapping[str, Any] | None = None,
+) -> None:
     """Write the config, the start time, and the hashes of data and base model.
 
     A resumed run keeps its first start time.
+
+    Args:
+        folder: The run folder.
+        config: The config that the run trains with.
+        hashes: SHA-256 of data and base model, by name.
+        asked: Values of keys before the plan of memory changed them.
     """
     began = (started_at(folder) if config.get("resume") else None) or now()
-    write_json(folder / CONFIG, {"config": config, "hashes": hashes, "started_at": began})
+    written = {"config": config, "hashes": hashes, "started_at": began, "asked": asked or {}}
+    write_json(folder / CONFIG, written)
+
+
+def read_asked(folder: Path) -> dict[str, Any]:
+    """What ``write_config`` was given as ``asked``; empty in a folder without it."""
+    try:
+        return dict(json.loads((folder / CONFIG).read_text("utf-8"))["asked"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def started_at(folder: Path) -> float | None:

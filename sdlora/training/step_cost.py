@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._guards import detect_fake_mode
+from torch._subclasses.fake_tensor import FakeTensorMode, is_fake
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -116,7 +117,8 @@ def state_bytes(
     total = 0
     for parameter in trained:
         if parameter.shape not in each:
-            probe = nn.Parameter(torch.zeros_like(parameter))
+            empty = torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+            probe = nn.Parameter(empty)
             probe.grad = torch.ones_like(probe)
             optimizer = make_optimizer(probe)
             optimizer.step()
@@ -139,12 +141,15 @@ def activations_and_flops(
     trained = list(module.all_trained_parameters().values())
     modes = [(each, each.training) for each in module.modules()]
     module.on_fit_start()
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    model = list(tensors([module.family]))
+    fake = detect_fake_mode(model) or FakeTensorMode(allow_non_fake_inputs=True)
     eager = torch.compiler.set_stance("force_eager")
     try:
         with torch.random.fork_rng(devices=[]), eager, fake:
-            model = tensors([module.family])
-            there = [fake.from_tensor(tensor, static_shapes=True) for tensor in model]
+            there = [
+                each if is_fake(each) else fake.from_tensor(each, static_shapes=True)
+                for each in model
+            ]
             with _Live(there) as live:
                 with precision, FlopCounterMode(display=False) as counter:
                     loss = step_loss(module, shape)

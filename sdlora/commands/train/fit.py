@@ -11,7 +11,7 @@ from PIL import Image
 
 from sdlora.assembly.adapters import trains_base
 from sdlora.commands.train.adapter_files import best_adapter, write_adapter
-from sdlora.commands.train.preflight import check_cost
+from sdlora.commands.train.duration import described_time
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.config.keys import as_written
 from sdlora.evaluation.evaluated import Evaluation
@@ -52,7 +52,9 @@ def fit(run: TrainingRun) -> Fitted:
         forget_metrics_after(run.folder, run.first_step if run.checkpoint else -1)
     if run.checkpoint is not None:
         run.progress.print(f"continuing from step {run.first_step} of {run.trainer.max_steps}")
-    offload = Offload(check_cost(run), run.trainer.strategy.root_device)
+    if run.cost is not None:
+        run.progress.print(described_time(run, run.cost))
+    offload = Offload(run.waiting, run.trainer.strategy.root_device)
     signals, evaluate = StopSignals(), _evaluate(run, offload)
     _log_start(run)
     # Lightning takes callbacks at construction alone; but its devices are needed to make these

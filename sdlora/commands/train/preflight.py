@@ -1,95 +1,151 @@
-"""Estimate of memory and duration before step 1, with the settings that reduce memory.
+"""Plan of a run's memory before any weight is read, and its settings where a step would not fit.
 
-An estimate stops no run: it warns, and switches on ``trainer.offload`` and
-``trainer.gradient_checkpointing`` where they are ``auto``, in this order.
+A plan stops no run: it warns, and changes settings that leave the training as it is.
 """
 
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
+import lightning
 import psutil
 import torch
-from torch import nn
-from torch.optim import Optimizer
 
-from sdlora.assembly.optimizer import optimizer
-from sdlora.commands.train.duration import described_time
-from sdlora.commands.train.training_run import TrainingRun
-from sdlora.data.batches.dataset import PictureDataset
-from sdlora.models.memory import checkpoint_gradients, keep_activations
-from sdlora.models.quantising import saved_bytes
-from sdlora.training.step_cost import (
-    BatchShape,
-    StepCost,
-    held_bytes,
-    recomputes,
-    step_cost,
-    tensors,
+from sdlora.commands.train.step_estimate import denoiser_of, step_memory
+from sdlora.config.lora import FROM_BASE
+from sdlora.config.train import TrainConfig
+from sdlora.config.trainer import RESERVED_GIB, TrainerConfig
+from sdlora.data.selection.picture_set import PictureSet
+from sdlora.runtime.progress import Progress
+from sdlora.training.memory_settings import (
+    HEADROOM,
+    Allowed,
+    MemorySettings,
+    StepMemory,
+    chosen,
+    fits,
+    smaller_batches,
 )
+from sdlora.training.step_cost import StepCost
 
 GIB = 2**30
-
-HEADROOM = 1.2
-"""Assumed memory of a step relative to its tensors: kernels need workspace, and the allocator loses
-some to fragmentation."""
-
 
 OFFLOAD_NEEDS = "one CUDA GPU, and pictures or captions that are cached"
 
 
-def check_cost(run: TrainingRun) -> list[nn.Module]:
-    """Print estimated memory, free memory and duration; warn and save memory if necessary.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A run's settings of memory.
 
-    Returns:
-        Parts of the model to keep in main memory while training.
+    Attributes:
+        config: The config, with the batches and the base of the plan.
+        cost: The estimated cost of a step; ``None``: not known.
+        waiting: Names of the model's parts to keep in main memory while training.
+        gradient_checkpointing: Whether activations are recomputed.
     """
-    config, idle = run.config.trainer, idle_parts(run)
-    waiting = idle if config.offload is True else []
-    if config.offload is True and not idle:
-        run.progress.print(f"trainer.offload=true has no effect; it needs {OFFLOAD_NEEDS}")
+
+    config: TrainConfig
+    cost: StepCost | None
+    waiting: tuple[str, ...]
+    gradient_checkpointing: bool
+
+
+def plan(
+    config: TrainConfig,
+    pictures: PictureSet,
+    trainer: lightning.Trainer,
+    progress: Progress,
+    *,
+    is_resumed: bool,
+) -> Plan:
+    """Estimate a step, print it, and choose settings with which it fits.
+
+    Args:
+        config: The run's config.
+        pictures: The training pictures.
+        trainer: Its device and precision.
+        progress: Prints.
+        is_resumed: Keep batches and base as they are.
+    """
+    device, now = trainer.strategy.root_device, present(config)
     try:
-        cost = without(_estimate(run), waiting)
-    except RuntimeError as error:  # a model whose code looks at values
-        run.progress.print(f"memory and time: not known before the first step ({error})")
-        return waiting
-    device = run.trainer.strategy.root_device
-    room = held_bytes(tensors([run.family])) + free_bytes(device)  # the weights are there already
-    run.progress.print(f"memory: {described(cost)}; {_size(room)} free on {device}")
-    if not fits(cost, room) and idle and config.offload == "auto":
-        waiting, cost = idle, without(cost, idle)
-        _say_helped(run, "trainer.offload=auto", cost)
-    if not fits(cost, room) and config.gradient_checkpointing == "auto":
-        checkpoint_gradients(run.family)
-        cost = without(_estimate(run), waiting)
-        _say_helped(run, "trainer.gradient_checkpointing=auto", cost)
-    if not fits(cost, room):
-        _warn(run, cost, room, [] if waiting else idle)
-    run.progress.print(described_time(run, cost))
-    return waiting
+        memory, idle = step_memory(config, pictures, trainer)
+        settings, is_enough, room = _choose(config, memory, bool(idle), device, is_resumed)
+        before, cost = memory.cost(now), memory.cost(settings)
+    except Exception as error:  # whatever fails here, the run itself may do well
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        progress.print(f"memory and time: not known before the first step ({told})")
+        return Plan(
+            config=config,
+            cost=None,
+            waiting=(),
+            gradient_checkpointing=now.gradient_checkpointing,
+        )
+    progress.print(f"memory: {described(before)}; {_room(config.trainer, room, device)}")
+    if config.trainer.offload is True and not idle:
+        progress.print(f"trainer.offload=true has no effect; it needs {OFFLOAD_NEEDS}")
+    planned = with_settings(config, settings)
+    if settings != now:
+        changes = " ".join(changed_values(config, now, settings))
+        progress.print(f"plan: {changes}, so that a step fits: {described(cost)}")
+    if not is_enough:
+        _warn(_further(config, memory, settings, room, bool(idle)), room, progress)
+    return Plan(
+        config=planned,
+        cost=cost,
+        waiting=idle if settings.offload else (),
+        gradient_checkpointing=settings.gradient_checkpointing,
+    )
 
 
-def without(cost: StepCost, parts: list[nn.Module]) -> StepCost:
-    """The cost without these parts of the model on the device."""
-    return replace(cost, weights=cost.weights - held_bytes(tensors(parts)))
+def present(config: TrainConfig) -> MemorySettings:
+    """The settings before the plan; what is ``auto`` is off."""
+    return MemorySettings(
+        offload=config.trainer.offload is True,
+        gradient_checkpointing=config.trainer.gradient_checkpointing is True,
+        batch_size=config.data.batch_size,
+        quantise=config.model.quantise,
+    )
 
 
-def idle_parts(run: TrainingRun) -> list[nn.Module]:
-    """Parts that no step calls, since their outputs are cached: text encoders, VAE.
+def with_settings(config: TrainConfig, settings: MemorySettings) -> TrainConfig:
+    """The config with these batches and base; smaller batches are averaged to the same step.
 
-    Empty if the device has no memory of its own, and with several devices, since
-    DistributedDataParallel needs the whole model on one device.
+    ``trainer.offload`` and ``trainer.gradient_checkpointing`` change no weight, and stay as they
+    were asked for.
     """
-    config = run.config.trainer
-    is_gpu = run.trainer.strategy.root_device.type == "cuda"
-    if not is_gpu or config.devices * config.num_nodes > 1:
-        return []
-    shape, parts = batch_shape(run), list[nn.Module]()
-    if shape.embeddings is not None and run.module.teacher is None:
-        parts.extend(run.family.text_encoders.values())
-    if shape.has_latents and hasattr(run.family, "vae"):
-        parts.append(run.family.vae)  # type: ignore[arg-type]
-    return parts
+    return replace(
+        config,
+        model=replace(config.model, quantise=settings.quantise),
+        data=replace(config.data, batch_size=settings.batch_size),
+        trainer=replace(
+            config.trainer, accumulate_grad_batches=_window(config, settings.batch_size)
+        ),
+    )
+
+
+def changed_values(config: TrainConfig, now: MemorySettings, then: MemorySettings) -> list[str]:
+    """``key=value`` of each setting that a plan changes."""
+    values = []
+    if now.offload != then.offload:
+        values.append("trainer.offload=true")
+    if now.gradient_checkpointing != then.gradient_checkpointing:
+        values.append("trainer.gradient_checkpointing=true")
+    if now.batch_size != then.batch_size:
+        values.append(_batches(config, then.batch_size))
+    if now.quantise != then.quantise:
+        values.append(f"model.quantise={then.quantise}")
+    return values
+
+
+def _batches(config: TrainConfig, batch_size: int) -> str:
+    window = _window(config, batch_size)
+    return f"data.batch_size={batch_size} trainer.accumulate_grad_batches={window}"
+
+
+def _window(config: TrainConfig, batch_size: int) -> int:
+    """Batches of this size that hold as many pictures as the config's."""
+    return config.trainer.accumulate_grad_batches * config.data.batch_size // batch_size
 
 
 def described(memory: StepCost) -> str:
@@ -99,11 +155,6 @@ def described(memory: StepCost) -> str:
         f"gradients and optimizer {_size(memory.gradients + memory.states)}, activations "
         f"{_size(memory.activations)})"
     )
-
-
-def fits(needed: StepCost, room: int) -> bool:
-    """Whether ``room`` bytes are enough, with headroom for all but the weights."""
-    return needed.weights + needed.new * HEADROOM <= room
 
 
 def free_bytes(device: torch.device) -> int:
@@ -116,85 +167,83 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def batch_shape(run: TrainingRun) -> BatchShape:
-    """Shape of the run's largest batch."""
-    data, batches = run.config.data, run.datamodule.dataset
-    sizes = [(data.resolution, data.resolution)]
-    latents = embeddings = None
-    if isinstance(batches, PictureDataset):
-        sizes = [geometry.bucket for geometry in batches.geometry]
-        latents = batches.latents
-        if batches.embeddings is not None:
-            embeddings = tuple(batches.embeddings.rows(torch.tensor([0])).shape[1:])
-    return BatchShape(
-        num_pictures=data.batch_size,
-        size=max(sizes, key=lambda size: size[0] * size[1]),
-        has_latents=latents is not None,
-        embeddings=embeddings,
+def _choose(
+    config: TrainConfig,
+    memory: StepMemory,
+    has_idle: bool,
+    device: torch.device,
+    is_resumed: bool,
+) -> tuple[MemorySettings, bool, int]:
+    """The settings, whether a step fits with them, and the bytes that there are for it.
+
+    Several devices must have the same batches, so these follow ``trainer.memory_gb`` alone, which
+    is one for all, and not what is free on each.
+    """
+    trainer, lora = config.trainer, config.lora
+    room = free_bytes(device)
+    if trainer.memory_gb is not None:
+        room = round((trainer.memory_gb - RESERVED_GIB) * GIB)
+    is_several = trainer.devices * trainer.num_nodes > 1
+    is_settled = is_resumed or (is_several and trainer.memory_gb is None)
+    allowed = Allowed(
+        offload=trainer.offload == "auto" and has_idle,
+        gradient_checkpointing=trainer.gradient_checkpointing == "auto",
+        smaller_batches=not is_settled,
+        quantise=not is_settled
+        and _can_round(config)
+        and lora.init not in FROM_BASE
+        and find_spec("bitsandbytes") is not None,
     )
+    return *chosen(memory, present(config), allowed, room), room
 
 
-def _say_helped(run: TrainingRun, setting: str, cost: StepCost) -> None:
-    run.progress.print(f"{setting}: switched on, since a step needs it to fit: {described(cost)}")
+def _can_round(config: TrainConfig) -> bool:
+    """Whether the denoiser is frozen, and not in 4 bits already."""
+    is_frozen = config.lora.part(denoiser_of(config)).method != "full"
+    return is_frozen and config.model.quantise is None
 
 
-def _warn(run: TrainingRun, cost: StepCost, room: int, idle: list[nn.Module]) -> None:
-    run.progress.print(
+def _room(trainer: TrainerConfig, room: int, device: torch.device) -> str:
+    if trainer.memory_gb is None:
+        return f"{_size(room)} free on {device}"
+    return f"planned for trainer.memory_gb={trainer.memory_gb:g}, {RESERVED_GIB} GiB of it reserved"
+
+
+def _warn(changes: Iterable[tuple[str, StepCost]], room: int, progress: Progress) -> None:
+    """Say that a step may not fit, and what else would reduce it, each alone."""
+    progress.print(
         f"warning: this may not fit (kernels need about {HEADROOM - 1:.0%} more than tensors). "
         "Settings that reduce it, each alone, the cheapest first:"
     )
-    for change, changed in _changes(run, cost, room, idle):
-        says = "fits" if fits(changed, room) else "not enough alone"
-        run.progress.print(f"  {change}: about {_size(changed.total)}, {says}")
+    for change, cost in changes:
+        says = "fits" if fits(cost, room) else "not enough alone"
+        progress.print(f"  {change}: about {_size(cost.total)}, {says}")
 
 
-def _estimate(run: TrainingRun) -> StepCost:
-    return step_cost(
-        run.module,
-        batch_shape(run),
-        run.trainer.precision_plugin.forward_context(),
-        partial(_optimizer_of, run),
-        has_average=run.config.trainer.ema_decay is not None,
-    )
-
-
-def _optimizer_of(run: TrainingRun, parameter: nn.Parameter) -> Optimizer:
-    config = run.config
-    scales_loss, denoiser = config.trainer.precision == "fp16", run.family.denoiser_name
-    trained = {denoiser: {"weight": parameter}}
-    return optimizer(config.optim, trained, denoiser=denoiser, scales_loss=scales_loss)
-
-
-def _changes(
-    run: TrainingRun, now: StepCost, room: int, idle: list[nn.Module]
+def _further(
+    config: TrainConfig,
+    memory: StepMemory,
+    now: MemorySettings,
+    room: int,
+    has_idle: bool,
 ) -> Iterator[tuple[str, StepCost]]:
-    """Settings that reduce memory, the cheapest first, each with its estimate.
-
-    Activations grow with the pictures of a batch and with the pixels of a picture.
-    """
-    config = run.config
-    if idle:
-        yield "trainer.offload=true", without(now, idle)
-    if not recomputes(run.module):
-        checkpoint_gradients(run.family)
-        changed = _estimate(run)
-        yield "trainer.gradient_checkpointing=true", replace(changed, weights=now.weights)
-        keep_activations(run.family)
-    batch = config.data.batch_size
-    smaller = [n for n in range(batch - 1, 0, -1) if batch % n == 0]
-    for num in smaller:
-        changed = replace(now, activations=now.activations * num // batch)
+    """Settings that the plan may not change, the cheapest first, each with its estimate."""
+    if has_idle and not now.offload:
+        yield "trainer.offload=true", memory.cost(replace(now, offload=True))
+    if not now.gradient_checkpointing:
+        changed = memory.cost(replace(now, gradient_checkpointing=True))
+        yield "trainer.gradient_checkpointing=true", changed
+    for num in smaller_batches(now.batch_size):
+        changed = memory.cost(replace(now, batch_size=num))
         if fits(changed, room) or num == 1:
-            window = config.trainer.accumulate_grad_batches * batch // num
-            yield f"data.batch_size={num} trainer.accumulate_grad_batches={window}", changed
+            yield _batches(config, num), changed
             break
-    trains_denoiser = config.lora.part(run.family.denoiser_name).method == "full"
-    if config.model.quantise is None and not trains_denoiser:
-        weights = now.weights - saved_bytes(run.family.denoiser)
-        yield "model.quantise=nf4", replace(now, weights=weights)
-    side = config.data.resolution // 2
-    if side % run.family.resolution_step == 0:
-        yield f"data.resolution={side}", replace(now, activations=now.activations // 4)
+    if now.quantise is None and _can_round(config):
+        yield "model.quantise=nf4", memory.cost(replace(now, quantise="nf4"))
+    half = config.data.resolution // 2
+    if half % memory.resolution_step == 0:
+        cost = memory.cost(now)
+        yield f"data.resolution={half}", replace(cost, activations=cost.activations // 4)
 
 
 def _size(num_bytes: int) -> str:

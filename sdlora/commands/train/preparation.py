@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -27,6 +28,8 @@ from sdlora.commands.train.data_check import (
     write_data_sheet,
 )
 from sdlora.commands.train.from_lora import compare_with_recipe
+from sdlora.commands.train.kept_plan import as_planned_before, asked
+from sdlora.commands.train.preflight import plan
 from sdlora.commands.train.reuse import kept_base, kept_scorer, with_kept_pictures
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.config.keys import as_written
@@ -37,7 +40,7 @@ from sdlora.data.sources.picture_source import PictureSource
 from sdlora.evaluation.evaluator import Evaluator
 from sdlora.evaluation.scoring import KnownPictures, Scorer
 from sdlora.models.family import Family
-from sdlora.models.memory import memory_and_speed
+from sdlora.models.memory import checkpoint_gradients, memory_and_speed
 from sdlora.models.source import noise_schedule_config
 from sdlora.runs.checkpoints import CHECKPOINTS, newest_valid
 from sdlora.runs.run_config import refuse_changes, write_config
@@ -86,20 +89,28 @@ def prepared(
         ValueError: For any config or data that cannot work.
     """
     is_first, device = trainer.is_global_zero, trainer.strategy.root_device
+    given = config
+    if config.resume:
+        config = as_planned_before(config, folder)
     checkpoint = _checkpoint_to_resume(config, folder, progress)
     _check_without_weights(config)
     found, held_out = _pictures(config, folder, progress)
     prompts = validation_prompts(config, found, held_out)
     check_new_word(config, found, prompts.drawn, progress)
+    planned = plan(config, found, trainer, progress, is_resumed=config.resume is not None)
+    config = planned.config
+    trainer.accumulate_grad_batches = config.trainer.accumulate_grad_batches
     held_out = held_out if is_first else None
     of_files = base_hashes(config.model, config.data) | init_hashes(config.lora)
     hashes = {"data": found.fingerprint, **of_files}
-    _begin(config, folder, found, hashes, progress, is_first)
+    _begin(config, folder, found, hashes, progress, is_first, asked(given, config))
     if is_first and prompts.captions:
         write_text(folder / PROMPTS, "".join(f"{line}\n" for line in prompts.captions))
     scorer = _scorer(config, found, held_out, device, progress, kept) if is_first else Scorer([])
     specs = adapters.lora_specs(config.lora, config.model.family)
     family = _model(config, specs, device, kept)
+    if planned.gradient_checkpointing:
+        checkpoint_gradients(family)
     batches, data = training_batches(config, found, family, device, progress)
     contact_sheets = _sheets_of_used(config, found, data, folder, progress, is_first)
     module = lightning_trainer.module(config, family, batches_per_epoch(batches))
@@ -122,6 +133,8 @@ def prepared(
         average=lightning_trainer.average(config.trainer.ema_decay, config.optim.name),
         evaluator=with_kept_pictures(evaluator, config, kept),
         validation=validation,
+        cost=planned.cost,
+        waiting=[family.get_submodule(name) for name in planned.waiting],
     )
 
 
@@ -167,6 +180,7 @@ def _begin(
     hashes: Mapping[str, str],
     progress: Progress,
     is_first: bool,
+    asked_before: Mapping[str, Any],
 ) -> None:
     """Refuse to resume or repeat a run on changed data; then write data sheet and config."""
     if config.resume:  # before the sheet is written anew: it tells which pictures changed
@@ -179,7 +193,7 @@ def _begin(
         write_data_sheet(sheet, config.data, folder, progress)
     refuse_findings(config.data, sheet)
     if is_first:
-        write_config(folder, as_written(config), hashes)
+        write_config(folder, as_written(config), hashes, asked_before)
 
 
 def _scorer(

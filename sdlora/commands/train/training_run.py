@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lightning
+from torch import nn
 
 from sdlora.adapters.spec import LoraSpec
 from sdlora.config.train import TrainConfig
@@ -17,6 +18,7 @@ from sdlora.runs.report import REPORT
 from sdlora.runtime.progress import Progress
 from sdlora.training.callbacks.averaging import Average
 from sdlora.training.module import DiffusionModule
+from sdlora.training.step_cost import StepCost
 from sdlora.training.validation_loss import ValidationLoss
 
 
@@ -40,6 +42,8 @@ class TrainingRun:
         average: The average of the weights that pictures and files show; ``None``: none.
         evaluator: Draws and scores.
         validation: The validation loss; ``None`` without held-out pictures.
+        cost: The estimated cost of a step; ``None``: not known.
+        waiting: Parts of the model that are kept in main memory while training.
     """
 
     config: TrainConfig
@@ -57,6 +61,8 @@ class TrainingRun:
     average: Average | None
     evaluator: Evaluator
     validation: ValidationLoss | None
+    cost: StepCost | None
+    waiting: Sequence[nn.Module]
 
     @property
     def first_step(self) -> int:

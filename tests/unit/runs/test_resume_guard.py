@@ -32,6 +32,7 @@ FREE_KEYS = {
     "trainer.timeout_min",
     "trainer.gradient_checkpointing",
     "trainer.offload",
+    "trainer.memory_gb",
     "data.root",  # a folder may move; its content is compared by hash
     "data.roots",  # so are repeats and prefixes
     "data.num_workers",

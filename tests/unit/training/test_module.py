@@ -20,7 +20,7 @@ from sdlora.data.captions.set_captions import SetCaptions
 from sdlora.data.pictures.cuts import fitted
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sources.portrait_source import PortraitSource
-from sdlora.models.memory import memory_and_speed
+from sdlora.models.memory import checkpoint_gradients, memory_and_speed
 from sdlora.models.sd import StableDiffusion
 from sdlora.models.tokens import token_ids
 from sdlora.runtime.randomness import normal, uniform
@@ -260,7 +260,7 @@ def calls(layer: torch.nn.Module) -> list[int]:
 
 def trainer_config(**values: Any) -> TrainerConfig:
     """What decides about memory and speed."""
-    usual = {"gradient_checkpointing": False, "compile": False, "precision": "fp32"}
+    usual = {"compile": False, "precision": "fp32"}
     return cast(TrainerConfig, SimpleNamespace(**{**usual, "accelerator": "cpu", **values}))
 
 
@@ -281,9 +281,9 @@ def test_gradient_checkpointing_changes_no_gradient(
     found = []
     for checkpointing in (False, True):
         family = adapted(copy.deepcopy(loaded_family), BOTH, dropout)
-        memory_and_speed(
-            trainer_config(gradient_checkpointing=checkpointing), torch.device("cpu"), family
-        )
+        memory_and_speed(trainer_config(), torch.device("cpu"), family)
+        if checkpointing:
+            checkpoint_gradients(family)
         module = diffusion_module(family)
         module.on_fit_start()
         seen = (

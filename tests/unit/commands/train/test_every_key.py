@@ -773,6 +773,7 @@ ELSEWHERE = {
     "model.revision": f"{HERE}::test_a_revision_is_asked_of_the_hub",
     "data.hub.revision": f"{HERE}::test_a_revision_is_asked_of_the_hub",
     "trainer.offload": "unit/commands/train/test_preflight.py::test_parts_wait_when_told_to",
+    "trainer.memory_gb": "unit/commands/train/test_preflight.py::test_a_card_is_planned_for",
     "sweep.name": f"{HERE}::test_a_sweep_lies_in_the_folder_of_its_name",
     "sweep.max_jobs": "smoke/test_sweep.py::test_too_many_runs_ask_for_a_yes",
     "sweep.objectives": "unit/assembly/test_search_goal.py::test_a_goal_is_what_the_keys_say",

@@ -1,7 +1,6 @@
-"""Before step 1: what is said of memory, and what is done where it is too little."""
+"""Before step 1: what is said of memory, and what the plan changes where it is too little."""
 
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,64 +9,61 @@ import psutil
 import pytest
 import torch
 
-from sdlora.assembly import adapters, lightning_trainer
 from sdlora.commands.train import preflight
-from sdlora.commands.train.preflight import GIB, check_cost, fits, free_bytes, idle_parts
-from sdlora.models.memory import memory_and_speed
-from sdlora.training.step_cost import BatchShape, StepCost, recomputes, step_cost
-from tests.unit.commands.train.test_reuse import load, train_config
+from sdlora.commands.train.preflight import GIB, Plan, free_bytes, plan
+from sdlora.training.memory_settings import StepMemory
+from sdlora.training.step_cost import StepCost
+from tests.unit.commands.train.test_reuse import train_config
+
+IDLE = ("text_encoder", "vae")
 
 
-def memory(activations: float, weights: float = 2.0) -> StepCost:
-    """In GiB; a quarter each for gradients and optimizer."""
+def estimate(is_recomputed: bool) -> StepCost:
+    """A step takes 6 GiB of activations, 1 with gradient checkpointing."""
     return StepCost(
-        weights=round(weights * GIB),
+        weights=2 * GIB,
         gradients=GIB // 4,
         states=GIB // 4,
-        activations=round(activations * GIB),
+        activations=(1 if is_recomputed else 6) * GIB,
         forward_flops=0,
     )
 
 
-class Run(SimpleNamespace):
-    """Enough of a run: a step takes 6 GiB of activations, 1 with gradient checkpointing."""
+class Run:
+    """What a plan is made of, and what it prints."""
 
-    def __init__(self, base: Path, *overrides: str) -> None:
-        config = train_config(base, "data.batch_size=6", *overrides)
-        family = load(config)
-        memory_and_speed(config.trainer, torch.device("cpu"), family)
+    def __init__(self, base: Path, *overrides: str, device: str = "cpu") -> None:
+        self.config = train_config(base, "data.batch_size=6", *overrides)
         self.lines: list[str] = []
-        super().__init__(
-            config=config,
-            family=family,
-            module=SimpleNamespace(family=family),
-            progress=SimpleNamespace(print=self.lines.append),
-            trainer=SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu"))),
+        self.device = torch.device(device)
+
+    def plan(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        free_gib: float,
+        idle: Sequence[str] = (),
+        is_resumed: bool = False,
+        has_bitsandbytes: bool = False,
+    ) -> Plan:
+        memory = StepMemory(
+            batch_size=6,
+            estimate=estimate,
+            idle_bytes=GIB * bool(idle),
+            quantised_bytes=GIB,
+            resolution_step=8,
         )
-
-    def check(self, monkeypatch: pytest.MonkeyPatch, free_gib: float) -> list[str]:
-        """What is printed where so much is free beside the weights."""
-        monkeypatch.setattr(preflight, "_estimate", lambda run: memory(self.activations()))
-        monkeypatch.setattr(preflight, "held_bytes", self.held_bytes)
-        monkeypatch.setattr(preflight, "described_time", lambda run, cost: "time: some")
+        monkeypatch.setattr(preflight, "step_memory", lambda *_: (memory, tuple(idle)))
         monkeypatch.setattr(preflight, "free_bytes", lambda device: round(free_gib * GIB))
-        self.waiting = check_cost(self)  # type: ignore[arg-type]
-        assert self.lines.pop() == "time: some"
-        return self.lines
-
-    def held_bytes(self, held: Iterator[torch.Tensor]) -> int:
-        """2 GiB in the whole model, half of it in text encoder and VAE."""
-        named = {id(tensor) for tensor in held}
-        is_whole = named.issuperset(id(weight) for weight in self.family.parameters())
-        return 2 * GIB if is_whole else GIB * bool(named)
-
-    def activations(self) -> float:
-        return 1.0 if recomputes(self.module) else 6.0
+        monkeypatch.setattr(preflight, "find_spec", lambda name: has_bitsandbytes or None)
+        trainer: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=self.device))
+        progress: Any = SimpleNamespace(print=self.lines.append)
+        pictures: Any = None
+        return plan(self.config, pictures, trainer, progress, is_resumed=is_resumed)
 
 
 LINE = (
     "memory: about 8.5 GiB at the peak of a step (weights 2.0 GiB, gradients and optimizer "
-    "512 MiB, activations 6.0 GiB); {} GiB free on cpu"
+    "512 MiB, activations 6.0 GiB); {}"
 )
 
 
@@ -76,151 +72,164 @@ def test_where_a_step_fits_one_line_says_so(
     checkpointing: str, random_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(random_base, f"trainer.gradient_checkpointing={checkpointing}")
-    # 6.5 GiB beside the weights, and a fifth for the kernels: 7.8
-    assert run.check(monkeypatch, free_gib=7.81) == [LINE.format("9.8")]
-    assert not recomputes(run.module)
+    # 6.5 GiB beside 2 of weights, and a fifth for the kernels: 9.8
+    found = run.plan(monkeypatch, free_gib=9.81)
+    assert run.lines == [LINE.format("9.8 GiB free on cpu")]
+    assert found.config == run.config
+    assert not found.gradient_checkpointing
+    assert found.waiting == ()
 
 
 def test_auto_recomputes_where_it_would_not_fit(
     random_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(random_base, "trainer.gradient_checkpointing=auto")
-    assert run.check(monkeypatch, free_gib=7.7) == [
-        LINE.format("9.7"),
-        "trainer.gradient_checkpointing=auto: switched on, since a step needs it to fit: about 3.5 "
-        "GiB at the peak of a step (weights 2.0 GiB, gradients and optimizer 512 MiB, activations "
-        "1.0 GiB)",
+    run = Run(random_base)
+    found = run.plan(monkeypatch, free_gib=9.7)
+    assert run.lines == [
+        LINE.format("9.7 GiB free on cpu"),
+        "plan: trainer.gradient_checkpointing=true, so that a step fits: about 3.5 GiB at the peak "
+        "of a step (weights 2.0 GiB, gradients and optimizer 512 MiB, activations 1.0 GiB)",
     ]
-    assert recomputes(run.module)
-
-
-def on_gpu(run: Run, monkeypatch: pytest.MonkeyPatch, **shape: Any) -> Run:
-    """The same on one GPU, with everything cached unless ``shape`` says otherwise."""
-    run.trainer.strategy.root_device = torch.device("cuda")
-    cached = {"has_latents": True, "embeddings": (77, 32), **shape}
-    found = BatchShape(num_pictures=6, size=(64, 64), **cached)
-    monkeypatch.setattr(preflight, "batch_shape", lambda run: found)
-    run.module.teacher = None
-    return run
+    assert found.gradient_checkpointing
+    assert found.config == run.config  # it changes no weight
+    assert found.cost == estimate(True)
 
 
 def test_auto_lets_parts_wait_before_it_recomputes(
     random_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = on_gpu(Run(random_base), monkeypatch)
-    lines = run.check(monkeypatch, free_gib=6.81)
-    assert lines[1:] == [
-        "trainer.offload=auto: switched on, since a step needs it to fit: about 7.5 GiB at the "
-        "peak of a step (weights 1.0 GiB, gradients and optimizer 512 MiB, activations 6.0 GiB)"
-    ]
-    assert run.waiting == [run.family.text_encoder, run.family.vae]
-    assert not recomputes(run.module)
-    lines = run.check(monkeypatch, free_gib=3.0)
-    assert [line.partition(":")[0] for line in lines[3:]] == [
-        "trainer.offload=auto",
-        "trainer.gradient_checkpointing=auto",
-    ]
+    run = Run(random_base, device="cuda")
+    found = run.plan(monkeypatch, free_gib=8.81, idle=IDLE)
+    assert run.lines[1].startswith("plan: trainer.offload=true, so that")
+    assert (found.waiting, found.gradient_checkpointing) == (IDLE, False)
+    both = run.plan(monkeypatch, free_gib=3.0, idle=IDLE)
+    assert both.gradient_checkpointing
+    assert both.waiting == IDLE
 
 
 def test_parts_wait_when_told_to(random_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = on_gpu(Run(random_base, "trainer.offload=true"), monkeypatch)
-    [line] = run.check(monkeypatch, free_gib=99.0)
+    run = Run(random_base, "trainer.offload=true", device="cuda")
+    found = run.plan(monkeypatch, free_gib=99.0, idle=IDLE)
+    [line] = run.lines
     assert "weights 1.0 GiB" in line
-    assert run.waiting == [run.family.text_encoder, run.family.vae]
-
-
-def test_parts_that_may_not_wait_are_a_change_to_make(
-    random_base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = on_gpu(Run(random_base, "trainer.offload=false"), monkeypatch)
-    lines = run.check(monkeypatch, free_gib=0.5)
-    assert [line.partition(":")[0].strip() for line in lines[2:5]] == [
-        "warning",
-        "trainer.offload=true",
-        "data.batch_size=1 trainer.accumulate_grad_batches=6",
-    ]
-    assert run.waiting == []
+    assert found.waiting == IDLE
 
 
 def test_a_run_says_that_nothing_can_wait(
     random_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(random_base, "trainer.offload=true")  # on the CPU
-    assert run.check(monkeypatch, free_gib=99.0)[0] == (
+    run = Run(random_base, "trainer.offload=true")
+    assert run.plan(monkeypatch, free_gib=99.0).waiting == ()
+    assert run.lines[1] == (
         "trainer.offload=true has no effect; it needs one CUDA GPU, and pictures or captions that "
         "are cached"
     )
-    assert run.waiting == []
 
 
-def test_only_what_no_step_calls_can_wait(
+def test_a_card_is_planned_for(random_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(random_base, "trainer.memory_gb=3.5", "trainer.accumulate_grad_batches=2")
+    # 3.0 of it: 2 of weights, 0.5 + 1 / 6 and a fifth are 0.8
+    found = run.plan(monkeypatch, free_gib=99.0)
+    assert run.lines[0] == LINE.format("planned for trainer.memory_gb=3.5, 0.5 GiB of it reserved")
+    assert run.lines[1] == (
+        "plan: trainer.gradient_checkpointing=true data.batch_size=2 "
+        "trainer.accumulate_grad_batches=6, so that a step fits: about 2.8 GiB at the peak of a "
+        "step (weights 2.0 GiB, gradients and optimizer 512 MiB, activations 341 MiB)"
+    )
+    assert len(run.lines) == 2
+    assert found.config.data.batch_size == 2
+    assert found.config.trainer.accumulate_grad_batches == 6
+    assert found.config.model.quantise is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ((), "nf4"),
+        (("lora.unet.method=full", "lora.text_encoder.method=frozen"), None),
+        (("lora.init=pissa",), None),
+    ],
+    ids=["adapter", "trains all", "pissa"],
+)
+def test_the_base_is_rounded_last_and_only_where_it_can_be(
+    overrides: tuple[str, ...],
+    expected: str | None,
+    random_base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Run(random_base, "trainer.memory_gb=3", *overrides)
+    found = run.plan(monkeypatch, free_gib=99.0, has_bitsandbytes=True)
+    assert found.config.model.quantise == expected
+
+
+def test_a_resumed_run_keeps_its_batches(
     random_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = on_gpu(Run(random_base), monkeypatch, has_latents=False)
-    assert idle_parts(run) == [run.family.text_encoder]  # type: ignore[arg-type]
-    run = on_gpu(Run(random_base), monkeypatch, embeddings=None)
-    assert idle_parts(run) == [run.family.vae]  # type: ignore[arg-type]
-    run = on_gpu(Run(random_base), monkeypatch)
-    run.module.teacher = object()  # which reads the class prompt at every step
-    assert idle_parts(run) == [run.family.vae]  # type: ignore[arg-type]
-    several = on_gpu(Run(random_base, "trainer.devices=2"), monkeypatch)
-    assert idle_parts(several) == []  # type: ignore[arg-type]
-    assert idle_parts(Run(random_base)) == []  # type: ignore[arg-type]
+    run = Run(random_base, "trainer.memory_gb=3")
+    found = run.plan(monkeypatch, free_gib=99.0, is_resumed=True, has_bitsandbytes=True)
+    assert found.config == run.config
+    assert found.gradient_checkpointing
+    assert any(line.strip().startswith("data.batch_size=1 ") for line in run.lines)
+
+
+def test_several_devices_follow_what_is_the_same_for_all(
+    random_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(random_base, "trainer.devices=2")
+    assert run.plan(monkeypatch, free_gib=1.0).config == run.config
+    told = Run(random_base, "trainer.devices=2", "trainer.memory_gb=3")
+    assert told.plan(monkeypatch, free_gib=1.0).config.data.batch_size == 1
+
+
+def test_parts_that_may_not_wait_are_a_change_to_make(
+    random_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(random_base, "trainer.offload=false", device="cuda")
+    found = run.plan(monkeypatch, free_gib=0.5, idle=IDLE)
+    assert found.config.data.batch_size == 1
+    assert [line.partition(":")[0].strip() for line in run.lines[2:]] == [
+        "warning",
+        "trainer.offload=true",
+        "model.quantise=nf4",
+        "data.resolution=32",
+    ]
+    assert found.waiting == ()
 
 
 def test_what_to_change_comes_with_what_each_would_take(
     random_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(random_base, "trainer.gradient_checkpointing=false")
-    lines = run.check(monkeypatch, free_gib=3.1)
-    assert lines[0] == LINE.format("5.1")
-    assert lines[1].startswith("warning: this may not fit")
-    assert lines[2:] == [
+    run.plan(monkeypatch, free_gib=5.1, is_resumed=True)
+    assert run.lines[1].startswith("warning: this may not fit")
+    assert run.lines[2:] == [
         "  trainer.gradient_checkpointing=true: about 3.5 GiB, fits",
         # 6 / 3 = 2 pictures hold 2 GiB, with 0.5 and a fifth: 3.0
         "  data.batch_size=2 trainer.accumulate_grad_batches=3: about 4.5 GiB, fits",
-        "  model.quantise=nf4: about 8.5 GiB, not enough alone",  # of the tiny base hardly anything
+        "  model.quantise=nf4: about 7.5 GiB, not enough alone",
         "  data.resolution=32: about 4.0 GiB, fits",
     ]
-    assert not recomputes(run.module)  # it was only tried
 
 
-def test_no_estimate_stops_no_run(random_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(random_base)
+@pytest.mark.parametrize("error", [RuntimeError("it asks\nfor a value"), KeyError("train")])
+def test_no_estimate_stops_a_run(
+    error: Exception, random_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(random_base, "trainer.gradient_checkpointing=true")
 
-    def cannot(run: Any) -> StepCost:
-        raise RuntimeError("it asks for a value")
+    def cannot(*_: Any) -> Any:
+        raise error
 
-    monkeypatch.setattr(preflight, "_estimate", cannot)
-    check_cost(run)  # type: ignore[arg-type]
-    assert run.lines == ["memory and time: not known before the first step (it asks for a value)"]
-
-
-def test_smaller_weights_leave_more_room() -> None:
-    assert not fits(memory(1.0, weights=2.0), room=3 * GIB)
-    assert fits(memory(1.0, weights=1.0), room=3 * GIB)
+    monkeypatch.setattr(preflight, "_choose", cannot)
+    found = run.plan(monkeypatch, free_gib=9.0)
+    [line] = run.lines
+    told = {"RuntimeError": "RuntimeError: it asks", "KeyError": "KeyError: 'train'"}
+    why = told[type(error).__name__]
+    assert line == f"memory and time: not known before the first step ({why})"
+    assert (found.config, found.cost, found.waiting) == (run.config, None, ())
+    assert found.gradient_checkpointing
 
 
 def test_the_processors_free_memory_is_the_systems() -> None:
     free = free_bytes(torch.device("cpu"))
     assert free == pytest.approx(psutil.virtual_memory().available, rel=0.2)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["sdxl", "kolors"])
-def test_every_family_can_be_estimated(name: str, random_bases: dict[str, Path]) -> None:
-    frozen = ("lora.text_encoder.method=frozen",)
-    config = train_config(random_bases[name], *frozen, family=name)
-    family = load(config)
-    adapters.add_adapters(family, adapters.lora_specs(config.lora, name), config.seed)
-    rows = family.encode_prompts(family.tokenize(["a picture"]).ids).shape[1:]
-    side = 2 * family.resolution_step
-    shape = BatchShape(num_pictures=2, size=(side, side), has_latents=False, embeddings=rows)
-    found = step_cost(
-        lightning_trainer.module(config, family, None),
-        shape,
-        nullcontext(),
-        lambda weight: torch.optim.SGD([weight]),
-    )
-    assert found.states == 0
-    assert found.activations > 2 * side * side * 3 * 4  # the pictures themselves

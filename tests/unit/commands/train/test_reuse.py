@@ -12,7 +12,7 @@ from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.commands.train.reuse import FAMILY, kept_base, restored_base
 from sdlora.config.train import TrainConfig
 from sdlora.models.family import Family
-from sdlora.models.memory import memory_and_speed
+from sdlora.models.memory import checkpoint_gradients, memory_and_speed
 from sdlora.runtime.kept import Kept
 from sdlora.runtime.places import CONF
 
@@ -69,12 +69,12 @@ def facts(family: Family) -> dict[str, Any]:
 )
 def test_what_a_run_did_is_undone(name: str, method: str, random_bases: dict[str, Path]) -> None:
     config = train_config(random_bases[name], *METHODS[method], family=name)
-    config.trainer.gradient_checkpointing = True
     fresh, family = load(config), load(config)
     family.change_noise_schedule("v_prediction", True)
     family.max_chunks = 3
     adapters.add_adapters(family, adapters.lora_specs(config.lora, name), config.seed)
     memory_and_speed(config.trainer, torch.device("cpu"), family)
+    checkpoint_gradients(family)
     family.train()
     assert facts(family) != facts(fresh)
 

@@ -1,0 +1,145 @@
+"""Estimate of a training step on the model without its weights."""
+
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import lightning
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from sdlora.assembly import adapters, lightning_trainer
+from sdlora.assembly.data_source import is_streamed
+from sdlora.assembly.empty_model import empty_family
+from sdlora.assembly.optimizer import optimizer
+from sdlora.config.train import TrainConfig
+from sdlora.config.trainer import TrainerConfig
+from sdlora.data.captions.recipe import is_static
+from sdlora.data.selection.picture_set import PictureSet
+from sdlora.models.families import description_of
+from sdlora.models.family import Family
+from sdlora.models.memory import checkpoint_gradients, keep_activations
+from sdlora.models.quantising import saved_bytes
+from sdlora.training.memory_settings import StepMemory
+from sdlora.training.module import DiffusionModule
+from sdlora.training.step_cost import BatchShape, StepCost, held_bytes, step_cost, tensors
+
+
+def step_memory(
+    config: TrainConfig, pictures: PictureSet, trainer: lightning.Trainer
+) -> tuple[StepMemory, tuple[str, ...]]:
+    """The cost of a step under the run's settings and others; reads no weight.
+
+    Args:
+        config: The run's config.
+        pictures: The training pictures.
+        trainer: Its device and precision.
+
+    Returns:
+        The costs, and the names of the model's parts that no step calls.
+
+    Raises:
+        RuntimeError: If the model's code reads values, which are not there.
+    """
+    device = trainer.strategy.root_device
+    family = _empty_family(config, device)
+    shape = batch_shape(config, pictures, family)
+    idle = idle_parts(config.trainer, shape, family, device, config.data.prior.mode)
+    precision = trainer.precision_plugin.forward_context()
+    return _step_memory(config, family, shape, idle, precision), idle
+
+
+def batch_shape(config: TrainConfig, pictures: PictureSet, family: Family) -> BatchShape:
+    """Shape of the run's largest batch."""
+    data = config.data
+    is_cached = data.cache.mode != "off" and not is_streamed(data)
+    sizes = [geometry.bucket for geometry in pictures.geometry]
+    embeddings = None
+    trains_text = adapters.trains_text(config.lora, config.model.family)
+    if is_cached and family.text_encoders and is_static(data.captions) and not trains_text:
+        with torch.no_grad():
+            ids = family.tokenize([""]).ids.to(next(family.denoiser.parameters()).device)
+            embeddings = tuple(family.encode_prompts(ids).shape[1:])
+    return BatchShape(
+        num_pictures=data.batch_size,
+        size=max(sizes or [(data.resolution, data.resolution)], key=lambda size: size[0] * size[1]),
+        has_latents=is_cached,
+        embeddings=embeddings,
+    )
+
+
+def idle_parts(
+    trainer: TrainerConfig, shape: BatchShape, family: Family, device: torch.device, prior: str
+) -> tuple[str, ...]:
+    """Names of parts that no step calls, since their outputs are cached: text encoders, VAE.
+
+    Empty if the device has no memory of its own, and with several devices, since
+    DistributedDataParallel needs the whole model on one device.
+    """
+    if device.type != "cuda" or trainer.devices * trainer.num_nodes > 1:
+        return ()
+    idle = []
+    if shape.embeddings is not None and prior != "teacher":
+        idle.extend(family.text_encoders)
+    if shape.has_latents and hasattr(family, "vae"):
+        idle.append("vae")
+    return tuple(idle)
+
+
+def denoiser_of(config: TrainConfig) -> str:
+    return description_of(config.model.family).denoiser
+
+
+def _empty_family(config: TrainConfig, device: torch.device) -> Family:
+    specs = adapters.lora_specs(config.lora, config.model.family)
+    family = empty_family(config.model, config.lora, specs, config.trainer.precision, device)
+    objective = config.objective
+    family.change_noise_schedule(objective.prediction_type, objective.zero_terminal_snr)
+    family.max_chunks = config.data.captions.max_chunks
+    return family
+
+
+def _step_memory(
+    config: TrainConfig,
+    family: Family,
+    shape: BatchShape,
+    idle: tuple[str, ...],
+    precision: AbstractContextManager[Any],
+) -> StepMemory:
+    module = lightning_trainer.module(config, family, None)
+    saved = saved_bytes(family.denoiser)
+    measured = cache(partial(_estimate, config, module, shape, precision))
+
+    def estimate(is_recomputed: bool) -> StepCost:
+        cost: StepCost = measured(is_recomputed)
+        if config.model.quantise is not None:
+            return replace(cost, weights=cost.weights - saved)
+        return cost
+
+    return StepMemory(
+        batch_size=config.data.batch_size,
+        estimate=estimate,
+        idle_bytes=held_bytes(tensors([family.get_submodule(name) for name in idle])),
+        quantised_bytes=saved if config.model.quantise is None else 0,
+        resolution_step=family.resolution_step,
+    )
+
+
+def _estimate(
+    config: TrainConfig,
+    module: DiffusionModule,
+    shape: BatchShape,
+    precision: AbstractContextManager[Any],
+    is_recomputed: bool,
+) -> StepCost:
+    (checkpoint_gradients if is_recomputed else keep_activations)(module.family)
+    average = config.trainer.ema_decay is not None
+    return step_cost(module, shape, precision, partial(_optimizer_of, config), has_average=average)
+
+
+def _optimizer_of(config: TrainConfig, parameter: nn.Parameter) -> Optimizer:
+    scales_loss, denoiser = config.trainer.precision == "fp16", denoiser_of(config)
+    trained = {denoiser: {"weight": parameter}}
+    return optimizer(config.optim, trained, denoiser=denoiser, scales_loss=scales_loss)
