@@ -19,7 +19,10 @@ from sdlora.training.step_cost import BatchShape, StepCost, step_cost
 from tests.unit.commands.train.test_reuse import load, train_config
 
 SGD = ("optimizer=sgd",)
-SMALL = "{block_out_channels:[32,64],down_block_types:[DownBlock2D,AttnDownBlock2D],up_block_types:[AttnUpBlock2D,UpBlock2D]}"
+SMALL = (
+    "{block_out_channels:[32,64],down_block_types:[DownBlock2D,AttnDownBlock2D],"
+    "up_block_types:[AttnUpBlock2D,UpBlock2D]}"
+)
 FROZEN = "lora.text_encoder.method=frozen"
 
 
