@@ -14,8 +14,7 @@ from sdlora.reports.nearest_pairs import copying, read_pairs
 from sdlora.reports.plots import library_script
 from sdlora.reports.rendering import write_page
 from sdlora.reports.score_tables import State, read_states, reasons, score_table, step_table
-from sdlora.runs.best import FOLDER as BEST
-from sdlora.runs.best import SCORES
+from sdlora.runs.best import CHOSEN_IN, SCORES
 from sdlora.runs.metrics import read_steps
 from sdlora.runs.partial_files import inside, mapping, read_mapping
 from sdlora.runs.report import REPORT
@@ -55,7 +54,8 @@ def _facts(run: Path) -> dict[str, Any]:
     config = mapping(stored.get("config"))
     report = read_mapping(run, REPORT, notes)
     dataset = _sheet(read_mapping(run, DATA_SHEET, notes))
-    best = read_mapping(run, f"{BEST}/{SCORES}", notes).get("step")
+    choices = [f"{name}/{SCORES}" for name in CHOSEN_IN if (run / name / SCORES).is_file()]
+    best = read_mapping(run, choices[0], notes).get("step") if choices else None
     lines = read_steps(run, notes)
     last = max((line["step"] for line in lines), default=None)
     states = read_states(report)

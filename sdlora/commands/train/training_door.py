@@ -76,7 +76,7 @@ def train(
     if fitted.signal is not None:
         sys.exit(128 + fitted.signal)
     if is_first:
-        results.summarise(run, fitted, results.export(run))
+        results.finish(run, fitted)
     return run
 
 

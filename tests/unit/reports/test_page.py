@@ -131,7 +131,7 @@ def run(tmp_path: Path) -> Path:
             "gap_closed": {"base": 0.0, "LoRA": 0.714},
         },
         "dataset.json": dataset,
-        "best/scores.json": {"step": 75, "scores": {}},
+        "lora/scores.json": {"step": 75, "scores": {}},
     }
     for name, value in stored.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -321,7 +321,7 @@ def test_an_empty_folder_gives_a_page(tmp_path: Path) -> None:
         "config.json",
         "report.json",
         "dataset.json",
-        "best/scores.json",
+        "lora/scores.json",
         "metrics.jsonl",
         "contact_sheet.png",
         ".hydra/overrides.yaml",
@@ -339,7 +339,7 @@ def test_a_part_may_be_missing_or_broken(run: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "report.json", "dataset.json", "best/scores.json", "nearest.json"]
+    "name", ["config.json", "report.json", "dataset.json", "lora/scores.json", "nearest.json"]
 )
 @pytest.mark.parametrize(
     "content",
