@@ -13,6 +13,7 @@ from sdlora.reports.how_it_was_made import command, versions
 from sdlora.reports.nearest_pairs import copying, read_pairs
 from sdlora.reports.plots import library_script
 from sdlora.reports.rendering import write_page
+from sdlora.reports.run_files import run_files
 from sdlora.reports.score_tables import State, read_states, reasons, score_table, step_table
 from sdlora.runs.best import CHOSEN_IN, SCORES
 from sdlora.runs.metrics import read_steps
@@ -83,6 +84,7 @@ def _facts(run: Path) -> dict[str, Any]:
         "findings": _findings(dataset),
         "shown_findings": SHOWN_FINDINGS,
         "contact_sheet": _contact_sheet(run, notes),
+        "files": run_files(run) if is_run else [],
         "command": command(run, "train" if is_run else "evaluate", notes),
         "config": json.dumps(config, indent=2, ensure_ascii=False) if config else None,
         "hashes": mapping(stored.get("hashes")),

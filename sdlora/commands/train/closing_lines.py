@@ -1,9 +1,9 @@
 """The last lines of a run: what was chosen, how good it is, which file is for which program."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from sdlora.adapters.formats import DIFFUSERS_FILE
 from sdlora.assembly.new_word import embeddings_of
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.config.score_kinds import KINDS, PROMPT_SCORE, kind
@@ -24,11 +24,13 @@ class Outcome:
         base: Scores of the base model.
         chosen: Scores of the chosen step.
         real: Scores of the training pictures.
+        strengths: Scores of the chosen step at other strengths than as trained.
     """
 
     base: Scores | None = None
     chosen: Scores | None = None
     real: Scores | None = None
+    strengths: Mapping[float, Scores] = field(default_factory=dict)
 
 
 def closing_lines(run: TrainingRun, keeper: BestAdapter | None, outcome: Outcome) -> list[str]:
@@ -37,7 +39,7 @@ def closing_lines(run: TrainingRun, keeper: BestAdapter | None, outcome: Outcome
     return [
         _choice(run, keeper, outcome, folder.name),
         _quality(run, outcome),
-        *_uses(run, folder),
+        *_uses(run, folder, outcome),
         f"Look at: {from_here(run.folder / PAGE)} (pictures, scores, curves, all files)",
     ]
 
@@ -72,7 +74,9 @@ def _why_none(run: TrainingRun, keeper: BestAdapter | None, outcome: Outcome) ->
 
 def _quality(run: TrainingRun, outcome: Outcome) -> str:
     """The chosen step against the base and the real pictures."""
-    name, base, chosen = _main_score(run, outcome), outcome.base, outcome.chosen
+    name, base = _main_score(run, outcome), outcome.base
+    scale, _ = _strength(run, outcome)
+    chosen = outcome.strengths.get(scale, outcome.chosen)
     if name is None or base is None or chosen is None:
         return f"How good: unknown, nothing was scored{_how_to_score(run)}"
     against = [f"base {_text(name, base)}"]
@@ -80,7 +84,8 @@ def _quality(run: TrainingRun, outcome: Outcome) -> str:
         against.append(f"real pictures {_text(name, outcome.real)}")
         share = gap_closed_by(chosen, base, outcome.real)
         against += [] if share is None else [f"{share:.0%} of the gap closed"]
-    line = f"{kind(name).title} {_text(name, chosen)} ({', '.join(against)})"
+    at = f" at strength {scale:g}" if scale != 1 else ""
+    line = f"{kind(name).title} {_text(name, chosen)}{at} ({', '.join(against)})"
     if name != PROMPT_SCORE and None not in (chosen.value(PROMPT_SCORE), base.value(PROMPT_SCORE)):
         line += (
             f", {kind(PROMPT_SCORE).title} {_text(PROMPT_SCORE, chosen)} "
@@ -125,7 +130,23 @@ def _text(name: str, scores: Scores) -> str:
     return "unknown" if value is None else f"{value:.{kind(name).digits}f}"
 
 
-def _uses(run: TrainingRun, folder: Path) -> list[str]:
+def _strength(run: TrainingRun, outcome: Outcome) -> tuple[float, str]:
+    """The best strength by the main score, and what was scored, as text."""
+    name = _main_score(run, outcome)
+    scored = {1.0: outcome.chosen, **outcome.strengths}
+    found = {
+        scale: (value, _text(name, scores))
+        for scale, scores in sorted(scored.items())
+        if name is not None and scores is not None and (value := scores.value(name)) is not None
+    }
+    if name is None or len(found) < 2:
+        return 1.0, "strength 1"
+    best = min(found, key=lambda scale: kind(name).sign * found[scale][0])
+    listed = ", ".join(f"{scale:g}: {text}" for scale, (_, text) in found.items())
+    return best, f"strength {best:g} ({kind(name).title} at {listed})"
+
+
+def _uses(run: TrainingRun, folder: Path, outcome: Outcome) -> list[str]:
     """The file for each program, and how strong."""
     shown = from_here(folder)
     if not run.has_adapter:
@@ -134,8 +155,10 @@ def _uses(run: TrainingRun, folder: Path) -> list[str]:
     programs, calls = [], []
     if run.specs:
         kohya = folder / f"{run.config.export.name}.safetensors"
-        programs.append(f"{from_here(kohya)}, strength 1")
-        calls.append(f'pipe.load_lora_weights("{shown}", weight_name="{DIFFUSERS_FILE}")')
+        scale, strength = _strength(run, outcome)
+        programs.append(f"{from_here(kohya)}, {strength}")
+        calls.append(f'pipe.load_lora_weights("{shown}", adapter_name="lora")')
+        calls += [f'pipe.set_adapters("lora", {scale:g})'] * (scale != 1)
     if embeddings is not None:
         place = from_here(embeddings)
         programs.append(f"{place} (an embedding; {word} in the prompt)")

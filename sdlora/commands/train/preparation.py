@@ -256,4 +256,5 @@ def _evaluator(
         scorer=scorer,
         progress=progress,
         training_images=[source.image(index) for index in range(shown)],
+        scales=config.evaluation.scales,
     )

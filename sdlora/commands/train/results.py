@@ -112,6 +112,10 @@ def _compare(
     other = _other_choice(run, fitted)
     if rows and other is not None:
         rows = {"base": rows["base"], f"best, step {other.step}": other.scores, label: rows[label]}
+    strengths = _strengths(run)
+    rows |= {f"chosen x{scale:g}": scores for scale, scores in strengths.items()}
+    if label in rows:
+        rows[label] = rows.pop(label)  # the last row is the last step's
     write_samples(run.folder, BASE, base, run.evaluator.prompts)
     write_samples(run.folder, LAST, last, run.evaluator.prompts)
     drawn = {"base": base, label: last}
@@ -129,7 +133,17 @@ def _compare(
     write_nearest(run.folder, rows[label], run.evaluator.prompts, run.data.source)
     log_hparams(run, fitted.best, rows, real)
     chosen = rows[label] if other is None else other.scores
-    return Outcome(base=rows["base"], chosen=chosen, real=real)
+    return Outcome(base=rows["base"], chosen=chosen, real=real, strengths=strengths)
+
+
+def _strengths(run: TrainingRun) -> dict[float, Scores]:
+    """Scores of the chosen adapter at the strengths of ``evaluation.scales``."""
+    try:
+        drawn = run.evaluator.draw_scales()
+    except torch.OutOfMemoryError:
+        run.progress.print("warning: evaluation.scales: not enough memory to draw one picture")
+        return {}
+    return {scale: item.scores for scale, item in drawn.items() if item.scores is not None}
 
 
 def _label(run: TrainingRun) -> str:

@@ -156,6 +156,17 @@ def test_it_shows_what_the_folder_holds(run: Path) -> None:
     assert "resume=outputs/a" not in page.text
 
 
+def test_files_are_listed_with_what_they_are_for(run: Path) -> None:
+    (run / "lora" / "my_lora.safetensors").write_bytes(b"0" * 2_500_000)
+    (run / "last").mkdir()
+    (run / "last" / "my_lora.safetensors").write_bytes(b"0" * 12_000)
+    page = page_of(run)
+    files = page.text.partition("Files")[2].rpartition("Repeat")[0]
+    for text in ("lora/my_lora.safetensors", "ComfyUI and A1111", "2.5 MB", "last/", "12 kB"):
+        assert text in files, text
+    assert "pipeline" not in files
+
+
 def test_a_row_has_its_pictures_by_step(run: Path) -> None:
     page = page_of(run)
     columns = [button["data-column"] for button in page.all("button") if "data-column" in button]
