@@ -29,8 +29,8 @@ SCORED = (
     "logger=none",
 )
 LAYOUTS = [
-    FILE,
     "my_lora.safetensors",
+    FILE,
     "text_encoder/adapter_model.safetensors",
     "unet/adapter_model.safetensors",
 ]

@@ -141,7 +141,7 @@ def _strength(run: TrainingRun, outcome: Outcome) -> tuple[float, str]:
     }
     if name is None or len(found) < 2:
         return 1.0, "strength 1"
-    best = min(found, key=lambda scale: kind(name).sign * found[scale][0])
+    best = min(found, key=lambda scale: (kind(name).sign * found[scale][0], scale != 1))
     listed = ", ".join(f"{scale:g}: {text}" for scale, (_, text) in found.items())
     return best, f"strength {best:g} ({kind(name).title} at {listed})"
 
