@@ -62,8 +62,8 @@ def test_a_resolution_that_the_family_cannot_take_is_refused_without_its_files(
     photos: Path, message_of: Callable[..., str], tmp_path: Path
 ) -> None:
     given = ("check=true", *NOT_HERE, f"data.root={photos}", f"run_dir={tmp_path / 'check'}")
-    told = message_of(*given, "data.resolution=500", "evaluation=none")
-    assert told.startswith("data.resolution=500: this model needs a multiple of 64")
+    told = message_of(*given, "data.resolution=504", "evaluation=none")
+    assert told.startswith("data.resolution=504: this model needs a multiple of 64")
 
 
 @pytest.mark.slow

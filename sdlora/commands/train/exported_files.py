@@ -4,8 +4,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from sdlora.adapters.formats import DIFFUSERS_FILE, fit_lora, read_lora, read_metadata
-from sdlora.adapters.lora import load_written
+from sdlora.adapters.formats import DIFFUSERS_FILE, read_lora, read_metadata, restore_lora
 from sdlora.adapters.textual_inversion import load_embeddings
 from sdlora.assembly import base_model
 from sdlora.assembly.new_word import embeddings_of
@@ -66,9 +65,8 @@ def _export_kept(run: TrainingRun, keeper: BestAdapter, chosen: Best) -> Mapping
     kept, parts = keeper.folder, run.family.parts
     entries = metadata(run)
     if run.specs:
-        lora = fit_lora(parts, read_lora(kept / DIFFUSERS_FILE))
-        for part, state in lora.states.items():
-            load_written(parts[part], state)
+        lora = read_lora(kept / DIFFUSERS_FILE)
+        restore_lora(parts, lora)
         entries = header(lora.metadata)
     if (embeddings := embeddings_of(kept)) is not None:
         load_embeddings(embeddings, parts, description_of(run.config.model.family).trainable)
