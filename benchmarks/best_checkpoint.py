@@ -78,7 +78,7 @@ def report(folder: Path) -> dict[str, Any]:
 
 
 def chosen_step(run: Path) -> int:
-    return int(json.loads((run / "best" / "scores.json").read_text("utf-8"))["step"])
+    return int(json.loads((run / "lora" / "scores.json").read_text("utf-8"))["step"])
 
 
 def compared(run: Path, seed: int) -> tuple[str, ...]:

@@ -92,7 +92,7 @@ def write_cell(folder: Path, number: int, rank: int, rate: float, pool: list[Pat
     stored = {
         "samples/prompts.json": listed,
         "report.json": {"version": 2, "scores": {"base": scores(1.3, 86.3, 0), "LoRA": row}},
-        "best/scores.json": {"step": STEPS[-1], "scores": row},
+        "lora/scores.json": {"step": STEPS[-1], "scores": row},
         "config.json": {"config": {"evaluation": evaluation, "trainer": {"max_steps": 400}}},
         "cell.json": {
             **{"state": "done", "reason": None, "seconds": 60 + rank, "peak_memory_mib": 900},

@@ -50,7 +50,7 @@ def write_cell(
     config = {"evaluation": dict(rule), "trainer": {"max_steps": 20}}
     write_json(folder / "config.json", {"config": config, "hashes": {}})
     write_json(folder / "report.json", {"version": 2, "scores": {"base": base, "LoRA": last}})
-    write_json(folder / "best" / "scores.json", {"step": 10, "scores": scores(face, clip, faces)})
+    write_json(folder / "lora" / "scores.json", {"step": 10, "scores": scores(face, clip, faces)})
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
     write_state(folder, "done", seconds=61.0, peak_memory_mib=900.5, file_bytes=2**20)

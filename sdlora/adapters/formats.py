@@ -17,7 +17,13 @@ from sdlora.adapters.file_keys import (
     parse_key,
     sort_by_layer,
 )
-from sdlora.adapters.lora import add_lora, load_lora_state_dict, lora_parameters, set_scale
+from sdlora.adapters.lora import (
+    add_lora,
+    load_lora_state_dict,
+    load_written,
+    lora_parameters,
+    set_scale,
+)
 from sdlora.adapters.lora_file import LoraFile, from_layers, renamed
 from sdlora.adapters.spec import LoraError, listing
 from sdlora.adapters.weights import DIFFUSERS_CONFIG, read_header, read_weights
@@ -123,6 +129,24 @@ def fit_lora(parts: Mapping[str, nn.Module], lora_file: LoraFile) -> LoraFile:
             "It was made for another base model; choose that one."
         )
     return replace(lora_file, states=states, specs=specs)
+
+
+def restore_lora(parts: Mapping[str, nn.Module], lora_file: LoraFile) -> None:
+    """Load a LoRA into the adapters that it was written from, in place.
+
+    Only the adapters' own shapes count, as a quantised base has none that could be compared.
+
+    Args:
+        parts: Parts of the model by name; those of the file have an adapter.
+        lora_file: A LoRA from ``read_lora``.
+
+    Raises:
+        LoraError: If keys or shapes are not those of the adapters.
+    """
+    for part, state in lora_file.states.items():
+        module = parts[part]
+        rename = clip_name if hasattr(module, "text_model") else str
+        load_written(module, {rename(key): value for key, value in state.items()})
 
 
 def remove_lora(*modules: nn.Module) -> None:

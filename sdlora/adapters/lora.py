@@ -123,6 +123,32 @@ def load_lora_state_dict(module: nn.Module, state: Mapping[str, Tensor]) -> None
             parameter.copy_(state[name])
 
 
+def load_written(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load weights as :func:`lora_state_dict` gave them, its inverse.
+
+    Of PiSSA and OLoRA these are the leading ranks; the others are the initial values.
+
+    Args:
+        module: The part that they were written from.
+        state: Weights by raw peft key.
+
+    Raises:
+        LoraError: If keys or shapes are not those of the adapter.
+    """
+    parameters = lora_parameters(module)
+    started = {
+        f"{name}.{matrix}.weight"
+        for name, layer in _layers(module).items()
+        if START in layer.r
+        for matrix in ("lora_A", "lora_B")
+    }
+    own = {
+        key: value[tuple(map(slice, parameters[key].shape))] if key in started else value
+        for key, value in state.items()
+    }
+    load_lora_state_dict(module, own)
+
+
 def set_scale(module: nn.Module, scale: float) -> None:
     """Set the adapter's strength: 1 as trained, 0 none, negative values invert it.
 

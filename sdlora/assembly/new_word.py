@@ -39,9 +39,15 @@ def teach(family: Family, config: NewWordConfig) -> None:
         add_new_word(family.tokenizers, family.text_encoders, word)
 
 
-def tokenizers(model: ModelConfig, config: NewWordConfig) -> list[Any]:
-    """The base's tokenizers alone, with the new word if configured; reads no weight."""
-    found = load_tokenizers(resolve(model_source(model)), model.family)
+def tokenizers(model: ModelConfig, config: NewWordConfig, folder: Path | None = None) -> list[Any]:
+    """The base's tokenizers alone, with the new word if configured; reads no weight.
+
+    Args:
+        model: The base.
+        config: The new word.
+        folder: Where its configs are, if that is known.
+    """
+    found = load_tokenizers(folder or resolve(model_source(model)), model.family)
     word = new_word(config)
     if word is not None:
         for tokenizer in found:

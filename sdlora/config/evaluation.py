@@ -55,6 +55,9 @@ class EvaluationConfig:
     ``data.root`` if there is one, else the training pictures."""
     every_n_steps: int = MISSING
     """Optimizer steps between scores; 0: only at the end."""
+    scales: list[float] = field(default_factory=list)
+    """Strengths at which the chosen adapter of a run is also scored at its end, such as
+    ``[0.6,0.8]``; 1, as trained, always is. ``evaluate.py`` has ``lora_scale`` instead."""
     select: str = MISSING
     """Score that the best checkpoint is chosen by, one that ``score_kinds.py`` marks for it;
     ``none`` keeps no best checkpoint."""
@@ -94,6 +97,19 @@ class EvaluationConfig:
         require_choice("evaluation.aesthetic.name", self.aesthetic.name, ("aesthetic", "none"))
         self._check_features()
         require_count("evaluation.every_n_steps", self.every_n_steps, 0)
+        require(
+            all(math.isfinite(scale) for scale in self.scales),
+            "evaluation.scales",
+            self.scales,
+            "must be finite numbers, such as [0.6,0.8]",
+        )
+        scorers = (self.face, self.clip, self.image, self.aesthetic)
+        require(
+            not self.scales or any(each.name != "none" for each in scorers),
+            "evaluation.scales",
+            self.scales,
+            "nothing is scored; leave it out, or choose scores with evaluation=default",
+        )
 
     def unset_for(self, score: str) -> list[str]:
         """Keys of this group that a score needs and that are not set."""

@@ -68,6 +68,14 @@ class TrainConfig:
             "needs an adapter; set it to null where all weights train",
         )
         require(
+            not self.evaluation.scales
+            or self.lora.new_word.name is not None
+            or "lora" in self.lora.methods(self.lora.parts).values(),
+            "evaluation.scales",
+            self.evaluation.scales,
+            "all weights train, and only an adapter has a strength; leave it out",
+        )
+        require(
             not (self.optim.options.get("fused") and self.trainer.precision == "fp16"),
             "optim.options.fused",
             True,

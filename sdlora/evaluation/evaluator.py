@@ -36,6 +36,7 @@ class Evaluator:
         prior_prompts: Prompts of the class without the trigger word, which the adapter should not
             change.
         training_images: Shown as the last column of grids.
+        scales: Strengths at which the chosen adapter is also scored.
         base: The base model's pictures and scores, once drawn.
         base_prior: Its pictures of the class, once drawn.
     """
@@ -49,6 +50,7 @@ class Evaluator:
     progress: Progress
     prior_prompts: Sequence[Prompt] = ()
     training_images: Sequence[Image.Image] = ()
+    scales: Sequence[float] = ()
     base: Evaluation | None = field(default=None)
     base_prior: list[Image.Image] = field(default_factory=list)
 
@@ -76,6 +78,13 @@ class Evaluator:
             self.draw_base()
             prior = (self.base_prior, self._pictures(self.prior_prompts, lora_scale))
         return self._scored(images, prior)
+
+    def draw_scales(self) -> dict[float, Evaluation]:
+        """Draw and score the current model at each strength of ``scales``."""
+        return {
+            scale: self.draw(lora_scale=scale)
+            for scale in self.progress.track(self.scales, "Strengths")
+        }
 
     def _pictures(self, prompts: Sequence[Prompt], lora_scale: float = 1.0) -> list[Image.Image]:
         device = next(self.family.denoiser.parameters()).device.type

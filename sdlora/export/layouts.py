@@ -66,14 +66,22 @@ def export_lora(
 
 
 def export_pipeline(folder: Path, pipeline: DiffusionPipeline) -> Path:
-    """Write a whole model as a diffusers folder, for training without an adapter.
-
-    Args:
-        folder: Target folder; replaced as a whole.
-        pipeline: The trained model.
+    """:func:`write_pipeline` into a folder that is replaced as a whole.
 
     Returns:
         ``folder``.
+    """
+    with whole_folder(folder) as temporary:
+        write_pipeline(temporary, pipeline)
+    return folder
+
+
+def write_pipeline(folder: Path, pipeline: DiffusionPipeline) -> None:
+    """Write a whole model as a diffusers folder, for training without an adapter.
+
+    Args:
+        folder: An empty folder.
+        pipeline: The trained model.
 
     Raises:
         LoraError: If its weights hold NaN or infinity, or it carries an adapter.
@@ -84,6 +92,4 @@ def export_pipeline(folder: Path, pipeline: DiffusionPipeline) -> Path:
         if lora_parameters(module):
             raise LoraError(f"{part} carries an adapter; write it with export_lora")
         check_finite(folder / part, dict(module.named_parameters()))
-    with whole_folder(folder) as temporary:
-        pipeline.save_pretrained(temporary, safe_serialization=True)
-    return folder
+    pipeline.save_pretrained(folder, safe_serialization=True)

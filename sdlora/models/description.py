@@ -55,6 +55,8 @@ class FamilyDescription:
         is_clip: Whether its text encoders are CLIP, so that clip_skip and several chunks are
             possible.
         unused_clip_layers: Number of CLIP's last layers that it never uses.
+        side_step_px: Number that sides of pictures must be multiples of in its released models, in
+            pixels; known without a model's files.
         max_tokens: Longest caption in tokens, special ones included; ``None``: as in
             the tokenizer's own files.
     """
@@ -76,6 +78,7 @@ class FamilyDescription:
     single_file_text: str = ""
     is_clip: bool = False
     unused_clip_layers: int = 0
+    side_step_px: int = 1
     max_tokens: int | None = None
 
     @property

@@ -107,6 +107,7 @@ KOLORS = FamilyDescription(
     misfit=latent_misfit,
     has_denoiser=lambda unet: unet.get("encoder_hid_dim_type") == "text_proj",
     pipeline="KolorsPipeline",
+    side_step_px=32,
     hub_tag="kolors",
     max_tokens=256,  # max_sequence_length of diffusers' KolorsPipeline
 )

@@ -131,6 +131,7 @@ SD = FamilyDescription(
     misfit=latent_misfit,
     has_denoiser=_has_denoiser,
     pipeline="StableDiffusionPipeline",
+    side_step_px=64,
     hub_tag="stable-diffusion",
     versions=_versions,
     from_single_file=partial(

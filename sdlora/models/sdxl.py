@@ -174,6 +174,7 @@ SDXL = FamilyDescription(
     misfit=latent_misfit,
     has_denoiser=_has_denoiser,
     pipeline="StableDiffusionXLPipeline",
+    side_step_px=32,
     hub_tag="stable-diffusion-xl",
     versions=lambda *_: ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"),
     made_lora=_made_lora,

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,12 +153,51 @@ def resolve(source: ModelSource, key: str = "model.path", weights: bool = True) 
             )
         except SingleFileError as error:
             raise ModelError(f"{key}={source.path}: {error}") from error
+    _require_hub_id(source, key)
+    return _fetch(source, key, weights)
+
+
+def known_configs(source: ModelSource) -> Path | None:
+    """The local folder with a base's configs and tokenizers; nothing is fetched or converted.
+
+    Args:
+        source: Location of the model; ``vae`` has no effect.
+
+    Returns:
+        The folder, in which all of them are; ``None`` if they would have to be fetched first.
+
+    Raises:
+        ModelError: If the location is neither on this machine nor a Hub id.
+    """
+    folder: Path | None = Path(source.path).expanduser()
+    if source.path.startswith(EMBEDDED):
+        folder = ASSETS / source.path.removeprefix(EMBEDDED)
+    elif folder is not None and folder.suffix in ENDINGS and folder.is_file():
+        return None if source.config is None else known_configs(_configs_of(source))
+    elif folder is not None and not folder.is_dir():
+        _require_hub_id(source, "model.path")
+        folder = _fetched(source)
+    if folder is None or _missing_file(folder, source):
+        return None
+    own = replace(source, vae=None)
+    parts = {"vae", description_of(source.family).denoiser} & set(
+        description_of(source.family).parts
+    )
+    places = [part_folder(part, folder, own) / "config.json" for part in parts]
+    return folder if all(place.is_file() for place in places) else None
+
+
+def _configs_of(source: ModelSource) -> ModelSource:
+    """The source of the configs of a model in one file."""
+    return replace(source, path=str(source.config), config=None, revision=None)
+
+
+def _require_hub_id(source: ModelSource, key: str) -> None:
     if source.path.count("/") != 1 or source.path.startswith((".", "/", "~")):
         raise ModelError(
             f"{key}={source.path}: no such folder; give a folder in the diffusers layout "
             "(it holds model_index.json), or a Hub id such as owner/name"
         )
-    return _fetch(source, key, weights)
 
 
 def _config_folder(source: ModelSource) -> Path:
@@ -242,6 +281,16 @@ def _check_part(part: str, folder: Path, source: ModelSource) -> None:
         f"{where}{stem}.safetensors is missing in {place.parent}{there}; fetch it, or set "
         "model.variant"
     )
+
+
+def _fetched(source: ModelSource) -> Path | None:
+    """The folder of a Hub id that was fetched before, if any; asks no network."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source.path, revision=source.revision, local_files_only=True))
+    except (OSError, ValueError):  # nothing of it is here
+        return None
 
 
 def _fetch(source: ModelSource, key: str, weights: bool) -> Path:

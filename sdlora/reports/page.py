@@ -13,9 +13,9 @@ from sdlora.reports.how_it_was_made import command, versions
 from sdlora.reports.nearest_pairs import copying, read_pairs
 from sdlora.reports.plots import library_script
 from sdlora.reports.rendering import write_page
+from sdlora.reports.run_files import run_files
 from sdlora.reports.score_tables import State, read_states, reasons, score_table, step_table
-from sdlora.runs.best import FOLDER as BEST
-from sdlora.runs.best import SCORES
+from sdlora.runs.best import CHOSEN_IN, SCORES
 from sdlora.runs.metrics import read_steps
 from sdlora.runs.partial_files import inside, mapping, read_mapping
 from sdlora.runs.report import REPORT
@@ -55,7 +55,8 @@ def _facts(run: Path) -> dict[str, Any]:
     config = mapping(stored.get("config"))
     report = read_mapping(run, REPORT, notes)
     dataset = _sheet(read_mapping(run, DATA_SHEET, notes))
-    best = read_mapping(run, f"{BEST}/{SCORES}", notes).get("step")
+    choices = [f"{name}/{SCORES}" for name in CHOSEN_IN if (run / name / SCORES).is_file()]
+    best = read_mapping(run, choices[0], notes).get("step") if choices else None
     lines = read_steps(run, notes)
     last = max((line["step"] for line in lines), default=None)
     states = read_states(report)
@@ -83,6 +84,7 @@ def _facts(run: Path) -> dict[str, Any]:
         "findings": _findings(dataset),
         "shown_findings": SHOWN_FINDINGS,
         "contact_sheet": _contact_sheet(run, notes),
+        "files": run_files(run) if is_run else [],
         "command": command(run, "train" if is_run else "evaluate", notes),
         "config": json.dumps(config, indent=2, ensure_ascii=False) if config else None,
         "hashes": mapping(stored.get("hashes")),

@@ -1,11 +1,10 @@
 """The recommended cell on a sweep's page: sentences and commands."""
 
-import os
 import shlex
-from pathlib import Path
 
 from sdlora.config.score_kinds import LOWER, PROMPT_SCORE, kind
 from sdlora.reports.score_tables import score_text
+from sdlora.runtime.places import from_here
 from sdlora.sweep.cells import SEED, Cell, Sweep, value_text
 from sdlora.sweep.choice import Advantage, Candidate, Choice, rule_of
 
@@ -44,7 +43,7 @@ def sentences(sweep: Sweep, choice: Choice | None) -> list[str]:
 def commands(sweep: Sweep, choice: Choice) -> dict[str, str]:
     """Next commands for the recommended cell: title -> command line."""
     cell = choice.winner.cell
-    folder = _from_here(cell.folder)
+    folder = from_here(cell.folder)
     steps = cell.at("trainer.max_steps")
     longer = 2 * steps if isinstance(steps, int) else 2 * (cell.last_step or 1)
     quoted = f'"{folder}"' if set(folder) & set(",= ") else folder  # Hydra's grammar uses these
@@ -128,9 +127,3 @@ def _interval(name: str, found: Advantage) -> str:
     digits = kind(name).digits + 1  # a difference is small beside its scores
     mean, low, high = (f"{each:.{digits}f}" for each in (found.mean, found.low, found.high))
     return f"{mean} over {found.count} common {found.over} (95 % interval {low} to {high})"
-
-
-def _from_here(folder: Path) -> str:
-    """The path as typed: relative if it is below the working folder."""
-    shown = Path(os.path.relpath(folder))
-    return folder.as_posix() if ".." in shown.parts else shown.as_posix()

@@ -1,12 +1,12 @@
-"""Lookup of a LoRA file in a run folder: the last, the best, or that of a step."""
+"""Lookup of a LoRA file in a run folder: the chosen one, the last, or that of a step."""
 
 from pathlib import Path
 
 from sdlora.adapters.formats import DIFFUSERS_FILE
 from sdlora.config.rules import ConfigError
-from sdlora.runs.best import FOLDER as BEST
+from sdlora.runs.best import SCORES, chosen_folder
 from sdlora.runs.checkpoints import CHECKPOINTS, step_folder, steps_on_disk
-from sdlora.runs.run_folder import LORA
+from sdlora.runs.run_folder import LAST_STEP, LORA
 
 
 def checkpoint_path(folder: str, checkpoint: str) -> Path:
@@ -21,13 +21,22 @@ def checkpoint_path(folder: str, checkpoint: str) -> Path:
     """
     run = Path(folder)
     if checkpoint == "best":
-        best = run / BEST / DIFFUSERS_FILE
-        if not best.parent.is_dir():
+        best = chosen_folder(run)
+        if best is None:
             raise ConfigError(f"checkpoint=best: {run} has none; choose last or a step number")
-        return best
-    if checkpoint == "last" and (run / LORA).is_dir():
-        return run / LORA / DIFFUSERS_FILE
+        return best / DIFFUSERS_FILE
+    last = _last_folder(run)
+    if checkpoint == "last" and last is not None:
+        return last / DIFFUSERS_FILE
     return _step_path(run, "last" if checkpoint == "all" else checkpoint)
+
+
+def _last_folder(run: Path) -> Path | None:
+    """Folder of the last step's export; older versions had it in ``lora/``, without scores."""
+    if (run / LAST_STEP).is_dir():
+        return run / LAST_STEP
+    older = run / LORA
+    return older if older.is_dir() and not (older / SCORES).exists() else None
 
 
 def _step_path(run: Path, checkpoint: str) -> Path:

@@ -15,10 +15,13 @@ from sdlora.runs.checkpoints import CHECKPOINTS, steps_on_disk
 from sdlora.runtime.files import remove_stale_temporaries, write_json
 
 LORA = "lora"
-"""Folder of the exported LoRA."""
+"""Folder of the chosen LoRA."""
 
 PIPELINE = "pipeline"
-"""Folder of the whole model, if all its weights train."""
+"""Folder of the chosen model, if all its weights train."""
+
+LAST_STEP = "last"
+"""Folder of the last step's LoRA or whole model; equal to the chosen one where that is the last."""
 
 PROMPTS = "prompts.txt"
 """Prompts of a run that took them from captions, one a line."""
@@ -99,7 +102,8 @@ def refuse_used(folder: Path) -> None:
     Raises:
         RunFolderError: Naming both remedies.
     """
-    if steps_on_disk(folder / CHECKPOINTS) or (folder / LORA).exists():
+    results = [folder / name for name in (LORA, PIPELINE, LAST_STEP)]
+    if steps_on_disk(folder / CHECKPOINTS) or any(path.exists() for path in results):
         raise RunFolderError(
             f"run_dir={folder}: holds a run already; continue it with resume={folder}, or choose "
             "another folder with hydra.run.dir=FOLDER"

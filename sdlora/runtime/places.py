@@ -1,5 +1,6 @@
-"""Locations of the project's own files, in a checkout or in an installed package."""
+"""Locations of the project's own files and of a user's, as they are typed."""
 
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -22,6 +23,15 @@ def located(path: str) -> Path:
     if path.startswith(EXAMPLE):
         return shipped("examples") / path.removeprefix(EXAMPLE)
     return Path(path).expanduser()
+
+
+def from_here(path: Path) -> str:
+    """A path as typed: relative if it is below the working folder, else absolute."""
+    try:
+        shown = Path(os.path.relpath(path))
+    except ValueError:  # another drive
+        return path.as_posix()
+    return path.absolute().as_posix() if ".." in shown.parts else shown.as_posix()
 
 
 CONF = shipped("conf")

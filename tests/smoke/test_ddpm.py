@@ -57,13 +57,13 @@ def test_it_is_trained_drawn_scored_and_exported(
     assert report["scores"]["trained"]["num_pictures"] == 3
     assert isinstance(report["scores"]["trained"]["values"]["kid"], float)
     assert "LoRA" not in (run / "report.html").read_text("utf-8").partition("<h2>Repeat")[0]
-    pipelines = [run / "pipeline", run / "best" / "pipeline"]
+    pipelines = [run / "pipeline", run / "last"]
     for folder in pipelines:
         pipeline = DDPMPipeline.from_pretrained(folder)
         assert pipeline.unet.config.block_out_channels == TINY_PIXELS["block_out_channels"]
     checkpoint = torch.load(run / "checkpoints/step_0000002/trainer.ckpt", weights_only=True)
     average = next(iter(checkpoint["callbacks"].values()))["average"]
-    weights = load_file(run / "pipeline/unet/diffusion_pytorch_model.safetensors")
+    weights = load_file(run / "last/unet/diffusion_pytorch_model.safetensors")
     assert {f"unet.{name}" for name in weights} == average.keys()
     assert all(torch.equal(average[f"unet.{name}"], value) for name, value in weights.items())
 
@@ -88,6 +88,6 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         assert torch.equal(found["state_dict"][name], value)
     untrained = [path.relative_to(whole) for path in (whole / "samples" / "base").glob("*.png")]
     assert len(untrained) == 3  # a resumed run shows them as they were, not what it goes on from
-    file = "pipeline/unet/diffusion_pytorch_model.safetensors"
+    file = "last/unet/diffusion_pytorch_model.safetensors"
     for path in (file, *untrained):
         assert (parted / path).read_bytes() == (whole / path).read_bytes(), path

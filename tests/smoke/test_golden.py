@@ -79,7 +79,7 @@ def result_of(run: Path) -> dict[str, Any]:
         "losses": [line["train/loss"] for line in lines if "train/loss" in line],
         "lora": {
             path.name: digest(load_file(path))
-            for path in sorted((run / "lora").glob("*.safetensors"))
+            for path in sorted((run / "last").glob("*.safetensors"))
         },
         "scores": {label: row["values"] for label, row in report["scores"].items()},
     }

@@ -44,7 +44,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.new("RGB", (64, 64), "green").save(samples / "nearest.png")
     pair = {"picture": "samples/last/000-0123abcd.png", "training": "samples/nearest.png"}
     stored = {
-        "best/scores.json": {"step": 75},
+        "lora/scores.json": {"step": 75},
         "report.json": {"version": 2, "scores": {"base": base, "best": lora, "LoRA": lora}},
         "nearest.json": [{**pair, "prompt": EVIL, "name": "v" * 100, "similarity": 0.9}] * 3,
         "config.json": {"config": {"export": {"name": "my_lora"}, "data": {"root": "y" * 200}}},

@@ -42,7 +42,7 @@ def trials(folder: Path) -> list[tuple[str, Any, Any]]:
 
 
 def best_value(cell: Path) -> float:
-    stored = json.loads((cell / "best" / "scores.json").read_text("utf-8"))
+    stored = json.loads((cell / "lora" / "scores.json").read_text("utf-8"))
     return float(stored["scores"]["values"]["clip_score"])
 
 

@@ -76,8 +76,8 @@ def test_the_best_step_of_a_word_alone_is_its_embeddings(
     scored.append(f"model.path={random_base}")
     best = ("evaluation.every_n_steps=1", "evaluation.select=kid", "evaluation.kid=true")
     train_here(*scored, *best, "trainer.max_steps=1", f"run_dir={tmp_path}")
-    assert load_file(tmp_path / "best/embeddings/zwk.safetensors")["zwk"].shape == (4, 16)
-    assert not (tmp_path / "best/pipeline").exists()
+    assert load_file(tmp_path / "lora/embeddings/zwk.safetensors")["zwk"].shape == (4, 16)
+    assert not (tmp_path / "pipeline").exists()
 
 
 def test_pivotal_tuning_writes_both_files(

@@ -1,6 +1,7 @@
 """``python train.py`` as the README calls it, on a random base of the SD1.5 layout."""
 
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
@@ -101,10 +102,11 @@ def test_a_run_writes_everything_that_it_promises(
         f"hydra.run.dir={tmp_path}",
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    written = [line.strip() for line in done.stdout.partition("Written:")[2].splitlines()]
-    paths = [Path(line) for line in written if line.startswith(str(tmp_path))]
-    assert len(paths) >= 8
-    assert all(path.exists() for path in paths)
+    end = done.stdout.strip().splitlines()[-5:]
+    assert end[0] == "lora/ is step 4, the last: no step was scored"
+    named = [Path(each) for each in re.findall(rf"{tmp_path}[^ ,\"]*", "\n".join(end[2:]))]
+    assert [path.name for path in named] == ["my_lora.safetensors", "lora", "report.html"]
+    assert all(path.exists() for path in named)
 
     with safe_open(tmp_path / "lora" / "my_lora.safetensors", "pt") as file:
         header = file.metadata()

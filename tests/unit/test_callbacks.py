@@ -618,7 +618,7 @@ def test_the_best_adapter_is_kept_as_it_was(family: StableDiffusion, tmp_path: P
     trainer(tmp_path, 4, [recorder, evaluate]).fit(module, datamodule=Stream())
     assert best.best is not None
     assert best.best.step == 2  # the first of two that are alike
-    kept = float((tmp_path / "best" / "weight.txt").read_text("utf-8"))
+    kept = float((tmp_path / "lora" / "weight.txt").read_text("utf-8"))
     assert kept == recorder.seen[2]
     assert read_best(tmp_path) == best.best
 

@@ -10,28 +10,29 @@ from sdlora.adapters.textual_inversion import write_embeddings
 from sdlora.commands.train.lora_header import metadata
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.evaluation.selection import Rule
-from sdlora.export.layouts import export_pipeline
+from sdlora.export.layouts import write_pipeline
 from sdlora.models.families import description_of
 from sdlora.runs.best import BestAdapter
-from sdlora.runs.run_folder import PIPELINE
+from sdlora.runs.run_folder import LORA, PIPELINE
 
 
 def best_adapter(run: TrainingRun) -> BestAdapter | None:
-    """Keeps the best adapter (or whole model) in all export layouts."""
+    """Keeps the chosen adapter in ``lora/``, or the chosen model in ``pipeline/``."""
     evaluation = run.config.evaluation
     if evaluation.select == "none":
         return None
     rule = Rule(evaluation.select, evaluation.max_clip_loss)
-    return BestAdapter(run.folder, rule, lambda folder: _write_best(run, folder))
+    name = LORA if run.has_adapter else PIPELINE
+    return BestAdapter(run.folder, rule, lambda folder: _write_best(run, folder), name)
 
 
 def _write_best(run: TrainingRun, folder: Path) -> None:
-    """Write the adapter in all layouts, or the whole model if all its weights train."""
+    """Write the adapter for diffusers and kohya, or the whole model if all its weights train."""
     if run.has_adapter:
         write_adapter(run, folder, kohya=True)
         return
     with _averaged(run):
-        export_pipeline(folder / PIPELINE, run.family.pipeline())
+        write_pipeline(folder, run.family.pipeline())
 
 
 def _averaged(run: TrainingRun) -> AbstractContextManager[None]:

@@ -1,7 +1,9 @@
 """The data check of a run: data sheet, contact sheets, and the refusal of unusable pictures."""
 
 from pathlib import Path
+from typing import Any
 
+from sdlora.assembly.base_model import model_source
 from sdlora.assembly.new_word import tokenizers
 from sdlora.config.data import DataConfig
 from sdlora.config.train import TrainConfig
@@ -11,12 +13,16 @@ from sdlora.data.sheet import data_sheet as sheet
 from sdlora.data.sheet import sheet_output as check
 from sdlora.data.sheet.contact_sheet import contact_pages, write_contact_sheets
 from sdlora.data.sources.picture_source import DataError
+from sdlora.models.source import known_configs
 from sdlora.runtime.progress import Progress
 
 
 def data_sheet(config: TrainConfig, data: PictureSet) -> sheet.Sheet:
     """Everything that is known of the pictures."""
-    found = tokenizers(config.model, config.lora.new_word)
+    found: list[Any] | None = None
+    folder = known_configs(model_source(config.model)) if config.check else None
+    if folder is not None or not config.check:
+        found = tokenizers(config.model, config.lora.new_word, folder)
     return sheet.sheet_of(data, config.data, config.seed, found)
 
 
@@ -53,7 +59,20 @@ def refuse_findings(data: DataConfig, found: sheet.Sheet) -> None:
 
 
 def draw_contact_sheets(
-    data: PictureSet, found: sheet.Sheet, folder: Path, progress: Progress
+    data: PictureSet,
+    found: sheet.Sheet,
+    folder: Path,
+    progress: Progress,
+    *,
+    whole: bool = False,
 ) -> list[Path]:
-    """Write the contact sheets: pictures as training cuts them, with captions."""
-    return write_contact_sheets(folder, contact_pages(found.rows, data, progress))
+    """Write the contact sheets: pictures as training cuts them, with captions.
+
+    Args:
+        data: The pictures.
+        found: Their data sheet.
+        folder: The run folder.
+        progress: Shows a bar.
+        whole: Show whole pictures, with what the cut takes away darkened.
+    """
+    return write_contact_sheets(folder, contact_pages(found.rows, data, progress, whole=whole))

@@ -48,22 +48,26 @@ from sdlora.runs.run_folder import PROMPTS, refuse_used
 from sdlora.runtime import versions
 from sdlora.runtime.files import write_text
 from sdlora.runtime.kept import Kept
+from sdlora.runtime.places import from_here
 from sdlora.runtime.progress import Progress
 
 
 def check_data(config: TrainConfig, folder: Path, progress: Progress) -> None:
     """Decode every picture, and write data sheet and contact sheets, without training.
 
+    No file of the model is needed.
+
     Raises:
         DataError: Listing all pictures that cannot be trained on.
     """
-    data = training_pictures(config.data, config.model, folder, progress, is_check=config.check)
+    data, _ = _pictures(config, folder, progress)
     sheet = data_sheet(config, data)
     write_data_sheet(sheet, config.data, folder, progress)
-    written = [folder / FILE_NAME, *draw_contact_sheets(data, sheet, folder, progress)]
-    progress.print("\nWritten:")
-    for path in written:
-        progress.print(f"  {path}")
+    sheets = draw_contact_sheets(data, sheet, folder, progress, whole=True)
+    progress.print("")
+    for path in sheets:
+        progress.print(f"Look at: {from_here(path)} (dark: what training cuts away)")
+    progress.print(f"All by name: {from_here(folder / FILE_NAME)}")
     refuse_findings(config.data, sheet)
 
 
@@ -163,10 +167,17 @@ def _pictures(
     config: TrainConfig, folder: Path, progress: Progress
 ) -> tuple[PictureSet, PictureSet | None]:
     """The training pictures and the held-out ones."""
-    if config.data.prior.mode == "class":
+    if config.data.prior.mode == "class" and not config.check:
         draw_missing_class_pictures(config, folder, progress)
-    data = training_pictures(config.data, config.model, folder, progress, is_check=config.check)
-    held_out = held_out_pictures(config.data, config.model, progress)
+    data = training_pictures(
+        config.data,
+        config.model,
+        folder,
+        progress,
+        is_check=config.check,
+        with_faces=config.evaluation.face.name == "deepface",  # scores of real faces
+    )
+    held_out = held_out_pictures(config.data, config.model, progress, is_check=config.check)
     if config.data.val_fraction:
         data, held_out = data.split(config.data.val_fraction)
         progress.print(f"{len(held_out.geometry)} pictures are held out (data.val_fraction)")
@@ -270,4 +281,5 @@ def _evaluator(
         scorer=scorer,
         progress=progress,
         training_images=[source.image(index) for index in range(shown)],
+        scales=config.evaluation.scales,
     )

@@ -1,160 +1,149 @@
 """Results of a trained run: exported files, score table, reports."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from sdlora.assembly import base_model
 from sdlora.commands.evaluate.scoring_run import print_scores
+from sdlora.commands.train.closing_lines import Outcome, closing_lines
+from sdlora.commands.train.exported_files import export_chosen, export_last
 from sdlora.commands.train.fit import Fitted
 from sdlora.commands.train.lora_header import metadata
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.config.keys import as_written
-from sdlora.data.sheet.sheet_output import FILE_NAME
 from sdlora.evaluation.comparison import gap_closed_by
 from sdlora.evaluation.evaluated import Evaluation
 from sdlora.evaluation.evaluator import score_training
 from sdlora.evaluation.scores import Scores
-from sdlora.export.layouts import export_lora, export_pipeline
 from sdlora.export.model_card import write_model_card
-from sdlora.export.proof import prove_export
-from sdlora.export.proof_of_words import prove_embeddings
-from sdlora.models.families import description_of
-from sdlora.reports.page import FILE_NAME as PAGE
 from sdlora.reports.page import write_html_report
-from sdlora.runs.best import BestAdapter
-from sdlora.runs.metrics import METRICS
+from sdlora.runs.best import Best, BestAdapter
 from sdlora.runs.nearest import write_nearest
-from sdlora.runs.report import REPORT, write_report
+from sdlora.runs.report import write_report
 from sdlora.runs.run_config import flat
-from sdlora.runs.run_folder import LORA, PIPELINE
-from sdlora.runs.samples import BASE, LAST, SAMPLES, write_grid, write_samples
+from sdlora.runs.run_folder import LORA
+from sdlora.runs.samples import (
+    BASE,
+    LAST,
+    SAMPLES,
+    read_samples,
+    step_name,
+    write_grid,
+    write_samples,
+)
 from sdlora.runtime import versions
 from sdlora.sweep.cells import swept_values
 
 
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """The exported files of a run.
-
-    Attributes:
-        files: All files.
-        differences: Largest difference of outputs when loaded back, by layout and part.
-    """
-
-    files: Sequence[Path]
-    differences: Mapping[str, float] = field(default_factory=dict)
-
-
-def export(run: TrainingRun) -> Exported:
-    """Write the LoRA in every layout and prove each file; or write the whole model.
-
-    Raises:
-        ExportError: If a file, loaded back, does not give the trained model.
-    """
-    if not run.has_adapter:
-        return Exported([export_pipeline(run.folder / PIPELINE, run.family.pipeline())])
-    config, word = run.config, run.config.lora.new_word.name
-    run.family.eval()
-    trained = run.family.parts
-    names = description_of(config.model.family).trainable
-    files = export_lora(
-        run.folder / LORA,
-        parts=trained,
-        names=names,
-        metadata=metadata(run),
-        name=config.export.name,
-        new_word=word,
-    )
-
-    def fresh() -> object:
-        again = base_model.load(config.model, config.lora, config.trainer.precision, config.seed)
-        return again.pipeline()
-
-    with run.progress.working("Proving the export"):
-        if word is not None:
-            prove_embeddings(
-                files[-1], fresh, trained, names, word, lambda t: run.family.tokenize(t).ids
-            )
-            run.progress.print(f"export proved: diffusers loads the embeddings of {word} exactly")
-        if run.specs:
-            differences = prove_export(run.folder / LORA, fresh, trained)
-            run.progress.print(
-                "export proved: loaded back in 3 layouts, largest difference "
-                f"{max(differences.values()):.2g}"
-            )
-            return Exported(files, differences)
-    return Exported(files)
+def finish(run: TrainingRun, fitted: Fitted) -> None:
+    """Export the last and the chosen adapter, compare them with the base, and say which to use."""
+    differences = export_last(run)
+    last = _last_pictures(run, fitted)
+    of_chosen = export_chosen(run, fitted.best)  # the model has the chosen weights from here on
+    differences = {
+        name: max(value, of_chosen.get(name, 0.0)) for name, value in differences.items()
+    }
+    _say_proved(run, differences)
+    outcome = Outcome() if last is None else _compare(run, fitted, last, differences)
+    if run.specs:
+        _card(run, fitted, outcome)
+    with run.progress.working("Writing report.html"):
+        write_html_report(run.folder)
+    run.progress.print("")
+    for line in closing_lines(run, fitted.best, outcome):
+        run.progress.print(line)
 
 
-def summarise(run: TrainingRun, fitted: Fitted, exported: Exported) -> None:
-    """Print base and LoRA side by side, and the paths of all files."""
-    grid = run.folder / SAMPLES / f"{LAST}.png"
-    last: Evaluation | None = None
+def _last_pictures(run: TrainingRun, fitted: Fitted) -> Evaluation | None:
+    """Pictures and scores of the last step, and the base's; ``None``: not enough memory."""
     try:
-        last = _compare(run, fitted, exported, grid)
+        run.evaluator.draw_base()
+        return fitted.last or run.evaluator.draw()
     except torch.OutOfMemoryError:
         run.progress.print(
             "warning: not enough memory to draw one picture, so nothing is scored; score the LoRA "
             f"on another machine: sdlora evaluate run={run.folder}"
         )
-    files = [*exported.files, *(_card(run, last) if run.specs else ())]
-    with run.progress.working("Writing report.html"):
-        write_html_report(run.folder)
-    run.progress.print("\nWritten:")
-    names = (PAGE, METRICS, REPORT, FILE_NAME)
-    reports = [run.folder / name for name in names]
-    for path in [*files, grid, *reports, *run.contact_sheets]:
-        if path.exists():
-            run.progress.print(f"  {path}")
-    run.progress.print(f"  tensorboard --logdir {run.folder}")
+        return None
 
 
-def _card(run: TrainingRun, last: Evaluation | None) -> list[Path]:
-    """Write the model card, with pictures and scores if there are any."""
-    scored = {} if last is None else _rows({"base": run.evaluator.draw_base(), "LoRA": last})
-    samples = [] if last is None else zip(last.prompts, last.images, strict=True)
-    return write_model_card(
+def _say_proved(run: TrainingRun, differences: Mapping[str, float]) -> None:
+    if (word := run.config.lora.new_word.name) is not None:
+        run.progress.print(f"export proved: diffusers loads the embeddings of {word} exactly")
+    if differences:
+        run.progress.print(
+            "export proved: loaded back in 3 layouts, largest difference "
+            f"{max(differences.values()):.2g}"
+        )
+
+
+def _card(run: TrainingRun, fitted: Fitted, outcome: Outcome) -> None:
+    """Write the model card of the chosen LoRA, with its pictures and scores if there are any."""
+    chosen = _other_choice(run, fitted)
+    state = LAST if chosen is None else step_name(chosen.step)
+    scored = {"base": outcome.base, "LoRA": outcome.chosen}
+    write_model_card(
         run.folder / LORA,
         config=run.config,
         base=base_model.model_source(run.config.model).path,
-        metadata=metadata(run),
+        metadata={**metadata(run), **({} if chosen is None else {"ss_steps": str(chosen.step)})},
         specs=run.specs,
-        samples=[(prompt.text, image) for prompt, image in samples],
-        scores=scored,
+        samples=read_samples(run.folder, state),
+        scores={name: scores for name, scores in scored.items() if scores is not None},
     )
 
 
-def _compare(run: TrainingRun, fitted: Fitted, exported: Exported, grid: Path) -> Evaluation:
-    """Write pictures and scores of base, best and last, and return last."""
-    last = fitted.last or run.evaluator.draw()
-    base = run.evaluator.draw_base()
-    real = score_training(run.data.source, run.evaluator.scorer, run.progress)
-    label = _label(run)
-    rows = _rows({"base": base, label: last})
+def _other_choice(run: TrainingRun, fitted: Fitted) -> Best | None:
+    """The chosen step, unless it is the last or none was chosen."""
     best = None if fitted.best is None else fitted.best.best
-    if rows and best is not None and best.step != run.trainer.global_step:
-        rows = {"base": rows["base"], f"best, step {best.step}": best.scores, label: rows[label]}
+    return None if best is None or best.step == run.trainer.global_step else best
+
+
+def _compare(
+    run: TrainingRun, fitted: Fitted, last: Evaluation, differences: Mapping[str, float]
+) -> Outcome:
+    """Write pictures and scores of base, chosen and last step, and print the table."""
+    base, label = run.evaluator.draw_base(), _label(run)
+    real = score_training(run.data.source, run.evaluator.scorer, run.progress)
+    rows = _rows({"base": base, label: last})
+    other = _other_choice(run, fitted)
+    if rows and other is not None:
+        rows = {"base": rows["base"], f"best, step {other.step}": other.scores, label: rows[label]}
+    strengths = _strengths(run)
+    rows |= {f"chosen x{scale:g}": scores for scale, scores in strengths.items()}
+    if label in rows:
+        rows[label] = rows.pop(label)  # the last row is the last step's
     write_samples(run.folder, BASE, base, run.evaluator.prompts)
     write_samples(run.folder, LAST, last, run.evaluator.prompts)
     drawn = {"base": base, label: last}
+    grid = run.folder / SAMPLES / f"{LAST}.png"
     write_grid(grid, drawn, run.config.sampling.num_preview, run.evaluator.training_images)
     print_scores(rows, real, run.progress)
-    if rows:
-        settings = {
-            "config": as_written(run.config),
-            "versions": versions.versions(),
-            "export_differences": exported.differences,
-        }
-        write_report(run.folder, rows, settings=settings, floor=real)
-        write_nearest(run.folder, rows[label], run.evaluator.prompts, run.data.source)
-        log_hparams(run, fitted.best, rows, real)
-    _say_best(run, fitted.best)
-    return last
+    if not rows:
+        return Outcome()
+    settings = {
+        "config": as_written(run.config),
+        "versions": versions.versions(),
+        "export_differences": differences,
+    }
+    write_report(run.folder, rows, settings=settings, floor=real)
+    write_nearest(run.folder, rows[label], run.evaluator.prompts, run.data.source)
+    log_hparams(run, fitted.best, rows, real)
+    chosen = rows[label] if other is None else other.scores
+    return Outcome(base=rows["base"], chosen=chosen, real=real, strengths=strengths)
+
+
+def _strengths(run: TrainingRun) -> dict[float, Scores]:
+    """Scores of the chosen adapter at the strengths of ``evaluation.scales``."""
+    try:
+        drawn = run.evaluator.draw_scales()
+    except torch.OutOfMemoryError:
+        run.progress.print("warning: evaluation.scales: not enough memory to draw one picture")
+        return {}
+    return {scale: item.scores for scale, item in drawn.items() if item.scores is not None}
 
 
 def _label(run: TrainingRun) -> str:
@@ -164,25 +153,6 @@ def _label(run: TrainingRun) -> str:
 
 def _rows(evaluations: Mapping[str, Evaluation]) -> dict[str, Scores]:
     return {name: item.scores for name, item in evaluations.items() if item.scores is not None}
-
-
-def _say_best(run: TrainingRun, keeper: BestAdapter | None) -> None:
-    """Print the best checkpoint, or why there is none."""
-    if keeper is None:
-        return
-    best = keeper.best
-    if best is None:
-        near = (
-            f" and a CLIP score within {keeper.rule.max_clip_loss:g} points of the base's "
-            "(evaluation.max_clip_loss)"
-        )
-        has_clip = run.config.evaluation.clip.name != "none"
-        run.progress.print(
-            f"no best checkpoint: none has a {keeper.rule.score}{near if has_clip else ''}"
-        )
-        return
-    which = "the last" if best.step == run.trainer.global_step else f"step {best.step}"
-    run.progress.print(f"best checkpoint: {which}, by {keeper.rule.score}; in {keeper.folder}")
 
 
 def log_hparams(

@@ -1,5 +1,6 @@
 """The command ``sdlora train``: one run, or the cells of a sweep."""
 
+import shlex
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -59,6 +60,12 @@ def train(
     if config.check:
         if is_first:
             preparation.check_data(config, folder, progress)
+            given = [
+                item
+                for item in HydraConfig.get().overrides.task
+                if item.partition("=")[0] not in ("check", "run_dir")
+            ]
+            progress.print(f"Next, train: {shlex.join(['sdlora', 'train', *given])}")
         return None
     skips_layers = skips_trained_layers(config.model, config.lora)
     devices = trainer(config.trainer, config.logger, folder, skips_layers=skips_layers)
@@ -76,7 +83,7 @@ def train(
     if fitted.signal is not None:
         sys.exit(128 + fitted.signal)
     if is_first:
-        results.summarise(run, fitted, results.export(run))
+        results.finish(run, fitted)
     return run
 
 

@@ -88,7 +88,13 @@ def split_numbers(pictures: Sequence[Picture], fraction: float) -> tuple[list[in
 
 
 def selected_set(
-    measures: Measures, data: DataConfig, sizes: Sequence[Size], step: int, *, is_check: bool
+    measures: Measures,
+    data: DataConfig,
+    sizes: Sequence[Size],
+    step: int,
+    *,
+    is_check: bool,
+    with_faces: bool = False,
 ) -> PictureSet:
     """The pictures that filters and faults leave, with their cuts.
 
@@ -101,15 +107,18 @@ def selected_set(
         sizes: Bucket sizes.
         step: Sides of the model's pictures are multiples of this, in pixels.
         is_check: Whether to decode all, and to warn of pictures that look alike.
+        with_faces: Whether to look for faces though no cut needs them.
     """
     source, pictures = measures.source, measures.source.pictures
     everything = range(len(pictures))
-    faces = f"{FACE}{data.face_detector}" if data.crop == "face" else ""
+    is_anchor = data.crop == "face"
+    faces = f"{FACE}{data.face_detector}" if is_anchor or with_faces else ""
     facts: Facts = {DECODE: {}}
     if is_check or faces or data.cache.mode == "off":
         facts = measures.of([PHASH] * is_check + [faces] * bool(faces), everything)
     boxes = [box(facts[faces].get(picture.content, "")) if faces else None for picture in pictures]
-    cuts, too_small = _cuts(pictures, boxes, sizes, data, step)
+    anchors = boxes if is_anchor else [None] * len(pictures)
+    cuts, too_small = _cuts(pictures, anchors, sizes, data, step)
     faults = unreadable(pictures, everything, facts) | too_small
     kept, removed = apply_filters(pictures, data.filters, measures)
     left = [number for number in kept if number not in faults]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from sdlora.data.pictures.cuts import cut_out
+from sdlora.data.pictures.cuts import Geometry, cut_out
 from sdlora.data.pictures.decode import PictureError
 from sdlora.data.pictures.picture import quoted
 from sdlora.data.selection.picture_set import PictureSet
@@ -17,7 +17,7 @@ from sdlora.runtime.progress import Progress
 TILES_A_PAGE = 64
 MAX_PAGES = 4
 
-TILE_PX = 200
+TILE_PX = 256
 """Longest side of a tile in pixels."""
 
 _GAP_PX = 14
@@ -39,7 +39,7 @@ def contact_sheet(
 ) -> Image.Image:
     """Lay tiles out in rows, each over its label.
 
-    Tiles larger than 200 pixels are reduced, those up to half of it enlarged by a whole factor,
+    Tiles larger than 256 pixels are reduced, those up to half of it enlarged by a whole factor,
     pixel by pixel.
 
     Args:
@@ -85,7 +85,7 @@ def contact_sheet(
 
 
 def contact_pages(
-    rows: Sequence[Row], pictures: PictureSet, progress: Progress
+    rows: Sequence[Row], pictures: PictureSet, progress: Progress, *, whole: bool = False
 ) -> list[Image.Image]:
     """The contact sheet of a set, 64 pictures a page and at most four pages.
 
@@ -96,13 +96,16 @@ def contact_pages(
         rows: Rows of the data sheet.
         pictures: The pictures, which are cut and resized to their buckets.
         progress: Shows a bar.
+        whole: Show whole pictures, with what the cut takes away darkened.
     """
     chosen = _evenly(len(rows), TILES_A_PAGE * MAX_PAGES)
     tiles, labels = [], []
     for number in progress.track(chosen, "contact sheet"):
         try:
-            tile = cut_out(pictures.source.image(number), pictures.geometry[number])
-            tiles.append(_fitted(tile))
+            image, geometry = pictures.source.image(number), pictures.geometry[number]
+            is_marked = whole and rows[number].cut > 0
+            tile = _marked(image, geometry) if is_marked else _fitted(cut_out(image, geometry))
+            tiles.append(tile)
             labels.append(_label(rows[number]))
         except (PictureError, DataError, OSError) as error:
             tiles.append(Image.new("RGB", (TILE_PX, TILE_PX), _FRAME))
@@ -160,6 +163,18 @@ def _fitted(tile: Image.Image) -> Image.Image:
     factor = TILE_PX // longest
     size = (tile.width * factor, tile.height * factor)
     return tile.convert("RGB").resize(size, Image.Resampling.NEAREST)
+
+
+def _marked(image: Image.Image, geometry: Geometry) -> Image.Image:
+    """The whole picture as a tile, dark and framed where the cut takes it away."""
+    tile = _fitted(image)
+    across, down = tile.width / image.width, tile.height / image.height
+    left, top, right, bottom = geometry.crop
+    kept = (round(left * across), round(top * down), round(right * across), round(bottom * down))
+    marked = tile.point(lambda value: value * 2 // 5)
+    marked.paste(tile.crop(kept), kept[:2])
+    ImageDraw.Draw(marked).rectangle((*kept[:2], kept[2] - 1, kept[3] - 1), outline=_EMPTY)
+    return marked
 
 
 def _font(text: str) -> Font:

@@ -123,14 +123,17 @@ class Sheet:
         return groups
 
 
-def sheet_of(pictures: PictureSet, data: DataConfig, seed: int, tokenizers: Sequence[Any]) -> Sheet:
+def sheet_of(
+    pictures: PictureSet, data: DataConfig, seed: int, tokenizers: Sequence[Any] | None
+) -> Sheet:
     """The data sheet of a set; captions are tokenised, pictures are not decoded.
 
     Args:
         pictures: The pictures with their cuts.
         data: Captions and batch size.
         seed: The run's seed; captions that vary are shown as drawn for their picture's number.
-        tokenizers: The model's tokenizers; empty if it takes no prompts.
+        tokenizers: The model's tokenizers; empty if it takes no prompts, ``None`` if they are
+            unknown, so that too long captions are not found.
     """
     recipe, shown = data.captions, pictures.source.pictures
     captions = [
@@ -139,8 +142,9 @@ def sheet_of(pictures: PictureSet, data: DataConfig, seed: int, tokenizers: Sequ
         else sample_caption(recipe, each.text, each.prefix, seed, number)
         for number, each in enumerate(shown)
     ]
-    cut = tokenize(tokenizers, captions, recipe.max_chunks).cut
-    odd = caption_findings(shown, recipe, cut, _shared_captions(data)) if tokenizers else []
+    cut = tokenize(tokenizers or [], captions, recipe.max_chunks).cut
+    takes_prompts = tokenizers is None or len(tokenizers) > 0
+    odd = caption_findings(shown, recipe, cut, _shared_captions(data)) if takes_prompts else []
     return sheet(
         [row(*each) for each in zip(shown, pictures.geometry, captions, strict=True)],
         [*pictures.source.findings, *odd],

@@ -20,6 +20,7 @@ FILE_NAME = "dataset.json"
 _SHOWN_FINDINGS = 10
 _SHOWN_BUCKETS = 8
 _SHOWN_WORDS = 10
+_SHOWN_FACELESS = 5
 
 
 def refuse(findings: Sequence[Finding]) -> None:
@@ -134,11 +135,20 @@ def _summary(sheet: Sheet) -> list[str]:
         lines.append(f"  {wrong}, {counts['files_removed']} removed by filters")
     if sheet.faces:
         found = len(sheet.faces) - list(sheet.faces).count(None)
-        lines.append(f"  faces: found in {found} of {len(sheet.faces)}")
+        lines.append(f"  faces: found in {found} of {len(sheet.faces)}{_faceless(sheet)}")
     if sheet.words:
         words = ", ".join(f"{word} {count}" for word, count in sheet.words[:_SHOWN_WORDS])
         lines.append(f"  frequent words: {words}")
     return lines
+
+
+def _faceless(sheet: Sheet) -> str:
+    """The names of pictures without a face, as far as they fit a line."""
+    pairs = zip(sheet.rows, sheet.faces, strict=True)
+    names = [quoted(row.picture.name) for row, face in pairs if face is None]
+    shown = ", ".join(names[:_SHOWN_FACELESS])
+    more = f" and {len(names) - _SHOWN_FACELESS} more" if len(names) > _SHOWN_FACELESS else ""
+    return f"; none in {shown}{more}" if names else ""
 
 
 def _bucket_lines(sheet: Sheet) -> list[str]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sdlora.adapters.file_writing import write_diffusers, write_kohya, write_peft
-from sdlora.adapters.formats import apply_lora, read_lora
+from sdlora.adapters.formats import apply_lora, read_lora, restore_lora
 from sdlora.adapters.lora import adapted_layers, lora_state_dict
 from sdlora.adapters.spec import LoraError
 from sdlora.adapters.weights import write_weights
@@ -24,6 +24,7 @@ from tests.unit.adapters.tiny_models import (
     ATTENTION,
     EVERYTHING,
     outputs,
+    randomise,
     tiny_text_encoder,
     tiny_unet,
     with_lora,
@@ -454,3 +455,22 @@ def test_metadata_that_no_header_holds_is_refused(tmp_path: Path, metadata, reas
             metadata=metadata,
         )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("spec", [{}, {"use_dora": True}, {"init": "pissa"}, {"use_rslora": True}])
+def test_a_file_is_loaded_back_into_the_adapter_of_a_base_whose_weights_have_no_shape(
+    spec: dict[str, object], tmp_path: Path
+) -> None:
+    """As of a quantised base: its weights are packed, in one column."""
+    unet = with_lora(tiny_unet(), "unet", EVERYTHING, **spec)
+    before = lora_state_dict(unet)
+    path = tmp_path / "pytorch_lora_weights.safetensors"
+    write_diffusers(path, parts={"unet": unet}, names=SD.trainable, metadata={})
+    randomise(unet, seed=3)
+    for name, module in unet.named_modules():
+        if name.endswith("base_layer"):
+            module.weight = torch.nn.Parameter(module.weight.detach().reshape(-1, 1))
+    restore_lora({"unet": unet}, read_lora(path))
+    after = lora_state_dict(unet)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())

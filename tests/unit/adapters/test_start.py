@@ -11,6 +11,7 @@ from sdlora.adapters.lora import (
     adapted_layers,
     add_lora,
     disabled,
+    load_written,
     lora_config,
     lora_parameters,
     lora_state_dict,
@@ -20,7 +21,7 @@ from sdlora.adapters.lora import (
 from sdlora.adapters.spec import LoraError, LoraSpec
 from sdlora.adapters.start import drawn_start
 from sdlora.runtime.randomness import generator
-from tests.unit.adapters.tiny_models import EVERYTHING, outputs, tiny_unet
+from tests.unit.adapters.tiny_models import EVERYTHING, outputs, randomise, tiny_unet
 
 INITS = ("pissa", "olora")
 
@@ -159,3 +160,20 @@ def test_drawn_matrices_have_their_distributions(shape: tuple[int, ...]) -> None
     uniform = drawn_start(shape, "default", generator(0, "start"))
     assert uniform.abs().max().item() == pytest.approx(bound, rel=2e-3)
     assert uniform.var().item() == pytest.approx(bound**2 / 3, rel=5 * math.sqrt(0.8 / count))
+
+
+@pytest.mark.parametrize("init", ["default", *INITS])
+def test_written_weights_are_loaded_back_into_the_adapter_that_wrote_them(init: str) -> None:
+    """PiSSA and OLoRA are written with twice the rank, beside what they began with."""
+    module = add_lora(layers(), spec(init), seed=0)
+    randomise(module)
+    written = lora_state_dict(module)
+    trained = {name: weight.clone() for name, weight in lora_parameters(module).items()}
+    with torch.no_grad():
+        for parameter in lora_parameters(module).values():
+            parameter.zero_()
+    load_written(module, written)
+    assert all(torch.equal(trained[name], p) for name, p in lora_parameters(module).items())
+    assert all(torch.equal(written[name], value) for name, value in lora_state_dict(module).items())
+    with pytest.raises(LoraError, match="missing"):
+        load_written(module, {})

@@ -131,7 +131,7 @@ def run(tmp_path: Path) -> Path:
             "gap_closed": {"base": 0.0, "LoRA": 0.714},
         },
         "dataset.json": dataset,
-        "best/scores.json": {"step": 75, "scores": {}},
+        "lora/scores.json": {"step": 75, "scores": {}},
     }
     for name, value in stored.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -154,6 +154,17 @@ def test_it_shows_what_the_folder_holds(run: Path) -> None:
         assert text in page.text, text
     assert "sdlora train lora.r=16 'data.root=my photos'" in page.text
     assert "resume=outputs/a" not in page.text
+
+
+def test_files_are_listed_with_what_they_are_for(run: Path) -> None:
+    (run / "lora" / "my_lora.safetensors").write_bytes(b"0" * 2_500_000)
+    (run / "last").mkdir()
+    (run / "last" / "my_lora.safetensors").write_bytes(b"0" * 12_000)
+    page = page_of(run)
+    files = page.text.partition("Files")[2].rpartition("Repeat")[0]
+    for text in ("lora/my_lora.safetensors", "ComfyUI and A1111", "2.5 MB", "last/", "12 kB"):
+        assert text in files, text
+    assert "pipeline" not in files
 
 
 def test_a_row_has_its_pictures_by_step(run: Path) -> None:
@@ -321,7 +332,7 @@ def test_an_empty_folder_gives_a_page(tmp_path: Path) -> None:
         "config.json",
         "report.json",
         "dataset.json",
-        "best/scores.json",
+        "lora/scores.json",
         "metrics.jsonl",
         "contact_sheet.png",
         ".hydra/overrides.yaml",
@@ -339,7 +350,7 @@ def test_a_part_may_be_missing_or_broken(run: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "report.json", "dataset.json", "best/scores.json", "nearest.json"]
+    "name", ["config.json", "report.json", "dataset.json", "lora/scores.json", "nearest.json"]
 )
 @pytest.mark.parametrize(
     "content",

@@ -127,7 +127,7 @@ def test_the_front_is_of_identity_and_prompt(sweep: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["report.json", "config.json", "cell.json", "best/scores.json", "samples/prompts.json"],
+    ["report.json", "config.json", "cell.json", "lora/scores.json", "samples/prompts.json"],
 )
 def test_a_cut_cell_does_not_break_the_page(sweep: Path, name: str) -> None:
     cell = read_sweep(sweep).cells[1]

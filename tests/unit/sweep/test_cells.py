@@ -41,7 +41,7 @@ def test_a_finished_cell_is_read_whole(tmp_path: Path) -> None:
 def test_a_cell_without_a_best_step_is_taken_at_its_last(tmp_path: Path) -> None:
     (folder,) = write_sweep(tmp_path, [{"lora.r": 2}])
     write_cell(folder, 0.5, final_face=0.75)
-    (folder / "best" / "scores.json").unlink()
+    (folder / "lora" / "scores.json").unlink()
     (cell,) = read_sweep(tmp_path).cells
     assert cell.chosen is not None
     assert (cell.chosen.step, cell.chosen.scores.value("face_distance")) == (20, 0.75)
@@ -84,7 +84,7 @@ def test_what_is_no_number_is_not_known(tmp_path: Path) -> None:
     (folder,) = write_sweep(tmp_path, [{"lora.r": 2}])
     write_cell(folder)
     write_state(folder, "done", seconds=float("nan"), file_bytes="many")
-    for name in ("best/scores.json", "report.json"):
+    for name in ("lora/scores.json", "report.json"):
         text = (
             (folder / name)
             .read_text("utf-8")

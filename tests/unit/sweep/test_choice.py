@@ -51,7 +51,7 @@ def test_the_lowest_kernel_distance_wins_where_it_selects(tmp_path: Path) -> Non
     for folder, kid in zip(write_sweep(tmp_path, [{"r": 1}, {"r": 2}]), (0.25, 0.5), strict=True):
         write_cell(folder, rule=rule)
         measured = {**scores(0.5, 86.0), "values": {"kid": kid, "clip_score": 86.0}}
-        write_json(folder / "best" / "scores.json", {"step": 10, "scores": measured})
+        write_json(folder / "lora" / "scores.json", {"step": 10, "scores": measured})
     sweep = read_sweep(tmp_path)
     choice = choose(sweep)
     assert choice is not None

@@ -19,9 +19,9 @@ def cell(sweep: Path, name: str, state: str | None, seconds: float = 0.0, **scor
     if state is not None:
         write_state(folder, CellState(state=state, started=BEGAN, seconds=seconds))
     if scores:
-        (folder / "best").mkdir()
+        (folder / "lora").mkdir()
         best = {"step": 3, "scores": asdict(Scores(num_pictures=1, values=scores))}
-        (folder / "best" / "scores.json").write_text(json.dumps(best), "utf-8")
+        (folder / "lora" / "scores.json").write_text(json.dumps(best), "utf-8")
     return folder
 
 

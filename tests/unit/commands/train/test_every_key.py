@@ -484,6 +484,7 @@ SCORED: dict[str, Row] = {
         ["r1.png", "r2.png", "r3.png"],
     ),
     "evaluation.every_n_steps": (4, lambda s: s.callbacks["Evaluate"].scores_every_n_steps),
+    "evaluation.scales": ([0.5], lambda s: list(s.run.evaluator.scales)),
     "evaluation.select": ("clip_score", lambda s: s.callbacks["Evaluate"].best.rule.score),
     "evaluation.max_clip_loss": (
         2.5,

@@ -21,7 +21,7 @@ from sdlora.data.sheet.data_sheet import Row
 from sdlora.runtime.progress import Progress
 
 QUIET = Progress(enabled=False)
-STEP_PX = 214  # tile and gap
+STEP_PX = 270  # tile and gap
 GAP_PX = 14
 
 
@@ -70,12 +70,12 @@ def test_tiles_stand_in_rows() -> None:
 @pytest.mark.parametrize(
     ("size", "shown"),
     [
-        ((64, 64), (192, 192)),
-        ((512, 768), (133, 200)),
-        ((768, 512), (200, 133)),
+        ((64, 64), (256, 256)),
+        ((512, 768), (171, 256)),
+        ((768, 512), (256, 171)),
         ((150, 120), (150, 120)),
-        ((1, 1), (200, 200)),
-        ((1024, 128), (200, 25)),
+        ((1, 1), (256, 256)),
+        ((1024, 128), (256, 32)),
     ],
 )
 def test_sizes_of_tiles(size: tuple[int, int], shown: tuple[int, int]) -> None:
@@ -178,3 +178,25 @@ def test_no_picture_makes_no_page(tmp_path: Path) -> None:
         contact_sheet([], [])
     with pytest.raises(ValueError, match="tiles: 1 with 2 labels"):
         contact_sheet([numbered(0)], ["a", "b"])
+
+
+def test_a_check_shows_whole_pictures_and_darkens_what_the_cut_takes_away() -> None:
+    """A 128 x 64 picture cut to its middle square: a quarter of the tile on each side is dark."""
+    picture = Image.new("RGB", (128, 64), (250, 250, 100))
+    cut = fitted(picture.size, (64, 64))
+    cut_row = Row(
+        Picture("a.png", picture.size, "", "0"), (64, 64), (128, 64), cut.crop, "a caption", 1
+    )
+    pictures = PictureSet(Drawn(lambda _: picture), [cut], fingerprint="")
+    page = contact_pages([cut_row], pictures, QUIET, whole=True)[0]
+    middle = GAP_PX + 34 + 64  # below the title
+    seen = [page.getpixel((GAP_PX + left, middle)) for left in (30, 64, 128, 191, 220)]
+    assert seen == [
+        (100, 100, 40),
+        (0xB3, 0x26, 0x1E),
+        (250, 250, 100),
+        (0xB3, 0x26, 0x1E),
+        (100, 100, 40),
+    ]
+    plain = contact_pages([cut_row], pictures, QUIET)[0]
+    assert plain.getpixel((GAP_PX + 30, middle)) == (250, 250, 100)

@@ -112,7 +112,7 @@ def test_the_print_out_is_short(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[:8] == [
         "9 pictures, 9 samples an epoch in 3 batches; 9 different captions",
         "  12 files with errors, 11 removed by filters",
-        "  faces: found in 7 of 9",
+        "  faces: found in 7 of 9; none in 007.png, 008.png",
         "  frequent words: " + ", ".join(f"word{i} {90 - i}" for i in range(10)),
         "  64x64: 9 pictures, 3 batches; the crop removes 33% on average, 33% at most",
         "  largest crop: 000.png, by 33%",

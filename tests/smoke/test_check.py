@@ -1,0 +1,83 @@
+"""``check=true``: without a model on this machine, at its true sizes, and with what comes next."""
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.smoke.conftest import SMALL, TrainHere
+
+NOT_HERE = ("model=sd15", "model.path=owner/elsewhere", "model.config=null")
+"""A base that would have to be fetched."""
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Twelve captioned pictures, lying, standing and square."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, size in enumerate([(900, 600), (600, 900), (700, 700)] * 4):
+        picture = Image.effect_noise(size, 40 + number).convert("RGB")
+        picture.save(folder / f"{number:02d}.jpg")
+        (folder / f"{number:02d}.txt").write_text(f"picture {number}", "utf-8")
+    return folder
+
+
+def test_it_needs_no_model(
+    photos: Path, train_here: TrainHere, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "check"
+    train_here(
+        "check=true",
+        *NOT_HERE,
+        f"data.root={photos}",
+        "data.buckets.mode=auto",
+        "data.prior.mode=class",
+        "data.prior.prompt=a thing",
+        "data.val_fraction=0.25",
+        "evaluation=none",
+        f"run_dir={run}",
+    )
+    told = capsys.readouterr().out
+    assert "the files of model.path=owner/elsewhere are not on this machine" in told
+    assert "sides are multiples of 64 px" in told
+    assert "not checked: whether captions fit its tokenizer" in told
+    assert "the run will draw 100 class pictures into" in told
+    assert "pictures are held out (data.val_fraction)" in told
+    sheet = json.loads((run / "dataset.json").read_text("utf-8"))
+    assert {tuple(each["size"]) for each in sheet["buckets"]} == {
+        (640, 384),
+        (384, 640),
+        (512, 512),
+    }
+    assert sheet["counts"]["pictures"] < 12
+    assert f"Look at: {(run / 'contact_sheet.png').as_posix()}" in told
+    assert not (run / "class_pictures").exists()
+
+
+def test_a_resolution_that_the_family_cannot_take_is_refused_without_its_files(
+    photos: Path, message_of: Callable[..., str], tmp_path: Path
+) -> None:
+    given = ("check=true", *NOT_HERE, f"data.root={photos}", f"run_dir={tmp_path / 'check'}")
+    told = message_of(*given, "data.resolution=504", "evaluation=none")
+    assert told.startswith("data.resolution=504: this model needs a multiple of 64")
+
+
+@pytest.mark.slow
+def test_what_comes_next_trains(
+    photos: Path,
+    random_base: Path,
+    train_here: TrainHere,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    small = (*SMALL, f"model.path={random_base}", "data.resolution=32", "trainer.max_steps=1")
+    train_here("check=true", *small, f"data.root={photos}", f"run_dir={tmp_path / 'check'}")
+    command = capsys.readouterr().out.strip().splitlines()[-1].partition("Next, train: ")[2]
+    program, door, *given = shlex.split(command)
+    assert (program, door) == ("sdlora", "train")
+    train_here(*given, f"run_dir={tmp_path / 'run'}")
+    assert (tmp_path / "run" / "lora" / "my_lora.safetensors").is_file()
