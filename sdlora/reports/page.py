@@ -20,6 +20,7 @@ from sdlora.runs.metrics import read_steps
 from sdlora.runs.partial_files import inside, mapping, read_mapping
 from sdlora.runs.report import REPORT
 from sdlora.runs.run_config import CONFIG
+from sdlora.runs.run_folder import LORA
 from sdlora.runs.samples import BASE, LAST, SAMPLES
 
 FILE_NAME = "report.html"
@@ -69,7 +70,7 @@ def _facts(run: Path) -> dict[str, Any]:
     return {
         "title": str(_at(config, "export.name") or run.resolve().name),
         "what": "run" if is_run else "evaluation",
-        "head": _head(config, dataset, best, last) if is_run else _evaluation_head(config),
+        "head": _head(run, config, dataset, best, last) if is_run else _evaluation_head(config),
         "table": score_table(states),
         "reasons": reasons(states),
         "base": states[0].name if len(states) > 1 else None,  # what others are compared with
@@ -151,7 +152,11 @@ def _at(config: Mapping[str, Any], key: str) -> Any:
 
 
 def _head(
-    config: Mapping[str, Any], dataset: Mapping[str, Any], best: Any, last: int | None
+    run: Path,
+    config: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+    best: Any,
+    last: int | None,
 ) -> list[tuple[str, str]]:
     """Facts of a training run as (name, value); unknown ones are left out."""
     counts = mapping(dataset.get("counts"))
@@ -173,8 +178,11 @@ def _head(
         "UNet rate": _at(config, "optim.unet_lr"),
         "Text encoder rate": None if is_frozen else _at(config, "optim.text_encoder_lr"),
         "Steps": steps,
-        "Best step": best,
+        "Chosen step": best,
     }
+    kohya = Path(LORA, f"{_at(config, 'export.name')}.safetensors")
+    if (run / kohya).is_file():
+        rows["For ComfyUI, A1111"] = kohya.as_posix()
     return _known(rows)
 
 

@@ -121,7 +121,9 @@ def _compare(
     drawn = {"base": base, label: last}
     grid = run.folder / SAMPLES / f"{LAST}.png"
     write_grid(grid, drawn, run.config.sampling.num_preview, run.evaluator.training_images)
-    print_scores(rows, real, run.progress)
+    last_title = label if other is None else f"last, step {run.trainer.global_step}"
+    shown = {last_title if name == label else name: scores for name, scores in rows.items()}
+    print_scores(shown, real, run.progress)
     if not rows:
         return Outcome()
     settings = {

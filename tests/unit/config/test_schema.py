@@ -394,3 +394,16 @@ def test_require() -> None:
     require_choice("key", "a", ("a", "b"))
     with pytest.raises(ConfigError, match=r"^key=c: unknown; choices: a, b$"):
         require_choice("key", "c", ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (("evaluation=none",), "nothing is scored"),
+        (("lora.unet.method=full", "lora.text_encoder.method=frozen"), "only an adapter has"),
+    ],
+)
+def test_strengths_need_scores_and_an_adapter(overrides: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^evaluation\.scales=\[0\.5\]: .*{reason}"):
+        train_config("evaluation.scales=[0.5]", *overrides)
+    assert train_config("evaluation.scales=[0.5]").evaluation.scales == [0.5]

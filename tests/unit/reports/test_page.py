@@ -165,6 +165,9 @@ def test_files_are_listed_with_what_they_are_for(run: Path) -> None:
     for text in ("lora/my_lora.safetensors", "ComfyUI and A1111", "2.5 MB", "last/", "12 kB"):
         assert text in files, text
     assert "pipeline" not in files
+    head = page.text.partition("Scores")[2].partition("Scores")[0]
+    assert "Chosen step" in head
+    assert "For ComfyUI, A1111" in head
 
 
 def test_a_row_has_its_pictures_by_step(run: Path) -> None:
