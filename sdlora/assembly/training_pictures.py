@@ -5,7 +5,13 @@ from pathlib import Path
 
 from sdlora.assembly.base_model import model_source
 from sdlora.assembly.class_pictures import class_folder
-from sdlora.assembly.data_source import file_index, held_out, picture_source, with_class_pictures
+from sdlora.assembly.data_source import (
+    file_index,
+    held_out,
+    picture_source,
+    with_class_pictures,
+    with_trigger,
+)
 from sdlora.assembly.family_limits import check_side
 from sdlora.config.data import DataConfig, RootConfig
 from sdlora.config.model import ModelConfig
@@ -68,7 +74,7 @@ def held_out_pictures(
             background=data.background,
             index=index,
         )
-    found = whole_set(source, data, *_sizes(data, model))
+    found = whole_set(with_trigger(source, data), data, *_sizes(data, model))
     if data.val_root is None and not found.geometry:
         return None  # pictures for the scores need no captions
     for finding in found.source.findings:
