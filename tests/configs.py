@@ -5,16 +5,17 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from sdlora.cli.composition import register_resolvers
 from sdlora.config.captions import CaptionsConfig
 from sdlora.config.data import (
     BucketsConfig,
     CacheConfig,
     DataConfig,
     HubConfig,
-    PriorConfig,
     RootConfig,
 )
 from sdlora.config.data_filters import FiltersConfig
+from sdlora.config.data_prior import PriorConfig
 from sdlora.runtime.places import CONF
 
 GROUPS = {
@@ -30,6 +31,7 @@ GROUPS = {
 @cache
 def written() -> dict[str, Any]:
     """The values of ``conf/data/folder.yaml``, with those that the embedded base brings."""
+    register_resolvers()
     files = {"data": CONF / "data" / "folder.yaml", "model": CONF / "model" / "tiny.yaml"}
     both = OmegaConf.create({group: OmegaConf.load(path) for group, path in files.items()})
     values: Any = OmegaConf.to_container(both, resolve=True)

@@ -6,7 +6,7 @@ import torch
 
 from sdlora.assembly import base_model
 from sdlora.assembly.device import compute_device
-from sdlora.config.data import PriorConfig
+from sdlora.config.data_prior import PriorConfig
 from sdlora.config.train import TrainConfig
 from sdlora.data.pictures.decode import PICTURE_SUFFIXES
 from sdlora.runtime.files import atomic_path

@@ -10,7 +10,7 @@ from sdlora.data.sources.file_index import FileIndex
 from sdlora.data.sources.folder_source import HELD_OUT, FolderSource
 from sdlora.data.sources.hub_set import HubSet
 from sdlora.data.sources.hub_source import HubSource
-from sdlora.data.sources.picture_source import PictureSource, WithClassPictures
+from sdlora.data.sources.picture_source import PictureSource, WithClassPictures, WithTriggerWord
 from sdlora.data.sources.portrait_source import PortraitSource
 from sdlora.data.sources.streamed_source import Head, StreamedSource
 from sdlora.runtime.files import user_cache_folder
@@ -33,7 +33,18 @@ def file_index(data: DataConfig) -> FileIndex:
 
 
 def picture_source(data: DataConfig, index: FileIndex, progress: Progress) -> PictureSource:
-    """The source of all captioned pictures."""
+    """The source of all captioned pictures, with the trigger word in their captions."""
+    return with_trigger(_source(data, index, progress), data)
+
+
+def with_trigger(source: PictureSource, data: DataConfig) -> PictureSource:
+    """The source with ``data.trigger_word`` in every caption, if there is one."""
+    if data.trigger_word is None:
+        return source
+    return WithTriggerWord(source, data.trigger_word, [data.captions.prefix, data.captions.suffix])
+
+
+def _source(data: DataConfig, index: FileIndex, progress: Progress) -> PictureSource:
     if data.source == "portraits":
         return PortraitSource(data.num_pictures, size=data.resolution)
     if is_streamed(data):
@@ -98,6 +109,24 @@ def held_out(data: DataConfig, progress: Progress) -> str | None:
         return None
     folders = (Path(root.path) / HELD_OUT for root in _roots(data, progress))
     return next((str(folder) for folder in folders if folder.is_dir()), None)
+
+
+def held_out_fraction(
+    data: DataConfig, references: str | None, hw10: bool, folder: str | None, automatic: float
+) -> float:
+    """The share of the pictures that is held out of training.
+
+    Args:
+        data: ``val_fraction``; what it holds out by itself depends on the other pictures.
+        references: ``evaluation.references``.
+        hw10: ``evaluation.hw10``, which compares with all pictures.
+        folder: The folder ``held_out`` in one of the roots, if there is one.
+        automatic: The fraction that holds out a tenth of the pictures found.
+    """
+    if data.val_fraction is not None:
+        return data.val_fraction
+    has_others = any(each is not None for each in (data.val_root, references, folder))
+    return 0.0 if has_others or hw10 or is_streamed(data) else automatic
 
 
 def hub_set(data: DataConfig) -> HubSet:

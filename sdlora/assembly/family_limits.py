@@ -182,6 +182,7 @@ def _check_unconditional(config: TrainConfig, description: FamilyDescription) ->
         **{f"lora.{part}.method": (each, "frozen", "it has none") for part, each in others.items()},
         "model.vae": (config.model.vae, None, "it works on pixels"),
         "data.buckets.mode": (config.data.buckets.mode, "square", "its pictures have one size"),
+        "data.trigger_word": (config.data.trigger_word, None, no_prompts),
         "data.prior.mode": (config.data.prior.mode, "none", no_prompts),
         "sampling.prompts": (sampling.prompts, None, no_prompts),
         "sampling.guidance_scale": (sampling.guidance_scale, 1.0, no_prompts),

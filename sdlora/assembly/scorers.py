@@ -10,7 +10,7 @@ import torch
 
 from sdlora.assembly.unsuited_values import FOR_PHOTOS
 from sdlora.config.evaluation import EvaluationConfig, ScorerConfig
-from sdlora.config.rules import ConfigError, check_options
+from sdlora.config.rules import ConfigError, check_options, require
 from sdlora.config.sampling import CAPTIONS, SamplingConfig
 from sdlora.config.score_kinds import kind
 from sdlora.data.pictures.decode import PICTURE_SUFFIXES, PictureError, read_picture
@@ -18,22 +18,25 @@ from sdlora.data.sources.picture_source import PictureSource, readable
 from sdlora.evaluation.aesthetic import AestheticScorer
 from sdlora.evaluation.clip_metric import ClipScore
 from sdlora.evaluation.clip_scores import ClipScorer
-from sdlora.evaluation.deepface_model import DeepFaceModel
+from sdlora.evaluation.deepface_model import MODELS, DeepFaceModel
 from sdlora.evaluation.face_metric import TinyFace
 from sdlora.evaluation.face_scores import FaceScorer
 from sdlora.evaluation.hw10 import Hw10Scorer
 from sdlora.evaluation.image_features import ImageFeatures
 from sdlora.evaluation.image_scores import ImageScorer, image_names
+from sdlora.evaluation.prompt_followed import PromptFollowedScorer
 from sdlora.evaluation.scoring import (
     Absent,
     KnownPictures,
     PictureScorer,
     Scorer,
 )
+from sdlora.evaluation.strangers import STRANGERS
 from sdlora.models.source import EMBEDDED, ModelSource, resolve
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 from sdlora.sampling.prompts import prior_prompts, with_class_word
+from sdlora.world.attributes import AttributeClassifier
 
 MOST_REFERENCES = 100
 """Largest number of training pictures that are references if none is held out, and among which
@@ -66,6 +69,7 @@ def scorer(
     load = partial(_load, device, missing)
     face = load("face", config.face, {"tiny_face": _tiny_face, "deepface": _deepface})
     clip = load("clip", config.clip, {"clip": ClipScore})
+    attributes = load("attributes", config.attributes, {"tiny_attributes": _tiny_attributes})
     features = load("image", config.image, {"image": ImageFeatures})
     aesthetic = load("aesthetic", config.aesthetic, {"aesthetic": AestheticScorer})
     _say_missing(missing, config.select, progress)
@@ -83,12 +87,14 @@ def scorer(
     names: dict[str, Sequence[str]] = {
         "face": FaceScorer.names,
         "clip": ClipScorer.names,
+        "attributes": PromptFollowedScorer.names,
         "image": image_names(config.kid),
         "aesthetic": AestheticScorer.names,
     }
     scorers: list[PictureScorer] = [
         *([FaceScorer(face, references, others, FACE_REMEDIES[config.face.name])] if face else []),
         *([ClipScorer(clip, reworded)] if clip else []),
+        *([attributes] if attributes else []),
         *([ImageScorer(features, references, training, config.kid)] if features else []),
         *([aesthetic] if aesthetic else []),
         *(Absent(names[key], reason) for key, reason in missing.items()),
@@ -180,12 +186,46 @@ def _tiny_face(
     return TinyFace(asset_folder("tiny-face"), device, batch_size, threshold)
 
 
+def _tiny_attributes(
+    device: torch.device | str = "cpu", batch_size: int = 64
+) -> PromptFollowedScorer:
+    classifier = AttributeClassifier.from_pretrained(asset_folder("tiny-attributes"))
+    return PromptFollowedScorer(classifier.to(device), batch_size)
+
+
 def _deepface(
-    model_name: str = "GhostFaceNet", detector: str = "ssd", batch_size: int = 32
+    model_name: str = "GhostFaceNet", detector: str = "yunet", batch_size: int = 32
 ) -> DeepFaceModel:
     model = DeepFaceModel(model_name, detector, batch_size)
     model.require_weights()
     return model
+
+
+def check_choice(
+    evaluation: EvaluationConfig, key: str, scores: Sequence[str], instead: str
+) -> None:
+    """Check that a checkpoint or a trial can be chosen by these scores.
+
+    Args:
+        evaluation: The scorers.
+        key: Where the scores are named.
+        scores: Names of :data:`sdlora.config.score_kinds.KINDS`.
+        instead: Another value of the key.
+
+    Raises:
+        ConfigError: If pictures without a face have no known value by the network.
+    """
+    network = evaluation.face.options.get("model_name")
+    is_known = evaluation.face.name != "deepface" or network is None or network in STRANGERS
+    for score in () if is_known else scores:
+        require(
+            "face" not in kind(score).needs or network not in MODELS,  # a typo is named elsewhere
+            key,
+            score,
+            f"cannot choose with evaluation.face.options.model_name={network}: it is not known how "
+            "far strangers' faces are by it, so a picture without a face has no value; choose one "
+            f"of {', '.join(STRANGERS)}, or set {key}={instead}",
+        )
 
 
 def check_scores(config: EvaluationConfig, sampling: SamplingConfig) -> None:

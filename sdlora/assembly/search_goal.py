@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from sdlora.assembly.scorers import check_choice
 from sdlora.config.evaluation import EvaluationConfig
 from sdlora.config.rules import require, require_choice
 from sdlora.config.score_kinds import KINDS, LOWER
@@ -31,6 +32,8 @@ def search_goal(sweep: SweepConfig, evaluation: EvaluationConfig, space: Mapping
             name,
             f"is not measured; set {unset}, or choose another score",
         )
+    instead = "[image_similarity]"
+    check_choice(evaluation, "sweep.objectives", sweep.objectives, instead=instead)
     return Goal(
         objectives={
             name: "minimize" if KINDS[name].arrow == LOWER else "maximize"

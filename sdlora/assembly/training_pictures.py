@@ -6,7 +6,13 @@ from pathlib import Path
 
 from sdlora.assembly.base_model import model_source
 from sdlora.assembly.class_pictures import class_folder
-from sdlora.assembly.data_source import file_index, held_out, picture_source, with_class_pictures
+from sdlora.assembly.data_source import (
+    file_index,
+    held_out,
+    picture_source,
+    with_class_pictures,
+    with_trigger,
+)
 from sdlora.assembly.family_limits import check_side
 from sdlora.config.data import DataConfig, RootConfig
 from sdlora.config.model import ModelConfig
@@ -80,7 +86,8 @@ def held_out_pictures(
             background=data.background,
             index=index,
         )
-    found = whole_set(source, data, *_sizes(data, model, is_check=is_check))
+    sizes = _sizes(data, model, is_check=is_check)
+    found = whole_set(with_trigger(source, data), data, *sizes)
     if data.val_root is None and not found.geometry:
         return None  # pictures for the scores need no captions
     for finding in found.source.findings:

@@ -1,12 +1,13 @@
 """Notes on values of a config that work, but can hardly be meant for its model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from sdlora.assembly.optimizer import trained_rates
 from sdlora.config.evaluation import EvaluationConfig, ScorerConfig
 from sdlora.config.model import ModelConfig
 from sdlora.config.sampling import CAPTIONS
 from sdlora.config.train import TrainConfig
+from sdlora.evaluation.face_metric import SIDE_PX
 from sdlora.models.families import description_of
 from sdlora.models.source import EMBEDDED
 from sdlora.training.optimizers import FINDS_ITS_STEP, RATES_LIKE_ADAMW
@@ -16,6 +17,9 @@ TINY = "tiny"
 
 DRAWN_PROMPTS = "example:prompts.txt"
 """Prompts of the drawn world."""
+
+DRAWN_SIZE = (SIDE_PX, SIDE_PX)
+"""Width and height of the drawn world's pictures."""
 
 LOWEST_SIDE, HIGHEST_SIDE = 2 / 3, 3 / 2
 """Sides of pictures, relative to the model's own, that it still draws well."""
@@ -62,16 +66,44 @@ def drawn_world_notes(
             f"sampling.prompts={prompts}: describes drawn portraits; name a text file with one "
             f"prompt for each line, or set sampling.prompts={CAPTIONS}"
         )
-    scorers = {
-        "face.name": (evaluation.face.name == "tiny_face", "tiny_face", own.face),
-        "clip.options.model": (_is_tiny(evaluation.clip), TINY, own.clip_model),
-        "image.options.model": (_is_tiny(evaluation.image), TINY, own.image_model),
+    suited = {
+        "face.name": own.face,
+        "attributes.name": own.attributes,
+        "clip.options.model": own.clip_model,
+        "image.options.model": own.image_model,
     }
-    for key, (is_drawn, value, suited) in scorers.items():
-        if is_drawn:
-            remedy = FOR_PHOTOS if suited == value else f"set evaluation.{key}={suited}"
-            notes.append(f"evaluation.{key}={value}: knows drawn portraits only; {remedy}")
+    for key, value in _drawn_scorers(evaluation).items():
+        remedy = FOR_PHOTOS if suited[key] == value else f"set evaluation.{key}={suited[key]}"
+        notes.append(f"evaluation.{key}={value}: knows drawn portraits only; {remedy}")
     return notes
+
+
+def drawn_scorers_note(
+    model: ModelConfig, evaluation: EvaluationConfig, sizes: Iterable[tuple[int, int]]
+) -> str | None:
+    """A note where scorers of the drawn world judge pictures that are hardly of it.
+
+    Args:
+        model: The base; for one of real pictures :func:`drawn_world_notes` has said it.
+        evaluation: The scores.
+        sizes: Width and height of the pictures; those of the drawn world are small squares.
+    """
+    found = _drawn_scorers(evaluation)
+    if not _is_embedded(model) or not found or all(size == DRAWN_SIZE for size in sizes):
+        return None
+    keys = ", ".join(f"evaluation.{key}={value}" for key, value in found.items())
+    return f"{keys}: such scorers know drawn portraits only; {FOR_PHOTOS}"
+
+
+def _drawn_scorers(evaluation: EvaluationConfig) -> dict[str, str]:
+    """Key (in ``evaluation``) -> value of the scorers that know the drawn world alone."""
+    found = {
+        "face.name": ("tiny_face", evaluation.face.name == "tiny_face"),
+        "attributes.name": ("tiny_attributes", evaluation.attributes.name == "tiny_attributes"),
+        "clip.options.model": (TINY, _is_tiny(evaluation.clip)),
+        "image.options.model": (TINY, _is_tiny(evaluation.image)),
+    }
+    return {key: value for key, (value, is_drawn) in found.items() if is_drawn}
 
 
 def _is_tiny(scorer: ScorerConfig) -> bool:

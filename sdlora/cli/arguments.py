@@ -66,7 +66,7 @@ def opened_shortcuts(arguments: Sequence[str]) -> list[str]:
     same folder. Hydra cannot set a group by one value, nor take its folder from a key that differs
     in each run of a sweep.
     """
-    scorers = r"^evaluation\.(face|clip|image|aesthetic)=(?!\{)"
+    scorers = r"^evaluation\.(face|clip|attributes|image|aesthetic)=(?!\{)"
     opened = [re.sub(r"^data\.cache=(?!\{)", "data.cache.mode=", item) for item in arguments]
     opened = [re.sub(scorers, r"evaluation.\1.name=", item) for item in opened]
     if set(MULTIRUN) & set(arguments):

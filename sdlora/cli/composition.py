@@ -29,6 +29,9 @@ def register_schemas() -> None:
 def register_resolvers() -> None:
     """Register what ``conf/`` computes with: ``${times:2,${lora.r}}``, ``${first:A,B}``."""
     OmegaConf.register_new_resolver("times", operator.mul, replace=True)
+    OmegaConf.register_new_resolver(
+        "filled", lambda form, word: form.format(word) if word else "", replace=True
+    )
     # the first that is known: Hydra has no output folder yet where --cfg shows a config
     OmegaConf.register_new_resolver(
         "first", lambda *values: next(each for each in values if each is not None), replace=True

@@ -7,6 +7,7 @@ from omegaconf import MISSING
 
 from sdlora.config.captions import CaptionsConfig
 from sdlora.config.data_filters import FiltersConfig
+from sdlora.config.data_prior import PriorConfig
 from sdlora.config.rules import (
     require,
     require_choice,
@@ -70,34 +71,6 @@ class BucketsConfig:
 
 
 @dataclass(slots=True, kw_only=True)
-class PriorConfig:
-    """Prior preservation: training that keeps other members of the class as the base draws them."""
-
-    mode: str = MISSING
-    """Prior preservation: ``none``, ``class`` (class pictures train along) or ``teacher`` (the
-    bare base's prediction for the class prompt is a target of every step)."""
-    prompt: str = MISSING
-    """The class prompt, such as ``a photo of a person``."""
-    weight: float = MISSING
-    """Weight of the prior loss; > 0."""
-    root: str | None = None
-    """Folder of class pictures; ``null``: ``class_pictures`` in the run folder."""
-    num_pictures: int = MISSING
-    """Number of class pictures; the base draws those that are missing. >= 1."""
-
-    def __post_init__(self) -> None:
-        require_choice("data.prior.mode", self.mode, ("none", "class", "teacher"))
-        require_rate("data.prior.weight", self.weight)
-        require_count("data.prior.num_pictures", self.num_pictures)
-        require(
-            self.mode == "none" or bool(self.prompt.strip()),
-            "data.prior.prompt",
-            self.prompt,
-            "say what the class is, such as 'a photo of a person'",
-        )
-
-
-@dataclass(slots=True, kw_only=True)
 class CacheConfig:
     """Where encoded pictures and captions are kept."""
 
@@ -155,8 +128,10 @@ class DataConfig:
     val_root: str | None = None
     """Folder of captioned pictures for the validation loss; ``null``: the folder ``held_out`` of a
     root."""
-    val_fraction: float = MISSING
-    """Share of the pictures that is held out for the validation loss; [0, 1)."""
+    val_fraction: float | None = MISSING
+    """Share of the pictures that is held out for the validation loss and the scores; [0, 1).
+    ``null``: a tenth of 20 or more pictures, where neither a folder ``held_out``, nor ``val_root``,
+    nor ``evaluation.references`` holds others, and rows are not streamed."""
     on_error: str = MISSING
     """What happens when a picture or caption cannot be used: ``raise``, or ``skip`` and list it."""
     num_pictures: int = MISSING
@@ -179,6 +154,12 @@ class DataConfig:
     what is opaque)."""
     mask_weight: float = MISSING
     """Loss weight where a mask (``NAME.mask.png``, or alpha) is black; [0, 1)."""
+    trigger_word: str | None = None
+    """The word that calls the subject, such as ``sks``: put in front of every caption that does not
+    have it, and of prompts (``sampling.trigger_word``); ``evaluation.trigger_word`` is it, too."""
+    class_word: str | None = None
+    """What the subject is, such as ``man``: ``prior.prompt`` is a photo of it, and it stands for
+    the trigger word where a model that never saw that word judges (``evaluation.class_word``)."""
     captions: CaptionsConfig = MISSING
     filters: FiltersConfig = MISSING
     prior: PriorConfig = MISSING
@@ -198,13 +179,15 @@ class DataConfig:
         require_count("data.batch_size", self.batch_size)
         require_count("data.num_workers", self.num_workers, 0)
         require_fraction("data.mask_weight", self.mask_weight)
-        require_fraction("data.val_fraction", self.val_fraction)
+        if self.val_fraction is not None:
+            require_fraction("data.val_fraction", self.val_fraction)
         require(
             not (self.val_root and self.val_fraction),
             "data.val_fraction",
             self.val_fraction,
             "and data.val_root cannot both be given; set one to 0 or null",
         )
+        self._check_words()
         self._check_roots()
         near = max(8, round(self.resolution / 8) * 8)
         require(
@@ -234,6 +217,21 @@ class DataConfig:
             return f"data.num_pictures={self.num_pictures}"
         paths = ", ".join(root.path for root in self.roots)
         return f"data.roots=[{paths}]" if self.roots else f"data.root={self.root}"
+
+    def _check_words(self) -> None:
+        require(
+            self.trigger_word is None or bool(self.trigger_word.strip(" ,")),
+            "data.trigger_word",
+            repr(self.trigger_word),
+            "needs a visible character; name the word, or null",
+        )
+        require(
+            not self.class_word or bool(self.trigger_word) or self.prior.mode != "none",
+            "data.class_word",
+            self.class_word,
+            "has no effect without data.trigger_word, which it replaces for the scores, or "
+            "data.prior.mode=class or teacher; set one of them, or it to null",
+        )
 
     def _check_roots(self) -> None:
         if self.source == "portraits":
@@ -268,6 +266,20 @@ class DataConfig:
             True,
             "streams the rows: set data.cache=off, data.buckets.mode=square and data.crop to "
             "center or random",
+        )
+        require(
+            not (streamed and self.val_fraction),
+            "data.val_fraction",
+            self.val_fraction,
+            "cannot be held out of a streamed set; set it to 0, and name held-out pictures with "
+            "evaluation.references=FOLDER or data.val_root=FOLDER",
+        )
+        require(
+            not (streamed and self.trigger_word),
+            "data.trigger_word",
+            self.trigger_word,
+            "is not put into the captions of a streamed set; set it to null, and "
+            f"data.captions.prefix='{self.trigger_word}, '",
         )
         require(
             not (streamed and self.prior.mode == "class"),

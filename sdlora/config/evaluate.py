@@ -23,6 +23,11 @@ class EvaluatedData:
     root: str | None = None
     """Folder of the pictures that the LoRA was trained on, if they are there: scores compare with
     them, and with its folder ``held_out`` if it has one."""
+    trigger_word: str | None = None
+    """The word that calls the subject, such as ``sks``, for ``sampling.trigger_word`` and
+    ``evaluation.trigger_word``."""
+    class_word: str | None = None
+    """What the subject is, such as ``man``, for ``evaluation.class_word``."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -91,9 +96,12 @@ class EvaluateConfig:
             self.lora_scale,
             "must be finite numbers, at least one",
         )
-        require(
-            self.run is None or self.data.root is None,
-            "data.root",
-            self.data.root,
-            "a run brings its own training pictures; leave it out",
-        )
+        brought = {
+            "root": "training pictures; leave it out",
+            "trigger_word": "words; leave it out, or set evaluation.trigger_word",
+            "class_word": "words; leave it out, or set evaluation.class_word",
+        }
+        for key, own in brought.items():
+            value = getattr(self.data, key)
+            message = f"a run brings its own {own}"
+            require(self.run is None or value is None, f"data.{key}", value, message)

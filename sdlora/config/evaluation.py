@@ -31,6 +31,9 @@ class EvaluationConfig:
     """Face distance and faceless count: ``tiny_face``, ``deepface`` or ``none``."""
     clip: ScorerConfig = MISSING
     """CLIP score: ``clip`` (``options.model``: ``tiny``, a folder or a Hub id), or ``none``."""
+    attributes: ScorerConfig = MISSING
+    """Share of the attributes named in a prompt that its picture shows: ``tiny_attributes``, which
+    reads the drawn world alone, or ``none``."""
     image: ScorerConfig = MISSING
     """Image similarity, diversity and copying: ``image`` (``options.model``: ``tiny``, a folder or
     a Hub id of a CLIP or DINOv2), or ``none``."""
@@ -93,6 +96,9 @@ class EvaluationConfig:
             )
         require_choice("evaluation.face.name", self.face.name, ("tiny_face", "deepface", "none"))
         require_choice("evaluation.clip.name", self.clip.name, ("clip", "none"))
+        require_choice(
+            "evaluation.attributes.name", self.attributes.name, ("tiny_attributes", "none")
+        )
         require_choice("evaluation.image.name", self.image.name, ("image", "none"))
         require_choice("evaluation.aesthetic.name", self.aesthetic.name, ("aesthetic", "none"))
         self._check_features()
@@ -133,15 +139,10 @@ class EvaluationConfig:
             self.hw10,
             "is measured with evaluation.face.name=deepface and evaluation.clip.name=clip",
         )
+        has_both = self.trigger_word is not None and self.class_word is not None
         require(
-            (self.trigger_word is None) == (self.class_word is None),
-            "evaluation.class_word",
-            self.class_word,
-            "replaces evaluation.trigger_word; give both or none",
-        )
-        require(
-            self.trigger_word is not None or not self.prior_prompts,
+            has_both or not self.prior_prompts,
             "evaluation.prior_prompts",
             self.prior_prompts,
-            "needs evaluation.trigger_word and evaluation.class_word",
+            "needs data.trigger_word and data.class_word",
         )

@@ -20,6 +20,9 @@ class RecommendedConfig:
     >= 1."""
     batch_size: int = MISSING
     """Pictures in one forward pass, for ``data.batch_size``; >= 1."""
+    val_fraction: float | None = MISSING
+    """Share of the pictures that is held out, for ``data.val_fraction``; [0, 1), ``null``: a tenth
+    of 20 or more."""
     caption_dropout: float = MISSING
     """Probability of an empty caption, for ``data.captions.dropout``; [0, 1)."""
     max_steps: int = MISSING
@@ -58,6 +61,11 @@ class RecommendedConfig:
     """Optimizer steps between scores, for ``evaluation.every_n_steps``; 0: only at the end."""
     face: str = MISSING
     """Scorer of faces, for ``evaluation.face.name``: ``tiny_face``, ``deepface`` or ``none``."""
+    face_detector: str = MISSING
+    """deepface's detector for cuts around faces, for ``data.face_detector``: opencv, yunet, ..."""
+    attributes: str = MISSING
+    """What reads whether prompts are followed, for ``evaluation.attributes.name``:
+    ``tiny_attributes`` or ``none``."""
     clip_model: str = MISSING
     """CLIP that scores how pictures follow prompts, for ``evaluation.clip.options.model``:
     ``tiny``, a folder or a Hub id."""

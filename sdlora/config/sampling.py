@@ -26,6 +26,8 @@ class SamplingConfig:
     """Number of prompts to use, from the first; ``null``: all of a file, 8 captions."""
     prompt_prefix: str = MISSING
     """Put in front of every prompt, such as a trigger word with a comma and a space."""
+    trigger_word: str | None = None
+    """Put in front of prompts that do not have it, and of their prefix; ``null``: of none."""
     negative_prompt: str = MISSING
     """Negative prompt: what the pictures should not show."""
     sampler: str = MISSING

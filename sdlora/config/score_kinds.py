@@ -48,6 +48,7 @@ KINDS: Mapping[str, ScoreKind] = {
     "faceless": ScoreKind("faceless", LOWER, 0, _FACE),
     "several_faces": ScoreKind("several faces", NEITHER, 0, _FACE),
     "clip_score": ScoreKind("CLIP score", HIGHER, 2, _CLIP, True, PROMPT),
+    "prompt_followed": ScoreKind("prompt followed", HIGHER, 3, ("attributes",)),
     "image_similarity": ScoreKind("image sim.", HIGHER, 3, _IMAGE, True, IDENTITY),
     "image_similarity_training": ScoreKind("image sim. train", NEITHER, 3, _IMAGE),
     "diversity": ScoreKind("diversity", HIGHER, 3, _IMAGE),

@@ -31,18 +31,23 @@ def gap_closed(base: float | None, now: float | None, floor: float | None) -> fl
 
 
 def score_table(
-    rows: Mapping[str, Scores], *, floor: Scores | None = None, title: str = "Scores"
+    rows: Mapping[str, Scores],
+    *,
+    floor: Scores | None = None,
+    title: str = "Scores",
+    has_base: bool = True,
 ) -> Group:
-    """Tables of scores for the terminal; the first of ``rows`` is the reference.
+    """Tables of scores for the terminal.
 
     Scores are rows and models are columns; more than :data:`MOST_COLUMNS` models are rows, in as
     many tables as the scores need. ``±`` is half the width of the 95 % interval of a mean; arrows
     say which direction is better.
 
     Args:
-        rows: Name -> scores, e.g. ``{"base": ..., "LoRA": ...}``, the base first.
+        rows: Name -> scores, e.g. ``{"base": ..., "LoRA": ...}``.
         floor: Scores of real pictures of the person; adds them and the gap closed.
         title: Title of the tables.
+        has_base: Whether the first row is the base; there is no gap without one.
 
     Returns:
         A rich renderable; below the tables, the reasons of missing scores.
@@ -53,7 +58,7 @@ def score_table(
     if not rows:
         raise ValueError("rows: no scores to show.")
     shown = dict(rows) if floor is None else {**rows, "real pictures": floor}
-    lines = score_lines(rows, shown, floor)
+    lines = score_lines(rows, shown, floor if has_base else None)
     if len(shown) <= MOST_COLUMNS:
         tables = [_table(lines, list(shown), title)]
     else:
@@ -68,8 +73,8 @@ def _table(lines: Mapping[str, Sequence[str]], columns: Sequence[str], title: st
     table = Table(title=title, box=SIMPLE, pad_edge=False)
     table.padding = (0, 1, 0, 0)  # all numbers whole in 80 columns
     table.add_column("")
-    for name in columns:
-        table.add_column(name, justify="right")
+    for name in columns:  # whole, in several lines: cut off, long names look alike
+        table.add_column(name, justify="right", overflow="fold")
     for header, cells in lines.items():
         table.add_row(header, *cells)
     return table

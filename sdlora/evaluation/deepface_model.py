@@ -19,7 +19,9 @@ from sdlora.data.pictures.faces import (
     resized_for_detector,
     weights_folder,
 )
+from sdlora.evaluation.aligned_faces import AlignedFace, aligned_faces
 from sdlora.evaluation.face_metric import Faces, as_faces, no_faces
+from sdlora.evaluation.strangers import STRANGERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class DeepFaceModel:
     """
 
     def __init__(
-        self, model_name: str = "GhostFaceNet", detector: str = "ssd", batch_size: int = 32
+        self, model_name: str = "GhostFaceNet", detector: str = "yunet", batch_size: int = 32
     ) -> None:
         for key, name, known in (
             ("model_name", model_name, MODELS),
@@ -115,6 +117,7 @@ class DeepFaceModel:
             raise ValueError(f"batch_size={batch_size}: must be at least 1.")
         self.model_name = model_name
         self.detector = detector
+        self.stranger = STRANGERS.get(model_name)
         self._batch_size = batch_size
 
     def require_weights(self) -> None:
@@ -154,7 +157,8 @@ class DeepFaceModel:
     def embed(self, images: Sequence[Image.Image]) -> Faces:
         """Embed the largest face of each picture, and count its faces.
 
-        Pictures below 256 pixels are enlarged for the detector, those above 1024 reduced.
+        Pictures below 256 pixels are enlarged for the detector, those above 1024 reduced; no border
+        is added (``aligned_faces.py``).
 
         Raises:
             ValueError: As :meth:`require_weights` does.
@@ -162,10 +166,21 @@ class DeepFaceModel:
         if not images:
             return no_faces()
         self.require_weights()
-        found = self._represent(images, lambda image: _bgr(resized_for_detector(image)))
-        shown = [[face for face in faces if face["face_confidence"] != 0] for faces in found]
-        rows = [min(faces, key=_largest_first)["embedding"] if faces else None for faces in shown]
-        return as_faces(_stacked(rows), torch.tensor([len(faces) for faces in shown]))
+        counts: list[int] = []
+        rows: list[list[float] | None] = []
+        for start in range(0, len(images), self._batch_size):
+            # importing deepface or RetinaFace silences all warnings of the process
+            with ONE_AT_A_TIME, warnings.catch_warnings():
+                library = deepface()
+                found = [
+                    aligned_faces(_bgr(resized_for_detector(image)), self.detector)
+                    for image in images[start : start + self._batch_size]
+                ]
+                largest = [min(faces, key=_largest_first) for faces in found if faces]
+                vectors = iter(self._vectors(library, [face.pixels for face in largest]))
+            counts += [len(faces) for faces in found]
+            rows += [next(vectors) if faces else None for faces in found]
+        return as_faces(_stacked(rows), torch.tensor(counts))
 
     def first_faces(self, images: Sequence[Image.Image]) -> FirstFaces:
         """What ``DeepFace.represent(..., enforce_detection=False)[0]`` says of each picture.
@@ -182,6 +197,23 @@ class DeepFaceModel:
         rows = [faces[0]["embedding"] if faces else None for faces in found]
         confidences = [float(faces[0]["face_confidence"]) if faces else 0.0 for faces in found]
         return FirstFaces(_stacked(rows), torch.tensor(confidences, dtype=torch.float64))
+
+    def _vectors(self, library: Any, faces: list[np.ndarray]) -> list[list[float]]:
+        """Embeddings of faces that are cut out already."""
+        if not faces:
+            return []
+        found = library.represent(
+            faces,
+            model_name=self.model_name,
+            detector_backend="skip",
+            enforce_detection=False,
+            align=False,
+        )
+        return (
+            [each["embedding"] for each in found]
+            if len(faces) == 1
+            else [each[0]["embedding"] for each in found]
+        )
 
     def _represent(
         self, images: Sequence[Image.Image], pixels: Callable[[Image.Image], np.ndarray]
@@ -235,9 +267,8 @@ def _represent_chunk(
     return [found] if len(chunk) == 1 else list(found)
 
 
-def _largest_first(face: dict[str, Any]) -> tuple[int, int, int]:
-    area = face["facial_area"]
-    return -area["w"] * area["h"], area["y"], area["x"]
+def _largest_first(face: AlignedFace) -> tuple[int, int, int]:
+    return -face.area_px, face.top, face.left
 
 
 def _stacked(rows: Sequence[list[float] | None]) -> Tensor:

@@ -1,6 +1,5 @@
 """Face distance and cosine to known faces, and the face embedder of the drawn world."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sdlora.evaluation.picture_mean import PictureMean
+from sdlora.evaluation.strangers import RIGHT_ANGLE, Stranger
 
-FACELESS_DISTANCE = math.sqrt(2.0)
-"""Distance of a picture without a face: that of orthogonal unit vectors, as of an unrelated person.
-Leaving such pictures out (or 0, the best distance) would reward an adapter for destroying faces;
-the faceless count shows them."""
+SIDE_PX = 64
+"""Side of the drawn world's pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +39,10 @@ class Faces:
 class FaceModel(Protocol):
     """Embeds the face of each picture."""
 
+    @property
+    def stranger(self) -> Stranger | None:
+        """An unrelated person's face, for pictures without one; None if not known."""
+
     def embed(self, images: Sequence[Image.Image]) -> Faces:
         """Embed one face a picture, on the CPU; no picture is left out."""
 
@@ -55,7 +57,7 @@ class TinyFace:
         threshold: Smallest face probability of a picture with a face, in (0, 1).
     """
 
-    side_px = 64
+    stranger: Stranger | None = RIGHT_ANGLE
 
     def __init__(
         self,
@@ -78,7 +80,7 @@ class TinyFace:
         probabilities: list[Tensor] = []
         for start in range(0, len(images), self._batch_size):
             chunk = images[start : start + self._batch_size]
-            pixels = torch.stack([self._pixels(image) for image in chunk])
+            pixels = torch.stack([square_pixels(image) for image in chunk])
             output = self._embedder(pixels.to(self._device))
             vectors.append(output.vectors.float().cpu())
             probabilities.append(output.face_probability.float().cpu())
@@ -86,10 +88,11 @@ class TinyFace:
             return no_faces()
         return as_faces(torch.cat(vectors), torch.cat(probabilities) >= self._threshold)
 
-    def _pixels(self, image: Image.Image) -> Tensor:
-        side = (self.side_px, self.side_px)
-        square = ImageOps.fit(image.convert("RGB"), side, Image.Resampling.LANCZOS)
-        return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1.0
+
+def square_pixels(image: Image.Image) -> Tensor:
+    """A picture as the nets of the drawn world read it: ``[3, 64, 64]`` in [-1, 1], cropped."""
+    square = ImageOps.fit(image.convert("RGB"), (SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1.0
 
 
 def no_faces() -> Faces:
@@ -120,16 +123,18 @@ def as_faces(vectors: Tensor, counts: Tensor) -> Faces:
     return Faces(vectors=torch.where(counts[:, None] > 0, units, 0.0), counts=counts)
 
 
-def face_distances(faces: Faces, references: Tensor) -> Tensor:
+def face_distances(
+    faces: Faces, references: Tensor, faceless: float = RIGHT_ANGLE.distance
+) -> Tensor:
     """Mean distance of each face to all references.
 
     Args:
         faces: The pictures' faces.
         references: Unit rows, ``[R, D]``.
+        faceless: The value of a picture without a face.
 
     Returns:
-        Mean of ``|v - r|`` over the references, ``[n]``, in [0, 2] (0: the same face); a picture
-        without a face gets :data:`FACELESS_DISTANCE`.
+        Mean of ``|v - r|`` over the references, ``[n]``, in [0, 2] (0: the same face).
 
     Source:
         The face similarity of NTU GenAI 2024, homework 10, save for the faceless pictures.
@@ -137,11 +142,11 @@ def face_distances(faces: Faces, references: Tensor) -> Tensor:
     if not len(faces.vectors):
         return torch.zeros(0)
     if not faces.found.any():
-        return torch.full(faces.found.shape, FACELESS_DISTANCE)
+        return torch.full(faces.found.shape, faceless)
     # the matrix product that cdist takes for many rows loses small distances
     exact = "donot_use_mm_for_euclid_dist"
     distances = torch.cdist(faces.vectors, references, compute_mode=exact).mean(dim=1)
-    return torch.where(faces.found, distances, FACELESS_DISTANCE)
+    return torch.where(faces.found, distances, faceless)
 
 
 class FaceDistance(PictureMean):
@@ -149,6 +154,7 @@ class FaceDistance(PictureMean):
 
     Args:
         references: Unit rows, ``[R, D]``, R >= 1.
+        faceless: The value of a picture without a face, in [0, 2].
 
     Raises:
         ValueError: If there is no reference or one is not of unit length.
@@ -156,22 +162,22 @@ class FaceDistance(PictureMean):
 
     higher_is_better = False
 
-    def __init__(self, references: Tensor) -> None:
+    def __init__(self, references: Tensor, faceless: float = RIGHT_ANGLE.distance) -> None:
         super().__init__()
         self._references = _unit_rows(references)
+        self._faceless = faceless
 
     def update(self, faces: Faces) -> None:
-        """Add the faces of pictures; one without a face counts FACELESS_DISTANCE."""
-        self.take(face_distances(faces, self._references))
+        """Add the faces of pictures."""
+        self.take(face_distances(faces, self._references, self._faceless))
 
 
 class FaceCosine(PictureMean):
     """Mean cosine of pictures' faces with known faces, in [-1, 1]; higher is closer.
 
-    A picture without a face counts 0, the cosine of an unrelated person.
-
     Args:
         references: Unit rows, ``[R, D]``, R >= 1.
+        faceless: The value of a picture without a face, in [-1, 1].
 
     Raises:
         ValueError: If there is no reference or one is not of unit length.
@@ -179,16 +185,18 @@ class FaceCosine(PictureMean):
 
     higher_is_better = True
 
-    def __init__(self, references: Tensor) -> None:
+    def __init__(self, references: Tensor, faceless: float = RIGHT_ANGLE.cosine) -> None:
         super().__init__()
         self._references = _unit_rows(references)
+        self._faceless = faceless
 
     def update(self, faces: Faces) -> None:
         """Add the faces of pictures."""
         if not faces.found.any():  # no features, so no width
-            self.take(torch.zeros(len(faces.counts)))
+            self.take(torch.full((len(faces.counts),), self._faceless))
         else:
-            self.take((faces.vectors @ self._references.T).mean(dim=1))
+            cosines = (faces.vectors @ self._references.T).mean(dim=1)
+            self.take(torch.where(faces.found, cosines, self._faceless))
 
 
 def _unit_rows(references: Tensor) -> Tensor:

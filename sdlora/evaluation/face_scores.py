@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sdlora.evaluation.face_metric import FaceCosine, FaceDistance, FaceModel, Faces
 from sdlora.evaluation.scoring import KnownPictures, Measured, Pictures, Unavailable
+from sdlora.evaluation.strangers import RIGHT_ANGLE
 from sdlora.runtime.progress import Progress
 
 OWN = ("face_distance", "face_cosine")
@@ -37,15 +38,33 @@ class FaceScorer:
             raise Unavailable(_no_face(self.references))
         faces = self.model.embed(pictures.images)
         measured = Measured()
-        _compare(measured, faces, references, "")
+        self._compare(measured, faces, references, "")
         if self.training.images and not pictures.are_training:
             training = self._vectors("training pictures", self.training, progress)
             if len(training):
-                _compare(measured, faces, training, "_training")
+                self._compare(measured, faces, training, "_training")
         measured.values["faceless"] = int((faces.counts == 0).sum())
         measured.values["several_faces"] = int((faces.counts > 1).sum())
         measured.per_picture["num_faces"] = faces.counts.tolist()
         return measured
+
+    def _compare(self, measured: Measured, faces: Faces, known: Tensor, ending: str) -> None:
+        stranger, faceless = self.model.stranger, int((~faces.found).sum())
+        if stranger is None and faceless:
+            for name in OWN:
+                measured.lack(
+                    name + ending,
+                    f"{faceless} of {len(faces.counts)} pictures show no face, and it is not known "
+                    "how far strangers' faces are by this network, as which they would count",
+                )
+            return
+        stranger = stranger or RIGHT_ANGLE  # counts nowhere: every picture has a face
+        distance = FaceDistance(known, stranger.distance)
+        cosine = FaceCosine(known, stranger.cosine)
+        distance.update(faces)
+        cosine.update(faces)
+        measured.add(OWN[0] + ending, distance)
+        measured.add(OWN[1] + ending, cosine)
 
     def _vectors(self, what: str, known: KnownPictures, progress: Progress) -> Tensor:
         """Face embeddings of known pictures, computed once; faceless ones are left out."""
@@ -61,14 +80,6 @@ class FaceScorer:
                 )
             self._known[what] = faces.vectors[faces.found]
         return self._known[what]
-
-
-def _compare(measured: Measured, faces: Faces, known: Tensor, ending: str) -> None:
-    distance, cosine = FaceDistance(known), FaceCosine(known)
-    distance.update(faces)
-    cosine.update(faces)
-    measured.add(OWN[0] + ending, distance)
-    measured.add(OWN[1] + ending, cosine)
 
 
 def _no_face(references: KnownPictures) -> str:

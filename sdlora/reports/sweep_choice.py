@@ -6,7 +6,7 @@ from sdlora.config.score_kinds import LOWER, PROMPT_SCORE, kind
 from sdlora.reports.score_tables import score_text
 from sdlora.runtime.places import from_here
 from sdlora.sweep.cells import SEED, Cell, Sweep, value_text
-from sdlora.sweep.choice import Advantage, Candidate, Choice, rule_of
+from sdlora.sweep.choice import Advantage, Candidate, Choice, candidates, rule_of
 
 _MOST_REFUSED = 10
 """Number of refused cells that are named."""
@@ -57,10 +57,18 @@ def commands(sweep: Sweep, choice: Choice) -> dict[str, str]:
 
 
 def _why_none(sweep: Sweep) -> str:
-    if rule_of(sweep) is None:
+    rule = rule_of(sweep)
+    if rule is None:
         return (
             "No cell is recommended: its runs keep no best checkpoint (evaluation.select=none), or "
             "none has begun."
+        )
+    if found := candidates(sweep, rule):
+        title = kind(rule.score).title
+        return (
+            f"Take none of them: no cell has a better {title} than the base. The best, "
+            f"{_called(found[0])}, has {_value(found[0], rule.score)}{_of_base(sweep, rule.score)}."
+            " Train for longer, or with other rates."
         )
     return "No cell is recommended yet: none is finished that can be chosen."
 

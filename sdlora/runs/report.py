@@ -23,17 +23,19 @@ def write_report(
     settings: Mapping[str, Any],
     floor: Scores | None = None,
     pictures: Mapping[str, str] | None = None,
+    has_base: bool = True,
 ) -> None:
     """Write all measurements, whole or not at all (schema: docs/evaluation.md).
 
     Args:
         folder: Where it is written.
-        scores: Name -> scores, the base first.
+        scores: Name -> scores.
         settings: Settings of the pictures; plain JSON values and paths.
         floor: Scores of real pictures of the person.
         pictures: Name -> folder of its pictures, relative to ``folder``.
+        has_base: Whether the first scores are the base's.
     """
-    base = next(iter(scores.values()), None)
+    base = next(iter(scores.values()), None) if has_base else None
     closed = {
         name: None if base is None or floor is None else gap_closed_by(row, base, floor)
         for name, row in scores.items()

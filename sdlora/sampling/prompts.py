@@ -9,6 +9,7 @@ from pathlib import Path
 from sdlora.config.evaluation import EvaluationConfig
 from sdlora.config.rules import ConfigError
 from sdlora.config.sampling import CAPTIONS, SamplingConfig
+from sdlora.data.captions.trigger_word import with_trigger_word
 from sdlora.runtime.places import located
 
 MOST_CAPTIONS = 8
@@ -44,7 +45,8 @@ def prompts_of(config: SamplingConfig, captions: Sequence[str] = ()) -> tuple[Pr
     texts = _texts(config, captions)[: config.num_prompts]
     after = range(max(config.seeds) + 1, max(config.seeds) + 1 + (config.num_seeds or 0))
     seeds = [*config.seeds, *after][: config.num_seeds or len(config.seeds)]
-    return tuple(Prompt(config.prompt_prefix + text, seed) for text in texts for seed in seeds)
+    whole = [with_trigger_word(config.prompt_prefix + text, config.trigger_word) for text in texts]
+    return tuple(Prompt(text, seed) for text in whole for seed in seeds)
 
 
 def _texts(config: SamplingConfig, captions: Sequence[str]) -> Sequence[str]:

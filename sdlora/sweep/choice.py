@@ -94,20 +94,11 @@ def rule_of(sweep: Sweep) -> Rule | None:
 def choose(sweep: Sweep) -> Choice | None:
     """The best cell by the rule of its runs; None if no finished cell can be chosen.
 
-    Cells that differ only in their seed are one candidate: their mean counts, and settings that
-    stop following prompts with one seed are not chosen. The first of equal candidates wins.
+    The best one must be better than the bare base: a LoRA that is not better is not worth taking.
     """
     rule = rule_of(sweep)
-    if rule is None:
-        return None
-    groups: dict[tuple[Any, ...], list[Cell]] = {}
-    for cell in sweep.in_state(DONE):
-        settings = [(key, str(value)) for key, value in cell.overrides.items() if key != SEED]
-        groups.setdefault(tuple(sorted(settings)), []).append(cell)
-    made = [_candidate(rule, cells) for cells in groups.values()]
-    sign = kind(rule.score).sign  # turns a score into a cost and back
-    found = sorted((each for each in made if each), key=lambda each: sign * each.mean)
-    if not found:
+    found = [] if rule is None else candidates(sweep, rule)
+    if rule is None or not found or beats_base(rule, found[0]) is False:
         return None
     runner_up = found[1] if len(found) > 1 else None
     return Choice(
@@ -118,6 +109,30 @@ def choose(sweep: Sweep) -> Choice | None:
         num_candidates=len(found),
         refused=[cell for cell in sweep.in_state(DONE) if _cost(rule, cell) is None],
     )
+
+
+def candidates(sweep: Sweep, rule: Rule) -> list[Candidate]:
+    """The settings that can be chosen, the best first.
+
+    Cells that differ only in their seed are one candidate: their mean counts, and settings that
+    stop following prompts with one seed are not chosen. The first of equal candidates wins.
+    """
+    groups: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in sweep.in_state(DONE):
+        settings = [(key, str(value)) for key, value in cell.overrides.items() if key != SEED]
+        groups.setdefault(tuple(sorted(settings)), []).append(cell)
+    made = [_candidate(rule, cells) for cells in groups.values()]
+    sign = kind(rule.score).sign  # turns a score into a cost and back
+    return sorted((each for each in made if each), key=lambda each: sign * each.mean)
+
+
+def beats_base(rule: Rule, candidate: Candidate) -> bool | None:
+    """Whether the mean score is better than the base's; None if the base's is not known."""
+    bases = [cell.base.value(rule.score) for cell in candidate.cells if cell.base is not None]
+    known = [value for value in bases if value is not None]
+    if not known:
+        return None
+    return kind(rule.score).sign * (candidate.mean - statistics.mean(known)) < 0
 
 
 def advantage(rule: Rule, winner: Candidate, other: Candidate) -> Advantage | None:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from filelock import FileLock, Timeout
 
 from sdlora.config.rules import ConfigError
+from sdlora.config.score_kinds import kind
 from sdlora.runtime.randomness import derive_seed
-from sdlora.sweep.cells import read_sweep
+from sdlora.sweep.cells import SweepError, read_sweep
 from sdlora.sweep.plan import STUDY, Cell, SweptKey, cells
 from sdlora.sweep.state import DONE, RUNNING
 
@@ -212,7 +213,20 @@ class Search:
             pairs = zip(self.objectives, trial.values, strict=True)
             values = ", ".join(f"{name} {value:.4g}" for name, value in pairs)
             text += f"\n  best: trial {trial.number}, {values}: {trial.user_attrs[CELL]['folder']}"
+            text += self._against_base(trial.values)
         return text
+
+    def _against_base(self, values: Sequence[float]) -> str:
+        """A remark where a trial's only objective is not better than the base's."""
+        name, *others = self.objectives
+        try:
+            base = read_sweep(self.folder).base
+        except SweepError:
+            return ""
+        before = None if others or base is None else base.value(name)
+        if before is None or kind(name).sign * (values[0] - before) < 0:
+            return ""
+        return f", which is not better than the base ({before:.4g}): take none of them"
 
     def _running(self) -> "list[FrozenTrial]":
         from optuna.trial import TrialState

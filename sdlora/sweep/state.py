@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sdlora.config.score_kinds import kind
 from sdlora.evaluation.selection import Rule
 from sdlora.runs.best import read_best
+from sdlora.runs.report import read_scores
 from sdlora.runtime.files import write_json
 
 FILE_NAME = "cell.json"
@@ -63,6 +65,7 @@ class Standing:
         failed: Failed cells.
         seconds_left: Estimate from the mean time of the finished cells; ``None`` before the first.
         best: Folder name and score of the best finished cell.
+        is_better: Whether that is better than the base's score; True if the base's is not known.
     """
 
     total: int
@@ -71,6 +74,7 @@ class Standing:
     failed: int
     seconds_left: float | None
     best: tuple[str, float] | None
+    is_better: bool = True
 
     def line(self, score: str) -> str:
         """Summary line; ``score`` is the name of the rule's score."""
@@ -80,7 +84,12 @@ class Standing:
         if self.seconds_left:
             parts.append(f"about {math.ceil(self.seconds_left / 60)} min left")
         if self.best is not None:
-            parts.append(f"best so far: {self.best[0]} ({score} {self.best[1]:.4g})")
+            name, value = self.best
+            parts.append(
+                f"best so far: {name} ({score} {value:.4g})"
+                if self.is_better
+                else f"none better than the base so far (the best: {name}, {score} {value:.4g})"
+            )
         return ", ".join(parts)
 
 
@@ -98,25 +107,36 @@ def standing(folders: Sequence[Path], rule: Rule, total: int) -> Standing:
     failed = sum(state is not None and state.state == FAILED for state in states.values())
     seconds = [state.seconds for state in finished.values()]
     left = total - len(finished) - failed
+    best = _best(list(finished), rule)
     return Standing(
         total=total,
         done=len(finished),
         running=running,
         failed=failed,
         seconds_left=left * sum(seconds) / len(seconds) if seconds else None,
-        best=_best(list(finished), rule),
+        best=None if best is None else (best[0].name, best[1]),
+        is_better=best is None or _is_better(best, rule),
     )
 
 
-def _best(folders: Sequence[Path], rule: Rule) -> tuple[str, float] | None:
+def _best(folders: Sequence[Path], rule: Rule) -> tuple[Path, float] | None:
     """The best cell; every run's best step meets the rule's condition, so only its cost counts."""
-    costs: list[tuple[float, str, Any]] = []
+    costs: list[tuple[float, Path, Any]] = []
     for folder in folders:
         best = read_best(folder)
         cost = None if best is None else rule.cost(best.scores, best.scores)
         if best is not None and cost is not None:
-            costs.append((cost, folder.name, best.scores.value(rule.score)))
+            costs.append((cost, folder, best.scores.value(rule.score)))
     if not costs:
         return None
-    _, name, value = min(costs)
-    return name, value
+    _, folder, value = min(costs)
+    return folder, value
+
+
+def _is_better(best: tuple[Path, float], rule: Rule) -> bool:
+    folder, value = best
+    try:
+        base = read_scores(folder)["base"].value(rule.score)
+    except (OSError, KeyError, TypeError, ValueError):
+        return True
+    return base is None or kind(rule.score).sign * (value - base) < 0

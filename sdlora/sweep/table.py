@@ -10,17 +10,19 @@ from sdlora.evaluation.comparison import measured_names
 from sdlora.evaluation.scores import Scores
 from sdlora.runtime import files
 from sdlora.sweep.cells import Cell, Sweep, value_text
+from sdlora.sweep.choice import Candidate, beats_base, rule_of
 
 FILE_NAME = "results.csv"
 
-_BEFORE = ("state", "reason", "best_step")
+_BEFORE = ("state", "reason", "best_step", "beats_base")
 _AFTER = ("trainable_parameters", "file_bytes", "seconds", "peak_memory_mib", "folder")
 
 
 def write_results(sweep: Sweep) -> Path:
     """Write the table into the sweep's folder, whole or not at all.
 
-    Columns: ``cell``, the swept keys, ``state``, ``reason``, ``best_step``, each score of the last
+    Columns: ``cell``, the swept keys, ``state``, ``reason``, ``best_step``, ``beats_base`` (whether
+    the score that selects is better than the base's at the step to take), each score of the last
     step (``final/NAME``, and ``_low`` and ``_high`` where some cell has its 95 % interval), each of
     the best one (``best/NAME``), ``trainable_parameters``, ``file_bytes``, ``seconds``,
     ``peak_memory_mib``, ``folder``. What is not known is empty. The base's scores stand under
@@ -35,7 +37,7 @@ def write_results(sweep: Sweep) -> Path:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([*header, *_AFTER])
     if sweep.base is not None:
-        row: list[Any] = ["base", *("" for _ in sweep.swept), "", "", ""]
+        row: list[Any] = ["base", *("" for _ in sweep.swept), *("" for _ in _BEFORE)]
         row += _values(sweep.base, columns["final"]) + _values(None, columns["best"])
         writer.writerow([*row, *("" for _ in _AFTER)])
     for cell in sweep.cells:
@@ -58,8 +60,18 @@ def _row(
     scores = _values(cell.final, final) + _values(cell.best.scores if cell.best else None, best)
     after = [getattr(cell, name) for name in _AFTER[:-1]]
     folder = cell.folder.relative_to(sweep.folder).as_posix()
-    row = [cell.number, *swept, cell.state, cell.reason, step, *scores, *after, folder]
+    row = [cell.number, *swept, cell.state, cell.reason, step, _beats_base(sweep, cell)]
+    row += [*scores, *after, folder]
     return ["" if value is None else value for value in row]
+
+
+def _beats_base(sweep: Sweep, cell: Cell) -> str:
+    rule = rule_of(sweep)
+    chosen = None if rule is None or cell.chosen is None else cell.chosen.scores.value(rule.score)
+    if rule is None or chosen is None:
+        return ""
+    found = beats_base(rule, Candidate([cell], chosen, None))
+    return "" if found is None else str(found).lower()
 
 
 def _score_columns(rows: Sequence[Scores | None]) -> list[tuple[str, str]]:

@@ -6,6 +6,9 @@ from torch import Tensor, nn
 from sdlora.world.convolutions import Convolutions, Shipped
 from sdlora.world.portraits import ATTRIBUTE_VALUES
 
+FOLLOWED = ("background", "shirt", "hair", "hat", "glasses", "kind")
+"""Attributes that count where a picture is compared with its prompt."""
+
 
 class AttributeClassifier(Shipped):
     """Reads kind, hair, glasses, hat, beard, smile, shirt and background, each on its own.

@@ -268,3 +268,40 @@ def test_captions_that_a_run_drew_are_drawn_again(
     (run / "prompts.txt").unlink()
     told = message_of(f"run={run}", f"hydra.run.dir={tmp_path / 'lost'}", evaluate=True)
     assert told.startswith(f"sampling.prompts=captions: {run} holds no prompts.txt; name a text")
+
+
+def test_an_evaluation_without_any_number_is_an_error(
+    message_of: Callable[..., str], repository: Path, tmp_path: Path
+) -> None:
+    """The only scorer has no weights: what is written is there, and the message says why."""
+    (tmp_path / "drawn").mkdir()
+    shutil.copyfile(repository / "examples/portraits/portrait_01.png", tmp_path / "drawn" / "a.png")
+    message = message_of(
+        f"images={tmp_path / 'drawn'}",
+        "evaluation=none",
+        "evaluation.clip.name=clip",
+        "evaluation.clip.options.model=tiny",
+        f"run_dir={tmp_path / 'out'}",
+        evaluate=True,
+    )
+    lines = message.splitlines()
+    assert lines[0].startswith("nothing was scored")
+    assert lines[1:] == ["  no CLIP score: there are no prompts to compare with"]
+    assert (tmp_path / "out" / "report.json").is_file()
+
+
+def test_two_folders_of_pictures_have_no_base(
+    evaluate_here: TrainHere, repository: Path, tmp_path: Path
+) -> None:
+    for number, name in enumerate(("first", "second"), start=1):
+        (tmp_path / name).mkdir()
+        picture = repository / f"examples/portraits/portrait_0{number}.png"
+        shutil.copyfile(picture, tmp_path / name / "a.png")
+    evaluate_here(
+        f"images=[{tmp_path / 'first'},{tmp_path / 'second'}]",
+        "data.root=examples/portraits",
+        f"run_dir={tmp_path / 'out'}",
+    )
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert list(report["scores"]) == ["first", "second"]
+    assert report["gap_closed"] == {"first": None, "second": None}

@@ -30,6 +30,13 @@ def check_evaluation(config: EvaluateConfig) -> None:
                 raise ConfigError(f"{key}={path}: no such file or folder")
     if config.data.root is not None and not located(config.data.root).is_dir():
         raise ConfigError(f"data.root={config.data.root}: no such folder; name one, or null")
+    scorers = ("face", "clip", "attributes", "image", "aesthetic")
+    require(
+        not config.images or any(getattr(config.evaluation, key).name != "none" for key in scorers),
+        "images",
+        config.images,
+        "is to be scored, but evaluation has no scorer; choose one, such as evaluation=photos",
+    )
     if config.run is not None and not config.images:
         adapter = checkpoint_path(config.run, config.checkpoint)
         require(

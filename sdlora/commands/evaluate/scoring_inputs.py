@@ -1,7 +1,7 @@
 """The inputs of an evaluation: model, LoRAs, training pictures and references."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,23 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from sdlora.assembly import scorers
-from sdlora.assembly.data_source import file_index, held_out, picture_source
+from sdlora.assembly.data_source import (
+    file_index,
+    held_out,
+    held_out_fraction,
+    picture_source,
+)
 from sdlora.config.data import DataConfig, RootConfig
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.model import ModelConfig
+from sdlora.config.rules import ConfigError
 from sdlora.config.sampling import CAPTIONS
-from sdlora.data.selection.picture_set import split_numbers
+from sdlora.data.selection.picture_set import automatic_fraction, split_numbers
 from sdlora.data.sources.folder_source import HELD_OUT, FolderSource
 from sdlora.data.sources.picture_source import DataError, PictureSource, Selection
 from sdlora.evaluation.scoring import KnownPictures
 from sdlora.runs.adapter_file import checkpoint_path
+from sdlora.runs.best import read_best
 from sdlora.runs.checkpoints import CHECKPOINTS, steps_on_disk
 from sdlora.runs.run_config import read_config
 from sdlora.runtime.places import located
@@ -74,7 +81,7 @@ def scoring_inputs(config: EvaluateConfig, progress: Progress) -> ScoringInputs:
         merged = OmegaConf.merge(OmegaConf.structured(ModelConfig), base)
         model = replace(_typed(merged, ModelConfig), scratch=[])
         data = _typed(OmegaConf.merge(OmegaConf.structured(DataConfig), stored["data"]), DataConfig)
-        training, references = _of_run(data, progress)
+        training, references = _of_run(data, stored["evaluation"], progress)
         resolution = config.resolution or data.resolution
     if config.evaluation.references is not None:
         references = scorers.pictures_in(config.evaluation.references)
@@ -89,8 +96,7 @@ def named_loras(config: EvaluateConfig) -> list[NamedLora]:
     if config.run is None:
         files = {label: located(path) for label, path in _labels(config.lora).items()}
     elif config.checkpoint == "all":
-        steps = steps_on_disk(Path(config.run) / CHECKPOINTS)
-        files = {f"step {step}": checkpoint_path(config.run, str(step)) for step in steps}
+        files = _every_step(config.run)
     else:
         files = {"LoRA": checkpoint_path(config.run, config.checkpoint)}
     if len(config.lora) == 1:
@@ -101,6 +107,32 @@ def named_loras(config: EvaluateConfig) -> list[NamedLora]:
         for label, path in files.items()
         for scale in config.lora_scale
     ]
+
+
+def _every_step(run: str) -> dict[str, Path]:
+    """Every checkpoint on the disk, and the best step, whose checkpoint may be gone."""
+    steps = steps_on_disk(Path(run) / CHECKPOINTS)
+    paths = {step: checkpoint_path(run, str(step)) for step in steps}
+    best = read_best(Path(run))
+    if best is not None:
+        paths.setdefault(best.step, checkpoint_path(run, "best"))
+    return {
+        f"step {step}" + " (best)" * (best is not None and step == best.step): path
+        for step, path in sorted(paths.items())
+    }
+
+
+def labels_of_folders(folders: Sequence[str]) -> dict[str, str]:
+    """Label -> folder of pictures: the shortest ends of their paths that tell them apart."""
+    if len(folders) == 1:
+        return {"pictures": folders[0]}
+    paths = [located(folder).resolve().parts for folder in folders]
+    longest = max(map(len, paths))
+    for count in range(1, longest + 1):
+        labels = ["/".join(parts[-count:]) for parts in paths]
+        if len(set(labels)) == len(labels):
+            return dict(zip(labels, folders, strict=True))
+    raise ConfigError(f"images={list(folders)}: names a folder twice; name each once")
 
 
 def _labels(files: Sequence[str]) -> dict[str, str]:
@@ -120,9 +152,15 @@ def _labels(files: Sequence[str]) -> dict[str, str]:
 
 
 def _of_run(
-    data: DataConfig, progress: Progress
+    data: DataConfig, scores: Mapping[str, Any], progress: Progress
 ) -> tuple[PictureSource | None, KnownPictures | None]:
-    """A run's training and held-out pictures, if they still exist."""
+    """A run's training and held-out pictures, if they still exist.
+
+    Args:
+        data: The run's.
+        scores: Its ``evaluation``.
+        progress: Prints notes.
+    """
     try:
         folder = held_out(data, progress)
         with file_index(data) as index:
@@ -131,8 +169,10 @@ def _of_run(
         progress.print(f"note: the run's training pictures no longer exist: {error}")
         return None, None
     references = None
-    if data.val_fraction:
-        trained, others = split_numbers(source.pictures, data.val_fraction)
+    given, hw10 = scores.get("references"), scores.get("hw10", False)
+    automatic = automatic_fraction(source.pictures)
+    if part := held_out_fraction(data, given, hw10, folder, automatic):
+        trained, others = split_numbers(source.pictures, part)
         references = scorers.first_pictures(Selection(source, others)) if others else None
         source = Selection(source, trained)
     if data.val_root is not None and located(data.val_root).is_dir():

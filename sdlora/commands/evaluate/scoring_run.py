@@ -15,11 +15,18 @@ from sdlora.adapters.textual_inversion import load_embeddings
 from sdlora.assembly import base_model, scorers
 from sdlora.assembly.device import DTYPES, compute_device
 from sdlora.assembly.new_word import embeddings_of, teach
-from sdlora.assembly.unsuited_values import drawn_world_notes
-from sdlora.commands.evaluate.scoring_inputs import NamedLora, ScoringInputs, scoring_inputs
+from sdlora.assembly.unsuited_values import drawn_scorers_note, drawn_world_notes
+from sdlora.commands.evaluate.scoring_inputs import (
+    NamedLora,
+    ScoringInputs,
+    labels_of_folders,
+    scoring_inputs,
+)
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.lora import NewWordConfig
+from sdlora.config.model import ModelConfig
 from sdlora.config.rules import ConfigError
+from sdlora.config.score_kinds import kind
 from sdlora.data.pictures.decode import PICTURE_SUFFIXES, PictureError, read_picture
 from sdlora.data.pictures.picture import ERROR
 from sdlora.evaluation.comparison import score_table
@@ -57,7 +64,7 @@ def evaluate(config: EvaluateConfig, folder: Path, progress: Progress) -> Path:
     device = compute_device(config.accelerator)
     scorer = scorers.scorer(config.evaluation, inputs.references, training, device, progress)
     if config.images:
-        rows = _of_folders(config.images, scorer, progress)
+        rows = _of_folders(config, inputs.model, scorer, progress)
     else:
         rows = _of_loras(config, inputs, scorer, training, progress)
     return _write(config, inputs, folder, rows, scorer, training, progress)
@@ -156,17 +163,21 @@ def _applied(
 
 
 def _of_folders(
-    folders: Sequence[str], scorer: Scorer, progress: Progress
+    config: EvaluateConfig, model: ModelConfig, scorer: Scorer, progress: Progress
 ) -> dict[str, Evaluation]:
     """Score pictures of other programs, a row for each folder."""
+    labels = labels_of_folders(config.images)
+    found = {label: _read(located(folder)) for label, folder in labels.items()}
+    sizes = (image.size for images, _ in found.values() for image in images)
+    if note := drawn_scorers_note(model, config.evaluation, sizes):
+        progress.print(f"note: {note}")
     rows = {}
-    for folder in folders:
-        images, texts = _read(located(folder))
+    for label, (images, texts) in found.items():
         known = [text for text in texts.values() if text is not None]
         pictures = Pictures(images, known if len(known) == len(images) else None)
         scores = scorer.score(pictures, progress)
         prompts = [Prompt(text or "", seed=0) for text in texts.values()]
-        rows[folder if len(folders) > 1 else "pictures"] = Evaluation(prompts, images, scores)
+        rows[label] = Evaluation(prompts, images, scores)
     return rows
 
 
@@ -215,23 +226,53 @@ def _write(
     write_grid(folder / "grid.png", rows, count, training.images[:count])
     used = {**asdict(config), "model": asdict(inputs.model)}  # a run brings its own
     settings = {"config": used, "versions": versions.versions()}
-    write_report(folder, scores, settings=settings, floor=real, pictures=folders)
+    has_base = not config.images
+    write_report(folder, scores, settings=settings, floor=real, pictures=folders, has_base=has_base)
     last = list(rows)[-1]
     if inputs.training is not None:
         prompts = rows[last].prompts
         write_nearest(folder, scores[last], prompts, inputs.training, folders[last])
-    print_scores(scores, real, progress)
+    print_scores(scores, real, progress, has_base=has_base)
     write_html_report(folder)
     progress.print(
         f"\nWritten: {folder / 'report.html'}, {folder / REPORT}, grid.png and the pictures"
     )
+    refuse_no_score(scores)
     return folder / REPORT
 
 
-def print_scores(scores: Mapping[str, Scores], real: Scores | None, progress: Progress) -> None:
+def refuse_no_score(scores: Mapping[str, Scores]) -> None:
+    """Stop with an error where scores were asked for and none could be measured.
+
+    Raises:
+        NothingScored: With the reasons.
+    """
+    reasons: dict[str, list[str]] = {}
+    for row in scores.values():
+        if any(value is not None for value in row.values.values()):
+            return
+        for name, reason in row.reasons.items():
+            titles = reasons.setdefault(reason, [])
+            titles += [kind(name).title] * (kind(name).title not in titles)
+    if reasons:
+        lines = (f"no {', '.join(titles)}: {reason}" for reason, titles in reasons.items())
+        raise NothingScored("\n  ".join(["nothing was scored", *lines]))
+
+
+class NothingScored(ValueError):
+    """An evaluation without a single number."""
+
+
+def print_scores(
+    scores: Mapping[str, Scores],
+    real: Scores | None,
+    progress: Progress,
+    *,
+    has_base: bool = True,
+) -> None:
     """Print the table of all scores, and the homework's line of each model."""
     if any(value is not None for row in scores.values() for value in row.values.values()):
-        progress.print(score_table(scores, floor=real))
+        progress.print(score_table(scores, floor=real, has_base=has_base))
     for name, row in scores.items():
         if FACE in row.values:
             progress.print(f"{name}: {tutorial_line(row)}")

@@ -7,7 +7,7 @@ from transformers.utils import logging as transformers_logging
 from sdlora.assembly.device import check_device, found_precision
 from sdlora.assembly.family_limits import check_family_limits
 from sdlora.assembly.optimizer import check_optimizer, check_schedule, trained_rates
-from sdlora.assembly.scorers import check_scores
+from sdlora.assembly.scorers import check_choice, check_scores
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.diffusion.noise_schedule import changed_schedule
@@ -43,3 +43,5 @@ def check(config: TrainConfig) -> None:
     trainer = config.trainer
     check_device(trainer.accelerator, trainer.precision, trainer.compile)
     check_scores(config.evaluation, config.sampling)
+    select = config.evaluation.select
+    check_choice(config.evaluation, "evaluation.select", [select], instead="image_similarity")

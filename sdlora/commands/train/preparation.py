@@ -11,6 +11,7 @@ from sdlora.adapters.spec import LoraSpec
 from sdlora.assembly import adapters, base_model, lightning_trainer, scorers
 from sdlora.assembly.class_pictures import draw_missing_class_pictures
 from sdlora.assembly.data_source import held_out as held_out_folder
+from sdlora.assembly.data_source import held_out_fraction
 from sdlora.assembly.device import DTYPES
 from sdlora.assembly.hashes import base_hashes, init_hashes
 from sdlora.assembly.init_from import start_from_file
@@ -169,18 +170,27 @@ def _pictures(
     """The training pictures and the held-out ones."""
     if config.data.prior.mode == "class" and not config.check:
         draw_missing_class_pictures(config, folder, progress)
+    scores = config.evaluation
     data = training_pictures(
         config.data,
         config.model,
         folder,
         progress,
         is_check=config.check,
-        with_faces=config.evaluation.face.name == "deepface",  # scores of real faces
+        with_faces=scores.face.name == "deepface",  # scores of real faces
     )
     held_out = held_out_pictures(config.data, config.model, progress, is_check=config.check)
-    if config.data.val_fraction:
-        data, held_out = data.split(config.data.val_fraction)
-        progress.print(f"{len(held_out.geometry)} pictures are held out (data.val_fraction)")
+    others, automatic = held_out_folder(config.data, progress), data.automatic_fraction
+    if part := held_out_fraction(config.data, scores.references, scores.hw10, others, automatic):
+        data, held_out = data.split(part)
+        count = len(held_out.geometry)
+        why = (
+            "a tenth, for validation loss and scores, as no other pictures are held out; "
+            "data.val_fraction=0 trains on all"
+            if config.data.val_fraction is None
+            else "data.val_fraction"
+        )
+        progress.print(f"{count} of {count + len(data.geometry)} pictures are held out ({why})")
     return data, held_out
 
 

@@ -33,6 +33,12 @@ from sdlora.data.sources.picture_source import (
     fingerprint,
 )
 
+AUTOMATIC_SHARE = 0.1
+"""Share of the pictures that is held out where nothing else is (``data.val_fraction=null``)."""
+
+LEAST_PICTURES = 20
+"""With fewer pictures none is held out by itself: every one of them is needed for training."""
+
 LOOK_ALIKE_BITS = 4
 """Largest distance of perceptual hashes (64 bits) that nearly always means one motif."""
 
@@ -46,12 +52,15 @@ class PictureSet:
         geometry: Cut of each picture.
         fingerprint: Hex SHA-256 of all pictures found and their captions.
         faces: The face in each picture if faces were detected, else empty.
+        automatic_fraction: The fraction of :meth:`split` that holds out a tenth of all pictures
+            found; 0 for few pictures.
     """
 
     source: PictureSource
     geometry: list[Geometry]
     fingerprint: str
     faces: Sequence[Box | None] = ()
+    automatic_fraction: float = 0.0
 
     def without(self, faults: Mapping[int, Finding]) -> "PictureSet":
         """The same set without some pictures, by number, with their findings."""
@@ -81,10 +90,34 @@ def split_numbers(pictures: Sequence[Picture], fraction: float) -> tuple[list[in
     """
     sides: tuple[list[int], list[int]] = [], []
     for number, picture in enumerate(pictures):
-        place = int(picture.content[:13], 16) / 16**13
         is_own = not picture.name.startswith(CLASS_PICTURES)
-        sides[is_own and place < fraction].append(number)
+        sides[is_own and _place(picture) < fraction].append(number)
     return sides
+
+
+def automatic_fraction(pictures: Sequence[Picture]) -> float:
+    """The fraction with which :func:`split_numbers` holds out a tenth of these pictures.
+
+    A fraction of 0.1 would hold out none of twenty in one case of eight, as hashes fall.
+
+    Args:
+        pictures: All pictures found, before filters; class pictures do not count.
+
+    Returns:
+        In [0, 1); 0 for fewer than :data:`LEAST_PICTURES`.
+    """
+    own = [picture for picture in pictures if not picture.name.startswith(CLASS_PICTURES)]
+    if len(own) < LEAST_PICTURES:
+        return 0.0
+    places = sorted(map(_place, own))
+    last = places[round(AUTOMATIC_SHARE * len(places)) - 1]
+    after = next((place for place in places if place > last), None)
+    return 0.0 if after is None else (last + after) / 2
+
+
+def _place(picture: Picture) -> float:
+    """A number in [0, 1) from the hash of the picture's bytes."""
+    return int(picture.content[:13], 16) / 16**13
 
 
 def selected_set(
@@ -129,6 +162,7 @@ def selected_set(
         geometry=[cuts[number] for number in left],
         fingerprint=fingerprint(pictures),
         faces=[boxes[number] for number in left] if faces else (),
+        automatic_fraction=automatic_fraction(pictures),
     )
 
 

@@ -1,4 +1,4 @@
-"""The protocol of picture sources, and sources made of others: a selection, class pictures."""
+"""The protocol of picture sources, and sources made of others."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Protocol
 
 from PIL import Image
 
+from sdlora.data.captions.trigger_word import has_word
 from sdlora.data.pictures.decode import PictureError
 from sdlora.data.pictures.picture import Finding, Picture
 
@@ -86,6 +87,35 @@ class Selection:
     def mask(self, index: int) -> Image.Image | None:
         """Loss mask of picture ``index`` of the selection."""
         return self._source.mask(self._indices[index])
+
+
+class WithTriggerWord:
+    """A source whose captions all have the trigger word.
+
+    Args:
+        source: The user's pictures.
+        trigger_word: Put in front of captions that do not have it, as a picture's prefix.
+        others: Texts that stand in every caption anyway, such as a prefix of all.
+    """
+
+    def __init__(self, source: PictureSource, trigger_word: str, others: Sequence[str]) -> None:
+        self._source = source
+        self.pictures = [
+            picture
+            if any(has_word(text, trigger_word) for text in (picture.text, picture.prefix, *others))
+            else replace(picture, prefix=f"{trigger_word}, {picture.prefix}")
+            for picture in source.pictures
+        ]
+        self.findings = source.findings
+        self.notes = source.notes
+
+    def image(self, index: int) -> Image.Image:
+        """Picture ``index``, mode ``RGB``, upright."""
+        return self._source.image(index)
+
+    def mask(self, index: int) -> Image.Image | None:
+        """Loss mask of picture ``index``."""
+        return self._source.mask(index)
 
 
 CLASS_PICTURES = "class pictures/"

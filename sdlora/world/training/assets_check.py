@@ -15,7 +15,7 @@ from sdlora.runtime.files import write_text
 from sdlora.runtime.places import ASSETS
 from sdlora.runtime.progress import Progress
 from sdlora.runtime.randomness import generator
-from sdlora.world.attributes import AttributeClassifier
+from sdlora.world.attributes import FOLLOWED, AttributeClassifier
 from sdlora.world.face import FaceEmbedder
 from sdlora.world.portraits import HELD_OUT_SEEDS, attributes_named, caption, random_scene
 from sdlora.world.training import attribute_classifier as attributes_training
@@ -26,8 +26,6 @@ from sdlora.world.training.vae import reconstruction_psnr
 
 README = ASSETS / "README.md"
 OPENING, CLOSING = "<!-- quality -->", "<!-- /quality -->"
-FOLLOWED = ("background", "shirt", "hair", "hat", "glasses", "kind")
-"""The attributes by which the base's pictures are judged."""
 # Parts of the held-out range: drawings, people, prompts; examples use its far end.
 DRAWING_SEEDS = list(HELD_OUT_SEEDS[20_000:20_500])
 PROMPT_SEEDS = list(HELD_OUT_SEEDS[30_000:30_200])

@@ -63,6 +63,7 @@ SAME: dict[str, tuple[Any, dict[str, Any]]] = {
         f"model.recommended.{name}": (value, {})
         for name, value in {
             "batch_size": 3,
+            "val_fraction": 0.5,
             "caption_dropout": 0.5,
             "max_steps": 9,
             "unet_lr": 1e-3,
@@ -78,6 +79,8 @@ SAME: dict[str, tuple[Any, dict[str, Any]]] = {
             "draw_every_n_steps": 9,
             "score_every_n_steps": 9,
             "face": "none",
+            "face_detector": "ssd",
+            "attributes": "none",
             "clip_model": "other",
             "image_model": "other",
             "select": "none",
@@ -92,6 +95,8 @@ SAME: dict[str, tuple[Any, dict[str, Any]]] = {
     "data.nested": (False, {}),
     "data.val_root": ("{at}/held", {}),
     "data.val_fraction": (0.2, {}),
+    "data.trigger_word": ("sks", {}),  # in the captions, which have entries by their text
+    "data.class_word": ("man", {"data.trigger_word": "sks"}),
     "data.on_error": ("skip", {}),
     "data.num_pictures": (5, {}),
     "data.flip": (True, {}),  # the mirrored one has an entry beside this

@@ -7,13 +7,14 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from sdlora.assembly.scorers import pictures_in, scorer
+from sdlora.assembly.scorers import check_choice, pictures_in, scorer
 from sdlora.cli.arguments import opened_options
 from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.scoring import KnownPictures, Pictures
+from sdlora.evaluation.strangers import STRANGERS
 from sdlora.runtime.places import CONF
 from sdlora.runtime.progress import Progress
 from sdlora.world.portraits import EXAMPLE_IDENTITY_SEED, portrait
@@ -49,6 +50,7 @@ def test_the_default_scores_of_the_drawn_world() -> None:
         "faceless",
         "several_faces",
         "clip_score",
+        "prompt_followed",
         "image_similarity",
         "image_similarity_training",
         "diversity",
@@ -82,6 +84,7 @@ def test_what_cannot_be_loaded_says_so_now_and_costs_its_own_scores(tmp_path: Pa
         "diversity",
         "copying",
         "clip_score",  # there are no prompts
+        "prompt_followed",
     }
 
 
@@ -121,3 +124,30 @@ def test_a_folder_of_references(tmp_path: Path) -> None:
     (tmp_path / "c.png").write_bytes(b"no picture")
     with pytest.raises(ConfigError, match="c.png"):
         pictures_in(str(tmp_path))
+
+
+def check_choice_of(*given: str) -> None:
+    register_schemas()
+    arguments = ["run_dir=here", "data.root=photos", "model=sd15", *given]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = to_typed(compose("train", arguments), TrainConfig)
+    select = config.evaluation.select
+    check_choice(config.evaluation, "evaluation.select", [select], instead="image_similarity")
+
+
+def test_no_checkpoint_is_chosen_where_strangers_are_not_known() -> None:
+    """Both remedies of the message work when followed."""
+    network = "evaluation.face.options.model_name"
+    with pytest.raises(ConfigError) as error:
+        check_choice_of("evaluation=photos", f"{network}=OpenFace")
+    assert str(error.value) == (
+        f"evaluation.select=face_distance: cannot choose with {network}=OpenFace: it is not known "
+        "how far strangers' faces are by it, so a picture without a face has no value; choose one "
+        "of ArcFace, Buffalo_L, Facenet512, GhostFaceNet, SFace, VGG-Face, Dlib, or set "
+        "evaluation.select=image_similarity"
+    )
+    photos = ("evaluation=photos", f"{network}=OpenFace", "evaluation.select=image_similarity")
+    check_choice_of(*photos)
+    for name in STRANGERS:
+        check_choice_of("evaluation=photos", f"{network}={name}")
+    check_choice_of()  # deepface's own defaults

@@ -7,6 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image, ImageDraw
 
+from sdlora.assembly.data_source import held_out_fraction
 from sdlora.assembly.training_pictures import (
     held_out_pictures,
     training_pictures,
@@ -185,6 +186,46 @@ def test_a_share_is_held_out_by_the_pictures_own_bytes(tmp_path: Path) -> None:
     (folder / "p0.txt").unlink()
     _, again = checked(tmp_path, folder).split(0.25)
     assert {picture.name for picture in again.source.pictures} == names - {"p0.png"}
+
+
+def test_filters_change_no_side_of_what_is_held_out_by_itself(tmp_path: Path) -> None:
+    """What evaluate.py sees of a run has no filters, and must hold out the same pictures."""
+    sizes = {f"p{number}": (64 + number, 64) for number in range(40)}
+    folder = write(tmp_path / "set", **sizes)
+    every = checked(tmp_path, folder)
+    some = checked(tmp_path, folder, "data.filters.min_width=84")
+    unseen = [
+        {picture.name for picture in data.split(data.automatic_fraction)[1].source.pictures}
+        for data in (every, some)
+    ]
+    assert len(unseen[0]) == 4
+    assert unseen[1] == {name for name in unseen[0] if int(name[1:-4]) >= 20}
+
+
+@pytest.mark.parametrize(
+    ("given", "held_out"),
+    [
+        (["model=sd15"], None),
+        (["model=sd15", "data.val_fraction=0"], 0),
+        (["model=sd15", "data.val_fraction=0.3"], 0.3),
+        (["model=sd15", "data.val_root=others"], 0),
+        (["model=sd15", "evaluation.references=others"], 0),
+        (["model=sd15", "evaluation=hw10"], 0),
+        (["model=sd15", "data=hub", "data.hub.streaming=true", "data.cache=off"], 0),
+        (["model=tiny"], 0),
+        (["experiment=hw10"], 0),
+    ],
+)
+def test_what_is_held_out_by_itself(
+    tmp_path: Path, given: list[str], held_out: float | None
+) -> None:
+    config = config_of(tmp_path, "data.root=photos", *given)
+    scores, by_itself = config.evaluation, 0.07
+    asked = (config.data, scores.references, scores.hw10)
+    expected = by_itself if held_out is None else held_out
+    assert held_out_fraction(*asked, None, by_itself) == expected
+    if held_out is None:
+        assert held_out_fraction(*asked, "photos/held_out", by_itself) == 0
 
 
 def test_held_out_pictures_are_found_or_left_out_by_name(tmp_path: Path) -> None:

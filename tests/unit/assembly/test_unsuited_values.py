@@ -7,7 +7,11 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from sdlora.assembly.scorers import scorer
-from sdlora.assembly.unsuited_values import drawn_world_notes, training_notes
+from sdlora.assembly.unsuited_values import (
+    drawn_scorers_note,
+    drawn_world_notes,
+    training_notes,
+)
 from sdlora.cli.arguments import prepared_arguments
 from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.train import TrainConfig
@@ -50,6 +54,10 @@ def remedy_of(note: str) -> str:
         (["model=sd15", "sampling.prompts=example:prompts.txt"], "sampling.prompts=example:pro"),
         (["model=sd15", "evaluation.face=tiny_face"], "evaluation.face.name=tiny_face"),
         (
+            ["model=sd15", "evaluation.attributes=tiny_attributes"],
+            "evaluation.attributes.name=tiny_attributes",
+        ),
+        (
             ["model=sd15", "evaluation.clip.options.model=tiny"],
             "evaluation.clip.options.model=tiny",
         ),
@@ -74,6 +82,7 @@ def test_a_path_alone_has_the_numbers_of_the_embedded_base() -> None:
         "model.path=owner/name",
         "sampling.prompts=example",
         "evaluation.face.name=tiny_face",
+        "evaluation.attributes.name=tiny_attributes",
         "evaluation.clip.options.model=tiny",
         "evaluation.image.options.model=tiny",
     ]
@@ -148,3 +157,19 @@ def test_references_without_a_face_for_the_scorer_name_another_one() -> None:
     told = " ".join(said.get().split())
     assert "2 of 2 references show no face" in told
     assert "evaluation.face.name=tiny_face knows drawn portraits only; for photos choose" in told
+
+
+def test_pictures_that_are_hardly_drawn_ones_have_one_note() -> None:
+    """Those of other programs have no model; the remedy makes the note go away."""
+    config = evaluate_config("images=photos")
+    note = drawn_scorers_note(config.model, config.evaluation, [(64, 64), (512, 768)])
+    assert note == (
+        "evaluation.face.name=tiny_face, evaluation.attributes.name=tiny_attributes, "
+        "evaluation.clip.options.model=tiny, evaluation.image.options.model=tiny: such scorers "
+        "know drawn portraits only; for photos choose evaluation=photos"
+    )
+    assert drawn_scorers_note(config.model, config.evaluation, [(64, 64)]) is None
+    photos = evaluate_config("images=photos", remedy_of(note))
+    assert drawn_scorers_note(photos.model, photos.evaluation, [(512, 768)]) is None
+    real = evaluate_config("images=photos", "model=sd15", "evaluation.face=tiny_face")
+    assert drawn_scorers_note(real.model, real.evaluation, [(512, 768)]) is None

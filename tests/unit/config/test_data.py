@@ -63,6 +63,30 @@ def test_impossible_recipes_are_refused(options: dict, message: str) -> None:
         ({"background": "white"}, r"^data\.background=white: write a colour as #rrggbb"),
         ({"mask_weight": 1.0}, r"^data\.mask_weight=1\.0: must be a number in \[0, 1\)"),
         ({"crop": "random"}, r"^data\.crop=random: .* needs data\.cache=off"),
+        ({"trigger_word": " ,"}, r"^data\.trigger_word=' ,': needs a visible character"),
+        ({"class_word": "man"}, r"^data\.class_word=man: has no effect without data\.trigger_word"),
+        (
+            {"prior": {"mode": "class"}},
+            r"^data\.prior\.prompt=: say what .* data\.class_word, ",
+        ),
+        (
+            {
+                "source": "hub",
+                "trigger_word": "sks",
+                "hub": {"streaming": True},
+                "cache": {"mode": "off"},
+            },
+            r"^data\.trigger_word=sks: is not put .* null, and data\.captions\.prefix='sks, '$",
+        ),
+        (
+            {
+                "source": "hub",
+                "val_fraction": 0.1,
+                "hub": {"streaming": True},
+                "cache": {"mode": "off"},
+            },
+            r"^data\.val_fraction=0\.1: cannot be held out of a streamed set; set it to 0, and",
+        ),
     ],
 )
 def test_values_of_the_group_that_cannot_work(changes: dict[str, Any], message: str) -> None:

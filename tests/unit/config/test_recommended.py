@@ -3,6 +3,7 @@
 The values and sources stand once more here, so that a slip in one file is seen.
 """
 
+import inspect
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from sdlora.config.keys import as_written
 from sdlora.config.recommended import RecommendedConfig
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
+from sdlora.evaluation.deepface_model import DeepFaceModel
+from sdlora.evaluation.hw10 import TUTORIAL_PARTS
 from sdlora.runs.run_config import flat
 from sdlora.runtime.places import CONF
 from tests.composed import evaluate_config
@@ -22,6 +25,7 @@ from tests.composed import evaluate_config
 KEYS = {
     "resolution": "data.resolution",
     "batch_size": "data.batch_size",
+    "val_fraction": "data.val_fraction",
     "caption_dropout": "data.captions.dropout",
     "max_steps": "trainer.max_steps",
     "precision": "trainer.precision",
@@ -38,6 +42,8 @@ KEYS = {
     "draw_every_n_steps": "sampling.every_n_steps",
     "score_every_n_steps": "evaluation.every_n_steps",
     "face": "evaluation.face.name",
+    "face_detector": "data.face_detector",
+    "attributes": "evaluation.attributes.name",
     "clip_model": "evaluation.clip.options.model",
     "image_model": "evaluation.image.options.model",
     "select": "evaluation.select",
@@ -47,12 +53,15 @@ KEYS = {
 CLIP, DINO = "openai/clip-vit-base-patch32", "facebook/dinov2-base"
 PHOTOS = {
     "evaluation.face.name": "deepface",  # HW10
+    "data.face_detector": "yunet",
+    "evaluation.attributes.name": "none",
     "evaluation.clip.options.model": CLIP,  # HW10
     "evaluation.image.options.model": DINO,  # DreamBooth's DINO score, of today's DINO
     "evaluation.select": "face_distance",
     "trainer.precision": "auto",
     "sampling.prompts": "captions",
     "sampling.num_steps": 30,  # HW10
+    "data.val_fraction": None,  # a tenth
     "data.captions.dropout": 0.05,  # ai-toolkit, config/examples
     "optim.unet_lr": 1e-4,  # HW10, kohya's docs, diffusers, DiffSynth-Studio
     "optim.new_word_lr": 5e-4,  # diffusers, examples/textual_inversion
@@ -88,6 +97,7 @@ TABLE: dict[str, dict[str, Any]] = {
     "model=tiny": {  # measured by the project
         "data.resolution": 64,
         "data.batch_size": 8,
+        "data.val_fraction": 0.0,
         "data.captions.dropout": 0.0,
         "trainer.max_steps": 300,
         "trainer.precision": "fp32",
@@ -105,6 +115,8 @@ TABLE: dict[str, dict[str, Any]] = {
         "sampling.every_n_steps": 100,
         "evaluation.every_n_steps": 75,
         "evaluation.face.name": "tiny_face",
+        "data.face_detector": "opencv",
+        "evaluation.attributes.name": "tiny_attributes",
         "evaluation.clip.options.model": "tiny",
         "evaluation.image.options.model": "tiny",
         "evaluation.select": "face_distance",
@@ -121,6 +133,7 @@ TABLE: dict[str, dict[str, Any]] = {
     "experiment=unconditional": {  # diffusers, examples/unconditional_image_generation/README.md
         "data.resolution": 64,
         "data.batch_size": 16,
+        "data.val_fraction": 0.0,
         "data.captions.dropout": 0.0,
         "trainer.max_steps": 50_000,  # 100 epochs of 8189 flowers
         "trainer.precision": "auto",
@@ -138,6 +151,8 @@ TABLE: dict[str, dict[str, Any]] = {
         "sampling.every_n_steps": 1000,
         "evaluation.every_n_steps": 5000,
         "evaluation.face.name": "none",
+        "data.face_detector": "yunet",
+        "evaluation.attributes.name": "none",
         "evaluation.clip.options.model": None,  # there is no such scorer
         "evaluation.image.options.model": DINO,
         "evaluation.select": "kid",
@@ -184,6 +199,18 @@ def test_evaluate_takes_them_too() -> None:
     assert evaluate_config("lora=a").precision == "fp32"
 
 
+def test_scores_find_faces_as_cuts_do() -> None:
+    """One detector for photos, in the cuts of training and in the scores; the homework has its."""
+    own = inspect.signature(DeepFaceModel).parameters["detector"].default
+    assert own == values("model=sd15")["data.face_detector"]
+    photos = values("model=sd15", "evaluation=photos")
+    assert photos["evaluation.face.options.detector"] == photos["data.face_detector"]
+    detector, network = "evaluation.face.options.detector", "evaluation.face.options.model_name"
+    for given in (["evaluation=hw10"], ["experiment=hw10"]):
+        found = values("model=sd15", *given) if "experiment" not in given[0] else values(*given)
+        assert (found[network], found[detector]) == TUTORIAL_PARTS
+
+
 def test_alpha_follows_the_rank_unless_set() -> None:
     assert typed("lora.r=32").lora.alpha == 32
     assert typed("model=sd15", "lora.r=4").lora.alpha == 4
@@ -214,6 +241,8 @@ def test_an_experiment_wins() -> None:
     assert (found["lora.r"], found["trainer.precision"]) == (32, "bf16")
     assert found["data.captions.dropout"] == 0.0
     assert values("experiment=sd_full")["optim.unet_lr"] == 1e-5
+    for name in ("hw10", "sd_full", "anime_style", "kolors_anime"):  # they train on all pictures
+        assert values(f"experiment={name}")["data.val_fraction"] == 0
     assert values("experiment=hw10", "lora.r=8", "lora.alpha=8")["lora.r"] == 8
 
 

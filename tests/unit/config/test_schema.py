@@ -256,7 +256,7 @@ NO_FEATURES = "compares features; set evaluation.image.name=image, too$"
         ),
         (
             ["evaluation.prior_prompts=3", "evaluation.image.name=image"],
-            "^evaluation.prior_prompts=3: needs evaluation.trigger_word and evaluation.class_word$",
+            "^evaluation.prior_prompts=3: needs data.trigger_word and data.class_word$",
         ),
         (
             ["evaluation.hw10=true"],
@@ -273,10 +273,9 @@ NO_FEATURES = "compares features; set evaluation.image.name=image, too$"
             "^evaluation.hw10=True: is",
         ),
         (
-            ["evaluation.trigger_word=sks"],
-            "^evaluation.class_word=None: replaces evaluation.trigger_word; give both or none$",
+            ["evaluation.prior_prompts=3", "evaluation.image.name=image", "data.trigger_word=sks"],
+            "^evaluation.prior_prompts=3: needs data.trigger_word and data.class_word$",
         ),
-        (["evaluation.class_word=man"], "^evaluation.class_word=man: replaces evaluation.trig"),
         (["evaluation.aesthetic.name=x"], "^evaluation.aesthetic.name=x: unknown; choices: aesth"),
         (["evaluation.select=clip_score"], "^evaluation.select=clip_score: is not scored; choose"),
         (["evaluation.select=image_similarity"], "^evaluation.select=image_similarity: is not sco"),

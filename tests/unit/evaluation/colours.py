@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sdlora.evaluation.face_metric import Faces
 from sdlora.evaluation.scoring import KnownPictures, Measured, Pictures
+from sdlora.evaluation.strangers import RIGHT_ANGLE, Stranger
 from sdlora.runtime.progress import Progress
 
 ANGLES = {"white": 0, "red": 90, "lime": 180, "yellow": 90}
@@ -31,8 +32,9 @@ def known(*colours: str) -> KnownPictures:
 class ColourFaces:
     """A colour is a face at its angle; yellow shows two, black none."""
 
-    def __init__(self) -> None:
+    def __init__(self, stranger: Stranger | None = RIGHT_ANGLE) -> None:
         self.num_embedded = 0
+        self.stranger = stranger
 
     def embed(self, images: Sequence[Image.Image]) -> Faces:
         self.num_embedded += len(images)

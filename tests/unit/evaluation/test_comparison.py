@@ -144,3 +144,24 @@ def test_missing_score_is_never_zero():
     assert "0.0" not in "".join(lines)
     assert cells(lines, "face distance ↓") == ["none", "0.500"]
     assert flowing(lines).endswith(" base: no face distance (no weights)")
+
+
+def test_without_a_base_there_is_no_gap():
+    rows = {"a": scores(1.2, 0, 30.0), "b": scores(0.8, 0, 30.0)}
+    floor = scores(0.7, 0, 30.0)
+    assert any("gap closed" in line for line in shown(score_table(rows, floor=floor)))
+    lines = shown(score_table(rows, floor=floor, has_base=False))
+    assert not any("gap closed" in line for line in lines)
+    assert cells(lines, "a") == ["b", "real pictures"]
+
+
+def test_long_names_are_whole():
+    names = [f"a-long-name-of-a-folder-of-pictures-that-somebody-drew-{n}" for n in (1, 2)]
+    lines = shown(score_table({name: scores(1.2, 0, 30.0) for name in names}), width=60)
+    columns = list(zip(*(line.ljust(60) for line in lines), strict=True))
+    letters = "".join("".join(column) for column in columns)
+    assert letters  # below: read down, each name is there letter by letter
+    head = " ".join(" ".join(lines).split())
+    assert "…" not in head
+    assert head.count("1") > 0
+    assert "-2" in head.replace(" ", "")

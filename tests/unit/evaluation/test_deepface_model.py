@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from sdlora.evaluation.aligned_faces import AlignedFace, aligned_faces
 from sdlora.evaluation.deepface_model import DETECTORS, MODELS, DeepFaceModel
-from sdlora.evaluation.face_metric import FACELESS_DISTANCE, face_distances
+from sdlora.evaluation.face_metric import face_distances
 from sdlora.world.portraits import portrait
 from tests.places import PHOTOS
 
@@ -47,8 +48,17 @@ def pictures() -> list[Image.Image]:
     return [two_faces(), blank(), *drawn[:8]]
 
 
-def test_faces_of_many_pictures_are_those_of_each_alone(home, pictures):
-    answers = [represent(image) for image in pictures]
+def represent_without_border(image: Image.Image, monkeypatch: pytest.MonkeyPatch):
+    """deepface's answer, had it not surrounded the picture with a black border."""
+    from deepface.modules import detection
+
+    with monkeypatch.context() as patched:
+        patched.setattr(detection.cv2, "copyMakeBorder", lambda image, *border, **options: image)
+        return represent(image)
+
+
+def test_faces_of_many_pictures_are_those_of_each_alone(home, pictures, monkeypatch):
+    answers = [represent_without_border(image, monkeypatch) for image in pictures]
     faces = [[face for face in answer if face["face_confidence"] != 0] for answer in answers]
     got = DeepFaceModel("GhostFaceNet", "opencv", batch_size=3).embed(pictures)  # 3, 3, 3 and 1
     assert got.counts.tolist() == [len(found) for found in faces]
@@ -65,6 +75,46 @@ def test_faces_of_many_pictures_are_those_of_each_alone(home, pictures):
         torch.testing.assert_close(vector, largest / largest.norm(), atol=1e-5, rtol=0)
     shown = got.vectors[got.found]
     assert torch.cdist(shown, shown).max() > 0.01  # the network tells pictures apart
+
+
+def test_the_detector_sees_the_picture_without_a_border(home, monkeypatch):
+    """With a border of half its size on each side, a face would be half as large to it."""
+    from deepface.modules import modeling
+
+    seen = []
+    detector = modeling.build_model("face_detector", "opencv")
+
+    def detect(image):
+        seen.append(image.shape)
+        return []
+
+    monkeypatch.setattr(detector, "detect_faces", detect)
+    model = DeepFaceModel("GhostFaceNet", "opencv")
+    assert model.embed([blank(300), blank(64)]).counts.tolist() == [0, 0]
+    assert seen == [(300, 300, 3), (256, 256, 3)]
+    seen.clear()
+    model.first_faces([blank(300)])  # the homework's protocol has it
+    assert seen == [(600, 600, 3)]
+
+
+def test_a_turned_face_is_set_upright(home):
+    """Eyes on a slope of 45 degrees: the cut-out is turned, and black where nothing is."""
+    from deepface.models.Detector import FacialAreaRegion
+    from deepface.modules import modeling
+
+    picture = np.zeros((200, 200, 3), np.uint8)
+    picture[60:140, 60:140] = 200
+    area = FacialAreaRegion(
+        x=60, y=60, w=80, h=80, confidence=0.9, left_eye=(120, 120), right_eye=(80, 80)
+    )
+    detector = modeling.build_model("face_detector", "opencv")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(detector, "detect_faces", lambda image: [area])
+        [face] = aligned_faces(picture, "opencv")
+    assert (face.left, face.top, face.area_px) == (60, 60, 6400)
+    assert 200 / 255 <= face.pixels.max() < 0.9  # a little above, where it was turned
+    assert face.pixels[0, 0].max() == 0  # a corner of the turned square
+    assert face.pixels[len(face.pixels) // 2, len(face.pixels) // 2].min() > 0.7
 
 
 def test_one_picture_or_one_batch_make_no_difference(home, pictures):
@@ -123,10 +173,14 @@ class FakeDeepFace:
     def __init__(self):
         self.lengths: list[int] = []
 
-    def represent(self, pictures, *, model_name, detector_backend, enforce_detection):
+    def represent(self, pictures, *, model_name, detector_backend, enforce_detection, align=True):
         assert enforce_detection is False
         assert isinstance(pictures, list)
         self.lengths.append(len(pictures))
+        if detector_backend == "skip":  # faces that are cut out: their pixels say which
+            assert not align
+            answers = [[{"embedding": picture[0, 0, :2].tolist()}] for picture in pictures]
+            return answers[0] if len(answers) == 1 else answers
         answers = [self.answer(tuple(picture[0, 0].tolist())) for picture in pictures]
         if not any(answers):
             np.concatenate([], axis=0)  # what deepface does then
@@ -144,10 +198,20 @@ class FakeDeepFace:
             (0, 0, 0): [],  # black: a face without pixels
         }[bgr]
 
+    def faces(self, picture, detector):
+        """The same faces, found without a border."""
+        return [
+            AlignedFace(area["x"], area["y"], area["w"] * area["h"], np.full((1, 1, 2), vector))
+            for found in self.answer(tuple(picture[0, 0].tolist()))
+            for area, vector in [(found["facial_area"], found["embedding"])]
+            if found["face_confidence"]
+        ]
+
 
 @pytest.fixture
 def fake(monkeypatch):
     library = FakeDeepFace()
+    monkeypatch.setattr("sdlora.evaluation.deepface_model.aligned_faces", library.faces)
     monkeypatch.setattr("sdlora.evaluation.deepface_model.deepface", lambda: library)
     monkeypatch.setattr(DeepFaceModel, "require_weights", lambda self: None)
     return library
@@ -159,13 +223,13 @@ def plain(*colours: str) -> list[Image.Image]:
 
 def test_bgr_the_largest_face_the_upper_left_of_equals_and_no_whole_pictures(fake):
     got = DeepFaceModel(batch_size=3).embed(plain("red", "blue", "lime", "black"))
-    assert fake.lengths == [3, 1]
+    assert fake.lengths == [2]  # faces: those of red and lime; black has none
     assert got.counts.tolist() == [2, 0, 2, 0]
     expected = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     torch.testing.assert_close(got.vectors, expected)
     nobody = DeepFaceModel().embed(plain("blue"))
     distances = face_distances(nobody, torch.tensor([[1.0, 0.0]]))
-    assert distances.tolist() == [pytest.approx(FACELESS_DISTANCE)]
+    assert distances.tolist() == [pytest.approx(2**0.5)]
     assert DeepFaceModel().embed([]).counts.shape == (0,)
 
 
@@ -198,10 +262,10 @@ def test_other_errors_of_deepface_are_not_swallowed(fake, monkeypatch):
 def test_missing_weights_are_found_without_deepface(monkeypatch, tmp_path: Path):
     monkeypatch.setenv("DEEPFACE_HOME", str(tmp_path))
     model = DeepFaceModel()
-    with pytest.raises(ValueError, match=r"ghostfacenet_v1\.pth and deploy\.prototxt and") as error:
+    with pytest.raises(ValueError, match=r"ghostfacenet_v1\.pth and face_detection_yunet") as error:
         model.require_weights()
     assert str(tmp_path) in str(error.value)
-    assert "DeepFaceModel('GhostFaceNet', 'ssd').download()" in str(error.value)
+    assert "DeepFaceModel('GhostFaceNet', 'yunet').download()" in str(error.value)
     assert "DEEPFACE_HOME" in str(error.value)
     with pytest.raises(ValueError, match="missing"):
         model.embed([blank(8)])

@@ -11,7 +11,6 @@ from PIL import Image
 from torch import nn
 
 from sdlora.evaluation.face_metric import (
-    FACELESS_DISTANCE,
     FaceCosine,
     FaceDistance,
     Faces,
@@ -19,6 +18,7 @@ from sdlora.evaluation.face_metric import (
     as_faces,
     face_distances,
 )
+from sdlora.evaluation.strangers import RIGHT_ANGLE, STRANGERS
 
 X, Y = [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]
 
@@ -65,7 +65,7 @@ def test_a_picture_without_a_face_counts_as_an_unrelated_face_never_as_zero():
     metric = FaceDistance(torch.tensor([X]))
     metric.update(faces(X, None))
     metric.update(faces(None, None))
-    assert math.sqrt(2) == FACELESS_DISTANCE
+    assert RIGHT_ANGLE.distance == math.sqrt(2)
     assert metric.compute().item() == pytest.approx((0 + 3 * math.sqrt(2)) / 4, abs=1e-7)
     assert metric.each().tolist() == pytest.approx([0, *[math.sqrt(2)] * 3], abs=1e-7)
     metric.reset()
@@ -83,6 +83,32 @@ def test_cosines_of_known_unit_vectors_and_of_no_face():
     metric.reset()
     metric.update(Faces(torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64)))  # of no known width
     assert metric.each().tolist() == [0, 0]
+
+
+def test_a_picture_without_a_face_counts_as_a_stranger_of_the_network():
+    dlib = STRANGERS["Dlib"]
+    distance = FaceDistance(torch.tensor([X]), dlib.distance)
+    cosine = FaceCosine(torch.tensor([X]), dlib.cosine)
+    for metric in (distance, cosine):
+        metric.update(faces(X, None))
+        metric.update(faces(None))
+    assert distance.each().tolist() == pytest.approx([0, 0.458, 0.458], abs=1e-7)
+    assert cosine.each().tolist() == pytest.approx([1, 0.895, 0.895], abs=1e-7)
+
+
+def test_strangers_lie_where_deepface_takes_two_faces_for_those_of_strangers():
+    """Its thresholds are where the two kinds of pairs part, so strangers lie beyond them."""
+    from deepface.config.threshold import thresholds
+
+    from sdlora.evaluation.deepface_model import MODELS
+
+    beyond = {name: each["euclidean_l2"] for name, each in thresholds.items()}
+    assert beyond.keys() == MODELS.keys()
+    for name, stranger in STRANGERS.items():
+        assert beyond[name] < stranger.distance <= math.sqrt(2)
+        assert stranger.cosine == pytest.approx(1 - stranger.distance**2 / 2, abs=5e-4)
+    at_right_angles = {name for name, each in STRANGERS.items() if each == RIGHT_ANGLE}
+    assert at_right_angles == {name for name, least in beyond.items() if least > 1}
 
 
 def test_mean_does_not_depend_on_how_pictures_are_split():

@@ -6,6 +6,7 @@ import pytest
 
 from sdlora.evaluation.face_scores import FaceScorer
 from sdlora.evaluation.scoring import KnownPictures, Pictures, Unavailable
+from sdlora.evaluation.strangers import Stranger
 from tests.unit.evaluation.colours import ColourFaces, Notes, known, pictures, score
 
 ROOT = math.sqrt(2)
@@ -25,6 +26,26 @@ def test_distances_and_cosines_by_hand():
     assert set(found.intervals) == {"face_distance", "face_cosine"}
     for name, (low, high) in found.intervals.items():
         assert low < found.values[name] < high
+
+
+def test_a_picture_without_a_face_counts_as_strangers_do_by_the_network():
+    near = Stranger(distance=0.5, cosine=0.875)
+    found = score(FaceScorer(ColourFaces(near), known("white")), "white", "black")
+    assert found.per_picture["face_distance"] == pytest.approx([0, 0.5])
+    assert found.per_picture["face_cosine"] == pytest.approx([1, 0.875])
+
+
+def test_where_strangers_are_not_known_no_faceless_picture_is_averaged():
+    scorer = FaceScorer(ColourFaces(None), known("white"), known("red"))
+    found = score(scorer, "white", "black", "red")
+    missing = {name: found.reasons[name] for name in sorted(found.reasons)}
+    assert set(missing) == {
+        f"face_{each}{ending}" for each in ("distance", "cosine") for ending in ("", "_training")
+    }
+    assert found.values["face_distance"] is None
+    assert found.values["faceless"] == 1
+    assert missing["face_distance"].startswith("1 of 3 pictures show no face, and it is not known")
+    assert score(scorer, "white", "red").values["face_distance"] == pytest.approx(ROOT / 2)
 
 
 def test_the_mean_is_over_all_references():

@@ -1,5 +1,7 @@
 """The scores tell right from wrong on the drawn world, where the truth is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
@@ -11,8 +13,10 @@ from sdlora.evaluation.face_metric import TinyFace
 from sdlora.evaluation.face_scores import FaceScorer
 from sdlora.evaluation.image_features import ImageFeatures
 from sdlora.evaluation.image_scores import ImageScorer
+from sdlora.evaluation.prompt_followed import PromptFollowedScorer
 from sdlora.evaluation.scoring import KnownPictures, Pictures, Scorer
 from sdlora.runtime.places import ASSETS
+from sdlora.world.attributes import AttributeClassifier
 from sdlora.world.ink import InkPen
 from sdlora.world.portraits import (
     EXAMPLE_IDENTITY_SEED,
@@ -58,6 +62,7 @@ def scorer(training):
         [
             FaceScorer(TinyFace(ASSETS / "tiny-face"), held_out, training),
             ClipScorer(ClipScore("tiny")),
+            PromptFollowedScorer(AttributeClassifier.from_pretrained(ASSETS / "tiny-attributes")),
             ImageScorer(ImageFeatures("tiny"), held_out, training, with_kid=True),
         ]
     )
@@ -98,6 +103,23 @@ def test_right_captions_score_higher_than_shuffled_ones(scorer, right):
     assert low <= shuffled.value("clip_score") <= high
 
 
+def test_prompts_are_followed_by_what_they_describe_and_not_by_others(scorer, right):
+    shuffled = scorer.score(Pictures([d.image for d in DRAWN], CAPTIONS[1:] + CAPTIONS[:1]))
+    # measured: 1.00 and 0.31; chance is 1 in 2 (kind) to 1 in 9 (shirt)
+    assert right.value("prompt_followed") >= 0.99
+    assert right.intervals["prompt_followed"][0] > shuffled.intervals["prompt_followed"][1]
+
+
+def test_a_picture_without_its_shirt_follows_less(scorer):
+    """Another shirt's colour alone: one of the five or six attributes of its caption."""
+    scenes = [
+        replace(d.scene, shirt="white" if d.scene.shirt != "white" else "blue") for d in DRAWN
+    ]
+    changed = [draw(random_identity(EXAMPLE_IDENTITY_SEED), scene) for scene in scenes]
+    shares = scorer.score(Pictures(changed, CAPTIONS)).per_picture["prompt_followed"]
+    assert sum(0.5 <= share < 1 for share in shares) >= 22
+
+
 @pytest.mark.parametrize("blur_px", [0, 0.7, 1.0])
 def test_copies_of_training_pictures_are_flagged_and_named(scorer, training, blur_px):
     found = scorer.score(Pictures(blurred(training.images, blur_px)))
@@ -135,6 +157,7 @@ def test_a_broken_adapter_is_worst_in_every_score_that_has_a_direction(scorer, r
         "face_cosine",
         "faceless",
         "clip_score",
+        "prompt_followed",
         "kid",
         "prior_drift",
     }

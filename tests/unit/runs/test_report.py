@@ -55,3 +55,10 @@ def test_report_json_of_pictures_alone(tmp_path: Path):
     assert report["real_pictures"] is None
     assert report["gap_closed"] == {"pictures": None}
     assert report["pictures"] == {}
+
+
+def test_without_a_base_no_gap_is_closed(tmp_path: Path):
+    rows = {"a": scores(1.2, 0, 30.0), "b": scores(0.8, 0, 30.0)}
+    write_report(tmp_path, rows, settings={}, floor=scores(0.7, 0, 30.0), has_base=False)
+    report = json.loads((tmp_path / REPORT).read_text("utf-8"))
+    assert report["gap_closed"] == {"a": None, "b": None}

@@ -226,3 +226,32 @@ def test_a_clip_score_above_the_bases_refuses_nothing(tmp_path: Path) -> None:
     choice = choice_of(tmp_path, cells)
     assert choice is not None
     assert (choice.winner.cell.number, list(choice.refused)) == (2, [])
+
+
+def test_nothing_is_taken_where_no_cell_beats_the_base(tmp_path: Path) -> None:
+    """The base has 1.25: equal is not better. Nothing on the page says that a cell be taken."""
+    assert choice_of(tmp_path, [{"swept": {"r": 1}, "face": 1.25}]) is None
+    cells = [{"swept": {"r": 1}, "face": 1.5}, {"swept": {"r": 2}, "face": 1.375}]
+    assert choice_of(tmp_path, cells) is None
+    sweep = read_sweep(tmp_path)
+    assert sentences(sweep, None) == [
+        "Take none of them: no cell has a better face distance than the base. The best, cell 2 "
+        "(r=2), has 1.375 (base 1.250). Train for longer, or with other rates."
+    ]
+    better = [*cells, {"swept": {"r": 4}, "face": 1.2}]
+    choice = choice_of(tmp_path, better)
+    assert choice is not None
+    assert choice.winner.cell.number == 3
+    assert choice.runner_up is not None
+    assert choice.runner_up.cell.number == 2
+
+
+def test_seeds_beat_the_base_by_their_mean(tmp_path: Path) -> None:
+    assert choice_of(tmp_path, seeds(1, [1.0, 1.6])) is None
+    assert choice_of(tmp_path, seeds(1, [1.0, 1.4])) is not None
+
+
+def test_a_higher_score_beats_a_lower_base(tmp_path: Path) -> None:
+    rule = {"select": "clip_score", "max_clip_loss": 1.0}
+    assert choice_of(tmp_path, [{"swept": {"r": 1}, "clip": 86.0, "rule": rule}]) is None
+    assert choice_of(tmp_path, [{"swept": {"r": 1}, "clip": 86.25, "rule": rule}]) is not None

@@ -15,7 +15,7 @@ from sdlora.evaluation.scores import Scores  # noqa: E402
 from sdlora.sweep.plan import write_sweep  # noqa: E402
 from sdlora.sweep.pruning import pruning  # noqa: E402
 from sdlora.sweep.search import NAME, Goal, Search, SearchedKey, storage_of  # noqa: E402
-from tests.sweep_folders import write_cell, write_state  # noqa: E402
+from tests.sweep_folders import BASE_FACE, write_cell, write_state  # noqa: E402
 
 RANK = SearchedKey("lora.r", "lora.r", "4,8", CategoricalDistribution(["4", "8"]), {"4": 4, "8": 8})
 RATE = SearchedKey("optim.unet_lr", "optim.unet_lr", "", FloatDistribution(1e-4, 1e-2), {})
@@ -61,6 +61,14 @@ def test_a_trial_is_a_cell_and_its_scores_are_its_value(tmp_path: Path) -> None:
     assert cell.folder == f"lora.r={rank},optim.unet_lr={rate}"
     assert list(cell.arguments) == [f"lora.r={rank}", f"optim.unet_lr={rate}"]
     assert f"best: trial 0, face_distance 0.75: {cell.folder}" in opened.line()
+
+
+def test_a_best_trial_that_is_not_better_than_the_base_is_not_to_be_taken(tmp_path: Path) -> None:
+    opened = search(tmp_path / "s")
+    finished(opened, BASE_FACE)
+    assert opened.line().endswith(", which is not better than the base (1.25): take none of them")
+    finished(opened, BASE_FACE - 0.25)
+    assert "take none" not in opened.line()
 
 
 def test_a_search_that_goes_on_asks_for_what_it_would_have_asked_for(tmp_path: Path) -> None:

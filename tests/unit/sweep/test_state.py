@@ -58,6 +58,23 @@ def test_a_sweep_stands_as_its_cells(tmp_path: Path) -> None:
     )
 
 
+def test_the_line_says_where_no_cell_beats_the_base(tmp_path: Path) -> None:
+    folders = [
+        cell(tmp_path, f"r={rank}", DONE, 60, face_distance=face, clip_score=80.0)
+        for rank, face in ((1, 1.2), (2, 1.138))
+    ]
+    for folder, base in zip(folders, (1.1, 1.1), strict=True):
+        row = asdict(Scores(num_pictures=1, values={"face_distance": base, "clip_score": 80.0}))
+        (folder / "report.json").write_text(json.dumps({"scores": {"base": row}}), "utf-8")
+    line = standing(folders, LEAST, 2).line("face_distance")
+    assert line.endswith("none better than the base so far (the best: r=2, face_distance 1.138)")
+    assert standing(folders, MOST, 2).line("clip_score").endswith("r=1, clip_score 80)")
+    row = asdict(Scores(num_pictures=1, values={"face_distance": 1.139}))
+    (folders[1] / "report.json").write_text(json.dumps({"scores": {"base": row}}), "utf-8")
+    line = standing(folders, LEAST, 2).line("face_distance")
+    assert line.endswith("best so far: r=2 (face_distance 1.138)")
+
+
 def test_a_search_stands_among_the_trials_that_it_will_have(tmp_path: Path) -> None:
     """Three of the 20 are known, each took a minute, so the other 17 take 17."""
     folders = [cell(tmp_path, f"r={rank}", DONE, 60) for rank in (1, 2, 3)]

@@ -16,7 +16,9 @@ def test_a_row_for_the_base_and_for_each_cell(tmp_path: Path) -> None:
     path = write_results(read_sweep(tmp_path))
     with path.open(encoding="utf-8", newline="") as file:
         base, first, second, third = csv.DictReader(file)
-    assert list(base)[:6] == ["cell", "lora.r", "optim.unet_lr", "state", "reason", "best_step"]
+    before = ["cell", "lora.r", "optim.unet_lr", "state", "reason", "best_step", "beats_base"]
+    assert list(base)[:7] == before
+    assert [row["beats_base"] for row in (base, first, second, third)] == ["", "true", "", ""]
     assert base["cell"] == "base"
     assert (base["final/face_distance"], base["final/face_distance_low"]) == ("1.25", "1.125")
     assert base["best/face_distance"] == base["lora.r"] == ""
@@ -37,4 +39,11 @@ def test_a_row_for_the_base_and_for_each_cell(tmp_path: Path) -> None:
 def test_without_any_score_there_is_a_table(tmp_path: Path) -> None:
     write_sweep(tmp_path, [{"lora.r": 2}])
     text = write_results(read_sweep(tmp_path)).read_text(encoding="utf-8")
-    assert text.splitlines()[1] == "1,2,not begun,,,,,,,lora.r=2"
+    assert text.splitlines()[1] == "1,2,not begun,,,,,,,,lora.r=2"
+
+
+def test_a_cell_that_is_not_better_than_the_base_is_marked(tmp_path: Path) -> None:
+    [cell] = write_sweep(tmp_path, [{"lora.r": 2}])
+    write_cell(cell, 1.25)
+    with write_results(read_sweep(tmp_path)).open(encoding="utf-8", newline="") as file:
+        assert [row["beats_base"] for row in csv.DictReader(file)] == ["", "false"]

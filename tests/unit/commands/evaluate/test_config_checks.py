@@ -23,6 +23,10 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
             [f"lora={file}", f"evaluation.references={missing}"],
             f"^evaluation.references={missing}: no such folder",
         ),
+        (
+            [f"images={tmp_path}", "evaluation=none"],
+            r"^images=\[.*\]: is to be scored, but evaluation has no scorer; choose one, such as e",
+        ),
         ([f"run={tmp_path}"], f"^run={tmp_path}: holds no checkpoint; give a folder that train"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -1,5 +1,7 @@
 """What ``evaluate.py`` is told to score: its rows, and the pictures that they are compared with."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -7,9 +9,15 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from sdlora.cli.composition import register_schemas, to_typed
-from sdlora.commands.evaluate.scoring_inputs import named_loras, scoring_inputs
+from sdlora.commands.evaluate.scoring_inputs import (
+    labels_of_folders,
+    named_loras,
+    scoring_inputs,
+)
 from sdlora.config.keys import as_written
+from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
+from sdlora.evaluation.scores import Scores
 from sdlora.runs.run_config import write_config
 from sdlora.runtime.places import CONF
 from sdlora.runtime.progress import Progress
@@ -109,6 +117,22 @@ def test_a_run_knows_its_model_and_pictures(tmp_path: Path) -> None:
     assert larger.resolution == 96
 
 
+def test_a_run_held_out_a_tenth_by_itself(tmp_path: Path) -> None:
+    root = write_pictures(tmp_path / "set", *(f"p{number}" for number in range(20)))
+    run = run_on(tmp_path, root, "data.val_fraction=null")
+    found = scoring_inputs(evaluate_config(f"run={run}"), Progress(enabled=False))
+    assert found.training is not None
+    trained = [picture.name for picture in found.training.pictures]
+    unseen = names_of(found.references)
+    assert (len(trained), len(unseen)) == (18, 2)
+    assert not set(trained) & set(unseen)
+    write_pictures(root / "held_out", "other")
+    found = scoring_inputs(evaluate_config(f"run={run}"), Progress(enabled=False))
+    assert names_of(found.references) == ["other.png"]
+    assert found.training is not None
+    assert len(found.training.pictures) == 20
+
+
 def test_a_run_whose_pictures_are_gone_says_so_and_is_scored(tmp_path: Path) -> None:
     run = run_on(tmp_path, tmp_path / "gone")
     progress = Progress(enabled=False)
@@ -117,3 +141,35 @@ def test_a_run_whose_pictures_are_gone_says_so_and_is_scored(tmp_path: Path) -> 
     assert (found.training, found.references) == (None, None)
     assert "note: the run's training pictures no longer exist: " in said.get()
     assert len(found.loras) == 1
+
+
+def test_folders_of_pictures_are_called_by_what_tells_them_apart(tmp_path: Path) -> None:
+    long = "a-very-long-name-of-a-folder-of-pictures-that-somebody-drew"
+    ones, others = tmp_path / f"{long}-1", tmp_path / f"{long}-2"
+    assert labels_of_folders([str(ones)]) == {"pictures": str(ones)}
+    assert labels_of_folders([str(ones), str(others)]) == {
+        f"{long}-1": str(ones),
+        f"{long}-2": str(others),
+    }
+    deep = [str(ones / "samples" / "last"), str(others / "samples" / "last")]
+    assert list(labels_of_folders(deep)) == [f"{long}-{n}/samples/last" for n in (1, 2)]
+    with pytest.raises(ConfigError, match=r"^images=.*: names a folder twice; name each once"):
+        labels_of_folders([str(ones), f"{ones}/"])
+
+
+def test_all_checkpoints_are_with_the_best_step(tmp_path: Path) -> None:
+    run = run_on(tmp_path, write_pictures(tmp_path / "set", "a"))
+    for step in (10, 30):
+        (run / "checkpoints" / f"step_{step:07d}").mkdir(parents=True)
+        (run / "checkpoints" / f"step_{step:07d}" / "manifest.json").write_bytes(b"")
+    found = named_loras(evaluate_config(f"run={run}", "checkpoint=all"))
+    assert [lora.label for lora in found] == ["step 10", "step 30"]
+    best = {"step": 20, "scores": asdict(Scores(num_pictures=1))}
+    (run / "best").mkdir()
+    (run / "best" / "scores.json").write_text(json.dumps(best), "utf-8")
+    found = named_loras(evaluate_config(f"run={run}", "checkpoint=all"))
+    assert [lora.label for lora in found] == ["step 10", "step 20 (best)", "step 30"]
+    assert found[1].path.parent == run / "best"
+    (run / "best" / "scores.json").write_text(json.dumps(best | {"step": 30}), "utf-8")
+    found = named_loras(evaluate_config(f"run={run}", "checkpoint=all"))
+    assert [lora.label for lora in found] == ["step 10", "step 30 (best)"]

@@ -199,6 +199,8 @@ ADAPTER: dict[str, Row] = {
             s.run.module.teacher.token_ids[0], skip_special_tokens=True
         ),
     ),
+    "data.trigger_word": ("zwk", lambda s: share(s.captions("aa.png"), "zwk"), 1.0),
+    "data.class_word": ("man", lambda s: s.scorer("ClipScorer").reworded("a zwk hat"), "a man hat"),
     "data.prior.weight": (0.5, lambda s: s.run.module.teacher.weight),
     "objective.min_snr_gamma": (3.0, lambda s: objective(s).weight.keywords["gamma"]),
     "objective.error.name": ("smooth_l1", lambda s: objective(s).huber.smooth_l1, True),
@@ -292,6 +294,7 @@ ADAPTER: dict[str, Row] = {
     ),
     "evaluation.face.name": ("none", lambda s: s.scorer("FaceScorer"), None),
     "evaluation.clip.name": ("none", lambda s: s.scorer("ClipScorer"), None),
+    "evaluation.attributes.name": ("none", lambda s: s.scorer("PromptFollowedScorer"), None),
     "evaluation.image.name": ("none", lambda s: s.scorer("ImageScorer"), None),
     "evaluation.aesthetic.name": ("aesthetic", lambda s: "aesthetic" in s.scores.values, True),
     "evaluation.aesthetic.options": (
@@ -465,12 +468,21 @@ SCORED: dict[str, Row] = {
         lambda s: float(s.scorer("ClipScorer").metric.model.model.logit_scale),
         1.25,
     ),
+    "evaluation.attributes.options": (
+        {"batch_size": 5},
+        lambda s: {"batch_size": s.scorer("PromptFollowedScorer").batch_size},
+    ),
     "evaluation.image.options": (
         {"model": "tiny", "batch_size": 5},
         lambda s: s.scorer("ImageScorer").features._batch_size,
         5,
     ),
     "evaluation.kid": (True, lambda s: "kid" in s.scores.values),
+    "sampling.trigger_word": (
+        "zwk",
+        lambda s: {prompt.text[:5] for prompt in s.run.evaluator.prompts},
+        {"zwk, "},
+    ),
     "evaluation.trigger_word": ("sks", lambda s: s.run.evaluator.prior_prompts[0].text, "man two"),
     "evaluation.class_word": (
         "man",
@@ -662,6 +674,7 @@ SUITED: dict[str, Row] = {
         "draw_every_n_steps": (6, lambda s: s.callbacks["Evaluate"].pictures_every_n_steps),
         "score_every_n_steps": (4, lambda s: s.callbacks["Evaluate"].scores_every_n_steps),
         "face": ("none", lambda s: s.scorer("FaceScorer"), None),
+        "attributes": ("none", lambda s: s.scorer("PromptFollowedScorer"), None),
         "clip_model": (
             "{clip}",
             lambda s: float(s.scorer("ClipScorer").metric.model.model.logit_scale),
@@ -683,8 +696,12 @@ SUITED_FROZEN: dict[str, Row] = {
         lambda s: s.layers("text_encoder"),
         {},
     ),
+    "model.recommended.val_fraction": (0.2, lambda s: len(s.names), pytest.approx(16, abs=2)),
+    "data.root": ("{at}/twenty", lambda s: min(s.names).startswith("p"), True),
+    "data.crop": ("face", lambda s: set(s.run.data.faces), {(0, 0, 8, 8)}),
+    "model.recommended.face_detector": ("ssd", lambda s: s.detectors, {"ssd"}),
     "model.recommended.new_word_lr": (7e-3, lambda s: s.rate(word(s).new_rows)),
-    "lora.new_word.name": ("aa", lambda s: word(s) is not None, True),
+    "lora.new_word.name": ("p1", lambda s: word(s) is not None, True),
 }
 
 RUNS: dict[str, tuple[tuple[str, ...], dict[str, Any], dict[str, Row]]] = {

@@ -53,6 +53,9 @@ VALUES = {
     "trainer.precision": "bf16",
     "evaluation.trigger_word": "glasses",
     "evaluation.class_word": "woman",
+    "sampling.trigger_word": "sks",
+    "data.trigger_word": "sks",
+    "data.class_word": "woman",
 }
 """Of keys whose value is read, or may be null."""
 
