@@ -225,6 +225,7 @@ def _write(
     progress.print(
         f"\nWritten: {folder / 'report.html'}, {folder / REPORT}, grid.png and the pictures"
     )
+    say_not_taken(scorer, progress)
     return folder / REPORT
 
 
@@ -235,6 +236,12 @@ def print_scores(scores: Mapping[str, Scores], real: Scores | None, progress: Pr
     for name, row in scores.items():
         if FACE in row.values:
             progress.print(f"{name}: {tutorial_line(row)}")
+
+
+def say_not_taken(scorer: Scorer, progress: Progress) -> None:
+    """Say which scores were not taken for lack of their model, and why."""
+    for reason, names in scorer.not_taken().items():
+        progress.print(f"not scored: {', '.join(names)}: {reason}")
 
 
 def _folder_names(labels: Sequence[str]) -> dict[str, str]:

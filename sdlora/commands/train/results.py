@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from sdlora.assembly import base_model
-from sdlora.commands.evaluate.scoring_run import print_scores
+from sdlora.commands.evaluate.scoring_run import print_scores, say_not_taken
 from sdlora.commands.train.fit import Fitted
 from sdlora.commands.train.lora_header import metadata
 from sdlora.commands.train.training_run import TrainingRun
@@ -112,6 +112,7 @@ def summarise(run: TrainingRun, fitted: Fitted, exported: Exported) -> None:
         if path.exists():
             run.progress.print(f"  {path}")
     run.progress.print(f"  tensorboard --logdir {run.folder}")
+    say_not_taken(run.evaluator.scorer, run.progress)
 
 
 def _card(run: TrainingRun, last: Evaluation | None) -> list[Path]:
