@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from sdlora.assembly.needed_weights import FEATURES_OF
 from sdlora.assembly.unsuited_values import FOR_PHOTOS
-from sdlora.config.evaluation import EvaluationConfig, ScorerConfig
+from sdlora.config.evaluation import STOP, EvaluationConfig, ScorerConfig
 from sdlora.config.rules import ConfigError, check_options, require
 from sdlora.config.sampling import CAPTIONS, SamplingConfig
 from sdlora.config.score_kinds import kind
@@ -36,6 +37,8 @@ from sdlora.models.source import EMBEDDED, ModelSource, resolve
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 from sdlora.sampling.prompts import prior_prompts, with_class_word
+from sdlora.weights.face_files import DEFAULT_DETECTOR, DEFAULT_MODEL
+from sdlora.weights.hub_models import FEATURES, HubModel, cached_folder, is_hub_id, model_fault
 from sdlora.world.attributes import AttributeClassifier
 
 MOST_REFERENCES = 100
@@ -72,7 +75,7 @@ def scorer(
     attributes = load("attributes", config.attributes, {"tiny_attributes": _tiny_attributes})
     features = load("image", config.image, {"image": ImageFeatures})
     aesthetic = load("aesthetic", config.aesthetic, {"aesthetic": AestheticScorer})
-    _say_missing(missing, config.select, progress)
+    _tell_missing(missing, config, progress)
     if references is None and face and training.images:
         progress.print(
             "note: no held-out pictures (evaluation.references, data.val_fraction, or a folder "
@@ -108,15 +111,20 @@ def scorer(
     return Scorer(scorers)
 
 
-def _say_missing(missing: Mapping[str, str], select: str, progress: Progress) -> None:
-    """Print which scores are unavailable, why, and how to switch them off."""
+def _tell_missing(missing: Mapping[str, str], config: EvaluationConfig, progress: Progress) -> None:
+    """Stop, or say which scores are not taken, why, and how to switch them off."""
+    lines = []
     for key, reason in missing.items():
-        is_selected = key in kind(select).needs
+        is_selected = key in kind(config.select).needs
         without = f"evaluation.{key}=none" + " evaluation.select=none" * is_selected
-        progress.print(
-            f"evaluation.{key}: will be reported as unavailable: {reason} To switch it off: "
-            f"{without}"
+        lines.append(f"evaluation.{key}: {reason}. To switch it off: {without}")
+    if lines and config.on_missing == STOP:
+        raise ConfigError(
+            "\n  ".join(["scores that cannot be taken:", *lines])
+            + "\nto go on without them: evaluation.on_missing=warn"
         )
+    for line in lines:
+        progress.print(f"not taken: {line}")
 
 
 def _load(
@@ -132,13 +140,35 @@ def _load(
     factory = factories[config.name]
     check_options(f"evaluation.{key}.options", factory, config.options)
     options = dict(config.options)
+    if key in FEATURES_OF:
+        options.setdefault("model", FEATURES_OF[key])
     if "device" in inspect.signature(factory).parameters:
         options.setdefault("device", device)
     try:
+        if "model" in options:
+            options["model"] = _on_this_machine(key, config.name, str(options["model"]))
         return factory(**options)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        missing[key] = f"{type(error).__name__}: {error}"
+        named = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        missing[key] = f"{named}{str(error).rstrip('.')}"
         return None
+
+
+def _on_this_machine(key: str, scorer: str, model: str) -> str:
+    """Where a scorer's model lies: scoring reads no network.
+
+    Raises:
+        ValueError: If a model of the Hub was not fetched, or is not whole.
+    """
+    if not is_hub_id(model):
+        return model
+    wanted = HubModel(model, FEATURES)
+    if (what := model_fault(wanted)) is not None:
+        raise ValueError(
+            f"{model} {what}; get it once, with network: sdlora fetch "
+            f"evaluation.{key}={scorer} evaluation.{key}.options.model={model}"
+        )
+    return str(cached_folder(wanted))
 
 
 def training_pictures(config: EvaluationConfig, source: PictureSource | None) -> KnownPictures:
@@ -194,7 +224,7 @@ def _tiny_attributes(
 
 
 def _deepface(
-    model_name: str = "GhostFaceNet", detector: str = "yunet", batch_size: int = 32
+    model_name: str = DEFAULT_MODEL, detector: str = DEFAULT_DETECTOR, batch_size: int = 32
 ) -> DeepFaceModel:
     model = DeepFaceModel(model_name, detector, batch_size)
     model.require_weights()

@@ -9,6 +9,9 @@ from omegaconf import MISSING
 from sdlora.config.rules import require, require_choice, require_count
 from sdlora.config.score_kinds import KINDS, kind
 
+STOP, WARN = "stop", "warn"
+"""What a score that cannot be taken does to a run."""
+
 UNSET = ("none", False, 0)
 """Value of a key that switches a score off."""
 
@@ -56,6 +59,9 @@ class EvaluationConfig:
     references: str | None = None
     """Folder of held-out pictures of the same person. ``null``: the folder ``held_out`` in
     ``data.root`` if there is one, else the training pictures."""
+    on_missing: str = MISSING
+    """A score that cannot be taken, for lack of its model or a library: ``stop`` ends the run
+    before training; ``warn`` goes on, and the end of the run says which scores are missing."""
     every_n_steps: int = MISSING
     """Optimizer steps between scores; 0: only at the end."""
     scales: list[float] = field(default_factory=list)
@@ -72,6 +78,7 @@ class EvaluationConfig:
     end."""
 
     def __post_init__(self) -> None:
+        require_choice("evaluation.on_missing", self.on_missing, (STOP, WARN))
         selecting = [name for name, each in KINDS.items() if each.selects]
         require_choice("evaluation.select", self.select, (*selecting, "none"))
         require(

@@ -116,7 +116,8 @@ def load_clip(model: str | Path) -> tuple[ClipFeatures, CuttingProcessor]:
     """Load a CLIP model and its processor.
 
     Args:
-        model: A local folder in Hugging Face layout, or a hub id. Code in it is never run.
+        model: A local folder in Hugging Face layout, or a Hub id that is in the cache. Code in it
+            is never run.
 
     Returns:
         The model in eval mode, and its processor.
@@ -127,20 +128,22 @@ def load_clip(model: str | Path) -> tuple[ClipFeatures, CuttingProcessor]:
     from transformers import AutoConfig, AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
     try:
-        config = AutoConfig.from_pretrained(model)
+        config = AutoConfig.from_pretrained(model, local_files_only=True)
         if config.model_type != "clip":
             raise ValueError(f"it is a {config.model_type} model, not clip")
-        loaded: Any = CLIPModel.from_pretrained(model, output_loading_info=True)
+        loaded: Any = CLIPModel.from_pretrained(
+            model, local_files_only=True, output_loading_info=True
+        )
         network, info = loaded
         if lacking := sorted([*info["missing_keys"], *map(str, info["mismatched_keys"])]):
             raise ValueError(f"weights are missing or misshapen: {', '.join(lacking[:3])} ...")
-        image_processor = CLIPImageProcessorPil.from_pretrained(model)
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        image_processor = CLIPImageProcessorPil.from_pretrained(model, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"CLIP model {str(model)!r} cannot be loaded ({reason}); give a local folder in "
-            "Hugging Face layout, or let it be downloaded once with network."
+            "Hugging Face layout."
         ) from error
     max_tokens = network.config.text_config.max_position_embeddings
     processor = CuttingProcessor(image_processor, tokenizer, max_tokens)

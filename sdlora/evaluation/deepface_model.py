@@ -1,6 +1,5 @@
 """Faces in photos, by deepface's detectors and recognition networks on PyTorch."""
 
-import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,61 +11,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sdlora.data.pictures.faces import (
-    DETECTOR_WEIGHTS,
-    ONE_AT_A_TIME,
-    deepface,
-    resized_for_detector,
-    weights_folder,
-)
+from sdlora.data.pictures.faces import ONE_AT_A_TIME, deepface, resized_for_detector
 from sdlora.evaluation.aligned_faces import AlignedFace, aligned_faces
 from sdlora.evaluation.face_metric import Faces, as_faces, no_faces
 from sdlora.evaluation.strangers import STRANGERS
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """Files and libraries that a part of deepface (0.0.103) needs.
-
-    Attributes:
-        files: Files in deepface's folder of weights.
-        library: Library that it imports; None if deepface installs it.
-        package: Name of that library for ``pip install``.
-    """
-
-    files: tuple[str, ...] = ()
-    library: str | None = None
-    package: str | None = None
-
-
-MODELS = {
-    "ArcFace": Needs(("arcface_weights.pth",)),
-    "Buffalo_L": Needs(("buffalo_l/webface_r50.onnx",), "insightface", "insightface"),
-    "DeepFace": Needs(("VGGFace2_DeepFace_weights_val-0.9034.pth",)),
-    "DeepID": Needs(("deepid_weights.pth",)),
-    "Dlib": Needs(("dlib_face_recognition_resnet_model_v1.dat",), "dlib", "dlib"),
-    "Facenet": Needs(("facenet_weights.pth",)),
-    "Facenet512": Needs(("facenet512_weights.pth",)),
-    "GhostFaceNet": Needs(("ghostfacenet_v1.pth",)),
-    "OpenFace": Needs(("openface_weights.pth",)),
-    "SFace": Needs(("face_recognition_sface_2021dec.onnx",), "onnxruntime", "onnxruntime"),
-    "VGG-Face": Needs(("vgg_face_weights.pth",)),
-}
-"""deepface's recognition networks."""
-
-DETECTORS = {
-    **{name: Needs(files) for name, files in DETECTOR_WEIGHTS.items()},
-    "dlib": Needs(("shape_predictor_5_face_landmarks.dat",), "dlib", "dlib"),
-    "fastmtcnn": Needs((), "facenet_pytorch", "facenet-pytorch"),
-    "mediapipe": Needs((), "mediapipe", "mediapipe"),
-    "mtcnn": Needs((), "mtcnn", "mtcnn tensorflow"),
-    "retinaface": Needs(("retinaface.pth",), "retinaface", "retina-face"),
-    **{
-        f"yolov{size}": Needs((f"yolov{size}-face.pt",), "ultralytics", "ultralytics")
-        for size in ("8n", "8m", "8l", "11n", "11s", "11m", "11l", "12n", "12s", "12m", "12l")
-    },
-}
-"""deepface's detectors. Its ``skip`` detects nothing, so that every picture would be faceless."""
+from sdlora.weights.face_files import (
+    DEFAULT_DETECTOR,
+    DEFAULT_MODEL,
+    DETECTORS,
+    MODELS,
+    described_faults,
+    file_faults,
+    library_fault,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +52,8 @@ class DeepFaceModel:
     several GPUs score in one process only.
 
     Args:
-        model_name: A key of :data:`MODELS`.
-        detector: A key of :data:`DETECTORS`.
+        model_name: A key of ``MODELS`` in ``sdlora/weights/face_files.py``.
+        detector: A key of ``DETECTORS`` there.
         batch_size: Pictures whose faces are embedded in one batch, >= 1. Faces are detected in one
             picture at a time.
 
@@ -105,7 +62,10 @@ class DeepFaceModel:
     """
 
     def __init__(
-        self, model_name: str = "GhostFaceNet", detector: str = "yunet", batch_size: int = 32
+        self,
+        model_name: str = DEFAULT_MODEL,
+        detector: str = DEFAULT_DETECTOR,
+        batch_size: int = 32,
     ) -> None:
         for key, name, known in (
             ("model_name", model_name, MODELS),
@@ -124,35 +84,22 @@ class DeepFaceModel:
         """Check that deepface can run both parts; loads and downloads nothing.
 
         Raises:
-            ValueError: If a library is not installed, a weight file is missing or empty, or
+            ValueError: If a library is not installed, a weight file is missing or damaged, or
                 deepface is configured for another backend than PyTorch; the message gives the
                 remedy.
         """
         self._require_pytorch()
         self._require_libraries()
-        folder = weights_folder()
-        wanted = MODELS[self.model_name].files + DETECTORS[self.detector].files
-        sizes = {name: _size(folder / name) for name in wanted}
-        if missing := [name for name, size in sizes.items() if not size]:
+        files = MODELS[self.model_name].files + DETECTORS[self.detector].files
+        if faults := file_faults(files):
             raise ValueError(
-                f"face model {self.model_name} with detector {self.detector}: missing "
-                f"{' and '.join(missing)} in {folder}; either let deepface download it once with "
-                'network (python -c "from sdlora.evaluation.deepface_model import DeepFaceModel; '
-                f"DeepFaceModel('{self.model_name}', '{self.detector}').download()\"), or copy it "
-                "there from another machine (DEEPFACE_HOME chooses the folder that holds "
-                ".deepface/weights)."
+                f"face model {self.model_name} with detector {self.detector}: "
+                f"{described_faults(faults)}; get it once, with network: sdlora fetch "
+                "evaluation.face=deepface "
+                f"evaluation.face.options.model_name={self.model_name} "
+                f"evaluation.face.options.detector={self.detector} (the folder can be copied from "
+                "another machine; DEEPFACE_HOME chooses the one that holds .deepface/weights)"
             )
-
-    def download(self) -> None:
-        """Let deepface download missing weights, by embedding a blank picture.
-
-        Raises:
-            ValueError: As :meth:`require_weights`, and if a download fails.
-        """
-        self._require_pytorch()
-        self._require_libraries()
-        self._represent([Image.new("RGB", (256, 256))], _bgr)
-        self.require_weights()
 
     def embed(self, images: Sequence[Image.Image]) -> Faces:
         """Embed the largest face of each picture, and count its faces.
@@ -240,11 +187,8 @@ class DeepFaceModel:
             ("model_name", self.model_name, MODELS[self.model_name]),
             ("detector", self.detector, DETECTORS[self.detector]),
         ):
-            if needs.library is not None and importlib.util.find_spec(needs.library) is None:
-                raise ValueError(
-                    f"{key}={name}: needs the library {needs.library}, which is not installed; "
-                    f"pip install {needs.package}, or choose another {key}."
-                )
+            if (lacking := library_fault(key, name, needs)) is not None:
+                raise ValueError(lacking)
 
 
 def _represent_chunk(
@@ -278,7 +222,3 @@ def _stacked(rows: Sequence[list[float] | None]) -> Tensor:
 
 def _bgr(image: Image.Image) -> np.ndarray:
     return np.ascontiguousarray(np.array(image.convert("RGB"))[:, :, ::-1])
-
-
-def _size(path: Any) -> int:
-    return path.stat().st_size if path.is_file() else 0

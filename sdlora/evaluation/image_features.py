@@ -76,7 +76,7 @@ def _model_type(model: str | Path) -> str:
     from transformers import AutoConfig
 
     try:
-        return str(AutoConfig.from_pretrained(model).model_type)
+        return str(AutoConfig.from_pretrained(model, local_files_only=True).model_type)
     except (OSError, ValueError) as error:
         raise _cannot_load(model, error) from error
 
@@ -90,13 +90,15 @@ def _load_vision(model: str | Path) -> Loaded:
     from transformers import AutoImageProcessor, AutoModel
 
     try:
-        loaded: Any = AutoModel.from_pretrained(model, output_loading_info=True)
+        loaded: Any = AutoModel.from_pretrained(
+            model, local_files_only=True, output_loading_info=True
+        )
         network, info = loaded
         if lacking := sorted([*info["missing_keys"], *map(str, info["mismatched_keys"])]):
             raise ValueError(f"weights are missing or misshapen: {', '.join(lacking[:3])} ...")
         if network.main_input_name != "pixel_values":
             raise ValueError(f"it is a {network.config.model_type} model, which reads no pictures")
-        processor = AutoImageProcessor.from_pretrained(model)
+        processor = AutoImageProcessor.from_pretrained(model, local_files_only=True)
     except (ImportError, OSError, ValueError) as error:
         raise _cannot_load(model, error) from error
     network.eval().requires_grad_(False)
@@ -111,5 +113,5 @@ def _load_vision(model: str | Path) -> Loaded:
 def _cannot_load(model: str | Path, error: Exception) -> ValueError:
     return ValueError(
         f"vision model {str(model)!r} cannot be loaded ({str(error).splitlines()[0]}); give a "
-        "local folder in Hugging Face layout, or let it be downloaded once with network."
+        "local folder in Hugging Face layout."
     )

@@ -122,6 +122,14 @@ class Scorer:
     def __init__(self, scorers: Sequence[PictureScorer]) -> None:
         self._scorers = list(scorers)
 
+    def not_taken(self) -> dict[str, list[str]]:
+        """Why scorers could not be loaded -> the scores that are lost."""
+        lost: dict[str, list[str]] = {}
+        for scorer in self._scorers:
+            if isinstance(scorer, Absent):
+                lost.setdefault(scorer.reason, []).extend(scorer.names)
+        return lost
+
     def score(self, pictures: Pictures, progress: Progress | None = None) -> Scores:
         """Score pictures; a scorer that fails loses its own scores, and the run continues.
 

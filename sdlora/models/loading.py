@@ -20,6 +20,7 @@ from sdlora.models.source import (
     part_folder,
     resolve,
 )
+from sdlora.weights.soundness import fault
 
 
 def load_family(source: ModelSource, seed: int) -> Family:
@@ -101,9 +102,10 @@ def _load_part(name: str, folder: Path, source: ModelSource, seed: int) -> nn.Mo
     where = f"model.vae={source.vae}" if own else f"model.path={source.path}: {name}"
     frozen = source.vae_dtype if name == "vae" and source.vae_dtype else source.frozen_dtype
     argument = "dtype" if name.startswith("text_encoder") else "torch_dtype"
+    place = part_folder(name, folder, source)
     try:
         part, report = kind.from_pretrained(
-            part_folder(name, folder, source),
+            place,
             variant=None if own else source.variant,
             use_safetensors=True,
             local_files_only=True,
@@ -111,7 +113,10 @@ def _load_part(name: str, folder: Path, source: ModelSource, seed: int) -> nn.Mo
             **{argument: torch.float32 if name in source.trained else frozen},
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{where} cannot be loaded ({error}); fetch it again") from error
+        faults = {path.name: fault(path) for path in sorted(place.glob("*.safetensors"))}
+        broken = ", ".join(f"{name} {what}" for name, what in faults.items() if what is not None)
+        reason = broken or error
+        raise ModelError(f"{where} cannot be loaded ({reason}); fetch it again") from error
     if report["missing_keys"]:  # the libraries would go on with random weights there
         keys = sorted(report["missing_keys"])
         raise ModelError(

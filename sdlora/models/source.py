@@ -12,6 +12,8 @@ import torch
 from sdlora.models.families import description_of
 from sdlora.models.single_file import ENDINGS, SingleFileError, converted_model, converted_vae
 from sdlora.runtime.places import ASSETS
+from sdlora.runtime.progress import Progress
+from sdlora.weights.hub_models import CONFIGS, PIPELINE, HubModel, cached_folder, model_fault
 
 EMBEDDED = "embedded:"
 """Prefix of paths of folders in the shipped assets."""
@@ -294,16 +296,28 @@ def _fetched(source: ModelSource) -> Path | None:
 
 
 def _fetch(source: ModelSource, key: str, weights: bool) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    """The folder of a model of the Hub in the local cache, whole; fetched if it is not there."""
+    kind = PIPELINE if weights else CONFIGS
+    model = HubModel(
+        source.path,
+        kind,
+        source.revision,
+        source.variant,
+        part="vae" if key == "model.vae" else None,
+        without=(*source.scratch, *(["vae"] if source.vae is not None else [])),
+    )
+    if (what := model_fault(model)) is not None:
+        from sdlora.weights.downloads import DownloadError, fetch_model
 
-    patterns = ["*.json", "*.txt", "*.model", *(["*.safetensors"] if weights else [])]
-    try:
-        return Path(
-            snapshot_download(source.path, revision=source.revision, allow_patterns=patterns)
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"{key}={source.path}: not a local folder, and it could not be fetched from the "
-            f"Hub ({type(error).__name__}); check the id, log in if it is gated, or give a folder"
-        ) from error
+        try:
+            fetch_model(model, Progress(enabled=False))
+        except DownloadError as error:
+            family = f" model.family={source.family}" if key == "model.path" else ""
+            raise ModelError(
+                f"{key}={source.path}: {what}, and it could not be fetched from the Hub ({error}); "
+                "check the id, give a folder, or get it once on a machine with network: "
+                f"sdlora fetch model.path={source.path}{family}"
+            ) from error
+    folder = cached_folder(model)
+    assert folder is not None, "it was fetched"
+    return folder

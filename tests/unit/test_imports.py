@@ -16,6 +16,7 @@ ROOMS = (
     "config",
     "cli",
     "diffusion",
+    "weights",
     "models",
     "adapters",
     "world",

@@ -1,10 +1,13 @@
 """Settings of ``run=FOLDER``: the run's own sampling and scores, with overrides over them."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from sdlora.config.evaluate import EvaluateConfig
+from sdlora.config.model import ModelConfig
 from sdlora.config.sampling import CAPTIONS
 from sdlora.runs.run_config import read_config
 from sdlora.runs.run_folder import PROMPTS
@@ -47,3 +50,14 @@ def with_run_settings(composed: DictConfig, arguments: Sequence[str]) -> DictCon
     if composed.sampling.prompts == CAPTIONS and own.is_file():
         composed.sampling.prompts = str(own)
     return composed
+
+
+def model_of(config: EvaluateConfig) -> ModelConfig:
+    """The base that draws: the run's own, which is loaded whole, or that of the config."""
+    if config.run is None:
+        return config.model
+    stored, _ = read_config(Path(config.run), key="run")
+    base = {"recommended": asdict(config.model.recommended), **stored["model"]}
+    found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), base))
+    assert isinstance(found, ModelConfig)
+    return replace(found, scratch=[])

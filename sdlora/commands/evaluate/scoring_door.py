@@ -6,9 +6,10 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from sdlora.assembly import needed_weights
 from sdlora.cli.command_line import run
 from sdlora.cli.composition import to_typed
-from sdlora.commands.evaluate.run_settings import with_run_settings
+from sdlora.commands.evaluate.run_settings import model_of, with_run_settings
 from sdlora.config.evaluate import EvaluateConfig
 
 
@@ -20,6 +21,10 @@ def evaluate(composed: DictConfig) -> None:
     if config.sweep is not None:
         write_again(Path(config.sweep))
         return
+
+    needs = needed_weights.needed_for_evaluation(config, model_of(config))
+    command = ["sdlora", "fetch", "evaluate", *given]
+    needed_weights.require_weights(needs, config.evaluation, command)
 
     from sdlora.assembly.device import found_precision  # imports wait: a typo should not take
     from sdlora.commands.evaluate import config_checks  # seconds to be seen

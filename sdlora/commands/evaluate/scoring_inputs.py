@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from sdlora.assembly.data_source import (
     held_out_fraction,
     picture_source,
 )
+from sdlora.commands.evaluate.run_settings import model_of
 from sdlora.config.data import DataConfig, RootConfig
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.model import ModelConfig
@@ -77,9 +78,7 @@ def scoring_inputs(config: EvaluateConfig, progress: Progress) -> ScoringInputs:
         model, resolution = config.model, config.resolution
     else:
         stored, _ = read_config(Path(config.run), key="run")
-        base = {"recommended": asdict(config.model.recommended), **stored["model"]}
-        merged = OmegaConf.merge(OmegaConf.structured(ModelConfig), base)
-        model = replace(_typed(merged, ModelConfig), scratch=[])
+        model = model_of(config)
         data = _typed(OmegaConf.merge(OmegaConf.structured(DataConfig), stored["data"]), DataConfig)
         training, references = _of_run(data, stored["evaluation"], progress)
         resolution = config.resolution or data.resolution

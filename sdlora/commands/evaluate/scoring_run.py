@@ -237,6 +237,7 @@ def _write(
     progress.print(
         f"\nWritten: {folder / 'report.html'}, {folder / REPORT}, grid.png and the pictures"
     )
+    say_not_taken(scorer, progress)
     refuse_no_score(scores)
     return folder / REPORT
 
@@ -276,6 +277,12 @@ def print_scores(
     for name, row in scores.items():
         if FACE in row.values:
             progress.print(f"{name}: {tutorial_line(row)}")
+
+
+def say_not_taken(scorer: Scorer, progress: Progress) -> None:
+    """Say which scores were not taken for lack of their model, and why."""
+    for reason, names in scorer.not_taken().items():
+        progress.print(f"not scored: {', '.join(names)}: {reason}")
 
 
 def _folder_names(labels: Sequence[str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from sdlora.assembly import base_model
-from sdlora.commands.evaluate.scoring_run import print_scores
+from sdlora.commands.evaluate.scoring_run import print_scores, say_not_taken
 from sdlora.commands.train.closing_lines import Outcome, closing_lines
 from sdlora.commands.train.exported_files import export_chosen, export_last
 from sdlora.commands.train.fit import Fitted
@@ -55,6 +55,7 @@ def finish(run: TrainingRun, fitted: Fitted) -> None:
     run.progress.print("")
     for line in closing_lines(run, fitted.best, outcome):
         run.progress.print(line)
+    say_not_taken(run.evaluator.scorer, run.progress)
 
 
 def _last_pictures(run: TrainingRun, fitted: Fitted) -> Evaluation | None:

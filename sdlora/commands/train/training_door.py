@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from sdlora.assembly import needed_weights
 from sdlora.cli.command_line import run
 from sdlora.cli.composition import to_typed
 from sdlora.commands.train.from_lora import with_recipe
@@ -25,12 +26,17 @@ if TYPE_CHECKING:
 def checked(composed: DictConfig, progress: Progress) -> TrainConfig:
     """The typed config, after every check that reads neither pictures nor weights.
 
+    Whether weights from elsewhere are there comes first, since it takes no slow import.
+
     Values that can hardly be meant are noted.
 
     What the machine decides is decided here, once: the run's stored config has its value.
     """
     given = HydraConfig.get().overrides.task
     config = to_typed(with_recipe(composed, given), TrainConfig)
+    needs = needed_weights.needed_for_training(config)
+    words = [word for word in given if not word.startswith("check=")]
+    needed_weights.require_weights(needs, config.evaluation, ["sdlora", "fetch", *words])
 
     from sdlora.assembly import unsuited_values
     from sdlora.cli import processes

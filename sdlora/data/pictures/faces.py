@@ -1,24 +1,29 @@
 """Detection of the face in a picture, by deepface's detectors."""
 
+import hashlib
 import os
 import warnings
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from sdlora.runtime.files import sha256
+from sdlora.weights.face_files import (
+    DETECTORS,
+    described_faults,
+    file_faults,
+    weights_folder,
+)
+
 Box = tuple[int, int, int, int]
 """Left, top, width, height in pixels."""
 
 DETECTOR_WEIGHTS: dict[str, tuple[str, ...]] = {
-    "opencv": (),  # its cascades come with opencv < 5
-    "ssd": ("deploy.prototxt", "res10_300x300_ssd_iter_140000.caffemodel"),
-    "yunet": ("face_detection_yunet_2023mar.onnx",),
-    "centerface": ("centerface.onnx",),
+    name: DETECTORS[name].files for name in ("opencv", "ssd", "yunet", "centerface")
 }
-"""deepface detector -> files it reads (deepface 0.0.103)."""
+"""Detector that needs no library of its own -> files it reads."""
 
 MIN_SIDE_PX = 256
 """Smaller pictures are enlarged for the detectors, which miss faces of a few dozen pixels."""
@@ -34,22 +39,34 @@ def require_detector(detector: str) -> None:
     """Check that a detector is known and its files are present; downloads nothing.
 
     Raises:
-        ValueError: On an unknown name, or if a file is missing; it names the files and the remedy.
+        ValueError: On an unknown name, or if a file is missing or damaged; it names the files and
+            the remedy.
     """
     if detector not in DETECTOR_WEIGHTS:
         known = ", ".join(DETECTOR_WEIGHTS)
         raise ValueError(f"data.face_detector={detector}: unknown; choose one of {known}.")
-    folder = weights_folder()
-    paths = [folder / name for name in DETECTOR_WEIGHTS[detector]]
-    missing = [p.name for p in paths if not p.is_file() or not p.stat().st_size]
-    if missing:
+    if faults := file_faults(DETECTOR_WEIGHTS[detector]):
         raise ValueError(
-            f"data.face_detector={detector}: missing {' and '.join(missing)} in {folder}; let "
-            'deepface download it once with network (python -c "import numpy; from deepface import '
-            "DeepFace; DeepFace.extract_faces(numpy.zeros((256, 256, 3), 'uint8'), "
-            f"'{detector}', enforce_detection=False)\"), copy it there from another "
-            "machine, or set data.face_detector=opencv, which needs no file."
+            f"data.face_detector={detector}: {described_faults(faults)}; get it once, with "
+            f"network: sdlora fetch data.crop=face data.face_detector={detector} (the folder can "
+            "be copied from another machine), or set data.face_detector=opencv, which needs no file"
         )
+
+
+def detector_mark(detector: str) -> str:
+    """What tells the boxes of a detector from those of another file of it: a hash of its files.
+
+    Those of opencv come with that library, whose version it is.
+
+    Args:
+        detector: A key of :data:`DETECTOR_WEIGHTS` whose files are there.
+    """
+    files = DETECTOR_WEIGHTS[detector]
+    if not files:
+        import cv2
+
+        return cv2.__version__
+    return hashlib.sha256("".join(sha256(weights_folder() / f) for f in files).encode()).hexdigest()
 
 
 def find_face(image: Image.Image, detector: str) -> Box | None:
@@ -98,11 +115,6 @@ def _scaled_back(box: Box, shown: tuple[int, int], size: tuple[int, int]) -> Box
     right, bottom = round((box[0] + box[2]) * across), round((box[1] + box[3]) * down)
     left, top = min(left, size[0] - 1), min(top, size[1] - 1)
     return left, top, max(1, min(right, size[0]) - left), max(1, min(bottom, size[1]) - top)
-
-
-def weights_folder() -> Path:
-    """Where deepface keeps its weights: ``$DEEPFACE_HOME`` or the home folder."""
-    return Path(os.environ.get("DEEPFACE_HOME") or Path.home()) / ".deepface" / "weights"
 
 
 def deepface() -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from sdlora.data.pictures.decode import PictureError
-from sdlora.data.pictures.faces import Box, find_face, require_detector
+from sdlora.data.pictures.faces import Box, detector_mark, find_face, require_detector
 from sdlora.data.pictures.picture import Finding, Picture
 from sdlora.data.sources.picture_source import DataError, PictureSource
 from sdlora.runtime.progress import Progress
@@ -58,7 +58,7 @@ class Measures:
             where it was. Faults are not stored: they are few, and a library update may fix them.
         progress: Shows a bar while pictures are decoded.
         rendering: Further settings that decide the pixels, such as the colour under transparent
-            parts; part of the key of a stored value.
+            parts; part of the key of a stored value, as the files of a face detector are.
     """
 
     source: PictureSource
@@ -78,7 +78,7 @@ class Measures:
         """
         _require_kinds(kinds)
         all_kinds = list(dict.fromkeys([DECODE, *kinds]))
-        stored = {kind: f"{kind}/{_REVISION}/{self.rendering}" for kind in all_kinds}
+        stored = {kind: f"{kind}/{_REVISION}/{self.rendering}{_tool(kind)}" for kind in all_kinds}
         first = {self.source.pictures[n].content: n for n in sorted(numbers, reverse=True)}
         contents = sorted(first, key=first.__getitem__)  # equal files once, in the source's order
         values = {kind: dict(self.index.facts(stored[kind], contents)) for kind in all_kinds}
@@ -161,6 +161,11 @@ _WAYS: dict[str, Callable[[Image.Image], str]] = {
 
 def _way(kind: str) -> Callable[[Image.Image], str]:
     return partial(_face, kind.removeprefix(FACE)) if kind.startswith(FACE) else _WAYS[kind]
+
+
+def _tool(kind: str) -> str:
+    """What else a value depends on: the files of a face detector."""
+    return f"/{detector_mark(kind.removeprefix(FACE))}" if kind.startswith(FACE) else ""
 
 
 def _require_kinds(kinds: Sequence[str]) -> None:

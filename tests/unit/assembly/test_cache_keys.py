@@ -184,6 +184,7 @@ def keys_of(
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(measures, "find_face", find_face)
             patch.setattr(measures, "require_detector", lambda detector: None)
+            patch.setattr(measures, "detector_mark", lambda detector: "")
             found = pictures_of(config, at)
         encoder = picture_encoder_key(model, data, loaded)
         names = [picture.name for picture in found.source.pictures]

@@ -1,5 +1,6 @@
 """From the config to the scorer: what is missing has a reason, options are checked."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -71,14 +72,20 @@ def test_without_held_out_pictures_it_says_what_faces_are_compared_with() -> Non
     assert "image_similarity_training" not in scores.values
 
 
-def test_what_cannot_be_loaded_says_so_now_and_costs_its_own_scores(tmp_path: Path) -> None:
+def test_what_cannot_be_loaded_stops_the_run_or_costs_its_own_scores(tmp_path: Path) -> None:
     missing = tmp_path / "nothing"
-    scores, said = found(HELD_OUT, f"evaluation.clip.options.model={missing}", prompts=("a man",))
-    assert said.startswith("evaluation.clip: will be reported as unavailable: ValueError: CLIP")
+    asked = f"evaluation.clip.options.model={missing}"
+    with pytest.raises(
+        ConfigError, match=r"^scores that cannot be taken:\n  evaluation\.clip: CLIP"
+    ):
+        found(HELD_OUT, asked)
+    warn = "evaluation.on_missing=warn"
+    scores, said = found(HELD_OUT, asked, warn, prompts=("a man",))
+    assert said.startswith("not taken: evaluation.clip: CLIP model")
     assert scores.value("clip_score") is None
     assert "cannot be loaded" in scores.reasons["clip_score"]
     assert scores.value("face_distance") is not None
-    scores, _ = found(HELD_OUT, f"evaluation.image.options.model={missing}")
+    scores, _ = found(HELD_OUT, f"evaluation.image.options.model={missing}", warn)
     assert {name for name in scores.reasons if scores.value(name) is None} == {
         "image_similarity",
         "diversity",
@@ -88,10 +95,38 @@ def test_what_cannot_be_loaded_says_so_now_and_costs_its_own_scores(tmp_path: Pa
     }
 
 
+def test_the_remedies_of_a_scorer_that_is_missing_work(tmp_path: Path) -> None:
+    asked = "evaluation.face={name: deepface, options: {}}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEEPFACE_HOME", str(tmp_path))
+        with pytest.raises(ConfigError) as error:
+            found(HELD_OUT, asked)
+        message = str(error.value)
+        assert "to go on without them: evaluation.on_missing=warn" in message
+        switched_off = re.findall(r"To switch it off: (.*)", message)[0].split()
+        assert switched_off == ["evaluation.face=none", "evaluation.select=none"]
+        opened = [item.replace("face=", "face.name=") for item in switched_off]
+        scores, said = found(HELD_OUT, asked, *opened)
+    assert said == ""
+    assert "face_distance" not in scores.values
+
+
+def test_no_scorer_reads_the_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    for key in ("clip", "image"):
+        with pytest.raises(ConfigError, match="no model of the Hub that was fetched") as error:
+            found(HELD_OUT, f"evaluation.{key}.options.model=owner/nobody")
+        remedy = f"sdlora fetch evaluation.{key}={key} evaluation.{key}.options.model=owner/nobody"
+        assert remedy in str(error.value)
+
+
 def test_what_was_not_asked_for_is_not_there() -> None:
     scores, said = found(HELD_OUT, "evaluation=none")
     assert (scores.values, scores.reasons, said) == ({}, {}, "")
-    scores, _ = found(HELD_OUT, "evaluation=none", "evaluation.image.name=image")
+    scores, _ = found(
+        HELD_OUT, "evaluation=none", "evaluation.image.name=image", "evaluation.on_missing=warn"
+    )
     assert "face_distance" not in scores.values
 
 

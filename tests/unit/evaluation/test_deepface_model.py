@@ -152,12 +152,6 @@ def test_small_pictures_are_enlarged_and_blank_ones_are_faceless(home):
     torch.testing.assert_close(lengths, got.found.float(), atol=1e-5, rtol=0)
 
 
-def test_what_is_there_is_not_downloaded_again(home):
-    weights = sorted((home / ".deepface" / "weights").iterdir())
-    DeepFaceModel("GhostFaceNet", "opencv").download()
-    assert sorted((home / ".deepface" / "weights").iterdir()) == weights
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="the shared photos are not on this machine")
 def test_faces_of_real_photos(home):
@@ -262,22 +256,34 @@ def test_other_errors_of_deepface_are_not_swallowed(fake, monkeypatch):
 def test_missing_weights_are_found_without_deepface(monkeypatch, tmp_path: Path):
     monkeypatch.setenv("DEEPFACE_HOME", str(tmp_path))
     model = DeepFaceModel()
-    with pytest.raises(ValueError, match=r"ghostfacenet_v1\.pth and face_detection_yunet") as error:
+    with pytest.raises(ValueError, match=r"ghostfacenet_v1\.pth is missing, face_detec") as error:
         model.require_weights()
     assert str(tmp_path) in str(error.value)
-    assert "DeepFaceModel('GhostFaceNet', 'yunet').download()" in str(error.value)
+    assert "sdlora fetch evaluation.face=deepface evaluation.face.options.mo" in str(error.value)
     assert "DEEPFACE_HOME" in str(error.value)
     with pytest.raises(ValueError, match="missing"):
         model.embed([blank(8)])
     with pytest.raises(ValueError, match="missing"):
         model.first_faces([blank(8)])
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (b"", "is empty, a download that broke off"),
+        (b"<html>Not Found</html>", "is a web page, not weights"),
+        (b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer"),
+        (b"PK\x03\x04half", "is half a file, a download that broke off"),
+        (b"x", "holds no weights of PyTorch"),
+    ],
+)
+def test_damaged_weights_are_found_without_deepface(monkeypatch, tmp_path: Path, data, fault):
+    monkeypatch.setenv("DEEPFACE_HOME", str(tmp_path))
     folder = tmp_path / ".deepface" / "weights"
     folder.mkdir(parents=True)
-    (folder / "ghostfacenet_v1.pth").touch()  # an empty file is a download that broke off
-    with pytest.raises(ValueError, match=r"missing ghostfacenet_v1\.pth in"):
+    (folder / "ghostfacenet_v1.pth").write_bytes(data)
+    with pytest.raises(ValueError, match=rf"ghostfacenet_v1\.pth {fault}.* in "):
         DeepFaceModel(detector="opencv").require_weights()
-    (folder / "ghostfacenet_v1.pth").write_text("x")
-    DeepFaceModel(detector="opencv").require_weights()
 
 
 @pytest.mark.parametrize(
@@ -323,4 +329,4 @@ def test_all_of_deepfaces_names_and_their_files():
             for file in known[name].files:
                 assert Path(file).name in source, f"{name}: {file}"
             if known[name].library and name not in ("retinaface", "SFace"):
-                assert known[name].library in source, name
+                assert known[name].library.partition(".")[0] in source, name

@@ -257,6 +257,7 @@ def shown_run(config: TrainConfig, folder: Path, at: Path) -> Shown:
         patch.object(family_limits, "find_spec", lambda library: library),
         patch.object(measures, "find_face", find_face),
         patch.object(measures, "require_detector", lambda detector: None),
+        patch.object(measures, "detector_mark", lambda detector: ""),
         patch.object(memory, "compile_denoiser", compiled.append),
     ):
         devices = trainer(config.trainer, config.logger, folder, skips_layers=False)

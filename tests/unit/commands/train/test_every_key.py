@@ -567,6 +567,13 @@ CLASS: dict[str, Row] = {
         lambda s: "GhostFaceNet" in s.scores.reasons["face_distance"],
         True,
     ),
+    "evaluation.on_missing": (
+        "warn",
+        lambda s: [
+            "face_distance" in names for names in s.run.evaluator.scorer.not_taken().values()
+        ],
+        [True, False],
+    ),
     "evaluation.hw10": (True, lambda s: "hw10_face" in s.scores.values),
     "trainer.compile": (True, lambda s: s.compiled),
 }
@@ -814,7 +821,7 @@ def test_a_revision_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_pat
         asked.append((name, revision))
         raise OSError("offline")
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", ask)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, *a, **k: ask(*a, **k))
     monkeypatch.setattr("datasets.load_dataset", ask)
     values = {"model.path": "owner/model", "model.revision": "v2", "data.source": "hub"}
     values |= {"data.root": "owner/set", "data.hub.revision": "v3"}

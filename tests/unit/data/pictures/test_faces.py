@@ -79,14 +79,17 @@ def test_detectors_are_checked_before_use(tmp_path: Path) -> None:
     require_detector("opencv")
     with pytest.raises(ValueError, match=r"data\.face_detector=retina: unknown; .* opencv, ssd"):
         require_detector("retina")
-    with pytest.raises(ValueError, match=r"face_detector=yunet: missing face_detection_yunet"):
+    with pytest.raises(ValueError, match=r"=yunet: face_detection_yunet\S+ is missing"):
         find_face(Image.new("RGB", (64, 64)), "yunet")
     weights = tmp_path / ".deepface" / "weights"
     weights.mkdir(parents=True, exist_ok=True)
     (weights / "deploy.prototxt").write_text("x")
-    (weights / "res10_300x300_ssd_iter_140000.caffemodel").touch()  # empty: a broken download
-    with pytest.raises(ValueError, match=r"=ssd: missing res10_300x300\S+ in"):
+    (weights / "res10_300x300_ssd_iter_140000.caffemodel").touch()
+    with pytest.raises(ValueError, match=r"=ssd: res10_300x300\S+ is empty, a download that broke"):
         require_detector("ssd")
+    (weights / "face_detection_yunet_2023mar.onnx").write_text("<html>Not Found</html>")
+    with pytest.raises(ValueError, match=r"=yunet: \S+ is a web page, not weights in .* sdlora fe"):
+        require_detector("yunet")
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="the shared photos are not on this machine")

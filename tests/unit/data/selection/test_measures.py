@@ -3,6 +3,7 @@
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from scipy import fft, ndimage
 from sdlora.data.pictures.decode import PictureError
 from sdlora.data.pictures.faces import find_face
 from sdlora.data.pictures.picture import ERROR, Finding, Picture
+from sdlora.data.selection import measures
 from sdlora.data.selection.measures import SOUND, Measures, box, phash, sharpness, unreadable
 from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.progress import Progress
@@ -189,6 +191,23 @@ def test_a_stopped_check_keeps_what_it_measured() -> None:
     assert 300 <= len(rest.decoded) < 400
     assert rest.decoded[599] == 1
     assert QUIET.tasks() == []
+
+
+def test_boxes_are_found_again_by_another_file_of_the_detector(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DEEPFACE_HOME", str(tmp_path))
+    monkeypatch.setattr(measures, "require_detector", lambda detector: None)
+    weights = tmp_path / ".deepface" / "weights" / "centerface.onnx"
+    weights.parent.mkdir(parents=True)
+    source, index = Pictures(Image.new("L", (8, 8))), Known()
+    boxes = []
+    for data, left in ((b"old", 1), (b"old", 2), (b"new", 3)):
+        weights.write_bytes(data)
+        monkeypatch.setattr(measures, "find_face", lambda image, detector, x=left: (x, 0, 4, 4))
+        facts = Measures(source, index, QUIET).of(["face:centerface"], [0])
+        boxes += facts["face:centerface"].values()
+    assert boxes == ["1 0 4 4", "1 0 4 4", "3 0 4 4"]
 
 
 @pytest.mark.parametrize("kind", ["colour", "face:", "face:nobody"])
