@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from sdlora.models.checkpoint_file import ENDINGS, SingleFileError, read_header
 from sdlora.models.families import description_of
-from sdlora.models.single_file import ENDINGS, SingleFileError, converted_model, converted_vae
+from sdlora.models.noise_markers import believed, file_markers
+from sdlora.models.single_file import converted_model, converted_vae
 from sdlora.runtime.places import ASSETS
 
 EMBEDDED = "embedded:"
@@ -45,6 +47,8 @@ class ModelSource:
             ``.safetensors`` file of the original code's layout.
         vae_dtype: Precision of the VAE; ``None``: ``frozen_dtype``.
         architecture: Options of a denoiser from random weights, over those of the folder's config.
+        prediction_type: What the model predicts, if that is given by hand.
+        zero_terminal_snr: Whether its noise ends in pure noise, if that is given by hand.
     """
 
     path: str
@@ -59,9 +63,19 @@ class ModelSource:
     vae: str | None = None
     vae_dtype: torch.dtype | None = None
     architecture: Mapping[str, Any] = field(default_factory=dict)
+    prediction_type: str | None = None
+    zero_terminal_snr: bool | None = None
+
+    @property
+    def said(self) -> dict[str, str | bool | None]:
+        """What is given by hand of its noise schedule, by key of ``model``."""
+        return {
+            "prediction_type": self.prediction_type,
+            "zero_terminal_snr": self.zero_terminal_snr,
+        }
 
 
-def noise_schedule_config(source: ModelSource) -> dict[str, Any]:
+def scheduler_config(source: ModelSource) -> dict[str, Any]:
     """The model's ``scheduler_config.json``; reads no weight.
 
     Raises:
@@ -77,6 +91,13 @@ def noise_schedule_config(source: ModelSource) -> dict[str, Any]:
             f"model.path={source.path}: {name} {fault} ({error}); fetch it again"
         ) from error
     return config
+
+
+def single_file(source: ModelSource) -> Path | None:
+    """The checkpoint in one file; ``None`` for a folder or a Hub id."""
+    path = Path(source.path).expanduser()
+    is_file = path.suffix in ENDINGS and not source.path.startswith(EMBEDDED)
+    return path if is_file and not path.is_dir() else None
 
 
 def part_folder(part: str, base: Path, source: ModelSource) -> Path:
@@ -146,19 +167,29 @@ def resolve(source: ModelSource, key: str = "model.path", weights: bool = True) 
     path = Path(source.path).expanduser()
     if path.is_dir():
         return path
-    if path.suffix in ENDINGS:
-        try:
-            return converted_model(
-                path, source.family, str(source.config), lambda: _config_folder(source)
-            )
-        except SingleFileError as error:
-            raise ModelError(f"{key}={source.path}: {error}") from error
+    if (file := single_file(source)) is not None:
+        return _converted(file, source, key)
     if source.path.count("/") != 1 or source.path.startswith((".", "/", "~")):
         raise ModelError(
             f"{key}={source.path}: no such folder; give a folder in the diffusers layout "
             "(it holds model_index.json), or a Hub id such as owner/name"
         )
     return _fetch(source, key, weights)
+
+
+def _converted(file: Path, source: ModelSource, key: str) -> Path:
+    """The converted folder of a checkpoint in one file."""
+    try:
+        believed(file_markers(read_header(file)), source.said, source.path)  # before it is read
+        return converted_model(
+            file,
+            source.family,
+            str(source.config),
+            lambda: _config_folder(source),
+            has_vae=source.vae is not None,
+        )
+    except SingleFileError as error:
+        raise ModelError(f"{key}={source.path}: {error}") from error
 
 
 def _config_folder(source: ModelSource) -> Path:
