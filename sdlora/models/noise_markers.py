@@ -191,6 +191,22 @@ def check_together(statements: Mapping[str, Marker], markers: Sequence[Marker]) 
     )
 
 
+def written_markers(config: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header entries by which other programs, and this one, know a noise schedule.
+
+    Args:
+        config: A diffusers scheduler config.
+    """
+    import torch
+
+    predicted = config.get(PREDICTION) or "epsilon"
+    is_v = predicted == "v_prediction"
+    tensors = {V_PRED: torch.zeros(1)} if is_v else {}
+    if config.get("rescale_betas_zero_snr"):
+        tensors[ZTSNR] = torch.zeros(1)
+    return tensors, {IN_HEADER[0]: "v" if is_v else str(predicted)}
+
+
 def level_markers(file: Path, header: CheckpointHeader, config: Mapping[str, Any]) -> list[Marker]:
     """What the noise levels in a file say; those of its config, not rescaled, say nothing.
 

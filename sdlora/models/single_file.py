@@ -5,6 +5,7 @@ those come from a folder in the diffusers layout.
 """
 
 import hashlib
+import json
 import re
 import shutil
 import tempfile
@@ -24,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from sdlora.models.checkpoint_file import CheckpointHeader, SingleFileError, read_header
 from sdlora.models.checkpoint_kind import VAE, check_kind
 from sdlora.models.families import description_of
-from sdlora.runtime.files import file_mark, user_cache_folder, whole_folder
+from sdlora.runtime.files import file_mark, user_cache_folder, whole_folder, write_text
 
 _HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
 """Names of half precision dtypes in safetensors."""
@@ -80,10 +81,19 @@ def converted_model(
             model = _load(partial(load, str(source), **settings))
             model.save_pretrained(folder, safe_serialization=True)
         if own_vae:
-            (folder / "vae").mkdir()
-            shutil.copy(configs / "vae/config.json", folder / "vae/config.json")
+            _add_vae_config(folder, configs)
 
     return _converted(file, family, config, write)
+
+
+def _add_vae_config(folder: Path, configs: Path) -> None:
+    """Give a pipeline without VAE the config of one; its weights come from elsewhere."""
+    (folder / "vae").mkdir()
+    shutil.copy(configs / "vae/config.json", folder / "vae/config.json")
+    index, named = (
+        json.loads((place / "model_index.json").read_text("utf-8")) for place in (folder, configs)
+    )
+    write_text(folder / "model_index.json", json.dumps(index | {"vae": named["vae"]}, indent=2))
 
 
 def converted_vae(file: Path, base: Path) -> Path:
