@@ -39,6 +39,8 @@ def model_source(config: ModelConfig) -> ModelSource:
         scratch=(description.denoiser,) if is_new else tuple(config.scratch),
         vae=config.vae,
         architecture=dict(config.architecture) if is_new else {},
+        prediction_type=config.prediction_type,
+        zero_terminal_snr=config.zero_terminal_snr,
     )
 
 

@@ -14,10 +14,11 @@ from sdlora.assembly.device import DTYPES
 from sdlora.assembly.new_word import teach
 from sdlora.config.lora import LoraConfig
 from sdlora.config.model import ModelConfig
+from sdlora.models.base_noise import noise_schedule_config
 from sdlora.models.families import description_of
 from sdlora.models.family import Family
 from sdlora.models.loading import empty_part, load_tokenizers
-from sdlora.models.source import noise_schedule_config, resolve
+from sdlora.models.source import resolve
 
 
 def empty_family(

@@ -14,7 +14,10 @@ from sdlora.diffusion.objective import Objective, Weight
 from sdlora.diffusion.timesteps import timestep_sampling
 from sdlora.diffusion.training_noise import TrainingNoise
 from sdlora.diffusion.weighting import debiased_weight, min_snr_weight, p2_weight
+from sdlora.models.base_noise import BaseNoise
 from sdlora.models.family import Family
+from sdlora.models.noise_markers import PREDICTION
+from sdlora.sampling.samplers import check_sampler
 
 
 def check_objective(
@@ -54,6 +57,44 @@ def check_objective(
         NoiseSchedule.from_config(changed)
     except ValueError as error:  # names its argument; here that is a key of this group
         raise ConfigError(f"objective.{error}") from error
+
+
+def check_retrained(config: ObjectiveConfig, base: BaseNoise, path: str) -> None:
+    """Refuse a prediction type that contradicts what the base's files say, unless it is meant.
+
+    It is meant if ``model.prediction_type`` names what the base predicts. An epsilon that only is
+    diffusers' default is no statement.
+
+    Args:
+        config: The objective of the training.
+        base: The noise schedule of the base.
+        path: ``model.path``, for the message.
+
+    Raises:
+        ConfigError: Naming both, and the remedy.
+    """
+    says, wanted = base.statements.get(PREDICTION), config.prediction_type
+    if says is None or wanted in (None, says.value) or says.where.startswith(f"model.{PREDICTION}"):
+        return
+    raise ConfigError(
+        f"objective.prediction_type={wanted}: but model.path={path} predicts {says}; leave "
+        "objective.prediction_type out (objective=default), or, to train it to another prediction "
+        f"type, set model.{PREDICTION}={says.value}, too"
+    )
+
+
+def check_sampler_of_base(sampler: str, config: ObjectiveConfig, base: BaseNoise) -> None:
+    """Refuse a sampler that cannot follow the noise schedule of the base, or that of the training.
+
+    Raises:
+        ConfigError: Naming the samplers that can.
+    """
+    changed = changed_schedule(base.config, config.prediction_type, config.zero_terminal_snr)
+    for schedule in (base.config, changed):
+        try:
+            check_sampler(sampler, schedule)
+        except ValueError as error:
+            raise ConfigError(f"sampling.sampler={sampler}: {error}") from error
 
 
 def _refuse_teaching(own: Mapping[str, Any], changed: Mapping[str, Any]) -> None:

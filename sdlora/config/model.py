@@ -34,7 +34,7 @@ class ModelConfig:
     folder brings its own."""
     config: str | None = None
     """Hub id or folder with the configs and tokenizers of a checkpoint in one file, which holds
-    weights only (a v-prediction model needs a config that says so). Only those are fetched."""
+    weights only. Only those are fetched."""
     revision: str | None = None
     """Hub branch, tag or commit."""
     variant: str | None = None
@@ -50,6 +50,13 @@ class ModelConfig:
     vae_precision: str | None = None
     """Precision of the VAE: fp32, bf16 or fp16; ``null``: that of the run."""
 
+    prediction_type: str | None = None
+    """What the base predicts, where its files do not say it or contradict themselves: ``epsilon``,
+    ``v_prediction`` or ``sample``; ``null``: what its scheduler, or the markers of a checkpoint in
+    one file, say."""
+    zero_terminal_snr: bool | None = None
+    """Whether the base's noise ends in pure noise, where its files do not say it or contradict
+    themselves; ``null``: as they say."""
     quantise: str | None = None
     """``nf4``: the denoiser's Linear layers are held in 4 bits, so that a large base fits a small
     GPU (needs bitsandbytes); the LoRA is one for the unquantised base. ``null``: in the run's
@@ -59,6 +66,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.quantise is not None:
             require_choice("model.quantise", self.quantise, ("nf4",))
+        if self.prediction_type is not None:
+            known = ("epsilon", "v_prediction", "sample")
+            require_choice("model.prediction_type", self.prediction_type, known)
         require_count("model.clip_skip", self.clip_skip, 0)
         if self.vae_precision is not None:
             require_choice("model.vae_precision", self.vae_precision, PRECISIONS)

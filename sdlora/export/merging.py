@@ -21,6 +21,8 @@ from sdlora.adapters.weights import check_finite
 from sdlora.export.lora_files import FreshBase, family_of, header
 from sdlora.export.original_layout import original_tensors
 from sdlora.export.proof import TOLERANCE, ExportError, outputs
+from sdlora.models.description import FamilyDescription
+from sdlora.models.noise_markers import written_markers
 from sdlora.runtime.files import atomic_path, whole_folder
 
 SINGLE_FILE = ".safetensors"
@@ -73,6 +75,19 @@ def merged_pipeline(
     return family.pipeline(), worst
 
 
+def check_merged_out(out: Path, description: FamilyDescription) -> None:
+    """Refuse a single file for a family that has none.
+
+    Raises:
+        LoraError: Naming the remedy.
+    """
+    if out.suffix == SINGLE_FILE and description.from_single_file is None:
+        raise LoraError(
+            f"out={out}: {description.kind} has no layout of one file; give a folder, such as "
+            f"--out {out.with_suffix('')}"
+        )
+
+
 def write_merged(out: Path, pipeline: Any, dtype: torch.dtype, config: Path) -> Path:
     """Write a pipeline as a diffusers folder, or as one file if ``out`` ends with .safetensors.
 
@@ -89,6 +104,7 @@ def write_merged(out: Path, pipeline: Any, dtype: torch.dtype, config: Path) -> 
         LoraError: If a weight is NaN or infinite, such as by an overflow of float16.
         ExportError: If a weight loaded back differs; no file is left then.
     """
+    is_file = out.suffix == SINGLE_FILE
     parts: dict[str, nn.Module] = {
         part: nn.Module.to(module, dtype)
         for part, module in pipeline.components.items()
@@ -96,13 +112,16 @@ def write_merged(out: Path, pipeline: Any, dtype: torch.dtype, config: Path) -> 
     }
     for part, module in parts.items():
         check_finite(out / part, dict(module.named_parameters()))
-    load = partial(type(pipeline).from_single_file, config=str(config), dtype=dtype)
-    if out.suffix != SINGLE_FILE:
+    if is_file:
+        load = partial(type(pipeline).from_single_file, config=str(config), dtype=dtype)
+    else:
         load = partial(type(pipeline).from_pretrained, dtype=dtype)
-    with atomic_path(out) if out.suffix == SINGLE_FILE else whole_folder(out) as temporary:
-        if out.suffix == SINGLE_FILE:
+    with atomic_path(out) if is_file else whole_folder(out) as temporary:
+        if is_file:
+            marks, header = written_markers(pipeline.scheduler.config)
             tensors = {k: v.contiguous() for k, v in original_tensors(pipeline).items()}
-            save_file(tensors, temporary, {"format": "pt", "modelspec.title": out.stem})
+            titles = {"format": "pt", "modelspec.title": out.stem}
+            save_file(tensors | marks, temporary, titles | header)
         else:
             pipeline.save_pretrained(temporary, safe_serialization=True)
         again = load(temporary, local_files_only=True)

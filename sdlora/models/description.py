@@ -52,6 +52,7 @@ class FamilyDescription:
         from_single_file: Pipeline class that reads the original layout; ``None``: single files are
             not supported.
         single_file_text: Prefixes of the text encoders' weights in that layout.
+        usual_vae: Hub id of a VAE for such a file without one, for messages.
         is_clip: Whether its text encoders are CLIP, so that clip_skip and several chunks are
             possible.
         unused_clip_layers: Number of CLIP's last layers that it never uses.
@@ -76,6 +77,7 @@ class FamilyDescription:
     blank: str | None = None
     from_single_file: Callable[..., Any] | None = None
     single_file_text: str = ""
+    usual_vae: str = ""
     is_clip: bool = False
     unused_clip_layers: int = 0
     side_step_px: int = 1

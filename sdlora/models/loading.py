@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from sdlora.models.base_noise import noise_schedule_config
 from sdlora.models.description import FamilyDescription
 from sdlora.models.families import description_of, families
 from sdlora.models.family import Family
@@ -15,7 +16,6 @@ from sdlora.models.source import (
     ModelError,
     ModelSource,
     check_folder,
-    noise_schedule_config,
     part_config,
     part_folder,
     resolve,

@@ -141,5 +141,6 @@ SD = FamilyDescription(
         requires_safety_checker=False,
     ),
     single_file_text="cond_stage_model.",
+    usual_vae="stabilityai/sd-vae-ft-mse",
     is_clip=True,
 )

@@ -180,6 +180,7 @@ SDXL = FamilyDescription(
     made_lora=_made_lora,
     from_single_file=StableDiffusionXLPipeline.from_single_file,
     single_file_text="conditioner.embedders.",
+    usual_vae="madebyollin/sdxl-vae-fp16-fix",
     is_clip=True,
     unused_clip_layers=1,
 )

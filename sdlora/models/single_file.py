@@ -5,7 +5,12 @@ those come from a folder in the diffusers layout.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,33 +20,35 @@ from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 from diffusers.utils import logging as diffusers_logging
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 
-from sdlora.models.families import description_of, families
-from sdlora.runtime.files import file_mark, user_cache_folder, whole_folder
-
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
-"""Endings of pickle files, which can run code when they are read."""
-
-ENDINGS = (".safetensors", *PICKLES)
-"""Endings of single files; other paths are folders or Hub ids."""
+from sdlora.models.checkpoint_file import CheckpointHeader, SingleFileError, read_header
+from sdlora.models.checkpoint_kind import VAE, check_kind
+from sdlora.models.families import description_of
+from sdlora.runtime.files import file_mark, user_cache_folder, whole_folder, write_text
 
 _HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
 """Names of half precision dtypes in safetensors."""
 
-_PARTS = {"a VAE": ("first_stage_model.",), "a UNet": ("model.diffusion_model.",)}
-"""Parts of a whole checkpoint besides text encoders -> prefixes of their weights."""
-
 _MISFITS = (OSError, ValueError, KeyError, AttributeError, RuntimeError)
 """Errors of diffusers for unexpected names, shapes or configs."""
 
+_BUFFERS = ("denoiser.",)
+"""Noise levels, which say nothing of the weights' precision, as names without a dot do not."""
 
-class SingleFileError(ValueError):
-    """A file that cannot be converted; the message gives reason and remedy."""
+_OLD_CLIP = re.compile(
+    r"(?P<start>(cond_stage_model|conditioner\.embedders\.0)\.transformer\.)"
+    r"(?P<rest>(embeddings|encoder|final_layer_norm)\.)"
+)
+"""Weights of CLIP as transformers named them before 4.31, without ``text_model.``."""
 
 
 def converted_model(
-    file: Path, family: str, config: str, config_folder: Callable[[], Path]
+    file: Path,
+    family: str,
+    config: str,
+    config_folder: Callable[[], Path],
+    has_vae: bool = False,
 ) -> Path:
     """The converted folder of a whole model in one file.
 
@@ -51,25 +58,42 @@ def converted_model(
         config: ``model.config``, part of the cache key with the files in it.
         config_folder: Returns the folder with configs and tokenizers; not called if the file was
             converted before.
+        has_vae: Whether another VAE takes the place of the file's own, which may be missing then.
 
     Returns:
         A folder in the diffusers layout, in the user's cache, in the precision of the file (float32
-        if it has several).
+        if it has several). A VAE that the file does not hold has its config there alone.
 
     Raises:
         SingleFileError: If it is missing, pickle, damaged, a LoRA, a part of a model, of another
             family, or does not fit the configs.
     """
-    dtypes = _dtypes(file)
-    _check_whole(dtypes, family)
+    header = read_header(file)
+    check_kind(header, family, has_vae, str(file))
     load = description_of(family).from_single_file
     assert load is not None, "the check refuses families that have no such files"
+    own_vae: dict[str, Any] = {} if header.has(VAE) else {"vae": None}
 
-    def convert() -> Any:
-        configs = str(config_folder())
-        return _load(partial(load, str(file), config=configs, **_how(dtypes)))
+    def write(folder: Path) -> None:
+        configs = config_folder()
+        with _newly_spelled(file, header) as source:
+            settings = {"config": str(configs), **own_vae, **_how(header.dtypes)}
+            model = _load(partial(load, str(source), **settings))
+            model.save_pretrained(folder, safe_serialization=True)
+        if own_vae:
+            _add_vae_config(folder, configs)
 
-    return _converted(file, family, config, convert)
+    return _converted(file, family, config, write)
+
+
+def _add_vae_config(folder: Path, configs: Path) -> None:
+    """Give a pipeline without VAE the config of one; its weights come from elsewhere."""
+    (folder / "vae").mkdir()
+    shutil.copy(configs / "vae/config.json", folder / "vae/config.json")
+    index, named = (
+        json.loads((place / "model_index.json").read_text("utf-8")) for place in (folder, configs)
+    )
+    write_text(folder / "model_index.json", json.dumps(index | {"vae": named["vae"]}, indent=2))
 
 
 def converted_vae(file: Path, base: Path) -> Path:
@@ -83,59 +107,48 @@ def converted_vae(file: Path, base: Path) -> Path:
     Raises:
         SingleFileError: If it is missing, pickle, damaged, or has another shape.
     """
-    settings = {"config": str(base), "subfolder": "vae", **_how(_dtypes(file))}
+    settings = {"config": str(base), "subfolder": "vae", **_how(read_header(file).dtypes)}
     load = partial(AutoencoderKL.from_single_file, str(file), **settings)
-    return _converted(file, "vae", str(base / "vae"), partial(_load, load))
+
+    def write(folder: Path) -> None:
+        _load(load).save_pretrained(folder, safe_serialization=True)
+
+    return _converted(file, "vae", str(base / "vae"), write)
 
 
 def _how(dtypes: Mapping[str, str]) -> dict[str, Any]:
     """Options of loading: without network, in the precision of all weights, or else float32."""
-    precisions = {dtype for dtype in dtypes.values() if not dtype.startswith(("I", "U"))}
+    weights = {name: dtype for name, dtype in dtypes.items() if not name.startswith(_BUFFERS)}
+    precisions = {
+        dtype for name, dtype in weights.items() if "." in name and not dtype.startswith(("I", "U"))
+    }
     only = precisions.pop() if len(precisions) == 1 else "F32"
     return {"torch_dtype": _HALVES.get(only, torch.float32), "local_files_only": True}
 
 
-def _check_whole(names: Collection[str], family: str) -> None:
-    """Check by the names of the weights that it is a whole checkpoint of the family."""
-    if any("lora_" in name for name in names):
-        raise SingleFileError(
-            "is a LoRA, not a model; name the model that it belongs to (to score it: "
-            "sdlora evaluate lora=FILE)"
-        )
-    by_text = {each.single_file_text: each for each in families().values() if each.from_single_file}
-    for what, starts in {**_PARTS, "a text encoder": tuple(by_text)}.items():
-        if not any(name.startswith(starts) for name in names):
-            raise SingleFileError(
-                f"holds no weights of {what} ({starts[0]}*), so it is no whole checkpoint of the "
-                "original code; take one that is, or a folder in the diffusers layout"
-            )
-    found = next(
-        each for start, each in by_text.items() if any(name.startswith(start) for name in names)
-    )
-    wanted = description_of(family)
-    if found.single_file_text != wanted.single_file_text:
-        raise SingleFileError(
-            f"is a checkpoint of {found.kind}, no {wanted.kind}; set model.family={found.name}"
-        )
+@contextmanager
+def _newly_spelled(file: Path, header: CheckpointHeader) -> Iterator[Path]:
+    """The file, or inside the block a copy whose text encoder has the names that diffusers knows.
+
+    Yields:
+        Its path.
+    """
+    if not any(_OLD_CLIP.match(name) for name in header.dtypes):
+        yield file
+        return
+    with tempfile.TemporaryDirectory(dir=user_cache_folder()) as folder:
+        renamed = Path(folder) / file.name
+        weights = {
+            _OLD_CLIP.sub(r"\g<start>text_model.\g<rest>", name, count=1): value
+            for name, value in load_file(file).items()
+        }
+        save_file(weights, renamed)
+        del weights
+        yield renamed
 
 
-def _dtypes(file: Path) -> dict[str, str]:
-    """Names and safetensors dtypes of a file's weights, from its header."""
-    if not file.is_file():
-        raise SingleFileError("no such file; give a .safetensors file, a folder or a Hub id")
-    if file.suffix in PICKLES:
-        raise SingleFileError(
-            "is pickle, which can run code; take the .safetensors version of the model"
-        )
-    try:
-        with safe_open(file, "pt") as opened:
-            return {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise SingleFileError(f"cannot be read ({error}); fetch it again") from error
-
-
-def _converted(file: Path, what: str, config: str, convert: Callable[[], Any]) -> Path:
-    """The folder of the converted file, from the cache or made by ``convert``."""
+def _converted(file: Path, what: str, config: str, write: Callable[[Path], None]) -> Path:
+    """The folder of the converted file, from the cache or filled by ``write``."""
     configs = [path for path in Path(config).expanduser().rglob("*") if path.is_file()]
     marks = [file_mark(path) for path in (file, *sorted(configs))]
     key = hashlib.sha256(repr((what, config, marks)).encode()).hexdigest()[:16]
@@ -144,7 +157,7 @@ def _converted(file: Path, what: str, config: str, convert: Callable[[], Any]) -
     with FileLock(f"{folder}.lock"):  # the processes of a run on several GPUs all come here
         if not folder.is_dir():
             with whole_folder(folder) as temporary:
-                convert().save_pretrained(temporary, safe_serialization=True)
+                write(temporary)
     return folder
 
 

@@ -3,14 +3,16 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sdlora.models.checkpoint_file import ENDINGS, SingleFileError, read_header
 from sdlora.models.families import description_of
-from sdlora.models.single_file import ENDINGS, SingleFileError, converted_model, converted_vae
+from sdlora.models.noise_markers import believed, file_markers
+from sdlora.models.single_file import converted_model, converted_vae
 from sdlora.runtime.places import ASSETS
 from sdlora.runtime.progress import Progress
 from sdlora.weights.hub_models import CONFIGS, PIPELINE, HubModel, cached_folder, model_fault
@@ -47,6 +49,8 @@ class ModelSource:
             ``.safetensors`` file of the original code's layout.
         vae_dtype: Precision of the VAE; ``None``: ``frozen_dtype``.
         architecture: Options of a denoiser from random weights, over those of the folder's config.
+        prediction_type: What the model predicts, if that is given by hand.
+        zero_terminal_snr: Whether its noise ends in pure noise, if that is given by hand.
     """
 
     path: str
@@ -61,9 +65,19 @@ class ModelSource:
     vae: str | None = None
     vae_dtype: torch.dtype | None = None
     architecture: Mapping[str, Any] = field(default_factory=dict)
+    prediction_type: str | None = None
+    zero_terminal_snr: bool | None = None
+
+    @property
+    def said(self) -> dict[str, str | bool | None]:
+        """What is given by hand of its noise schedule, by key of ``model``."""
+        return {
+            "prediction_type": self.prediction_type,
+            "zero_terminal_snr": self.zero_terminal_snr,
+        }
 
 
-def noise_schedule_config(source: ModelSource) -> dict[str, Any]:
+def scheduler_config(source: ModelSource) -> dict[str, Any]:
     """The model's ``scheduler_config.json``; reads no weight.
 
     Raises:
@@ -79,6 +93,13 @@ def noise_schedule_config(source: ModelSource) -> dict[str, Any]:
             f"model.path={source.path}: {name} {fault} ({error}); fetch it again"
         ) from error
     return config
+
+
+def single_file(source: ModelSource) -> Path | None:
+    """The checkpoint in one file; ``None`` for a folder or a Hub id."""
+    path = Path(source.path).expanduser()
+    is_file = path.suffix in ENDINGS and not source.path.startswith(EMBEDDED)
+    return path if is_file and not path.is_dir() else None
 
 
 def part_folder(part: str, base: Path, source: ModelSource) -> Path:
@@ -148,58 +169,34 @@ def resolve(source: ModelSource, key: str = "model.path", weights: bool = True) 
     path = Path(source.path).expanduser()
     if path.is_dir():
         return path
-    if path.suffix in ENDINGS:
-        try:
-            return converted_model(
-                path, source.family, str(source.config), lambda: _config_folder(source)
-            )
-        except SingleFileError as error:
-            raise ModelError(f"{key}={source.path}: {error}") from error
-    _require_hub_id(source, key)
+    if (file := single_file(source)) is not None:
+        return _converted(file, source, key)
+    require_hub_id(source, key)
     return _fetch(source, key, weights)
 
 
-def known_configs(source: ModelSource) -> Path | None:
-    """The local folder with a base's configs and tokenizers; nothing is fetched or converted.
-
-    Args:
-        source: Location of the model; ``vae`` has no effect.
-
-    Returns:
-        The folder, in which all of them are; ``None`` if they would have to be fetched first.
-
-    Raises:
-        ModelError: If the location is neither on this machine nor a Hub id.
-    """
-    folder: Path | None = Path(source.path).expanduser()
-    if source.path.startswith(EMBEDDED):
-        folder = ASSETS / source.path.removeprefix(EMBEDDED)
-    elif folder is not None and folder.suffix in ENDINGS and folder.is_file():
-        return None if source.config is None else known_configs(_configs_of(source))
-    elif folder is not None and not folder.is_dir():
-        _require_hub_id(source, "model.path")
-        folder = _fetched(source)
-    if folder is None or _missing_file(folder, source):
-        return None
-    own = replace(source, vae=None)
-    parts = {"vae", description_of(source.family).denoiser} & set(
-        description_of(source.family).parts
-    )
-    places = [part_folder(part, folder, own) / "config.json" for part in parts]
-    return folder if all(place.is_file() for place in places) else None
-
-
-def _configs_of(source: ModelSource) -> ModelSource:
-    """The source of the configs of a model in one file."""
-    return replace(source, path=str(source.config), config=None, revision=None)
-
-
-def _require_hub_id(source: ModelSource, key: str) -> None:
+def require_hub_id(source: ModelSource, key: str) -> None:
+    """Refuse a location that is neither on this machine nor written as a Hub id."""
     if source.path.count("/") != 1 or source.path.startswith((".", "/", "~")):
         raise ModelError(
             f"{key}={source.path}: no such folder; give a folder in the diffusers layout "
             "(it holds model_index.json), or a Hub id such as owner/name"
         )
+
+
+def _converted(file: Path, source: ModelSource, key: str) -> Path:
+    """The converted folder of a checkpoint in one file."""
+    try:
+        believed(file_markers(read_header(file)), source.said, source.path)  # before it is read
+        return converted_model(
+            file,
+            source.family,
+            str(source.config),
+            lambda: _config_folder(source),
+            has_vae=source.vae is not None,
+        )
+    except SingleFileError as error:
+        raise ModelError(f"{key}={source.path}: {error}") from error
 
 
 def _config_folder(source: ModelSource) -> Path:
@@ -210,7 +207,7 @@ def _config_folder(source: ModelSource) -> Path:
             "that has the configs and tokenizers of its architecture"
         )
     folder = resolve(ModelSource(source.config), key="model.config", weights=False)
-    missing = _missing_file(folder, source)
+    missing = missing_file(folder, source)
     if missing:
         raise ModelError(
             f"model.config={source.config}: {missing} is missing in {folder}; name a whole "
@@ -221,7 +218,7 @@ def _config_folder(source: ModelSource) -> Path:
 
 def check_folder(folder: Path, source: ModelSource) -> None:
     """Raise an error naming the first missing file of a whole pipeline."""
-    missing = _missing_file(folder, source)
+    missing = missing_file(folder, source)
     if missing:
         raise ModelError(
             f"model.path={source.path}: {missing} is missing in {folder}; the folder must be a "
@@ -234,8 +231,8 @@ def check_folder(folder: Path, source: ModelSource) -> None:
         _require_unconditional(folder, source)
 
 
-def _missing_file(folder: Path, source: ModelSource) -> str | None:
-    """The first missing file of a whole pipeline, except weights and their configs."""
+def missing_file(folder: Path, source: ModelSource) -> str | None:
+    """Name of the first missing file of a whole pipeline, except weights and their configs."""
     wanted = ["model_index.json", inside("scheduler/scheduler_config.json", folder, source)]
     for tokenizer, kind in description_of(source.family).tokenizers.items():
         wanted.append(f"{tokenizer}/tokenizer_config.json")
@@ -283,16 +280,6 @@ def _check_part(part: str, folder: Path, source: ModelSource) -> None:
         f"{where}{stem}.safetensors is missing in {place.parent}{there}; fetch it, or set "
         "model.variant"
     )
-
-
-def _fetched(source: ModelSource) -> Path | None:
-    """The folder of a Hub id that was fetched before, if any; asks no network."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(source.path, revision=source.revision, local_files_only=True))
-    except (OSError, ValueError):  # nothing of it is here
-        return None
 
 
 def _fetch(source: ModelSource, key: str, weights: bool) -> Path:

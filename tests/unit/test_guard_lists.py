@@ -55,8 +55,8 @@ LISTS = {
         "modelspec.title",
     },
     "models.families.FAMILIES": {"sd", "sdxl", "kolors", "ddpm"},
-    "models.single_file.ENDINGS": {".safetensors", ".ckpt", ".pt", ".pth", ".bin"},
-    "models.single_file.PICKLES": {".ckpt", ".pt", ".pth", ".bin"},
+    "models.checkpoint_file.ENDINGS": {".safetensors", ".ckpt", ".pt", ".pth", ".bin"},
+    "models.checkpoint_file.PICKLES": {".ckpt", ".pt", ".pth", ".bin"},
     "runs.run_config.BATCHES_A_STEP": {
         "trainer.accumulate_grad_batches",
         "trainer.devices",

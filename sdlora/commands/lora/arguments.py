@@ -148,9 +148,36 @@ def _overwrite(one: argparse.ArgumentParser) -> None:
 
 
 def _base(one: argparse.ArgumentParser, purpose: str, required: bool = False) -> None:
-    what = "a name of conf/model (tiny, sd15, ...), a diffusers folder or a Hub id"
+    what = (
+        "a name of conf/model (tiny, sd15, ...), a diffusers folder, a checkpoint in one "
+        ".safetensors file or a Hub id"
+    )
     one.add_argument("--base", required=required, help=purpose + what)
-    one.add_argument("--family", help="of the base: sd or sdxl; else read from model_index.json")
+    one.add_argument("--family", help="of the base: sd, sdxl or kolors; else as its files say")
+    one.add_argument(
+        "--config",
+        help="Hub id or folder with the configs and tokenizers of a checkpoint in one file, as "
+        "model.config in training",
+    )
+    one.add_argument("--vae", help="another VAE: a Hub id, folder or .safetensors file")
+    one.add_argument("--variant", help="weight file variant of a folder or Hub id, such as fp16")
+    one.add_argument(
+        "--prediction-type",
+        choices=("epsilon", "v_prediction", "sample"),
+        help="what the base predicts, where its files do not say it or contradict themselves",
+    )
+    one.add_argument(
+        "--zero-terminal-snr",
+        type=_truth,
+        metavar="{true,false}",
+        help="whether the base's noise ends in pure noise, where its files do not say it",
+    )
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text}: must be true or false")
+    return text.lower() == "true"
 
 
 def _rank(text: str) -> int:

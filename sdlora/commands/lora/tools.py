@@ -14,7 +14,7 @@ from sdlora.adapters.formats import read_lora
 from sdlora.adapters.inspection import inspect_lora
 from sdlora.adapters.lora_file import LoraFile, from_layers
 from sdlora.assembly.device import DTYPES
-from sdlora.commands.lora.base import base_source, fresh_base
+from sdlora.commands.lora.base import base_source, fresh_base, words_of
 from sdlora.commands.train.lora_header import base_fields, text_width
 from sdlora.config.rules import ConfigError
 from sdlora.export.extraction import Difference, extract, prove_extraction
@@ -26,7 +26,7 @@ from sdlora.export.lora_files import (
     shared_header,
     write_lora,
 )
-from sdlora.export.merging import SINGLE_FILE, merged_pipeline, write_merged
+from sdlora.export.merging import SINGLE_FILE, check_merged_out, merged_pipeline, write_merged
 from sdlora.export.summary import as_json, shown
 from sdlora.models.families import description_of
 from sdlora.models.source import resolve
@@ -86,8 +86,8 @@ def add(options: Namespace) -> None:
 def extract_difference(options: Namespace) -> None:
     """Write the LoRA that approximates the difference of two models."""
     _refuse_existing(options)
-    source = base_source(options.base, options.family)
-    base, tuned = _base(options.base, options), _base(options.tuned, options)
+    source = base_source(options)
+    base, tuned = _base(options), _base(options, "--tuned")
     with Progress() as progress:
         before, after = base(), tuned().parts
         predicted = before.noise_schedule_config.get("prediction_type", "epsilon")
@@ -125,13 +125,16 @@ def merge(options: Namespace) -> None:
             f"--scale={','.join(f'{s:g}' for s in scales)}: {len(scales)} numbers for "
             f"{len(options.files)} files; give one, or one for each"
         )
-    source, base = base_source(options.base, options.family), _base(options.base, options)
+    source, base = base_source(options), _base(options)
+    check_merged_out(options.out, description_of(source.family))
     loras = [read_lora(path) for path in options.files]
+    with words_of("--base"):
+        folder = resolve(source)
     with Progress() as progress:
         with progress.working("Merging"):
             pipeline, worst = merged_pipeline(base, loras, scales)
         with progress.working("Writing, and loading back"):
-            out = write_merged(options.out, pipeline, DTYPES[options.dtype], resolve(source))
+            out = write_merged(options.out, pipeline, DTYPES[options.dtype], folder)
         reader = "from_single_file" if out.suffix == SINGLE_FILE else "from_pretrained"
         progress.print(
             f"written and proved: {out}\n"
@@ -142,7 +145,7 @@ def merge(options: Namespace) -> None:
 
 def _write(options: Namespace, lora: LoraFile, layout: Layout) -> None:
     """Write and prove a file, and print the result."""
-    base = _base(options.base, options) if options.base else None
+    base = _base(options) if options.base else None
 
     def prove(path: Path) -> dict[str, float]:
         return {} if base is None else prove_on_base(path, lora, layout, base)
@@ -158,10 +161,10 @@ def _write(options: Namespace, lora: LoraFile, layout: Layout) -> None:
             progress.print(f"  {what}: outputs on the base differ by {difference:.2g} at most")
 
 
-def _base(name: str, options: Namespace) -> FreshBase:
+def _base(options: Namespace, option: str = "--base") -> FreshBase:
     for logging in (transformers_logging, diffusers_logging):  # over the command's own bars
         logging.disable_progress_bar()
-    return fresh_base(base_source(name, options.family))
+    return fresh_base(base_source(options, option), option)
 
 
 def _refuse_existing(options: Namespace) -> None:

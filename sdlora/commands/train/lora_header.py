@@ -92,6 +92,7 @@ def _kohya_fields(run: TrainingRun) -> dict[str, str]:
     began = started_at(run.folder) or now()
     window = config.trainer.accumulate_grad_batches * run.trainer.world_size
     session = derive_seed(config.seed, f"session/{began}/{json.dumps(run.hashes)}") % 2**32
+    schedule = run.family.noise_schedule_config
     fields = {
         "ss_resolution": f"({config.data.resolution}, {config.data.resolution})",
         "ss_num_train_images": str(len(pictures)),
@@ -109,7 +110,7 @@ def _kohya_fields(run: TrainingRun) -> dict[str, str]:
         "ss_min_snr_gamma": str(config.objective.min_snr_gamma),
         "ss_debiased_estimation": str(config.objective.weighting == "debiased"),
         "ss_noise_offset": str(config.objective.noise.offset or None),
-        "ss_zero_terminal_snr": str(config.objective.zero_terminal_snr),
+        "ss_zero_terminal_snr": str(bool(schedule.get("rescale_betas_zero_snr"))),
         "ss_training_started_at": str(began),
         "ss_training_finished_at": str(now()),
         "ss_session_id": str(session),

@@ -15,7 +15,7 @@ from sdlora.assembly.data_source import held_out_fraction
 from sdlora.assembly.device import DTYPES
 from sdlora.assembly.hashes import base_hashes, init_hashes
 from sdlora.assembly.init_from import start_from_file
-from sdlora.assembly.loss import check_objective
+from sdlora.assembly.loss import check_objective, check_retrained, check_sampler_of_base
 from sdlora.assembly.new_word import check_new_word, teach
 from sdlora.assembly.training_batches import batches_per_epoch, datamodule, training_batches
 from sdlora.assembly.training_pictures import held_out_pictures, training_pictures
@@ -40,9 +40,10 @@ from sdlora.data.sheet.sheet_output import FILE_NAME, changed_pictures
 from sdlora.data.sources.picture_source import PictureSource
 from sdlora.evaluation.evaluator import Evaluator
 from sdlora.evaluation.scoring import KnownPictures, Scorer
+from sdlora.models.base_noise import base_noise
+from sdlora.models.base_notes import base_notes
 from sdlora.models.family import Family
 from sdlora.models.memory import checkpoint_gradients, memory_and_speed
-from sdlora.models.source import noise_schedule_config
 from sdlora.runs.checkpoints import CHECKPOINTS, newest_valid
 from sdlora.runs.run_config import refuse_changes, write_config
 from sdlora.runs.run_folder import PROMPTS, refuse_used
@@ -98,7 +99,9 @@ def prepared(
     if config.resume:
         config = as_planned_before(config, folder)
     checkpoint = _checkpoint_to_resume(config, folder, progress)
-    _check_without_weights(config)
+    notes = _check_without_weights(config)
+    for line in notes if is_first else ():
+        progress.print(line)
     found, held_out = _pictures(config, folder, progress)
     prompts = validation_prompts(config, found, held_out)
     check_new_word(config, found, prompts.drawn, progress)
@@ -157,11 +160,15 @@ def _checkpoint_to_resume(config: TrainConfig, folder: Path, progress: Progress)
     return checkpoint
 
 
-def _check_without_weights(config: TrainConfig) -> None:
-    """Check objective and adapters by the model's configs."""
-    schedule = noise_schedule_config(base_model.model_source(config.model))
-    check_objective(config.objective, schedule, config.data.prior.mode == "teacher")
+def _check_without_weights(config: TrainConfig) -> list[str]:
+    """Check objective, sampler and adapters by the model's configs; returns notes on the base."""
+    source, objective = base_model.model_source(config.model), config.objective
+    base = base_noise(source)
+    check_retrained(objective, base, source.path)
+    check_objective(objective, base.config, config.data.prior.mode == "teacher")
+    check_sampler_of_base(config.sampling.sampler, objective, base)
     adapters.check_adapters(config.model, config.lora)
+    return base_notes(source, base)
 
 
 def _pictures(

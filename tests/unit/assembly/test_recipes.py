@@ -14,9 +14,9 @@ from sdlora.assembly.new_word import teach
 from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.train import TrainConfig
 from sdlora.data.batches.dataset import Batch
+from sdlora.models.base_noise import noise_schedule_config
 from sdlora.models.families import FAMILIES
 from sdlora.models.family import Family
-from sdlora.models.source import noise_schedule_config
 from sdlora.runtime.places import CONF
 from sdlora.training.module import DiffusionModule
 from sdlora.training.optimizers import CUDA_ONLY, PACKAGES

@@ -22,12 +22,13 @@ from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.export.lora_files import family_of
 from sdlora.models import families
+from sdlora.models.base_noise import noise_schedule_config
 from sdlora.models.description import FamilyDescription, PartNames
 from sdlora.models.families import FAMILIES, description_of, family_of_lora, part_names
 from sdlora.models.kolors import KOLORS
 from sdlora.models.sd import SD, StableDiffusion
 from sdlora.models.sdxl import SDXL
-from sdlora.models.source import ModelSource, noise_schedule_config, resolve
+from sdlora.models.source import ModelSource, resolve
 from sdlora.runtime.places import CONF
 
 

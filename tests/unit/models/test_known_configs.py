@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from sdlora.models.families import families
-from sdlora.models.source import ModelError, ModelSource, known_configs, pixel_steps
+from sdlora.models.known_configs import known_configs
+from sdlora.models.source import ModelError, ModelSource, pixel_steps
 from sdlora.runtime.places import ASSETS
 from tests.architectures import SD15_UNET, SDXL_UNET
 

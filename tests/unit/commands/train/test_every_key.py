@@ -509,6 +509,11 @@ SCORED: dict[str, Row] = {
 WORD: dict[str, Row] = {
     "model.path": ("{at}/single.safetensors", stored("base.safetensors"), True),
     "model.config": ("{base}", lambda s: s.run.family.tokenizers[0].model_max_length, 77),
+    "model.prediction_type": ("v_prediction", lambda s: objective(s).noise.prediction_type),
+    "model.zero_terminal_snr": (
+        True,
+        lambda s: float(objective(s).noise.alphas_cumprod[-1]) == 0.0,
+    ),
     "lora.unet.method": ("frozen", lambda s: s.run.module.trained_parameters("unet"), {}),
     "lora.text_encoder.r": (6, lambda s: s.layer("text_encoder", "q_proj").r["default"]),
     "lora.text_encoder.alpha": (

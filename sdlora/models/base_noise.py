@@ -1,0 +1,88 @@
+"""The noise schedule of a base: its scheduler's config, with what its file and ``model.*`` say."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sdlora.diffusion.noise_schedule import changed_schedule
+from sdlora.models.checkpoint_file import SingleFileError, read_header
+from sdlora.models.noise_markers import (
+    PREDICTION,
+    ZERO_SNR,
+    Marker,
+    believed,
+    check_together,
+    file_markers,
+    level_markers,
+    looks_like_v,
+    schedule_markers,
+)
+from sdlora.models.source import ModelError, ModelSource, scheduler_config, single_file
+
+RESCALE = "rescale_betas_zero_snr"
+
+
+@dataclass(frozen=True, slots=True)
+class BaseNoise:
+    """The noise schedule of a base.
+
+    Attributes:
+        config: A diffusers scheduler config.
+        statements: What it follows, by key: ``prediction_type``, ``zero_terminal_snr``; without an
+            entry diffusers' default holds.
+    """
+
+    config: dict[str, Any]
+    statements: Mapping[str, Marker]
+
+
+def base_noise(source: ModelSource) -> BaseNoise:
+    """The noise schedule of a base; reads no weight of it, but converts a checkpoint in one file.
+
+    Raises:
+        ModelError: If its files contradict themselves, or it is of a kind that is not supported.
+        ConfigError: If ``model.*`` contradicts its files.
+    """
+    config = scheduler_config(source)
+    try:
+        statements = _statements(source, config)
+    except SingleFileError as error:
+        raise ModelError(f"model.path={source.path}: {error}") from error
+    predicted, snr = statements.get(PREDICTION), statements.get(ZERO_SNR)
+    rescales = bool(config.get(RESCALE))
+    changed = changed_schedule(
+        config,
+        None if predicted is None else str(predicted.value),
+        snr is not None and bool(snr.value) and not rescales,
+    )
+    if snr is not None and not snr.value and rescales:
+        changed[RESCALE] = False
+    return BaseNoise(changed, statements)
+
+
+def noise_schedule_config(source: ModelSource) -> dict[str, Any]:
+    """The base's noise schedule as a diffusers scheduler config; see :func:`base_noise`."""
+    return base_noise(source).config
+
+
+def _statements(source: ModelSource, config: Mapping[str, Any]) -> dict[str, Marker]:
+    file = single_file(source)
+    named = "" if file is None else f"model.config={source.config}: "
+    markers = schedule_markers(config, f"{named}its scheduler_config.json")
+    header = None
+    if file is not None:
+        header = read_header(file)
+        markers += file_markers(header) + level_markers(file, header, config)
+    found = believed(markers, source.said, source.path)
+    check_together(found, markers)
+    if file is not None and header is not None and PREDICTION not in found:
+        _ask_for_prediction(looks_like_v(file, header))
+    return found
+
+
+def _ask_for_prediction(looks_like_v: bool) -> None:
+    if looks_like_v:
+        raise SingleFileError(
+            "does not say what it predicts, but its weights are like those of Stable Diffusion 2 "
+            f"with v-prediction; set model.{PREDICTION}=v_prediction, or model.{PREDICTION}=epsilon"
+        )

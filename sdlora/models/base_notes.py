@@ -1,0 +1,52 @@
+"""Notes on a base before it is loaded: what its files say, and which of several is read."""
+
+from sdlora.models.base_noise import BaseNoise
+from sdlora.models.checkpoint_file import read_header
+from sdlora.models.checkpoint_kind import EMA, UNET, VAE
+from sdlora.models.families import description_of
+from sdlora.models.source import ModelSource, part_folder, resolve, single_file, weights_stem
+
+
+def base_notes(source: ModelSource, noise: BaseNoise) -> list[str]:
+    """Lines for the log; none for a base that leaves no choice.
+
+    Args:
+        source: Location of the base.
+        noise: Its noise schedule.
+    """
+    says = ", ".join(map(str, noise.statements.values()))
+    notes = [f"base: {source.path}: {says}"] if says else []
+    file = single_file(source)
+    if file is None:
+        return notes + _variant_notes(source)
+    header = read_header(file)
+    if header.has(EMA):
+        notes.append(
+            f"note: {file.name} holds EMA weights, too ({EMA}*); its weights named {UNET}* are read"
+        )
+    if source.vae is not None and header.has(VAE):
+        notes.append(f"note: the VAE in {file.name} is not read: model.vae={source.vae} is")
+    return notes
+
+
+def _variant_notes(source: ModelSource) -> list[str]:
+    """Which weight file of a part is read where there are several kinds, such as fp16."""
+    folder = resolve(source)
+    notes = []
+    for part in description_of(source.family).parts:
+        if part in source.scratch or (part == "vae" and source.vae is not None):
+            continue
+        place = part_folder(part, folder, source)
+        stem = weights_stem(part)
+        kinds = {
+            name.name.removeprefix(stem).partition("-")[0].removesuffix(".safetensors").strip(".")
+            for name in place.glob(f"{stem}*.safetensors")
+        }
+        others = sorted(kinds - {source.variant or ""})
+        if others:
+            there = " and ".join(f"{stem}.{kind}" if kind else stem for kind in others)
+            read = f"{stem}.{source.variant}" if source.variant else stem
+            notes.append(
+                f"note: {part}: {read}.safetensors is read; {there} is there, too (model.variant)"
+            )
+    return notes
