@@ -69,12 +69,15 @@ def trains_base(lora: LoraConfig, family: str) -> bool:
 
 
 def lora_specs(lora: LoraConfig, family: str) -> dict[str, LoraSpec]:
-    """The spec of each part with an adapter: the part's own values, else those of all parts."""
+    """The spec of each part with an adapter: the part's own values, else those of all parts.
+
+    A part with a rank of its own keeps the strength alpha / r of the others.
+    """
     parts = {part: lora.part(part) for part in description_of(family).trainable}
     return {
         part: LoraSpec(
             r=own.r or lora.r,
-            alpha=own.alpha or lora.alpha,
+            alpha=own.alpha or lora.alpha * (own.r or lora.r) / lora.r,
             dropout=lora.dropout,
             targets=tuple(own.targets),
             init=lora.init,

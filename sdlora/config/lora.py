@@ -30,7 +30,8 @@ class LoraPartConfig:
     r: int | None = None
     """Rank in this part; ``null``: ``lora.r``. >= 1."""
     alpha: float | None = None
-    """Alpha in this part; ``null``: ``lora.alpha``. > 0."""
+    """Alpha in this part; ``null``: as large beside its rank as ``lora.alpha`` is beside
+    ``lora.r``. > 0."""
     rank_pattern: dict[str, int] = field(default_factory=dict)
     """Ranks of single layers, by pattern: a part of the name between dots, with ``*``, such as
     ``{mid_block: 16, down_blocks.*.attn1: 4}``; a later pattern wins."""

@@ -60,7 +60,8 @@ def with_recipe(composed: DictConfig, arguments: Sequence[str]) -> DictConfig:
     """The config of ``from_lora``'s header, with the overrides of the command line over it.
 
     A group on the command line (``optimizer=prodigy``) replaces the header's whole group; keys that
-    an older header lacks keep the values of ``conf/``.
+    an older header lacks keep the values of ``conf/``. Another ``lora.r`` keeps the header's
+    strength alpha / r, unless ``lora.alpha`` is given.
 
     Args:
         composed: The config as composed without the header.
@@ -89,6 +90,10 @@ def with_recipe(composed: DictConfig, arguments: Sequence[str]) -> DictConfig:
     with open_dict(composed):
         for name in stored.keys() - taken:
             OmegaConf.update(composed, name, stored[name])
+        is_other_rank = "lora.r" in given and isinstance(composed.lora.r, int)
+        if is_other_rank and "lora.alpha" not in given and "lora" in stored.keys() - taken:
+            strength = stored["lora"]["alpha"] / stored["lora"]["r"]
+            values["lora.alpha"] = strength * composed.lora.r  # as alpha follows r elsewhere
         options = {name: each for name, each in stored.items() if name not in taken}
         for key, value in {**dict(_open_values(options)), **values}.items():
             OmegaConf.update(composed, key, value, merge=False)

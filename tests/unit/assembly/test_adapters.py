@@ -199,6 +199,16 @@ def trains_text(config: TrainConfig) -> bool:
     return adapters.trains_text(config.lora, config.model.family)
 
 
+def test_the_rank_of_a_part_brings_its_alpha(config: Config) -> None:
+    def strengths(*overrides: str) -> list[float]:
+        specs = adapters.lora_specs(config("lora.r=4", *overrides).lora, "sd")
+        return [spec.alpha / spec.r for spec in specs.values()]
+
+    assert strengths("lora.unet.r=16") == [1, 1]
+    assert strengths("lora.alpha=2", "lora.unet.r=16") == [0.5, 0.5]
+    assert strengths("lora.unet.r=16", "lora.unet.alpha=4") == [0.25, 1]
+
+
 def test_one_of_two_text_encoders(config: Config, random_xl: Path) -> None:
     xl = ("model=sdxl", f"model.path={random_xl}", "lora.text_encoder.method=lora")
     both = adapters.lora_specs(config(*xl, "lora.text_encoder.r=2").lora, "sdxl")

@@ -64,6 +64,13 @@ def test_overrides_win(file: Path) -> None:
                                    "weight_decay": 0.5}  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("given", "alpha"), [((), 3), (("lora.r=9",), 9), (("lora.r=9", "lora.alpha=2"), 2)]
+)
+def test_another_rank_keeps_the_strength(file: Path, given: tuple[str, ...], alpha: float) -> None:
+    assert config(f"from_lora={file}", *given).lora.alpha == alpha
+
+
 def test_a_group_is_taken_whole(file: Path) -> None:
     found = config(f"from_lora={file}", "optimizer=sgd", "lora=attention")
     assert found.optim == config("optimizer=sgd").optim
