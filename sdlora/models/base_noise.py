@@ -1,10 +1,12 @@
 """The noise schedule of a base: its scheduler's config, with what its file and ``model.*`` say."""
 
+import inspect
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdlora.diffusion.noise_schedule import changed_schedule
+from sdlora.diffusion.noise_schedule import PREDICTION_TYPES, changed_schedule
 from sdlora.models.checkpoint_file import SingleFileError, read_header
 from sdlora.models.noise_markers import (
     PREDICTION,
@@ -15,9 +17,8 @@ from sdlora.models.noise_markers import (
     file_markers,
     level_markers,
     looks_like_v,
-    schedule_markers,
 )
-from sdlora.models.source import ModelError, ModelSource, scheduler_config, single_file
+from sdlora.models.source import ModelError, ModelSource, inside, resolve, single_file
 
 RESCALE = "rescale_betas_zero_snr"
 
@@ -86,3 +87,55 @@ def _ask_for_prediction(looks_like_v: bool) -> None:
             "does not say what it predicts, but its weights are like those of Stable Diffusion 2 "
             f"with v-prediction; set model.{PREDICTION}=v_prediction, or model.{PREDICTION}=epsilon"
         )
+
+
+def scheduler_config(source: ModelSource) -> dict[str, Any]:
+    """The model's ``scheduler_config.json``; reads no weight.
+
+    Raises:
+        ModelError: If it is missing or no JSON.
+    """
+    folder = resolve(source)
+    name = inside("scheduler/scheduler_config.json", folder, source)
+    try:
+        config: dict[str, Any] = json.loads((folder / name).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        fault = "is missing" if isinstance(error, OSError) else "is no JSON"
+        raise ModelError(
+            f"model.path={source.path}: {name} {fault} ({error}); fetch it again"
+        ) from error
+    return config
+
+
+def schedule_markers(config: Mapping[str, Any], where: str) -> list[Marker]:
+    """What a ``scheduler_config.json`` says besides diffusers' defaults.
+
+    Args:
+        config: Its content.
+        where: Its place, for messages.
+
+    Raises:
+        SingleFileError: If its noise levels or its prediction type are not supported.
+    """
+    import diffusers
+
+    name = str(config.get("_class_name"))
+    kind = getattr(diffusers, name, None)
+    known = inspect.signature(kind.__init__).parameters if isinstance(kind, type) else {}
+    if "beta_schedule" not in {**config, **known}:
+        raise SingleFileError(
+            f"{where} is that of {name}, whose noise levels (EDM, flow matching) are not "
+            "supported; choose a model of discrete timesteps"
+        )
+    found = []
+    predicted = config.get(PREDICTION)
+    if predicted not in (None, "epsilon"):
+        if predicted not in PREDICTION_TYPES:
+            raise SingleFileError(
+                f"{where} says prediction_type={predicted}, which is not supported; choose a model "
+                f"that predicts {', '.join(PREDICTION_TYPES)}"
+            )
+        found.append(Marker(PREDICTION, predicted, where))
+    if config.get("rescale_betas_zero_snr"):
+        found.append(Marker(ZERO_SNR, True, where))
+    return found

@@ -4,7 +4,14 @@ from sdlora.models.base_noise import BaseNoise
 from sdlora.models.checkpoint_file import read_header
 from sdlora.models.checkpoint_kind import EMA, UNET, VAE
 from sdlora.models.families import description_of
-from sdlora.models.source import ModelSource, part_folder, resolve, single_file, weights_stem
+from sdlora.models.source import (
+    ModelSource,
+    part_folder,
+    resolve,
+    single_file,
+    weight_kinds,
+    weights_stem,
+)
 
 
 def base_notes(source: ModelSource, noise: BaseNoise) -> list[str]:
@@ -38,11 +45,7 @@ def _variant_notes(source: ModelSource) -> list[str]:
             continue
         place = part_folder(part, folder, source)
         stem = weights_stem(part)
-        kinds = {
-            name.name.removeprefix(stem).partition("-")[0].removesuffix(".safetensors").strip(".")
-            for name in place.glob(f"{stem}*.safetensors")
-        }
-        others = sorted(kinds - {source.variant or ""})
+        others = sorted(weight_kinds(part, place) - {source.variant or ""})
         if others:
             there = " and ".join(f"{stem}.{kind}" if kind else stem for kind in others)
             read = f"{stem}.{source.variant}" if source.variant else stem

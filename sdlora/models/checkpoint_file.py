@@ -80,8 +80,6 @@ def pickle_remedy(file: Path) -> str:
     torch reads plain weights from it, and refuses whatever could run code.
     """
     target = file.with_suffix(".safetensors")
-    if target == file:
-        target = file.with_name(f"{file.stem}_converted.safetensors")
     return (
         "is pickle, which can run code; take the .safetensors version of the model, or convert "
         "it, which runs no code of it:\n"
@@ -103,11 +101,15 @@ def _fault(file: Path, error: Exception) -> str:
         first = opened.read(64).lstrip()
     if not first:
         return "is empty; fetch it again"
-    is_header = b"\0" in first[:8] and not first.startswith(b"PK")  # the length of one
+    is_length = b"\0" in first[:8] and first[:1] in b"<{\x80"  # of a damaged header
     known = next((what for start, what in _BEGINNINGS.items() if first.startswith(start)), None)
-    if known == "pickle" and not is_header:
-        return f"(in spite of its name) {pickle_remedy(file)}"
-    if known is not None and not is_header:
+    if known == "pickle" and not is_length:
+        return (
+            "is pickle in spite of its name; rename it to "
+            f"{file.with_suffix('.ckpt').name}, and name that: a message then has the command that "
+            "converts it"
+        )
+    if known is not None and not is_length:
         return f"is {known}"
     return f"cannot be read ({error}); fetch it again"
 

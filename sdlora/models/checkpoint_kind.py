@@ -1,5 +1,9 @@
 """The kind of a checkpoint in one file, by the names and shapes in its header."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 from sdlora.models.checkpoint_file import CheckpointHeader, SingleFileError
 from sdlora.models.description import FamilyDescription
 from sdlora.models.families import description_of, families
@@ -16,7 +20,10 @@ OTHER_INPUTS = {
 }
 """Input channels of UNets that take more than latents (of 4) -> what such a model is."""
 
-ITS_BASE = "train the text-to-image model that it was made from"
+IS_REFINER = (
+    "is the refiner of Stable Diffusion XL (its one text encoder is OpenCLIP), which only finishes "
+    "pictures; train the base: model=sdxl"
+)
 
 _OTHERS = {
     ("double_blocks.", f"{UNET}double_blocks.", "transformer.single_transformer_blocks."): "Flux",
@@ -71,6 +78,42 @@ def family_of_file(header: CheckpointHeader) -> FamilyDescription | None:
     return next((each for each in _single_files() if header.has(each.single_file_text)), None)
 
 
+def check_folder_kind(folder: Path, denoiser: str) -> None:
+    """Refuse a folder in the diffusers layout of a model that is no text-to-image model.
+
+    Args:
+        folder: Of a latent diffusion model.
+        denoiser: Name of its denoiser.
+
+    Raises:
+        SingleFileError: Naming what it is, and the remedy.
+    """
+    index = _json(folder / "model_index.json")
+    encoders = [(index.get(name) or [None])[0] for name in ("text_encoder", "text_encoder_2")]
+    if encoders[0] is None and encoders[1] is not None:
+        raise SingleFileError(IS_REFINER)
+    channels = _json(folder / denoiser / "config.json").get("in_channels")
+    latent = _json(folder / "vae/config.json").get("latent_channels", 4)
+    if channels in OTHER_INPUTS and channels != latent:
+        raise SingleFileError(_other_inputs(channels))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A file's content; empty if it cannot be read, which other checks name."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _other_inputs(channels: int) -> str:
+    return (
+        f"is {OTHER_INPUTS[channels]} ({channels} input channels), which cannot be trained here; "
+        "train the text-to-image model that it was made from"
+    )
+
+
 def _single_files() -> list[FamilyDescription]:
     return [each for each in families().values() if each.from_single_file]
 
@@ -78,17 +121,11 @@ def _single_files() -> list[FamilyDescription]:
 def _check_inputs(header: CheckpointHeader) -> None:
     """Refuse UNets that take more than noisy latents."""
     if header.has(_REFINER_TEXT):
-        raise SingleFileError(
-            "is the refiner of Stable Diffusion XL (its one text encoder is OpenCLIP), which only "
-            "finishes pictures; train the base: model=sdxl"
-        )
+        raise SingleFileError(IS_REFINER)
     for name in (f"{UNET}input_blocks.0.0.weight", "conv_in.weight"):
         channels = header.shapes.get(name, (0, 0))[1]
         if channels in OTHER_INPUTS:
-            raise SingleFileError(
-                f"is {OTHER_INPUTS[channels]} ({channels} input channels), which cannot be trained "
-                f"here; {ITS_BASE}"
-            )
+            raise SingleFileError(_other_inputs(channels))
 
 
 def _check_parts(header: CheckpointHeader, file: str) -> None:
@@ -111,15 +148,15 @@ def _check_parts(header: CheckpointHeader, file: str) -> None:
             "this file there as unet/diffusion_pytorch_model.safetensors, and use "
             "model.path=FOLDER"
         )
-    if header.has("decoder.conv_in.", f"{VAE}decoder.conv_in."):
-        raise SingleFileError(
-            f"is a VAE alone; use model.vae={file}, and name with model.path the model that it is "
-            "for"
-        )
     if header.has(EMA):
         raise SingleFileError(
             f"holds EMA weights only ({EMA}*), under names of training code; take the version of "
             f"the model whose weights are named {UNET}*"
+        )
+    if header.has("decoder.conv_in.", f"{VAE}decoder.conv_in."):
+        raise SingleFileError(
+            f"is a VAE alone; use model.vae={file}, and name with model.path the model that it is "
+            "for"
         )
     raise SingleFileError(
         f"holds no weights of a UNet ({UNET}*), so it is no whole checkpoint of the original "

@@ -1,6 +1,5 @@
 """What a base's files say of its prediction type and noise schedule."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,40 +102,6 @@ def file_markers(header: CheckpointHeader) -> list[Marker]:
         if name in tensors
     ]
     return found + _header_markers(header.metadata)
-
-
-def schedule_markers(config: Mapping[str, Any], where: str) -> list[Marker]:
-    """What a ``scheduler_config.json`` says besides diffusers' defaults.
-
-    Args:
-        config: Its content.
-        where: Its place, for messages.
-
-    Raises:
-        SingleFileError: If its noise levels or its prediction type are not supported.
-    """
-    import diffusers
-
-    name = str(config.get("_class_name"))
-    kind = getattr(diffusers, name, None)
-    known = inspect.signature(kind.__init__).parameters if isinstance(kind, type) else {}
-    if "beta_schedule" not in {**config, **known}:
-        raise SingleFileError(
-            f"{where} is that of {name}, whose noise levels (EDM, flow matching) are not "
-            "supported; choose a model of discrete timesteps"
-        )
-    found = []
-    predicted = config.get(PREDICTION)
-    if predicted not in (None, "epsilon"):
-        if predicted not in PREDICTION_TYPES:
-            raise SingleFileError(
-                f"{where} says prediction_type={predicted}, which is not supported; choose a model "
-                f"that predicts {', '.join(PREDICTION_TYPES)}"
-            )
-        found.append(Marker(PREDICTION, predicted, where))
-    if config.get("rescale_betas_zero_snr"):
-        found.append(Marker(ZERO_SNR, True, where))
-    return found
 
 
 def believed(

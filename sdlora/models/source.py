@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from sdlora.models.checkpoint_file import ENDINGS, SingleFileError, read_header
+from sdlora.models.checkpoint_kind import check_folder_kind
 from sdlora.models.families import description_of
 from sdlora.models.noise_markers import believed, file_markers
 from sdlora.models.single_file import converted_model, converted_vae
@@ -75,24 +76,6 @@ class ModelSource:
             "prediction_type": self.prediction_type,
             "zero_terminal_snr": self.zero_terminal_snr,
         }
-
-
-def scheduler_config(source: ModelSource) -> dict[str, Any]:
-    """The model's ``scheduler_config.json``; reads no weight.
-
-    Raises:
-        ModelError: If it is missing or no JSON.
-    """
-    folder = resolve(source)
-    name = inside("scheduler/scheduler_config.json", folder, source)
-    try:
-        config: dict[str, Any] = json.loads((folder / name).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        fault = "is missing" if isinstance(error, OSError) else "is no JSON"
-        raise ModelError(
-            f"model.path={source.path}: {name} {fault} ({error}); fetch it again"
-        ) from error
-    return config
 
 
 def single_file(source: ModelSource) -> Path | None:
@@ -218,13 +201,18 @@ def _config_folder(source: ModelSource) -> Path:
 
 def check_folder(folder: Path, source: ModelSource) -> None:
     """Raise an error naming the first missing file of a whole pipeline."""
+    description = description_of(source.family)
+    if "vae" in description.parts:
+        try:
+            check_folder_kind(folder, description.denoiser)
+        except SingleFileError as error:
+            raise ModelError(f"model.path={source.path}: {error}") from error
     missing = missing_file(folder, source)
     if missing:
         raise ModelError(
             f"model.path={source.path}: {missing} is missing in {folder}; the folder must be a "
             "whole pipeline in the diffusers layout (half a download? fetch it again)"
         )
-    description = description_of(source.family)
     for part in description.parts:
         _check_part(part, folder, source)
     if not description.tokenizers:
@@ -276,10 +264,19 @@ def _check_part(part: str, folder: Path, source: ModelSource) -> None:
             "convert them with pipeline.save_pretrained(folder, safe_serialization=True)"
         )
     there = f" (there is {', '.join(sorted(names))})" if names else ""
+    variants = sorted(weight_kinds(part, place))
+    way = " or ".join(f"model.variant={each or 'null'}" for each in variants) or "model.variant"
     raise ModelError(
-        f"{where}{stem}.safetensors is missing in {place.parent}{there}; fetch it, or set "
-        "model.variant"
+        f"{where}{stem}.safetensors is missing in {place.parent}{there}; fetch it, or set {way}"
     )
+
+
+def weight_kinds(part: str, place: Path) -> set[str]:
+    """The variants of a part's weights in its folder, such as ``fp16``; ``""`` is none."""
+    stem = weights_stem(part)
+    rests = [path.name.removeprefix(stem) for path in place.glob(f"{stem}*.safetensors")]
+    kinds = (rest.removesuffix(".safetensors").partition("-")[0].strip(".") for rest in rests)
+    return set(kinds)
 
 
 def _fetch(source: ModelSource, key: str, weights: bool) -> Path:
