@@ -90,10 +90,10 @@ def with_recipe(composed: DictConfig, arguments: Sequence[str]) -> DictConfig:
     with open_dict(composed):
         for name in stored.keys() - taken:
             OmegaConf.update(composed, name, stored[name])
-        is_other_rank = "lora.r" in given and isinstance(composed.lora.r, int)
-        if is_other_rank and "lora.alpha" not in given and "lora" in stored.keys() - taken:
+        is_other_rank = isinstance(values.get("lora.r"), int) and "lora" not in taken
+        if is_other_rank and "lora.alpha" not in given and "lora" in stored:
             strength = stored["lora"]["alpha"] / stored["lora"]["r"]
-            values["lora.alpha"] = strength * composed.lora.r  # as alpha follows r elsewhere
+            values["lora.alpha"] = strength * values["lora.r"]  # as alpha follows r elsewhere
         options = {name: each for name, each in stored.items() if name not in taken}
         for key, value in {**dict(_open_values(options)), **values}.items():
             OmegaConf.update(composed, key, value, merge=False)

@@ -128,7 +128,7 @@ def test_parts_dora_and_scale_are_told_apart(
     same = ("lora.unet.targets=[to_q,ff.net.2]", "lora.unet.rank_pattern={mid_block:2}")
     frozen = (unet_alone, *same, "lora.text_encoder.method=frozen", "lora.unet.r=5")
     pattern = "lora.unet.alpha_pattern={mid_block:2}"
-    with pytest.raises(ConfigError, match=r"alpha 3 configured, rank 5, alpha 2.5 in the file"):
+    with pytest.raises(ConfigError, match=r"alpha 1.875 configured, rank 5, alpha 2.5 in the file"):
         checked(config(*frozen, pattern, "lora.alpha=3"))
     checked(config(*frozen, pattern, "lora.alpha=2.5"))
     with pytest.raises(ConfigError, match=r"the file's is no DoRA\n.* lora.use_dora=false$"):
@@ -200,13 +200,15 @@ def trains_text(config: TrainConfig) -> bool:
 
 
 def test_the_rank_of_a_part_brings_its_alpha(config: Config) -> None:
-    def strengths(*overrides: str) -> list[float]:
+    def strengths(*overrides: str) -> dict[str, float]:
         specs = adapters.lora_specs(config("lora.r=4", *overrides).lora, "sd")
-        return [spec.alpha / spec.r for spec in specs.values()]
+        return {part: spec.alpha / spec.r for part, spec in specs.items()}
 
-    assert strengths("lora.unet.r=16") == [1, 1]
-    assert strengths("lora.alpha=2", "lora.unet.r=16") == [0.5, 0.5]
-    assert strengths("lora.unet.r=16", "lora.unet.alpha=4") == [0.25, 1]
+    assert strengths("lora.unet.r=16") == {"unet": 1, "text_encoder": 1}
+    halved = strengths("lora.alpha=2", "lora.unet.r=16")
+    assert halved == {"unet": 0.5, "text_encoder": 0.5}
+    own = strengths("lora.unet.r=16", "lora.unet.alpha=4")
+    assert own == {"unet": 0.25, "text_encoder": 1}
 
 
 def test_one_of_two_text_encoders(config: Config, random_xl: Path) -> None:
