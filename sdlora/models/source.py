@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -153,46 +153,12 @@ def resolve(source: ModelSource, key: str = "model.path", weights: bool = True) 
             )
         except SingleFileError as error:
             raise ModelError(f"{key}={source.path}: {error}") from error
-    _require_hub_id(source, key)
+    require_hub_id(source, key)
     return _fetch(source, key, weights)
 
 
-def known_configs(source: ModelSource) -> Path | None:
-    """The local folder with a base's configs and tokenizers; nothing is fetched or converted.
-
-    Args:
-        source: Location of the model; ``vae`` has no effect.
-
-    Returns:
-        The folder, in which all of them are; ``None`` if they would have to be fetched first.
-
-    Raises:
-        ModelError: If the location is neither on this machine nor a Hub id.
-    """
-    folder: Path | None = Path(source.path).expanduser()
-    if source.path.startswith(EMBEDDED):
-        folder = ASSETS / source.path.removeprefix(EMBEDDED)
-    elif folder is not None and folder.suffix in ENDINGS and folder.is_file():
-        return None if source.config is None else known_configs(_configs_of(source))
-    elif folder is not None and not folder.is_dir():
-        _require_hub_id(source, "model.path")
-        folder = _fetched(source)
-    if folder is None or _missing_file(folder, source):
-        return None
-    own = replace(source, vae=None)
-    parts = {"vae", description_of(source.family).denoiser} & set(
-        description_of(source.family).parts
-    )
-    places = [part_folder(part, folder, own) / "config.json" for part in parts]
-    return folder if all(place.is_file() for place in places) else None
-
-
-def _configs_of(source: ModelSource) -> ModelSource:
-    """The source of the configs of a model in one file."""
-    return replace(source, path=str(source.config), config=None, revision=None)
-
-
-def _require_hub_id(source: ModelSource, key: str) -> None:
+def require_hub_id(source: ModelSource, key: str) -> None:
+    """Refuse a path that can be no Hub id; ``key`` is its config key."""
     if source.path.count("/") != 1 or source.path.startswith((".", "/", "~")):
         raise ModelError(
             f"{key}={source.path}: no such folder; give a folder in the diffusers layout "
@@ -208,7 +174,7 @@ def _config_folder(source: ModelSource) -> Path:
             "that has the configs and tokenizers of its architecture"
         )
     folder = resolve(ModelSource(source.config), key="model.config", weights=False)
-    missing = _missing_file(folder, source)
+    missing = missing_file(folder, source)
     if missing:
         raise ModelError(
             f"model.config={source.config}: {missing} is missing in {folder}; name a whole "
@@ -219,7 +185,7 @@ def _config_folder(source: ModelSource) -> Path:
 
 def check_folder(folder: Path, source: ModelSource) -> None:
     """Raise an error naming the first missing file of a whole pipeline."""
-    missing = _missing_file(folder, source)
+    missing = missing_file(folder, source)
     if missing:
         raise ModelError(
             f"model.path={source.path}: {missing} is missing in {folder}; the folder must be a "
@@ -232,7 +198,7 @@ def check_folder(folder: Path, source: ModelSource) -> None:
         _require_unconditional(folder, source)
 
 
-def _missing_file(folder: Path, source: ModelSource) -> str | None:
+def missing_file(folder: Path, source: ModelSource) -> str | None:
     """The first missing file of a whole pipeline, except weights and their configs."""
     wanted = ["model_index.json", inside("scheduler/scheduler_config.json", folder, source)]
     for tokenizer, kind in description_of(source.family).tokenizers.items():
@@ -281,16 +247,6 @@ def _check_part(part: str, folder: Path, source: ModelSource) -> None:
         f"{where}{stem}.safetensors is missing in {place.parent}{there}; fetch it, or set "
         "model.variant"
     )
-
-
-def _fetched(source: ModelSource) -> Path | None:
-    """The folder of a Hub id that was fetched before, if any; asks no network."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(source.path, revision=source.revision, local_files_only=True))
-    except (OSError, ValueError):  # nothing of it is here
-        return None
 
 
 def _fetch(source: ModelSource, key: str, weights: bool) -> Path:

@@ -13,7 +13,7 @@ from sdlora.data.sheet import data_sheet as sheet
 from sdlora.data.sheet import sheet_output as check
 from sdlora.data.sheet.contact_sheet import contact_pages, write_contact_sheets
 from sdlora.data.sources.picture_source import DataError
-from sdlora.models.source import known_configs
+from sdlora.models.known_configs import known_configs
 from sdlora.runtime.progress import Progress
 
 
