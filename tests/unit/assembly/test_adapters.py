@@ -126,9 +126,9 @@ def test_parts_dora_and_scale_are_told_apart(
     ):
         checked(config(unet_alone))
     same = ("lora.unet.targets=[to_q,ff.net.2]", "lora.unet.rank_pattern={mid_block:2}")
-    frozen = (unet_alone, *same, "lora.text_encoder.method=frozen", "lora.unet.r=5")
+    frozen = (unet_alone, *same, "lora.text_encoder.method=frozen", "lora.r=5")
     pattern = "lora.unet.alpha_pattern={mid_block:2}"
-    with pytest.raises(ConfigError, match=r"alpha 1.875 configured, rank 5, alpha 2.5 in the file"):
+    with pytest.raises(ConfigError, match=r"alpha 3 configured, rank 5, alpha 2.5 in the file"):
         checked(config(*frozen, pattern, "lora.alpha=3"))
     checked(config(*frozen, pattern, "lora.alpha=2.5"))
     with pytest.raises(ConfigError, match=r"the file's is no DoRA\n.* lora.use_dora=false$"):

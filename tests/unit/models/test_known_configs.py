@@ -37,6 +37,8 @@ def test_what_is_elsewhere_is_unknown_and_what_is_nowhere_an_error(tmp_path: Pat
     assert known_configs(ModelSource("owner/elsewhere")) is None
     with pytest.raises(ModelError, match=r"^model\.path=.*: no such folder"):
         known_configs(ModelSource(str(tmp_path / "none")))
+    with pytest.raises(ModelError, match=r"^model\.path=models/none\.safetensors: no such file"):
+        known_configs(ModelSource("models/none.safetensors"))
 
 
 @pytest.mark.parametrize(("name", "unet"), [("sd", SD15_UNET), ("sdxl", SDXL_UNET)])
