@@ -1,4 +1,5 @@
-"""``python -m benchmarks.memory``: what a training step takes of memory, as train.py estimates it.
+"""``python -m benchmarks.memory``: what a training step takes of memory, as train.py estimates it,
+and the plan that it makes for cards of several sizes.
 
 For the real architectures, a LoRA of the UNet, and encodings that are cached. Weights have no
 content, and nothing is computed or downloaded. Kernels are the processor's; a GPU's may keep
@@ -7,7 +8,9 @@ other tensors.
 
 import argparse
 import time
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,17 +23,21 @@ from sdlora.assembly import adapters, lightning_trainer
 from sdlora.assembly.device import DTYPES
 from sdlora.assembly.optimizer import optimizer
 from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.commands.train.preflight import changed_values, present
 from sdlora.config.train import TrainConfig
+from sdlora.config.trainer import RESERVED_GIB
 from sdlora.models.families import description_of
 from sdlora.models.family import Family
 from sdlora.models.memory import checkpoint_gradients
 from sdlora.models.quantising import saved_bytes
 from sdlora.runtime.places import CONF
+from sdlora.training.memory_settings import Allowed, MemorySettings, StepMemory, chosen
 from sdlora.training.module import DiffusionModule
 from sdlora.training.step_cost import BatchShape, StepCost, held_bytes, step_cost, tensors
 
 GIB = 2**30
 SIDES_PX = {"sd15": 512, "sdxl": 1024}
+CARDS_GB = (4, 6, 8, 12, 16, 24)
 
 
 def empty_family(config: TrainConfig, name: str) -> Family:
@@ -84,8 +91,28 @@ def estimate(config: TrainConfig, module: DiffusionModule, side_px: int) -> Step
     )
 
 
+def plans(config: TrainConfig, memory: StepMemory) -> Table:
+    """What ``trainer.memory_gb`` chooses for each card, with everything cached and bitsandbytes."""
+    batch = memory.batch_size
+    table = Table(title=f"plans for a batch of {batch}: estimates of a step, GiB")
+    for heading in ("card, GB", "plan", "together"):
+        table.add_column(heading, justify="left" if heading == "plan" else "right")
+    allowed = Allowed(
+        offload=True, gradient_checkpointing=True, smaller_batches=True, quantise=True
+    )
+    for card in CARDS_GB:
+        room = round((card - RESERVED_GIB) * GIB)
+        settings, is_enough = chosen(memory, present(config), allowed, room)
+        changes = changed_values(config, present(config), settings)
+        says = " ".join(changes) or "as it is"
+        if not is_enough:
+            says += "; does not fit"
+        table.add_row(str(card), says, f"{memory.cost(settings).total / GIB:.2f}")
+    return table
+
+
 def main() -> None:
-    """Estimate with and without gradient checkpointing, and print the table."""
+    """Estimate with and without gradient checkpointing, and print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
     parser.add_argument("--family", choices=FAMILIES, default="sd15")
     arguments, overrides = parser.parse_known_args()
@@ -97,19 +124,42 @@ def main() -> None:
     config = config_of(name, overrides)
     family = empty_family(config, name)
     module = lightning_trainer.module(config, family, None)
+    costs, seconds = {}, {}
     for checkpointing in (False, True):
         if checkpointing:
             checkpoint_gradients(family)
         began = time.perf_counter()
-        found = estimate(config, module, side_px)
-        seconds = time.perf_counter() - began
-        total, saved = found.total, saved_bytes(family.unet)
-        waiting = held_bytes(tensors([*family.text_encoders.values(), family.vae]))  # type: ignore[list-item]
-        gib = (found.weights, found.gradients + found.states, found.activations)
-        less = (total - waiting, total - saved, total - waiting - saved)
-        columns = [f"{each / GIB:.2f}" for each in (*gib, total, *less)]
-        table.add_row("yes" if checkpointing else "no", *columns, f"{seconds:.0f}")
-    Console(width=120).print(table)
+        costs[checkpointing] = estimate(config, module, side_px)
+        seconds[checkpointing] = time.perf_counter() - began
+    waiting: list[Any] = [*family.text_encoders.values(), family.vae]
+    one = StepMemory(
+        batch_size=1,
+        estimate=costs.__getitem__,
+        idle_bytes=held_bytes(tensors(waiting)),
+        quantised_bytes=saved_bytes(family.denoiser),
+        resolution_step=family.resolution_step,
+    )
+    for checkpointing, found in costs.items():
+        now = MemorySettings(
+            offload=False, gradient_checkpointing=checkpointing, batch_size=1, quantise=None
+        )
+        rounded = replace(now, quantise="nf4")
+        less = (replace(now, offload=True), rounded, replace(rounded, offload=True))
+        gib = (found.weights, found.gradients + found.states, found.activations, found.total)
+        columns = [each / GIB for each in (*gib, *(one.cost(each).total for each in less))]
+        shown = [f"{each:.2f}" for each in columns]
+        table.add_row("yes" if checkpointing else "no", *shown, f"{seconds[checkpointing]:.0f}")
+    console = Console(width=120)
+    console.print(table)
+    batch = config.data.batch_size
+    console.print(plans(config, replace(one, batch_size=batch, estimate=scaled(costs, batch))))
+
+
+def scaled(costs: Mapping[bool, StepCost], batch: int) -> Callable[[bool], StepCost]:
+    """The costs of a batch from those of one picture."""
+    return lambda recomputed: replace(
+        costs[recomputed], activations=costs[recomputed].activations * batch
+    )
 
 
 if __name__ == "__main__":
