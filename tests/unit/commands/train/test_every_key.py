@@ -199,8 +199,6 @@ ADAPTER: dict[str, Row] = {
             s.run.module.teacher.token_ids[0], skip_special_tokens=True
         ),
     ),
-    "data.trigger_word": ("zwk", lambda s: share(s.captions("aa.png"), "zwk"), 1.0),
-    "data.class_word": ("man", lambda s: s.scorer("ClipScorer").reworded("a zwk hat"), "a man hat"),
     "data.prior.weight": (0.5, lambda s: s.run.module.teacher.weight),
     "objective.min_snr_gamma": (3.0, lambda s: objective(s).weight.keywords["gamma"]),
     "objective.error.name": ("smooth_l1", lambda s: objective(s).huber.smooth_l1, True),
@@ -478,11 +476,6 @@ SCORED: dict[str, Row] = {
         5,
     ),
     "evaluation.kid": (True, lambda s: "kid" in s.scores.values),
-    "sampling.trigger_word": (
-        "zwk",
-        lambda s: {prompt.text[:5] for prompt in s.run.evaluator.prompts},
-        {"zwk, "},
-    ),
     "evaluation.trigger_word": ("sks", lambda s: s.run.evaluator.prior_prompts[0].text, "man two"),
     "evaluation.class_word": (
         "man",
@@ -564,6 +557,8 @@ CLASS: dict[str, Row] = {
     "data.prior.num_pictures": (3, lambda s: len({n for n in s.names if "/" in n})),
     "data.prior.prompt": ("a thing", lambda s: s.captions("class_00000.png")[0]),
     "data.prior.weight": (0.5, lambda s: float(s.of("k1.png", "weights")[0])),
+    "data.trigger_word": ("zwk", lambda s: share(s.captions("aa.png"), "zwk"), 1.0),
+    "data.class_word": ("man", lambda s: s.run.config.evaluation.class_word),
     "data.cache.mode": ("memory", lambda s: type(table(s)), Resident),
     "data.crop": ("face", lambda s: set(s.run.data.faces), {(0, 0, 8, 8)}),
     "data.face_detector": ("yunet", lambda s: s.detectors, {"yunet"}),
@@ -707,6 +702,11 @@ SUITED_FROZEN: dict[str, Row] = {
         "frozen",
         lambda s: s.layers("text_encoder"),
         {},
+    ),
+    "sampling.trigger_word": (
+        "zwk",
+        lambda s: {prompt.text[:5] for prompt in s.run.evaluator.prompts},
+        {"zwk, "},
     ),
     "model.recommended.val_fraction": (0.2, lambda s: len(s.names), pytest.approx(16, abs=2)),
     "data.root": ("{at}/twenty", lambda s: min(s.names).startswith("p"), True),
