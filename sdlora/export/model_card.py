@@ -71,7 +71,8 @@ def write_model_card(
         "Licence": config.export.licence or "not chosen yet",
         "Made with": f"sdlora {__version__}",
     }
-    text = _text(config.export.name, hub_id(base), trigger, facts) + _score_table(scores)
+    schedule = _schedule_lines(metadata)
+    text = _text(config.export.name, hub_id(base), trigger, facts, schedule) + _score_table(scores)
     write_text(folder / CARD, f"---\n{data.to_yaml()}\n---\n\n{text}")
     return [folder / CARD, *pictures]
 
@@ -145,8 +146,31 @@ def _write_pictures(folder: Path, images: Sequence[Image.Image]) -> list[Path]:
     return paths
 
 
-def _text(name: str, base_model: str | None, trigger: str | None, facts: Mapping[str, str]) -> str:
+def _schedule_lines(metadata: Mapping[str, str]) -> str:
+    """Code that gives a pipeline the noise schedule of the training; empty for the usual one."""
+    options = {}
+    if metadata.get("modelspec.prediction_type") == "v":
+        options["prediction_type"] = "v_prediction"
+    if metadata.get("ss_zero_terminal_snr") == "True":
+        options |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    if not options:
+        return ""
+    given = "".join(f"    {key}={value!r},\n".replace("'", '"') for key, value in options.items())
+    return (
+        "pipeline.scheduler = DDIMScheduler.from_config(\n"
+        f"    pipeline.scheduler.config,\n{given})\n"
+    )
+
+
+def _text(
+    name: str,
+    base_model: str | None,
+    trigger: str | None,
+    facts: Mapping[str, str],
+    schedule: str,
+) -> str:
     """The card below its metadata."""
+    names = "AutoPipelineForText2Image" + (", DDIMScheduler" if schedule else "")
     call = "" if trigger is None else f"\nUse `{trigger}` in the prompt.\n"
     table = "\n".join(f"| {label} | {value} |" for label, value in facts.items())
     return f"""# {name}
@@ -160,10 +184,10 @@ A LoRA, trained with sdlora.
 In ComfyUI or A1111: `{name}.safetensors`. With diffusers:
 
 ```python
-from diffusers import AutoPipelineForText2Image
+from diffusers import {names}
 
 pipeline = AutoPipelineForText2Image.from_pretrained("{base_model or "BASE_MODEL"}")
-pipeline.load_lora_weights("FOLDER_OR_HUB_ID", weight_name="{DIFFUSERS_FILE}")
+{schedule}pipeline.load_lora_weights("FOLDER_OR_HUB_ID", weight_name="{DIFFUSERS_FILE}")
 image = pipeline("{trigger or "a picture"}").images[0]
 ```
 

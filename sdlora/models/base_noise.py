@@ -121,7 +121,7 @@ def schedule_markers(config: Mapping[str, Any], where: str) -> list[Marker]:
 
     name = str(config.get("_class_name"))
     kind = getattr(diffusers, name, None)
-    known = inspect.signature(kind.__init__).parameters if isinstance(kind, type) else {}
+    known = inspect.signature(kind).parameters if isinstance(kind, type) else {}
     if "beta_schedule" not in {**config, **known}:
         raise SingleFileError(
             f"{where} is that of {name}, whose noise levels (EDM, flow matching) are not "

@@ -259,7 +259,7 @@ def _check_given(
         return
     raise ConfigError(
         f"model.{key}={_text(mine)}: but model.path={path} says {said[0]}; leave model.{key} out, "
-        "or take the mistaken marker out of the file (docs/files.md)"
+        "or take the mistaken marker out of the file (docs/families.md)"
     )
 
 

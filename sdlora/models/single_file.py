@@ -76,7 +76,7 @@ def converted_model(
 
     def write(folder: Path) -> None:
         configs = config_folder()
-        with _newly_spelled(file, header) as source:
+        with _newly_spelled(file, header) as source, _quiet():
             settings = {"config": str(configs), **own_vae, **_how(header.dtypes)}
             model = _load(partial(load, str(source), **settings))
             model.save_pretrained(folder, safe_serialization=True)
@@ -84,6 +84,17 @@ def converted_model(
             _add_vae_config(folder, configs)
 
     return _converted(file, family, config, write)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep diffusers' advice out of the log: a fault is an error here."""
+    before = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(before)
 
 
 def _add_vae_config(folder: Path, configs: Path) -> None:
@@ -111,7 +122,8 @@ def converted_vae(file: Path, base: Path) -> Path:
     load = partial(AutoencoderKL.from_single_file, str(file), **settings)
 
     def write(folder: Path) -> None:
-        _load(load).save_pretrained(folder, safe_serialization=True)
+        with _quiet():
+            _load(load).save_pretrained(folder, safe_serialization=True)
 
     return _converted(file, "vae", str(base / "vae"), write)
 

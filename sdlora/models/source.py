@@ -259,9 +259,13 @@ def _check_part(part: str, folder: Path, source: ModelSource) -> None:
     if any(name == f"{stem}.safetensors" or shard.fullmatch(name) for name in names):
         return
     if any(place.glob("*.bin")):
+        key, kind = ("vae", "AutoencoderKL") if own else ("path", "DiffusionPipeline")
+        here = place if own else place.parent
         raise ModelError(
             f"{where.removesuffix('/')} has only .bin weights, which are pickle and can run code; "
-            "convert them with pipeline.save_pretrained(folder, safe_serialization=True)"
+            f"convert them, and use model.{key}={here}_safe:\n"
+            f'python -c "from diffusers import {kind} as P; '
+            f"P.from_pretrained(r'{here}').save_pretrained(r'{here}_safe')\""
         )
     there = f" (there is {', '.join(sorted(names))})" if names else ""
     variants = sorted(weight_kinds(part, place))

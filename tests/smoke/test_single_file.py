@@ -63,6 +63,10 @@ def test_marked_v_prediction_trains_as_a_folder_that_says_so(
     ):
         train_here(*small, *base, "sampling.sampler=ddim", f"run_dir={tmp_path / name}")
         lora = tmp_path / name / "lora/pytorch_lora_weights.safetensors"
+        said = "".join(capsys.readouterr().out.split())
+        assert ("v_prediction(tensorv_pred),zero-terminalSNR(tensorztsnr)" in said) is (
+            name == "file"
+        )
         with safe_open(lora, "pt") as opened:
             header = opened.metadata()
         assert header["modelspec.prediction_type"] == "v"

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from diffusers import DDIMScheduler, PNDMScheduler
 from huggingface_hub import ModelCard
 from hydra import compose, initialize_config_dir
 from PIL import Image
@@ -124,3 +126,19 @@ def test_an_adapter_in_a_few_words() -> None:
         "rank 4, alpha 2.5, others by layer, initialised by pissa, so twice the rank in the files, "
         "rsLoRA"
     )
+
+
+def test_its_code_has_the_noise_schedule_of_the_training(tmp_path: Path) -> None:
+    usual = card(tmp_path / "usual")[0].text
+    assert "DDIMScheduler" not in usual
+    told = {"modelspec.prediction_type": "v", "ss_zero_terminal_snr": "True"}
+    text = card(tmp_path / "v", metadata=METADATA | told)[0].text
+    assert "from diffusers import AutoPipelineForText2Image, DDIMScheduler\n" in text
+    start = text.index("pipeline.scheduler = ")
+    code = text[start : text.index("pipeline.load_lora_weights")]
+    pipeline = SimpleNamespace(scheduler=PNDMScheduler(skip_prk_steps=True))
+    exec(code, {"pipeline": pipeline, "DDIMScheduler": DDIMScheduler})
+    made = pipeline.scheduler.config
+    assert made.prediction_type == "v_prediction"
+    assert made.rescale_betas_zero_snr
+    assert made.timestep_spacing == "trailing"

@@ -284,3 +284,24 @@ def test_a_refiners_folder_is_named(random_xl: Path, tmp_path: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps(index), "utf-8")
     with pytest.raises(ModelError, match="is the refiner of Stable Diffusion XL .*model=sdxl$"):
         check_folder(folder, ModelSource(str(folder), "sdxl"))
+
+
+@pytest.mark.parametrize("is_vae", [False, True])
+def test_a_folder_of_bin_files_is_converted_by_the_command_of_the_message(
+    is_vae: bool, random_base: Path, tmp_path: Path
+) -> None:
+    here = shutil.copytree(random_base / "vae" if is_vae else random_base, tmp_path / "folder")
+    for path in here.rglob("*.safetensors"):
+        name = "pytorch_model" if path.stem == "model" else path.stem
+        torch.save(load_file(path), path.with_name(f"{name}.bin"))
+        path.unlink()
+    paths = {"path": str(random_base), "vae": str(here)} if is_vae else {"path": str(here)}
+    with pytest.raises(ModelError, match="has only .bin weights, which are pickle") as error:
+        load_family(ModelSource(**paths), 0)
+    code = re.search(r'^python -c "(.+)"$', str(error.value), re.MULTILINE)
+    use = re.search(r"use model\.(path|vae)=(.+):$", str(error.value), re.MULTILINE)
+    assert code is not None
+    assert use is not None
+    exec(code[1], {})
+    found = load_family(ModelSource(**{**paths, use[1]: use[2]}), 0)
+    assert same(found, load_family(ModelSource(str(random_base)), 0))

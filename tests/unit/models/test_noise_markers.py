@@ -10,7 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -131,19 +136,22 @@ def test_markers_are_believed(
     assert type_and_snr(marked(tensors, header)) == expected
 
 
-@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize(("family", "zero"), [("sd", False), ("sd", True), ("sdxl", True)])
 def test_pictures_are_those_of_diffusers_with_that_schedule(
-    zero: bool, marked: Any, random_base: Path
+    family: str, zero: bool, random_base: Path, random_xl: Path, tmp_path: Path
 ) -> None:
-    source = marked(V | (ZERO if zero else {}))
-    own = DDIMScheduler.from_pretrained(random_base / "scheduler").config
+    is_xl = family == "sdxl"
+    folder = random_xl if is_xl else random_base
+    kind = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
+    file = write_single_file(tmp_path / "model.safetensors", kind.from_pretrained(folder), False)
+    save_file({**load_file(file), **V, **(ZERO if zero else {})}, file)
+    own = DDIMScheduler.from_pretrained(folder / "scheduler").config
     told = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if zero else {}
     scheduler = DDIMScheduler.from_config({**own, "prediction_type": "v_prediction", **told})
-    wanted = StableDiffusionPipeline.from_pretrained(
-        random_base, scheduler=scheduler, safety_checker=None
-    )
+    wanted = kind.from_pretrained(folder, scheduler=scheduler)
+    found = load_family(ModelSource(str(file), family, str(folder)), 0).pipeline()
     pictures = []
-    for pipeline in (wanted, load_family(source, 0).pipeline()):
+    for pipeline in (wanted, found):
         pipeline.set_progress_bar_config(disable=True)
         noise = torch.Generator().manual_seed(3)
         drawn = pipeline(
@@ -243,8 +251,14 @@ def test_keys_that_contradict_the_file_are_refused(marked: Any) -> None:
     assert str(error.value) == (
         f"model.prediction_type=epsilon: but model.path={source.path} says v_prediction (tensor "
         "v_pred); leave model.prediction_type out, or take the mistaken marker out of the file "
-        "(docs/files.md)"
+        "(docs/families.md)"
     )
+    page = (REPOSITORY / "docs/families.md").read_text("utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    corrected = Path(source.path).with_name("corrected.safetensors")
+    code = code.replace("corrected.safetensors", str(corrected))
+    exec(code.replace('"model.safetensors"', repr(source.path)), {})
+    assert type_and_snr(replace(source, path=str(corrected))) == ("epsilon", False)
     assert type_and_snr(replace(source, prediction_type=None)) == ("v_prediction", False)
     assert type_and_snr(replace(source, prediction_type="v_prediction"))[0] == "v_prediction"
     unmarked = marked({}, prediction_type="v_prediction", zero_terminal_snr=True)
