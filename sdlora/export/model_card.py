@@ -148,7 +148,7 @@ def _write_pictures(folder: Path, images: Sequence[Image.Image]) -> list[Path]:
 
 def _schedule_lines(metadata: Mapping[str, str]) -> str:
     """Code that gives a pipeline the noise schedule of the training; empty for the usual one."""
-    options = {}
+    options: dict[str, object] = {}
     if metadata.get("modelspec.prediction_type") == "v":
         options["prediction_type"] = "v_prediction"
     if metadata.get("ss_zero_terminal_snr") == "True":

@@ -22,16 +22,24 @@ def test_the_lora_is_that_of_the_same_model_in_a_folder(
 ) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(random_base, safety_checker=None)
     file = write_single_file(tmp_path / "model.safetensors", pipeline, open_clip=False)
+    old = {
+        key.replace("transformer.text_model.", "transformer."): value
+        for key, value in load_file(file).items()
+        if not key.startswith("first_stage_model.")
+    }
+    save_file(old, bare := tmp_path / "bare.safetensors")
     small = (f"data.root={pictures}", "data.resolution=32", "trainer.max_steps=1", *SMALL)
     loras = []
     for name, base in (
         ("folder", (f"model.path={random_base}",)),
         ("file", (f"model.path={file}", f"model.config={random_base}")),
+        ("bare", (f"model.path={bare}", f"model.config={random_base}", f"model.vae={file}")),
     ):
         train_here(*small, *base, f"run_dir={tmp_path / name}")
         loras.append(load_file(tmp_path / name / "lora/pytorch_lora_weights.safetensors"))
-    assert loras[0].keys() == loras[1].keys()
-    assert all(torch.equal(loras[1][key], value) for key, value in loras[0].items())
+    for other in loras[1:]:
+        assert other.keys() == loras[0].keys()
+        assert all(torch.equal(other[key], value) for key, value in loras[0].items())
 
 
 def test_marked_v_prediction_trains_as_a_folder_that_says_so(
