@@ -258,7 +258,8 @@ def test_captions_that_a_run_drew_are_drawn_again(
     assert [each["text"] for each in drawn] == captions
 
     file = ("model=sd15", f"lora={run / 'lora/my_lora.safetensors'}", *few)
-    told = message_of(*file, f"hydra.run.dir={tmp_path / 'none'}", evaluate=True)
+    base, none = f"model.path={random_base}", f"hydra.run.dir={tmp_path / 'none'}"
+    told = message_of(*file, base, none, evaluate=True)
     assert told.startswith("sampling.prompts=captions: there are no pictures; name a text file")
     assert told.endswith("or the training pictures with data.root=FOLDER")
     shutil.copytree(pictures, root)

@@ -66,6 +66,11 @@ def objective(shown: Shown) -> Any:
     return shown.run.module.objective
 
 
+def not_taken(shown: Shown) -> dict[str, list[str]]:
+    """Why scorers are missing, and their scores."""
+    return shown.run.evaluator.scorer.not_taken()
+
+
 def first_at_full_rate(shown: Shown) -> int:
     return shown.factors.index(max(shown.factors))
 
@@ -569,10 +574,8 @@ CLASS: dict[str, Row] = {
     ),
     "evaluation.on_missing": (
         "warn",
-        lambda s: [
-            "face_distance" in names for names in s.run.evaluator.scorer.not_taken().values()
-        ],
-        [True, False],
+        lambda s: any("face_distance" in names for names in not_taken(s).values()),
+        True,
     ),
     "evaluation.hw10": (True, lambda s: "hw10_face" in s.scores.values),
     "trainer.compile": (True, lambda s: s.compiled),
@@ -727,7 +730,7 @@ RUNS: dict[str, tuple[tuple[str, ...], dict[str, Any], dict[str, Row]]] = {
     "xl_first": (UNSCORED, FEW_PICTURES, XL_FIRST),
     "pixels": (
         ("experiment=unconditional", *UNSCORED[1:]),
-        {**FEW_PICTURES, "trainer.precision": "fp32"},
+        {**FEW_PICTURES, "trainer.precision": "fp32", "evaluation.on_missing": "warn"},
         PIXELS,
     ),
     "suited": ((), {**BASE, **FEW_PICTURES}, SUITED),
