@@ -19,7 +19,7 @@ from sdlora.data.sources.picture_source import PictureSource, readable
 from sdlora.evaluation.aesthetic import AestheticScorer
 from sdlora.evaluation.clip_metric import ClipScore
 from sdlora.evaluation.clip_scores import ClipScorer
-from sdlora.evaluation.deepface_model import MODELS, DeepFaceModel
+from sdlora.evaluation.deepface_model import DeepFaceModel
 from sdlora.evaluation.face_metric import TinyFace
 from sdlora.evaluation.face_scores import FaceScorer
 from sdlora.evaluation.hw10 import Hw10Scorer
@@ -37,7 +37,7 @@ from sdlora.models.source import EMBEDDED, ModelSource, resolve
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 from sdlora.sampling.prompts import prior_prompts, with_class_word
-from sdlora.weights.face_files import DEFAULT_DETECTOR, DEFAULT_MODEL
+from sdlora.weights.face_files import DEFAULT_DETECTOR, DEFAULT_MODEL, MODELS
 from sdlora.weights.hub_models import FEATURES, HubModel, cached_folder, is_hub_id, model_fault
 from sdlora.world.attributes import AttributeClassifier
 

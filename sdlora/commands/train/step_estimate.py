@@ -80,7 +80,7 @@ def idle_parts(
     """
     if device.type != "cuda" or trainer.devices * trainer.num_nodes > 1:
         return ()
-    idle = []
+    idle: list[str] = []
     if shape.embeddings is not None and prior != "teacher":
         idle.extend(family.text_encoders)
     if shape.has_latents and hasattr(family, "vae"):
@@ -89,6 +89,7 @@ def idle_parts(
 
 
 def denoiser_of(config: TrainConfig) -> str:
+    """Name of the part that predicts the target."""
     return description_of(config.model.family).denoiser
 
 
