@@ -41,9 +41,11 @@ def test_a_check_says_what_to_fetch_for_the_whole_run(
     assert lines[-1].endswith(f"sdlora fetch model=sd15 data.root={pictures}")
 
 
-def test_an_evaluation_says_what_to_fetch(message_of: MessageOf, pictures: Path) -> None:
+def test_an_evaluation_says_what_to_fetch(
+    message_of: MessageOf, pictures: Path, tmp_path: Path
+) -> None:
     given = (f"images={pictures}", f"data.root={pictures}", "evaluation=photos")
-    told = message_of(*given, evaluate=True)
+    told = message_of(*given, f"hydra.run.dir={tmp_path}/run", evaluate=True)
     assert "model.path=" not in told
     assert f"sdlora fetch evaluate 'images=[{pictures}]' {' '.join(given[1:])}" in told
     assert told.endswith("or go on without these scores: evaluation.on_missing=warn")
