@@ -80,9 +80,11 @@ class Need:
 
 
 def needed_for_training(config: TrainConfig) -> list[Need]:
-    """What a training run, or a check of its pictures, needs from elsewhere."""
-    scores = [] if config.check else _of_scores(config.evaluation)
-    return [*_of_model(config.model), *_of_data(config.data), *scores]
+    """What a training run needs from elsewhere; a check of its pictures needs no model."""
+    of_data = list(_of_data(config.data))
+    if config.check:
+        return of_data
+    return [*_of_model(config.model), *of_data, *_of_scores(config.evaluation)]
 
 
 def needed_for_evaluation(config: EvaluateConfig, model: ModelConfig) -> list[Need]:

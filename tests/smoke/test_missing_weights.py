@@ -33,12 +33,17 @@ def test_training_says_what_to_fetch_and_begins_nothing(
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_a_check_says_what_to_fetch_for_the_whole_run(
-    message_of: MessageOf, pictures: Path
+def test_a_check_needs_nothing_but_the_detector_of_a_cut(
+    message_of: MessageOf, train_here: TrainHere, pictures: Path, tmp_path: Path
 ) -> None:
-    lines = message_of("check=true", "model=sd15", f"data.root={pictures}").splitlines()
+    given = ("model=sd15", f"data.root={pictures}")
+    train_here("check=true", *given, f"hydra.run.dir={tmp_path}/run")
+    assert (tmp_path / "run" / "contact_sheet.png").is_file()
+    cut = (*given, "data.crop=face")
+    lines = message_of("check=true", *cut).splitlines()
+    assert lines[1].startswith("  data.face_detector=yunet: face_detection_yunet_2023mar.onnx is ")
+    assert lines[-1].endswith(f"sdlora fetch {' '.join(cut)}")
     assert len(lines) == 3
-    assert lines[-1].endswith(f"sdlora fetch model=sd15 data.root={pictures}")
 
 
 def test_an_evaluation_says_what_to_fetch(
@@ -67,8 +72,9 @@ def test_without_scores_it_goes_on_and_its_end_says_so(
     [end] = [line for line in capsys.readouterr().out.splitlines() if "not scored" in line]
     assert end.startswith("not scored: clip_score: owner/nobody is no folder here")
     assert "sdlora fetch evaluation.clip=clip" in end
-    train_here(
+    told = message_of(
         f"images={pictures}", *NOBODY, "evaluation.on_missing=warn",
         f"hydra.run.dir={tmp_path}/scores", evaluate=True,
     )  # fmt: skip
-    assert "not scored: clip_score: owner/nobody" in capsys.readouterr().out
+    assert told.startswith("nothing was scored")
+    assert "CLIP score: owner/nobody is no folder here" in told

@@ -55,7 +55,7 @@ def test_the_embedded_base_needs_nothing_and_a_real_one_all_of_its_own() -> None
 def test_what_is_not_used_is_not_needed(tmp_path: Path) -> None:
     only_base = {"model.path": SD15["model.path"]}
     assert needed("model=sd15", "evaluation=none") == only_base
-    assert needed("model=sd15", "check=true") == only_base
+    assert needed("model=sd15", "check=true") == {}
     assert "model.path" not in needed("model=sd15", f"model.path={tmp_path}")
     assert needed("data.crop=face", "data.face_detector=yunet") == {"data.face_detector": "yunet"}
 
