@@ -58,15 +58,15 @@ def test_a_search_that_is_cut_ends_as_if_it_never_was(
     train_here(*settings, "sweep.num_trials=2", f"hydra.sweep.dir={whole}")
     assert f"sweep {whole}: 1 of 2 cells done" in capsys.readouterr().out  # none asks for more yet
 
-    export, calls = results.export, []
+    finish, calls = results.finish, []
 
-    def interrupted(job: Any) -> Any:
-        calls.append(job)
+    def interrupted(run: Any, fitted: Any) -> Any:
+        calls.append(run)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return export(job)
+        return finish(run, fitted)
 
-    monkeypatch.setattr(results, "export", interrupted)
+    monkeypatch.setattr(results, "finish", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train_here(*settings, "sweep.num_trials=2", f"hydra.sweep.dir={cut}")
     assert [state for state, _, _ in trials(cut)] == ["COMPLETE", "RUNNING"]

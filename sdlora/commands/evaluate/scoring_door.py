@@ -22,15 +22,14 @@ def evaluate(composed: DictConfig) -> None:
         write_again(Path(config.sweep))
         return
 
-    needs = needed_weights.needed_for_evaluation(config, model_of(config))
-    command = ["sdlora", "fetch", "evaluate", *given]
-    needed_weights.require_weights(needs, config.evaluation, command)
-
     from sdlora.assembly.device import found_precision  # imports wait: a typo should not take
     from sdlora.commands.evaluate import config_checks  # seconds to be seen
 
     config = replace(config, precision=found_precision(config.precision, config.accelerator))
     config_checks.check_evaluation(config)
+    needs = needed_weights.needed_for_evaluation(config, model_of(config))
+    command = ["sdlora", "fetch", "evaluate", *given]
+    needed_weights.require_weights(needs, config.evaluation, command)
 
     from sdlora.commands.evaluate import scoring_run as evaluation
     from sdlora.runtime.progress import Progress

@@ -26,17 +26,13 @@ if TYPE_CHECKING:
 def checked(composed: DictConfig, progress: Progress) -> TrainConfig:
     """The typed config, after every check that reads neither pictures nor weights.
 
-    Whether weights from elsewhere are there comes first, since it takes no slow import.
-
-    Values that can hardly be meant are noted.
+    Weights from elsewhere that are missing are named last: nobody should fetch them for a config
+    that cannot work. Values that can hardly be meant are noted.
 
     What the machine decides is decided here, once: the run's stored config has its value.
     """
     given = HydraConfig.get().overrides.task
     config = to_typed(with_recipe(composed, given), TrainConfig)
-    needs = needed_weights.needed_for_training(config)
-    words = [word for word in given if not word.startswith("check=")]
-    needed_weights.require_weights(needs, config.evaluation, ["sdlora", "fetch", *words])
 
     from sdlora.assembly import unsuited_values
     from sdlora.cli import processes
@@ -46,6 +42,9 @@ def checked(composed: DictConfig, progress: Progress) -> TrainConfig:
 
     config = config_checks.with_found_precision(config)
     config_checks.check(config)
+    needs = needed_weights.needed_for_training(config)
+    words = [word for word in given if not word.startswith("check=")]
+    needed_weights.require_weights(needs, config.evaluation, ["sdlora", "fetch", *words])
     is_resumed = config.resume is not None
     processes.check_processes(config.trainer, config.run_dir, is_resumed=is_resumed)
     for note in unsuited_values.training_notes(config):

@@ -58,6 +58,8 @@ CHANGES: dict[str, tuple[Any, set[str], dict[str, Any]]] = {
 
 SAME: dict[str, tuple[Any, dict[str, Any]]] = {
     "model.quantise": ("nf4", {}),  # of the UNet
+    "model.prediction_type": ("v_prediction", {}),  # of the denoiser
+    "model.zero_terminal_snr": (True, {"model.prediction_type": "v_prediction"}),
     "model.revision": ("main", {}),  # of the Hub: the files' bytes count
     **{
         f"model.recommended.{name}": (value, {})
