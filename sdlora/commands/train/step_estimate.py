@@ -1,5 +1,6 @@
 """Estimate of a training step on the model without its weights."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache, partial
@@ -47,7 +48,7 @@ def step_memory(
     family = _empty_family(config, device)
     shape = batch_shape(config, pictures, family)
     idle = idle_parts(config.trainer, shape, family, device, config.data.prior.mode)
-    precision = trainer.precision_plugin.forward_context()
+    precision = trainer.precision_plugin.forward_context  # Lightning's can be entered once
     return _step_memory(config, family, shape, idle, precision), idle
 
 
@@ -107,7 +108,7 @@ def _step_memory(
     family: Family,
     shape: BatchShape,
     idle: tuple[str, ...],
-    precision: AbstractContextManager[Any],
+    precision: Callable[[], AbstractContextManager[Any]],
 ) -> StepMemory:
     module = lightning_trainer.module(config, family, None)
     saved = saved_bytes(family.denoiser)
@@ -132,12 +133,14 @@ def _estimate(
     config: TrainConfig,
     module: DiffusionModule,
     shape: BatchShape,
-    precision: AbstractContextManager[Any],
+    precision: Callable[[], AbstractContextManager[Any]],
     is_recomputed: bool,
 ) -> StepCost:
     (checkpoint_gradients if is_recomputed else keep_activations)(module.family)
     average = config.trainer.ema_decay is not None
-    return step_cost(module, shape, precision, partial(_optimizer_of, config), has_average=average)
+    return step_cost(
+        module, shape, precision(), partial(_optimizer_of, config), has_average=average
+    )
 
 
 def _optimizer_of(config: TrainConfig, parameter: nn.Parameter) -> Optimizer:

@@ -1,5 +1,6 @@
 """The estimate on the model without weights is that on the loaded one."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 from sdlora.assembly import adapters, lightning_trainer
 from sdlora.assembly.new_word import teach
@@ -30,11 +32,23 @@ def pictures(*sizes: tuple[int, int]) -> Any:
     return SimpleNamespace(geometry=[SimpleNamespace(bucket=size) for size in sizes])
 
 
-def trainer() -> Any:
+def trainer(forward_context: Callable[[], Any] = nullcontext) -> Any:
     return SimpleNamespace(
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
-        precision_plugin=SimpleNamespace(forward_context=nullcontext),
+        precision_plugin=SimpleNamespace(forward_context=forward_context),
     )
+
+
+def test_both_ways_are_estimated_in_half_precision(random_base: Path) -> None:
+    config = train_config(random_base, "data.batch_size=2", "trainer.precision=bf16", FROZEN)
+    context = MixedPrecision("bf16-mixed", "cpu").forward_context  # each can be entered once
+    memory, _ = step_memory(config, pictures((64, 64)), trainer(context))
+    now = MemorySettings(offload=False, gradient_checkpointing=False, batch_size=2, quantise=None)
+    kept, recomputed = (
+        memory.cost(replace(now, gradient_checkpointing=way)) for way in (False, True)
+    )
+    assert recomputed.activations < kept.activations
+    assert recomputed.weights == kept.weights
 
 
 def of_loaded(config: TrainConfig, shape: BatchShape, is_recomputed: bool) -> StepCost:
