@@ -74,7 +74,8 @@ def _download(url: str, target: Path, source: Source, progress: Progress) -> str
         if (what := fault(temporary, good)) is not None:
             raise DownloadError(what)
         size = temporary.stat().st_size
-    how = "size and SHA-256 are the known ones" if good else "no checksum of it is known"
+    is_hashed = bool(good) and all(copy.sha256 is not None for copy in good)
+    how = "size and SHA-256 are the known ones" if is_hashed else "no checksum of it is known"
     return f"{size / _MIB:.1f} MiB from {url}; {how}"
 
 

@@ -75,6 +75,9 @@ def plan(
     except Exception as error:  # whatever fails here, the run itself may do well
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         progress.print(f"memory and time: not known before the first step ({told})")
+        for key, value in (("offload", now.offload), ("memory_gb", config.trainer.memory_gb)):
+            if value:
+                progress.print(f"warning: trainer.{key}={value}: without effect, for that reason")
         return Plan(
             config=config,
             cost=None,

@@ -230,6 +230,18 @@ def test_no_estimate_stops_a_run(
     assert found.gradient_checkpointing
 
 
+def test_a_plan_that_was_asked_for_and_cannot_be_made_is_said(
+    random_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(random_base, "trainer.offload=true", "trainer.memory_gb=8")
+    monkeypatch.setattr(preflight, "_choose", lambda *_: 1 / 0)
+    run.plan(monkeypatch, free_gib=9.0)
+    assert run.lines[1:] == [
+        "warning: trainer.offload=True: without effect, for that reason",
+        "warning: trainer.memory_gb=8.0: without effect, for that reason",
+    ]
+
+
 def test_the_processors_free_memory_is_the_systems() -> None:
     free = free_bytes(torch.device("cpu"))
     assert free == pytest.approx(psutil.virtual_memory().available, rel=0.2)
