@@ -40,13 +40,13 @@ class Plan:
     Attributes:
         config: The config, with the batches and the base of the plan.
         cost: The estimated cost of a step; ``None``: not known.
-        waiting: Names of the model's parts to keep in main memory while training.
+        offload: Whether parts that no step calls are kept in main memory while training.
         gradient_checkpointing: Whether activations are recomputed.
     """
 
     config: TrainConfig
     cost: StepCost | None
-    waiting: tuple[str, ...]
+    offload: bool
     gradient_checkpointing: bool
 
 
@@ -75,13 +75,12 @@ def plan(
     except Exception as error:  # whatever fails here, the run itself may do well
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         progress.print(f"memory and time: not known before the first step ({told})")
-        for key, value in (("offload", now.offload), ("memory_gb", config.trainer.memory_gb)):
-            if value:
-                progress.print(f"warning: trainer.{key}={value}: without effect, for that reason")
+        if (card := config.trainer.memory_gb) is not None:
+            progress.print(f"warning: trainer.memory_gb={card:g}: without effect, for that reason")
         return Plan(
             config=config,
             cost=None,
-            waiting=(),
+            offload=now.offload,
             gradient_checkpointing=now.gradient_checkpointing,
         )
     progress.print(f"memory: {described(before)}; {_room(config.trainer, room, device)}")
@@ -96,7 +95,7 @@ def plan(
     return Plan(
         config=planned,
         cost=cost,
-        waiting=idle if settings.offload else (),
+        offload=settings.offload,
         gradient_checkpointing=settings.gradient_checkpointing,
     )
 

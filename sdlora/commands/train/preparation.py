@@ -32,6 +32,7 @@ from sdlora.commands.train.from_lora import compare_with_recipe
 from sdlora.commands.train.kept_plan import as_planned_before, asked
 from sdlora.commands.train.preflight import plan
 from sdlora.commands.train.reuse import kept_base, kept_scorer, with_kept_pictures
+from sdlora.commands.train.step_estimate import idle_parts
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.config.keys import as_written
 from sdlora.config.train import TrainConfig
@@ -120,6 +121,8 @@ def prepared(
     if planned.gradient_checkpointing:
         checkpoint_gradients(family)
     batches, data = training_batches(config, found, family, device, progress)
+    cached = [getattr(batches, name, None) is not None for name in ("latents", "embeddings")]
+    waiting = idle_parts(config, family, device, *cached) if planned.offload else ()
     contact_sheets = _sheets_of_used(config, found, data, folder, progress, is_first)
     module = lightning_trainer.module(config, family, batches_per_epoch(batches))
     evaluator = _evaluator(config, data.source, prompts, family, scorer, progress)
@@ -142,7 +145,7 @@ def prepared(
         evaluator=with_kept_pictures(evaluator, config, kept),
         validation=validation,
         cost=planned.cost,
-        waiting=[family.get_submodule(name) for name in planned.waiting],
+        waiting=[family.get_submodule(name) for name in waiting],
     )
 
 

@@ -16,7 +16,6 @@ from sdlora.assembly.data_source import is_streamed
 from sdlora.assembly.empty_model import empty_family
 from sdlora.assembly.optimizer import optimizer
 from sdlora.config.train import TrainConfig
-from sdlora.config.trainer import TrainerConfig
 from sdlora.data.captions.recipe import is_static
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.models.families import description_of
@@ -47,7 +46,8 @@ def step_memory(
     device = trainer.strategy.root_device
     family = _empty_family(config, device)
     shape = batch_shape(config, pictures, family)
-    idle = idle_parts(config.trainer, shape, family, device, config.data.prior.mode)
+    cached = (shape.has_latents, shape.embeddings is not None)
+    idle = idle_parts(config, family, device, *cached)
     precision = trainer.precision_plugin.forward_context  # Lightning's can be entered once
     return _step_memory(config, family, shape, idle, precision), idle
 
@@ -72,19 +72,31 @@ def batch_shape(config: TrainConfig, pictures: PictureSet, family: Family) -> Ba
 
 
 def idle_parts(
-    trainer: TrainerConfig, shape: BatchShape, family: Family, device: torch.device, prior: str
+    config: TrainConfig,
+    family: Family,
+    device: torch.device,
+    has_latents: bool,
+    has_embeddings: bool,
 ) -> tuple[str, ...]:
     """Names of parts that no step calls, since their outputs are cached: text encoders, VAE.
 
     Empty if the device has no memory of its own, and with several devices, since
     DistributedDataParallel needs the whole model on one device.
+
+    Args:
+        config: The run's config.
+        family: The model.
+        device: Device of the training.
+        has_latents: Whether latents are cached.
+        has_embeddings: Whether the captions' embeddings are cached.
     """
+    trainer = config.trainer
     if device.type != "cuda" or trainer.devices * trainer.num_nodes > 1:
         return ()
     idle: list[str] = []
-    if shape.embeddings is not None and prior != "teacher":
+    if has_embeddings and config.data.prior.mode != "teacher":
         idle.extend(family.text_encoders)
-    if shape.has_latents and hasattr(family, "vae"):
+    if has_latents and hasattr(family, "vae"):
         idle.append("vae")
     return tuple(idle)
 
