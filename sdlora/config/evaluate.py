@@ -45,8 +45,9 @@ class EvaluateConfig:
     """Folder of a sweep whose ``report.html`` and ``results.csv`` are written again; nothing is
     drawn or scored."""
     checkpoint: str = MISSING
-    """Which adapter of the run: ``last``, ``best`` (by its own scores), a step number, or ``all``
-    that are on the disk."""
+    """Which adapter of the run: ``chosen``, that of its ``lora/`` (by its own scores; the last step
+    where none was), ``best`` (the same, and an error where none was chosen), ``last``, a step
+    number, or ``all`` that are on the disk."""
     lora: list[str] = field(default_factory=list)
     """LoRA files or folders, made by any trainer; scored on ``model``. One may be given without
     brackets: ``lora=FILE``."""

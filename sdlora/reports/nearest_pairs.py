@@ -9,6 +9,7 @@ from sdlora.reports.gallery import data_uri, read_picture
 from sdlora.reports.score_tables import State
 from sdlora.runs.nearest import NEAREST, read_nearest
 from sdlora.runs.partial_files import inside, is_number
+from sdlora.runs.report import handed_over
 
 MAX_PAIRS = 8
 
@@ -63,11 +64,11 @@ class Copying:
 
 
 def copying(states: Sequence[State]) -> Copying | None:
-    """The result for the last drawn state; None if it was not measured."""
-    drawn = [state for state in states if not state.is_real]
+    """The result for what a run hands over, else the last state; None if it was not measured."""
+    drawn = {state.name: state for state in states if not state.is_real}
     if not drawn:
         return None
-    last = drawn[-1]
+    last = drawn[handed_over(drawn) or list(drawn)[-1]]
     largest = last.values.get("largest_training_similarity")
     yardstick = last.values.get("copying_yardstick")
     share = last.values.get("copying")

@@ -18,7 +18,7 @@ from sdlora.reports.score_tables import State, read_states, reasons, score_table
 from sdlora.runs.best import CHOSEN_IN, SCORES
 from sdlora.runs.metrics import read_steps
 from sdlora.runs.partial_files import inside, mapping, read_mapping
-from sdlora.runs.report import REPORT
+from sdlora.runs.report import LORA_ROW, REPORT, WHOLE_ROW
 from sdlora.runs.run_config import CONFIG
 from sdlora.runs.run_folder import LORA
 from sdlora.runs.samples import BASE, LAST, SAMPLES
@@ -122,7 +122,7 @@ def _numbers(
     """Scores of single pictures for each column whose pictures belong to a row of the report."""
     folders = mapping(report.get("pictures"))
     if is_run:
-        last = {name: f"{SAMPLES}/{LAST}" for name in ("LoRA", "trained")}
+        last = {name: f"{SAMPLES}/{LAST}" for name in (LORA_ROW, WHOLE_ROW)}  # older reports
         folders = {"base": f"{SAMPLES}/{BASE}", **last, **folders}
     of_folder = {
         folder.resolve(): state.per_picture
@@ -173,7 +173,7 @@ def _head(
         "Pictures": counts.get("pictures"),
         "From": ", ".join(str(root) for root in roots if root),
         "Resolution": _at(config, "data.resolution"),
-        "Rank": _at(config, "lora.r") if _trained(config) == "LoRA" else None,
+        "Rank": _at(config, "lora.r") if _trained(config) == LORA_ROW else None,
         "Batch": _at(config, "data.batch_size"),
         "UNet rate": _at(config, "optim.unet_lr"),
         "Text encoder rate": None if is_frozen else _at(config, "optim.text_encoder_lr"),
@@ -189,7 +189,7 @@ def _head(
 def _trained(config: Mapping[str, Any]) -> str:
     """Name of the trained model: a LoRA, unless all weights trained."""
     methods = [mapping(part).get("method") for part in mapping(_at(config, "lora")).values()]
-    return "trained" if "full" in methods else "LoRA"
+    return WHOLE_ROW if "full" in methods else LORA_ROW
 
 
 def _evaluation_head(config: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,9 +1,11 @@
 """The recommended cell on a sweep's page: sentences and commands."""
 
 import shlex
+from pathlib import Path
 
 from sdlora.config.score_kinds import LOWER, PROMPT_SCORE, kind
 from sdlora.reports.score_tables import score_text
+from sdlora.runs.run_folder import LORA
 from sdlora.runtime.places import from_here
 from sdlora.sweep.cells import SEED, Cell, Sweep, value_text
 from sdlora.sweep.choice import Advantage, Candidate, Choice, candidates, rule_of
@@ -37,6 +39,11 @@ def sentences(sweep: Sweep, choice: Choice | None) -> list[str]:
             f"{f' and {more} more' if more > 0 else ''}, where no scored step has a {score} and a "
             f"CLIP score not more than {choice.rule.max_clip_loss:g} below the base's."
         )
+    file = _for_ui(choice.winner.cell)
+    if file.is_file():
+        said.append(
+            f"Its LoRA: {from_here(file)} (ComfyUI, A1111), {from_here(file.parent)} (diffusers)."
+        )
     return said
 
 
@@ -49,11 +56,15 @@ def commands(sweep: Sweep, choice: Choice) -> dict[str, str]:
     quoted = f'"{folder}"' if set(folder) & set(",= ") else folder  # Hydra's grammar uses these
     resume = ["sdlora", "train", f"resume={quoted}", f"trainer.max_steps={longer}"]
     export = ["sdlora", "lora", "run", folder]
-    export += ["--checkpoint", "best"] if cell.best is not None else []
-    return {
-        f"Train it for longer, to step {longer}": shlex.join(resume),
-        "Export its best step" if cell.best is not None else "Export it": shlex.join(export),
-    }
+    commands = {f"Train it for longer, to step {longer}": shlex.join(resume)}
+    if not _for_ui(cell).is_file():
+        commands["Export it"] = shlex.join(export)  # its run was stopped before its end
+    return commands
+
+
+def _for_ui(cell: Cell) -> Path:
+    """The cell's chosen LoRA in the layout of ComfyUI and A1111."""
+    return cell.folder / LORA / f"{cell.at('export.name')}.safetensors"
 
 
 def _why_none(sweep: Sweep) -> str:

@@ -8,27 +8,32 @@ from sdlora.runs.best import SCORES, chosen_folder
 from sdlora.runs.checkpoints import CHECKPOINTS, step_folder, steps_on_disk
 from sdlora.runs.run_folder import LAST_STEP, LORA
 
+CHOSEN, LAST = "chosen", "last"
+"""The adapter that a run hands over in ``lora/``, and that of its last step."""
+
 
 def checkpoint_path(folder: str, checkpoint: str) -> Path:
     """The LoRA file of a run.
 
     Args:
         folder: The run folder.
-        checkpoint: ``last``, ``best`` or a step number; ``all`` checks that there is a checkpoint.
+        checkpoint: ``chosen``: the step chosen by its scores, the last where none was; ``best``:
+            that step alone; ``last``; a step number; ``all`` checks that there is a checkpoint.
 
     Raises:
         ConfigError: If it is not there.
     """
     run = Path(folder)
-    if checkpoint == "best":
-        best = chosen_folder(run)
-        if best is None:
+    if checkpoint in (CHOSEN, "best"):
+        chosen = chosen_folder(run)
+        if chosen is not None:
+            return chosen / DIFFUSERS_FILE
+        if checkpoint == "best":
             raise ConfigError(f"checkpoint=best: {run} has none; choose last or a step number")
-        return best / DIFFUSERS_FILE
     last = _last_folder(run)
-    if checkpoint == "last" and last is not None:
+    if checkpoint in (CHOSEN, LAST) and last is not None:
         return last / DIFFUSERS_FILE
-    return _step_path(run, "last" if checkpoint == "all" else checkpoint)
+    return _step_path(run, LAST if checkpoint in (CHOSEN, "all") else checkpoint)
 
 
 def _last_folder(run: Path) -> Path | None:
@@ -43,8 +48,8 @@ def _step_path(run: Path, checkpoint: str) -> Path:
     steps = steps_on_disk(run / CHECKPOINTS)
     if not steps:
         raise ConfigError(f"run={run}: holds no checkpoint; give a folder that training wrote")
-    if checkpoint != "last" and (not checkpoint.isdigit() or int(checkpoint) not in steps):
+    if checkpoint != LAST and (not checkpoint.isdigit() or int(checkpoint) not in steps):
         known = ", ".join(map(str, steps))
         raise ConfigError(f"checkpoint={checkpoint}: not in {run}; choose last or one of {known}")
-    step = steps[-1] if checkpoint == "last" else int(checkpoint)
+    step = steps[-1] if checkpoint == LAST else int(checkpoint)
     return step_folder(run / CHECKPOINTS, step) / DIFFUSERS_FILE

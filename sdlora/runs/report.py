@@ -1,7 +1,7 @@
 """``report.json``: all measurements of a run or of an evaluation."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,9 @@ from sdlora.runs.metrics import finite
 from sdlora.runtime.files import write_json
 
 REPORT = "report.json"
+LORA_ROW, WHOLE_ROW = "LoRA", "trained"
+"""Name of the row of what a run hands over: a LoRA, or a whole model. Another last step has the
+last row."""
 REPORT_VERSION = 2
 """Version of the format; 1 mixed the scores with their details."""
 
@@ -62,6 +65,11 @@ def read_scores(folder: Path) -> dict[str, Scores]:
     path = folder / REPORT
     stored = json.loads(path.read_text("utf-8"))["scores"] if path.is_file() else {}
     return {name: scores_from(row) for name, row in stored.items()}
+
+
+def handed_over(names: Iterable[str]) -> str | None:
+    """The row of a run's report that is about what it hands over; ``None``: there is none."""
+    return next((name for name in names if name in (LORA_ROW, WHOLE_ROW)), None)
 
 
 def _plain(value: Any) -> Any:

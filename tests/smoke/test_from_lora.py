@@ -71,23 +71,24 @@ def test_it_gives_the_same_bits(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpoint", ["last", "2"])
+@pytest.mark.parametrize("checkpoint", ["chosen", "last", "2"])
 def test_a_checkpoint_is_exported_again(checkpoint: str, first_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "again"
     given = ["--checkpoint", checkpoint, "--out", str(out), "--licence", "apache-2.0"]
     main(["run", str(first_run), *given])
-    trained = {"last": first_run / "lora", "2": first_run / "checkpoints" / "step_0000002"}
+    whole = first_run / "lora"  # nothing is scored there: the last step is handed over
+    trained = {"chosen": whole, "last": whole, "2": first_run / "checkpoints" / "step_0000002"}
     before, after = load_file(trained[checkpoint] / FILE), load_file(out / FILE)
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
     assert (out / "unet" / "adapter_config.json").is_file()
     with safe_open(out / "mine.safetensors", "pt") as opened:
         header = opened.metadata()
-    assert header["ss_steps"] == {"last": "3", "2": "2"}[checkpoint]
+    assert header["ss_steps"] == {"2": "2"}.get(checkpoint, "3")
     assert header["modelspec.license"] == "apache-2.0"
     card = ModelCard.load(out / "README.md")
     assert card.data.license == "apache-2.0"
-    assert len(card.data.to_dict().get("widget", [])) == {"last": 2, "2": 0}[checkpoint]
+    assert len(card.data.to_dict().get("widget", [])) == {"2": 0}.get(checkpoint, 2)
     with pytest.raises(SystemExit):
         main(["run", str(first_run), *given])  # it is there already
 

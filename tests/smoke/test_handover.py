@@ -28,6 +28,11 @@ SCORED = (
     "sampling.every_n_steps=0",
     "logger=none",
 )
+PICTURES = {
+    "base": "samples/base",
+    "LoRA": "samples/step_0000001",
+    "last, step 2": "samples/last",
+}
 LAYOUTS = [
     "my_lora.safetensors",
     FILE,
@@ -77,6 +82,7 @@ def test_lora_is_the_chosen_step_and_last_is_the_last(
         "optim.unet_lr=0.01",
         "trainer.max_steps=2",
         "checkpoint.every_n_steps=1",
+        "sampling.num_preview=1",
         f"run_dir={run}",
     )
     assert files(run / "lora") == files(run / "last") == LAYOUTS
@@ -99,8 +105,13 @@ def test_lora_is_the_chosen_step_and_last_is_the_last(
     assert (run / "lora" / "my_lora.safetensors").as_posix() in program
     assert "CLIP score at 0.5: " in program
     assert look.startswith(f"Look at: {(run / 'report.html').as_posix()}")
-    rows = json.loads((run / "report.json").read_text("utf-8"))["scores"]
-    assert list(rows) == ["base", "best, step 1", "chosen x0.5", "LoRA"]
+    report = json.loads((run / "report.json").read_text("utf-8"))
+    rows, kept = report["scores"], json.loads((run / "lora" / "scores.json").read_text("utf-8"))
+    assert list(rows) == ["base", "LoRA x0.5", "LoRA", "last, step 2"]
+    assert rows["LoRA"] == kept["scores"] != rows["last, step 2"]
+    drawn = {name: sorted((run / folder).glob("*.png")) for name, folder in PICTURES.items()}
+    assert report["pictures"] == PICTURES
+    assert [len(files) for files in drawn.values()] == [2, 2, 2]  # of all prompts, not the preview
 
     pipe = StableDiffusionPipeline.from_pretrained(random_base, safety_checker=None)
     for line in diffusers.removeprefix("diffusers: ").split("; "):  # as it is told

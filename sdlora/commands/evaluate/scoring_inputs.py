@@ -28,6 +28,7 @@ from sdlora.evaluation.scoring import KnownPictures
 from sdlora.runs.adapter_file import checkpoint_path
 from sdlora.runs.best import read_best
 from sdlora.runs.checkpoints import CHECKPOINTS, steps_on_disk
+from sdlora.runs.report import LORA_ROW
 from sdlora.runs.run_config import read_config
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
@@ -97,9 +98,9 @@ def named_loras(config: EvaluateConfig) -> list[NamedLora]:
     elif config.checkpoint == "all":
         files = _every_step(config.run)
     else:
-        files = {"LoRA": checkpoint_path(config.run, config.checkpoint)}
+        files = {LORA_ROW: checkpoint_path(config.run, config.checkpoint)}
     if len(config.lora) == 1:
-        files = {"LoRA": located(config.lora[0])}
+        files = {LORA_ROW: located(config.lora[0])}
     many = len(config.lora_scale) > 1
     return [
         NamedLora(f"{label} x{scale:g}" if many else label, path, scale)

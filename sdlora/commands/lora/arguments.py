@@ -19,7 +19,7 @@ EPILOG = """each file is loaded back before it replaces another; see docs/files.
   sdlora lora add a.safetensors b.safetensors --weights 0.7,0.3 --out both.safetensors
   sdlora lora merge lora.safetensors --base sd15 --out merged.safetensors
   sdlora lora extract --tuned FOLDER --base sd15 --r 16 --out lora.safetensors
-  sdlora lora run outputs/2026-01-31/12-00-00 --checkpoint best
+  sdlora lora run outputs/2026-01-31/12-00-00 --checkpoint 150
 """
 
 
@@ -98,7 +98,7 @@ def _extract(one: argparse.ArgumentParser) -> None:
 
 def _export_run(one: argparse.ArgumentParser) -> None:
     one.add_argument("run", type=Path, help="the folder that training wrote")
-    one.add_argument("--checkpoint", default="last", help="a step number, best, or last")
+    one.add_argument("--checkpoint", default="chosen", help="chosen, last, or a step number")
     one.add_argument("--out", type=Path, help="folder; else RUN/export_CHECKPOINT")
     one.add_argument("--licence", help="for the model card; else the run's export.licence")
     _overwrite(one)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 
 from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.assembly import base_model
@@ -18,11 +19,12 @@ from sdlora.export.model_card import write_model_card
 from sdlora.export.proof import prove_export
 from sdlora.models.families import description_of
 from sdlora.models.family import Family
-from sdlora.runs.adapter_file import checkpoint_path
+from sdlora.runs.adapter_file import CHOSEN, checkpoint_path
+from sdlora.runs.adapter_file import LAST as LAST_STEP
 from sdlora.runs.best import read_best
-from sdlora.runs.report import read_scores
+from sdlora.runs.report import LORA_ROW, handed_over, read_scores
 from sdlora.runs.run_config import read_config
-from sdlora.runs.samples import LAST, read_samples
+from sdlora.runs.samples import LAST, read_samples, step_name
 from sdlora.runtime.files import whole_folder
 from sdlora.runtime.progress import Progress
 
@@ -60,7 +62,7 @@ def export_run(options: Namespace) -> None:
                     base=base_model.model_source(config.model).path,
                     metadata=metadata,
                     specs=lora.specs,
-                    samples=read_samples(options.run, LAST) if options.checkpoint == "last" else [],
+                    samples=_samples(options.run, options.checkpoint),
                     scores=_scores(options.run, options.checkpoint),
                 )
         worst = max(differences.values())
@@ -77,12 +79,21 @@ def _config(run: Path, licence: str | None) -> TrainConfig:
     return config
 
 
+def _samples(run: Path, checkpoint: str) -> list[tuple[str, Image.Image]]:
+    """Prompts and pictures of this checkpoint, if they were kept."""
+    best = read_best(run) if checkpoint in (CHOSEN, "best") else None
+    if best is not None:
+        return read_samples(run, step_name(best.step))
+    return read_samples(run, step_name(int(checkpoint)) if checkpoint.isdigit() else LAST)
+
+
 def _scores(run: Path, checkpoint: str) -> dict[str, Scores]:
     """Scores of the base and of this checkpoint; none if the report lacks them."""
-    rows = read_scores(run)
-    best = read_best(run)
-    if checkpoint == "last" and "LoRA" in rows:
-        return {"base": rows["base"], "LoRA": rows["LoRA"]}
-    if checkpoint == "best" and best is not None and "base" in rows:
-        return {"base": rows["base"], "LoRA": best.scores}
+    rows, best = read_scores(run), read_best(run)
+    if handed_over(rows) is None:
+        return {}
+    if checkpoint in (CHOSEN, "best") and best is not None:
+        return {"base": rows["base"], LORA_ROW: best.scores}
+    if checkpoint in (CHOSEN, LAST_STEP):
+        return {"base": rows["base"], LORA_ROW: list(rows.values())[-1]}
     return {}

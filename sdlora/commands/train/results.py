@@ -22,7 +22,7 @@ from sdlora.export.model_card import write_model_card
 from sdlora.reports.page import write_html_report
 from sdlora.runs.best import Best, BestAdapter
 from sdlora.runs.nearest import write_nearest
-from sdlora.runs.report import write_report
+from sdlora.runs.report import LORA_ROW, WHOLE_ROW, write_report
 from sdlora.runs.run_config import flat
 from sdlora.runs.run_folder import LORA
 from sdlora.runs.samples import (
@@ -85,7 +85,7 @@ def _card(run: TrainingRun, fitted: Fitted, outcome: Outcome) -> None:
     """Write the model card of the chosen LoRA, with its pictures and scores if there are any."""
     chosen = _other_choice(run, fitted)
     state = LAST if chosen is None else step_name(chosen.step)
-    scored = {"base": outcome.base, "LoRA": outcome.chosen}
+    scored = {"base": outcome.base, LORA_ROW: outcome.chosen}
     write_model_card(
         run.folder / LORA,
         config=run.config,
@@ -106,37 +106,40 @@ def _other_choice(run: TrainingRun, fitted: Fitted) -> Best | None:
 def _compare(
     run: TrainingRun, fitted: Fitted, last: Evaluation, differences: Mapping[str, float]
 ) -> Outcome:
-    """Write pictures and scores of base, chosen and last step, and print the table."""
-    base, label = run.evaluator.draw_base(), _label(run)
+    """Write pictures and scores of base, chosen and last step, and print the table.
+
+    The row of what the run hands over is that of the chosen step. The last step, where it is
+    another, has the last row.
+    """
+    base, label, other = run.evaluator.draw_base(), _label(run), _other_choice(run, fitted)
     real = score_training(run.data.source, run.evaluator.scorer, run.progress)
-    rows = _rows({"base": base, label: last})
-    other = _other_choice(run, fitted)
-    if rows and other is not None:
-        rows = {"base": rows["base"], f"best, step {other.step}": other.scores, label: rows[label]}
-    strengths = _strengths(run)
-    rows |= {f"chosen x{scale:g}": scores for scale, scores in strengths.items()}
-    if label in rows:
-        rows[label] = rows.pop(label)  # the last row is the last step's
+    last_title = label if other is None else f"last, step {run.trainer.global_step}"
     write_samples(run.folder, BASE, base, run.evaluator.prompts)
     write_samples(run.folder, LAST, last, run.evaluator.prompts)
-    drawn = {"base": base, label: last}
+    drawn = {"base": base, last_title: last}
     grid = run.folder / SAMPLES / f"{LAST}.png"
     write_grid(grid, drawn, run.config.sampling.num_preview, run.evaluator.training_images)
-    last_title = label if other is None else f"last, step {run.trainer.global_step}"
-    shown = {last_title if name == label else name: scores for name, scores in rows.items()}
-    print_scores(shown, real, run.progress)
-    if not rows:
+    strengths = _strengths(run)
+    if base.scores is None or last.scores is None:
+        print_scores({}, real, run.progress)
         return Outcome()
+    chosen = last.scores if other is None else other.scores
+    rows = {"base": base.scores}
+    rows |= {f"{label} x{scale:g}": scores for scale, scores in strengths.items()}
+    rows |= {label: chosen, last_title: last.scores}
+    print_scores(rows, real, run.progress)
+    state = LAST if other is None else step_name(other.step)
+    pictures = {"base": BASE, label: state, last_title: LAST}
+    folders = {name: f"{SAMPLES}/{folder}" for name, folder in pictures.items()}
     settings = {
         "config": as_written(run.config),
         "versions": versions.versions(),
         "export_differences": differences,
     }
-    write_report(run.folder, rows, settings=settings, floor=real)
-    write_nearest(run.folder, rows[label], run.evaluator.prompts, run.data.source)
-    log_hparams(run, fitted.best, rows, real)
-    chosen = rows[label] if other is None else other.scores
-    return Outcome(base=rows["base"], chosen=chosen, real=real, strengths=strengths)
+    write_report(run.folder, rows, settings=settings, floor=real, pictures=folders)
+    write_nearest(run.folder, chosen, run.evaluator.prompts, run.data.source, folders[label])
+    log_hparams(run, fitted.best, base=base.scores, last=last.scores, real=real)
+    return Outcome(base=base.scores, chosen=chosen, real=real, strengths=strengths)
 
 
 def _strengths(run: TrainingRun) -> dict[float, Scores]:
@@ -151,17 +154,15 @@ def _strengths(run: TrainingRun) -> dict[float, Scores]:
 
 def _label(run: TrainingRun) -> str:
     """Name of the trained model in tables."""
-    return "LoRA" if run.specs else "trained"
-
-
-def _rows(evaluations: Mapping[str, Evaluation]) -> dict[str, Scores]:
-    return {name: item.scores for name, item in evaluations.items() if item.scores is not None}
+    return LORA_ROW if run.specs else WHOLE_ROW
 
 
 def log_hparams(
     run: TrainingRun,
     keeper: BestAdapter | None,
-    rows: Mapping[str, Scores],
+    *,
+    base: Scores,
+    last: Scores,
     real: Scores | None,
 ) -> None:
     """Log the run's row of TensorBoard's HParams table: settings, final and best scores.
@@ -170,10 +171,10 @@ def log_hparams(
         run: The run. The settings of a cell of a sweep are its swept keys, since the others are the
             same in every row.
         keeper: Keeps the best adapter.
-        rows: Scores of the base and of the trained model.
+        base: Scores of the base.
+        last: Scores of the last step.
         real: Scores of the training pictures, for the gap closed.
     """
-    last, base = rows[_label(run)], rows["base"]
     metrics = {f"final/{name}": value for name, value in last.values.items()}
     if real is not None:
         metrics["final/gap_closed"] = gap_closed_by(last, base, real)

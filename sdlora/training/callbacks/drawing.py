@@ -139,23 +139,31 @@ class Evaluate(OptimizerStepCallback):
         with self.average.applied(parameters) if self.average else nullcontext():
             evaluation = self.evaluator.draw(preview=not scored)
             validated = self._validated() if scored else {}
-        grid = self._write(step, base, evaluation)
+        is_best = self._is_best(step, base, evaluation)
+        grid = self._write(step, base, evaluation, whole=is_best)
         if scored:
             self.last = evaluation
             values = {**evaluation.named("eval"), **validated}
             append_metrics(self.folder, step, values)
-            if self.best is not None and base.scores and evaluation.scores:
-                self.best.consider(step, evaluation.scores, base.scores)
             # the base does not change: a flat line that the curves start from
             self._log(trainer, step, {**base.named("base"), **values}, grid)
         else:
             self._log(trainer, step, {}, grid)
 
-    def _write(self, step: int, base: Evaluation, evaluation: Evaluation) -> Image.Image:
-        """Base above adapter as one picture, and each picture of the preview by itself."""
+    def _is_best(self, step: int, base: Evaluation, evaluation: Evaluation) -> bool:
+        """Keep the adapter if its scores are the best so far; of a preview there are none."""
+        if self.best is None or base.scores is None or evaluation.scores is None:
+            return False
+        return self.best.consider(step, evaluation.scores, base.scores)
+
+    def _write(
+        self, step: int, base: Evaluation, evaluation: Evaluation, *, whole: bool
+    ) -> Image.Image:
+        """Base above adapter as one picture, and each picture of the preview, or all, by itself."""
         evaluator, state = self.evaluator, step_name(step)
         count = evaluator.sampling.num_preview
-        write_samples(self.folder, state, evaluation, evaluator.prompts, count)
+        most = None if whole else count
+        write_samples(self.folder, state, evaluation, evaluator.prompts, most)
         rows = {"base": base, f"step {step}": evaluation}
         path = self.folder / SAMPLES / f"{state}.png"
         return write_grid(path, rows, count, evaluator.training_images)

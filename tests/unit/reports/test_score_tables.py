@@ -101,6 +101,8 @@ def test_copying_is_said_and_flagged() -> None:
     assert found is not None
     assert not found.is_found
     assert "none of the 25 pictures" in found.sentence
+    other = scores_of(copying=1.0, largest_training_similarity=1.0, copying_yardstick=0.88)
+    assert copying(states_of(base=scores_of(), LoRA=row, last=other)) == found
     assert copying(states_of(base=row, LoRA=scores_of())) is None
     assert copying([]) is None
 

@@ -22,7 +22,8 @@ def choose(run: Path) -> None:
 def test_the_chosen_and_the_last_step_have_a_folder_each(tmp_path: Path) -> None:
     choose(tmp_path)
     (tmp_path / "last").mkdir()
-    assert checkpoint_path(str(tmp_path), "best") == tmp_path / "lora" / FILE
+    for checkpoint in ("best", "chosen"):
+        assert checkpoint_path(str(tmp_path), checkpoint) == tmp_path / "lora" / FILE
     assert checkpoint_path(str(tmp_path), "last") == tmp_path / "last" / FILE
 
 
@@ -30,7 +31,8 @@ def test_in_an_older_run_they_are_best_and_lora(tmp_path: Path) -> None:
     choose(tmp_path)
     (tmp_path / "lora").rename(tmp_path / "best")
     (tmp_path / "lora").mkdir()
-    assert checkpoint_path(str(tmp_path), "best") == tmp_path / "best" / FILE
+    for checkpoint in ("best", "chosen"):
+        assert checkpoint_path(str(tmp_path), checkpoint) == tmp_path / "best" / FILE
     assert checkpoint_path(str(tmp_path), "last") == tmp_path / "lora" / FILE
 
 
@@ -40,9 +42,11 @@ def test_a_chosen_step_of_a_run_that_was_killed_is_not_its_last(tmp_path: Path) 
     step.mkdir(parents=True)
     (step / "manifest.json").write_text("{}", "utf-8")
     assert checkpoint_path(str(tmp_path), "last") == step / FILE
+    assert checkpoint_path(str(tmp_path), "chosen") == tmp_path / "lora" / FILE
 
 
 def test_without_a_choice_the_message_names_what_there_is(tmp_path: Path) -> None:
     (tmp_path / "lora").mkdir()
     with pytest.raises(ConfigError, match="checkpoint=best: .* choose last or a step number"):
         checkpoint_path(str(tmp_path), "best")
+    assert checkpoint_path(str(tmp_path), "chosen") == tmp_path / "lora" / FILE

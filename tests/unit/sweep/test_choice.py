@@ -192,11 +192,24 @@ def test_the_commands_name_the_winner(tmp_path: Path, monkeypatch: pytest.Monkey
             "Train it for longer, to step 40",
             "sdlora train 'resume=\"outputs/rank/lora.r=2,seed=1\"' trainer.max_steps=40",
         ),
-        (
-            "Export its best step",
-            "sdlora lora run outputs/rank/lora.r=2,seed=1 --checkpoint best",
-        ),
+        ("Export it", "sdlora lora run outputs/rank/lora.r=2,seed=1"),
     ]
+
+
+def test_a_finished_winner_is_not_exported_again_but_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    choice = choice_of(tmp_path, [{"swept": {"r": 2}}])
+    assert choice is not None
+    cell = choice.winner.cell
+    file = cell.folder / "lora" / f"{cell.at('export.name')}.safetensors"
+    file.touch()
+    assert list(commands(read_sweep(tmp_path), choice)) == ["Train it for longer, to step 40"]
+    assert sentences(read_sweep(tmp_path), choice)[-1] == (
+        f"Its LoRA: {file.relative_to(tmp_path).as_posix()} (ComfyUI, A1111), "
+        f"{file.parent.relative_to(tmp_path).as_posix()} (diffusers)."
+    )
 
 
 def test_the_pareto_front() -> None:

@@ -29,9 +29,9 @@ def write_events(folder: Path, face: float, has_best: bool = True) -> None:
         specs={"unet": None},  # so it is a LoRA
         trainer=SimpleNamespace(loggers=[logger]),
     )
-    rows = {"base": Scores(1, {"face_distance": 1.25}), "LoRA": Scores(1, {"face_distance": face})}
+    base, last, real = (Scores(1, {"face_distance": value}) for value in (1.25, face, 0.25))
     keeper = cast(BestAdapter, SimpleNamespace(best=best))
-    log_hparams(cast(TrainingRun, run), keeper, rows, Scores(1, {"face_distance": 0.25}))
+    log_hparams(cast(TrainingRun, run), keeper, base=base, last=last, real=real)
 
 
 def hparams_table(folder: Path) -> dict[str, dict[str, Any]]:
