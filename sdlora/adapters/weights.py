@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sdlora.adapters.spec import LoraError, listing
 from sdlora.runtime.files import write_bytes
+from sdlora.weights.soundness import fault, remedy
 
 SEAL = "sdlora_sha256"
 DIFFUSERS_CONFIG = "lora_adapter_metadata"
@@ -73,7 +74,7 @@ def read_weights(
             metadata = dict(file.metadata() or {})
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise LoraError(f"{path}: not a whole safetensors file ({error}); copy it again") from error
+        raise _no_safetensors(path, error) from error
     if SEAL in metadata:
         seal = _seal(tensors, metadata.get(DIFFUSERS_CONFIG, "") + config)
         if seal != metadata[SEAL]:
@@ -96,7 +97,7 @@ def read_header(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt", device="cpu") as file:
             return dict(file.metadata() or {})
     except SafetensorError as error:
-        raise LoraError(f"{path}: not a whole safetensors file ({error}); copy it again") from error
+        raise _no_safetensors(path, error) from error
 
 
 def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -122,6 +123,12 @@ def _seal(tensors: Mapping[str, Tensor], config: str) -> str:
     return digest.hexdigest()
 
 
+def _no_safetensors(path: Path, error: Exception) -> LoraError:
+    """What a file is that cannot be read, and what to do."""
+    what = fault(path) or f"cannot be read ({error})"
+    return LoraError(f"{path}: {what}; {remedy(what)}")
+
+
 def _refuse_pickle(path: Path) -> None:
     if not path.is_file():
         raise LoraError(f"{path}: no such file; name a .safetensors file or its folder")
@@ -129,5 +136,3 @@ def _refuse_pickle(path: Path) -> None:
         start = file.read(16)
     if path.suffix.lower() in PICKLE_SUFFIXES or start[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
         raise LoraError(f"{path}: a pickle, which can run any code when loaded; {CONVERT}")
-    if start.lstrip()[:1] == b"<":
-        raise LoraError(f"{path}: a web page, not weights; download the file itself")

@@ -1,32 +1,18 @@
 """The header of a checkpoint in one file: names, dtypes and shapes of its weights, and metadata."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from sdlora.weights.soundness import PICKLE, fault, remedy
+
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 """Endings of pickle files, which can run code when they are read."""
 
 ENDINGS = (".safetensors", *PICKLES)
 """Endings of single files; other paths are folders or Hub ids."""
-
-_BEGINNINGS = {
-    b"PK\x03\x04": "pickle",
-    b"\x80\x02": "pickle",
-    b"\x80\x04": "pickle",
-    b"version https://git-lfs": "a Git LFS pointer, not the file that it stands for; run git lfs "
-    "pull in its folder, or download the file itself",
-    b"<": "a web page, not a model (a download that asked for a login, or a wrong link); download "
-    "the file itself",
-    b"{": "a JSON text, not a model (the answer to a download that failed); download the file "
-    "itself",
-    b"GGUF": "a GGUF file, whose weights are rounded to few bits; take the .safetensors version "
-    "of the model",
-}
-"""First bytes of files that are no safetensors -> what they are, and the remedy."""
 
 
 class SingleFileError(ValueError):
@@ -71,7 +57,9 @@ def read_header(file: Path) -> CheckpointHeader:
                 metadata=opened.metadata() or {},
             )
     except (SafetensorError, OSError) as error:
-        raise SingleFileError(_fault(file, error)) from error
+        what = fault(file) or f"cannot be read ({error})"
+        way = _renamed(file) if what == PICKLE else remedy(what)
+        raise SingleFileError(f"{what}; {way}") from error
 
 
 def pickle_remedy(file: Path) -> str:
@@ -92,37 +80,9 @@ def pickle_remedy(file: Path) -> str:
     )
 
 
-def _fault(file: Path, error: Exception) -> str:
-    """What a file is that cannot be read as safetensors."""
-    wanted, size = _whole_size(file), file.stat().st_size
-    if wanted is not None and size < wanted:
-        return f"is cut off: {size} of {wanted} bytes are there; fetch it again"
-    with file.open("rb") as opened:
-        first = opened.read(64).lstrip()
-    if not first:
-        return "is empty; fetch it again"
-    is_length = b"\0" in first[:8] and first[:1] in b"<{\x80"  # of a damaged header
-    known = next((what for start, what in _BEGINNINGS.items() if first.startswith(start)), None)
-    if known == "pickle" and not is_length:
-        return (
-            "is pickle in spite of its name; rename it to "
-            f"{file.with_suffix('.ckpt').name}, and name that: a message then has the command that "
-            "converts it"
-        )
-    if known is not None and not is_length:
-        return f"is {known}"
-    return f"cannot be read ({error}); fetch it again"
-
-
-def _whole_size(file: Path) -> int | None:
-    """The size of the whole file by its header; ``None`` if that cannot be read."""
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        if not 0 < length <= file.stat().st_size - 8:
-            return None
-        try:
-            header = json.loads(opened.read(length))
-            ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
-        except (ValueError, KeyError, TypeError, IndexError):
-            return None
-    return 8 + length + max(ends, default=0)
+def _renamed(file: Path) -> str:
+    """The remedy for a pickle whose name says that it is none."""
+    return (
+        f"rename it to {file.with_suffix('.ckpt').name}, and name that: a message then has the "
+        "command that converts it"
+    )

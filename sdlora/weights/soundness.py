@@ -8,9 +8,29 @@ from pathlib import Path
 
 from sdlora.runtime.files import sha256
 
+POINTER = "is a Git LFS pointer, not the file that it stands for"
+PAGE = "is a web page, not weights"
+TEXT = "is a JSON text, not weights"
+GGUF = "is a GGUF file, whose weights are rounded to few bits"
+PICKLE = "is pickle in spite of its name"
+
+_REMEDIES = {
+    POINTER: "run git lfs pull in its folder, or download the file itself",
+    PAGE: "its download asked for a login, or had a wrong link; download the file itself",
+    TEXT: "it is the answer to a download that failed; download the file itself",
+    GGUF: "take the .safetensors version of the model",
+}
+
 _HEAD_BYTES = 512
 _PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head")
-_POINTER = b"version https://git-lfs"
+_OTHERS = {
+    b"{": TEXT,
+    b"GGUF": GGUF,
+    b"PK\x03\x04": PICKLE,
+    b"\x80\x02": PICKLE,
+    b"\x80\x04": PICKLE,
+}
+"""First bytes of what is found under the name of a safetensors file -> what it is."""
 _LONGEST_HEADER = 100 * 2**20  # safetensors' own limit
 _FIXED_BYTES = {1: 8, 5: 4}  # wire types of protobuf
 _DELIMITED = 2
@@ -46,11 +66,16 @@ def fault(path: Path, good: Sequence[Copy] = ()) -> str | None:
         return "is empty, a download that broke off"
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
-    if head.startswith(_POINTER):
-        return "is a Git LFS pointer, not the file that it stands for"
+    if head.startswith(b"version https://git-lfs"):
+        return POINTER
     if head.lstrip().lower().startswith(_PAGES):
-        return "is a web page, not weights"
+        return PAGE
     return _not_a_copy(path, size, good) or _broken(path, size, head)
+
+
+def remedy(what: str) -> str:
+    """What to do about a fault, for a file that no command here fetches."""
+    return _REMEDIES.get(what, "fetch it again")
 
 
 def _not_a_copy(path: Path, size: int, good: Sequence[Copy]) -> str | None:
@@ -69,7 +94,7 @@ def _not_a_copy(path: Path, size: int, good: Sequence[Copy]) -> str | None:
 
 def _broken(path: Path, size: int, head: bytes) -> str | None:
     if path.suffix == ".safetensors":
-        return _broken_safetensors(path, size)
+        return _broken_safetensors(path, size, head.lstrip())
     if path.suffix in (".pth", ".pt", ".bin"):
         return _broken_pickle(path, head)
     if path.suffix in (".onnx", ".caffemodel"):
@@ -81,12 +106,13 @@ def _cut(size: int, whole: int) -> str:
     return f"has {size} of {whole} bytes, a download that broke off"
 
 
-def _broken_safetensors(path: Path, size: int) -> str | None:
+def _broken_safetensors(path: Path, size: int, head: bytes) -> str | None:
     """Length of the header, header (JSON with the places of all tensors), tensors."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > _LONGEST_HEADER:
-            return "is no safetensors file"
+            known = (what for start, what in _OTHERS.items() if head.startswith(start))
+            return next(known, "is no safetensors file")
         if length > size - 8:
             return _cut(size, 8 + length)
         try:

@@ -404,10 +404,18 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path, name: str, zipped: bool
 def test_what_is_not_a_lora_file_says_so(tmp_path: Path, tuned) -> None:
     whole = write("kohya", tmp_path / "whole", *tuned).read_bytes()
     cases = {
-        "cut": (whole[: len(whole) // 2], "not a whole safetensors"),
-        "header": (whole[:4], "not a whole safetensors"),
-        "empty": (b"", "not a whole safetensors"),
-        "page": (b"\n<!DOCTYPE html><html>", "web page"),
+        "cut": (
+            whole[: len(whole) // 2],
+            "has .* bytes, a download that broke off; fetch it again",
+        ),
+        "header": (whole[:4], "a download that broke off"),
+        "empty": (b"", "is empty"),
+        "page": (b"\n<!DOCTYPE html><html>", "is a web page, not weights"),
+        "pointer": (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "Git LFS pointer.*git lfs pull",
+        ),
+        "text": (b'{"error": "no"}', "is a JSON text, not weights"),
     }
     for name, (data, reason) in cases.items():
         path = tmp_path / f"{name}.safetensors"

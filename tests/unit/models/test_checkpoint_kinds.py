@@ -138,11 +138,11 @@ def test_a_pickle_that_runs_code_is_not_converted(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
-        (b"<!DOCTYPE html><html></html>", "is a web page, not a model"),
-        (b'{"error": "unauthorised"}', "is a JSON text, not a model"),
+        (b"<!DOCTYPE html><html></html>", "is a web page, not weights; its download"),
+        (b'{"error": "unauthorised"}', "is a JSON text, not weights; it is the answer"),
         (b"GGUF\x03\x00\x00\x00", "is a GGUF file"),
-        (b"", "is empty; fetch it again"),
-        (b"\x00" * 40, "cannot be read "),
+        (b"", "is empty, a download that broke off; fetch it again"),
+        (b"\x00" * 40, "is no safetensors file; fetch it again"),
     ],
 )
 def test_files_of_another_content_are_named(content: bytes, message: str, tmp_path: Path) -> None:
@@ -155,8 +155,8 @@ def test_half_a_download_is_named_with_both_sizes(checkpoint: Path, tmp_path: Pa
     whole = checkpoint.read_bytes()
     path = tmp_path / "model.safetensors"
     path.write_bytes(whole[: len(whole) // 2])
-    sizes = f"is cut off: {len(whole) // 2} of {len(whole)} bytes are there; fetch it again"
-    assert refused(ModelSource(str(path))) == sizes
+    sizes = f"has {len(whole) // 2} of {len(whole)} bytes, a download that broke off"
+    assert refused(ModelSource(str(path))) == f"{sizes}; fetch it again"
 
 
 def test_a_unet_alone_is_put_into_a_folder(

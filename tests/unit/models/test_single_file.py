@@ -157,7 +157,7 @@ def test_files_that_are_not_read(sd_file: Path, random_base: Path, tmp_path: Pat
     page.write_text("<html>not found</html>", "utf-8")
     for path, message in (
         (pickle, "is pickle, which can run code; take the .safetensors version"),
-        (page, "is a web page, not a model .*; download the file itself"),
+        (page, "is a web page, not weights; .*; download the file itself"),
         (tmp_path / "none.safetensors", "no such file; give a .safetensors file, a folder or"),
     ):
         with pytest.raises(ModelError, match=f"^model.path={path}: {message}"):
