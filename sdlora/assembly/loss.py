@@ -83,13 +83,21 @@ def check_retrained(config: ObjectiveConfig, base: BaseNoise, path: str) -> None
     )
 
 
-def check_sampler_of_base(sampler: str, config: ObjectiveConfig, base: BaseNoise) -> None:
+def check_sampler_of_base(
+    sampler: str, base: BaseNoise, prediction_type: str | None, zero_terminal_snr: bool
+) -> None:
     """Refuse a sampler that cannot follow the noise schedule of the base, or that of the training.
+
+    Args:
+        sampler: ``sampling.sampler``.
+        base: The noise schedule of the base.
+        prediction_type: ``objective.prediction_type`` of the training.
+        zero_terminal_snr: Its ``objective.zero_terminal_snr``.
 
     Raises:
         ConfigError: Naming the samplers that can.
     """
-    changed = changed_schedule(base.config, config.prediction_type, config.zero_terminal_snr)
+    changed = changed_schedule(base.config, prediction_type, zero_terminal_snr)
     for schedule in (base.config, changed):
         try:
             check_sampler(sampler, schedule)

@@ -271,6 +271,25 @@ def test_captions_that_a_run_drew_are_drawn_again(
     assert told.startswith(f"sampling.prompts=captions: {run} holds no prompts.txt; name a text")
 
 
+def test_a_sampler_that_cannot_follow_the_base_is_refused_before_weights_are_read(
+    random_base: Path, run_folder: Path, message_of: Callable[..., str], tmp_path: Path
+) -> None:
+    base = shutil.copytree(random_base, tmp_path / "base")
+    place = base / "scheduler" / "scheduler_config.json"
+    markers = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    place.write_text(json.dumps(json.loads(place.read_text("utf-8")) | markers), "utf-8")
+    for weights in base.rglob("*.safetensors"):
+        weights.write_bytes(b"")
+    told = message_of(
+        f"lora={run_folder / 'lora'}",
+        *("model=sd15", f"model.path={base}", "sampling.prompts=example:prompts.txt"),
+        *("sampling.sampler=pndm", "evaluation=none", f"hydra.run.dir={tmp_path / 'scores'}"),
+        evaluate=True,
+    )
+    assert told.startswith("sampling.sampler=pndm: ")
+    assert "set sampling.sampler to one" in told
+
+
 def test_an_evaluation_without_any_number_is_an_error(
     message_of: Callable[..., str], repository: Path, tmp_path: Path
 ) -> None:

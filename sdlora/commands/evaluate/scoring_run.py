@@ -14,6 +14,7 @@ from sdlora.adapters.lora import lora_parameters, merged, set_scale
 from sdlora.adapters.textual_inversion import load_embeddings
 from sdlora.assembly import base_model, scorers
 from sdlora.assembly.device import DTYPES, compute_device
+from sdlora.assembly.loss import check_sampler_of_base
 from sdlora.assembly.new_word import embeddings_of, teach
 from sdlora.assembly.unsuited_values import drawn_scorers_note, drawn_world_notes
 from sdlora.commands.evaluate.scoring_inputs import (
@@ -22,19 +23,17 @@ from sdlora.commands.evaluate.scoring_inputs import (
     labels_of_folders,
     scoring_inputs,
 )
+from sdlora.commands.printed_scores import print_scores, refuse_no_score, say_not_taken
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.lora import NewWordConfig
 from sdlora.config.model import ModelConfig
 from sdlora.config.rules import ConfigError
-from sdlora.config.score_kinds import kind
 from sdlora.data.pictures.decode import PICTURE_SUFFIXES, PictureError, read_picture
 from sdlora.data.pictures.picture import ERROR
-from sdlora.evaluation.comparison import score_table
 from sdlora.evaluation.evaluated import Evaluation
 from sdlora.evaluation.evaluator import Evaluator, score_training
-from sdlora.evaluation.hw10 import FACE, tutorial_line
-from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.scoring import KnownPictures, Pictures, Scorer
+from sdlora.models.base_noise import base_noise
 from sdlora.models.description import PartNames
 from sdlora.models.families import description_of
 from sdlora.models.family import Family
@@ -56,6 +55,10 @@ def evaluate(config: EvaluateConfig, folder: Path, progress: Progress) -> Path:
         ``report.json``.
     """
     inputs = scoring_inputs(config, progress)
+    if not config.images:
+        base, run = base_noise(base_model.model_source(inputs.model)), config.run
+        trained_to = (None, False) if run is None else _trained_to(Path(run))
+        check_sampler_of_base(config.sampling.sampler, base, *trained_to)
     prompts = None if config.images else config.sampling.prompts
     for note in drawn_world_notes(inputs.model, prompts, config.evaluation):
         progress.print(f"note: {note}")
@@ -130,10 +133,13 @@ def _as_trained(family: Family, run: Path) -> None:
     stored, _ = read_config(run, key="run")
     if (word := stored["lora"].get("new_word", {})).get("name"):
         teach(family, NewWordConfig(**word))
-    objective = stored["objective"]
-    family.change_noise_schedule(
-        objective["prediction_type"], objective.get("zero_terminal_snr", False)
-    )
+    family.change_noise_schedule(*_trained_to(run))
+
+
+def _trained_to(run: Path) -> tuple[str | None, bool]:
+    """What a run trained the base to predict, and whether to zero terminal SNR."""
+    objective = read_config(run, key="run")[0]["objective"]
+    return objective["prediction_type"], objective.get("zero_terminal_snr", False)
 
 
 @contextmanager
@@ -240,49 +246,6 @@ def _write(
     say_not_taken(scorer, progress)
     refuse_no_score(scores)
     return folder / REPORT
-
-
-def refuse_no_score(scores: Mapping[str, Scores]) -> None:
-    """Stop with an error where scores were asked for and none could be measured.
-
-    Raises:
-        NothingScored: With the reasons.
-    """
-    reasons: dict[str, list[str]] = {}
-    for row in scores.values():
-        if any(value is not None for value in row.values.values()):
-            return
-        for name, reason in row.reasons.items():
-            titles = reasons.setdefault(reason, [])
-            titles += [kind(name).title] * (kind(name).title not in titles)
-    if reasons:
-        lines = (f"no {', '.join(titles)}: {reason}" for reason, titles in reasons.items())
-        raise NothingScored("\n  ".join(["nothing was scored", *lines]))
-
-
-class NothingScored(ValueError):
-    """An evaluation without a single number."""
-
-
-def print_scores(
-    scores: Mapping[str, Scores],
-    real: Scores | None,
-    progress: Progress,
-    *,
-    has_base: bool = True,
-) -> None:
-    """Print the table of all scores, and the homework's line of each model."""
-    if any(value is not None for row in scores.values() for value in row.values.values()):
-        progress.print(score_table(scores, floor=real, has_base=has_base))
-    for name, row in scores.items():
-        if FACE in row.values:
-            progress.print(f"{name}: {tutorial_line(row)}")
-
-
-def say_not_taken(scorer: Scorer, progress: Progress) -> None:
-    """Say which scores were not taken for lack of their model, and why."""
-    for reason, names in scorer.not_taken().items():
-        progress.print(f"not scored: {', '.join(names)}: {reason}")
 
 
 def _folder_names(labels: Sequence[str]) -> dict[str, str]:

@@ -9,29 +9,26 @@ import torch
 
 from sdlora.adapters.spec import LoraSpec
 from sdlora.assembly import adapters, base_model, lightning_trainer, scorers
-from sdlora.assembly.class_pictures import draw_missing_class_pictures
 from sdlora.assembly.data_source import held_out as held_out_folder
-from sdlora.assembly.data_source import held_out_fraction
 from sdlora.assembly.device import DTYPES
 from sdlora.assembly.hashes import base_hashes, init_hashes
 from sdlora.assembly.init_from import start_from_file
 from sdlora.assembly.loss import check_objective, check_retrained, check_sampler_of_base
 from sdlora.assembly.new_word import check_new_word, teach
 from sdlora.assembly.training_batches import batches_per_epoch, datamodule, training_batches
-from sdlora.assembly.training_pictures import held_out_pictures, training_pictures
 from sdlora.assembly.validation_prompts import ValidationPrompts, validation_prompts
 from sdlora.assembly.validation_set import validation_loss
-from sdlora.commands.train.data_check import (
-    data_sheet,
-    draw_contact_sheets,
-    refuse_findings,
-    say_left_out,
-    write_data_sheet,
-)
 from sdlora.commands.train.from_lora import compare_with_recipe
 from sdlora.commands.train.kept_plan import as_planned_before, asked
 from sdlora.commands.train.preflight import plan
 from sdlora.commands.train.reuse import kept_base, kept_scorer, with_kept_pictures
+from sdlora.commands.train.run_pictures import (
+    data_sheet,
+    refuse_findings,
+    run_pictures,
+    sheets_of_used,
+    write_data_sheet,
+)
 from sdlora.commands.train.step_estimate import idle_parts
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.config.keys import as_written
@@ -51,27 +48,7 @@ from sdlora.runs.run_folder import PROMPTS, refuse_used
 from sdlora.runtime import versions
 from sdlora.runtime.files import write_text
 from sdlora.runtime.kept import Kept
-from sdlora.runtime.places import from_here
 from sdlora.runtime.progress import Progress
-
-
-def check_data(config: TrainConfig, folder: Path, progress: Progress) -> None:
-    """Decode every picture, and write data sheet and contact sheets, without training.
-
-    No file of the model is needed.
-
-    Raises:
-        DataError: Listing all pictures that cannot be trained on.
-    """
-    data, _ = _pictures(config, folder, progress)
-    sheet = data_sheet(config, data)
-    write_data_sheet(sheet, config.data, folder, progress)
-    sheets = draw_contact_sheets(data, sheet, folder, progress, whole=True)
-    progress.print("")
-    for path in sheets:
-        progress.print(f"Look at: {from_here(path)} (dark: what training cuts away)")
-    progress.print(f"All by name: {from_here(folder / FILE_NAME)}")
-    refuse_findings(config.data, sheet)
 
 
 def prepared(
@@ -103,7 +80,7 @@ def prepared(
     notes = _check_without_weights(config)
     for line in notes if is_first else ():
         progress.print(line)
-    found, held_out = _pictures(config, folder, progress)
+    found, held_out = run_pictures(config, folder, progress)
     prompts = validation_prompts(config, found, held_out)
     check_new_word(config, found, prompts.drawn, progress)
     planned = plan(config, found, trainer, progress, is_resumed=config.resume is not None)
@@ -123,7 +100,7 @@ def prepared(
     batches, data = training_batches(config, found, family, device, progress)
     cached = [getattr(batches, name, None) is not None for name in ("latents", "embeddings")]
     waiting = idle_parts(config, family, device, *cached) if planned.offload else ()
-    contact_sheets = _sheets_of_used(config, found, data, folder, progress, is_first)
+    contact_sheets = sheets_of_used(config, found, data, folder, progress, is_first)
     module = lightning_trainer.module(config, family, batches_per_epoch(batches))
     evaluator = _evaluator(config, data.source, prompts, family, scorer, progress)
     captions, precision = config.data.captions, config.trainer.precision
@@ -169,39 +146,10 @@ def _check_without_weights(config: TrainConfig) -> list[str]:
     base = base_noise(source)
     check_retrained(objective, base, source.path)
     check_objective(objective, base.config, config.data.prior.mode == "teacher")
-    check_sampler_of_base(config.sampling.sampler, objective, base)
+    trained_to = objective.prediction_type, objective.zero_terminal_snr
+    check_sampler_of_base(config.sampling.sampler, base, *trained_to)
     adapters.check_adapters(config.model, config.lora)
     return base_notes(source, base)
-
-
-def _pictures(
-    config: TrainConfig, folder: Path, progress: Progress
-) -> tuple[PictureSet, PictureSet | None]:
-    """The training pictures and the held-out ones."""
-    if config.data.prior.mode == "class" and not config.check:
-        draw_missing_class_pictures(config, folder, progress)
-    scores = config.evaluation
-    data = training_pictures(
-        config.data,
-        config.model,
-        folder,
-        progress,
-        is_check=config.check,
-        with_faces=scores.face.name == "deepface",  # scores of real faces
-    )
-    held_out = held_out_pictures(config.data, config.model, progress, is_check=config.check)
-    others, automatic = held_out_folder(config.data, progress), data.automatic_fraction
-    if part := held_out_fraction(config.data, scores.references, scores.hw10, others, automatic):
-        data, held_out = data.split(part)
-        count = len(held_out.geometry)
-        why = (
-            "a tenth, for validation loss and scores, as no other pictures are held out; "
-            "data.val_fraction=0 trains on all"
-            if config.data.val_fraction is None
-            else "data.val_fraction"
-        )
-        progress.print(f"{count} of {count + len(data.geometry)} pictures are held out ({why})")
-    return data, held_out
 
 
 def _begin(
@@ -263,23 +211,6 @@ def _model(
     teach(family, config.lora.new_word)
     memory_and_speed(config.trainer, device, family)
     return family.to(device)
-
-
-def _sheets_of_used(
-    config: TrainConfig,
-    found: PictureSet,
-    used: PictureSet,
-    folder: Path,
-    progress: Progress,
-    is_first: bool,
-) -> list[Path]:
-    """Write the contact sheets; pictures that cannot be decoded are named, or stop the run."""
-    sheet = data_sheet(config, used)
-    if used is not found:
-        if is_first:
-            say_left_out(sheet, found, folder, progress)
-        refuse_findings(config.data, sheet)
-    return draw_contact_sheets(used, sheet, folder, progress) if is_first else []
 
 
 def _evaluator(

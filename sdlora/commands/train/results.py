@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from sdlora.assembly import base_model
-from sdlora.commands.evaluate.scoring_run import print_scores, say_not_taken
+from sdlora.commands.printed_scores import print_scores, say_not_taken
 from sdlora.commands.train.closing_lines import Outcome, closing_lines
 from sdlora.commands.train.exported_files import export_chosen, export_last
 from sdlora.commands.train.fit import Fitted

@@ -58,13 +58,13 @@ def train(
     """Check the data only; or prepare, fit, export and summarise a run."""
     from sdlora.assembly.lightning_trainer import skips_trained_layers, trainer
     from sdlora.cli import processes
-    from sdlora.commands.train import preparation, results
+    from sdlora.commands.train import preparation, results, run_pictures
     from sdlora.commands.train.fit import fit
 
     is_first = processes.rank_of(config.trainer) == 0
     if config.check:
         if is_first:
-            preparation.check_data(config, folder, progress)
+            run_pictures.check_data(config, folder, progress)
             given = [
                 item
                 for item in HydraConfig.get().overrides.task

@@ -14,7 +14,7 @@ from sdlora.assembly.training_pictures import (
 )
 from sdlora.cli.arguments import opened_shortcuts
 from sdlora.cli.composition import register_schemas, to_typed
-from sdlora.commands.train.data_check import data_sheet, refuse_findings
+from sdlora.commands.train.run_pictures import data_sheet, refuse_findings
 from sdlora.config.train import TrainConfig
 from sdlora.data.batches.plan import plan_of
 from sdlora.data.selection.picture_set import PictureSet

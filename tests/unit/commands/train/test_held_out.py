@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from sdlora.cli.composition import register_schemas, to_typed
-from sdlora.commands.train import preparation
+from sdlora.commands.train import run_pictures
 from sdlora.config.train import TrainConfig
 from sdlora.runtime.places import CONF
 from sdlora.runtime.progress import Progress
@@ -31,7 +31,7 @@ def prepared(photos: Path, *given: str) -> tuple[int, int, str]:
         config = to_typed(compose("train", arguments), TrainConfig)
     progress = Progress(enabled=False)
     with progress.console.capture() as said:
-        data, held_out = preparation._pictures(config, photos.parent, progress)
+        data, held_out = run_pictures.run_pictures(config, photos.parent, progress)
     unseen = 0 if held_out is None else len(held_out.geometry)
     return len(data.geometry), unseen, " ".join(said.get().split())
 
