@@ -5,6 +5,7 @@ row of it says where the value must be seen: at Lightning's trainer, peft's laye
 groups, a batch, a score. A key of the schema that no row and no other test shows turns this red.
 """
 
+import copy
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -907,7 +908,7 @@ def test_every_key_is_seen_somewhere() -> None:
 
 
 def test_no_value_is_the_default() -> None:
-    config = shown_runs.composed()
+    config = copy.deepcopy(shown_runs.composed())
     OmegaConf.resolve(config)
     for variant, rows in VARIANTS.items():
         for key, (value, *_) in rows.items():
