@@ -90,7 +90,9 @@ def write_base(folder: Path, family: str) -> Path:
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.bfloat16)  # half the memory from the start
         try:
-            FAMILIES[family]().save_pretrained(folder)
+            with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # which is faster
+                pipeline = FAMILIES[family]()
+            pipeline.save_pretrained(folder)
         finally:
             torch.set_default_dtype(before)
     return folder

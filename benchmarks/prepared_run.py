@@ -26,9 +26,18 @@ def train_config(overrides: list[str], run: Path) -> TrainConfig:
     return config
 
 
-def prepared_run(overrides: list[str], run: Path, progress: Progress) -> TrainingRun:
-    """That run, ready to fit, its cache filled; the folder is made."""
-    run.mkdir(parents=True)
+def prepared_run(
+    overrides: list[str], run: Path, progress: Progress, kept: Kept | None = None
+) -> TrainingRun:
+    """That run, ready to fit, its cache filled; the folder is made.
+
+    Args:
+        overrides: Of ``train.py``.
+        run: Its folder.
+        progress: Prints notes and shows bars.
+        kept: The base of an earlier run, taken if it is the same.
+    """
     config = train_config(overrides, run)
+    run.mkdir(parents=True, exist_ok=config.resume is not None)
     devices = trainer(config.trainer, config.logger, run, skips_layers=False)
-    return prepared(config, run, progress, Kept(), devices)
+    return prepared(config, run, progress, kept or Kept(), devices)

@@ -12,6 +12,7 @@ from torch.nn.functional import mse_loss
 
 from benchmarks.prepared_run import prepared_run
 from sdlora.commands.train.fit import fit
+from sdlora.commands.train.training_run import TrainingRun
 from sdlora.data.batches.dataset import Batch
 from sdlora.models.family import Family
 from sdlora.runtime.progress import Progress
@@ -20,13 +21,18 @@ Windows = Iterator[None]
 
 
 def floor(overrides: list[str], run: Path, windows: Windows) -> None:
+    """The floor of these overrides."""
+    with Progress(enabled=False) as progress:
+        built = prepared_run(overrides, run, progress)
+    floor_steps(built, windows)
+
+
+def floor_steps(built: TrainingRun, windows: Windows) -> None:
     """What no trainer can do without: forward, backward and optimizer step on ready tensors.
 
     The same UNet, LoRA, memory layout, precision and optimizer as in our step, and the text encoder
     if it trains; neither Lightning nor data, no noise, no clipping, no schedule, no log.
     """
-    with Progress(enabled=False) as progress:
-        built = prepared_run(overrides, run, progress)
     module, family = built.module, built.family
     optimizer = module.configure_optimizers()["optimizer"]
     batch = built.datamodule.dataset[0, 1].to(built.trainer.strategy.root_device)
@@ -60,11 +66,15 @@ def prediction_of(family: Family, batch: Batch, z_t: Tensor, t: Tensor) -> Calla
 
 
 def ours(overrides: list[str], run: Path, windows: Windows) -> None:
-    """Our step as ``train.py`` takes it: its callbacks and its logging, but nothing is drawn."""
+    """Our step of these overrides."""
     with Progress() as progress:
-        built = prepared_run(overrides, run, progress)
-        built.trainer.callbacks.append(Pace(windows))  # type: ignore[attr-defined]
-        fit(built)
+        our_steps(prepared_run(overrides, run, progress), windows)
+
+
+def our_steps(built: TrainingRun, windows: Windows) -> None:
+    """Our step as ``train.py`` takes it: its callbacks and its logging, but nothing is drawn."""
+    built.trainer.callbacks.append(Pace(windows))  # type: ignore[attr-defined]
+    fit(built)
 
 
 class Pace(Callback):

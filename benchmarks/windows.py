@@ -6,7 +6,7 @@ its windows for leave before each step; the process that measures says which loo
 
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from multiprocessing import get_all_start_methods, get_context, set_start_method
@@ -58,8 +58,21 @@ class RowError(RuntimeError):
 
 
 def windows(connection: Connection, device: torch.device) -> Iterator[None]:
-    """Leave for one step each, until the orders end; ask again once the step is done."""
-    while (order := _next_order(connection)) is not None:
+    """Leave for one step each, by the orders of another process; it gets what was seen."""
+    yield from turns(iter(lambda: _next_order(connection), None), connection.send, device)
+
+
+def turns(
+    orders: Iterable[Order], tell: Callable[[Window], None], device: torch.device
+) -> Iterator[None]:
+    """Leave for one step each, until the orders end; ask again once the step is done.
+
+    Args:
+        orders: Windows to take.
+        tell: Gets each window after its last step.
+        device: That the steps work on.
+    """
+    for order in orders:
         for _ in range(WARM_STEPS):
             yield
         synchronize(device)
@@ -74,7 +87,7 @@ def windows(connection: Connection, device: torch.device) -> Iterator[None]:
             seconds = time.perf_counter() - began
         count = watcher.count()
         step_s, each = seconds / order.num_steps, count / order.num_steps
-        connection.send(Window(step_s, peak_memory_mib(device), each))
+        tell(Window(step_s, peak_memory_mib(device), each))
         if device.type == "cuda":
             torch.cuda.empty_cache()  # the others need it while this one waits
 
