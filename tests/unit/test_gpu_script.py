@@ -189,6 +189,7 @@ def test_merged_projections_compute_the_same_and_go_again(random_base: Path) -> 
     plain = gradients(unet)
     with merged_projections(cast(FloorStep, SimpleNamespace(unet=unet))):
         assert any("forward" in vars(layer) for layer in unet.modules())
-        torch.testing.assert_close(gradients(unet), plain, rtol=1e-4, atol=1e-6)
+        off = torch.linalg.vector_norm(gradients(unet) - plain)
+        assert off < 1e-5 * torch.linalg.vector_norm(plain)  # other order of the same sums
     assert not any("forward" in vars(layer) for layer in unet.modules())
     assert torch.equal(gradients(copy.copy(unet)), plain)
