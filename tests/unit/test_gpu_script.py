@@ -190,6 +190,6 @@ def test_merged_projections_compute_the_same_and_go_again(random_base: Path) -> 
     with merged_projections(cast(FloorStep, SimpleNamespace(unet=unet))):
         assert any("forward" in vars(layer) for layer in unet.modules())
         off = torch.linalg.vector_norm(gradients(unet) - plain)
-        assert off < 1e-5 * torch.linalg.vector_norm(plain)  # other order of the same sums
+        assert off < 1e-4 * torch.linalg.vector_norm(plain)  # other order of the same sums
     assert not any("forward" in vars(layer) for layer in unet.modules())
     assert torch.equal(gradients(copy.copy(unet)), plain)
