@@ -743,6 +743,35 @@ def test_no_memory_for_pictures_costs_them_and_nothing_of_the_training(
     assert samples == ["prompts.json", "step_0000002", "step_0000002.png"]
 
 
+def test_a_step_keeps_its_preview_and_the_best_one_all_its_pictures(
+    family: StableDiffusion, tmp_path: Path
+) -> None:
+    class Three(Drawer):
+        """Three prompts; of the scored steps 2, 4 and 6 the second is the best."""
+
+        def _evaluation(self, scored: bool, distance: float) -> Evaluation:
+            order = {1 / 2: 0.75, 1 / 4: 0.25, 1 / 6: 0.5}
+            one = super()._evaluation(scored, order.get(distance, distance))
+            return Evaluation(self.prompts, one.images * 3, one.scores)
+
+    module = diffusion_module(adapted(family))
+    drawer = Three(module)
+    drawer.prompts = [Prompt(text, 0) for text in "abc"]
+    evaluate = Evaluate(
+        cast(Evaluator, drawer),
+        pictures_every_n_steps=1,
+        scores_every_n_steps=2,
+        folder=tmp_path,
+        best=best_adapter(tmp_path, module),
+    )
+    trainer(tmp_path, 6, [evaluate]).fit(module, datamodule=Stream())
+    counts = {
+        step: len(list((tmp_path / "samples" / f"step_{step:07d}").glob("*.png")))
+        for step in range(1, 7)
+    }
+    assert counts == {1: 1, 2: 3, 3: 1, 4: 3, 5: 1, 6: 1}  # 2 was the best when it was drawn
+
+
 def test_other_errors_while_drawing_end_the_run(family: StableDiffusion, tmp_path: Path) -> None:
     class Broken(Drawer):
         def draw(self, preview: bool = False) -> Evaluation:
@@ -796,6 +825,7 @@ def test_tensorboard_shows_every_score_beside_the_bases(
     assert charts == {
         name: [f"eval/{name}", f"base/{name}"] for name in ("face_distance", "faceless")
     }
+    assert all(chart.HasField("multiline") for chart in category.chart)
 
 
 # speed and memory

@@ -1,9 +1,11 @@
 """What a search goes for, from the config."""
 
+import pytest
 from hydra import compose, initialize_config_dir
 
 from sdlora.assembly.search_goal import search_goal
 from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.runtime.places import CONF
 
@@ -20,3 +22,5 @@ def test_a_goal_is_what_the_keys_say() -> None:
     ]
     assert goal.prune_after == 3
     assert goal.space == {"lora.r": "choice(2,4)"}
+    with pytest.raises(ConfigError, match="^hydra.sweeper.params={}: give some key several val"):
+        search_goal(config.sweep, config.evaluation, {})

@@ -251,3 +251,16 @@ def test_held_out_pictures_are_found_or_left_out_by_name(tmp_path: Path) -> None
     assert "validation: left out: c.png: " in shown.get()
     (unseen / "d.txt").unlink()
     assert held_out_pictures(config.data, config.model, progress) is None
+
+
+def test_held_out_pictures_without_captions_get_the_default_one(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", one=(64, 64), two=(64, 64))
+    write(folder / "held_out", three=(64, 64))
+    (folder / "held_out" / "three.txt").unlink()
+    quiet = Progress(enabled=False)
+    bare = config_of(tmp_path, f"data.root={folder}")
+    assert held_out_pictures(bare.data, bare.model, quiet) is None
+    config = config_of(tmp_path, f"data.root={folder}", "data.captions.default=a thing")
+    found = held_out_pictures(config.data, config.model, quiet)
+    assert found is not None
+    assert [picture.text for picture in found.source.pictures] == ["a thing"]

@@ -46,7 +46,8 @@ def test_the_nearest_training_picture_and_the_nearest_two_of_those():
     cosines = [math.cos(math.radians(a)) for a in (5, 2, 30, 60, 0)]
     assert found.similarity.tolist() == pytest.approx(cosines, abs=1e-6)
     assert copying(at(5), at(0, 0)).yardstick is None
-    assert len(copying(torch.zeros(0, 1), training).nearest) == 0
+    none = copying(torch.zeros(0, 1), training)
+    assert (len(none.similarity), len(none.nearest)) == (0, 0)
 
 
 def test_copies_are_nearer_than_half_the_gap_between_training_pictures():

@@ -415,3 +415,26 @@ def test_training_follows_the_gradient(family: StableDiffusion, tmp_path: Path) 
         optimizer.step()
     after = sum(module.training_step(batch(k), 0).item() for k in range(0, 8, 2))
     assert after < 0.98 * before
+
+
+def test_the_logged_loss_is_that_of_all_processes_at_points_of_the_curve(
+    family: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = diffusion_module(adapted(family))
+    module.check_every_n_steps = 3
+    asked: list[int] = []
+
+    def reduce(loss: Tensor, reduce_op: str) -> Tensor:
+        assert reduce_op == "mean"
+        asked.append(module.global_step)
+        return loss / 2
+
+    together = SimpleNamespace(strategy=SimpleNamespace(reduce=reduce))
+    monkeypatch.setattr(DiffusionModule, "trainer", together)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    losses = []
+    for step in range(6):
+        monkeypatch.setattr(DiffusionModule, "global_step", step)
+        losses.append(float(module._over_processes(torch.tensor(1.0))))
+    assert asked == [2, 5]  # before the third and the sixth step is counted
+    assert losses == [1.0, 1.0, 0.5, 1.0, 1.0, 0.5]

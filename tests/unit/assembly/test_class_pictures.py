@@ -1,0 +1,44 @@
+"""Class pictures that the base draws: as many as lack, each with a seed of its own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+from sdlora.assembly import class_pictures
+from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.config.train import TrainConfig
+from sdlora.runtime.places import CONF
+from sdlora.runtime.progress import Progress
+from sdlora.sampling.prompts import Prompt
+
+
+@pytest.mark.parametrize(("there", "seeds"), [(0, [0, 1, 2]), (2, [2]), (3, []), (4, [])])
+def test_what_lacks_is_drawn(
+    there: int, seeds: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    drawn: list[Prompt] = []
+
+    def generate(pipeline: Any, prompts: Sequence[Prompt], *told: Any, **more: Any) -> list[Any]:
+        drawn.extend(prompts)
+        return [Image.new("RGB", (8, 8))] * len(prompts)
+
+    family = SimpleNamespace(to=lambda device: None, pipeline=lambda: None)
+    monkeypatch.setattr(class_pictures.base_model, "load", lambda *told: family)
+    monkeypatch.setattr(class_pictures, "generate", generate)
+    register_schemas()
+    own = ["run_dir=here", "data.prior.mode=class", "data.prior.prompt=a man"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("train", [*own, "data.prior.num_pictures=3", "sampling.batch_size=2"])
+    config = to_typed(composed, TrainConfig)
+    folder = class_pictures.class_folder(config.data.prior, tmp_path)
+    folder.mkdir(parents=True)
+    for number in range(there):
+        Image.new("RGB", (8, 8)).save(folder / f"class_{number:05d}.png")
+    class_pictures.draw_missing_class_pictures(config, tmp_path, Progress(enabled=False))
+    assert [(prompt.text, prompt.seed) for prompt in drawn] == [("a man", seed) for seed in seeds]
+    assert len(list(folder.glob("*.png"))) == max(there, 3)
