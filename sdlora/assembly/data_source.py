@@ -13,7 +13,7 @@ from sdlora.data.sources.hub_source import HubSource
 from sdlora.data.sources.picture_source import PictureSource, WithClassPictures, WithTriggerWord
 from sdlora.data.sources.portrait_source import PortraitSource
 from sdlora.data.sources.streamed_source import Head, StreamedSource
-from sdlora.runtime.files import user_cache_folder
+from sdlora.runtime.files import require_own, user_cache_folder
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 
@@ -22,8 +22,14 @@ STREAM_HEAD = 64
 
 
 def cache_folder(config: CacheConfig) -> Path:
-    """The cache folder: the config's, else the environment's, else the user's."""
-    return Path(config.dir).expanduser() if config.dir else user_cache_folder()
+    """The cache folder: the config's, else the environment's, else the user's.
+
+    Raises:
+        ValueError: If others can write in it.
+    """
+    if config.dir:
+        return require_own(Path(config.dir).expanduser(), "data.cache.dir")
+    return user_cache_folder()
 
 
 def file_index(data: DataConfig) -> FileIndex:

@@ -1,5 +1,7 @@
 """The model card of a LoRA for the Hugging Face Hub: ``README.md`` beside its files."""
 
+import html
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -171,8 +173,8 @@ def _text(
 ) -> str:
     """The card below its metadata."""
     names = "AutoPipelineForText2Image" + (", DDIMScheduler" if schedule else "")
-    call = "" if trigger is None else f"\nUse `{trigger}` in the prompt.\n"
-    table = "\n".join(f"| {label} | {value} |" for label, value in facts.items())
+    call = "" if trigger is None else f"\nUse {_code(trigger)} in the prompt.\n"
+    table = "\n".join(f"| {label} | {_cell(value)} |" for label, value in facts.items())
     return f"""# {name}
 
 A LoRA, trained with sdlora.
@@ -186,9 +188,9 @@ In ComfyUI or A1111: `{name}.safetensors`. With diffusers:
 ```python
 from diffusers import {names}
 
-pipeline = AutoPipelineForText2Image.from_pretrained("{base_model or "BASE_MODEL"}")
+pipeline = AutoPipelineForText2Image.from_pretrained({_literal(base_model or "BASE_MODEL")})
 {schedule}pipeline.load_lora_weights("FOLDER_OR_HUB_ID", weight_name="{DIFFUSERS_FILE}")
-image = pipeline("{trigger or "a picture"}").images[0]
+image = pipeline({_literal(trigger or "a picture")}).images[0]
 ```
 
 ## Training
@@ -197,6 +199,23 @@ image = pipeline("{trigger or "a picture"}").images[0]
 |---|---|
 {table}
 """
+
+
+def _literal(text: str) -> str:
+    """Text as a literal of Python; a word may come from a stranger's run."""
+    return f'"{text}"' if repr(text) == f"'{text}'" and '"' not in text else repr(text)
+
+
+def _code(text: str) -> str:
+    """Text as code in Markdown, whatever backticks and lines it has."""
+    line = " ".join(text.split())
+    fence = "`" * (max(map(len, re.findall("`+", line)), default=0) + 1)
+    return f"{fence} {line} {fence}" if "`" in line else f"`{line}`"
+
+
+def _cell(text: str) -> str:
+    """Text in a table of Markdown, where no HTML is meant."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
 def _score_table(scores: Mapping[str, Scores]) -> str:

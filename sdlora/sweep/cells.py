@@ -5,14 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sdlora.evaluation.scores import Scores, scores_from
 from sdlora.runs.best import Best, read_best
 from sdlora.runs.metrics import read_steps
 from sdlora.runs.partial_files import inside, is_number, mapping, read_mapping
 from sdlora.runs.report import REPORT
 from sdlora.runs.run_config import CONFIG
+from sdlora.runtime.foreign_yaml import read_yaml
 from sdlora.sweep.plan import FILE_NAME, VERSION
 from sdlora.sweep.state import FILE_NAME as CELL_FILE
 from sdlora.sweep.state import RUNNING
@@ -140,7 +139,7 @@ def read_sweep(folder: Path) -> Sweep:
     if not path.is_file():
         raise SweepError(f"sweep={folder}: holds no {FILE_NAME}; name the folder of a sweep")
     try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+        stored = read_yaml(path)
         if stored["version"] != VERSION:
             raise SweepError(
                 f"sweep={folder}: {FILE_NAME} is of version {stored['version']}, this program "
@@ -157,7 +156,7 @@ def read_sweep(folder: Path) -> Sweep:
         )
     except SweepError:
         raise
-    except (OSError, KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise SweepError(
             f"sweep={folder}: {FILE_NAME} is damaged ({type(error).__name__}: {error}); run the "
             "sweep again, which writes the file again and keeps finished cells"
@@ -167,10 +166,10 @@ def read_sweep(folder: Path) -> Sweep:
 def swept_values(run: Path) -> dict[str, Any]:
     """The swept values of a run that is a cell of the sweep in its parent folder; else none."""
     try:
-        cells = yaml.safe_load((run.parent / FILE_NAME).read_text(encoding="utf-8"))["cells"]
+        cells = read_yaml(run.parent / FILE_NAME)["cells"]
         own = next(cell for cell in cells if cell["folder"] == run.name)
         return dict(own["overrides"])
-    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError, StopIteration):
+    except (OSError, KeyError, TypeError, ValueError, StopIteration):
         return {}
 
 

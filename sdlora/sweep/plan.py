@@ -12,6 +12,7 @@ import yaml
 
 from sdlora.config.rules import ConfigError
 from sdlora.runtime.files import write_text
+from sdlora.runtime.foreign_yaml import read_yaml
 
 FILE_NAME = "sweep.yaml"
 STUDY = "study.journal"
@@ -156,7 +157,7 @@ class Planned:
 
 def read_planned(folder: Path) -> Planned:
     """The cells of a sweep's folder, as ``sweep.yaml`` lists them."""
-    content = yaml.safe_load((folder / FILE_NAME).read_text("utf-8"))
+    content = read_yaml(folder / FILE_NAME)
     folders = [folder / entry["folder"] for entry in content["cells"]]
     return Planned(folders, int(content.get("num_cells", len(folders))))
 
@@ -174,9 +175,9 @@ def _refuse_other_settings(folder: Path, name: str, shared: Sequence[str]) -> No
 
 def _shared_before(folder: Path) -> list[str] | None:
     try:
-        content = yaml.safe_load((folder / FILE_NAME).read_text("utf-8"))
+        content = read_yaml(folder / FILE_NAME)
         return [str(item) for item in content["shared"]]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -15,6 +15,7 @@ from sdlora.sweep.choice import Candidate, beats_base, rule_of
 FILE_NAME = "results.csv"
 
 _BEFORE = ("state", "reason", "best_step", "beats_base")
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 _AFTER = ("trainable_parameters", "file_bytes", "seconds", "peak_memory_mib", "folder")
 
 
@@ -35,7 +36,7 @@ def write_results(sweep: Sweep) -> Path:
     header += [f"{group}/{name}{end}" for group, found in columns.items() for name, end in found]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*header, *_AFTER])
+    writer.writerow([_harmless(name) for name in (*header, *_AFTER)])
     if sweep.base is not None:
         row: list[Any] = ["base", *("" for _ in sweep.swept), *("" for _ in _BEFORE)]
         row += _values(sweep.base, columns["final"]) + _values(None, columns["best"])
@@ -62,7 +63,22 @@ def _row(
     folder = cell.folder.relative_to(sweep.folder).as_posix()
     row = [cell.number, *swept, cell.state, cell.reason, step, _beats_base(sweep, cell)]
     row += [*scores, *after, folder]
-    return ["" if value is None else value for value in row]
+    return ["" if value is None else _harmless(value) for value in row]
+
+
+def _harmless(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula; a swept text may come from a stranger.
+
+    Source:
+        OWASP, CSV Injection: texts that begin with = + - @ or a control character.
+    """
+    if not isinstance(value, str) or not value.startswith(_FORMULAS):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def _beats_base(sweep: Sweep, cell: Cell) -> str:

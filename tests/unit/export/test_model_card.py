@@ -1,5 +1,6 @@
 """The model card, read by the Hub's own reader."""
 
+import ast
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -142,3 +143,24 @@ def test_its_code_has_the_noise_schedule_of_the_training(tmp_path: Path) -> None
     assert made.prediction_type == "v_prediction"
     assert made.rescale_betas_zero_snr
     assert made.timestep_spacing == "trailing"
+
+
+WORD = 'x"); import os; os.system("touch `ran`") # </td><script>'
+
+
+def test_a_strangers_words_are_text_in_its_code_and_in_its_markdown(tmp_path: Path) -> None:
+    told = config("export.licence=mit")
+    told.evaluation.trigger_word = WORD
+    told.export.licence = "a | b\n<b>c</b>"
+    found, _ = card(tmp_path, config=told, base='a/b")\nimport os')
+    code = found.text[found.text.index("```python") + 9 :]
+    tree = ast.parse(code[: code.index("```")])
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    assert [call.args[0].value for call in calls if call.args] == [  # type: ignore[attr-defined]
+        'a/b")\nimport os',
+        "FOLDER_OR_HUB_ID",
+        WORD,
+    ]
+    assert len([node for node in ast.walk(tree) if isinstance(node, ast.Import)]) == 0
+    assert f"Use `` {WORD} `` in the prompt." in found.text
+    assert "| Licence | a \\| b &lt;b&gt;c&lt;/b&gt; |" in found.text

@@ -47,3 +47,14 @@ def test_a_cell_that_is_not_better_than_the_base_is_marked(tmp_path: Path) -> No
     write_cell(cell, 1.25)
     with write_results(read_sweep(tmp_path)).open(encoding="utf-8", newline="") as file:
         assert [row["beats_base"] for row in csv.DictReader(file)] == ["", "false"]
+
+
+def test_no_cell_is_a_formula_and_numbers_stay_numbers(tmp_path: Path) -> None:
+    overrides = [{"optim.unet_lr": -0.5, "export.name": "=HYPERLINK(1)", "data.x": "@sum", "-k": 1}]
+    [cell] = write_sweep(tmp_path, overrides)
+    write_state(cell, "failed", "+cmd|' /C calc'!A0", seconds=3.0)
+    with write_results(read_sweep(tmp_path)).open(encoding="utf-8", newline="") as file:
+        [row] = csv.DictReader(file)
+    assert (row["optim.unet_lr"], row["'-k"]) == ("-0.5", "1")
+    assert (row["export.name"], row["data.x"]) == ("'=HYPERLINK(1)", "'@sum")
+    assert row["reason"] == "'+cmd|' /C calc'!A0"
