@@ -4,16 +4,20 @@ import json
 import math
 import os
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sdlora.config.keys import flat
+from sdlora.runs.partial_files import is_number, mapping, read_mapping
 from sdlora.runs.run_folder import RunFolderError
+from sdlora.runs.stored_paths import seen_from_here
 from sdlora.runtime.files import write_json
+from sdlora.runtime.places import RUN_CONFIG
 
-CONFIG = "config.json"
-"""File of the resolved config of the run at its start."""
-
+CONFIG = RUN_CONFIG
+"""File of the resolved config of the run, and of what each of its starts gave."""
 
 SHOWN_DETAILS = 10
 """Number of changed pictures that the refusal of a resumed run lists."""
@@ -61,36 +65,59 @@ def write_config(
     config: Mapping[str, Any],
     hashes: Mapping[str, str],
     asked: Mapping[str, Any] | None = None,
+    given: Sequence[str] = (),
 ) -> None:
-    """Write the config, the start time, and the hashes of data and base model.
+    """Write the record of a run: its config, and the hashes of data and base model.
 
-    A resumed run keeps its first start time.
+    A resumed run keeps its identity, its first start time, and what earlier starts gave.
 
     Args:
         folder: The run folder.
         config: The config that the run trains with.
-        hashes: SHA-256 of data and base model, by name.
+        hashes: SHA-256 of data and base model, by name; empty: not known yet.
         asked: Values of keys before the plan of memory changed them.
+        given: The overrides of this start, as typed; they are shown, and never read back.
     """
-    began = (started_at(folder) if config.get("resume") else None) or now()
-    written = {"config": config, "hashes": hashes, "started_at": began, "asked": asked or {}}
+    before = _record(folder) if config.get("resume") else {}
+    written = {
+        "config": config,
+        "hashes": hashes,
+        "run": before.get("run") or uuid.uuid4().hex,
+        "started_at": before.get("started_at") or now(),
+        "working_folder": str(Path.cwd()),
+        "asked": asked or {},
+        "given": [*before.get("given", []), list(given)],
+    }
     write_json(folder / CONFIG, written)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """What is stored, as far as it can be read."""
+    return read_mapping(folder, CONFIG, [])
+
+
+def read_given(folder: Path) -> list[list[str]]:
+    """The overrides of each start of the run, as typed; empty where they are not known."""
+    given = _record(folder).get("given", [])
+    is_known = isinstance(given, list) and all(isinstance(start, list) for start in given)
+    return [[str(item) for item in start] for start in given] if is_known else []
+
+
+def run_identity(folder: Path) -> str | None:
+    """The identity of the run in this folder, which its checkpoints have; ``None``: not known."""
+    found = _record(folder).get("run")
+    return found if isinstance(found, str) else None
 
 
 def read_asked(folder: Path) -> dict[str, Any]:
     """What ``write_config`` was given as ``asked``; empty in a folder without it."""
-    try:
-        return dict(json.loads((folder / CONFIG).read_text("utf-8"))["asked"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    return mapping(_record(folder).get("asked"))
 
 
 def started_at(folder: Path) -> float | None:
     """Start time of the run in this folder, as from :func:`now`; ``None`` if unknown."""
-    try:
-        return float(json.loads((folder / CONFIG).read_text("utf-8"))["started_at"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    found = _record(folder).get("started_at")
+    return float(found) if is_number(found) else None
 
 
 def now() -> float:
@@ -104,7 +131,7 @@ def now() -> float:
 
 
 def read_config(folder: Path, key: str = "resume") -> tuple[dict[str, Any], dict[str, str]]:
-    """Config and hashes as ``write_config`` wrote them.
+    """Config and hashes as ``write_config`` wrote them, with the run's paths as seen from here.
 
     Args:
         folder: The run folder.
@@ -115,12 +142,13 @@ def read_config(folder: Path, key: str = "resume") -> tuple[dict[str, Any], dict
     """
     try:
         stored = json.loads((folder / CONFIG).read_text("utf-8"))
-        return stored["config"], stored["hashes"]
-    except (OSError, KeyError, json.JSONDecodeError) as error:
+        config, hashes = dict(stored["config"]), dict(stored["hashes"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise RunFolderError(
             f"{key}={folder}: {CONFIG} is missing or damaged ({type(error).__name__}), so the "
             "config of the run is unknown; name another run folder"
         ) from error
+    return seen_from_here(config, stored.get("working_folder")), hashes
 
 
 def refuse_changes(
@@ -146,7 +174,7 @@ def refuse_changes(
         for key, old, new in differences(_comparable(before), _comparable(config))
         if not any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
     ]
-    if hashes is not None:
+    if hashes is not None and hashes_before:
         for key, old, new in differences(hashes_before, hashes):
             marks = f"(SHA-256 {str(old)[:12]} -> {str(new)[:12]})"
             changed.append(f"{key}: its content has changed {marks}")
@@ -175,14 +203,3 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple
     """Keys whose values differ, with both values (``None`` where there is none), sorted."""
     keys = sorted(set(before) | set(now))
     return [(k, before.get(k), now.get(k)) for k in keys if before.get(k) != now.get(k)]
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys."""
-    values: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            values |= flat(value, f"{prefix}{key}.")
-        else:
-            values[prefix + key] = value
-    return values

@@ -13,7 +13,7 @@ from sdlora.commands.train.exported_files import export_chosen, export_last
 from sdlora.commands.train.fit import Fitted
 from sdlora.commands.train.lora_header import metadata
 from sdlora.commands.train.training_run import TrainingRun
-from sdlora.config.keys import as_written
+from sdlora.config.keys import as_written, flat
 from sdlora.evaluation.comparison import gap_closed_by
 from sdlora.evaluation.evaluated import Evaluation
 from sdlora.evaluation.evaluator import score_training
@@ -23,7 +23,6 @@ from sdlora.reports.page import write_html_report
 from sdlora.runs.best import Best, BestAdapter
 from sdlora.runs.nearest import write_nearest
 from sdlora.runs.report import LORA_ROW, WHOLE_ROW, write_report
-from sdlora.runs.run_config import flat
 from sdlora.runs.run_folder import LORA
 from sdlora.runs.samples import (
     BASE,
