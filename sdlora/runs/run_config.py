@@ -1,7 +1,6 @@
 """``config.json`` of a run: written at its start, compared when it is resumed."""
 
 import json
-import math
 import os
 import time
 import uuid
@@ -9,55 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdlora.config.keys import flat
-from sdlora.runs.partial_files import is_number, mapping, read_mapping
+from sdlora.runs.identity import CONFIG, read_record, weight_settings
+from sdlora.runs.partial_files import is_number, mapping
 from sdlora.runs.run_folder import RunFolderError
 from sdlora.runs.stored_paths import seen_from_here
-from sdlora.runtime.files import write_json
-from sdlora.runtime.places import RUN_CONFIG
-
-CONFIG = RUN_CONFIG
-"""File of the resolved config of the run, and of what each of its starts gave."""
+from sdlora.runtime.files import write_bytes, write_json
 
 SHOWN_DETAILS = 10
 """Number of changed pictures that the refusal of a resumed run lists."""
-
-FREE_KEYS = (
-    "check",
-    "resume",
-    "from_lora",
-    "run_dir",
-    "model.recommended",
-    "sampling",
-    "evaluation",
-    "checkpoint",
-    "logger",
-    "export",
-    "sweep",
-    "trainer.max_steps",
-    "trainer.log_every_n_steps",
-    "trainer.accelerator",
-    "trainer.timeout_min",
-    "trainer.gradient_checkpointing",
-    "trainer.offload",
-    "trainer.memory_gb",
-    "data.root",
-    "data.roots",
-    "data.num_workers",
-    "data.cache",
-)
-"""Keys that a resumed run may change: length, pictures and scores, and locations.
-``data.root`` and ``data.roots`` are here because a folder may move; their content, repeats and
-prefixes are compared by hash. ``model.recommended`` acts through other keys only, which are
-compared themselves."""
-
-
-BATCHES_A_STEP = (
-    "trainer.accumulate_grad_batches",
-    "trainer.devices",
-    "trainer.num_nodes",
-)
-"""Keys of which only the product may not change: the same batches on other devices."""
 
 
 def write_config(
@@ -78,45 +36,35 @@ def write_config(
         asked: Values of keys before the plan of memory changed them.
         given: The overrides of this start, as typed; they are shown, and never read back.
     """
-    before = _record(folder) if config.get("resume") else {}
+    is_resumed = bool(config.get("resume"))
+    before = read_record(folder) if is_resumed else {}
     written = {
         "config": config,
         "hashes": hashes,
         "run": before.get("run") or uuid.uuid4().hex,
-        "started_at": before.get("started_at") or now(),
+        "started_at": (started_at(folder) if is_resumed else None) or now(),
         "working_folder": str(Path.cwd()),
         "asked": asked or {},
-        "given": [*before.get("given", []), list(given)],
+        "given": [*(read_given(folder) if is_resumed else []), list(given)],
     }
     write_json(folder / CONFIG, written)
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    """What is stored, as far as it can be read."""
-    return read_mapping(folder, CONFIG, [])
-
-
 def read_given(folder: Path) -> list[list[str]]:
     """The overrides of each start of the run, as typed; empty where they are not known."""
-    given = _record(folder).get("given", [])
+    given = read_record(folder).get("given", [])
     is_known = isinstance(given, list) and all(isinstance(start, list) for start in given)
     return [[str(item) for item in start] for start in given] if is_known else []
 
 
-def run_identity(folder: Path) -> str | None:
-    """The identity of the run in this folder, which its checkpoints have; ``None``: not known."""
-    found = _record(folder).get("run")
-    return found if isinstance(found, str) else None
-
-
 def read_asked(folder: Path) -> dict[str, Any]:
     """What ``write_config`` was given as ``asked``; empty in a folder without it."""
-    return mapping(_record(folder).get("asked"))
+    return mapping(read_record(folder).get("asked"))
 
 
 def started_at(folder: Path) -> float | None:
     """Start time of the run in this folder, as from :func:`now`; ``None`` if unknown."""
-    found = _record(folder).get("started_at")
+    found = read_record(folder).get("started_at")
     return float(found) if is_number(found) else None
 
 
@@ -171,8 +119,7 @@ def refuse_changes(
     before, hashes_before = read_config(folder)
     changed = [
         f"{key}: was {old!r}, now {new!r}"
-        for key, old, new in differences(_comparable(before), _comparable(config))
-        if not any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
+        for key, old, new in differences(weight_settings(before), weight_settings(config))
     ]
     if hashes is not None and hashes_before:
         for key, old, new in differences(hashes_before, hashes):
@@ -187,13 +134,6 @@ def refuse_changes(
         )
 
 
-def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys, with the number of batches in a step instead of its factors."""
-    values = flat(config)
-    factors = [int(values.pop(key, 1)) for key in BATCHES_A_STEP]
-    return {" * ".join(BATCHES_A_STEP): math.prod(factors), **values}
-
-
 def _shortened(lines: Sequence[str]) -> list[str]:
     more = len(lines) - SHOWN_DETAILS
     return [*lines[:SHOWN_DETAILS], *([f"and {more} more"] if more > 0 else [])]
@@ -203,3 +143,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple
     """Keys whose values differ, with both values (``None`` where there is none), sorted."""
     keys = sorted(set(before) | set(now))
     return [(k, before.get(k), now.get(k)) for k in keys if before.get(k) != now.get(k)]
+
+
+def keep_record(folder: Path, content: bytes) -> bool:
+    """Write the record of a run again, if its folder was removed; whether that was so."""
+    if (folder / CONFIG).exists():
+        return False
+    write_bytes(folder / CONFIG, content)
+    return True

@@ -9,10 +9,10 @@ import yaml
 
 from sdlora.evaluation.scores import Scores, scores_from
 from sdlora.runs.best import Best, read_best
+from sdlora.runs.identity import CONFIG
 from sdlora.runs.metrics import read_steps
 from sdlora.runs.partial_files import inside, is_number, mapping, read_mapping
 from sdlora.runs.report import REPORT
-from sdlora.runs.run_config import CONFIG
 from sdlora.sweep.plan import FILE_NAME, VERSION
 from sdlora.sweep.state import FILE_NAME as CELL_FILE
 from sdlora.sweep.state import RUNNING

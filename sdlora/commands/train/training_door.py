@@ -79,9 +79,8 @@ def train(
         with processes.in_turn(devices.strategy):
             run = preparation.prepared(config, folder, progress, kept, devices, list(overrides))
         if run.is_finished:
-            steps = config.trainer.max_steps
             progress.print(
-                f"{folder} is finished: all {steps} steps are done and exported; "
+                f"{folder} is finished: all {run.first_step} steps are done and exported; "
                 "raise trainer.max_steps to continue, or start a new run"
             )
             return run
