@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from sdlora.cli.arguments import prepared_arguments
 from sdlora.cli.composition import register_evaluate, register_schemas, to_typed
+from sdlora.cli.stored_config import OVERLAYS
 from sdlora.config.evaluate import EvaluateConfig
 
 
@@ -22,7 +23,7 @@ def store_left_as_found() -> Iterator[ConfigStore]:
     try:
         yield store
     finally:
-        for name in ("evaluate.yaml", *EvaluateConfig.GROUPS):
+        for name in ("evaluate.yaml", *EvaluateConfig.GROUPS, *OVERLAYS):
             store.repo.pop(name, None)
         store.repo.get("hydra", {}).pop("help", None)
         register_schemas()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.keys import all_keys
+from sdlora.runtime.places import RUN_CONFIG
 
 MULTIRUN = ("-m", "--multirun")
 
@@ -62,9 +62,8 @@ def written_where_it_lies(arguments: Sequence[str]) -> list[str]:
 def opened_shortcuts(arguments: Sequence[str]) -> list[str]:
     """Expand ``data.cache=off`` to its ``mode``, ``evaluation.face=none`` to its ``name``.
 
-    And ``run_dir`` to Hydra's folder too, so that ``.hydra/``, which is needed to resume, is in the
-    same folder. Hydra cannot set a group by one value, nor take its folder from a key that differs
-    in each run of a sweep.
+    And ``run_dir`` to Hydra's folder too, so that its files are in the same folder. Hydra cannot
+    set a group by one value, nor take its folder from a key that differs in each run of a sweep.
     """
     scorers = r"^evaluation\.(face|clip|attributes|image|aesthetic)=(?!\{)"
     opened = [re.sub(r"^data\.cache=(?!\{)", "data.cache.mode=", item) for item in arguments]
@@ -75,10 +74,9 @@ def opened_shortcuts(arguments: Sequence[str]) -> list[str]:
 
 
 def resumed_arguments(arguments: Sequence[str]) -> list[str]:
-    """Put the overrides of the run of ``resume=`` in front of the given ones.
+    """Make ``resume=RUN_FOLDER`` write into that folder, where the run's own config is read later.
 
-    So ``resume=RUN_FOLDER`` alone is enough, and continues in that folder; when Hydra reads a
-    config it has parsed its overrides already.
+    Hydra creates its folder before any config is read.
 
     Args:
         arguments: The command line without the program's name.
@@ -93,18 +91,16 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
     several = [item for item in arguments if item in MULTIRUN or item.startswith("sweep=")]
     if several:
         raise ValueError(f"resume={folder}: continues one run; leave out {several[0]}")
-    stored = Path(folder) / ".hydra" / "overrides.yaml"
-    if not stored.is_file():
+    if not (Path(folder) / RUN_CONFIG).is_file():
         raise ValueError(
-            f"resume={folder}: not a run folder (it has no .hydra/overrides.yaml); give the folder "
+            f"resume={folder}: not a run folder (it has no {RUN_CONFIG}); give the folder "
             "that a run wrote, such as outputs/2026-01-31/12-00-00"
         )
-    before = {_key(line): line for line in map(str, OmegaConf.load(stored))}
     given["resume"] = f"resume={quoted(folder)}"  # a cell's folder holds "="
     if given.pop("hydra.run.dir", None):
         raise ValueError(f"resume={folder}: continues in that folder; leave out hydra.run.dir")
     here = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null", "hydra.mode=RUN"]
-    return [*(before | given).values(), *here]
+    return [*given.values(), *here]
 
 
 def opened_options(arguments: Sequence[str], schema: type) -> list[str]:

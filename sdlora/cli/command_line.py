@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sdlora.cli.arguments import prepared_arguments
 from sdlora.cli.composition import register_evaluate, register_schemas
 from sdlora.cli.composition_errors import explain
+from sdlora.cli.own_files import with_own_files
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.rules import ConfigError
 from sdlora.runtime.places import CONF
@@ -38,12 +39,12 @@ def run(task: Callable[[DictConfig], None], config_name: str, schema: type) -> N
     settle_libraries()
     arguments = sys.argv[1:]
     if os.environ.get(TRACEBACK) == "1":
-        sys.argv[1:] = prepared_arguments(arguments, schema)
+        sys.argv[1:] = prepared_arguments(with_own_files(arguments), schema)
         _hydra_main(task, config_name)()
         return
     failed: list[BaseException] = []
     try:
-        arguments = sys.argv[1:] = prepared_arguments(arguments, schema)
+        arguments = sys.argv[1:] = prepared_arguments(with_own_files(arguments), schema)
         with _environment(TRACEBACK, "1"):  # Hydra hands errors on instead of printing its own
             _hydra_main(_reporting(task, schema, failed), config_name)()
     except KeyboardInterrupt:

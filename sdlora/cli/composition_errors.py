@@ -13,6 +13,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sdlora.cli.stored_config import OVERLAYS
 from sdlora.config.keys import ANY_NAME, all_keys, nearest_key, schema_key
 
 KINDS = {
@@ -87,6 +88,11 @@ def unknown_key(
         folders: Config folders, whose sub-folders are the groups.
         where: Which file it stands in, to be put in the message.
     """
+    if (overlay := key.partition(".")[0]) in OVERLAYS:
+        return (
+            f"{overlay}: the file sets keys below {overlay}; begin it with # @package _global_, or "
+            f"name it by its path: {overlay}=FOLDER/NAME.yaml"
+        )
     if key.startswith("hydra."):
         return f"{shown(key, value)}{where}: unknown key; --cfg hydra shows all of Hydra's"
     taken = _groups(folders) & set(getattr(schema, "GROUPS", _groups(folders)))

@@ -6,7 +6,7 @@ A group may hold further groups with free names: a field that maps names to a da
 """
 
 import difflib
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -36,6 +36,17 @@ def as_written(config: Any) -> dict[str, Any]:
     values = asdict(config)
     for group, (field, _) in open_groups(type(config)).items():
         values[group] |= values[group].pop(field)
+    return values
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    values: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            values |= flat(value, f"{prefix}{key}.")
+        else:
+            values[prefix + key] = value
     return values
 
 

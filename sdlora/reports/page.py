@@ -16,10 +16,10 @@ from sdlora.reports.rendering import write_page
 from sdlora.reports.run_files import run_files
 from sdlora.reports.score_tables import State, read_states, reasons, score_table, step_table
 from sdlora.runs.best import CHOSEN_IN, SCORES
+from sdlora.runs.identity import CONFIG
 from sdlora.runs.metrics import read_steps
 from sdlora.runs.partial_files import inside, mapping, read_mapping
 from sdlora.runs.report import LORA_ROW, REPORT, WHOLE_ROW
-from sdlora.runs.run_config import CONFIG
 from sdlora.runs.run_folder import LORA
 from sdlora.runs.samples import BASE, LAST, SAMPLES
 

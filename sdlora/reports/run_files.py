@@ -5,9 +5,10 @@ from pathlib import Path
 
 from sdlora.adapters.formats import DIFFUSERS_FILE
 from sdlora.runs.checkpoints import CHECKPOINTS
+from sdlora.runs.finished import FINISHED
+from sdlora.runs.identity import CONFIG
 from sdlora.runs.metrics import METRICS
 from sdlora.runs.report import REPORT
-from sdlora.runs.run_config import CONFIG
 from sdlora.runs.run_folder import LAST_STEP, LORA, PIPELINE
 from sdlora.runs.samples import SAMPLES
 
@@ -27,6 +28,7 @@ PURPOSES = (
     (METRICS, "every number, one line a step"),
     (REPORT, "the final scores"),
     (CONFIG, "the whole config"),
+    (FINISHED, "the last step and the files of the run's end"),
     (f"{CHECKPOINTS}/step_*", "what resume= continues from"),
     ("tensorboard", "curves and grids: tensorboard --logdir of the run's folder"),
 )

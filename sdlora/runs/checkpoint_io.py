@@ -10,6 +10,7 @@ import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from sdlora.runs.checkpoints import MANIFEST, problem_of
+from sdlora.runs.identity import identity
 from sdlora.runtime.files import sha256, write_bytes, write_json
 
 
@@ -22,7 +23,7 @@ class WholeCheckpointIO(CheckpointIO):
 
     Lightning's own writer stages in the system's temporary folder and copies across file systems,
     which can truncate the previous good file. Here the state is written first, whole; the manifest
-    with its SHA-256 comes last and makes the checkpoint valid.
+    with its SHA-256 and the identity of the run comes last and makes the checkpoint valid.
     """
 
     def save_checkpoint(
@@ -35,7 +36,8 @@ class WholeCheckpointIO(CheckpointIO):
         torch.save(checkpoint, buffer)
         write_bytes(path, buffer.getvalue())
         step = int(checkpoint["global_step"])
-        write_json(path.parent / MANIFEST, {"step": step, "sha256": sha256(path)})
+        manifest = {"step": step, "sha256": sha256(path), **identity(path.parents[2])}
+        write_json(path.parent / MANIFEST, manifest)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None

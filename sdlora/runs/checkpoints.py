@@ -2,8 +2,11 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from sdlora.runs.identity import CONFIG, identity
 from sdlora.runtime.files import sha256
 
 CHECKPOINTS = "checkpoints"
@@ -11,6 +14,9 @@ CHECKPOINTS = "checkpoints"
 
 STATE = "trainer.ckpt"
 MANIFEST = "manifest.json"
+
+
+_OTHER = {"run": "another run", "seed": "another seed", "settings": "other settings"}
 
 
 def problem_of(folder: Path) -> str | None:
@@ -22,10 +28,24 @@ def problem_of(folder: Path) -> str | None:
         return f"{MANIFEST} is missing (the run was stopped while it wrote)"
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
         return f"{MANIFEST} is damaged"
+    if (other := _other_origin(folder, manifest)) is not None:
+        return other
     if not (folder / STATE).is_file():
         return f"{STATE} is missing"
     if sha256(folder / STATE) != expected:
         return f"{STATE} is not what was written (its SHA-256 differs)"
+    return None
+
+
+def _other_origin(folder: Path, manifest: Mapping[str, Any]) -> str | None:
+    """Why a checkpoint is none of this run, or not of this step; older ones do not say."""
+    step = manifest.get("step")
+    if folder.name.startswith("step_") and step != step_of(folder / STATE):
+        return f"is the checkpoint of step {step}, in a folder of another name"
+    own = identity(folder.parent.parent)
+    for name in own:
+        if name in manifest and own[name] != manifest[name]:
+            return f"is of {_OTHER[name]} (its {MANIFEST} and this run's {CONFIG} differ)"
     return None
 
 

@@ -1,59 +1,21 @@
 """``config.json`` of a run: written at its start, compared when it is resumed."""
 
 import json
-import math
 import os
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sdlora.runs.identity import CONFIG, read_record, weight_settings
+from sdlora.runs.partial_files import is_number, mapping
 from sdlora.runs.run_folder import RunFolderError
-from sdlora.runtime.files import write_json
-
-CONFIG = "config.json"
-"""File of the resolved config of the run at its start."""
-
+from sdlora.runs.stored_paths import seen_from_here
+from sdlora.runtime.files import write_bytes, write_json
 
 SHOWN_DETAILS = 10
 """Number of changed pictures that the refusal of a resumed run lists."""
-
-FREE_KEYS = (
-    "check",
-    "resume",
-    "from_lora",
-    "run_dir",
-    "model.recommended",
-    "sampling",
-    "evaluation",
-    "checkpoint",
-    "logger",
-    "export",
-    "sweep",
-    "trainer.max_steps",
-    "trainer.log_every_n_steps",
-    "trainer.accelerator",
-    "trainer.timeout_min",
-    "trainer.gradient_checkpointing",
-    "trainer.offload",
-    "trainer.memory_gb",
-    "data.root",
-    "data.roots",
-    "data.num_workers",
-    "data.cache",
-)
-"""Keys that a resumed run may change: length, pictures and scores, and locations.
-``data.root`` and ``data.roots`` are here because a folder may move; their content, repeats and
-prefixes are compared by hash. ``model.recommended`` acts through other keys only, which are
-compared themselves."""
-
-
-BATCHES_A_STEP = (
-    "trainer.accumulate_grad_batches",
-    "trainer.devices",
-    "trainer.num_nodes",
-)
-"""Keys of which only the product may not change: the same batches on other devices."""
 
 
 def write_config(
@@ -61,36 +23,49 @@ def write_config(
     config: Mapping[str, Any],
     hashes: Mapping[str, str],
     asked: Mapping[str, Any] | None = None,
+    given: Sequence[str] = (),
 ) -> None:
-    """Write the config, the start time, and the hashes of data and base model.
+    """Write the record of a run: its config, and the hashes of data and base model.
 
-    A resumed run keeps its first start time.
+    A resumed run keeps its identity, its first start time, and what earlier starts gave.
 
     Args:
         folder: The run folder.
         config: The config that the run trains with.
-        hashes: SHA-256 of data and base model, by name.
+        hashes: SHA-256 of data and base model, by name; empty: not known yet.
         asked: Values of keys before the plan of memory changed them.
+        given: The overrides of this start, as typed; they are shown, and never read back.
     """
-    began = (started_at(folder) if config.get("resume") else None) or now()
-    written = {"config": config, "hashes": hashes, "started_at": began, "asked": asked or {}}
+    is_resumed = bool(config.get("resume"))
+    before = read_record(folder) if is_resumed else {}
+    written = {
+        "config": config,
+        "hashes": hashes,
+        "run": before.get("run") or uuid.uuid4().hex,
+        "started_at": (started_at(folder) if is_resumed else None) or now(),
+        "working_folder": str(Path.cwd()),
+        "asked": asked or {},
+        "given": [*(read_given(folder) if is_resumed else []), list(given)],
+    }
     write_json(folder / CONFIG, written)
+
+
+def read_given(folder: Path) -> list[list[str]]:
+    """The overrides of each start of the run, as typed; empty where they are not known."""
+    given = read_record(folder).get("given", [])
+    is_known = isinstance(given, list) and all(isinstance(start, list) for start in given)
+    return [[str(item) for item in start] for start in given] if is_known else []
 
 
 def read_asked(folder: Path) -> dict[str, Any]:
     """What ``write_config`` was given as ``asked``; empty in a folder without it."""
-    try:
-        return dict(json.loads((folder / CONFIG).read_text("utf-8"))["asked"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    return mapping(read_record(folder).get("asked"))
 
 
 def started_at(folder: Path) -> float | None:
     """Start time of the run in this folder, as from :func:`now`; ``None`` if unknown."""
-    try:
-        return float(json.loads((folder / CONFIG).read_text("utf-8"))["started_at"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    found = read_record(folder).get("started_at")
+    return float(found) if is_number(found) else None
 
 
 def now() -> float:
@@ -104,7 +79,7 @@ def now() -> float:
 
 
 def read_config(folder: Path, key: str = "resume") -> tuple[dict[str, Any], dict[str, str]]:
-    """Config and hashes as ``write_config`` wrote them.
+    """Config and hashes as ``write_config`` wrote them, with the run's paths as seen from here.
 
     Args:
         folder: The run folder.
@@ -115,12 +90,13 @@ def read_config(folder: Path, key: str = "resume") -> tuple[dict[str, Any], dict
     """
     try:
         stored = json.loads((folder / CONFIG).read_text("utf-8"))
-        return stored["config"], stored["hashes"]
-    except (OSError, KeyError, json.JSONDecodeError) as error:
+        config, hashes = dict(stored["config"]), dict(stored["hashes"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise RunFolderError(
             f"{key}={folder}: {CONFIG} is missing or damaged ({type(error).__name__}), so the "
             "config of the run is unknown; name another run folder"
         ) from error
+    return seen_from_here(config, stored.get("working_folder")), hashes
 
 
 def refuse_changes(
@@ -143,10 +119,9 @@ def refuse_changes(
     before, hashes_before = read_config(folder)
     changed = [
         f"{key}: was {old!r}, now {new!r}"
-        for key, old, new in differences(_comparable(before), _comparable(config))
-        if not any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
+        for key, old, new in differences(weight_settings(before), weight_settings(config))
     ]
-    if hashes is not None:
+    if hashes is not None and hashes_before:
         for key, old, new in differences(hashes_before, hashes):
             marks = f"(SHA-256 {str(old)[:12]} -> {str(new)[:12]})"
             changed.append(f"{key}: its content has changed {marks}")
@@ -157,13 +132,6 @@ def refuse_changes(
             f"resume={folder}: cannot continue, since this changed:{listing}\n"
             "Set it back, or start a new run."
         )
-
-
-def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys, with the number of batches in a step instead of its factors."""
-    values = flat(config)
-    factors = [int(values.pop(key, 1)) for key in BATCHES_A_STEP]
-    return {" * ".join(BATCHES_A_STEP): math.prod(factors), **values}
 
 
 def _shortened(lines: Sequence[str]) -> list[str]:
@@ -177,12 +145,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple
     return [(k, before.get(k), now.get(k)) for k in keys if before.get(k) != now.get(k)]
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys."""
-    values: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            values |= flat(value, f"{prefix}{key}.")
-        else:
-            values[prefix + key] = value
-    return values
+def keep_record(folder: Path, content: bytes) -> bool:
+    """Write the record of a run again, if its folder was removed; whether that was so."""
+    if (folder / CONFIG).exists():
+        return False
+    write_bytes(folder / CONFIG, content)
+    return True

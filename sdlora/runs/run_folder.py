@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from sdlora.runs.checkpoints import CHECKPOINTS, steps_on_disk
 from sdlora.runtime.files import remove_stale_temporaries, write_json
+from sdlora.runtime.places import RUN_CONFIG
 
 LORA = "lora"
 """Folder of the chosen LoRA."""
@@ -106,5 +107,18 @@ def refuse_used(folder: Path) -> None:
     if steps_on_disk(folder / CHECKPOINTS) or any(path.exists() for path in results):
         raise RunFolderError(
             f"run_dir={folder}: holds a run already; continue it with resume={folder}, or choose "
+            "another folder with hydra.run.dir=FOLDER"
+        )
+
+
+def refuse_check(folder: Path) -> None:
+    """Raise an error if a check would write its data sheet over that of a run.
+
+    Raises:
+        RunFolderError: Naming the remedy.
+    """
+    if (folder / RUN_CONFIG).exists():
+        raise RunFolderError(
+            f"run_dir={folder}: holds a run, whose data sheet check=true would replace; choose "
             "another folder with hydra.run.dir=FOLDER"
         )

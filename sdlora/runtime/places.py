@@ -12,6 +12,10 @@ EXAMPLE = "example:"
 """Prefix of paths of the shipped examples, such as ``example:portraits``."""
 
 
+RUN_CONFIG = "config.json"
+"""File with the config of a run, in its folder."""
+
+
 def shipped(name: str) -> Path:
     """Path of a folder of the project, such as ``conf`` or ``examples``."""
     installed = PACKAGE / name

@@ -7,10 +7,10 @@ from typing import Any
 
 from sdlora.evaluation.scores import Scores, scores_from
 from sdlora.runs.best import Best, read_best
+from sdlora.runs.identity import CONFIG
 from sdlora.runs.metrics import read_steps
 from sdlora.runs.partial_files import inside, is_number, mapping, read_mapping
 from sdlora.runs.report import REPORT
-from sdlora.runs.run_config import CONFIG
 from sdlora.runtime.foreign_yaml import read_yaml
 from sdlora.sweep.plan import FILE_NAME, VERSION
 from sdlora.sweep.state import FILE_NAME as CELL_FILE

@@ -11,7 +11,7 @@ from sdlora.cli.command_line import run
 from sdlora.cli.composition import to_typed
 from sdlora.commands.evaluate.run_settings import model_of, with_run_settings
 from sdlora.commands.fetch.fetching import fetch
-from sdlora.commands.train.from_lora import with_recipe
+from sdlora.commands.train.resumed_config import with_stored
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
@@ -44,7 +44,7 @@ NOTHING_WRITTEN = ("hydra.output_subdir=null", "hydra/job_logging=none", "hydra.
 def fetch_for_training(composed: DictConfig) -> None:
     """Get what a training run of this config needs."""
     given = HydraConfig.get().overrides.task
-    config = to_typed(with_recipe(composed, given), TrainConfig)
+    config = to_typed(with_stored(composed, given), TrainConfig)
     with Progress() as progress:
         fetch(needed_weights.needed_for_training(config), progress)
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +19,10 @@ from sdlora.evaluation.evaluated import Evaluation
 from sdlora.models.memory import Offload
 from sdlora.runs.best import BestAdapter
 from sdlora.runs.checkpoints import CHECKPOINTS
+from sdlora.runs.finished import forget_finished
+from sdlora.runs.identity import CONFIG
 from sdlora.runs.metrics import forget_metrics_after
+from sdlora.runs.run_config import keep_record
 from sdlora.sweep.pruning import pruning
 from sdlora.training.callbacks.drawing import Evaluate
 from sdlora.training.callbacks.saving import Checkpoints
@@ -49,8 +53,14 @@ def fit(run: TrainingRun) -> Fitted:
         TrainingError: If the loss is NaN or infinite, or memory runs out.
     """
     if run.trainer.is_global_zero:
+        forget_finished(run.folder)
         forget_metrics_after(run.folder, run.first_step if run.checkpoint else -1)
-    if run.checkpoint is not None:
+    if run.is_trained:
+        run.progress.print(
+            f"step {run.first_step} is the last, and its export and report are not whole: they are "
+            "made again"
+        )
+    elif run.checkpoint is not None:
         run.progress.print(f"continuing from step {run.first_step} of {run.trainer.max_steps}")
     if run.cost is not None:
         run.progress.print(described_time(run, run.cost))
@@ -104,15 +114,26 @@ def _callbacks(run: TrainingRun, signals: StopSignals, evaluate: Evaluate) -> li
         run.folder,
         run.config.trainer.log_every_n_steps,
     )
+    record = (run.folder / CONFIG).read_bytes() if run.trainer.is_global_zero else b""
     save = Checkpoints(
         run.folder / CHECKPOINTS,
         run.config.checkpoint.every_n_steps,
         run.config.checkpoint.keep_last,
-        lambda folder: write_adapter(run, folder),
+        lambda folder: _write_step(run, folder, record),
         run.progress.print,
     )
     average: list[Callback] = [run.average] if run.average else []
     return [*average, signals, speed, save, evaluate]
+
+
+def _write_step(run: TrainingRun, folder: Path, record: bytes) -> None:
+    """Write the adapter of a step; if the run folder was removed, the run's record, too."""
+    if keep_record(run.folder, record):
+        run.progress.print(
+            f"warning: {run.folder} was removed while the run trains; it is written again from "
+            f"step {run.trainer.global_step} on, so that the run can be resumed"
+        )
+    write_adapter(run, folder)
 
 
 def _say_why_it_stopped(run: TrainingRun, signals: StopSignals, evaluate: Evaluate) -> None:

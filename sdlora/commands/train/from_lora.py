@@ -1,29 +1,23 @@
 """Repeating the run of a LoRA file's header (``from_lora=FILE``)."""
 
-import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
-from sdlora.config.keys import ANY_NAME, all_keys, as_written, schema_key
+from sdlora.cli.stored_config import given_keys, laid_under, taken_groups
+from sdlora.config.keys import as_written, flat
 from sdlora.config.rules import ConfigError
 from sdlora.config.sampling import CAPTIONS
 from sdlora.config.train import TrainConfig
-from sdlora.runs.run_config import differences, flat
+from sdlora.runs.run_config import differences
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 
 OF_THIS_RUN = ("from_lora", "resume", "check", "run_dir", "sweep")
 """Keys of the run itself, which are not part of its recipe."""
-
-GROUP_KEYS = {"optimizer": "optim"}
-"""Group -> its key, if the names differ."""
-
-OVERLAYS = ("experiment", "debug")
-"""Groups that set keys of other groups, so that precedence would be unclear."""
 
 SAME_CONTENT = ("data.num_workers", "data.cache")
 """Keys of ``data`` that do not change the training pictures."""
@@ -75,29 +69,15 @@ def with_recipe(composed: DictConfig, arguments: Sequence[str]) -> DictConfig:
     file = composed.from_lora
     recipe = read_recipe(Path(file))
     stored = {k: v for k, v in recipe["config"].items() if k not in OF_THIS_RUN}
-    if unknown := _unknown_keys(stored):
-        made = recipe["versions"].get("sdlora", "another version")
-        raise ConfigError(
-            f"from_lora={file}: made with sdlora {made}, whose config has keys that are unknown "
-            f"here: {', '.join(unknown)}; repeat it with that version"
-        )
-    given = [item.partition("=")[0].lstrip("+~") for item in arguments]
-    for item, key in zip(arguments, given, strict=True):
-        if key in OVERLAYS and not item.endswith("=null"):
-            raise ConfigError(f"{item}: an overlay under from_lora={file}; give its keys instead")
-    taken = {GROUP_KEYS.get(key, key) for key in given}
-    values = {key: copy.deepcopy(OmegaConf.select(composed, key)) for key in given if "." in key}
-    with open_dict(composed):
-        for name in stored.keys() - taken:
-            OmegaConf.update(composed, name, stored[name])
-        is_other_rank = isinstance(values.get("lora.r"), int) and "lora" not in taken
-        if is_other_rank and "lora.alpha" not in given and "lora" in stored:
-            strength = stored["lora"]["alpha"] / stored["lora"]["r"]
-            values["lora.alpha"] = strength * values["lora.r"]  # as alpha follows r elsewhere
-        options = {name: each for name, each in stored.items() if name not in taken}
-        for key, value in {**dict(_open_values(options)), **values}.items():
-            OmegaConf.update(composed, key, value, merge=False)
-    _refuse_missing(composed, [*taken, *values])
+    made = recipe["versions"].get("sdlora", "another version")
+    laid_under(composed, stored, arguments, f"from_lora={file}", made)
+    given = given_keys(arguments)
+    taken = taken_groups(given)
+    is_other_rank = "lora.r" in given and "lora" not in taken and "lora" in stored
+    if is_other_rank and "lora.alpha" not in given and isinstance(composed.lora.r, int):
+        strength = stored["lora"]["alpha"] / stored["lora"]["r"]
+        composed.lora.alpha = strength * composed.lora.r  # as alpha follows r elsewhere
+    _refuse_missing(composed, [*taken, *given])
     return composed
 
 
@@ -143,27 +123,6 @@ def compare_with_recipe(
             progress.print(f"  note: {name} differs from that of the training: no exact repeat")
     for name, old, new in differences(recipe["versions"], versions):
         progress.print(f"  note: {name} {old} in the file, {new} here: last bits may differ")
-
-
-def _unknown_keys(stored: Mapping[str, Any]) -> list[str]:
-    known = all_keys(TrainConfig)
-    open_keys = tuple(f"{key}." for key, kind in known.items() if kind == "dict")
-    names = {key: schema_key(key, known) for key in flat(stored)}
-    return [
-        key
-        for key, name in names.items()
-        if (name not in known or name.endswith(ANY_NAME)) and not name.startswith(open_keys)
-    ]
-
-
-def _open_values(stored: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """What of a header is a mapping of any keys, such as options; it is taken whole."""
-    known = all_keys(TrainConfig)
-    for name, value in stored.items():
-        if known.get(schema_key(prefix + name, known)) == "dict":
-            yield prefix + name, value
-        elif isinstance(value, Mapping):
-            yield from _open_values(value, f"{prefix}{name}.")
 
 
 def _refuse_missing(composed: DictConfig, given: Sequence[str]) -> None:

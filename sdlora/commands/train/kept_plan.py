@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sdlora.config.keys import flat
 from sdlora.config.train import TrainConfig
-from sdlora.runs.run_config import flat, read_asked, read_config
+from sdlora.runs.partial_files import mapping
+from sdlora.runs.run_config import read_asked, read_config
 
 
 def settings_of_training(config: TrainConfig) -> dict[str, Any]:
@@ -22,6 +24,19 @@ def asked(config: TrainConfig, planned: TrainConfig) -> dict[str, Any]:
     """What the config says of the settings that the plan has changed."""
     before, now = settings_of_training(config), settings_of_training(planned)
     return before if before != now else {}
+
+
+def as_asked(folder: Path) -> dict[str, Any]:
+    """The config of a run's folder, before its plan of memory changed it.
+
+    Raises:
+        RunFolderError: If the folder's config cannot be read.
+    """
+    config, _ = read_config(folder)
+    for key, value in read_asked(folder).items():
+        group, _, name = key.partition(".")
+        config[group] = {**mapping(config.get(group)), name: value}
+    return config
 
 
 def as_planned_before(config: TrainConfig, folder: Path) -> TrainConfig:

@@ -1,8 +1,7 @@
 """Preparation of a training run: pictures, model, batches, module, evaluator."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
@@ -43,7 +42,7 @@ from sdlora.models.base_notes import base_notes
 from sdlora.models.family import Family
 from sdlora.models.memory import checkpoint_gradients, memory_and_speed
 from sdlora.runs.checkpoints import CHECKPOINTS, newest_valid
-from sdlora.runs.run_config import refuse_changes, write_config
+from sdlora.runs.run_config import read_config, refuse_changes, write_config
 from sdlora.runs.run_folder import PROMPTS, refuse_used
 from sdlora.runtime import versions
 from sdlora.runtime.files import write_text
@@ -57,6 +56,7 @@ def prepared(
     progress: Progress,
     kept: Kept,
     trainer: lightning.Trainer,
+    overrides: Sequence[str] = (),
 ) -> TrainingRun:
     """Prepare a run up to its first step.
 
@@ -68,6 +68,7 @@ def prepared(
         progress: Prints notes and shows bars.
         kept: Objects of the last run of this process, reused if they are the same.
         trainer: Of one device or several.
+        overrides: The command line's, for the record of the run.
 
     Raises:
         ValueError: For any config or data that cannot work.
@@ -77,19 +78,28 @@ def prepared(
     if config.resume:
         config = as_planned_before(config, folder)
     checkpoint = _checkpoint_to_resume(config, folder, progress)
+    if is_first and not config.resume:  # from here on it can be resumed
+        write_config(folder, as_written(config), {}, given=overrides)
     notes = _check_without_weights(config)
     for line in notes if is_first else ():
         progress.print(line)
     found, held_out = run_pictures(config, folder, progress)
     prompts = validation_prompts(config, found, held_out)
     check_new_word(config, found, prompts.drawn, progress)
-    planned = plan(config, found, trainer, progress, is_resumed=config.resume is not None)
+    is_settled = config.resume is not None and bool(read_config(folder)[1])
+    planned = plan(config, found, trainer, progress, is_resumed=is_settled)
     config = planned.config
     trainer.accumulate_grad_batches = config.trainer.accumulate_grad_batches
     held_out = held_out if is_first else None
     of_files = base_hashes(config.model, config.data) | init_hashes(config.lora)
     hashes = {"data": found.fingerprint, **of_files}
-    _begin(config, folder, found, hashes, progress, is_first, asked(given, config))
+    _refuse_changed_content(config, folder, found, hashes, progress)
+    sheet = data_sheet(config, found)
+    if is_first:
+        write_data_sheet(sheet, config.data, folder, progress)
+    refuse_findings(config.data, sheet)
+    if is_first:
+        write_config(folder, as_written(config), hashes, asked(given, config), overrides)
     if is_first and prompts.captions:
         write_text(folder / PROMPTS, "".join(f"{line}\n" for line in prompts.captions))
     scorer = _scorer(config, found, held_out, device, progress, kept) if is_first else Scorer([])
@@ -152,27 +162,19 @@ def _check_without_weights(config: TrainConfig) -> list[str]:
     return base_notes(source, base)
 
 
-def _begin(
+def _refuse_changed_content(
     config: TrainConfig,
     folder: Path,
     data: PictureSet,
     hashes: Mapping[str, str],
     progress: Progress,
-    is_first: bool,
-    asked_before: Mapping[str, Any],
 ) -> None:
-    """Refuse to resume or repeat a run on changed data; then write data sheet and config."""
+    """Refuse to resume or repeat a run on changed pictures or another base."""
     if config.resume:  # before the sheet is written anew: it tells which pictures changed
         changed = changed_pictures(folder / FILE_NAME, data.source.pictures)
         refuse_changes(folder, as_written(config), hashes, {"data": changed})
     elif config.from_lora:
         compare_with_recipe(config, hashes, versions.versions(), progress)
-    sheet = data_sheet(config, data)
-    if is_first:
-        write_data_sheet(sheet, config.data, folder, progress)
-    refuse_findings(config.data, sheet)
-    if is_first:
-        write_config(folder, as_written(config), hashes, asked_before)
 
 
 def _scorer(

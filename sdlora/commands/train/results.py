@@ -13,18 +13,20 @@ from sdlora.commands.train.exported_files import export_chosen, export_last
 from sdlora.commands.train.fit import Fitted
 from sdlora.commands.train.lora_header import metadata
 from sdlora.commands.train.training_run import TrainingRun
-from sdlora.config.keys import as_written
+from sdlora.config.keys import as_written, flat
+from sdlora.data.sheet.sheet_output import FILE_NAME as DATA_SHEET
 from sdlora.evaluation.comparison import gap_closed_by
 from sdlora.evaluation.evaluated import Evaluation
 from sdlora.evaluation.evaluator import score_training
 from sdlora.evaluation.scores import Scores
 from sdlora.export.model_card import write_model_card
+from sdlora.reports.page import FILE_NAME as PAGE
 from sdlora.reports.page import write_html_report
 from sdlora.runs.best import Best, BestAdapter
+from sdlora.runs.finished import write_finished
 from sdlora.runs.nearest import write_nearest
-from sdlora.runs.report import LORA_ROW, WHOLE_ROW, write_report
-from sdlora.runs.run_config import flat
-from sdlora.runs.run_folder import LORA
+from sdlora.runs.report import LORA_ROW, REPORT, WHOLE_ROW, write_report
+from sdlora.runs.run_folder import LORA, RunFolderError
 from sdlora.runs.samples import (
     BASE,
     LAST,
@@ -52,10 +54,25 @@ def finish(run: TrainingRun, fitted: Fitted) -> None:
         _card(run, fitted, outcome)
     with run.progress.working("Writing report.html"):
         write_html_report(run.folder)
+    write_finished(run.folder, run.trainer.global_step, (REPORT, PAGE))
     run.progress.print("")
     for line in closing_lines(run, fitted.best, outcome):
         run.progress.print(line)
     say_not_taken(run.evaluator.scorer, run.progress)
+    _require_whole(run)
+
+
+def _require_whole(run: TrainingRun) -> None:
+    """Raise an error if the run folder was removed while the run trained.
+
+    Its data sheet is written at the start only.
+    """
+    if not (run.folder / DATA_SHEET).exists():
+        raise RunFolderError(
+            f"run_dir={run.folder}: was removed or emptied while the run trained; what was written "
+            f"since is there, such as {LORA}/, but earlier checkpoints, curves and the data sheet "
+            "are lost; for all of them start again"
+        )
 
 
 def _last_pictures(run: TrainingRun, fitted: Fitted) -> Evaluation | None:

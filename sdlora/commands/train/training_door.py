@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from sdlora.assembly import needed_weights
 from sdlora.cli.command_line import run
 from sdlora.cli.composition import to_typed
-from sdlora.commands.train.from_lora import with_recipe
+from sdlora.commands.train.resumed_config import with_stored
 from sdlora.config.train import TrainConfig
 from sdlora.runtime.kept import Kept
 from sdlora.runtime.program import follow, process_rank
@@ -32,7 +32,7 @@ def checked(composed: DictConfig, progress: Progress) -> TrainConfig:
     What the machine decides is decided here, once: the run's stored config has its value.
     """
     given = HydraConfig.get().overrides.task
-    config = to_typed(with_recipe(composed, given), TrainConfig)
+    config = to_typed(with_stored(composed, given), TrainConfig)
 
     from sdlora.assembly import unsuited_values
     from sdlora.cli import processes
@@ -60,15 +60,16 @@ def train(
     from sdlora.cli import processes
     from sdlora.commands.train import preparation, results, run_pictures
     from sdlora.commands.train.fit import fit
+    from sdlora.runs.run_folder import refuse_check
 
     is_first = processes.rank_of(config.trainer) == 0
+    overrides = HydraConfig.get().overrides.task
     if config.check:
         if is_first:
+            refuse_check(folder)
             run_pictures.check_data(config, folder, progress)
             given = [
-                item
-                for item in HydraConfig.get().overrides.task
-                if item.partition("=")[0] not in ("check", "run_dir")
+                item for item in overrides if item.partition("=")[0] not in ("check", "run_dir")
             ]
             progress.print(f"Next, train: {shlex.join(['sdlora', 'train', *given])}")
         return None
@@ -76,11 +77,10 @@ def train(
     devices = trainer(config.trainer, config.logger, folder, skips_layers=skips_layers)
     with processes.together(devices):
         with processes.in_turn(devices.strategy):
-            run = preparation.prepared(config, folder, progress, kept, devices)
+            run = preparation.prepared(config, folder, progress, kept, devices, list(overrides))
         if run.is_finished:
-            steps = config.trainer.max_steps
             progress.print(
-                f"{folder} is finished: all {steps} steps are done and exported; "
+                f"{folder} is finished: all {run.first_step} steps are done and exported; "
                 "raise trainer.max_steps to continue, or start a new run"
             )
             return run

@@ -14,7 +14,8 @@ from sdlora.data.selection.picture_set import PictureSet
 from sdlora.evaluation.evaluator import Evaluator
 from sdlora.models.family import Family
 from sdlora.runs.checkpoints import step_of
-from sdlora.runs.report import REPORT
+from sdlora.runs.finished import is_finished
+from sdlora.runs.run_folder import LORA
 from sdlora.runtime.progress import Progress
 from sdlora.training.callbacks.averaging import Average
 from sdlora.training.module import DiffusionModule
@@ -76,6 +77,12 @@ class TrainingRun:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the resumed run was finished, including export and report."""
-        is_over = self.checkpoint is not None and self.first_step >= self.trainer.max_steps
-        return is_over and (self.folder / REPORT).is_file()
+        """Whether the resumed run was finished, including export, report and page."""
+        file = self.folder / LORA / f"{self.config.export.name}.safetensors"
+        is_named = not self.specs or file.is_file()  # the name may have changed since
+        return self.is_trained and is_named and is_finished(self.folder, self.first_step)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the resumed run had done its last step."""
+        return self.checkpoint is not None and self.first_step >= self.trainer.max_steps

@@ -12,13 +12,12 @@ from omegaconf import OmegaConf
 
 from sdlora.cli.arguments import prepared_arguments
 from sdlora.cli.composition import register_schemas, to_typed
-from sdlora.config.keys import as_written
+from sdlora.config.keys import as_written, flat
 from sdlora.config.recommended import RecommendedConfig
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.evaluation.deepface_model import DeepFaceModel
 from sdlora.evaluation.hw10 import TUTORIAL_PARTS
-from sdlora.runs.run_config import flat
 from sdlora.runtime.places import CONF
 from tests.composed import evaluate_config
 

@@ -9,9 +9,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from sdlora.cli.composition import register_schemas, to_typed
-from sdlora.config.keys import as_written
+from sdlora.config.keys import as_written, flat
 from sdlora.config.train import TrainConfig
-from sdlora.runs.run_config import flat, refuse_changes, write_config
+from sdlora.runs.run_config import refuse_changes, write_config
 from sdlora.runs.run_folder import RunFolderError
 from sdlora.runtime.places import CONF
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from sdlora.config.keys import flat
 from sdlora.runs.run_config import (
     differences,
-    flat,
     now,
     read_config,
     refuse_changes,
