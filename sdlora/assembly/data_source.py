@@ -7,7 +7,8 @@ from pathlib import Path
 from sdlora.config.data import CacheConfig, DataConfig, RootConfig
 from sdlora.data.sources.archive import is_archive, unpacked
 from sdlora.data.sources.file_index import FileIndex
-from sdlora.data.sources.folder_source import HELD_OUT, FolderSource
+from sdlora.data.sources.folder_names import held_out_folder
+from sdlora.data.sources.folder_source import FolderSource
 from sdlora.data.sources.hub_set import HubSet
 from sdlora.data.sources.hub_source import HubSource
 from sdlora.data.sources.picture_source import PictureSource, WithClassPictures, WithTriggerWord
@@ -107,8 +108,8 @@ def held_out(data: DataConfig, progress: Progress) -> str | None:
     """The folder ``held_out`` in one of the roots, if there is one."""
     if data.source != "folder":
         return None
-    folders = (Path(root.path) / HELD_OUT for root in _roots(data, progress))
-    return next((str(folder) for folder in folders if folder.is_dir()), None)
+    folders = (held_out_folder(Path(root.path)) for root in _roots(data, progress))
+    return next((str(folder) for folder in folders if folder is not None), None)
 
 
 def held_out_fraction(

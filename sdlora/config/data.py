@@ -124,7 +124,7 @@ class DataConfig:
     roots: list[RootConfig] = field(default_factory=list)
     """Several folders, each with its own settings; instead of ``root``."""
     nested: bool = MISSING
-    """Whether sub-folders are read; one called ``held_out`` never is."""
+    """Whether sub-folders are read; one called ``held_out`` (in any letter case) never is."""
     val_root: str | None = None
     """Folder of captioned pictures for the validation loss; ``null``: the folder ``held_out`` of a
     root."""
@@ -153,7 +153,7 @@ class DataConfig:
     """What transparency means: ``background`` (lay it over the colour) or ``mask`` (and train only
     what is opaque)."""
     mask_weight: float = MISSING
-    """Loss weight where a mask (``NAME.mask.png``, or alpha) is black; [0, 1)."""
+    """Loss weight where a mask (``NAME.mask.png`` and the like, or alpha) is black; [0, 1)."""
     trigger_word: str | None = None
     """The word that calls the subject, such as ``sks``: put in front of every caption that does not
     have it, and of prompts (``sampling.trigger_word``); ``evaluation.trigger_word`` is it, too."""

@@ -12,10 +12,12 @@ from PIL import Image
 
 from sdlora.config.data import RootConfig
 from sdlora.data.captions.caption_text import CaptionError, check_caption_text
-from sdlora.data.pictures.decode import PICTURE_SUFFIXES, WHITE, read_alpha, read_mask, read_picture
+from sdlora.data.pictures.decode import WHITE, read_alpha, read_mask, read_picture
+from sdlora.data.pictures.formats import PICTURE_SUFFIXES
 from sdlora.data.pictures.picture import WARNING, Finding, Picture
 from sdlora.data.sources.file_index import FileIndex, FileKey, PictureFacts
 from sdlora.data.sources.file_reader import Fault, FileReader
+from sdlora.data.sources.other_files import findings_of_others
 from sdlora.data.sources.pairing import Candidate, Endings, Pairing
 from sdlora.data.sources.picture_source import DataError
 from sdlora.data.sources.scan import Folder, FolderScan
@@ -25,16 +27,13 @@ from sdlora.runtime.progress import Progress
 _BATCH = 256  # pictures between two writes of the index and two moves of the bar
 
 
-HELD_OUT = "held_out"
-"""Name of the folder in a root whose pictures are held out from training, for scores."""
-
-
 class FolderSource:
     """Pictures of folders, paired with captions and masks by name.
 
     The caption of ``a.jpg`` is ``a.txt`` beside it, or its row in a ``metadata.jsonl`` or
     ``metadata.csv`` of its folder or one above, else its root's, else the default. Its mask is
-    ``a.mask.png``. Names are compared Unicode-normalised (NFC; macOS writes accents apart).
+    ``a.mask.png`` or another of the usual names. Both may lie in folders of their own.
+    Names are compared Unicode-normalised (NFC; macOS writes accents apart).
     Headers and captions are read, pictures are not decoded; files known to the index are not read
     again. Each file that cannot be used gives a finding; none stops the others.
 
@@ -82,7 +81,7 @@ class FolderSource:
         self._masks: dict[int, tuple[FileKey, str]] = {}  # picture -> mask, its content
         texts = [_shared_caption(root, default_caption) for root in roots]
         endings = Endings(caption_endings)
-        scan = FolderScan(_folders(roots), endings.classify, nested=nested, held_out=HELD_OUT)
+        scan = FolderScan(_folders(roots), endings.classify, nested=nested)
         with _collector_paused():
             candidates = self._paired(scan, Pairing(endings, texts, scan.is_read))
             with FileReader(index, progress, len(candidates)) as reader:
@@ -116,9 +115,11 @@ class FolderSource:
 
     def _paired(self, scan: FolderScan, pairing: Pairing) -> list[Candidate]:
         """All pictures by name; no file is opened."""
-        candidates = [found for listing in scan.listings() for found in pairing.candidates(listing)]
+        candidates = list(pairing.candidates(list(scan.listings())))
         candidates.sort(key=lambda candidate: candidate.name)
         self.findings += scan.findings + pairing.findings + pairing.unclaimed()
+        stems = {os.path.splitext(candidate.name)[0] for candidate in candidates}
+        self.findings += findings_of_others(scan.others, stems)
         self.notes += scan.notes() + pairing.notes()
         filled = {candidate.folder.root for candidate in candidates}
         self.notes += [
@@ -208,13 +209,13 @@ def _faults(
         (candidate.mask, mask),
     ):
         if entry is not None and isinstance(own, Fault):
-            found.append(Finding(candidate.folder.name(entry.name), *own))
+            found.append(Finding(candidate.folder.name_of(entry), *own))
     if candidate.mask and isinstance(facts, PictureFacts) and isinstance(mask, PictureFacts):
         size, mask_size = ((own.width, own.height) for own in (facts, mask))
         if size != mask_size:
             wide, high = mask_size
             reason = f"is {wide}x{high} pixels, its picture {size[0]}x{size[1]}; make them equal"
-            found.append(Finding(candidate.folder.name(candidate.mask.name), "mask_size", reason))
+            found.append(Finding(candidate.folder.name_of(candidate.mask), "mask_size", reason))
     return found
 
 
