@@ -189,6 +189,7 @@ class DataConfig:
         )
         self._check_words()
         self._check_roots()
+        self._check_names()
         near = max(8, round(self.resolution / 8) * 8)
         require(
             8 <= self.resolution <= 4096 and self.resolution % 8 == 0,
@@ -255,6 +256,14 @@ class DataConfig:
             "data.roots",
             [root.path for root in self.roots],
             "belongs to data.source=folder; name a Hub set with data.root",
+        )
+
+    def _check_names(self) -> None:
+        require(
+            self.source == "folder" or not self.captions.from_name,
+            "data.captions.from_name",
+            True,
+            "belongs to data.source=folder, whose files have names; set it to false",
         )
 
     def _check_streaming(self) -> None:

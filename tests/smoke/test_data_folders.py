@@ -1,5 +1,6 @@
 """Data folders as people have them, through the real command."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sdlora.cli.arguments import quoted
 from sdlora.data.pictures import formats
 from tests.smoke.conftest import SMALL, TrainHere
 
@@ -104,3 +106,55 @@ def test_who_has_no_face_is_named_where_faces_are_cut(
         "noise.png: no face found by data.face_detector=opencv, so it is cut around its centre"
         in told
     )
+
+
+def test_several_folders_as_a_list_and_by_a_pattern(
+    tmp_path: Path,
+    train_here: TrainHere,
+    message_of: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folders = [tmp_path / "sets" / name for name in ("her, in Paris", "it's [2]")]
+    for number, folder in enumerate(folders):
+        photo(folder / f"{number}.png", number)
+    items = ",".join(quoted(str(folder)) for folder in folders)
+    for asked in (f"data.root=[{items}]", f"data.root='{tmp_path}/sets/*'"):
+        train_here(*CHECK, asked, f"run_dir={tmp_path / 'run'}")
+        sheet = json.loads((tmp_path / "run" / "dataset.json").read_text("utf-8"))
+        names = [each["name"] for each in sheet["pictures"]]
+        assert names == ["her, in Paris/0.png", "it's [2]/1.png"]
+    capsys.readouterr()
+    told = message_of(*CHECK, f"data.root='{tmp_path}/gone*'")
+    assert told == (
+        f"data.root={tmp_path}/gone*: matches no folder; give a pattern of folders, such as "
+        "photos/*"
+    )
+    photo(tmp_path / "sets" / "loose.png")
+    told = message_of(*CHECK, f"data.root='{tmp_path}/sets/*'")
+    assert f"sets/*: matches the picture {tmp_path}/sets/loose.png; give a pattern" in told
+    assert message_of(*CHECK, "data.root=[]") == (
+        "data.root=[]: must be paths of folders, such as [photos,more]"
+    )
+
+
+def test_folders_of_another_trainer(
+    tmp_path: Path, train_here: TrainHere, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo(tmp_path / "img" / "10_ohwx woman" / "a.png")
+    train_here("check=true", f"data.root={tmp_path / 'img'}", f"run_dir={tmp_path / 'run'}")
+    told = capsys.readouterr().out
+    assert "1 picture, 10 samples an epoch" in told
+    assert "folder 10_ohwx woman: 10 repeats by its name, and 'ohwx woman' is the caption" in told
+
+
+def test_file_names_as_captions(
+    tmp_path: Path, train_here: TrainHere, message_of: Callable[..., str]
+) -> None:
+    photo(tmp_path / "photos" / "a_red_car (2).png")
+    asked = ("check=true", f"data.root={tmp_path / 'photos'}", f"run_dir={tmp_path / 'run'}")
+    assert "or set data.captions.from_name=true, or data.captions.default" in message_of(*asked)
+    train_here(*asked, "data.captions.from_name=true")  # as it says
+    sheet = json.loads((tmp_path / "run" / "dataset.json").read_text("utf-8"))
+    assert [each["caption"] for each in sheet["pictures"]] == ["a red car"]
+    told = message_of(*asked, "data.captions.from_name=true", "data.captions.default=a car")
+    assert told.startswith("data.captions.from_name=True: and data.captions.default are both for")

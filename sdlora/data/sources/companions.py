@@ -11,8 +11,8 @@ from sdlora.data.sources.scan import PICTURE, Listing
 MASK = "mask"
 """Kind of mask files."""
 
-TABLE = "table"
-"""Kind of tables of captions."""
+TABLE, MAYBE_TABLE = "table", "maybe table"
+"""Kinds of tables of captions: by their name, and by their columns if these are such."""
 
 CAPTION = "caption"
 """Stands for all kinds of caption files."""
@@ -113,7 +113,7 @@ class Companions:
         return None
 
     def _give_away(self, listing: Listing, place: _Place) -> None:
-        has_texts = any(listing.files[kind] for kind in (*self._captions, TABLE))
+        has_texts = any(listing.files[kind] for kind in (*self._captions, TABLE, MAYBE_TABLE))
         if place.kind == MASK and has_texts:
             name = place.folder.rstrip("/")
             reason = (

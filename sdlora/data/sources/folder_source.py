@@ -11,12 +11,13 @@ from pathlib import Path
 from PIL import Image
 
 from sdlora.config.data import RootConfig
-from sdlora.data.captions.caption_text import CaptionError, check_caption_text
+from sdlora.data.captions.caption_text import CaptionError, caption_of_name, check_caption_text
 from sdlora.data.pictures.decode import WHITE, read_alpha, read_mask, read_picture
 from sdlora.data.pictures.formats import PICTURE_SUFFIXES
 from sdlora.data.pictures.picture import WARNING, Finding, Picture
 from sdlora.data.sources.file_index import FileIndex, FileKey, PictureFacts
 from sdlora.data.sources.file_reader import Fault, FileReader
+from sdlora.data.sources.kohya_folders import Repeated, layout_of_kohya, repeated_folders
 from sdlora.data.sources.other_files import findings_of_others
 from sdlora.data.sources.pairing import Candidate, Endings, Pairing
 from sdlora.data.sources.picture_source import DataError
@@ -42,6 +43,7 @@ class FolderSource:
         caption_endings: Endings of caption files, in any letter case; the first that exists counts.
         default_caption: Caption of pictures without one, ``""`` to train them without words;
             ``None``: they are findings.
+        from_name: Whether the name of a picture without a caption is its caption.
         nested: Whether sub-folders are read; hidden ones never are.
         background: Colour under transparent parts, as ``#rrggbb``.
         alpha_is_mask: Whether pictures without a mask file are masked by their transparency.
@@ -65,6 +67,7 @@ class FolderSource:
         *,
         caption_endings: Sequence[str] = (".txt", ".caption"),
         default_caption: str | None = None,
+        from_name: bool = False,
         nested: bool = True,
         background: str = WHITE,
         alpha_is_mask: bool = False,
@@ -79,11 +82,24 @@ class FolderSource:
         self.notes: list[str] = []
         self._files: list[FileKey] = []
         self._masks: dict[int, tuple[FileKey, str]] = {}  # picture -> mask, its content
-        texts = [_shared_caption(root, default_caption) for root in roots]
+        self._repeated: dict[str, Repeated] = {}  # by the prefix of the folder
+        folders = _folders(roots)
+        for folder in folders if nested else ():
+            repeated, notes = repeated_folders(folder.path)
+            self._repeated |= {f"{folder.name(name)}/": own for name, own in repeated.items()}
+            self.notes += notes
+        given = [_shared_caption(root, default_caption) for root in roots]
         endings = Endings(caption_endings)
-        scan = FolderScan(_folders(roots), endings.classify, nested=nested)
+
+        def text_of(folder: Folder, stem: str) -> str | None:
+            text, repeated = given[folder.root], self._repeated_of(folder)
+            if text is None and from_name:
+                return caption_of_name(stem)
+            return repeated.text if text is None and repeated is not None else text
+
+        scan = FolderScan(folders, endings.classify, nested=nested)
         with _collector_paused():
-            candidates = self._paired(scan, Pairing(endings, texts, scan.is_read))
+            candidates = self._paired(scan, Pairing(endings, text_of, scan.is_read))
             with FileReader(index, progress, len(candidates)) as reader:
                 for start in range(0, len(candidates), _BATCH):
                     self._add(candidates[start : start + _BATCH], reader)
@@ -112,6 +128,13 @@ class FolderSource:
         if self.pictures[index].has_mask:
             return read_alpha(_unchanged(self._files[index], self.pictures[index].content))
         return None
+
+    def _repeated_of(self, folder: Folder) -> Repeated | None:
+        """What the name of the folder says, or that of the one in the root that it lies in."""
+        if not self._repeated:
+            return None
+        ends = (place for place, letter in enumerate(folder.prefix, start=1) if letter == "/")
+        return next(filter(None, (self._repeated.get(folder.prefix[:end]) for end in ends)), None)
 
     def _paired(self, scan: FolderScan, pairing: Pairing) -> list[Candidate]:
         """All pictures by name; no file is opened."""
@@ -157,7 +180,7 @@ class FolderSource:
             return
         assert isinstance(facts, PictureFacts)
         assert isinstance(text, str)
-        root = self._roots[candidate.folder.root]
+        root, repeated = self._roots[candidate.folder.root], self._repeated_of(candidate.folder)
         masked_by = facts.content if self._alpha_is_mask and facts.has_alpha else ""
         if isinstance(mask, PictureFacts):
             masked_by = mask.content
@@ -166,7 +189,7 @@ class FolderSource:
             size=(facts.width, facts.height),
             text=text,
             content=facts.content,
-            repeats=root.repeats,
+            repeats=root.repeats * (1 if repeated is None else repeated.repeats),
             prefix=root.prefix,
             mask_content=masked_by,
             file_bytes=candidate.picture.num_bytes,
@@ -255,6 +278,8 @@ def _folders(roots: Sequence[RootConfig]) -> list[Folder]:
         if not path.is_dir():
             what = "is not a folder" if path.exists() else "does not exist"
             raise DataError(f"data.root={root.path}: {what}; give the folder of the pictures")
+        if (asked := layout_of_kohya(root.path)) is not None:
+            raise DataError(f"data.root={root.path}: is laid out for kohya's trainer; set {asked}")
         real = path.resolve()
         for other in seen:
             if real.is_relative_to(other) or other.is_relative_to(real):

@@ -5,10 +5,26 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from sdlora.data.captions.caption_text import looks_like_caption
 from sdlora.data.pictures.formats import PICTURE_SUFFIXES
-from sdlora.data.pictures.picture import Finding, quoted
-from sdlora.data.sources.caption_table import METADATA_NAMES, Row, read_metadata
-from sdlora.data.sources.companions import MASK, TABLE, Companions, sort_masks, unmasked
+from sdlora.data.pictures.picture import WARNING, Finding, quoted
+from sdlora.data.sources.caption_table import (
+    METADATA_NAMES,
+    TABLE_SUFFIXES,
+    Columns,
+    Row,
+    columns_of,
+    is_table,
+    read_metadata,
+)
+from sdlora.data.sources.companions import (
+    MASK,
+    MAYBE_TABLE,
+    TABLE,
+    Companions,
+    sort_masks,
+    unmasked,
+)
 from sdlora.data.sources.file_index import FileKey
 from sdlora.data.sources.scan import PICTURE, Folder, Listing, listed
 
@@ -35,7 +51,9 @@ class Endings:
         for ending, kind in self._by_last.get(folded[folded.rfind(".") :], ()):
             if folded.endswith(ending):
                 return kind, unicodedata.normalize("NFC", name[: -len(ending)])
-        return (TABLE, folded) if folded in METADATA_NAMES else None
+        if is_table(name):
+            return TABLE, folded
+        return (MAYBE_TABLE, folded) if folded.endswith(TABLE_SUFFIXES) else None
 
 
 class Candidate(NamedTuple):
@@ -65,7 +83,7 @@ class Pairing:
 
     Args:
         endings: Kinds of files.
-        texts: For each root the caption of pictures without one of their own, or ``None``.
+        text_of: (folder, stem) -> caption of a picture without one of its own, or ``None``.
         is_read: (folder, path) -> whether files at a path below the folder are read.
 
     Attributes:
@@ -75,14 +93,15 @@ class Pairing:
     def __init__(
         self,
         endings: Endings,
-        texts: Sequence[str | None],
+        text_of: Callable[[Folder, str], str | None],
         is_read: Callable[[Folder, str], bool],
     ) -> None:
         self.findings: list[Finding] = []
+        self._read_columns: list[str] = []
         self._unused_captions: list[str] = []
         self._unused_rows: list[str] = []
         self._endings = endings
-        self._texts = texts
+        self._text_of = text_of
         self._is_read = is_read
         self._rows: dict[str, _Claim] = {}
 
@@ -111,7 +130,7 @@ class Pairing:
 
     def notes(self) -> list[str]:
         """Remarks on caption files and rows that are not read."""
-        notes = []
+        notes = [f"table of captions {columns}" for columns in self._read_columns]
         if unused := self._unused_captions:
             used = ", ".join(self._endings.captions)
             notes.append(
@@ -165,7 +184,7 @@ class Pairing:
         self, name: str, stem: str, has_file: bool, listing: Listing
     ) -> tuple[str | None, bool]:
         """The caption from table or default, and whether the picture has any caption."""
-        claim = self._rows.pop(name, None)
+        claim = self._rows.pop(name, None) or self._rows.pop(listing.folder.name(stem), None)
         if claim is not None:
             table, row = claim
             if has_file:
@@ -181,11 +200,12 @@ class Pairing:
             )
             self._find(name, "orphan_mask", reason)
             return None, False
-        text = self._texts[listing.folder.root]
+        text = self._text_of(listing.folder, stem)
         if text is None and stem not in listing.blocked:
             endings = self._endings.captions
             file = f" file {quoted(stem + endings[0])}" if endings else ""
-            reason = f"no caption{file}; write it, or set data.captions.default"
+            names = "data.captions.from_name=true, or " * looks_like_caption(stem)
+            reason = f"no caption{file}; write it, or set {names}data.captions.default"
             self._find(name, "no_caption", reason)
         return text, text is not None
 
@@ -202,20 +222,48 @@ class Pairing:
                     self._find(listing.folder.name_of(file), f"orphan_{what}", reason)
 
     def _read_tables(self, listing: Listing) -> None:
-        tables = [file for name in METADATA_NAMES for file in listing.all_of(TABLE, name)]
-        for file in tables[1:]:
-            reason = f"a table of captions beside {tables[0].name}; keep one of them"
-            self._find(listing.folder.name(file.name), "doubles", reason)
-        for file in tables[:1]:
+        names = dict.fromkeys((*METADATA_NAMES, *sorted(listing.files[TABLE])))
+        tables: dict[FileKey, Columns | None] = {
+            file: None for name in names for file in listing.all_of(TABLE, name)
+        }
+        tables |= self._tables_by_columns(listing)
+        first = next(iter(tables), None)
+        for file, columns in tables.items():
             table = listing.folder.name(file.name)
+            if file is not first and first is not None:
+                reason = f"a table of captions beside {first.name}; keep one of them"
+                self._find(table, "doubles", reason)
+                continue
             try:
-                rows, faults = read_metadata(Path(file.path))
+                rows, faults = read_metadata(Path(file.path), columns)
             except OSError as error:
                 reason = f"{error.strerror or error}; check the file"
                 self._find(table, "unreadable", reason)
                 continue
             self.findings += [Finding(table, *fault) for fault in faults]
             self._add_rows(rows, table, listing.folder)
+
+    def _tables_by_columns(self, listing: Listing) -> dict[FileKey, Columns]:
+        """Tables of other names, which have a column of file names and one of captions."""
+        tables = {}
+        for name in sorted(listing.files[MAYBE_TABLE]):
+            for file in listing.all_of(MAYBE_TABLE, name):
+                shown = listing.folder.name(file.name)
+                try:
+                    columns = columns_of(Path(file.path))
+                except OSError as error:
+                    self._find(shown, "unreadable", f"{error.strerror or error}; check the file")
+                    continue
+                if columns is not None:
+                    tables[file] = columns
+                    self._read_columns.append(f"{shown}: {columns.file_name}, {columns.text}")
+                    continue
+                reason = (
+                    "is not read: not one column of file names (file_name) and one of captions "
+                    "(text); rename its columns if it holds captions"
+                )
+                self.findings.append(Finding(shown, "other_file", reason, WARNING))
+        return tables
 
     def _add_rows(self, rows: dict[str, Row], table: str, folder: Folder) -> None:
         for path, row in rows.items():
