@@ -2,15 +2,23 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from glob import glob, has_magic
 from pathlib import Path
 
 from sdlora.config.data import CacheConfig, DataConfig, RootConfig
+from sdlora.data.pictures.formats import PICTURE_SUFFIXES
 from sdlora.data.sources.archive import is_archive, unpacked
 from sdlora.data.sources.file_index import FileIndex
-from sdlora.data.sources.folder_source import HELD_OUT, FolderSource
+from sdlora.data.sources.folder_names import held_out_folder
+from sdlora.data.sources.folder_source import FolderSource
 from sdlora.data.sources.hub_set import HubSet
 from sdlora.data.sources.hub_source import HubSource
-from sdlora.data.sources.picture_source import PictureSource, WithClassPictures, WithTriggerWord
+from sdlora.data.sources.picture_source import (
+    DataError,
+    PictureSource,
+    WithClassPictures,
+    WithTriggerWord,
+)
 from sdlora.data.sources.portrait_source import PortraitSource
 from sdlora.data.sources.streamed_source import Head, StreamedSource
 from sdlora.runtime.files import require_own, user_cache_folder
@@ -66,6 +74,7 @@ def _source(data: DataConfig, index: FileIndex, progress: Progress) -> PictureSo
         list(_roots(data, progress)),
         caption_endings=data.captions.endings,
         default_caption=data.captions.default,
+        from_name=data.captions.from_name,
         nested=data.nested,
         background=data.background,
         alpha_is_mask=data.alpha == "mask",
@@ -113,8 +122,8 @@ def held_out(data: DataConfig, progress: Progress) -> str | None:
     """The folder ``held_out`` in one of the roots, if there is one."""
     if data.source != "folder":
         return None
-    folders = (Path(root.path) / HELD_OUT for root in _roots(data, progress))
-    return next((str(folder) for folder in folders if folder.is_dir()), None)
+    folders = (held_out_folder(Path(root.path)) for root in _roots(data, progress))
+    return next((str(folder) for folder in folders if folder is not None), None)
 
 
 def held_out_fraction(
@@ -142,10 +151,28 @@ def hub_set(data: DataConfig) -> HubSet:
 
 
 def _roots(data: DataConfig, progress: Progress) -> Iterator[RootConfig]:
-    """The folders to read; archives are unpacked into the cache."""
+    """The folders to read; archives are unpacked into the cache, and patterns give all they match.
+
+    Raises:
+        DataError: If a pattern matches no folder and no archive, or pictures.
+    """
     assert data.roots or data.root is not None, "the schema requires it"
     for root in data.roots or [RootConfig(path=str(data.root))]:
-        path = located(root.path)
-        if is_archive(path):
-            path = unpacked(path, cache_folder(data.cache), progress)
-        yield replace(root, path=str(path))
+        for path in _matching(located(root.path)):
+            folder = path
+            if is_archive(path):
+                folder = unpacked(path, cache_folder(data.cache), progress)
+            yield replace(root, path=str(folder))
+
+
+def _matching(path: Path) -> list[Path]:
+    """The folders and archives that a path with ``*``, ``?`` or ``[...]`` matches, by name."""
+    if path.exists() or not has_magic(str(path)):
+        return [path]
+    matches = sorted(map(Path, glob(str(path), recursive=True)))
+    pictures = [each for each in matches if each.suffix.casefold() in PICTURE_SUFFIXES]
+    found = [each for each in matches if each.is_dir() or is_archive(each)]
+    if found and not pictures:
+        return found
+    what = f"matches the picture {pictures[0]}" if pictures else "matches no folder"
+    raise DataError(f"data.root={path}: {what}; give a pattern of folders, such as photos/*")

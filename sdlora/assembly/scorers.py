@@ -14,7 +14,9 @@ from sdlora.config.evaluation import STOP, EvaluationConfig, ScorerConfig
 from sdlora.config.rules import ConfigError, check_options, require
 from sdlora.config.sampling import CAPTIONS, SamplingConfig
 from sdlora.config.score_kinds import kind
-from sdlora.data.pictures.decode import PICTURE_SUFFIXES, PictureError, read_picture
+from sdlora.data.pictures.decode import read_picture
+from sdlora.data.pictures.formats import PictureError
+from sdlora.data.sources.flat_folder import pictures_directly_in
 from sdlora.data.sources.picture_source import PictureSource, readable
 from sdlora.evaluation.aesthetic import AestheticScorer
 from sdlora.evaluation.clip_metric import ClipScore
@@ -192,7 +194,7 @@ def pictures_in(folder: str) -> KnownPictures:
     place = located(folder)
     if not place.is_dir():
         raise ConfigError(f"evaluation.references={folder}: no such folder; name one, or null")
-    paths = sorted(p for p in place.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+    paths = pictures_directly_in(place)
     if not paths:
         raise ConfigError(f"evaluation.references={folder}: holds no picture")
     images = []

@@ -84,6 +84,7 @@ def held_out_pictures(
             [RootConfig(path=str(located(folder)))],
             caption_endings=data.captions.endings,
             default_caption=data.captions.default,
+            from_name=data.captions.from_name,
             background=data.background,
             index=index,
         )

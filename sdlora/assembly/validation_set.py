@@ -10,7 +10,8 @@ from sdlora.assembly.device import DTYPES
 from sdlora.config.captions import CaptionsConfig
 from sdlora.data.captions.recipe import sample_caption
 from sdlora.data.pictures.cuts import cut_out, size_conditioning
-from sdlora.data.pictures.decode import PictureError, to_tensor, to_unit_range
+from sdlora.data.pictures.decode import to_tensor, to_unit_range
+from sdlora.data.pictures.formats import PictureError
 from sdlora.data.pictures.picture import quoted
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sources.picture_source import DataError

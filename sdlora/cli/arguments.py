@@ -31,7 +31,7 @@ def prepared_arguments(arguments: Sequence[str], schema: type) -> list[str]:
     if schema is EvaluateConfig:
         given = written_where_it_lies(listed(given, schema))
     else:
-        given = resumed_arguments(given)
+        given = resumed_arguments(listed_roots(given))
     ordered = flags_first(opened_options(given, schema))
     return named_by_sweep(ordered) if schema is EvaluateConfig else ordered
 
@@ -44,6 +44,34 @@ def listed(arguments: Sequence[str], schema: type) -> list[str]:
     lists = [key for key, kind in all_keys(schema).items() if kind == "list" and "." not in key]
     single = re.compile(rf"^({'|'.join(lists)})=(?!\[)(.*)", re.DOTALL)
     return [single.sub(r"\1=[\2]", item) for item in arguments]
+
+
+def listed_roots(arguments: Sequence[str]) -> list[str]:
+    """Turn ``data.root=[a,b]`` into entries of ``data.roots``, which alone holds several folders.
+
+    Raises:
+        ValueError: If an entry is no path.
+    """
+    found: list[str] = []
+    for item in arguments:
+        key, _, value = item.partition("=")
+        if key != "data.root" or not value.startswith("["):
+            found.append(item)
+            continue
+        try:
+            roots = OverridesParser.create().parse_override(item).value()
+        except HydraException:
+            found.append(item)  # Hydra will meet it again, and say so
+            continue
+        if not isinstance(roots, list) or not roots or not all(map(_is_path, roots)):
+            raise ValueError(f"{item}: must be paths of folders, such as [photos,more]")
+        entries = ",".join(f"{{path:{quoted(str(root))}}}" for root in roots)
+        found += ["data.root=null", f"data.roots=[{entries}]"]
+    return found
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 def written_where_it_lies(arguments: Sequence[str]) -> list[str]:

@@ -16,6 +16,9 @@ class CaptionsConfig:
     default: str | None = None
     """Caption of pictures without one; ``""`` trains without words (a style), ``null`` is an
     error."""
+    from_name: bool = MISSING
+    """Whether the file name of a picture without a caption is its caption: ``a_red_car (2).jpg``
+    is "a red car"."""
     lines: str = MISSING
     """Lines of a caption that are used: ``all`` of them, the ``first``, or a ``random`` one."""
     tags: bool = MISSING
@@ -43,6 +46,12 @@ class CaptionsConfig:
         require_choice("data.captions.lines", self.lines, ("all", "first", "random"))
         require_count("data.captions.keep_tokens", self.keep_tokens, 0)
         require_count("data.captions.max_chunks", self.max_chunks)
+        require(
+            not self.from_name or self.default is None,
+            "data.captions.from_name",
+            True,
+            "and data.captions.default are both for pictures without a caption; set one of them",
+        )
         require(
             bool(self.separator.strip()),
             "data.captions.separator",

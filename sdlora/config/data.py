@@ -124,7 +124,7 @@ class DataConfig:
     roots: list[RootConfig] = field(default_factory=list)
     """Several folders, each with its own settings; instead of ``root``."""
     nested: bool = MISSING
-    """Whether sub-folders are read; one called ``held_out`` never is."""
+    """Whether sub-folders are read; one called ``held_out`` (in any letter case) never is."""
     val_root: str | None = None
     """Folder of captioned pictures for the validation loss; ``null``: the folder ``held_out`` of a
     root."""
@@ -153,7 +153,7 @@ class DataConfig:
     """What transparency means: ``background`` (lay it over the colour) or ``mask`` (and train only
     what is opaque)."""
     mask_weight: float = MISSING
-    """Loss weight where a mask (``NAME.mask.png``, or alpha) is black; [0, 1)."""
+    """Loss weight where a mask (``NAME.mask.png`` and the like, or alpha) is black; [0, 1)."""
     trigger_word: str | None = None
     """The word that calls the subject, such as ``sks``: put in front of every caption that does not
     have it, and of prompts (``sampling.trigger_word``); ``evaluation.trigger_word`` is it, too."""
@@ -189,6 +189,7 @@ class DataConfig:
         )
         self._check_words()
         self._check_roots()
+        self._check_names()
         near = max(8, round(self.resolution / 8) * 8)
         require(
             8 <= self.resolution <= 4096 and self.resolution % 8 == 0,
@@ -255,6 +256,14 @@ class DataConfig:
             "data.roots",
             [root.path for root in self.roots],
             "belongs to data.source=folder; name a Hub set with data.root",
+        )
+
+    def _check_names(self) -> None:
+        require(
+            self.source == "folder" or not self.captions.from_name,
+            "data.captions.from_name",
+            True,
+            "belongs to data.source=folder, whose files have names; set it to false",
         )
 
     def _check_streaming(self) -> None:

@@ -31,8 +31,19 @@ LISTS = {
     "config.lora.FROM_BASE": {"pissa", "olora"},
     "config.lora.METHODS": {"lora", "full", "frozen"},
     "config.model.PRECISIONS": {"fp32", "bf16", "fp16"},
-    "data.pictures.decode.PICTURE_SUFFIXES": {".png", ".jpg", ".jpeg", ".webp", ".bmp"},
-    "data.pictures.decode._FORMATS": {"PNG", "JPEG", "WEBP", "BMP", "GIF", "AVIF"},
+    "data.pictures.formats.PICTURE_SUFFIXES": {
+        *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".avif", ".tif", ".tiff"),
+        *(".heic", ".heif", ".hif", ".jxl", ".jfif", ".jpe", ".mpo", ".apng", ".avifs"),
+        *(".jp2", ".j2k", ".jpx", ".jpf", ".tga", ".qoi", ".ppm", ".pgm", ".pbm", ".pnm"),
+    },
+    "data.pictures.formats.PLUGINS": {"HEIF", "JPEG XL"},
+    "data.pictures.formats._FORMATS": {
+        *("PNG", "JPEG", "WEBP", "BMP", "GIF", "AVIF", "TIFF", "JPEG2000", "QOI", "PPM", "TGA"),
+    },
+    "data.sources.companions.CAPTION_FOLDERS": {
+        *("caption", "captions", "text", "texts", "txt", "tags"),
+    },
+    "data.sources.companions.MASK_FOLDERS": {"mask", "masks"},
     "data.sources.archive._ENDINGS": {".zip", ".tar", ".tar.gz", ".tgz"},
     "data.sources.archive_entries._ZIP_METHODS": {0, 8},  # stored and deflated
     "data.sources.caption_table.METADATA_NAMES": {"metadata.jsonl", "metadata.csv"},

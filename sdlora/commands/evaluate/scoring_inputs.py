@@ -22,7 +22,8 @@ from sdlora.config.model import ModelConfig
 from sdlora.config.rules import ConfigError
 from sdlora.config.sampling import CAPTIONS
 from sdlora.data.selection.picture_set import automatic_fraction, split_numbers
-from sdlora.data.sources.folder_source import HELD_OUT, FolderSource
+from sdlora.data.sources.folder_names import held_out_folder
+from sdlora.data.sources.folder_source import FolderSource
 from sdlora.data.sources.picture_source import DataError, PictureSource, Selection
 from sdlora.evaluation.scoring import KnownPictures
 from sdlora.runs.adapter_file import checkpoint_path
@@ -185,8 +186,8 @@ def _of_root(root: str | None) -> tuple[PictureSource | None, KnownPictures | No
         return None, None
     folder = located(root)
     source = FolderSource([RootConfig(path=str(folder))], default_caption="")
-    others = folder / HELD_OUT
-    return source, scorers.pictures_in(str(others)) if others.is_dir() else None
+    others = held_out_folder(folder)
+    return source, None if others is None else scorers.pictures_in(str(others))
 
 
 def _captions(config: EvaluateConfig) -> list[str]:
@@ -194,9 +195,10 @@ def _captions(config: EvaluateConfig) -> list[str]:
     if config.sampling.prompts != CAPTIONS or config.data.root is None:
         return []
     root = located(config.data.root)
-    for folder in [root / HELD_OUT, root]:
-        roots = [RootConfig(path=str(folder))]
-        pictures = FolderSource(roots, default_caption="").pictures if folder.is_dir() else []
+    for folder in [held_out_folder(root), root]:
+        if folder is None or not folder.is_dir():
+            continue
+        pictures = FolderSource([RootConfig(path=str(folder))], default_caption="").pictures
         if found := distinct_captions((each.text for each in pictures), config.sampling):
             return found
     return []

@@ -28,8 +28,10 @@ from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.lora import NewWordConfig
 from sdlora.config.model import ModelConfig
 from sdlora.config.rules import ConfigError
-from sdlora.data.pictures.decode import PICTURE_SUFFIXES, PictureError, read_picture
+from sdlora.data.pictures.decode import read_picture
+from sdlora.data.pictures.formats import PictureError
 from sdlora.data.pictures.picture import ERROR
+from sdlora.data.sources.flat_folder import pictures_directly_in
 from sdlora.evaluation.evaluated import Evaluation
 from sdlora.evaluation.evaluator import Evaluator, score_training
 from sdlora.evaluation.scoring import KnownPictures, Pictures, Scorer
@@ -191,7 +193,7 @@ def _read(folder: Path) -> tuple[list[Image.Image], dict[str, str | None]]:
     """The pictures of a folder, and their known prompts by name."""
     if not folder.is_dir():
         raise ConfigError(f"images={folder}: no such folder")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    paths = pictures_directly_in(folder)
     if not paths:
         raise ConfigError(f"images={folder}: holds no picture")
     listed = _listed_prompts(folder)

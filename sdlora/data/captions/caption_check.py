@@ -15,6 +15,13 @@ _STOP_WORDS = """
 """
 _QUOTED_LENGTH = 100
 
+_PROMPT_SYNTAX = re.compile(
+    r"\([^()]+:\s*[\d.]+\)|(?i:<(?:lora|lyco|hypernet):[^>]*>)|\bBREAK\b|\\[()]"
+    r"|(?i:^\s*negative prompt:)|(?i:\bsteps: \d+, sampler:)",
+    re.MULTILINE,
+)
+"""What programs that draw read as orders: weights, LoRAs, chunks, escapes, the settings below."""
+
 
 def caption_findings(
     pictures: Sequence[Picture],
@@ -22,7 +29,7 @@ def caption_findings(
     cut: Sequence[str],
     meant: Collection[str] = (),
 ) -> list[Finding]:
-    """Warn of captions that are cut, that several pictures share, or whose wildcards are broken.
+    """Warn of captions that are cut, shared, hold prompt syntax, or whose wildcards are broken.
 
     Args:
         pictures: Whose captions were tokenised.
@@ -50,6 +57,12 @@ def caption_findings(
                 f"literally, {_excerpt(picture.text)}; correct it, or remove the braces"
             )
             findings.append(Finding(picture.name, "broken_wildcard", reason, WARNING))
+        if order := _prompt_order(picture.text):
+            reason = (
+                f"holds {order}, an order to a program that draws, which is trained on as text; "
+                "write it without"
+            )
+            findings.append(Finding(picture.name, "prompt_syntax", reason, WARNING))
         if picture.text and picture.text not in meant:
             sharing[picture.prefix, picture.text].append(picture.name)
     return findings + [
@@ -74,6 +87,12 @@ def frequent_words(
         for word in _STOP_WORDS.split():
             counter.pop(word, None)
     return sorted(counter.items(), key=lambda item: (-item[1], item[0]))[:count]
+
+
+def _prompt_order(text: str) -> str:
+    """The first piece of prompt syntax, quoted; ``""`` if there is none."""
+    found = _PROMPT_SYNTAX.search(text)
+    return "" if found is None else _excerpt(found[0].strip())
 
 
 def _shared(text: str, names: Sequence[str]) -> str:

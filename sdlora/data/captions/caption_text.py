@@ -10,6 +10,10 @@ MAX_CAPTION_BYTES = 65_536
 _CONTROL_WORDS = re.compile(r"<\|(?:startoftext|endoftext)\|>")
 
 
+_NUMBER_BEHIND = re.compile(r"(?:[\s_-]+\d+|\s*\(\d+\))$")
+_WORDS_OF_A_CAPTION = 3
+
+
 class CaptionError(ValueError):
     """A caption that cannot be used; the message gives reason and remedy."""
 
@@ -60,6 +64,18 @@ def check_caption_text(text: str) -> str:
     if not any(character.isprintable() and not character.isspace() for character in caption):
         raise CaptionError("is empty; write what the picture shows")
     return caption
+
+
+def caption_of_name(stem: str) -> str | None:
+    """The caption that a file's name is: ``a_red_car (2)`` is "a red car"; ``None``: no words."""
+    text = _NUMBER_BEHIND.sub("", stem.strip()).replace("_", " ").strip()
+    return text if any(letter.isalpha() for letter in text) else None
+
+
+def looks_like_caption(stem: str) -> bool:
+    """Whether a file's name may be meant as a caption: three words or more."""
+    words = [word for word in (caption_of_name(stem) or "").split() if word.isalpha()]
+    return len(words) >= _WORDS_OF_A_CAPTION
 
 
 def _too_large(size: int) -> str:

@@ -8,21 +8,16 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image, ImageChops, ImageFile
 from torch import Tensor
 
 from sdlora.data.pictures.color_profiles import to_srgb
-
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-"""Endings of picture files, in any letter case."""
+from sdlora.data.pictures.formats import PictureError, reader
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit against decompression bombs; from half of it on, Pillow warns."""
 
 WHITE = "#ffffff"
-
-# By content, since endings lie; no format here runs another program (EPS would run Ghostscript).
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "AVIF")
 
 _Transpose = Image.Transpose
 _UPRIGHT = {
@@ -36,9 +31,12 @@ _UPRIGHT = {
 }
 """EXIF orientation (TIFF 6.0, tag 274) -> what undoes it."""
 
+_TURNED_BY_READER = ("TIFF", "JXL")
+"""Formats whose reader turns the picture itself, unless it is a JPEG packed as JPEG XL."""
+
 _FIRST_ON_ITS_SIDE = 5  # from this orientation on, width and height are swapped
 
-_SIXTEEN_TO_EIGHT_BIT = 257.0  # 65535 / 255
+_SIXTEEN_BIT_WHITE = 65_535
 
 # What may tell the orientation, as a PNG chunk begins: its type and, of texts, the keyword.
 _PNG_METADATA = (
@@ -48,10 +46,6 @@ _PNG_METADATA = (
     b"tEXtRaw profile type exif\0",
 )
 _PNG_SIGNATURE_BYTES = 8
-
-
-class PictureError(ValueError):
-    """A picture file that cannot be used; the message gives reason and remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +67,8 @@ def read_header(file: Path | BinaryIO) -> Header:
     """Read the header of a picture file; only decoding shows whether the file is whole.
 
     Args:
-        file: A file in PNG, JPEG, WebP, BMP, GIF or AVIF format, whatever its ending; a path, or
-            open for reading.
+        file: A file of a format of ``formats.py``, whatever its ending; a path, or open for
+            reading.
 
     Raises:
         PictureError: If it is not such a file, or so large (more than ``MAX_PIXELS``) that
@@ -141,7 +135,8 @@ def read_alpha(file: Path | BinaryIO) -> Image.Image | None:
 def read_mask(file: Path | BinaryIO) -> Image.Image:
     """Decode a picture that is a mask: mode ``L``, upright; colours count by their luminance.
 
-    The values are taken as they are: no colour profile is applied, and alpha is ignored.
+    The values are taken as they are: no colour profile is applied. What is transparent is black, as
+    programs that paint masks save the white that was painted on nothing.
 
     Args:
         file: As :func:`read_header` takes it.
@@ -151,8 +146,9 @@ def read_mask(file: Path | BinaryIO) -> Image.Image:
         OSError: If it cannot be opened or read at all.
     """
     with _opened(file) as (image, _):
-        colour, _ = _channels(image)
-        return _upright(colour.convert("L"), image)
+        colour, alpha = _channels(image)
+        mask = colour.convert("L")
+        return _upright(mask if alpha is None else ImageChops.multiply(mask, alpha), image)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -171,7 +167,7 @@ def _opened(file: Path | BinaryIO) -> Iterator[tuple[ImageFile.ImageFile, Binary
     with ExitStack() as stack:
         stream = stack.enter_context(file.open("rb")) if isinstance(file, Path) else file
         try:
-            image = stack.enter_context(_decoder(stream))
+            image = stack.enter_context(reader(stream))
             _check_size(image.size)
             _mend_transparency(image)
             yield image, stream
@@ -184,24 +180,6 @@ def _opened(file: Path | BinaryIO) -> Iterator[tuple[ImageFile.ImageFile, Binary
                 raise
             reason = str(error) or type(error).__name__
             raise PictureError(f"cannot be decoded ({reason}); replace or remove it") from error
-
-
-def _decoder(stream: BinaryIO) -> ImageFile.ImageFile:
-    """``Image.open`` without its warning from half of ``MAX_PIXELS`` on.
-
-    A warning filter would change the whole process, including other threads.
-    """
-    Image.init()
-    start = stream.read(16)
-    if not start:
-        raise PictureError("cannot be decoded (the file is empty); replace or remove it")
-    for name in _FORMATS:
-        factory, accepts = Image.OPEN[name]
-        if accepts is not None and accepts(start) is True:
-            stream.seek(0)
-            return factory(stream, "")
-    known = ", ".join(_FORMATS)
-    raise PictureError(f"cannot be decoded (its content is none of {known}); replace or remove it")
 
 
 def _check_size(size: tuple[int, int]) -> None:
@@ -227,6 +205,8 @@ def _mend_transparency(image: ImageFile.ImageFile) -> None:
 
 def _channels(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """Colours, mode ``L``, ``RGB`` or ``CMYK``, and opacity, mode ``L``; 8 bits each."""
+    if image.mode == "F":
+        raise PictureError("holds floating-point numbers, whose white is unknown; save it as PNG")
     if image.mode.startswith("I"):
         return _from_sixteen_bit(image)
     if image.has_transparency_data:
@@ -241,9 +221,11 @@ def _channels(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 def _from_sixteen_bit(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     grey = np.asarray(image)
+    if grey.max() > _SIXTEEN_BIT_WHITE:
+        raise PictureError("holds 32 bits a pixel, whose white is unknown; save it as PNG")
     transparent = image.info.get("transparency")
     alpha = None if transparent is None else Image.fromarray((grey != transparent) * np.uint8(255))
-    eight_bit = np.clip(np.rint(grey / _SIXTEEN_TO_EIGHT_BIT), 0, 255).astype(np.uint8)
+    eight_bit = np.clip(np.rint(grey / (_SIXTEEN_BIT_WHITE / 255)), 0, 255).astype(np.uint8)
     return Image.fromarray(eight_bit), alpha
 
 
@@ -256,6 +238,8 @@ def _upright(image: Image.Image, source: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format in _TURNED_BY_READER and not getattr(image, "jpeg", False):
+        return 1
     try:
         # not the PNG reader's own, which decodes the picture to look behind it
         found = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)

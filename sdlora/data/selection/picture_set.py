@@ -15,8 +15,9 @@ from sdlora.data.pictures.cuts import (
     needs_enlarging,
 )
 from sdlora.data.pictures.faces import Box
-from sdlora.data.pictures.picture import WARNING, Finding, Picture, quoted
+from sdlora.data.pictures.picture import ERROR, WARNING, Finding, Picture, quoted
 from sdlora.data.selection.filters import apply_filters, look_alikes
+from sdlora.data.selection.mask_check import mask_findings
 from sdlora.data.selection.measures import (
     DECODE,
     FACE,
@@ -147,15 +148,22 @@ def selected_set(
     is_anchor = data.crop == "face"
     faces = f"{FACE}{data.face_detector}" if is_anchor or with_faces else ""
     facts: Facts = {DECODE: {}}
-    if is_check or faces or data.cache.mode == "off":
+    # a run that stops anyway names all that stops it, and not in a second round
+    stops = data.on_error == "raise" and any(f.severity == ERROR for f in source.findings)
+    if is_check or faces or data.cache.mode == "off" or stops:
         facts = measures.of([PHASH] * is_check + [faces] * bool(faces), everything)
     boxes = [box(facts[faces].get(picture.content, "")) if faces else None for picture in pictures]
     anchors = boxes if is_anchor else [None] * len(pictures)
     cuts, too_small = _cuts(pictures, anchors, sizes, data, step)
-    faults = unreadable(pictures, everything, facts) | too_small
+    fixed = None if data.crop == "random" else cuts
+    black = mask_findings(source, measures.index, fixed if data.mask_weight == 0 else None)
+    if data.mask_weight:  # a black mask is then a weight like any other
+        black = {number: each for number, each in black.items() if each.kind == "unreadable"}
+    faults = black | unreadable(pictures, everything, facts) | too_small
     kept, removed = apply_filters(pictures, data.filters, measures)
     left = [number for number in kept if number not in faults]
     findings = [*removed, *(faults[number] for number in kept if number in faults)]
+    findings += _faceless(pictures, left, boxes, data.face_detector) if is_anchor else []
     findings += _look_alikes(pictures, left, facts[PHASH]) if is_check else []
     return PictureSet(
         source=Selection(source, left, findings),
@@ -195,6 +203,21 @@ def _cuts(
         anchor = anchor_around(picture.size, bucket, face) if face else CENTER
         cuts.append(fitted(picture.size, bucket, anchor))
     return cuts, too_small
+
+
+def _faceless(
+    pictures: Sequence[Picture], left: Sequence[int], boxes: Sequence[Box | None], detector: str
+) -> list[Finding]:
+    """Warnings of pictures that are cut around their centre, since no face was found."""
+    reason = (
+        f"no face found by data.face_detector={detector}, so it is cut around its centre; crop it "
+        "by hand, or try another detector"
+    )
+    return [
+        Finding(pictures[number].name, "faceless", reason, WARNING)
+        for number in left
+        if boxes[number] is None
+    ]
 
 
 def _look_alikes(

@@ -145,9 +145,10 @@ def sheet_of(
     cut = tokenize(tokenizers or [], captions, recipe.max_chunks).cut
     takes_prompts = tokenizers is None or len(tokenizers) > 0
     odd = caption_findings(shown, recipe, cut, _shared_captions(data)) if takes_prompts else []
+    rows = [row(*each) for each in zip(shown, pictures.geometry, captions, strict=True)]
     return sheet(
-        [row(*each) for each in zip(shown, pictures.geometry, captions, strict=True)],
-        [*pictures.source.findings, *odd],
+        rows,
+        [*pictures.source.findings, *odd, *large_cuts(rows, data.buckets.mode)],
         pictures.source.notes,
         frequent_words(shown, recipe),
         data.batch_size,
@@ -170,7 +171,7 @@ def sheet(
     batch_size: int,
     faces: Sequence[Box | None] = (),
 ) -> Sheet:
-    """Make the sheet, and add warnings of equal pictures and of large cuts.
+    """Make the sheet, and add warnings of equal pictures.
 
     Args:
         rows: The training pictures.
@@ -180,7 +181,7 @@ def sheet(
         batch_size: Largest number of samples in a batch.
         faces: One for each of ``rows``, or empty.
     """
-    found = [*findings, *_same_pictures(rows), *_large_cuts(rows)]
+    found = [*findings, *_same_pictures(rows)]
     found.sort(key=lambda f: (_SEVERITIES.index(f.severity), f.kind, f.name, f.reason))
     return Sheet(
         rows=rows,
@@ -242,13 +243,19 @@ def _same(pictures: Sequence[Picture]) -> str:
     )
 
 
-def _large_cuts(rows: Sequence[Row]) -> list[Finding]:
+def large_cuts(rows: Sequence[Row], mode: str) -> list[Finding]:
+    """Warnings of pictures that lose much of their area, with what ``data.buckets.mode`` allows."""
+    remedy = {
+        "square": "let the sizes follow the pictures: data.buckets.mode=auto",
+        "auto": "allow longer sizes with data.buckets.max_aspect",
+        "fixed": "add a size of its aspect to data.buckets.sizes",
+    }[mode]
     return [
         Finding(
             row.picture.name,
             "large_cut",
             f"loses {row.cut:.0%} of its area in the size {row.bucket[0]}x{row.bucket[1]}; "
-            "crop it by hand, or let the sizes follow the pictures: data.buckets.mode=auto",
+            f"crop it by hand, or {remedy}",
             WARNING,
         )
         for row in rows

@@ -1,7 +1,7 @@
 """Output of the data sheet (terminal and ``dataset.json``), and the refusal of sets with errors."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,10 @@ def write_sheet(path: Path | str, sheet: Sheet) -> None:
     ``kind``, ``reason``, ``severity``), ``notes``, and ``pictures``: ``name``, ``size``,
     ``bucket``, ``resized`` (all as ``[width, height]``), ``crop`` (``[left, top, right, bottom]``
     in pixels of the upright picture), ``cut`` (share of its area that is lost), ``enlarged``
-    (factor), ``caption``, ``repeats``, ``loss_weight``, ``has_mask``, ``face`` (``[left, top,
-    width, height]`` or null; only if faces were looked for) and ``content`` (its own hash).
+    (factor), ``caption`` (of a sample), ``text`` and ``prefix`` (as written), ``repeats``,
+    ``loss_weight``, ``has_mask``, ``mask`` (hash of the file that masks it, or ``""``), ``face``
+    (``[left, top, width, height]`` or null; only if faces were looked for) and ``content`` (its
+    own hash).
     """
     faces = list(sheet.faces)
     head = {
@@ -81,20 +83,36 @@ def changed_pictures(path: Path, pictures: Sequence[Picture]) -> list[str]:
         pictures: The pictures now.
 
     Returns:
-        One line each: ``changed: a.png``, ``gone: b.png``, ``new: c.png``, sorted. Changed
-        captions are not listed, since the sheet holds captions of samples; only the fingerprint
-        shows them.
+        One line each: ``changed: a.png``, ``changed caption: a.png``, ``gone: b.png``,
+        ``new: c.png``, sorted.
     """
     try:
         stored = json.loads(path.read_text("utf-8"))["pictures"]
-        before = {entry["name"]: entry["content"] for entry in stored}
+        before = {entry["name"]: entry for entry in stored}
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    now = {picture.name: picture.content for picture in pictures}
+    now = {picture.name: picture for picture in pictures}
     lines = [f"gone: {quoted(name)}" for name in before.keys() - now.keys()]
     lines += [f"new: {quoted(name)}" for name in now.keys() - before.keys()]
-    both = before.keys() & now.keys()
-    return sorted(lines + [f"changed: {quoted(x)}" for x in both if before[x] != now[x]])
+    for name in before.keys() & now.keys():
+        lines += [f"{what}: {quoted(name)}" for what in _changes(before[name], now[name])]
+    return sorted(lines)
+
+
+def _changes(before: Mapping[str, Any], now: Picture) -> list[str]:
+    """What of a picture differs from its entry; sheets of older versions have fewer fields."""
+    fields: dict[str, dict[str, object]] = {
+        "changed": {"content": now.content},
+        "changed caption": {"text": now.text, "prefix": now.prefix},
+        "changed mask": {"mask": now.mask_content},
+        "changed repeats": {"repeats": now.repeats},
+        "changed loss weight": {"loss_weight": now.loss_weight},
+    }
+    return [
+        what
+        for what, values in fields.items()
+        if any(before.get(key, value) != value for key, value in values.items())
+    ]
 
 
 def print_sheet(sheet: Sheet, progress: Progress, with_errors: bool = True) -> None:
@@ -190,9 +208,12 @@ def _entry(row: Row) -> dict[str, Any]:
         "cut": row.cut,
         "enlarged": row.enlarged,
         "caption": row.caption,
+        "text": picture.text,
+        "prefix": picture.prefix,
         "repeats": picture.repeats,
         "loss_weight": picture.loss_weight,
         "has_mask": picture.has_mask,
+        "mask": picture.mask_content,
         "content": picture.content,
     }
 

@@ -1,4 +1,4 @@
-"""Captions in a table beside the pictures: ``metadata.jsonl`` or ``metadata.csv``."""
+"""Captions in a table beside the pictures: ``metadata.jsonl``, ``metadata.csv`` and others."""
 
 import csv
 import io
@@ -16,7 +16,15 @@ from sdlora.data.pictures.picture import ERROR, WARNING, quoted
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 """File names of Hugging Face's imagefolder; the first is read if both exist."""
 
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
+"""Endings of files that are read as tables if they have columns of file names and of captions."""
+
 FILE_NAME, TEXT = "file_name", "text"
+_FILE_NAMES = (FILE_NAME, "filename", "file", "image", "image_path", "img", "path")
+_TEXTS = (TEXT, "caption", "prompt", "description")
+"""Customary names of the two columns; the first is the format's own."""
+
+_KOHYA = re.compile(r"meta(?:data|_\w+)\.json")
 
 _ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 
@@ -42,12 +50,52 @@ class _Cells(NamedTuple):
     text: object
 
 
-def read_metadata(path: Path) -> tuple[dict[str, Row], list[RowFault]]:
-    """Read a table of captions, one row a picture, in columns ``file_name`` and ``text``.
+class Columns(NamedTuple):
+    """The two columns of a table."""
+
+    file_name: str = FILE_NAME
+    text: str = TEXT
+
+
+def is_table(name: str) -> bool:
+    """Whether a file is a table of captions by its name, in any letter case."""
+    folded = name.casefold()
+    return folded in METADATA_NAMES or _KOHYA.fullmatch(folded) is not None
+
+
+def columns_of(path: Path) -> Columns | None:
+    """The columns of file names and captions of a table with any name.
+
+    Returns:
+        ``None`` if it cannot be read, or does not have one customary column of each.
+
+    Raises:
+        OSError: If it cannot be read at all.
+    """
+    try:
+        text = _decoded(path.read_bytes())
+    except _TableError:
+        return None
+    if path.suffix.casefold() == ".jsonl":
+        names = _first_keys(text)
+    else:
+        _, header = next(_csv_rows(text, _separator(path)), (0, []))
+        names = [] if isinstance(header, RowFault) else [name.strip() for name in header]
+    files, texts = ([name for name in known if name in names] for known in (_FILE_NAMES, _TEXTS))
+    return Columns(files[0], texts[0]) if len(files) == len(texts) == 1 else None
+
+
+def read_metadata(
+    path: Path, columns: Columns | None = None
+) -> tuple[dict[str, Row], list[RowFault]]:
+    """Read a table of captions, one row a picture.
 
     Args:
         path: UTF-8, with or without byte order mark. ``.csv``: with a header row, separated by
-            commas; ``.jsonl``: one JSON object a line. Other columns are not read.
+            commas (``.tsv``: by tabs); ``.jsonl``: one JSON object a line; ``.json``: kohya's,
+            file -> ``{"caption": ..., "tags": ...}``. Other columns are not read.
+        columns: Its columns; by default ``file_name`` and ``text``, else what
+            :func:`columns_of` finds.
 
     Returns:
         Rows by file name (relative to the table's folder, ``/`` between folders, NFC), and every
@@ -57,7 +105,8 @@ def read_metadata(path: Path) -> tuple[dict[str, Row], list[RowFault]]:
         OSError: If it cannot be read at all.
 
     Source:
-        https://huggingface.co/docs/datasets/image_load#imagefolder
+        https://huggingface.co/docs/datasets/image_load#imagefolder, and for ``.json`` kohya-ss's
+        sd-scripts, ``library/train_util.py``, ``FineTuningDataset``.
     """
     rows: dict[str, Row] = {}
     faults: list[RowFault] = []
@@ -65,13 +114,29 @@ def read_metadata(path: Path) -> tuple[dict[str, Row], list[RowFault]]:
         text = _decoded(path.read_bytes())
     except _TableError as error:
         return rows, [RowFault("bad_table", str(error))]
-    cells = _csv_cells(text) if path.suffix.casefold() == ".csv" else _jsonl_cells(text)
+    columns = columns or _own_columns(path)
+    suffix = path.suffix.casefold()
+    if suffix == ".json":
+        cells = _kohya_cells(text, path.parent)
+    elif suffix == ".jsonl":
+        cells = _jsonl_cells(text, columns)
+    else:
+        cells = _csv_cells(text, columns, _separator(path))
     for cell in cells:
         if isinstance(cell, RowFault):
             faults.append(cell)
         else:
             _add(cell, rows, faults)
     return rows, faults
+
+
+def _own_columns(path: Path) -> Columns:
+    """The format's own columns, unless only others are there."""
+    return columns_of(path) or Columns()
+
+
+def _separator(path: Path) -> str:
+    return "\t" if path.suffix.casefold() == ".tsv" else ","
 
 
 class _TableError(ValueError):
@@ -92,7 +157,43 @@ def _decoded(data: bytes) -> str:
         ) from error
 
 
-def _jsonl_cells(text: str) -> Iterator[_Cells | RowFault]:
+def _first_keys(text: str) -> list[str]:
+    """The keys of the first object of JSON lines."""
+    first = next((line for line in text.split("\n") if line.strip()), "")
+    try:
+        row = json.loads(first)
+    except (ValueError, RecursionError):
+        return []
+    return list(row) if isinstance(row, dict) else []
+
+
+def _kohya_cells(text: str, folder: Path) -> Iterator[_Cells | RowFault]:
+    """Rows of kohya's table; a row is counted as a line."""
+    try:
+        table = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", str(error))
+        yield RowFault("bad_table", f"is not JSON ({reason}); correct it, or remove it")
+        return
+    if not isinstance(table, dict) or not all(isinstance(row, dict) for row in table.values()):
+        yield RowFault("bad_table", 'is not kohya\'s {"FILE": {"caption": "..."}}; remove it')
+        return
+    for number, (name, row) in enumerate(table.items(), start=1):
+        parts = [row.get("caption"), row.get("tags")]
+        given = [part for part in parts if isinstance(part, str) and part.strip()]
+        yield _Cells(number, _in_folder(name, folder), ", ".join(given) if given else None)
+
+
+def _in_folder(name: str, folder: Path) -> str:
+    """A whole path of another machine or of this one, as one below the table's folder."""
+    name = name.replace("\\", "/")
+    if not _ABSOLUTE.match(name):
+        return name
+    here = f"{folder.resolve().as_posix()}/"
+    return name.removeprefix(here) if name.startswith(here) else posixpath.basename(name)
+
+
+def _jsonl_cells(text: str, columns: Columns) -> Iterator[_Cells | RowFault]:
     for line, written in enumerate(text.split("\n"), start=1):  # a string may hold U+2028
         if not written.strip():
             continue
@@ -102,21 +203,21 @@ def _jsonl_cells(text: str) -> Iterator[_Cells | RowFault]:
             reason = getattr(error, "msg", str(error))
             yield RowFault("bad_row", f"line {line}: is not JSON ({reason}); correct the line")
             continue
-        missing = [key for key in (FILE_NAME, TEXT) if not isinstance(row, dict) or key not in row]
+        missing = [key for key in columns if not isinstance(row, dict) or key not in row]
         if missing:
             yield RowFault("bad_row", f"line {line}: has no {' and no '.join(missing)}; add it")
         else:
-            yield _Cells(line, row[FILE_NAME], row[TEXT])
+            yield _Cells(line, row[columns.file_name], row[columns.text])
 
 
-def _csv_cells(text: str) -> Iterator[_Cells | RowFault]:
-    rows = _csv_rows(text)
+def _csv_cells(text: str, columns: Columns, separator: str) -> Iterator[_Cells | RowFault]:
+    rows = _csv_rows(text, separator)
     _, header = next(rows, (0, []))
     if isinstance(header, RowFault):
         yield header
         return
     header = [name.strip() for name in header]
-    missing = [name for name in (FILE_NAME, TEXT) if name not in header]
+    missing = [name for name in columns if name not in header]
     if missing:
         has = ", ".join(quoted(name) for name in header) or "nothing"
         yield RowFault(
@@ -125,7 +226,7 @@ def _csv_cells(text: str) -> Iterator[_Cells | RowFault]:
             f"with the line {FILE_NAME},{TEXT}",
         )
         return
-    name_column, text_column = header.index(FILE_NAME), header.index(TEXT)
+    name_column, text_column = (header.index(name) for name in columns)
     for line, row in rows:
         if isinstance(row, RowFault):
             yield row
@@ -139,10 +240,10 @@ def _csv_cells(text: str) -> Iterator[_Cells | RowFault]:
             yield _Cells(line, row[name_column], row[text_column])
 
 
-def _csv_rows(text: str) -> Iterator[tuple[int, list[str] | RowFault]]:
+def _csv_rows(text: str, separator: str) -> Iterator[tuple[int, list[str] | RowFault]]:
     """Rows that are not blank, each with its first line number."""
     # strict: without it an open quote swallows all rows behind it
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
     while True:
         line = reader.line_num + 1
         try:

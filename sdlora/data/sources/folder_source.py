@@ -11,11 +11,14 @@ from pathlib import Path
 from PIL import Image
 
 from sdlora.config.data import RootConfig
-from sdlora.data.captions.caption_text import CaptionError, check_caption_text
-from sdlora.data.pictures.decode import PICTURE_SUFFIXES, WHITE, read_alpha, read_mask, read_picture
+from sdlora.data.captions.caption_text import CaptionError, caption_of_name, check_caption_text
+from sdlora.data.pictures.decode import WHITE, read_alpha, read_mask, read_picture
+from sdlora.data.pictures.formats import PICTURE_SUFFIXES
 from sdlora.data.pictures.picture import WARNING, Finding, Picture
 from sdlora.data.sources.file_index import FileIndex, FileKey, PictureFacts
 from sdlora.data.sources.file_reader import Fault, FileReader
+from sdlora.data.sources.kohya_folders import Repeated, layout_of_kohya, repeated_folders
+from sdlora.data.sources.other_files import findings_of_others
 from sdlora.data.sources.pairing import Candidate, Endings, Pairing
 from sdlora.data.sources.picture_source import DataError
 from sdlora.data.sources.scan import Folder, FolderScan
@@ -25,16 +28,13 @@ from sdlora.runtime.progress import Progress
 _BATCH = 256  # pictures between two writes of the index and two moves of the bar
 
 
-HELD_OUT = "held_out"
-"""Name of the folder in a root whose pictures are held out from training, for scores."""
-
-
 class FolderSource:
     """Pictures of folders, paired with captions and masks by name.
 
     The caption of ``a.jpg`` is ``a.txt`` beside it, or its row in a ``metadata.jsonl`` or
     ``metadata.csv`` of its folder or one above, else its root's, else the default. Its mask is
-    ``a.mask.png``. Names are compared Unicode-normalised (NFC; macOS writes accents apart).
+    ``a.mask.png`` or another of the usual names. Both may lie in folders of their own.
+    Names are compared Unicode-normalised (NFC; macOS writes accents apart).
     Headers and captions are read, pictures are not decoded; files known to the index are not read
     again. Each file that cannot be used gives a finding; none stops the others.
 
@@ -43,6 +43,7 @@ class FolderSource:
         caption_endings: Endings of caption files, in any letter case; the first that exists counts.
         default_caption: Caption of pictures without one, ``""`` to train them without words;
             ``None``: they are findings.
+        from_name: Whether the name of a picture without a caption is its caption.
         nested: Whether sub-folders are read; hidden ones never are.
         background: Colour under transparent parts, as ``#rrggbb``.
         alpha_is_mask: Whether pictures without a mask file are masked by their transparency.
@@ -66,6 +67,7 @@ class FolderSource:
         *,
         caption_endings: Sequence[str] = (".txt", ".caption"),
         default_caption: str | None = None,
+        from_name: bool = False,
         nested: bool = True,
         background: str = WHITE,
         alpha_is_mask: bool = False,
@@ -80,11 +82,24 @@ class FolderSource:
         self.notes: list[str] = []
         self._files: list[FileKey] = []
         self._masks: dict[int, tuple[FileKey, str]] = {}  # picture -> mask, its content
-        texts = [_shared_caption(root, default_caption) for root in roots]
+        self._repeated: dict[str, Repeated] = {}  # by the prefix of the folder
+        folders = _folders(roots)
+        for folder in folders if nested else ():
+            repeated, notes = repeated_folders(folder.path)
+            self._repeated |= {f"{folder.name(name)}/": own for name, own in repeated.items()}
+            self.notes += notes
+        given = [_shared_caption(root, default_caption) for root in roots]
         endings = Endings(caption_endings)
-        scan = FolderScan(_folders(roots), endings.classify, nested=nested, held_out=HELD_OUT)
+
+        def text_of(folder: Folder, stem: str) -> str | None:
+            text, repeated = given[folder.root], self._repeated_of(folder)
+            if text is None and from_name:
+                return caption_of_name(stem)
+            return repeated.text if text is None and repeated is not None else text
+
+        scan = FolderScan(folders, endings.classify, nested=nested)
         with _collector_paused():
-            candidates = self._paired(scan, Pairing(endings, texts, scan.is_read))
+            candidates = self._paired(scan, Pairing(endings, text_of, scan.is_read))
             with FileReader(index, progress, len(candidates)) as reader:
                 for start in range(0, len(candidates), _BATCH):
                     self._add(candidates[start : start + _BATCH], reader)
@@ -114,11 +129,20 @@ class FolderSource:
             return read_alpha(_unchanged(self._files[index], self.pictures[index].content))
         return None
 
+    def _repeated_of(self, folder: Folder) -> Repeated | None:
+        """What the name of the folder says, or that of the one in the root that it lies in."""
+        if not self._repeated:
+            return None
+        ends = (place for place, letter in enumerate(folder.prefix, start=1) if letter == "/")
+        return next(filter(None, (self._repeated.get(folder.prefix[:end]) for end in ends)), None)
+
     def _paired(self, scan: FolderScan, pairing: Pairing) -> list[Candidate]:
         """All pictures by name; no file is opened."""
-        candidates = [found for listing in scan.listings() for found in pairing.candidates(listing)]
+        candidates = list(pairing.candidates(list(scan.listings())))
         candidates.sort(key=lambda candidate: candidate.name)
         self.findings += scan.findings + pairing.findings + pairing.unclaimed()
+        stems = {os.path.splitext(candidate.name)[0] for candidate in candidates}
+        self.findings += findings_of_others(scan.others, stems)
         self.notes += scan.notes() + pairing.notes()
         filled = {candidate.folder.root for candidate in candidates}
         self.notes += [
@@ -156,7 +180,7 @@ class FolderSource:
             return
         assert isinstance(facts, PictureFacts)
         assert isinstance(text, str)
-        root = self._roots[candidate.folder.root]
+        root, repeated = self._roots[candidate.folder.root], self._repeated_of(candidate.folder)
         masked_by = facts.content if self._alpha_is_mask and facts.has_alpha else ""
         if isinstance(mask, PictureFacts):
             masked_by = mask.content
@@ -165,7 +189,7 @@ class FolderSource:
             size=(facts.width, facts.height),
             text=text,
             content=facts.content,
-            repeats=root.repeats,
+            repeats=root.repeats * (1 if repeated is None else repeated.repeats),
             prefix=root.prefix,
             mask_content=masked_by,
             file_bytes=candidate.picture.num_bytes,
@@ -208,13 +232,13 @@ def _faults(
         (candidate.mask, mask),
     ):
         if entry is not None and isinstance(own, Fault):
-            found.append(Finding(candidate.folder.name(entry.name), *own))
+            found.append(Finding(candidate.folder.name_of(entry), *own))
     if candidate.mask and isinstance(facts, PictureFacts) and isinstance(mask, PictureFacts):
         size, mask_size = ((own.width, own.height) for own in (facts, mask))
         if size != mask_size:
             wide, high = mask_size
             reason = f"is {wide}x{high} pixels, its picture {size[0]}x{size[1]}; make them equal"
-            found.append(Finding(candidate.folder.name(candidate.mask.name), "mask_size", reason))
+            found.append(Finding(candidate.folder.name_of(candidate.mask), "mask_size", reason))
     return found
 
 
@@ -254,6 +278,8 @@ def _folders(roots: Sequence[RootConfig]) -> list[Folder]:
         if not path.is_dir():
             what = "is not a folder" if path.exists() else "does not exist"
             raise DataError(f"data.root={root.path}: {what}; give the folder of the pictures")
+        if (asked := layout_of_kohya(root.path)) is not None:
+            raise DataError(f"data.root={root.path}: is laid out for kohya's trainer; set {asked}")
         real = path.resolve()
         for other in seen:
             if real.is_relative_to(other) or other.is_relative_to(real):

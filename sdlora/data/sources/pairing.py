@@ -5,15 +5,28 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sdlora.data.pictures.decode import PICTURE_SUFFIXES
-from sdlora.data.pictures.picture import Finding, quoted
-from sdlora.data.sources.caption_table import METADATA_NAMES, Row, read_metadata
+from sdlora.data.captions.caption_text import looks_like_caption
+from sdlora.data.pictures.formats import PICTURE_SUFFIXES
+from sdlora.data.pictures.picture import WARNING, Finding, quoted
+from sdlora.data.sources.caption_table import (
+    METADATA_NAMES,
+    TABLE_SUFFIXES,
+    Columns,
+    Row,
+    columns_of,
+    is_table,
+    read_metadata,
+)
+from sdlora.data.sources.companions import (
+    MASK,
+    MAYBE_TABLE,
+    TABLE,
+    Companions,
+    sort_masks,
+    unmasked,
+)
 from sdlora.data.sources.file_index import FileKey
-from sdlora.data.sources.scan import PICTURE, Folder, Listing
-
-MASK_ENDING = ".mask.png"
-
-_MASK, _TABLE = "mask", "table"
+from sdlora.data.sources.scan import PICTURE, Folder, Listing, listed
 
 
 class Endings:
@@ -25,10 +38,10 @@ class Endings:
 
     def __init__(self, captions: Sequence[str]) -> None:
         self.captions = tuple(dict.fromkeys(ending.casefold() for ending in captions))
-        kinds = dict.fromkeys(PICTURE_SUFFIXES, PICTURE) | {MASK_ENDING: _MASK}
+        kinds = dict.fromkeys(PICTURE_SUFFIXES, PICTURE)
         kinds |= {ending: ending for ending in self.captions}
         self._by_last: dict[str, list[tuple[str, str]]] = {}
-        for ending in sorted(kinds, key=len, reverse=True):  # a.mask.png is no a.png
+        for ending in sorted(kinds, key=len, reverse=True):  # a.tags.txt is no a.txt
             same_last = self._by_last.setdefault(ending[ending.rfind(".") :], [])
             same_last.append((ending, kinds[ending]))
 
@@ -38,7 +51,9 @@ class Endings:
         for ending, kind in self._by_last.get(folded[folded.rfind(".") :], ()):
             if folded.endswith(ending):
                 return kind, unicodedata.normalize("NFC", name[: -len(ending)])
-        return (_TABLE, folded) if folded in METADATA_NAMES else None
+        if is_table(name):
+            return TABLE, folded
+        return (MAYBE_TABLE, folded) if folded.endswith(TABLE_SUFFIXES) else None
 
 
 class Candidate(NamedTuple):
@@ -46,7 +61,7 @@ class Candidate(NamedTuple):
 
     Attributes:
         name: Its name in the run.
-        folder: Folder of all its files.
+        folder: Folder of the picture.
         picture: Its file.
         caption: Its caption file, if it has one.
         mask: Its mask file, if it has one.
@@ -64,11 +79,11 @@ class Candidate(NamedTuple):
 
 
 class Pairing:
-    """Pictures with captions and masks, folder by folder, parents before children.
+    """Pictures with captions and masks, of all folders.
 
     Args:
         endings: Kinds of files.
-        texts: For each root the caption of pictures without one of their own, or ``None``.
+        text_of: (folder, stem) -> caption of a picture without one of its own, or ``None``.
         is_read: (folder, path) -> whether files at a path below the folder are read.
 
     Attributes:
@@ -78,23 +93,29 @@ class Pairing:
     def __init__(
         self,
         endings: Endings,
-        texts: Sequence[str | None],
+        text_of: Callable[[Folder, str], str | None],
         is_read: Callable[[Folder, str], bool],
     ) -> None:
         self.findings: list[Finding] = []
-        self._num_unused_captions = 0
-        self._num_unused_rows = 0
+        self._read_columns: list[str] = []
+        self._unused_captions: list[str] = []
+        self._unused_rows: list[str] = []
         self._endings = endings
-        self._texts = texts
+        self._text_of = text_of
         self._is_read = is_read
         self._rows: dict[str, _Claim] = {}
 
-    def candidates(self, listing: Listing) -> Iterator[Candidate]:
-        """The pictures of one folder, by name."""
-        self._read_tables(listing)
-        self._find_orphans(listing)
-        for stem in sorted(listing.files[PICTURE]):
-            yield from self._of_stem(stem, listing)
+    def candidates(self, listings: Sequence[Listing]) -> Iterator[Candidate]:
+        """The pictures of all folders, given parents before children."""
+        for listing in listings:
+            sort_masks(listing)
+        self.findings += Companions(listings, self._endings.captions).findings
+        for listing in listings:
+            self._read_tables(listing)
+        for listing in listings:
+            self._find_orphans(listing)
+            for stem in sorted(listing.files[PICTURE]):
+                yield from self._of_stem(stem, listing)
 
     def unclaimed(self) -> list[Finding]:
         """Findings of table rows without a picture, after all folders."""
@@ -109,24 +130,30 @@ class Pairing:
 
     def notes(self) -> list[str]:
         """Remarks on caption files and rows that are not read."""
-        notes = []
-        if count := self._num_unused_captions:
+        notes = [f"table of captions {columns}" for columns in self._read_columns]
+        if unused := self._unused_captions:
             used = ", ".join(self._endings.captions)
-            notes.append(f"{count} second caption files are not read: the first of {used} counts")
-        if count := self._num_unused_rows:
-            notes.append(f"{count} rows of tables are for pictures in folders that are not read")
+            notes.append(
+                f"{len(unused)} second caption files are not read, since the first of {used} "
+                f"counts: {listed(unused)}"
+            )
+        if unused := self._unused_rows:
+            notes.append(
+                f"{len(unused)} rows of tables are for pictures in folders that are not read: "
+                f"{listed(unused)}"
+            )
         return notes
 
     def _of_stem(self, stem: str, listing: Listing) -> Iterator[Candidate]:
         pictures = listing.all_of(PICTURE, stem)
         captions = self._captions(stem, listing)
-        masks = listing.all_of(_MASK, stem)
+        masks = listing.all_of(MASK, stem)
         is_single = stem not in listing.blocked
         for files, what in ((pictures, "pictures"), (captions, "captions"), (masks, "masks")):
             if len(files) > 1:
                 is_single = False
                 reason = f"{len(files)} {what} of one name: {_shown(files)}; keep one of them"
-                self._find(listing.folder.name(files[0].name), "doubles", reason)
+                self._find(listing.folder.name_of(files[0]), "doubles", reason)
         # of doubles none is used, but all that is wrong with any is to be said, and once
         for picture in pictures:
             name = listing.folder.name(picture.name)
@@ -148,7 +175,8 @@ class Pairing:
         for ending in self._endings.captions:
             if stem in listing.files[ending]:
                 files = listing.all_of(ending, stem)
-                self._num_unused_captions += len(files) if found else 0
+                if found:
+                    self._unused_captions += map(listing.folder.name_of, files)
                 found = found or files
         return found
 
@@ -156,7 +184,7 @@ class Pairing:
         self, name: str, stem: str, has_file: bool, listing: Listing
     ) -> tuple[str | None, bool]:
         """The caption from table or default, and whether the picture has any caption."""
-        claim = self._rows.pop(name, None)
+        claim = self._rows.pop(name, None) or self._rows.pop(listing.folder.name(stem), None)
         if claim is not None:
             table, row = claim
             if has_file:
@@ -165,32 +193,49 @@ class Pairing:
             return row.text, row.text is not None and not has_file
         if has_file:
             return None, True
-        text = self._texts[listing.folder.root]
+        if (base := unmasked(stem)) is not None:
+            reason = (
+                f"looks like the mask of a picture {quoted(base)}, which is not there; add the "
+                "picture, or rename this one to train on it"
+            )
+            self._find(name, "orphan_mask", reason)
+            return None, False
+        text = self._text_of(listing.folder, stem)
         if text is None and stem not in listing.blocked:
             endings = self._endings.captions
             file = f" file {quoted(stem + endings[0])}" if endings else ""
-            reason = f"no caption{file}; write it, or set data.captions.default"
+            names = "data.captions.from_name=true, or " * looks_like_caption(stem)
+            reason = f"no caption{file}; write it, or set {names}data.captions.default"
             self._find(name, "no_caption", reason)
         return text, text is not None
 
     def _find_orphans(self, listing: Listing) -> None:
-        kinds = {_MASK: "mask"} | dict.fromkeys(self._endings.captions, "caption")
+        kinds = {MASK: "mask"} | dict.fromkeys(self._endings.captions, "caption")
         known = listing.files[PICTURE].keys() | listing.blocked
         for kind, what in kinds.items():
             for stem in listing.files[kind].keys() - known:
                 for file in listing.all_of(kind, stem):
                     reason = f"{what} without a picture; add the picture or remove it"
-                    self._find(listing.folder.name(file.name), f"orphan_{what}", reason)
+                    base = unmasked(stem) if what == "caption" else None
+                    if base is not None and base in listing.files[MASK]:
+                        reason = f"caption of the mask of {quoted(base)}; remove it"
+                    self._find(listing.folder.name_of(file), f"orphan_{what}", reason)
 
     def _read_tables(self, listing: Listing) -> None:
-        tables = [file for name in METADATA_NAMES for file in listing.all_of(_TABLE, name)]
-        for file in tables[1:]:
-            reason = f"a table of captions beside {tables[0].name}; keep one of them"
-            self._find(listing.folder.name(file.name), "doubles", reason)
-        for file in tables[:1]:
+        names = dict.fromkeys((*METADATA_NAMES, *sorted(listing.files[TABLE])))
+        tables: dict[FileKey, Columns | None] = {
+            file: None for name in names for file in listing.all_of(TABLE, name)
+        }
+        tables |= self._tables_by_columns(listing)
+        first = next(iter(tables), None)
+        for file, columns in tables.items():
             table = listing.folder.name(file.name)
+            if file is not first and first is not None:
+                reason = f"a table of captions beside {first.name}; keep one of them"
+                self._find(table, "doubles", reason)
+                continue
             try:
-                rows, faults = read_metadata(Path(file.path))
+                rows, faults = read_metadata(Path(file.path), columns)
             except OSError as error:
                 reason = f"{error.strerror or error}; check the file"
                 self._find(table, "unreadable", reason)
@@ -198,10 +243,32 @@ class Pairing:
             self.findings += [Finding(table, *fault) for fault in faults]
             self._add_rows(rows, table, listing.folder)
 
+    def _tables_by_columns(self, listing: Listing) -> dict[FileKey, Columns]:
+        """Tables of other names, which have a column of file names and one of captions."""
+        tables = {}
+        for name in sorted(listing.files[MAYBE_TABLE]):
+            for file in listing.all_of(MAYBE_TABLE, name):
+                shown = listing.folder.name(file.name)
+                try:
+                    columns = columns_of(Path(file.path))
+                except OSError as error:
+                    self._find(shown, "unreadable", f"{error.strerror or error}; check the file")
+                    continue
+                if columns is not None:
+                    tables[file] = columns
+                    self._read_columns.append(f"{shown}: {columns.file_name}, {columns.text}")
+                    continue
+                reason = (
+                    "is not read: not one column of file names (file_name) and one of captions "
+                    "(text); rename its columns if it holds captions"
+                )
+                self.findings.append(Finding(shown, "other_file", reason, WARNING))
+        return tables
+
     def _add_rows(self, rows: dict[str, Row], table: str, folder: Folder) -> None:
         for path, row in rows.items():
             if not self._is_read(folder, path):
-                self._num_unused_rows += 1
+                self._unused_rows.append(folder.prefix + path)
                 continue
             name = folder.prefix + path
             other, known = self._rows.setdefault(name, _Claim(table, row))

@@ -8,7 +8,7 @@ from typing import Protocol
 from PIL import Image
 
 from sdlora.data.captions.trigger_word import has_word
-from sdlora.data.pictures.decode import PictureError
+from sdlora.data.pictures.formats import PictureError
 from sdlora.data.pictures.picture import Finding, Picture
 
 

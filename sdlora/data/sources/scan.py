@@ -1,9 +1,10 @@
 """The walk over folders and their files; no file is opened."""
 
 import os
+import posixpath
 import stat
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,17 @@ from typing import NamedTuple
 
 from sdlora.data.pictures.picture import ERROR, WARNING, Finding, quoted
 from sdlora.data.sources.file_index import FileKey
+from sdlora.data.sources.folder_names import (
+    is_held_out,
+    is_hidden,
+    is_own_output,
+    is_system,
+)
 
 PICTURE = "picture"
 """Kind of files that are counted in folders that are not read."""
 
-_SHOWN_ENDINGS = 5
+_SHOWN_NAMES = 5
 
 
 class Folder(NamedTuple):
@@ -29,6 +36,25 @@ class Folder(NamedTuple):
     def name(self, file: str) -> str:
         """Name in the run of a file of this folder."""
         return self.prefix + unicodedata.normalize("NFC", file)
+
+    def name_of(self, file: FileKey) -> str:
+        """Name in the run of a file of this folder or of one near it."""
+        below = os.path.relpath(file.path, self.path).replace(os.sep, "/")
+        return posixpath.normpath(self.name(below))
+
+
+class OtherFile(NamedTuple):
+    """A file whose name means nothing: no picture, caption, mask or table.
+
+    Attributes:
+        name: Its name in the run.
+        path: Where it is.
+        stem: Its name without ending, in its folder.
+    """
+
+    name: str
+    path: str
+    stem: str
 
 
 @dataclass(slots=True)
@@ -53,6 +79,18 @@ class Listing:
         if first is not file:
             self.doubles.setdefault((kind, stem), [first]).append(file)
 
+    def take(self, kind: str, stem: str) -> list[FileKey]:
+        """Take out the files of a kind and stem."""
+        files = self.all_of(kind, stem)
+        self.files[kind].pop(stem, None)
+        self.doubles.pop((kind, stem), None)
+        return files
+
+    def clear(self) -> None:
+        """Take out all files."""
+        self.files.clear()
+        self.doubles.clear()
+
     def all_of(self, kind: str, stem: str) -> list[FileKey]:
         """The files of a kind and stem, by name; more than one is an error."""
         if doubles := self.doubles.get((kind, stem)):
@@ -62,19 +100,20 @@ class Listing:
 
 
 class FolderScan:
-    """One walk over roots and, if ``nested``, their sub-folders; hidden ones are ignored.
+    """One walk over roots and, if ``nested``, their sub-folders.
 
-    Links to files and to folders elsewhere are followed. A link to a folder that is read anyway, or
-    that is held out, is not.
+    Hidden files and folders, those of operating systems, and folders that a run of this project
+    wrote are not read; a note names those with pictures. Links to files and to folders elsewhere
+    are followed, and named. A link to a folder that is read anyway, or that is held out, is not.
 
     Args:
         roots: Folders; none lies in another.
         classify: File name -> kind and stem, ``None`` for other files.
         nested: Whether sub-folders are read.
-        held_out: Name of the folder directly in a root that is not read.
 
     Attributes:
         findings: Folders and files that cannot be read so far.
+        others: Files whose names mean nothing, so far.
     """
 
     def __init__(
@@ -83,19 +122,19 @@ class FolderScan:
         classify: Callable[[str], tuple[str, str] | None],
         *,
         nested: bool,
-        held_out: str,
     ) -> None:
         self.findings: list[Finding] = []
+        self.others: list[OtherFile] = []
         self._roots = list(roots)
         self._real_roots = [Path(os.path.realpath(root.path)) for root in roots]
         self._classify = classify
         self._nested = nested
-        self._held_out = held_out
         self._linked: list[Folder] = []
         self._seen: set[tuple[int, int]] = set()
         self._prefixes: set[str] = set()
         self._unread: list[str] = []
-        self._others: Counter[str] = Counter()
+        self._links: list[str] = []
+        self._hidden: list[str] = []
 
     def listings(self) -> Iterator[Listing]:
         """Every folder, parents before children; linked folders after all others."""
@@ -117,30 +156,35 @@ class FolderScan:
     def is_read(self, folder: Folder, file: str) -> bool:
         """Whether pictures at a path below a folder are read."""
         first, _, below = file.partition("/")
-        return not below or (self._nested and not (folder.is_root and first == self._held_out))
+        return not below or (self._nested and not (folder.is_root and is_held_out(first)))
 
     def notes(self) -> list[str]:
-        """Remarks on files and folders that were not read, after the walk."""
-        if not self._others:
-            return self._unread
-        common = sorted(self._others.items(), key=lambda item: (-item[1], item[0]))
-        shown = ", ".join(
-            f"{quoted(ending)} ({count})" for ending, count in common[:_SHOWN_ENDINGS]
-        )
-        more = ", ..." if common[_SHOWN_ENDINGS:] else ""
-        count = self._others.total()
-        return [*self._unread, f"{count} files of other kinds are not read: {shown}{more}"]
+        """Remarks on folders that were not read, and on links, after the walk."""
+        notes = list(self._unread)
+        if self._hidden:
+            notes.append(
+                f"{len(self._hidden)} hidden files are not read: {listed(sorted(self._hidden))}"
+            )
+        if self._links:
+            notes.append(
+                f"{len(self._links)} links lead out of the data folder and are followed: "
+                f"{listed(sorted(self._links))}"
+            )
+        return notes
 
     def _list(self, folder: Folder) -> tuple[Listing, list[Folder]]:
         listing = Listing(folder)
         folders: list[os.DirEntry[str]] = []
         with os.scandir(folder.path) as entries:
             for entry in entries:
-                if entry.name.startswith("."):  # macOS leaves a ._a.jpg beside a.jpg
-                    continue
                 try:
                     if entry.is_dir():
                         folders.append(entry)
+                    elif is_system(entry.name):
+                        continue
+                    elif is_hidden(entry.name):
+                        if self._classify(entry.name) is not None:
+                            self._hidden.append(folder.name(entry.name))
                     else:
                         self._sort_in(entry, listing)
                 except OSError as error:  # a link that leads nowhere or in a circle
@@ -150,15 +194,17 @@ class FolderScan:
 
     def _sort_in(self, entry: os.DirEntry[str], listing: Listing) -> None:
         kind_and_stem = self._classify(entry.name)
+        name = listing.folder.name(entry.name)
+        status = entry.stat()  # an error for a link that leads nowhere: it may have led to a folder
         if kind_and_stem is None:
-            if entry.is_symlink():
-                entry.stat()  # an error if it leads nowhere: it may have led to a folder
-            self._others[os.path.splitext(entry.name)[1].casefold() or "(no ending)"] += 1
+            stem = unicodedata.normalize("NFC", os.path.splitext(entry.name)[0])
+            self.others.append(OtherFile(name, entry.path, stem))
             return
-        status = entry.stat()
         if not stat.S_ISREG(status.st_mode):
             self._block(entry.name, listing, "no_file", "is not a regular file; remove it")
             return
+        if entry.is_symlink():
+            self._follow(entry.path, name)
         file = FileKey(entry.path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         listing.add(*kind_and_stem, file)
 
@@ -173,13 +219,13 @@ class FolderScan:
         above = listing.folder
         name = listing.folder.name(entry.name)
         folder = Folder(entry.path, f"{name}/", above.root)
-        if above.is_root and entry.name == self._held_out:
+        if above.is_root and is_held_out(entry.name):
             self._unread.append(
                 f"{quoted(name)}: {self._count(entry.path)} held-out pictures, not trained on"
             )
-        elif not self._nested:
+        elif what := self._left_out(entry):
             if count := self._count(entry.path):
-                self._unread.append(f"sub-folder {quoted(name)} is not read ({count} pictures)")
+                self._unread.append(f"{what} {quoted(name)} is not read ({count} pictures)")
         elif folder.prefix in self._prefixes:
             reason = "another folder has the same name in another Unicode form; rename one of them"
             self._find(name, "doubles", reason)
@@ -195,8 +241,23 @@ class FolderScan:
                     WARNING,
                 )
             else:
+                self._follow(entry.path, name)
                 self._linked.append(folder)
         return []
+
+    def _left_out(self, entry: os.DirEntry[str]) -> str | None:
+        """What kind of sub-folder is not read, for a note; ``None``: it is read."""
+        if is_hidden(entry.name) or is_system(entry.name):
+            return "hidden folder"
+        if is_own_output(entry.path):
+            return "folder of a run"
+        return None if self._nested else "sub-folder"
+
+    def _follow(self, path: str, name: str) -> None:
+        """Note a link that leads out of the roots."""
+        target = Path(os.path.realpath(path))
+        if not any(target.is_relative_to(root) for root in self._real_roots):
+            self._links.append(f"{name} -> {target}")
 
     def _leads_back(self, link: str) -> bool:
         target = Path(os.path.realpath(link))
@@ -216,7 +277,7 @@ class FolderScan:
 
     def _count(self, folder: str) -> int:
         names = (name for _, _, files in os.walk(folder) for name in files)
-        kinds = (self._classify(name) for name in names if not name.startswith("."))
+        kinds = (self._classify(name) for name in names if not is_hidden(name))
         return sum(kind is not None and kind[0] == PICTURE for kind in kinds)
 
     def _find(self, name: str, kind: str, reason: str, severity: str = ERROR) -> None:
@@ -225,3 +286,8 @@ class FolderScan:
 
 def _why(error: OSError) -> str:
     return error.strerror or str(error)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a note: the first ones."""
+    return ", ".join(map(quoted, names[:_SHOWN_NAMES])) + ", ..." * (len(names) > _SHOWN_NAMES)

@@ -68,6 +68,27 @@ def plain() -> dict[str, PictureFile]:
     }
 
 
+def of_other_formats() -> dict[str, PictureFile]:
+    two = Image.fromarray(np.array([[RED, GREEN]], dtype=np.uint8))
+    files = {
+        f"other.{kind.casefold()}": PictureFile(saved(two, kind), [[RED, GREEN]], (2, 1))
+        for kind in ("TIFF", "QOI", "PPM", "TGA")
+    }
+    flat = Image.new("RGB", (16, 16), RED)
+    files["other.jp2"] = PictureFile(saved(flat, "JPEG2000"), RED, (16, 16))
+    frames = saved(one(RED), "TIFF", save_all=True, append_images=[one(BLUE)])
+    files["pages.tif"] = PictureFile(frames, RED, (1, 1), is_animated=True)
+    sixteen = Image.fromarray(np.array([[0, 257, 32_768, 65_535]], dtype=np.uint16))
+    eight = [(v, v, v) for v in (0, 1, 128, 255)]
+    for kind in ("TIFF", "PPM"):
+        files[f"16_bits.{kind}"] = PictureFile(saved(sixteen, kind), [eight], (4, 1))
+    for orientation in STORED:
+        data = saved(stored(orientation), "TIFF", exif=exif(orientation))
+        shown = PictureFile(data, np.asarray(stored(1)), (3, 2))
+        files[f"exif_{orientation}.tif"] = shown
+    return files
+
+
 def transparent() -> dict[str, PictureFile]:
     palette = Image.new("P", (2, 1))
     palette.putpalette([*RED, *GREEN])
@@ -245,7 +266,16 @@ def turned() -> dict[str, PictureFile]:
     }
 
 
-SOUND = plain() | transparent() | sixteen_bits() | cmyk() | profiles() | animated() | turned()
+SOUND = (
+    of_other_formats()
+    | plain()
+    | transparent()
+    | sixteen_bits()
+    | cmyk()
+    | profiles()
+    | animated()
+    | turned()
+)
 """By name; the ending is not always that of the content."""
 
 FAULTY = {
@@ -258,6 +288,8 @@ FAULTY = {
     "cut.png": (saved(Image.new("RGB", (64, 64), RED))[:60], "cannot be decoded ("),
     "cut.webp": (saved(Image.new("RGB", (64, 64), RED), "WEBP")[:30], "cannot be decoded ("),
     "damaged.png": (png((4, 4), (8, 2), b"\0too short"), "cannot be decoded ("),
+    "numbers.tif": (saved(one(0.5, "F"), "TIFF"), "holds floating-point numbers, whose white is"),
+    "deep.tif": (saved(one(70_000, "I"), "TIFF"), "holds 32 bits a pixel, whose white is unknown"),
     "flat.png": (png((0, 4), (8, 0), b""), "cannot be decoded ("),
     "bomb.png": (
         png((20_000, 20_000), (1, 0), b""),

@@ -805,6 +805,7 @@ ELSEWHERE = {
     "check": "smoke/test_train.py::test_the_check_alone_decodes_everything_and_trains_nothing",
     "run_dir": "smoke/test_train.py::test_a_run_writes_everything_that_it_promises",
     "model.revision": f"{HERE}::test_a_revision_is_asked_of_the_hub",
+    "data.captions.from_name": "smoke/test_data_folders.py::test_file_names_as_captions",
     "data.hub.revision": f"{HERE}::test_a_revision_is_asked_of_the_hub",
     "trainer.offload": "unit/commands/train/test_preflight.py::test_parts_wait_when_told_to",
     "trainer.memory_gb": "unit/commands/train/test_preflight.py::test_a_card_is_planned_for",

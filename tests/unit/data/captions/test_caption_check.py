@@ -52,6 +52,28 @@ def test_one_text_behind_two_prefixes_is_two_captions() -> None:
     assert caption_findings(shown, recipe_of(), ["", ""]) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "order"),
+    [
+        ("a man, (blue eyes:1.2), (hat)", "(blue eyes:1.2)"),
+        ("a man <lora:detail:0.8>", "<lora:detail:0.8>"),
+        ("a man BREAK a dog", "BREAK"),
+        (r"miku \(vocaloid\), 1girl", "\\("),
+        ("a man\nNegative prompt: ugly", "Negative prompt:"),
+        ("a man\nSteps: 20, Sampler: Euler a", "Steps: 20, Sampler:"),
+    ],
+)
+def test_orders_to_programs_that_draw_are_named(text: str, order: str) -> None:
+    (finding,) = caption_findings(pictures(text), recipe_of(), [""])
+    assert (finding.name, finding.kind, finding.severity) == ("0.png", "prompt_syntax", WARNING)
+    assert finding.reason.startswith(f'holds "{order}", an order to a program that draws')
+
+
+def test_plain_words_are_no_orders() -> None:
+    shown = pictures("a man (in a hat) at 12:30", "the break of day", "a <small> sign")
+    assert caption_findings(shown, recipe_of(), [""] * 3) == []
+
+
 def test_broken_wildcards_are_named_where_wildcards_are_read() -> None:
     shown = pictures("a {red|blue hat", "a {red|blue} hat")
     (finding,) = caption_findings(shown, recipe_of(wildcards=True), ["", ""])

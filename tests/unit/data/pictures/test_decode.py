@@ -10,7 +10,6 @@ from PIL import Image, ImageCms
 
 from sdlora.data.pictures.decode import (
     MAX_PIXELS,
-    PictureError,
     read_alpha,
     read_header,
     read_mask,
@@ -18,6 +17,7 @@ from sdlora.data.pictures.decode import (
     to_tensor,
     to_unit_range,
 )
+from sdlora.data.pictures.formats import PictureError
 from tests.unit.data import icc
 from tests.unit.data.picture_bytes import (
     GREEN,
@@ -63,7 +63,9 @@ def test_what_is_no_whole_picture_is_refused_with_reason_and_remedy(
         with pytest.raises(PictureError) as caught:
             read(tmp_path / name)
         assert message in str(caught.value)
-        assert str(caught.value).endswith(("; replace or remove it", "; reduce it"))
+        assert str(caught.value).endswith(
+            ("; replace or remove it", "; reduce it", "; save it as PNG")
+        )
 
 
 def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
@@ -111,10 +113,14 @@ def test_alpha_and_masks_are_upright(orientation: int) -> None:
     data = saved(Image.merge("RGBA", [*image.split(), alpha]), exif=exif(orientation))
     upright = np.asarray(stored(1), dtype=float)
     luminance = upright @ (0.299, 0.587, 0.114)  # ITU-R BT.601
-    for found in (read_alpha(BytesIO(data)), read_mask(BytesIO(data))):
+    shown = luminance * luminance / 255  # a mask is black where it is transparent
+    for found, wanted in (
+        (read_alpha(BytesIO(data)), luminance),
+        (read_mask(BytesIO(data)), shown),
+    ):
         assert found is not None
         assert found.mode == "L"
-        np.testing.assert_allclose(np.asarray(found), luminance, rtol=0, atol=1)  # rounding
+        np.testing.assert_allclose(np.asarray(found), wanted, rtol=0, atol=1)  # rounding
 
 
 def test_alpha_of_every_kind() -> None:
@@ -139,8 +145,9 @@ def test_masks_of_every_kind() -> None:
         (saved(one(128, "L")), 128),
         (saved(one(1, "1")), 255),
         (saved(one(RED)), 76),  # 0.299 * 255
-        (saved(one((128, 128, 128, 0), "RGBA")), 128),
-        (saved(one((128, 0), "LA")), 128),
+        (saved(one((128, 128, 128, 255), "RGBA")), 128),
+        (saved(one((255, 255, 255, 0), "RGBA")), 0),
+        (saved(one((255, 128), "LA")), 128),
         (png((1, 1), (16, 0), b"\0" + words(32_896)), 128),  # 128 * 257
         (
             saved(
@@ -153,6 +160,14 @@ def test_masks_of_every_kind() -> None:
         mask = read_mask(BytesIO(data))
         assert mask.mode == "L"
         assert mask.getpixel((0, 0)) == expected
+
+
+def test_white_painted_on_nothing_is_a_mask_of_its_strokes() -> None:
+    image = Image.new("RGBA", (3, 1), (255, 255, 255, 0))
+    image.putpixel((1, 0), (255, 255, 255, 255))
+    image.putpixel((2, 0), (255, 255, 255, 128))
+    mask = read_mask(BytesIO(saved(image)))
+    assert [mask.getpixel((x, 0)) for x in range(3)] == [0, 255, 128]
 
 
 def test_pixels_span_minus_one_to_one() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from sdlora.data.pictures.cuts import fitted
 from sdlora.data.pictures.picture import ERROR, REMOVED, WARNING, Finding, Picture
-from sdlora.data.sheet.data_sheet import Row, row, sheet
+from sdlora.data.sheet.data_sheet import Row, large_cuts, row, sheet
 from sdlora.data.sources.picture_source import fingerprint
 
 
@@ -88,10 +88,21 @@ def test_equal_pictures_are_warned_of() -> None:
     assert "1 other file(s) with other captions (b.png)" in warnings[1].reason
 
 
-def test_large_cuts_are_warned_of() -> None:
-    got = sheet(rows(picture("half", (128, 64)), picture("most", (640, 64))), [], [], [], 1)
-    assert [(f.name, f.kind) for f in got.findings] == [("most", "large_cut")]
-    assert "loses 90% of its area in the size 64x64" in got.findings[0].reason
+@pytest.mark.parametrize(
+    ("mode", "remedy"),
+    [
+        ("square", "let the sizes follow the pictures: data.buckets.mode=auto"),
+        ("auto", "allow longer sizes with data.buckets.max_aspect"),
+        ("fixed", "add a size of its aspect to data.buckets.sizes"),
+    ],
+)
+def test_large_cuts_are_warned_of(mode: str, remedy: str) -> None:
+    shown = rows(picture("half", (128, 64)), picture("most", (640, 64)))
+    (found,) = large_cuts(shown, mode)
+    assert (found.name, found.kind) == ("most", "large_cut")
+    assert found.reason == (
+        f"loses 90% of its area in the size 64x64; crop it by hand, or {remedy}"
+    )
 
 
 def test_no_picture_at_all() -> None:

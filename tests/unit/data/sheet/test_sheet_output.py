@@ -1,6 +1,7 @@
 """The check's file holds everything, its print-out is short, and errors stop the run at once."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,13 @@ import pytest
 from sdlora.data.pictures.cuts import fitted
 from sdlora.data.pictures.picture import REMOVED, WARNING, Finding, Picture
 from sdlora.data.sheet.data_sheet import Row, Sheet, row, sheet
-from sdlora.data.sheet.sheet_output import SCHEMA, print_sheet, refuse, write_sheet
+from sdlora.data.sheet.sheet_output import (
+    SCHEMA,
+    changed_pictures,
+    print_sheet,
+    refuse,
+    write_sheet,
+)
 from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.progress import Progress
 
@@ -70,9 +77,12 @@ def test_the_file_holds_everything(tmp_path: Path) -> None:
                 "cut": 0.333333,
                 "enlarged": 1,
                 "caption": f"caption {i}",
+                "text": f"caption {i}",
+                "prefix": "",
                 "repeats": 3,
                 "loss_weight": 1,
                 "has_mask": False,
+                "mask": "",
                 "content": f"{i:064x}",
                 "face": [[1, 2, 3, 4], None][i],
             }
@@ -80,6 +90,36 @@ def test_the_file_holds_everything(tmp_path: Path) -> None:
         ],
     }
     assert sum(line.startswith('    {"name": "0') for line in text.splitlines()) == 2
+
+
+def test_what_changed_since_a_sheet_is_named(tmp_path: Path) -> None:
+    path, own = tmp_path / "dataset.json", rows(6)
+    write_sheet(path, sheet(own, [], [], [], 4))
+    before = [each.picture for each in own]
+    assert changed_pictures(path, before) == []
+    now = [
+        replace(before[0], text="another"),
+        replace(before[1], prefix="sks, "),
+        replace(before[2], content="f" * 64, repeats=2),
+        replace(before[3], mask_content="m"),
+        replace(before[4], loss_weight=0.5),
+        replace(before[5], name="new.png"),
+    ]
+    assert changed_pictures(path, now) == [
+        "changed caption: 000.png",
+        "changed caption: 001.png",
+        "changed loss weight: 004.png",
+        "changed mask: 003.png",
+        "changed repeats: 002.png",
+        "changed: 002.png",
+        "gone: 005.png",
+        "new: new.png",
+    ]
+    stored = json.loads(path.read_text("utf-8"))
+    for entry in stored["pictures"]:
+        del entry["text"], entry["prefix"], entry["mask"]  # as older versions wrote it
+    path.write_text(json.dumps(stored), "utf-8")
+    assert changed_pictures(path, before) == []
 
 
 def test_a_file_of_no_pictures(tmp_path: Path) -> None:

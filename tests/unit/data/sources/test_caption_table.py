@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from sdlora.data.pictures.picture import ERROR, WARNING
-from sdlora.data.sources.caption_table import Row, RowFault, read_metadata
+from sdlora.data.sources.caption_table import (
+    Columns,
+    Row,
+    RowFault,
+    columns_of,
+    is_table,
+    read_metadata,
+)
 
 
 def jsonl(*rows: dict[str, object] | str) -> bytes:
@@ -124,7 +131,8 @@ def test_double_rows(tmp_path: Path) -> None:
     [
         (b"", "has no column file_name and no column text (its first line: nothing)"),
         (b"file_name;text\na.png;red\n", "has no column file_name and no column text (its first"),
-        (b"file_name,caption\na.png,red\n", "has no column text (its first line: file_name, cap"),
+        (b"file_name,words\na.png,red\n", "has no column text (its first line: file_name, wor"),
+        (b"file_name,caption,prompt\na.png,red,blue\n", "has no column text (its first line: "),
         ("file_name,text\na.png,red\n".encode("utf-16"), "is UTF-16"),
         (b"file_name,text\na.png,caf\xe9\n", "line 2: is not UTF-8: byte 0xe9 at offset 24"),
     ],
@@ -158,3 +166,60 @@ def test_a_quote_left_open_swallows_no_row_unseen(tmp_path: Path) -> None:
     rows, faults = read(tmp_path, data, "metadata.csv")
     assert rows == {"a.png": Row(2, "red")}
     assert faults == [RowFault("bad_row", "line 3: unexpected end of data; correct its quotes")]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "columns"),
+    [
+        ("metadata.csv", b"file_name,prompt\na.png,red\n", Columns("file_name", "prompt")),
+        ("captions.csv", b"image,caption\na.png,red\n", Columns("image", "caption")),
+        ("list.tsv", b"path\tid\ttext\na.png\t1\tred\n", Columns("path", "text")),
+        ("x.jsonl", jsonl({"prompt": "red", "file": "a.png"}), Columns("file", "prompt")),
+        ("two.csv", b"image,caption,prompt\na.png,red,blue\n", None),
+        ("none.csv", b"image,score\na.png,1\n", None),
+        ("no.jsonl", b"[1]", None),
+        ("no.csv", b"\xff\xfea", None),
+    ],
+)
+def test_columns_of_customary_names(
+    tmp_path: Path, name: str, data: bytes, columns: Columns | None
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert columns_of(tmp_path / name) == columns
+    if columns is not None:
+        rows, faults = read_metadata(tmp_path / name, columns)
+        assert rows == {"a.png": Row(1 if name.endswith("jsonl") else 2, "red")}
+        assert faults == []
+
+
+def test_kohyas_table(tmp_path: Path) -> None:
+    table = {
+        "a": {"caption": "red"},
+        "b.png": {"tags": "1girl, hat", "train_resolution": [512, 512]},
+        "sub/c.jpg": {"caption": "blue", "tags": "sky"},
+        str(tmp_path / "sub" / "d.png"): {"caption": "here"},
+        "/content/drive/set/e.png": {"caption": "elsewhere"},
+        "C:\\set\\f.png": {"caption": "on Windows"},
+        "g.png": {},
+    }
+    rows, (fault,) = read(tmp_path, json.dumps(table).encode(), "meta_cap.json")
+    assert {name: row.text for name, row in rows.items()} == {
+        "a": "red",
+        "b.png": "1girl, hat",
+        "sub/c.jpg": "blue, sky",
+        "sub/d.png": "here",
+        "e.png": "elsewhere",
+        "f.png": "on Windows",
+        "g.png": None,
+    }
+    assert fault.reason == "line 7: text of g.png is no text; write what the picture shows"
+    for data, reason in ((b"{", "is not JSON ("), (b"[1]", "is not kohya's")):
+        _, (fault,) = read(tmp_path, data, "meta_cap.json")
+        assert fault.kind == "bad_table"
+        assert fault.reason.startswith(reason)
+
+
+def test_what_is_a_table_by_its_name() -> None:
+    tables = ("metadata.csv", "METADATA.JSONL", "meta_cap.json", "meta_lat.json", "metadata.json")
+    assert all(map(is_table, tables))
+    assert not any(map(is_table, ("a.json", "captions.csv", "meta.csv", "metadata.txt")))

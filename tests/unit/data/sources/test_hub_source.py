@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image
 
-from sdlora.data.pictures.decode import PictureError
+from sdlora.data.pictures.formats import PictureError
 from sdlora.data.pictures.picture import WARNING
 from sdlora.data.sources.hub_rows import HubRows
 from sdlora.data.sources.hub_source import HubSource
