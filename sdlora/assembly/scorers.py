@@ -35,8 +35,8 @@ from sdlora.evaluation.scoring import (
     Scorer,
 )
 from sdlora.evaluation.strangers import STRANGERS
-from sdlora.models.source import EMBEDDED, ModelSource, resolve
-from sdlora.runtime.places import located
+from sdlora.models.source import ModelSource, resolve
+from sdlora.runtime.places import EMBEDDED, located
 from sdlora.runtime.progress import Progress
 from sdlora.sampling.prompts import prior_prompts, with_class_word
 from sdlora.weights.face_files import DEFAULT_DETECTOR, DEFAULT_MODEL, MODELS

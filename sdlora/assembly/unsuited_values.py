@@ -9,7 +9,7 @@ from sdlora.config.sampling import CAPTIONS
 from sdlora.config.train import TrainConfig
 from sdlora.evaluation.face_metric import SIDE_PX
 from sdlora.models.families import description_of
-from sdlora.models.source import EMBEDDED
+from sdlora.runtime.places import EMBEDDED
 from sdlora.training.optimizers import FINDS_ITS_STEP, RATES_LIKE_ADAMW
 
 TINY = "tiny"

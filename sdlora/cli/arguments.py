@@ -1,8 +1,9 @@
 """The command line as given -> as Hydra takes it, for each thing that Hydra cannot do itself."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -172,6 +173,18 @@ def named_by_sweep(arguments: Sequence[str]) -> list[str]:
 
 def _key(argument: str) -> str:
     return argument.partition("=")[0].lstrip("+~")
+
+
+def as_typed(value: Any) -> str:
+    """A plain value as it is typed on the command line; ``None`` in a mapping is left out."""
+    if isinstance(value, Mapping):
+        known = {key: each for key, each in value.items() if each is not None}
+        return "{" + ",".join(f"{key}:{as_typed(each)}" for key, each in known.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(as_typed, value)) + "]"
+    if isinstance(value, str):
+        return quoted(value)
+    return "null" if value is None else str(value).lower()
 
 
 def quoted(value: str) -> str:

@@ -19,8 +19,8 @@ from sdlora.config.train import TrainConfig
 from sdlora.evaluation.comparison import measured_names, score_lines
 from sdlora.evaluation.scores import Scores
 from sdlora.models.families import description_of
-from sdlora.models.source import EMBEDDED
 from sdlora.runtime.files import atomic_path, write_text
+from sdlora.runtime.places import EMBEDDED
 
 CARD = "README.md"
 PICTURES = "pictures"

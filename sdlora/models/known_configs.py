@@ -6,14 +6,13 @@ from pathlib import Path
 from sdlora.models.checkpoint_file import ENDINGS
 from sdlora.models.families import description_of
 from sdlora.models.source import (
-    EMBEDDED,
     ModelError,
     ModelSource,
     missing_file,
     part_folder,
     require_hub_id,
 )
-from sdlora.runtime.places import ASSETS
+from sdlora.runtime.places import ASSETS, EMBEDDED
 from sdlora.weights.hub_models import CONFIGS, HubModel, cached_folder
 
 

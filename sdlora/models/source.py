@@ -14,12 +14,9 @@ from sdlora.models.checkpoint_kind import check_folder_kind
 from sdlora.models.families import description_of
 from sdlora.models.noise_markers import believed, file_markers
 from sdlora.models.single_file import converted_model, converted_vae
-from sdlora.runtime.places import ASSETS
+from sdlora.runtime.places import ASSETS, EMBEDDED
 from sdlora.runtime.progress import Progress
 from sdlora.weights.hub_models import CONFIGS, PIPELINE, HubModel, cached_folder, model_fault
-
-EMBEDDED = "embedded:"
-"""Prefix of paths of folders in the shipped assets."""
 
 
 def weights_stem(part: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdlora.runs.identity import CONFIG, read_record, weight_settings
+from sdlora.runs.origin import ORIGIN, seal
 from sdlora.runs.partial_files import is_number, mapping
 from sdlora.runs.run_folder import RunFolderError
 from sdlora.runs.stored_paths import seen_from_here
@@ -45,6 +46,7 @@ def write_config(
         "started_at": (started_at(folder) if is_resumed else None) or now(),
         "working_folder": str(Path.cwd()),
         "asked": asked or {},
+        ORIGIN: seal(config),
         "given": [*(read_given(folder) if is_resumed else []), list(given)],
     }
     write_json(folder / CONFIG, written)

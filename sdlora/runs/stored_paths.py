@@ -9,6 +9,8 @@ PATHS = (
     *("model.path", "model.config", "model.vae", "lora.init_from"),
     *("sampling.prompts", "evaluation.references"),
     *(f"evaluation.{scorer}.options.model" for scorer in ("clip", "image", "aesthetic")),
+    "evaluation.aesthetic.options.head",
+    *(f"model.recommended.{name}" for name in ("clip_model", "image_model", "prompts")),
 )
 """Keys whose values may be paths, which are relative to the working folder."""
 

@@ -11,6 +11,8 @@ ASSETS = PACKAGE / "assets"
 EXAMPLE = "example:"
 """Prefix of paths of the shipped examples, such as ``example:portraits``."""
 
+EMBEDDED = "embedded:"
+"""Prefix of paths of folders in the shipped assets."""
 
 RUN_CONFIG = "config.json"
 """File with the config of a run, in its folder."""

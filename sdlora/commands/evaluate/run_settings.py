@@ -1,63 +1,69 @@
 """Settings of ``run=FOLDER``: the run's own sampling and scores, with overrides over them."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from sdlora.cli.stored_config import given_keys, literal
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.model import ModelConfig
 from sdlora.config.sampling import CAPTIONS
+from sdlora.runs.identity import read_record
+from sdlora.runs.origin import ORIGIN, refuse_strange
 from sdlora.runs.run_config import read_config
 from sdlora.runs.run_folder import PROMPTS
 
+GROUPS = ("model", "sampling", "evaluation")
+"""Groups that a run brings, the one that others refer to first."""
+
 
 def with_run_settings(composed: DictConfig, arguments: Sequence[str]) -> DictConfig:
-    """The config with the run's settings of sampling and scores, under the given overrides.
+    """The config with the run's model and settings of sampling and scores, under the overrides.
 
-    Prompts that were captions are read from the file that the run wrote.
+    Prompts that were captions are read from the file that the run wrote. Values are plain data:
+    ``${...}`` in one stays text.
 
     Args:
         composed: The config of ``evaluate.py``.
         arguments: The command line's overrides.
 
     Raises:
-        ValueError: If ``run`` does not name a run folder.
+        ValueError: If ``run`` does not name a run folder, or one with places of somebody else.
     """
     if composed.run is None:
         return composed
-    stored, _ = read_config(Path(composed.run), key="run")
-    if suits := stored["model"].get("recommended"):  # other groups refer to it
-        composed.model = OmegaConf.merge(composed.model, {"recommended": suits})
-    keys = [item.partition("=")[0].lstrip("+~") for item in arguments]
-    for group in ("sampling", "evaluation"):
-        if any(item.startswith(f"{group}=") for item in arguments):
-            continue
-        values = {
-            key: OmegaConf.select(composed, key) for key in keys if key.startswith(f"{group}.")
-        }
-        options = {
-            f"{group}.{key}.options": value["options"]
-            for key, value in stored[group].items()
-            if isinstance(value, dict) and "options" in value
-        }
-        with open_dict(composed):  # options are the run's own, not those of the default scorers
-            composed[group] = OmegaConf.merge(composed[group], stored[group])
-            for key, value in {**options, **values}.items():
-                OmegaConf.update(composed, key, value, merge=False)
-    own = Path(composed.run) / PROMPTS
+    folder, given = Path(composed.run), given_keys(arguments)
+    stored, _ = read_config(folder, key="run")
+    record = read_record(folder)
+    refuse_strange(record["config"], record.get(ORIGIN), given, f"run={folder}", GROUPS)
+    for group in GROUPS:
+        if group not in given:
+            _lay_under(composed, group, literal(stored[group]), given)
+    own = folder / PROMPTS
     if composed.sampling.prompts == CAPTIONS and own.is_file():
         composed.sampling.prompts = str(own)
     return composed
 
 
+def _lay_under(
+    composed: DictConfig, group: str, stored: Mapping[str, Any], given: Sequence[str]
+) -> None:
+    """A group of the run's config, with the overrides over it."""
+    values = {key: OmegaConf.select(composed, key) for key in given if key.startswith(f"{group}.")}
+    options = {
+        f"{group}.{key}.options": value["options"]
+        for key, value in stored.items()
+        if isinstance(value, dict) and "options" in value
+    }
+    with open_dict(composed):  # options are the run's own, not those of the default scorers
+        composed[group] = OmegaConf.merge(composed[group], stored)
+        for key, value in {**options, **values}.items():
+            OmegaConf.update(composed, key, value, merge=False)
+
+
 def model_of(config: EvaluateConfig) -> ModelConfig:
-    """The base that draws: the run's own, which is loaded whole, or that of the config."""
-    if config.run is None:
-        return config.model
-    stored, _ = read_config(Path(config.run), key="run")
-    base = {"recommended": asdict(config.model.recommended), **stored["model"]}
-    found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), base))
-    assert isinstance(found, ModelConfig)
-    return replace(found, scratch=[])
+    """The base that draws; a run's is loaded whole."""
+    return config.model if config.run is None else replace(config.model, scratch=[])

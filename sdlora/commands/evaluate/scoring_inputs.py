@@ -15,6 +15,7 @@ from sdlora.assembly.data_source import (
     held_out_fraction,
     picture_source,
 )
+from sdlora.cli.stored_config import literal
 from sdlora.commands.evaluate.run_settings import model_of
 from sdlora.config.data import DataConfig, RootConfig
 from sdlora.config.evaluate import EvaluateConfig
@@ -29,6 +30,8 @@ from sdlora.evaluation.scoring import KnownPictures
 from sdlora.runs.adapter_file import checkpoint_path
 from sdlora.runs.best import read_best
 from sdlora.runs.checkpoints import CHECKPOINTS, steps_on_disk
+from sdlora.runs.identity import read_record
+from sdlora.runs.origin import ORIGIN, strange_places
 from sdlora.runs.report import LORA_ROW
 from sdlora.runs.run_config import read_config
 from sdlora.runtime.places import located
@@ -81,8 +84,16 @@ def scoring_inputs(config: EvaluateConfig, progress: Progress) -> ScoringInputs:
     else:
         stored, _ = read_config(Path(config.run), key="run")
         model = model_of(config)
-        data = _typed(OmegaConf.merge(OmegaConf.structured(DataConfig), stored["data"]), DataConfig)
-        training, references = _of_run(data, stored["evaluation"], progress)
+        plain = literal(stored["data"])
+        data = _typed(OmegaConf.merge(OmegaConf.structured(DataConfig), plain), DataConfig)
+        training, references = None, None
+        if strange := _strange_data(Path(config.run)):
+            progress.print(
+                "left out: the training pictures, since you did not make this run on this machine "
+                f"({', '.join(f'{key}={value}' for key, value in strange.items())})"
+            )
+        else:
+            training, references = _of_run(data, stored["evaluation"], progress)
         resolution = config.resolution or data.resolution
     if config.evaluation.references is not None:
         references = scorers.pictures_in(config.evaluation.references)
@@ -150,6 +161,13 @@ def _labels(files: Sequence[str]) -> dict[str, str]:
         seen[stem] += 1
         labels[stem if seen[stem] == 1 else f"{stem} ({seen[stem]})"] = file
     return labels
+
+
+def _strange_data(run: Path) -> dict[str, str]:
+    """Places of the pictures of a run that somebody else made."""
+    record = read_record(run)
+    found = strange_places(record["config"], record.get(ORIGIN))
+    return {key: value for key, value in found.items() if key.startswith("data.")}
 
 
 def _of_run(

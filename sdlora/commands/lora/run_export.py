@@ -10,6 +10,7 @@ from PIL import Image
 from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.assembly import base_model
 from sdlora.cli.composition import schema_node, to_typed
+from sdlora.cli.stored_config import literal
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.evaluation.scores import Scores
@@ -71,7 +72,7 @@ def export_run(options: Namespace) -> None:
 
 def _config(run: Path, licence: str | None) -> TrainConfig:
     stored, _ = read_config(run, key="run")
-    merged = OmegaConf.merge(schema_node(TrainConfig), stored)
+    merged = OmegaConf.merge(schema_node(TrainConfig), literal(stored))
     assert isinstance(merged, DictConfig)
     config = to_typed(merged, TrainConfig)
     if licence is not None:

@@ -12,6 +12,7 @@ from sdlora.config.keys import as_written, flat
 from sdlora.config.rules import ConfigError
 from sdlora.config.sampling import CAPTIONS
 from sdlora.config.train import TrainConfig
+from sdlora.runs.origin import ORIGIN, refuse_strange
 from sdlora.runs.run_config import differences
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
@@ -24,7 +25,7 @@ SAME_CONTENT = ("data.num_workers", "data.cache")
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """``config``, ``hashes`` and ``versions`` of a run from a LoRA file's header.
+    """``config``, ``hashes``, ``versions`` and ``origin`` of a run from a LoRA file's header.
 
     Args:
         path: A LoRA file or folder of this project, in any layout.
@@ -45,7 +46,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
         )
     try:
         names = ("config", "hashes", "versions")
-        return {name: json.loads(header.get(f"sdlora.{name}", "{}")) for name in names}
+        found = {name: json.loads(header.get(f"sdlora.{name}", "{}")) for name in names}
+        return {**found, ORIGIN: header.get(f"sdlora.{ORIGIN}")}
     except json.JSONDecodeError as error:
         raise ConfigError(f"from_lora={path}: its sdlora config is damaged ({error})") from error
 
@@ -70,8 +72,9 @@ def with_recipe(composed: DictConfig, arguments: Sequence[str]) -> DictConfig:
     recipe = read_recipe(Path(file))
     stored = {k: v for k, v in recipe["config"].items() if k not in OF_THIS_RUN}
     made = recipe["versions"].get("sdlora", "another version")
-    laid_under(composed, stored, arguments, f"from_lora={file}", made)
     given = given_keys(arguments)
+    refuse_strange(stored, recipe[ORIGIN], given, f"from_lora={file}")
+    laid_under(composed, stored, arguments, f"from_lora={file}", made)
     taken = taken_groups(given)
     is_other_rank = "lora.r" in given and "lora" not in taken and "lora" in stored
     if is_other_rank and "lora.alpha" not in given and isinstance(composed.lora.r, int):

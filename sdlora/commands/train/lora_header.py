@@ -18,6 +18,7 @@ from sdlora.export.model_card import trigger_phrase
 from sdlora.models.description import FamilyDescription
 from sdlora.models.families import description_of
 from sdlora.models.family import Family
+from sdlora.runs.origin import ORIGIN, seal
 from sdlora.runs.run_config import now, started_at
 from sdlora.runtime import versions
 from sdlora.runtime.randomness import derive_seed
@@ -39,6 +40,7 @@ def metadata(run: TrainingRun) -> dict[str, str]:
         "sdlora.config": json.dumps(recipe, sort_keys=True),
         "sdlora.hashes": json.dumps(run.hashes, sort_keys=True),
         "sdlora.versions": json.dumps(versions.versions(), sort_keys=True),
+        f"sdlora.{ORIGIN}": seal(recipe) or "",
     }
 
 

@@ -9,6 +9,9 @@ from sdlora.cli.stored_config import OVERLAYS, given_keys, laid_under
 from sdlora.commands.train.from_lora import with_recipe
 from sdlora.commands.train.kept_plan import as_asked
 from sdlora.config.rules import ConfigError
+from sdlora.runs.identity import read_record
+from sdlora.runs.origin import ORIGIN, refuse_strange
+from sdlora.runs.partial_files import mapping
 from sdlora.runs.run_config import read_given
 
 OF_THIS_START = ("resume", "check", "run_dir")
@@ -38,6 +41,8 @@ def with_stored(composed: DictConfig, arguments: Sequence[str]) -> DictConfig:
             f"from_lora={composed.from_lora}: starts a new run, and {key} continues one; leave "
             "out one of the two"
         )
+    record = read_record(folder)
+    refuse_strange(mapping(record.get("config")), record.get(ORIGIN), given_keys(arguments), key)
     before = {item for start in read_given(folder) for item in start}
     # an overlay that is given again has been laid already
     given = [item for item in arguments if _key(item) not in OVERLAYS or item not in before]
