@@ -30,5 +30,5 @@ def prepared_run(overrides: list[str], run: Path, progress: Progress) -> Trainin
     """That run, ready to fit, its cache filled; the folder is made."""
     run.mkdir(parents=True)
     config = train_config(overrides, run)
-    devices = trainer(config.trainer, config.logger, run, skips_layers=False)
+    devices = trainer(config.trainer, config.logger, run, progress, skips_layers=False)
     return prepared(config, run, progress, Kept(), devices)

@@ -1,8 +1,10 @@
 """Files written whole or not at all: same-folder temporary name, fsync, rename."""
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +24,44 @@ def user_cache_folder() -> Path:
     return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("sdlora"))
 
 
+class WriteError(OSError):
+    """A file or folder that the disk does not take; the message names it, reason and remedy."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@contextmanager
+def write_errors_named(path: Path) -> Iterator[None]:
+    """Turn errors of the disk in the block into a ``WriteError`` that names ``path``.
+
+    torch and safetensors have errors of their own for it, with the system's number in the text.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else _number_in(str(error))
+        if number in _FULL:
+            remedy = "free space on that disk, or choose a folder on another"
+        elif number in _CLOSED:
+            remedy = "make its folder writable, or choose another"
+        else:
+            raise
+        reason = os.strerror(number)
+        raise WriteError(number, f"{path}: cannot be written ({reason}); {remedy}") from error
+
+
+def _number_in(message: str) -> int | None:
+    """The system's error number: of safetensors' text, or of a file that torch could not fill."""
+    if found := re.search(r"os error (\d+)", message):
+        return int(found[1])
+    return errno.ENOSPC if "PytorchStreamWriter failed writing" in message else None
+
+
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Give a temporary path that replaces ``path`` when the block ends without an error.
@@ -35,20 +75,24 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
     Yields:
         An empty, existing file to write to.
+
+    Raises:
+        WriteError: If the disk is full or the folder cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.chmod(default_mode())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with write_errors_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.chmod(default_mode())
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
@@ -118,7 +162,16 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
     Yields:
         An empty folder beside ``folder``.
+
+    Raises:
+        WriteError: If the disk is full or the folder cannot be written.
     """
+    with write_errors_named(folder), _replacing(folder) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f".replaced-{folder.name}")
     if aside.exists() and not folder.exists():

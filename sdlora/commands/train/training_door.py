@@ -60,6 +60,7 @@ def train(
     from sdlora.cli import processes
     from sdlora.commands.train import preparation, results, run_pictures
     from sdlora.commands.train.fit import fit
+    from sdlora.commands.train.safe_end import told_what_is_safe
     from sdlora.runs.run_folder import refuse_check
 
     is_first = processes.rank_of(config.trainer) == 0
@@ -74,7 +75,7 @@ def train(
             progress.print(f"Next, train: {shlex.join(['sdlora', 'train', *given])}")
         return None
     skips_layers = skips_trained_layers(config.model, config.lora)
-    devices = trainer(config.trainer, config.logger, folder, skips_layers=skips_layers)
+    devices = trainer(config.trainer, config.logger, folder, progress, skips_layers=skips_layers)
     with processes.together(devices):
         with processes.in_turn(devices.strategy):
             run = preparation.prepared(config, folder, progress, kept, devices, list(overrides))
@@ -84,11 +85,13 @@ def train(
                 "raise trainer.max_steps to continue, or start a new run"
             )
             return run
-        fitted = fit(run)
+        with told_what_is_safe(run):
+            fitted = fit(run)
     if fitted.signal is not None:
         sys.exit(128 + fitted.signal)
     if is_first:
-        results.finish(run, fitted)
+        with told_what_is_safe(run):
+            results.finish(run, fitted)
     return run
 
 

@@ -7,18 +7,18 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
 from sdlora.evaluation.evaluated import Evaluation
 from sdlora.evaluation.evaluator import Evaluator
 from sdlora.models.memory import Offload
 from sdlora.runs.best import BestAdapter
-from sdlora.runs.metrics import append_metrics, read_metrics
+from sdlora.runs.metrics import MetricsFile, read_metrics
 from sdlora.runs.samples import SAMPLES, step_name, write_grid, write_samples
 from sdlora.sweep.pruning import Pruning
 from sdlora.training.callbacks.averaging import Average
 from sdlora.training.callbacks.every_n_steps import OptimizerStepCallback, every
+from sdlora.training.loggers import RunTensorBoard
 from sdlora.training.module import DiffusionModule
 from sdlora.training.validation_loss import ValidationLoss
 
@@ -68,6 +68,7 @@ class Evaluate(OptimizerStepCallback):
         self.pictures_every_n_steps = pictures_every_n_steps
         self.scores_every_n_steps = scores_every_n_steps
         self.folder = folder
+        self.metrics = MetricsFile(folder, evaluator.progress)
         self.average = average
         self.best = best
         self.stop_patience = stop_patience
@@ -100,7 +101,7 @@ class Evaluate(OptimizerStepCallback):
             trainer.should_stop = True  # every process reads the same study
         if self.validation is None or not trainer.is_global_zero or trainer.global_step > 0:
             return  # a resumed run has this line
-        with self._if_memory_allows(0):
+        with self._tolerantly(0):
             self._note(trainer, 0, self.validation.compute())
 
     def on_optimizer_step(
@@ -112,7 +113,7 @@ class Evaluate(OptimizerStepCallback):
         if not scored and not every(step, self.pictures_every_n_steps):
             return
         if trainer.is_global_zero:
-            with self._if_memory_allows(step):
+            with self._tolerantly(step):
                 self._draw(trainer, module, step, scored)
         if scored:
             if trainer.is_global_zero and not at_end:
@@ -139,12 +140,15 @@ class Evaluate(OptimizerStepCallback):
         with self.average.applied(parameters) if self.average else nullcontext():
             evaluation = self.evaluator.draw(preview=not scored)
             validated = self._validated() if scored else {}
-        is_best = self._is_best(step, base, evaluation)
-        grid = self._write(step, base, evaluation, whole=is_best)
+        is_best, grid, tolerating = False, None, self.evaluator.progress.tolerating
+        with tolerating("files of the best step"):
+            is_best = self._is_best(step, base, evaluation)
+        with tolerating(f"{SAMPLES}/"):
+            grid = self._write(step, base, evaluation, whole=is_best)
         if scored:
             self.last = evaluation
             values = {**evaluation.named("eval"), **validated}
-            append_metrics(self.folder, step, values)
+            self.metrics.append(step, values)
             # the base does not change: a flat line that the curves start from
             self._log(trainer, step, {**base.named("base"), **values}, grid)
         else:
@@ -182,7 +186,7 @@ class Evaluate(OptimizerStepCallback):
     def _note(
         self, trainer: lightning.Trainer, step: int, values: Mapping[str, float | None | str]
     ) -> None:
-        append_metrics(self.folder, step, values)
+        self.metrics.append(step, values)
         self._log(trainer, step, values)
 
     def _validated(self) -> dict[str, float]:
@@ -195,6 +199,15 @@ class Evaluate(OptimizerStepCallback):
         name = f"eval/{self.best.rule.score}"
         lines = read_metrics(self.folder)
         return len({line["step"] for line in lines if name in line and line["step"] > chosen})
+
+    @contextmanager
+    def _tolerantly(self, step: int) -> Iterator[None]:
+        """Continue training, whatever fails in drawing and scoring."""
+        with (
+            self.evaluator.progress.tolerating("pictures and scores"),
+            self._if_memory_allows(step),
+        ):
+            yield
 
     @contextmanager
     def _if_memory_allows(self, step: int) -> Iterator[None]:
@@ -221,12 +234,12 @@ class Evaluate(OptimizerStepCallback):
         numbers = {name: value for name, value in scores.items() if isinstance(value, float | int)}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step)
-            if isinstance(logger, TensorBoardLogger):
-                _log_pictures(logger, step, numbers, grid)
+            if isinstance(logger, RunTensorBoard):
+                logger.tolerant(_log_pictures, logger, step, numbers, grid)
 
 
 def _log_pictures(
-    logger: TensorBoardLogger, step: int, numbers: Mapping[str, float | int], grid: Any
+    logger: RunTensorBoard, step: int, numbers: Mapping[str, float | int], grid: Any
 ) -> None:
     """Log the grid, and under Custom Scalars each score in one chart with the base's."""
     if grid is not None:

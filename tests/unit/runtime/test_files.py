@@ -1,22 +1,30 @@
 """A file is there whole, or as it was before."""
 
+import errno
 import hashlib
 import json
 import math
 import os
 import stat
+import tempfile
 from pathlib import Path
+from typing import Any
+from urllib.error import URLError
 
 import pytest
+from safetensors import SafetensorError
 
 from sdlora.runtime.files import (
+    WriteError,
     atomic_path,
     remove_stale_temporaries,
     sha256,
+    whole_folder,
     write_bytes,
     write_json,
     write_text,
 )
+from sdlora.runtime.program import is_for_users
 
 
 def names_in(folder: Path) -> list[str]:
@@ -125,3 +133,43 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -
     assert names_in(tmp_path) == ["kept.txt", "sub"]
     assert names_in(tmp_path / "sub") == [".writing-x.txt"]
     assert remove_stale_temporaries(tmp_path) == []
+
+
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    SafetensorError("I/O error: No space left on device (os error 28)"),
+    RuntimeError("[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("writer", [atomic_path, whole_folder])
+def test_a_full_disk_is_named_with_path_and_remedy(
+    error: Exception, writer: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    with pytest.raises(WriteError) as caught, writer(path):
+        raise error
+    assert caught.value.errno == errno.ENOSPC
+    assert str(caught.value) == (
+        f"{path}: cannot be written (No space left on device); free space on that disk, or choose "
+        "a folder on another"
+    )
+    assert is_for_users(caught.value)
+    assert names_in(tmp_path) == []
+
+
+def test_a_closed_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*given: Any, **named: Any) -> Any:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "mkstemp", closed)
+    with pytest.raises(WriteError, match="Read-only.*; make its folder writable, or choose anoth"):
+        write_text(tmp_path / "a.txt", "a")
+
+
+@pytest.mark.parametrize("error", [URLError("no network"), FileNotFoundError(2, "x"), KeyError()])
+def test_other_errors_stay_as_they_are(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(type(error)) as caught, atomic_path(tmp_path / "a.txt"):
+        raise error
+    assert caught.value is error

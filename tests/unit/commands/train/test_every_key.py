@@ -293,7 +293,7 @@ ADAPTER: dict[str, Row] = {
     "logger.names": (
         ["csv"],
         lambda s: [type(each).__name__ for each in s.run.trainer.loggers],
-        ["CSVLogger"],
+        ["RunCsv"],
     ),
     "evaluation.face.name": ("none", lambda s: s.scorer("FaceScorer"), None),
     "evaluation.clip.name": ("none", lambda s: s.scorer("ClipScorer"), None),
