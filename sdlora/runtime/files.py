@@ -27,8 +27,12 @@ def user_cache_folder() -> Path:
 class WriteError(OSError):
     """A file or folder that the disk does not take; the message names it, reason and remedy."""
 
+    def __init__(self, number: int, reason: str, message: str) -> None:
+        super().__init__(number, reason)
+        self.message = message
+
     def __str__(self) -> str:
-        return str(self.strerror)
+        return self.message
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -52,7 +56,8 @@ def write_errors_named(path: Path) -> Iterator[None]:
         else:
             raise
         reason = os.strerror(number)
-        raise WriteError(number, f"{path}: cannot be written ({reason}); {remedy}") from error
+        message = f"{path}: cannot be written ({reason}); {remedy}"
+        raise WriteError(number, reason, message) from error
 
 
 def _number_in(message: str) -> int | None:

@@ -133,7 +133,7 @@ def test_an_error_in_training_saves_the_step_before_and_tells_how_to_go_on(
     step_number = int(saved[0].removeprefix("step_"))
     assert 1 <= step_number <= 2
     hint = f"sdlora train 'resume={run}'"
-    assert f"step {step_number} is saved; once the cause is gone, continue with: {hint}" in told
+    assert f"step {step_number} is saved; continue with: {hint}" in told
     train_here(f"resume='{run}'")
     assert_same_lora(run, whole)
 

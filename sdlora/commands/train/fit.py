@@ -68,7 +68,8 @@ def fit(run: TrainingRun) -> Fitted:
     if run.cost is not None:
         run.progress.print(described_time(run, run.cost))
     offload = Offload(run.waiting, run.trainer.strategy.root_device)
-    signals, evaluate = StopSignals(), _evaluate(run, offload)
+    signals = StopSignals()
+    evaluate = _evaluate(run, offload, signals)
     _log_start(run)
     # Lightning takes callbacks at construction alone; but its devices are needed to make these
     run.trainer.callbacks.extend(_callbacks(run, signals, evaluate))  # type: ignore[attr-defined]
@@ -87,13 +88,15 @@ def fit(run: TrainingRun) -> Fitted:
             "of it and twice trainer.accumulate_grad_batches, trainer.precision=bf16 or a smaller "
             "data.resolution"
         ) from error
+    if run.is_trained:  # Lightning has restored the last step, and begins nothing
+        evaluate.catch_up(run.trainer, run.module)
     _say_why_it_stopped(run, signals, evaluate)
     if run.average is not None and signals.received is None:
         run.average.settle(run.module.all_trained_parameters())
     return Fitted(signals.received, evaluate.last, evaluate.best)
 
 
-def _evaluate(run: TrainingRun, offload: Offload) -> Evaluate:
+def _evaluate(run: TrainingRun, offload: Offload, signals: StopSignals) -> Evaluate:
     config = run.config
     return Evaluate(
         run.evaluator,
@@ -107,6 +110,7 @@ def _evaluate(run: TrainingRun, offload: Offload) -> Evaluate:
         base_first=trains_base(config.lora, config.model.family),
         validation=run.validation,
         offload=offload,
+        signals=signals,
     )
 
 

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sdlora.adapters.formats import DIFFUSERS_FILE
-from sdlora.commands.train.training_run import TrainingRun
 from sdlora.runs.checkpoints import CHECKPOINTS, newest_valid, step_of
+from sdlora.runtime.places import RUN_CONFIG
+from sdlora.runtime.progress import Progress
 from sdlora.training.module import MemoryUsedUpError, TrainingError
 
 
@@ -17,14 +18,22 @@ def how_to_go_on(folder: Path) -> str:
 
 
 @contextmanager
-def told_what_is_safe(run: TrainingRun) -> Iterator[None]:
-    """Say which step is saved and how to go on, if the block ends by an error."""
+def told_what_is_safe(
+    folder: Path, progress: Progress, errors: type[Exception] = Exception
+) -> Iterator[None]:
+    """Say which step is saved and how to go on, if the block ends by a signal or an error.
+
+    Args:
+        folder: The run folder.
+        progress: Prints.
+        errors: The errors that are meant; others say themselves what to do.
+    """
     try:
         yield
-    except Exception as error:
+    except (SystemExit, errors) as error:
         is_spoilt = isinstance(error, TrainingError) and not isinstance(error, MemoryUsedUpError)
-        for line in safe_lines(run.folder, is_spoilt=is_spoilt):
-            run.progress.print(line)
+        for line in safe_lines(folder, is_spoilt=is_spoilt):
+            progress.print(line)
         raise
 
 
@@ -36,12 +45,14 @@ def safe_lines(folder: Path, *, is_spoilt: bool) -> list[str]:
         is_spoilt: Whether the training itself failed, such as by a loss that is no number: the same
             settings would fail again.
     """
+    if not (folder / RUN_CONFIG).is_file():
+        return [f"{folder}: nothing has begun yet; start again with the same command"]
     checkpoint, _ = newest_valid(folder / CHECKPOINTS)
     if checkpoint is None:
-        return [f"{folder}: no step is saved; start again once the cause is gone"]
+        return [f"{folder}: no step is saved yet; begin it with: {how_to_go_on(folder)}"]
     safe = f"{folder}: step {step_of(checkpoint)} is saved"
     if is_spoilt:
         file = checkpoint.parent / DIFFUSERS_FILE
         start = f"; a new run starts from its weights with lora.init_from={file}"
         return [f"{safe}{start if file.is_file() else ''}"]
-    return [f"{safe}; once the cause is gone, continue with: {how_to_go_on(folder)}"]
+    return [f"{safe}; continue with: {how_to_go_on(folder)}"]

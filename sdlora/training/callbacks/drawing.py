@@ -18,6 +18,7 @@ from sdlora.runs.samples import SAMPLES, step_name, write_grid, write_samples
 from sdlora.sweep.pruning import Pruning
 from sdlora.training.callbacks.averaging import Average
 from sdlora.training.callbacks.every_n_steps import OptimizerStepCallback, every
+from sdlora.training.callbacks.stopping import StopSignals
 from sdlora.training.loggers import RunTensorBoard
 from sdlora.training.module import DiffusionModule
 from sdlora.training.validation_loss import ValidationLoss
@@ -43,6 +44,7 @@ class Evaluate(OptimizerStepCallback):
         base_first: Draw the base before training, since its own weights train.
         validation: Measures the validation loss; ``None``: nothing is held out.
         offload: Parts of the model in main memory, needed on the device for drawing.
+        signals: Signals, which end a drawing at once; ``None``: they end nothing.
 
     Attributes:
         last: Pictures and scores of the last scored step.
@@ -63,6 +65,7 @@ class Evaluate(OptimizerStepCallback):
         base_first: bool = False,
         validation: ValidationLoss | None = None,
         offload: Offload | None = None,
+        signals: StopSignals | None = None,
     ) -> None:
         self.evaluator = evaluator
         self.pictures_every_n_steps = pictures_every_n_steps
@@ -76,6 +79,7 @@ class Evaluate(OptimizerStepCallback):
         self.base_first = base_first
         self.validation = validation
         self.offload = offload or Offload([], torch.device("cpu"))
+        self.signals = signals or StopSignals()
         self.last: Evaluation | None = None
         self.stop_reason: str | None = None
         self._base_is_noted = False
@@ -91,9 +95,21 @@ class Evaluate(OptimizerStepCallback):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Write the validation loss before the first step; then offload what can wait."""
+        """Write the validation loss before the first step, or draw what a resumed run lacks."""
+        assert isinstance(pl_module, DiffusionModule)
         self._begin(trainer)
         self.offload.send_away()  # Lightning has put the whole model on the device
+        self.catch_up(trainer, pl_module)
+
+    def catch_up(self, trainer: lightning.Trainer, module: DiffusionModule) -> None:
+        """Draw what is due at this step and not there: the run was stopped after its checkpoint.
+
+        The grid of a step is the last file that is written of it.
+        """
+        step = trainer.global_step
+        is_missing = step > 0 and not self._grid(step).is_file()
+        if trainer.strategy.broadcast(is_missing):  # others may see another disk
+            self.on_optimizer_step(trainer, module, step)
 
     def _begin(self, trainer: lightning.Trainer) -> None:
         if self.pruning is not None and self.pruning.was_stopped(trainer.global_step):
@@ -112,9 +128,12 @@ class Evaluate(OptimizerStepCallback):
         scored = at_end or every(step, self.scores_every_n_steps)
         if not scored and not every(step, self.pictures_every_n_steps):
             return
-        if trainer.is_global_zero:
-            with self._tolerantly(step):
+        if trainer.is_global_zero and self.signals.received is None:
+            with self.signals.interruptible(), self._tolerantly(step):
                 self._draw(trainer, module, step, scored)
+        if self.signals.received is not None and trainer.world_size == 1:
+            trainer.should_stop = True  # several processes agree in the next step
+            return
         if scored:
             if trainer.is_global_zero and not at_end:
                 self.stop_reason = self._reason_to_stop(step)
@@ -143,16 +162,25 @@ class Evaluate(OptimizerStepCallback):
         is_best, grid, tolerating = False, None, self.evaluator.progress.tolerating
         with tolerating("files of the best step"):
             is_best = self._is_best(step, base, evaluation)
+        values = {**evaluation.named("eval"), **validated} if scored else {}
+        if values and not self._has_line(step, values):
+            self.metrics.append(step, values)
         with tolerating(f"{SAMPLES}/"):
             grid = self._write(step, base, evaluation, whole=is_best)
         if scored:
             self.last = evaluation
-            values = {**evaluation.named("eval"), **validated}
-            self.metrics.append(step, values)
             # the base does not change: a flat line that the curves start from
             self._log(trainer, step, {**base.named("base"), **values}, grid)
         else:
             self._log(trainer, step, {}, grid)
+
+    def _grid(self, step: int) -> Path:
+        return self.folder / SAMPLES / f"{step_name(step)}.png"
+
+    def _has_line(self, step: int, values: Mapping[str, object]) -> bool:
+        """Whether the run was stopped after it had written these numbers."""
+        lines = [line for line in read_metrics(self.folder) if line["step"] == step]
+        return any(set(values) <= set(line) for line in lines)
 
     def _is_best(self, step: int, base: Evaluation, evaluation: Evaluation) -> bool:
         """Keep the adapter if its scores are the best so far; of a preview there are none."""
@@ -169,8 +197,7 @@ class Evaluate(OptimizerStepCallback):
         most = None if whole else count
         write_samples(self.folder, state, evaluation, evaluator.prompts, most)
         rows = {"base": base, f"step {step}": evaluation}
-        path = self.folder / SAMPLES / f"{state}.png"
-        return write_grid(path, rows, count, evaluator.training_images)
+        return write_grid(self._grid(step), rows, count, evaluator.training_images)
 
     def _base(self, trainer: lightning.Trainer) -> Evaluation:
         """The base's pictures and scores, drawn and written once."""
