@@ -23,6 +23,7 @@ from sdlora.runs.checkpoints import CHECKPOINTS
 from sdlora.runs.finished import forget_finished
 from sdlora.runs.identity import CONFIG
 from sdlora.runs.metrics import forget_metrics_after
+from sdlora.runs.rewinding import set_aside_after
 from sdlora.runs.run_config import keep_record
 from sdlora.sweep.pruning import pruning
 from sdlora.training.callbacks.drawing import Evaluate
@@ -56,6 +57,8 @@ def fit(run: TrainingRun) -> Fitted:
     """
     run.progress.failing.clear()  # of the cell before, in a sweep
     if run.trainer.is_global_zero:
+        if run.config.resume_step is not None:
+            _go_back(run, run.config.resume_step)
         forget_finished(run.folder)
         forget_metrics_after(run.folder, run.first_step if run.checkpoint else -1)
     if run.is_trained:
@@ -94,6 +97,12 @@ def fit(run: TrainingRun) -> Fitted:
     if run.average is not None and signals.received is None:
         run.average.settle(run.module.all_trained_parameters())
     return Fitted(signals.received, evaluate.last, evaluate.best)
+
+
+def _go_back(run: TrainingRun, step: int) -> None:
+    """Set aside what the run wrote after the step that it is resumed from."""
+    if (aside := set_aside_after(run.folder, step)) is not None:
+        run.progress.print(f"what came after step {step} is set aside in {aside}")
 
 
 def _evaluate(run: TrainingRun, offload: Offload, signals: StopSignals) -> Evaluate:

@@ -11,7 +11,7 @@ from sdlora.commands.train.kept_plan import as_asked
 from sdlora.config.rules import ConfigError
 from sdlora.runs.run_config import read_given
 
-OF_THIS_START = ("resume", "check", "run_dir")
+OF_THIS_START = ("resume", "resume_step", "check", "run_dir")
 """Keys of a start of the run, which are not part of its settings."""
 
 
