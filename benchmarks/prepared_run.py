@@ -39,5 +39,5 @@ def prepared_run(
     """
     config = train_config(overrides, run)
     run.mkdir(parents=True, exist_ok=config.resume is not None)
-    devices = trainer(config.trainer, config.logger, run, skips_layers=False)
+    devices = trainer(config.trainer, config.logger, run, progress, skips_layers=False)
     return prepared(config, run, progress, kept or Kept(), devices)

@@ -21,7 +21,8 @@ from sdlora.data.sources.picture_source import (
 )
 from sdlora.data.sources.portrait_source import PortraitSource
 from sdlora.data.sources.streamed_source import Head, StreamedSource
-from sdlora.runtime.files import require_own, user_cache_folder
+from sdlora.runtime.files import user_cache_folder
+from sdlora.runtime.own_folder import require_own
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 

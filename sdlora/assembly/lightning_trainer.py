@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
 from sdlora.assembly.adapters import trains_text
@@ -20,11 +20,13 @@ from sdlora.config.trainer import TrainerConfig
 from sdlora.models.families import description_of
 from sdlora.models.family import Family
 from sdlora.runs.checkpoint_io import WholeCheckpointIO
+from sdlora.runtime.progress import Progress
 from sdlora.training.callbacks.averaging import (
     Average,
     ExponentialMovingAverage,
     ScheduleFreeAverage,
 )
+from sdlora.training.loggers import RunCsv, RunTensorBoard
 from sdlora.training.module import DiffusionModule, Teacher
 from sdlora.training.optimizers import averages_itself, optimizer_factory
 
@@ -32,7 +34,12 @@ LIGHTNING_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", 
 
 
 def trainer(
-    config: TrainerConfig, logger: LoggerConfig, folder: Path, *, skips_layers: bool
+    config: TrainerConfig,
+    logger: LoggerConfig,
+    folder: Path,
+    progress: Progress,
+    *,
+    skips_layers: bool,
 ) -> lightning.Trainer:
     """Lightning's trainer, without its own checkpoints, bar and summary.
 
@@ -40,6 +47,7 @@ def trainer(
         config: Steps, devices and precision.
         logger: Loggers of the curves.
         folder: The run folder.
+        progress: Says what cannot be logged.
         skips_layers: Whether the loss does not depend on some trained weights
             (:func:`skips_trained_layers`).
     """
@@ -55,7 +63,7 @@ def trainer(
         accumulate_grad_batches=config.accumulate_grad_batches,
         gradient_clip_val=config.gradient_clip_val,
         log_every_n_steps=config.log_every_n_steps,
-        logger=[_logger(name, folder) for name in logger.names],
+        logger=[_logger(name, folder, progress) for name in logger.names],
         plugins=[WholeCheckpointIO()],
         default_root_dir=folder,
         use_distributed_sampler=False,
@@ -84,10 +92,8 @@ def _strategy(config: TrainerConfig, skips_layers: bool) -> DDPStrategy | Litera
     )
 
 
-def _logger(name: str, folder: Path) -> Logger:
-    if name == "csv":
-        return CSVLogger(folder, name="csv", version="")
-    return TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
+def _logger(name: str, folder: Path, progress: Progress) -> Logger:
+    return RunCsv(folder, progress) if name == "csv" else RunTensorBoard(folder, progress)
 
 
 def average(ema_decay: float | None, optimizer_name: str) -> Average | None:

@@ -1,6 +1,7 @@
 """The command line as given -> as Hydra takes it, for each thing that Hydra cannot do itself."""
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from hydra.errors import HydraException
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.keys import all_keys
 from sdlora.runtime.places import RUN_CONFIG
+
+LATEST, OUTPUTS = "latest", "outputs"
+"""Value of ``resume`` for the run that was started last, and the folder of all runs."""
 
 MULTIRUN = ("-m", "--multirun")
 
@@ -120,6 +124,9 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
     several = [item for item in arguments if item in MULTIRUN or item.startswith("sweep=")]
     if several:
         raise ValueError(f"resume={folder}: continues one run; leave out {several[0]}")
+    if folder == LATEST and not Path(folder).exists():
+        folder = latest_run(Path(OUTPUTS)).as_posix()
+        print(f"{LATEST}: resume={folder}", file=sys.stderr)
     if not (Path(folder) / RUN_CONFIG).is_file():
         raise ValueError(
             f"resume={folder}: not a run folder (it has no {RUN_CONFIG}); give the folder "
@@ -130,6 +137,20 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
         raise ValueError(f"resume={folder}: continues in that folder; leave out hydra.run.dir")
     here = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null", "hydra.mode=RUN"]
     return [*given.values(), *here]
+
+
+def latest_run(outputs: Path) -> Path:
+    """The folder of the run that was started last, below ``outputs``.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    records = [*outputs.glob(f"*/{RUN_CONFIG}"), *outputs.glob(f"*/*/{RUN_CONFIG}")]
+    if not records:
+        raise ValueError(
+            f"resume={LATEST}: {outputs}/ holds no run; give the folder that a run wrote"
+        )
+    return max(records, key=lambda path: path.stat().st_mtime_ns).parent
 
 
 def opened_options(arguments: Sequence[str], schema: type) -> list[str]:

@@ -29,7 +29,10 @@ class TrainConfig:
     seed: int = MISSING
     """Seed of all random draws; 0 is a seed."""
     resume: str | None = None
-    """Run folder to resume."""
+    """Run folder to resume; ``latest``: the one below ``outputs/`` that was started last."""
+    resume_step: int | None = None
+    """Step of the checkpoint to resume from; ``null``: the newest. What the run wrote after it is
+    set aside in the run folder. >= 1."""
     from_lora: str | None = None
     """LoRA file of this project whose run is repeated: its header holds the config, and other
     overrides win over it."""
@@ -53,6 +56,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**63, "seed", self.seed, "must be a whole number in [0, 2**63)")
+        require(
+            self.resume_step is None or self.resume is not None,
+            "resume_step",
+            self.resume_step,
+            "is a step of the run that resume= names; give resume=RUN_FOLDER, too",
+        )
         is_streamed = self.data.source == "hub" and self.data.hub.streaming
         require(
             not (self.scheduler.per == "epoch" and is_streamed),

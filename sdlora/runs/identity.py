@@ -18,6 +18,7 @@ CONFIG = RUN_CONFIG
 FREE_KEYS = (
     "check",
     "resume",
+    "resume_step",
     "from_lora",
     "run_dir",
     "model.recommended",

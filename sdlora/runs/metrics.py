@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdlora.runtime.files import write_text
+from sdlora.runtime.files import write_errors_named, write_text
+from sdlora.runtime.progress import Progress
 
 METRICS = "metrics.jsonl"
 
@@ -43,18 +44,46 @@ def append_metrics(
         line["reasons"] = why
     data = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
     run.mkdir(parents=True, exist_ok=True)
-    with (run / METRICS).open("ab+") as file:
-        _drop_cut_line(file)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    with write_errors_named(run / METRICS), (run / METRICS).open("ab+") as file:
+        whole = _drop_cut_line(file)
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(whole)  # it may be tried again
+            raise
 
 
-def _drop_cut_line(file: Any) -> None:
+class MetricsFile:
+    """``metrics.jsonl`` of a run that trains: lines that the disk does not take wait for the next.
+
+    Args:
+        run: The run folder.
+        progress: Says once what fails.
+    """
+
+    def __init__(self, run: Path, progress: Progress) -> None:
+        self._run = run
+        self._progress = progress
+        self._waiting: list[tuple[int, Mapping[str, float | str | None]]] = []
+
+    def append(self, step: int, values: Mapping[str, float | str | None]) -> None:
+        """Add a line, after those that wait; arguments as for :func:`append_metrics`."""
+        self._waiting.append((step, values))
+        with self._progress.tolerating(METRICS):
+            while self._waiting:
+                append_metrics(self._run, *self._waiting[0])
+                del self._waiting[0]
+
+
+def _drop_cut_line(file: Any) -> int:
+    """Remove a last line without an end; returns the size of the others."""
     file.seek(0)
     whole = file.read().rfind(b"\n") + 1
     file.truncate(whole)
     file.seek(0, os.SEEK_END)
+    return int(whole)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -24,6 +24,9 @@ PIPELINE = "pipeline"
 LAST_STEP = "last"
 """Folder of the last step's LoRA or whole model; equal to the chosen one where that is the last."""
 
+OWN_FOLDERS = (CHECKPOINTS, LORA, PIPELINE, LAST_STEP, "samples", "class_pictures")
+"""Folders of a run, with all that is below them."""
+
 PROMPTS = "prompts.txt"
 """Prompts of a run that took them from captions, one a line."""
 
@@ -64,12 +67,25 @@ def locked(
         began = datetime.now(UTC).isoformat(" ", "seconds")
         holder = {"process": os.getpid(), "computer": platform.node(), "since": began}
         write_json(folder / HOLDER, holder)
-        for inside in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
+        for inside in _own_folders(folder):
             remove_stale_temporaries(inside)
         yield folder
     finally:
         (folder / HOLDER).unlink(missing_ok=True)
         lock.release()
+
+
+def _own_folders(folder: Path) -> Iterator[Path]:
+    """The folders that a run writes into; what else lies in its folder is not its own.
+
+    Other runs may lie there, whose temporary files are being written.
+    """
+    yield folder
+    for name in OWN_FOLDERS:
+        own = folder / name
+        if own.is_dir() and not own.is_symlink() and not (own / RUN_CONFIG).exists():
+            yield own
+            yield from (path for path in own.rglob("*") if path.is_dir())
 
 
 def make_folder(folder: Path, key: str, remedy: str) -> None:

@@ -1,11 +1,11 @@
 """Files written whole or not at all: same-folder temporary name, fsync, rename."""
 
+import errno
 import hashlib
 import json
 import os
-import shlex
+import re
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+
+from sdlora.runtime.own_folder import require_own
 
 CACHE_FOLDER = "SDLORA_CACHE"
 """Environment variable with the cache folder of all runs."""
@@ -29,48 +31,47 @@ def user_cache_folder() -> Path:
     return require_own(Path(platformdirs.user_cache_dir("sdlora")), "data.cache.dir")
 
 
-def require_own(folder: Path, key: str) -> Path:
-    """The folder, if nobody but its user can change what lies in it.
+class WriteError(OSError):
+    """A file or folder that the disk does not take; the message names it, reason and remedy."""
 
-    A group may write if it has no other members, as a user's own group on many systems. Root may
-    use the folders of others, as in a container. On Windows nothing is checked.
+    def __init__(self, number: int, reason: str, message: str) -> None:
+        super().__init__(number, reason)
+        self.message = message
 
-    Args:
-        folder: It may be missing; then the next one above it that exists is looked at.
-        key: Config key or variable that names it, for the message.
+    def __str__(self) -> str:
+        return self.message
 
-    Raises:
-        ValueError: If somebody else can write there, or owns it.
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@contextmanager
+def write_errors_named(path: Path) -> Iterator[None]:
+    """Turn errors of the disk in the block into a ``WriteError`` that names ``path``.
+
+    torch and safetensors have errors of their own for it, with the system's number in the text.
     """
-    if os.name != "posix":
-        return folder
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    state, user = there.stat(), os.geteuid()
-    if state.st_uid not in (user, 0) and user != 0:
-        raise ValueError(
-            f"{key}={folder}: {there} belongs to another user, who could decide what is trained; "
-            "name a folder of your own"
-        )
-    keeps_names = bool(state.st_mode & stat.S_ISVTX) and there != folder
-    everybody, group = state.st_mode & stat.S_IWOTH, state.st_mode & stat.S_IWGRP
-    if not keeps_names and (everybody or (group and _has_others(state.st_gid, state.st_uid))):
-        raise ValueError(
-            f"{key}={folder}: others can write in {there}, and so decide what is trained; take "
-            f"that right away (chmod go-w {shlex.quote(str(there))}), or name another folder"
-        )
-    return folder
-
-
-def _has_others(group: int, owner: int) -> bool:
-    """Whether somebody besides the owner is in a group."""
-    import grp
-    import pwd
-
     try:
-        own = pwd.getpwuid(owner)
-        return own.pw_gid != group or bool({*grp.getgrgid(group).gr_mem} - {own.pw_name})
-    except KeyError:  # a number without a name, as in a container
-        return group != owner
+        yield
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else _number_in(str(error))
+        if number in _FULL:
+            remedy = "free space on that disk, or choose a folder on another"
+        elif number in _CLOSED:
+            remedy = "make its folder writable, or choose another"
+        else:
+            raise
+        reason = os.strerror(number)
+        message = f"{path}: cannot be written ({reason}); {remedy}"
+        raise WriteError(number, reason, message) from error
+
+
+def _number_in(message: str) -> int | None:
+    """The system's error number: of safetensors' text, or of a file that torch could not fill."""
+    if found := re.search(r"os error (\d+)", message):
+        return int(found[1])
+    return errno.ENOSPC if "PytorchStreamWriter failed writing" in message else None
 
 
 @contextmanager
@@ -86,20 +87,24 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
     Yields:
         An empty, existing file to write to.
+
+    Raises:
+        WriteError: If the disk is full or the folder cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.chmod(default_mode())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with write_errors_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.chmod(default_mode())
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
@@ -169,7 +174,16 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
     Yields:
         An empty folder beside ``folder``.
+
+    Raises:
+        WriteError: If the disk is full or the folder cannot be written.
     """
+    with write_errors_named(folder), _replacing(folder) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f".replaced-{folder.name}")
     if aside.exists() and not folder.exists():

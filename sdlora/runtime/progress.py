@@ -18,11 +18,16 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
+from sdlora.runtime.program import message_of
+
 Item = TypeVar("Item")
 
 
 class Progress:
-    """Progress bars that share one display, as rich allows only one at a time.
+    """Progress bars that share one display, and lines above them.
+
+    Attributes:
+        failing: What failed beside the training the last time that it was tried, with the reason.
 
     Args:
         enabled: Whether bars are drawn; the console stays usable either way.
@@ -39,6 +44,8 @@ class Progress:
             TextColumn("{task.fields[note]}"),
         ]
         self.console = Console(quiet=quiet)
+        self.failing: dict[str, str] = {}
+        self._said: set[tuple[str, str]] = set()
         self._bars = RichProgress(*columns, console=self.console, disable=quiet or not enabled)
 
     def __enter__(self) -> Self:
@@ -91,6 +98,26 @@ class Progress:
             yield
         finally:
             self.remove(bar)
+
+    @contextmanager
+    def tolerating(self, what: str) -> Iterator[None]:
+        """Go on after an error in the block, since training does not depend on it.
+
+        The same reason is said once.
+
+        Args:
+            what: What the block does, for the message, such as a file's name.
+        """
+        try:
+            yield
+        except Exception as error:
+            reason = message_of(error)
+            if (what, reason) not in self._said:
+                self.print(f"warning: {what}: {reason}; the run goes on without it")
+            self._said.add((what, reason))
+            self.failing[what] = reason
+        else:
+            self.failing.pop(what, None)
 
     def tasks(self) -> list[Task]:
         """The bars on display, for tests."""

@@ -22,6 +22,10 @@ class TrainingError(RuntimeError):
     """Training that cannot continue; the message gives step and remedy."""
 
 
+class MemoryUsedUpError(TrainingError):
+    """Memory that ran out in a step; the run may continue with settings that need less."""
+
+
 @dataclass(frozen=True, slots=True)
 class Teacher:
     """Prior preservation without class pictures: the bare base is the teacher.

@@ -138,3 +138,26 @@ def test_a_checkpoint_of_another_run_is_passed_over(
     told = capsys.readouterr().out
     assert "step_0000003: is of another run" in told
     assert "continuing from step 2 of 3" in told
+
+
+def test_a_run_goes_back_to_a_chosen_step(
+    run: Path,
+    whole: Path,
+    train_here: TrainHere,
+    message_of: MessageOf,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = message_of(f"resume={run}", "resume_step=7")
+    assert told.endswith("choose one of 1, 2")
+    assert "give resume=RUN_FOLDER" in message_of("resume_step=1")
+    train_here(f"resume={run}", "resume_step=1")
+    told = capsys.readouterr().out
+    assert f"what came after step 1 is set aside in {run}/after_step_1_1" in told
+    assert "continuing from step 1 of 2" in told
+    aside = run / "after_step_1_1"
+    assert (aside / "checkpoints/step_0000002/trainer.ckpt").is_file()
+    assert (aside / "lora/my_lora.safetensors").is_file()
+    ours, theirs = (load_file(f / "lora/my_lora.safetensors") for f in (run, whole))
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+    train_here(f"resume={run}")
+    assert "is finished: all 2 steps are done" in capsys.readouterr().out

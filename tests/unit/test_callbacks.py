@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch import Tensor, nn
 
@@ -38,6 +38,7 @@ from sdlora.training.callbacks.every_n_steps import OptimizerStepCallback, every
 from sdlora.training.callbacks.saving import Checkpoints
 from sdlora.training.callbacks.speed import Throughput, peak_memory_mib
 from sdlora.training.callbacks.stopping import StopSignals
+from sdlora.training.loggers import RunTensorBoard
 from sdlora.training.module import DiffusionModule, TrainingError
 from sdlora.training.validation_loss import FixedSet, ValidationLoss
 from tests.unit.tiny_training import Stream, adapted, diffusion_module, trainer
@@ -773,19 +774,94 @@ def test_a_step_keeps_its_preview_and_the_best_one_all_its_pictures(
 
 
 def test_other_errors_while_drawing_end_the_run(family: StableDiffusion, tmp_path: Path) -> None:
+def test_other_errors_while_drawing_are_said_once_and_end_no_run(
+    family: StableDiffusion, tmp_path: Path
+) -> None:
     class Broken(Drawer):
         def draw(self, preview: bool = False) -> Evaluation:
             raise RuntimeError("shapes do not fit")
 
     module = diffusion_module(adapted(family))
+    drawer = Broken(module)
     evaluate = Evaluate(
-        cast(Evaluator, Broken(module)),
+        cast(Evaluator, drawer),
         pictures_every_n_steps=1,
         scores_every_n_steps=0,
         folder=tmp_path,
     )
-    with pytest.raises(RuntimeError, match="shapes do not fit"):
-        trainer(tmp_path, 2, [evaluate]).fit(module, datamodule=Stream())
+    said: list[object] = []
+    drawer.progress.print = said.append  # type: ignore[method-assign]
+    run = trainer(tmp_path, 3, [evaluate])
+    run.fit(module, datamodule=Stream())
+    assert run.global_step == 3
+    reason = "RuntimeError: shapes do not fit"
+    assert said == [f"warning: pictures and scores: {reason}; the run goes on without it"]
+    assert drawer.progress.failing == {"pictures and scores": reason}
+
+
+def test_a_failure_beside_the_step_saves_it(family: StableDiffusion, tmp_path: Path) -> None:
+    def fail(trainer: lightning.Trainer, module: DiffusionModule) -> None:
+        if trainer.global_step == 3:
+            raise ZeroDivisionError
+
+    save = saving(tmp_path / "checkpoints", 2)
+    with pytest.raises(ZeroDivisionError):
+        trainer(tmp_path, 9, [save, Recorder(fail)]).fit(
+            diffusion_module(adapted(family)), datamodule=Stream()
+        )
+    assert steps_on_disk(save.folder) == [2, 3]
+
+
+def test_a_failure_within_a_step_saves_the_one_before(
+    loaded_family: StableDiffusion, tmp_path: Path
+) -> None:
+    """And the run that goes on from there has the weights of one that never failed."""
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    def run(folder: str, *more: Callback, checkpoint: Path | None = None) -> dict[str, Tensor]:
+        module = diffusion_module(
+            adapted(copy.deepcopy(loaded_family), dropout=0.2), optimizer=torch.optim.AdamW
+        )
+        callbacks = [saving(tmp_path / folder, 0), *more]
+        trainer(tmp_path, 4, callbacks, accumulate_grad_batches=2).fit(
+            module,
+            datamodule=Stream(accumulate=2),
+            ckpt_path=None if checkpoint is None else str(checkpoint),
+            weights_only=True,
+        )
+        return weights_of(cast(Any, None), module)
+
+    whole = run("whole")
+    with pytest.raises(ZeroDivisionError):
+        run("parts", OnMicroBatch(5, fail))  # the second of step 3
+    path, _ = newest_valid(tmp_path / "parts")
+    assert path is not None
+    assert path.parent.name == "step_0000002"
+    resumed = run("parts", checkpoint=path)
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+
+
+def test_weights_that_are_half_updated_are_not_saved(
+    family: StableDiffusion, tmp_path: Path
+) -> None:
+    class Failing(torch.optim.SGD):
+        count = 0
+
+        def step(self, closure: Any = None) -> Any:
+            loss = closure()
+            Failing.count += 1
+            if Failing.count == 3:
+                raise ZeroDivisionError
+            super().step()
+            return loss
+
+    save = saving(tmp_path / "checkpoints", 0)
+    module = diffusion_module(adapted(family), optimizer=Failing)
+    with pytest.raises(ZeroDivisionError):
+        trainer(tmp_path, 9, [save]).fit(module, datamodule=Stream())
+    assert steps_on_disk(save.folder) == []
 
 
 def test_tensorboard_shows_every_score_beside_the_bases(
@@ -801,10 +877,10 @@ def test_tensorboard_shows_every_score_beside_the_bases(
         scores_every_n_steps=2,
         folder=tmp_path,
     )
-    logger = TensorBoardLogger(tmp_path, name="", version="board")
+    logger = RunTensorBoard(tmp_path, Progress(enabled=False))
     run = trainer(tmp_path, 4, [evaluate], logger=logger, log_every_n_steps=100)
     run.fit(module, datamodule=Stream())
-    board = EventAccumulator(str(tmp_path / "board"), size_guidance={"images": 0})
+    board = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0})
     board.Reload()
 
     def curve(name: str) -> list[tuple[int, float]]:

@@ -22,9 +22,17 @@ LISTS = {
         "use_dora",
     },
     "adapters.weights.PICKLE_SUFFIXES": {".bin", ".pt", ".pth", ".ckpt", ".pkl"},
+    "cli.stored_config.OVERLAYS": {"experiment", "debug"},
     "commands.lora.arguments.LAYOUTS": {"diffusers", "kohya", "peft"},
-    "commands.train.from_lora.OF_THIS_RUN": {"from_lora", "resume", "check", "run_dir", "sweep"},
-    "commands.train.from_lora.OVERLAYS": {"experiment", "debug"},
+    "commands.train.from_lora.OF_THIS_RUN": {
+        "from_lora",
+        "resume",
+        "resume_step",
+        "check",
+        "run_dir",
+        "sweep",
+    },
+    "commands.train.resumed_config.OF_THIS_START": {"resume", "resume_step", "check", "run_dir"},
     "commands.train.from_lora.SAME_CONTENT": {"data.num_workers", "data.cache"},
     "config.data.SOURCES": {"folder", "hub", "portraits"},
     "config.evaluation.UNSET": {"none", False},  # and 0, which is equal
@@ -68,7 +76,7 @@ LISTS = {
     "models.families.FAMILIES": {"sd", "sdxl", "kolors", "ddpm"},
     "models.checkpoint_file.ENDINGS": {".safetensors", ".ckpt", ".pt", ".pth", ".bin"},
     "models.checkpoint_file.PICKLES": {".ckpt", ".pt", ".pth", ".bin"},
-    "runs.run_config.BATCHES_A_STEP": {
+    "runs.identity.BATCHES_A_STEP": {
         "trainer.accumulate_grad_batches",
         "trainer.devices",
         "trainer.num_nodes",

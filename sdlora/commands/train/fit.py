@@ -1,18 +1,19 @@
 """Fitting of a prepared run: callbacks, the training itself, and why it stopped."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
 from sdlora.assembly.adapters import trains_base
 from sdlora.commands.train.adapter_files import best_adapter, write_adapter
 from sdlora.commands.train.duration import described_time
+from sdlora.commands.train.safe_end import how_to_go_on
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.config.keys import as_written
 from sdlora.evaluation.evaluated import Evaluation
@@ -22,13 +23,15 @@ from sdlora.runs.checkpoints import CHECKPOINTS
 from sdlora.runs.finished import forget_finished
 from sdlora.runs.identity import CONFIG
 from sdlora.runs.metrics import forget_metrics_after
+from sdlora.runs.rewinding import set_aside_after
 from sdlora.runs.run_config import keep_record
 from sdlora.sweep.pruning import pruning
 from sdlora.training.callbacks.drawing import Evaluate
 from sdlora.training.callbacks.saving import Checkpoints
 from sdlora.training.callbacks.speed import Throughput
 from sdlora.training.callbacks.stopping import StopSignals
-from sdlora.training.module import TrainingError
+from sdlora.training.loggers import RunTensorBoard
+from sdlora.training.module import MemoryUsedUpError
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,10 @@ def fit(run: TrainingRun) -> Fitted:
     Raises:
         TrainingError: If the loss is NaN or infinite, or memory runs out.
     """
+    run.progress.failing.clear()  # of the cell before, in a sweep
     if run.trainer.is_global_zero:
+        if run.config.resume_step is not None:
+            _go_back(run, run.config.resume_step)
         forget_finished(run.folder)
         forget_metrics_after(run.folder, run.first_step if run.checkpoint else -1)
     if run.is_trained:
@@ -65,7 +71,8 @@ def fit(run: TrainingRun) -> Fitted:
     if run.cost is not None:
         run.progress.print(described_time(run, run.cost))
     offload = Offload(run.waiting, run.trainer.strategy.root_device)
-    signals, evaluate = StopSignals(), _evaluate(run, offload)
+    signals = StopSignals()
+    evaluate = _evaluate(run, offload, signals)
     _log_start(run)
     # Lightning takes callbacks at construction alone; but its devices are needed to make these
     run.trainer.callbacks.extend(_callbacks(run, signals, evaluate))  # type: ignore[attr-defined]
@@ -77,19 +84,28 @@ def fit(run: TrainingRun) -> Fitted:
             weights_only=True,
         )
     except torch.OutOfMemoryError as error:
-        raise TrainingError(
+        raise MemoryUsedUpError(
             f"data.batch_size={run.config.data.batch_size}: out of memory at step "
-            f"{run.trainer.global_step}; halve it and double trainer.accumulate_grad_batches, or "
-            "set trainer.offload=true, trainer.gradient_checkpointing=true, "
-            "trainer.precision=bf16 or a smaller data.resolution"
+            f"{run.trainer.global_step}; add trainer.gradient_checkpointing=true or "
+            "trainer.offload=true, with which this run can continue, or start a new one with half "
+            "of it and twice trainer.accumulate_grad_batches, trainer.precision=bf16 or a smaller "
+            "data.resolution"
         ) from error
+    if run.is_trained:  # Lightning has restored the last step, and begins nothing
+        evaluate.catch_up(run.trainer, run.module)
     _say_why_it_stopped(run, signals, evaluate)
     if run.average is not None and signals.received is None:
         run.average.settle(run.module.all_trained_parameters())
     return Fitted(signals.received, evaluate.last, evaluate.best)
 
 
-def _evaluate(run: TrainingRun, offload: Offload) -> Evaluate:
+def _go_back(run: TrainingRun, step: int) -> None:
+    """Set aside what the run wrote after the step that it is resumed from."""
+    if (aside := set_aside_after(run.folder, step)) is not None:
+        run.progress.print(f"what came after step {step} is set aside in {aside}")
+
+
+def _evaluate(run: TrainingRun, offload: Offload, signals: StopSignals) -> Evaluate:
     config = run.config
     return Evaluate(
         run.evaluator,
@@ -103,6 +119,7 @@ def _evaluate(run: TrainingRun, offload: Offload) -> Evaluate:
         base_first=trains_base(config.lora, config.model.family),
         validation=run.validation,
         offload=offload,
+        signals=signals,
     )
 
 
@@ -140,8 +157,8 @@ def _say_why_it_stopped(run: TrainingRun, signals: StopSignals, evaluate: Evalua
     step = run.trainer.global_step
     if signals.received is not None:
         run.progress.print(
-            f"stopped at step {step} of {run.trainer.max_steps} and saved; continue with: sdlora "
-            f"train resume={run.folder}"
+            f"stopped at step {step} of {run.trainer.max_steps} and saved; continue with: "
+            f"{how_to_go_on(run.folder)}"
         )
     elif evaluate.stop_reason is not None:
         run.progress.print(f"stopped at step {step}: {evaluate.stop_reason}")
@@ -151,9 +168,13 @@ def _log_start(run: TrainingRun) -> None:
     """Log config and contact sheets to TensorBoard."""
     text = json.dumps(as_written(run.config), indent=2)
     for logger in run.trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_text("config", f"```json\n{text}\n```")
-            for number, path in enumerate(run.contact_sheets):
-                with Image.open(path) as sheet:
-                    pixels = np.asarray(sheet.convert("RGB"))
-                logger.experiment.add_image("data", pixels, number, dataformats="HWC")
+        if isinstance(logger, RunTensorBoard):
+            logger.tolerant(_log_text_and_sheets, logger, text, run.contact_sheets)
+
+
+def _log_text_and_sheets(logger: RunTensorBoard, text: str, sheets: Sequence[Path]) -> None:
+    logger.experiment.add_text("config", f"```json\n{text}\n```")
+    for number, path in enumerate(sheets):
+        with Image.open(path) as sheet:
+            pixels = np.asarray(sheet.convert("RGB"))
+        logger.experiment.add_image("data", pixels, number, dataformats="HWC")

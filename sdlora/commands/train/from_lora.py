@@ -17,7 +17,7 @@ from sdlora.runs.run_config import differences
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 
-OF_THIS_RUN = ("from_lora", "resume", "check", "run_dir", "sweep")
+OF_THIS_RUN = ("from_lora", "resume", "resume_step", "check", "run_dir", "sweep")
 """Keys of the run itself, which are not part of its recipe."""
 
 SAME_CONTENT = ("data.num_workers", "data.cache")

@@ -42,6 +42,7 @@ from sdlora.models.base_notes import base_notes
 from sdlora.models.family import Family
 from sdlora.models.memory import checkpoint_gradients, memory_and_speed
 from sdlora.runs.checkpoints import CHECKPOINTS, newest_valid
+from sdlora.runs.rewinding import checkpoint_of_step
 from sdlora.runs.run_config import read_config, refuse_changes, write_config
 from sdlora.runs.run_folder import PROMPTS, refuse_used
 from sdlora.runtime import versions
@@ -137,11 +138,13 @@ def prepared(
 
 
 def _checkpoint_to_resume(config: TrainConfig, folder: Path, progress: Progress) -> Path | None:
-    """The newest whole checkpoint of a resumed run."""
+    """The newest whole checkpoint of a resumed run, or that of the step that is asked for."""
     if not config.resume:
         refuse_used(folder)
         return None
     refuse_changes(folder, as_written(config))
+    if config.resume_step is not None:
+        return checkpoint_of_step(folder, config.resume_step)
     checkpoint, skipped = newest_valid(folder / CHECKPOINTS)
     for line in skipped:
         progress.print(f"skipped {line}")

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from sdlora.assembly import base_model
 from sdlora.commands.printed_scores import print_scores, say_not_taken
@@ -38,23 +37,30 @@ from sdlora.runs.samples import (
 )
 from sdlora.runtime import versions
 from sdlora.sweep.cells import swept_values
+from sdlora.training.loggers import RunTensorBoard
 
 
 def finish(run: TrainingRun, fitted: Fitted) -> None:
     """Export the last and the chosen adapter, compare them with the base, and say which to use."""
-    differences = export_last(run)
-    last = _last_pictures(run, fitted)
+    differences, last, tolerating = export_last(run), None, run.progress.tolerating
+    with tolerating("pictures and scores"):
+        last = _last_pictures(run, fitted)
     of_chosen = export_chosen(run, fitted.best)  # the model has the chosen weights from here on
     differences = {
         name: max(value, of_chosen.get(name, 0.0)) for name, value in differences.items()
     }
     _say_proved(run, differences)
-    outcome = Outcome() if last is None else _compare(run, fitted, last, differences)
+    outcome = Outcome()
+    if last is not None:
+        with tolerating("pictures and scores"):
+            outcome = _compare(run, fitted, last, differences)
     if run.specs:
-        _card(run, fitted, outcome)
-    with run.progress.working("Writing report.html"):
+        with tolerating("model card"):
+            _card(run, fitted, outcome)
+    with tolerating(PAGE), run.progress.working(f"Writing {PAGE}"):
         write_html_report(run.folder)
-    write_finished(run.folder, run.trainer.global_step, (REPORT, PAGE))
+    if not run.progress.failing:
+        write_finished(run.folder, run.trainer.global_step, (REPORT, PAGE))
     run.progress.print("")
     for line in closing_lines(run, fitted.best, outcome):
         run.progress.print(line)
@@ -63,10 +69,15 @@ def finish(run: TrainingRun, fitted: Fitted) -> None:
 
 
 def _require_whole(run: TrainingRun) -> None:
-    """Raise an error if the run folder was removed while the run trained.
+    """Raise an error if something is missing from what the run was called for.
 
-    Its data sheet is written at the start only.
+    The data sheet is written at the start only: without it the run folder was removed.
     """
+    if run.progress.failing:
+        listed = "".join(f"\n  {what}: {why}" for what, why in run.progress.failing.items())
+        raise RunFolderError(
+            f"run_dir={run.folder}: the LoRA is exported, but not everything could be made:{listed}"
+        )
     if not (run.folder / DATA_SHEET).exists():
         raise RunFolderError(
             f"run_dir={run.folder}: was removed or emptied while the run trained; what was written "
@@ -203,7 +214,7 @@ def log_hparams(
         metrics["best/step"] = math.nan if best is None else best.step
     known = {name: float(value) for name, value in metrics.items() if value is not None}
     for logger in run.trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
+        if isinstance(logger, RunTensorBoard):
             settings = swept_values(run.folder) or flat(as_written(run.config))
             logger.log_hyperparams(settings, known)
             logger.finalize("success")

@@ -14,7 +14,7 @@ from sdlora.runs.origin import ORIGIN, refuse_strange
 from sdlora.runs.partial_files import mapping
 from sdlora.runs.run_config import read_given
 
-OF_THIS_START = ("resume", "check", "run_dir")
+OF_THIS_START = ("resume", "resume_step", "check", "run_dir")
 """Keys of a start of the run, which are not part of its settings."""
 
 

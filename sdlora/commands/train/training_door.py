@@ -18,6 +18,7 @@ from sdlora.config.train import TrainConfig
 from sdlora.runtime.kept import Kept
 from sdlora.runtime.program import follow, process_rank
 from sdlora.runtime.progress import Progress
+from sdlora.runtime.signals import ended_by_signals
 
 if TYPE_CHECKING:
     from sdlora.commands.train.training_run import TrainingRun
@@ -60,6 +61,7 @@ def train(
     from sdlora.cli import processes
     from sdlora.commands.train import preparation, results, run_pictures
     from sdlora.commands.train.fit import fit
+    from sdlora.commands.train.safe_end import told_what_is_safe
     from sdlora.runs.run_folder import refuse_check
 
     is_first = processes.rank_of(config.trainer) == 0
@@ -74,9 +76,9 @@ def train(
             progress.print(f"Next, train: {shlex.join(['sdlora', 'train', *given])}")
         return None
     skips_layers = skips_trained_layers(config.model, config.lora)
-    devices = trainer(config.trainer, config.logger, folder, skips_layers=skips_layers)
+    devices = trainer(config.trainer, config.logger, folder, progress, skips_layers=skips_layers)
     with processes.together(devices):
-        with processes.in_turn(devices.strategy):
+        with told_what_is_safe(folder, progress, OSError), processes.in_turn(devices.strategy):
             run = preparation.prepared(config, folder, progress, kept, devices, list(overrides))
         if run.is_finished:
             progress.print(
@@ -84,11 +86,13 @@ def train(
                 "raise trainer.max_steps to continue, or start a new run"
             )
             return run
-        fitted = fit(run)
+        with told_what_is_safe(folder, progress):
+            fitted = fit(run)
     if fitted.signal is not None:
         sys.exit(128 + fitted.signal)
     if is_first:
-        results.finish(run, fitted)
+        with told_what_is_safe(folder, progress):
+            results.finish(run, fitted)
     return run
 
 
@@ -136,4 +140,5 @@ def main() -> None:
         with Progress(quiet=not is_first) as progress:
             (train_cell if is_cell and is_first else train_alone)(composed, kept, progress)
 
-    run(task, "train", TrainConfig)
+    with ended_by_signals():
+        run(task, "train", TrainConfig)

@@ -1,6 +1,6 @@
 """Batched encoding of pictures (VAE) and captions (text encoders) for the cache."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 import torch
@@ -24,6 +24,27 @@ _WORTH_WORKERS = 256
 _BATCH = 16
 """Pictures, or captions, encoded at a time."""
 
+_Identity = tuple[str, Geometry]
+"""What a latent depends on: the hash of a picture's bytes, and its cut."""
+
+
+def batch_sizes(pictures: PictureSet) -> dict[_Identity, int]:
+    """Size of the batch that each picture is encoded in, where its whole set is.
+
+    On a CPU the last bits of a latent depend on how many pictures are encoded with it, but not on
+    which, nor on its place: with the number in its key, a latent is a function of its key alone,
+    whatever else is in the cache.
+    """
+    buckets: dict[tuple[int, int], list[_Identity]] = {}
+    known = zip(pictures.source.pictures, pictures.geometry, strict=True)
+    for identity in dict.fromkeys((picture.content, cut) for picture, cut in known):
+        buckets.setdefault(identity[1].bucket, []).append(identity)
+    return {
+        identity: min(_BATCH, len(members) - number // _BATCH * _BATCH)
+        for members in buckets.values()
+        for number, identity in enumerate(members)
+    }
+
 
 def encoded_pictures(
     pictures: PictureSet, data: DataConfig, family: Family, encoder: str, cache: Cache
@@ -40,15 +61,25 @@ def encoded_pictures(
     Raises:
         DataError: If no picture is left.
     """
-    flip, encodings = data.flip, Encodings(cache)
-    encode = PictureEncoder(pictures, flip, family, cache)
-    encodings.fill(latent_keys(pictures, flip, encoder), encode)
+    flip, encodings, sizes = data.flip, Encodings(cache), batch_sizes(pictures)
+    encode = PictureEncoder(pictures, flip, family, cache, sizes)
+    encodings.fill(sized_keys(pictures, flip, encoder, sizes), encode)
     left = pictures.without(encode.faults)
     if not left.geometry:
         lines = [f"\n  {each}" for each in left.source.findings if each.severity == ERROR]
         raise DataError(f"{data.named_source}: no picture can be used:{''.join(lines)}")
-    keys = latent_keys(left, flip, encoder)
-    return encodings.table(keys, PictureEncoder(left, flip, family, cache)), left
+    keys = sized_keys(left, flip, encoder, sizes)
+    return encodings.table(keys, PictureEncoder(left, flip, family, cache, sizes)), left
+
+
+def sized_keys(
+    pictures: PictureSet, flip: bool, encoder: str, sizes: Mapping[_Identity, int]
+) -> list[str]:
+    """Keys of all latents with the sizes of their batches; arguments as for ``latent_keys``."""
+    views, keys = (2 if flip else 1), latent_keys(pictures, flip, encoder)
+    known = zip(pictures.source.pictures, pictures.geometry, strict=True)
+    own = [sizes[picture.content, cut] for picture, cut in known]
+    return [f"{key}-{own[number // views]}" for number, key in enumerate(keys)]
 
 
 def encoded_captions(captions: SetCaptions, family: Family, encoder: str, cache: Cache) -> Table:
@@ -74,12 +105,22 @@ class PictureEncoder:
         flip: Whether key numbers are ``2 * picture + mirrored``, else ``picture``.
         family: Encodes pictures.
         cache: Device, display and number of workers.
+        sizes: Size of each picture's batch; a smaller batch is filled with copies. Empty: as many
+            as come together.
 
     Attributes:
         faults: Findings of the pictures that cannot be encoded, by picture.
     """
 
-    def __init__(self, pictures: PictureSet, flip: bool, family: Family, cache: Cache) -> None:
+    def __init__(
+        self,
+        pictures: PictureSet,
+        flip: bool,
+        family: Family,
+        cache: Cache,
+        sizes: Mapping[_Identity, int] | None = None,
+    ) -> None:
+        self._sizes = sizes or {}
         self._set = pictures
         self._source = pictures.source
         self._geometry = pictures.geometry
@@ -95,11 +136,12 @@ class PictureEncoder:
         for number in numbers:
             views.setdefault(number // self._views, []).append(number % self._views)
         batch: list[tuple[int, Tensor]] = []
-        for picture, pixels in self._decoded(sorted(views, key=self._bucket)):
+        for picture, pixels in self._decoded(sorted(views, key=self._batch_kind)):
             if isinstance(pixels, Finding):
                 self._add_fault(picture, pixels.kind, pixels.reason)
                 continue
-            if batch and (len(batch) == _BATCH or batch[0][1].shape != pixels.shape):
+            is_full = batch and len(batch) == self._size(batch[0][0])
+            if batch and (is_full or not self._go_together(batch[0], (picture, pixels))):
                 yield from self._encoded(batch, views)
                 batch = []
             batch.append((picture, pixels))
@@ -119,11 +161,18 @@ class PictureEncoder:
             groups.setdefault(self._identity(number), []).append(number)
         return groups
 
-    def _identity(self, picture: int) -> tuple[str, Geometry]:
+    def _identity(self, picture: int) -> _Identity:
         return self._source.pictures[picture].content, self._geometry[picture]
 
-    def _bucket(self, picture: int) -> tuple[tuple[int, int], int]:
-        return self._geometry[picture].bucket, picture
+    def _batch_kind(self, picture: int) -> tuple[tuple[int, int], int, int]:
+        """Pictures of one bucket and of one size of batch follow each other."""
+        return self._geometry[picture].bucket, -self._size(picture), picture
+
+    def _size(self, picture: int) -> int:
+        return self._sizes.get(self._identity(picture), _BATCH)
+
+    def _go_together(self, one: tuple[int, Tensor], other: tuple[int, Tensor]) -> bool:
+        return one[1].shape == other[1].shape and self._size(one[0]) == self._size(other[0])
 
     def _decoded(self, pictures: list[int]) -> Iterator[tuple[int, "Tensor | Finding"]]:
         workers = self._cache.num_workers if len(pictures) >= _WORTH_WORKERS else 0
@@ -134,12 +183,14 @@ class PictureEncoder:
     def _encoded(
         self, batch: list[tuple[int, Tensor]], views: dict[int, list[int]]
     ) -> Iterator[tuple[int, Tensor]]:
-        pixels = to_unit_range(torch.stack([pixels for _, pixels in batch]).to(self._cache.device))
+        lacking = self._size(batch[0][0]) - len(batch) if self._sizes else 0
+        filled = [pixels for _, pixels in batch] + [batch[-1][1]] * lacking
+        pixels = to_unit_range(torch.stack(filled).to(self._cache.device))
         for view in range(self._views):
             moments = self._family.encode_images(pixels.flip(-1) if view else pixels)
             moments = moments.to(self._family.encoding_dtype).cpu()
             sound = moments.isfinite().flatten(1).all(dim=1).tolist()
-            for (picture, _), own, finite in zip(batch, moments, sound, strict=True):
+            for (picture, _), own, finite in zip(batch, moments, sound, strict=False):
                 if not finite:
                     reason = (
                         "the VAE gives NaN or infinity for it; use a VAE in float32 (SDXL's own "

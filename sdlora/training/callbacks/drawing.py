@@ -7,18 +7,19 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
 from sdlora.evaluation.evaluated import Evaluation
 from sdlora.evaluation.evaluator import Evaluator
 from sdlora.models.memory import Offload
 from sdlora.runs.best import BestAdapter
-from sdlora.runs.metrics import append_metrics, read_metrics
+from sdlora.runs.metrics import MetricsFile, read_metrics
 from sdlora.runs.samples import SAMPLES, step_name, write_grid, write_samples
 from sdlora.sweep.pruning import Pruning
 from sdlora.training.callbacks.averaging import Average
 from sdlora.training.callbacks.every_n_steps import OptimizerStepCallback, every
+from sdlora.training.callbacks.stopping import StopSignals
+from sdlora.training.loggers import RunTensorBoard
 from sdlora.training.module import DiffusionModule
 from sdlora.training.validation_loss import ValidationLoss
 
@@ -43,6 +44,7 @@ class Evaluate(OptimizerStepCallback):
         base_first: Draw the base before training, since its own weights train.
         validation: Measures the validation loss; ``None``: nothing is held out.
         offload: Parts of the model in main memory, needed on the device for drawing.
+        signals: Signals, which end a drawing at once; ``None``: they end nothing.
 
     Attributes:
         last: Pictures and scores of the last scored step.
@@ -63,11 +65,13 @@ class Evaluate(OptimizerStepCallback):
         base_first: bool = False,
         validation: ValidationLoss | None = None,
         offload: Offload | None = None,
+        signals: StopSignals | None = None,
     ) -> None:
         self.evaluator = evaluator
         self.pictures_every_n_steps = pictures_every_n_steps
         self.scores_every_n_steps = scores_every_n_steps
         self.folder = folder
+        self.metrics = MetricsFile(folder, evaluator.progress)
         self.average = average
         self.best = best
         self.stop_patience = stop_patience
@@ -75,6 +79,7 @@ class Evaluate(OptimizerStepCallback):
         self.base_first = base_first
         self.validation = validation
         self.offload = offload or Offload([], torch.device("cpu"))
+        self.signals = signals or StopSignals()
         self.last: Evaluation | None = None
         self.stop_reason: str | None = None
         self._base_is_noted = False
@@ -90,9 +95,21 @@ class Evaluate(OptimizerStepCallback):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Write the validation loss before the first step; then offload what can wait."""
+        """Write the validation loss before the first step, or draw what a resumed run lacks."""
+        assert isinstance(pl_module, DiffusionModule)
         self._begin(trainer)
         self.offload.send_away()  # Lightning has put the whole model on the device
+        self.catch_up(trainer, pl_module)
+
+    def catch_up(self, trainer: lightning.Trainer, module: DiffusionModule) -> None:
+        """Draw what is due at this step and not there: the run was stopped after its checkpoint.
+
+        The grid of a step is the last file that is written of it.
+        """
+        step = trainer.global_step
+        is_missing = step > 0 and not self._grid(step).is_file()
+        if trainer.strategy.broadcast(is_missing):  # others may see another disk
+            self.on_optimizer_step(trainer, module, step)
 
     def _begin(self, trainer: lightning.Trainer) -> None:
         if self.pruning is not None and self.pruning.was_stopped(trainer.global_step):
@@ -100,7 +117,7 @@ class Evaluate(OptimizerStepCallback):
             trainer.should_stop = True  # every process reads the same study
         if self.validation is None or not trainer.is_global_zero or trainer.global_step > 0:
             return  # a resumed run has this line
-        with self._if_memory_allows(0):
+        with self._tolerantly(0):
             self._note(trainer, 0, self.validation.compute())
 
     def on_optimizer_step(
@@ -111,9 +128,12 @@ class Evaluate(OptimizerStepCallback):
         scored = at_end or every(step, self.scores_every_n_steps)
         if not scored and not every(step, self.pictures_every_n_steps):
             return
-        if trainer.is_global_zero:
-            with self._if_memory_allows(step):
+        if trainer.is_global_zero and self.signals.received is None:
+            with self.signals.interruptible(), self._tolerantly(step):
                 self._draw(trainer, module, step, scored)
+        if self.signals.received is not None and trainer.world_size == 1:
+            trainer.should_stop = True  # several processes agree in the next step
+            return
         if scored:
             if trainer.is_global_zero and not at_end:
                 self.stop_reason = self._reason_to_stop(step)
@@ -139,16 +159,28 @@ class Evaluate(OptimizerStepCallback):
         with self.average.applied(parameters) if self.average else nullcontext():
             evaluation = self.evaluator.draw(preview=not scored)
             validated = self._validated() if scored else {}
-        is_best = self._is_best(step, base, evaluation)
-        grid = self._write(step, base, evaluation, whole=is_best)
+        is_best, grid, tolerating = False, None, self.evaluator.progress.tolerating
+        with tolerating("files of the best step"):
+            is_best = self._is_best(step, base, evaluation)
+        values = {**evaluation.named("eval"), **validated} if scored else {}
+        if values and not self._has_line(step, values):
+            self.metrics.append(step, values)
+        with tolerating(f"{SAMPLES}/"):
+            grid = self._write(step, base, evaluation, whole=is_best)
         if scored:
             self.last = evaluation
-            values = {**evaluation.named("eval"), **validated}
-            append_metrics(self.folder, step, values)
             # the base does not change: a flat line that the curves start from
             self._log(trainer, step, {**base.named("base"), **values}, grid)
         else:
             self._log(trainer, step, {}, grid)
+
+    def _grid(self, step: int) -> Path:
+        return self.folder / SAMPLES / f"{step_name(step)}.png"
+
+    def _has_line(self, step: int, values: Mapping[str, object]) -> bool:
+        """Whether the run was stopped after it had written these numbers."""
+        lines = [line for line in read_metrics(self.folder) if line["step"] == step]
+        return any(set(values) <= set(line) for line in lines)
 
     def _is_best(self, step: int, base: Evaluation, evaluation: Evaluation) -> bool:
         """Keep the adapter if its scores are the best so far; of a preview there are none."""
@@ -165,8 +197,7 @@ class Evaluate(OptimizerStepCallback):
         most = None if whole else count
         write_samples(self.folder, state, evaluation, evaluator.prompts, most)
         rows = {"base": base, f"step {step}": evaluation}
-        path = self.folder / SAMPLES / f"{state}.png"
-        return write_grid(path, rows, count, evaluator.training_images)
+        return write_grid(self._grid(step), rows, count, evaluator.training_images)
 
     def _base(self, trainer: lightning.Trainer) -> Evaluation:
         """The base's pictures and scores, drawn and written once."""
@@ -182,7 +213,7 @@ class Evaluate(OptimizerStepCallback):
     def _note(
         self, trainer: lightning.Trainer, step: int, values: Mapping[str, float | None | str]
     ) -> None:
-        append_metrics(self.folder, step, values)
+        self.metrics.append(step, values)
         self._log(trainer, step, values)
 
     def _validated(self) -> dict[str, float]:
@@ -195,6 +226,15 @@ class Evaluate(OptimizerStepCallback):
         name = f"eval/{self.best.rule.score}"
         lines = read_metrics(self.folder)
         return len({line["step"] for line in lines if name in line and line["step"] > chosen})
+
+    @contextmanager
+    def _tolerantly(self, step: int) -> Iterator[None]:
+        """Continue training, whatever fails in drawing and scoring."""
+        with (
+            self.evaluator.progress.tolerating("pictures and scores"),
+            self._if_memory_allows(step),
+        ):
+            yield
 
     @contextmanager
     def _if_memory_allows(self, step: int) -> Iterator[None]:
@@ -221,12 +261,12 @@ class Evaluate(OptimizerStepCallback):
         numbers = {name: value for name, value in scores.items() if isinstance(value, float | int)}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step)
-            if isinstance(logger, TensorBoardLogger):
-                _log_pictures(logger, step, numbers, grid)
+            if isinstance(logger, RunTensorBoard):
+                logger.tolerant(_log_pictures, logger, step, numbers, grid)
 
 
 def _log_pictures(
-    logger: TensorBoardLogger, step: int, numbers: Mapping[str, float | int], grid: Any
+    logger: RunTensorBoard, step: int, numbers: Mapping[str, float | int], grid: Any
 ) -> None:
     """Log the grid, and under Custom Scalars each score in one chart with the base's."""
     if grid is not None:

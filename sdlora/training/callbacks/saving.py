@@ -8,6 +8,7 @@ import lightning
 import torch
 
 from sdlora.runs.checkpoints import STATE, problem_of, step_folder, steps_on_disk
+from sdlora.runtime.program import message_of
 from sdlora.training.callbacks.every_n_steps import OptimizerStepCallback, every
 from sdlora.training.module import DiffusionModule, TrainingError
 
@@ -36,6 +37,7 @@ class Checkpoints(OptimizerStepCallback):
         self.keep_last = keep_last
         self.write_adapter = write_adapter
         self.say = say
+        self._is_updating = False
 
     def on_optimizer_step(
         self, trainer: lightning.Trainer, module: DiffusionModule, step: int
@@ -50,6 +52,44 @@ class Checkpoints(OptimizerStepCallback):
             if at_end:
                 raise
             self.say(f"no checkpoint at step {step} ({error}); training continues to the next one")
+
+    def on_before_optimizer_step(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Any
+    ) -> None:
+        """Note that weights change from here to the end of the step."""
+        self._is_updating = True
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save if a checkpoint is due; the weights are those of a whole step."""
+        self._is_updating = False
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
+        """Save the last whole step, if something other than the training itself failed.
+
+        Several processes do not agree on a step then, and keep the checkpoint before.
+        """
+        is_spoilt = self._is_updating or isinstance(exception, TrainingError)
+        is_whole = isinstance(exception, Exception) and not is_spoilt and trainer.global_step > 0
+        if not is_whole or trainer.world_size > 1:
+            return
+        assert isinstance(pl_module, DiffusionModule)
+        try:
+            self.save(trainer, pl_module)
+        except Exception as error:  # a full disk, a lost device
+            self.say(f"step {trainer.global_step} cannot be saved ({message_of(error)})")
 
     def on_train_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -68,7 +108,7 @@ class Checkpoints(OptimizerStepCallback):
             if not torch.isfinite(parameter).all():
                 raise TrainingError(
                     f"{name} is NaN or infinite at step {trainer.global_step}; nothing was saved "
-                    "from it. Resume from the last checkpoint with a lower learning rate"
+                    "from it. Start a new run with a lower learning rate"
                 )
         folder = step_folder(self.folder, trainer.global_step)
         is_there = trainer.is_global_zero and problem_of(folder) is None
@@ -90,12 +130,14 @@ class Checkpoints(OptimizerStepCallback):
         pl_module: lightning.LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
-        """Convert the count of micro-batches to this run's number of devices."""
+        """Convert the count of micro-batches to this run's number of devices.
+
+        It is that of a checkpoint at the end of a step, also where the run failed within the next.
+        """
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         done = checkpoint["global_step"] * trainer.accumulate_grad_batches
         for counts in (progress["total"], progress["current"]):
-            change = done - counts["ready"]
-            counts.update({name: count + change for name, count in counts.items()})
+            counts.update(ready=done, started=done, processed=done, completed=done - 1)
 
     def _remove_old(self, trainer: lightning.Trainer) -> None:
         if self.keep_last is None or not trainer.is_global_zero:

@@ -11,7 +11,7 @@ import torch
 from rich.progress import TaskID
 
 from sdlora.data.batches.dataset import Batch
-from sdlora.runs.metrics import append_metrics
+from sdlora.runs.metrics import MetricsFile
 from sdlora.runtime.progress import Progress
 from sdlora.training.callbacks.every_n_steps import OptimizerStepCallback, every
 from sdlora.training.module import DiffusionModule
@@ -36,7 +36,7 @@ class Throughput(OptimizerStepCallback):
     ) -> None:
         self.num_samples = num_samples
         self.progress = progress
-        self.folder = folder
+        self.metrics = MetricsFile(folder, progress)
         self.log_every_n_steps = log_every_n_steps
         self._bar: TaskID | None = None
         self._note = ""
@@ -98,7 +98,7 @@ class Throughput(OptimizerStepCallback):
             values["train/loss"] = float(loss)
             self._note = f"loss {float(loss):.4f}, {rate:.1f} images/s"
         if trainer.is_global_zero:
-            append_metrics(self.folder, step, values)
+            self.metrics.append(step, values)
 
     def on_train_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule

@@ -1,7 +1,9 @@
-"""The callback that stops at Ctrl-C and SIGTERM after the current step, which is saved."""
+"""The callback that stops at a signal after the current step, which is saved."""
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -9,21 +11,25 @@ import lightning
 import torch
 from torch import distributed
 
+from sdlora.runtime.signals import stop_signals
 from sdlora.training.callbacks.every_n_steps import OptimizerStepCallback
 from sdlora.training.module import DiffusionModule
 
 
+class Interrupted(BaseException):
+    """Work that a signal ends at once, such as drawing; the step before it is whole."""
+
+
 class StopSignals(OptimizerStepCallback):
-    """Turns SIGINT and SIGTERM into a stop after the current optimizer step.
+    """Turns Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 into a stop after the optimizer step.
 
     The step is finished and saved first, so a resumed run continues exactly. Before the first step
     there is nothing to save; then, and at a second SIGINT, it stops at once. ``self.received``
     names the signal afterwards; the exit code is 128 plus its number.
 
     Several processes stop at the same step, even if the signal reaches only one: after each step
-        they
-    start an asynchronous exchange of received signals, and read it after the next one, so that no
-    process waits. It uses gloo, since NCCL would wait for the GPU.
+    they start an asynchronous exchange of received signals, and read it after the next one, so that
+    no process waits. It uses gloo, since NCCL would wait for the GPU.
     """
 
     def __init__(self) -> None:
@@ -32,7 +38,19 @@ class StopSignals(OptimizerStepCallback):
         self._told: tuple[torch.Tensor, Any] | None = None
         self._has_begun = False
         self._speaks = True
+        self._is_interruptible = False
         self._before: dict[int, Any] = {}
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Leave the block at once when a signal comes."""
+        self._is_interruptible = True
+        try:
+            yield
+        except Interrupted:
+            pass
+        finally:
+            self._is_interruptible = False
 
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -41,7 +59,7 @@ class StopSignals(OptimizerStepCallback):
         self._speaks = trainer.is_global_zero
         if trainer.world_size > 1:
             self._group = distributed.new_group(backend="gloo")
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in stop_signals():
             self._before[number] = signal.signal(number, self._remember)
 
     def on_train_batch_start(
@@ -103,3 +121,6 @@ class StopSignals(OptimizerStepCallback):
         self.received = number
         if self._speaks:
             print("stopping after this step; Ctrl-C once more stops at once", file=sys.stderr)
+        if self._is_interruptible:
+            self._is_interruptible = False
+            raise Interrupted

@@ -1,5 +1,6 @@
 """What happens to the command line before Hydra reads it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,24 @@ def test_resume_writes_on_in_the_folder_and_repeats_no_override_of_it(run_folder
         "hydra.output_subdir=null",
         "hydra.mode=RUN",
     ]
+
+
+def test_the_latest_run_is_the_one_that_was_started_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="resume=latest: outputs/ holds no run"):
+        resumed_arguments(["resume=latest"])
+    for time, name in enumerate(["mine", "2026-01-01/10-00-00", "2026-01-01/09-00-00"]):
+        record = tmp_path / "outputs" / name / "config.json"
+        record.parent.mkdir(parents=True)
+        record.touch()
+        os.utime(record, (time % 2, time % 2))
+    assert "hydra.run.dir=outputs/2026-01-01/10-00-00" in resumed_arguments(["resume=latest"])
+    assert capsys.readouterr().err == "latest: resume=outputs/2026-01-01/10-00-00\n"
+    (tmp_path / "latest").mkdir()
+    (tmp_path / "latest" / "config.json").touch()
+    assert "resume=latest" in resumed_arguments(["resume=latest"])
 
 
 @pytest.mark.parametrize("name", ["it's, here", "lora.r=4,seed=1"])  # the second is a cell's

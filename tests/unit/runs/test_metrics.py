@@ -1,13 +1,23 @@
 """Lines of metrics that survive a kill."""
 
+import errno
 import json
 import math
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from sdlora.runs.metrics import METRICS, append_metrics, forget_metrics_after, read_metrics
+from sdlora.runs.metrics import (
+    METRICS,
+    MetricsFile,
+    append_metrics,
+    forget_metrics_after,
+    read_metrics,
+)
+from sdlora.runtime.progress import Progress
 
 
 def test_metrics_lines_come_back(tmp_path: Path):
@@ -61,3 +71,21 @@ def test_steps_that_will_be_made_again_are_forgotten(tmp_path: Path):
         append_metrics(tmp_path, step, {"loss": 1.0})
     forget_metrics_after(tmp_path, 10)
     assert [line["step"] for line in read_metrics(tmp_path)] == [5, 10]
+
+
+def test_lines_that_the_disk_does_not_take_wait_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    progress = Progress(enabled=False)
+    metrics = MetricsFile(tmp_path, progress)
+    metrics.append(1, {"a": 1.0})
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        metrics.append(2, {"a": 2.0})
+    assert "cannot be written (No space left on device)" in progress.failing["metrics.jsonl"]
+    metrics.append(3, {"a": 3.0})
+    assert read_metrics(tmp_path) == [{"step": step, "a": float(step)} for step in (1, 2, 3)]
+    assert progress.failing == {}

@@ -24,6 +24,7 @@ FREE_GROUPS = (
 FREE_KEYS = {
     "check",
     "resume",
+    "resume_step",
     "from_lora",
     "run_dir",
     "trainer.max_steps",

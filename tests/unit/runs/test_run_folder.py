@@ -61,6 +61,23 @@ def test_what_a_killed_writer_left_is_removed_at_every_depth(tmp_path: Path) -> 
         assert not any(path.exists() for path in left)
 
 
+def test_runs_below_a_run_keep_what_they_write(tmp_path: Path) -> None:
+    """A run that is started in their parent folder, or in one with a tree of anything."""
+    own = tmp_path / "samples" / "base" / ".writing-a.png"
+    others = [
+        tmp_path / "2026-01-01" / "10-00-00" / ".writing-a.json",
+        tmp_path / "2026-01-01" / "10-00-00" / "checkpoints" / "step_1" / ".writing-b.ckpt",
+        tmp_path / "lora" / ".writing-c.json",
+    ]
+    for path in (own, *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "lora" / "config.json").touch()  # a run of that name
+    with locked(tmp_path):
+        assert not own.exists()
+        assert all(path.exists() for path in others)
+
+
 def test_a_used_folder_is_refused(tmp_path: Path) -> None:
     refuse_used(tmp_path)
     (tmp_path / "checkpoints" / "step_0000002").mkdir(parents=True)

@@ -1,27 +1,30 @@
 """A file is there whole, or as it was before."""
 
+import errno
 import hashlib
 import json
 import math
 import os
-import re
-import shlex
 import stat
-import subprocess
+import tempfile
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
+from urllib.error import URLError
 
 import pytest
+from safetensors import SafetensorError
 
 from sdlora.runtime.files import (
+    WriteError,
     atomic_path,
     remove_stale_temporaries,
-    require_own,
     sha256,
+    whole_folder,
     write_bytes,
     write_json,
     write_text,
 )
+from sdlora.runtime.program import is_for_users
 
 
 def names_in(folder: Path) -> list[str]:
@@ -132,64 +135,41 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -
     assert remove_stale_temporaries(tmp_path) == []
 
 
-@pytest.fixture
-def somebody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> int:
-    """Whoever owns the folder, and is not root."""
-    user = 4321
-    os.chown(tmp_path, user, user) if os.geteuid() == 0 else None
-    owner = tmp_path.stat().st_uid
-    monkeypatch.setattr(os, "geteuid", lambda: owner)
-    return owner
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    SafetensorError("I/O error: No space left on device (os error 28)"),
+    RuntimeError("[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing"),
+]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="permissions are others on Windows")
-class TestOwnFolder:
-    def test_a_folder_of_ones_own_is_taken(self, somebody: int, tmp_path: Path) -> None:
-        tmp_path.chmod(0o755)
-        assert require_own(tmp_path, "data.cache.dir") == tmp_path
-        missing = tmp_path / "not" / "there"
-        assert require_own(missing, "data.cache.dir") == missing
+@pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("writer", [atomic_path, whole_folder])
+def test_a_full_disk_is_named_with_path_and_remedy(
+    error: Exception, writer: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    with pytest.raises(WriteError) as caught, writer(path):
+        raise error
+    assert caught.value.errno == errno.ENOSPC
+    assert str(caught.value) == (
+        f"{path}: cannot be written (No space left on device); free space on that disk, or choose "
+        "a folder on another"
+    )
+    assert is_for_users(caught.value)
+    assert names_in(tmp_path) == []
 
-    def test_what_everybody_can_write_is_not(self, somebody: int, tmp_path: Path) -> None:
-        tmp_path.chmod(0o777)
-        for folder in (tmp_path, tmp_path / "not_there"):
-            with pytest.raises(
-                ValueError, match=r"^data\.cache\.dir=.*others can write"
-            ) as refusal:
-                require_own(folder, "data.cache.dir")
-            code = re.search(r"\((chmod .*?)\)", str(refusal.value))
-            assert code is not None
-        subprocess.run(shlex.split(code[1]), check=True)  # the remedy
-        assert require_own(tmp_path, "data.cache.dir") == tmp_path
 
-    def test_a_new_folder_below_one_like_tmp_is_taken(self, somebody: int, tmp_path: Path) -> None:
-        tmp_path.chmod(0o1777)
-        assert require_own(tmp_path / "new", "data.cache.dir") == tmp_path / "new"
-        with pytest.raises(ValueError, match="others can write"):
-            require_own(tmp_path, "data.cache.dir")
+def test_a_closed_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*given: Any, **named: Any) -> Any:
+        raise OSError(errno.EROFS, "Read-only file system")
 
-    def test_a_group_counts_if_others_are_in_it(
-        self, somebody: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        tmp_path.chmod(0o775)
-        for members, is_own in (([], True), (["me"], True), (["me", "friend"], False)):
-            group = tmp_path.stat().st_gid
-            own = SimpleNamespace(pw_gid=group, pw_name="me")
-            monkeypatch.setattr("pwd.getpwuid", lambda number, own=own: own)
-            entry = SimpleNamespace(gr_mem=members)
-            monkeypatch.setattr("grp.getgrgid", lambda number, entry=entry: entry)
-            if is_own:
-                assert require_own(tmp_path, "data.cache.dir") == tmp_path
-            else:
-                with pytest.raises(ValueError, match="others can write"):
-                    require_own(tmp_path, "data.cache.dir")
+    monkeypatch.setattr(tempfile, "mkstemp", closed)
+    with pytest.raises(WriteError, match="Read-only.*; make its folder writable, or choose anoth"):
+        write_text(tmp_path / "a.txt", "a")
 
-    def test_a_folder_of_somebody_else_is_not(
-        self, somebody: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        tmp_path.chmod(0o755)
-        monkeypatch.setattr(os, "geteuid", lambda: somebody + 1)
-        with pytest.raises(ValueError, match="belongs to another user"):
-            require_own(tmp_path, "data.cache.dir")
-        monkeypatch.setattr(os, "geteuid", lambda: 0)  # root in a container
-        assert require_own(tmp_path, "data.cache.dir") == tmp_path
+
+@pytest.mark.parametrize("error", [URLError("no network"), FileNotFoundError(2, "x"), KeyError()])
+def test_other_errors_stay_as_they_are(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(type(error)) as caught, atomic_path(tmp_path / "a.txt"):
+        raise error
+    assert caught.value is error

@@ -95,3 +95,22 @@ def test_the_display_is_given_back_after_an_error() -> None:
         raise ZeroDivisionError
     with progress:  # rich refuses a second live display while one is on
         assert shown(progress) == []
+
+
+def test_what_fails_beside_the_training_is_said_once_and_remembered_until_it_works() -> None:
+    progress = Progress(enabled=False)
+    progress.console = Console(file=io.StringIO(), width=200)
+    for reason in ("full", "full", "gone"):
+        with progress.tolerating("a.txt"):
+            raise ValueError(reason)
+    assert progress.failing == {"a.txt": "gone"}
+    with progress.tolerating("a.txt"):
+        pass
+    assert progress.failing == {}
+    with progress.tolerating("a.txt"):
+        raise ValueError("full")
+    assert progress.console.file.getvalue().splitlines() == [  # type: ignore[attr-defined]
+        f"warning: a.txt: {reason}; the run goes on without it" for reason in ("full", "gone")
+    ]
+    with pytest.raises(KeyboardInterrupt), progress.tolerating("a.txt"):
+        raise KeyboardInterrupt

@@ -260,7 +260,9 @@ def shown_run(config: TrainConfig, folder: Path, at: Path) -> Shown:
         patch.object(measures, "detector_mark", lambda detector: ""),
         patch.object(memory, "compile_denoiser", compiled.append),
     ):
-        devices = trainer(config.trainer, config.logger, folder, skips_layers=False)
+        devices = trainer(
+            config.trainer, config.logger, folder, Progress(enabled=False), skips_layers=False
+        )
         run = preparation.prepared(config, folder, Progress(enabled=False), Kept(), devices)
     return Shown(run, at, options, quantised, detectors, compiled == [run.family.unet])
 

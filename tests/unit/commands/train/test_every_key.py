@@ -294,7 +294,7 @@ ADAPTER: dict[str, Row] = {
     "logger.names": (
         ["csv"],
         lambda s: [type(each).__name__ for each in s.run.trainer.loggers],
-        ["CSVLogger"],
+        ["RunCsv"],
     ),
     "evaluation.face.name": ("none", lambda s: s.scorer("FaceScorer"), None),
     "evaluation.clip.name": ("none", lambda s: s.scorer("ClipScorer"), None),
@@ -800,6 +800,7 @@ CHOSEN = {
 HERE = "unit/commands/train/test_every_key.py"
 
 ELSEWHERE = {
+    "resume_step": "smoke/test_run_end.py::test_a_run_goes_back_to_a_chosen_step",
     "resume": "smoke/test_resume.py::test_stopped_and_resumed_ends_as_if_never_stopped",
     "from_lora": "smoke/test_from_lora.py::test_it_gives_the_same_bits",
     "check": "smoke/test_train.py::test_the_check_alone_decodes_everything_and_trains_nothing",

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.context import RequestContext
@@ -17,12 +16,14 @@ from sdlora.commands.train.results import log_hparams
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.evaluation.scores import Scores
 from sdlora.runs.best import Best, BestAdapter
+from sdlora.runtime.progress import Progress
+from sdlora.training.loggers import RunTensorBoard
 from tests.sweep_folders import write_sweep
 
 
 def write_events(folder: Path, face: float, has_best: bool = True) -> None:
     """As a finished run leaves them."""
-    logger = TensorBoardLogger(folder, name="", version="tensorboard")
+    logger = RunTensorBoard(folder, Progress(enabled=False))
     best = Best(10, Scores(1, {"face_distance": face / 2})) if has_best else None
     run = SimpleNamespace(
         folder=folder,

@@ -140,6 +140,34 @@ def test_whatever_the_latents_depend_on_is_in_the_key() -> None:
     assert embedding_keys(["a"], "x") != embedding_keys(["a"], "y") != embedding_keys(["b"], "y")
 
 
+class RoundsBySize(Encoders):
+    """Of a family whose results depend on the number of pictures in a batch, as a CPU's do."""
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        return super().encode_images(pixels) + len(pixels)
+
+
+@pytest.mark.parametrize("before", [(), (3,), (17, 1), (20,)])
+def test_a_latent_does_not_depend_on_what_the_cache_held(
+    before: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Neither on other runs that filled it, nor on entries that were lost."""
+    data, family = data_config(flip=True), RoundsBySize()
+
+    def latents(count: int, cache: Cache) -> Tensor:
+        pictures = whole(Stripes(count))
+        table, _ = encoded_pictures(pictures, data, family, "vae", cache)
+        return table.rows(torch.arange(2 * count))
+
+    alone = latents(20, in_memory())
+    for count in before:
+        latents(count, on_disk(tmp_path))
+    assert torch.equal(latents(20, on_disk(tmp_path)), alone)
+    for shard in list(tmp_path.rglob("*.safetensors"))[::2]:
+        shard.unlink()
+    assert torch.equal(latents(20, on_disk(tmp_path)), alone)
+
+
 def test_a_damaged_entry_is_encoded_again(tmp_path: Path) -> None:
     first = table_of(Stripes(5), on_disk(tmp_path))
     (shard,) = tmp_path.rglob("*.safetensors")
