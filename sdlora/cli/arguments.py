@@ -8,6 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from sdlora.config.epochs import EPOCH_KEYS
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.keys import all_keys
 
@@ -28,12 +29,28 @@ def prepared_arguments(arguments: Sequence[str], schema: type) -> list[str]:
         ValueError: If ``resume=`` does not name a run folder.
     """
     given = opened_shortcuts(arguments)
+    refuse_two_units(given)
     if schema is EvaluateConfig:
         given = written_where_it_lies(listed(given, schema))
     else:
         given = resumed_arguments(listed_roots(given))
     ordered = flags_first(opened_options(given, schema))
     return named_by_sweep(ordered) if schema is EvaluateConfig else ordered
+
+
+def refuse_two_units(arguments: Sequence[str]) -> None:
+    """Refuse a length or an interval that is given in epochs and in steps.
+
+    Raises:
+        ValueError: Naming both keys.
+    """
+    given = {_key(item): item for item in arguments if not item.endswith("=null")}
+    for in_epochs, in_steps in EPOCH_KEYS.items():
+        if in_epochs in given and in_steps in given:
+            raise ValueError(
+                f"{given[in_epochs]}: says in epochs what {given[in_steps]} says in steps; leave "
+                "out one of them"
+            )
 
 
 def listed(arguments: Sequence[str], schema: type) -> list[str]:
@@ -128,6 +145,10 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
             "that a run wrote, such as outputs/2026-01-31/12-00-00"
         )
     before = {_key(line): line for line in map(str, OmegaConf.load(stored))}
+    for in_epochs, in_steps in EPOCH_KEYS.items():  # what is given counts, in whichever unit
+        for key, other in ((in_epochs, in_steps), (in_steps, in_epochs)):
+            if key in given:
+                before.pop(other, None)
     given["resume"] = f"resume={quoted(folder)}"  # a cell's folder holds "="
     if given.pop("hydra.run.dir", None):
         raise ValueError(f"resume={folder}: continues in that folder; leave out hydra.run.dir")

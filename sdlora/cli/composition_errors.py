@@ -13,6 +13,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sdlora.config.field_words import KEY_OF
 from sdlora.config.keys import ANY_NAME, all_keys, nearest_key, schema_key
 
 KINDS = {
@@ -91,7 +92,11 @@ def unknown_key(
         return f"{shown(key, value)}{where}: unknown key; --cfg hydra shows all of Hydra's"
     taken = _groups(folders) & set(getattr(schema, "GROUPS", _groups(folders)))
     groups = [] if "." in key else sorted(taken)
-    near = next(iter(get_close_matches(key, groups, n=1)), None) or nearest_key(key, schema)
+    near = (
+        _of_the_field(key, schema, groups)
+        or next(iter(get_close_matches(key, groups, n=1)), None)
+        or nearest_key(key, schema)
+    )
     hint = f"did you mean {near}? " if near else ""
     known = all_keys(schema)
     parent, _, name = key.rpartition(".")
@@ -102,6 +107,19 @@ def unknown_key(
     if parent and names:
         hint += f"{parent} has {', '.join(each for each in names if each != ANY_NAME)}"
     return f"{shown(key, value)}{where}: unknown key; {hint or '--cfg job lists all keys'}".strip()
+
+
+def _of_the_field(key: str, schema: type, groups: Sequence[str]) -> str | None:
+    """The key that is meant by a word of the field, such as ``lora.r`` by ``rank``."""
+    parent, _, word = key.rpartition(".")
+    meant = KEY_OF.get(word.casefold().replace("-", "_"))
+    if meant is None:
+        return None
+    known = all_keys(schema)
+    beside = f"{parent}.{meant.rpartition('.')[2]}"  # lora.unet.rank is lora.unet.r
+    if parent and schema_key(beside, known) in known:
+        return beside
+    return meant if meant in groups or schema_key(meant, known) in known else None
 
 
 def unknown_keys(composed: DictConfig, schema: type) -> dict[str, Any]:

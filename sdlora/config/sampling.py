@@ -8,6 +8,7 @@ from omegaconf import MISSING
 from sdlora.config.rules import (
     require,
     require_count,
+    require_rate,
 )
 
 CAPTIONS = "captions"
@@ -45,6 +46,9 @@ class SamplingConfig:
     """Pictures drawn in one batch; >= 1."""
     every_n_steps: int = MISSING
     """Optimizer steps between validation pictures; 0: only at the end."""
+    every_n_epochs: float | None = None
+    """Epochs between validation pictures, in place of ``every_n_steps``, which they become; > 0.
+    ``null``: as that says."""
     num_preview: int = MISSING
     """Number of prompts that are drawn for a preview while training; >= 1."""
 
@@ -52,6 +56,8 @@ class SamplingConfig:
         for name in ("num_steps", "batch_size", "num_preview"):
             require_count(f"sampling.{name}", getattr(self, name))
         require_count("sampling.every_n_steps", self.every_n_steps, 0)
+        if self.every_n_epochs is not None:
+            require_rate("sampling.every_n_epochs", self.every_n_epochs)
         if self.num_prompts is not None:
             require_count("sampling.num_prompts", self.num_prompts)
             require(
