@@ -8,6 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from sdlora.cli.written_values import quoted, readable
 from sdlora.config.epochs import EPOCH_KEYS
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.keys import all_keys
@@ -28,7 +29,8 @@ def prepared_arguments(arguments: Sequence[str], schema: type) -> list[str]:
     Raises:
         ValueError: If ``resume=`` does not name a run folder.
     """
-    given = opened_shortcuts(arguments)
+    is_sweep = any(item in MULTIRUN or item.startswith("sweep=") for item in arguments)
+    given = opened_shortcuts(readable(arguments, is_sweep=is_sweep))
     refuse_two_units(given)
     if schema is EvaluateConfig:
         given = written_where_it_lies(listed(given, schema))
@@ -197,11 +199,3 @@ def named_by_sweep(arguments: Sequence[str]) -> list[str]:
 
 def _key(argument: str) -> str:
     return argument.partition("=")[0].lstrip("+~")
-
-
-def quoted(value: str) -> str:
-    """A value for the command line, quoted if Hydra would parse it otherwise."""
-    if re.fullmatch(r"[\w./:-]+", value):
-        return value
-    escaped = value.replace("'", "\\'")
-    return f"'{escaped}'"

@@ -13,6 +13,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sdlora.cli.written_values import for_shell
 from sdlora.config.field_words import KEY_OF
 from sdlora.config.keys import ANY_NAME, all_keys, nearest_key, schema_key
 
@@ -51,7 +52,11 @@ def explain(
         if isinstance(item, OverrideParseException):
             return _unreadable(item.override)
     if several := re.match(r"\s*Ambiguous value for argument '(.*)'", str(chain[0])):
-        return f"{several[1]}: holds several values; add -m to run once with each, or [] for a list"
+        key, _, value = several[1].partition("=")
+        return (
+            f"{several[1]}: holds several values; add -m to run once with each, write "
+            f"{key}=[{value}] for a list, or {for_shell(key, value)} for one text"
+        )
     key = _full_key(chain)
     if key is None:
         return _first_line(chain[0]) or type(chain[0]).__name__
@@ -282,9 +287,10 @@ def _missing_choice(error: MissingConfigException, folders: Sequence[Path]) -> s
 def _unreadable(override: str) -> str:
     if "=" not in override:
         return f"{override}: is not KEY=VALUE; write {override}=VALUE"
+    key, _, value = override.partition("=")
     return (
-        f"{override}: cannot be read as KEY=VALUE; close every bracket, and put single quotes "
-        "around a value that holds commas, spaces, brackets or letters such as é"
+        f"{override}: cannot be read as KEY=VALUE; close every bracket and quote, or, if all of it "
+        f"is one text, write {for_shell(key, value)}"
     )
 
 
