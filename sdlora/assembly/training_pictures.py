@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sdlora.assembly.base_model import model_source
-from sdlora.assembly.class_pictures import class_folder
+from sdlora.assembly.class_pictures import class_folder, lacking_class_pictures
 from sdlora.assembly.data_source import (
     file_index,
     held_out,
@@ -150,10 +150,11 @@ def _with_class_pictures(
 ) -> PictureSource:
     """The source with its class pictures, unless a check runs before they are drawn."""
     others = class_folder(data.prior, folder)
-    if is_check and not others.is_dir():
+    if is_check and (lacking := lacking_class_pictures(data.prior, folder)):
         progress.print(
-            f"note: the run will draw {data.prior.num_pictures} class pictures into {others}; they "
-            "are not in this check"
+            f"note: the run will draw {lacking} class pictures into {others}; they are not in this "
+            "check"
         )
+    if is_check and not others.is_dir():
         return source
     return with_class_pictures(source, others, data, index, progress)
