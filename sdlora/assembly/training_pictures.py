@@ -20,6 +20,7 @@ from sdlora.data.captions.recipe import check_frame
 from sdlora.data.pictures.buckets import bucket_sizes
 from sdlora.data.pictures.cuts import Size
 from sdlora.data.pictures.faces import require_detector
+from sdlora.data.pictures.picture import ERROR
 from sdlora.data.selection.measures import Measures
 from sdlora.data.selection.picture_set import PictureSet, selected_set, whole_set
 from sdlora.data.sources.file_index import FileIndex
@@ -93,7 +94,8 @@ def held_out_pictures(
     if data.val_root is None and not found.geometry:
         return None  # pictures for the scores need no captions
     for finding in found.source.findings:
-        progress.print(f"validation: left out: {finding}")
+        left_out = "left out: " * (finding.severity == ERROR)
+        progress.print(f"validation: {left_out}{finding}")
     return found if found.geometry else None
 
 
