@@ -75,7 +75,7 @@ def _listed(root: str) -> tuple[list[str], bool]:
         return [], False
     for entry in entries:
         name = entry.name
-        if not os.path.isdir(entry.path):  # False, too, for links in a circle
+        if not _is_folder(entry):
             is_picture = os.path.splitext(name)[1].casefold() in PICTURE_SUFFIXES
             has_pictures |= is_picture and not is_hidden(name)
         elif not (
@@ -87,6 +87,13 @@ def _listed(root: str) -> tuple[list[str], bool]:
         ):
             names.append(name)
     return names, has_pictures
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
 
 
 def _doubt(names: Sequence[str], numbers: Sequence[str], has_pictures: bool) -> str | None:
