@@ -142,7 +142,7 @@ def raise_first(failed: Sequence[JobReturn]) -> None:
 
 def jobs_of(folder: Path, cells: Sequence[Any], shared: Sequence[str]) -> list[list[str]]:
     """Overrides of each cell that is not done; a killed one resumes from its checkpoint."""
-    from sdlora.cli.arguments import quoted
+    from sdlora.cli.written_values import quoted
     from sdlora.runs.checkpoints import CHECKPOINTS, steps_on_disk
     from sdlora.sweep.state import DONE, read_state
 

@@ -24,6 +24,15 @@ def class_folder(prior: PriorConfig, folder: Path) -> Path:
     return located(prior.root) if prior.root else folder / FOLDER
 
 
+def lacking_class_pictures(prior: PriorConfig, folder: Path) -> int:
+    """How many class pictures the base still has to draw; ``folder``: the run's."""
+    return max(0, prior.num_pictures - _num_pictures(class_folder(prior, folder)))
+
+
+def _num_pictures(folder: Path) -> int:
+    return sum(path.suffix.casefold() in PICTURE_SUFFIXES for path in folder.rglob("*"))
+
+
 def draw_missing_class_pictures(config: TrainConfig, folder: Path, progress: Progress) -> None:
     """Fill the folder of class pictures up to ``data.prior.num_pictures``, as DreamBooth does.
 
@@ -32,8 +41,8 @@ def draw_missing_class_pictures(config: TrainConfig, folder: Path, progress: Pro
     prior = config.data.prior
     target = class_folder(prior, folder)
     target.mkdir(parents=True, exist_ok=True)
-    there = sum(path.suffix.casefold() in PICTURE_SUFFIXES for path in target.rglob("*"))
-    lacking = prior.num_pictures - there
+    there = _num_pictures(target)
+    lacking = lacking_class_pictures(prior, folder)
     if lacking <= 0:
         return
     progress.print(f"the base draws {lacking} class pictures into {target}")

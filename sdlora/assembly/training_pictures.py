@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sdlora.assembly.base_model import model_source
-from sdlora.assembly.class_pictures import class_folder
+from sdlora.assembly.class_pictures import class_folder, lacking_class_pictures
 from sdlora.assembly.data_source import (
     file_index,
     held_out,
@@ -20,6 +20,7 @@ from sdlora.data.captions.recipe import check_frame
 from sdlora.data.pictures.buckets import bucket_sizes
 from sdlora.data.pictures.cuts import Size
 from sdlora.data.pictures.faces import require_detector
+from sdlora.data.pictures.picture import ERROR
 from sdlora.data.selection.measures import Measures
 from sdlora.data.selection.picture_set import PictureSet, selected_set, whole_set
 from sdlora.data.sources.file_index import FileIndex
@@ -93,7 +94,8 @@ def held_out_pictures(
     if data.val_root is None and not found.geometry:
         return None  # pictures for the scores need no captions
     for finding in found.source.findings:
-        progress.print(f"validation: left out: {finding}")
+        left_out = "left out: " * (finding.severity == ERROR)
+        progress.print(f"validation: {left_out}{finding}")
     return found if found.geometry else None
 
 
@@ -150,10 +152,11 @@ def _with_class_pictures(
 ) -> PictureSource:
     """The source with its class pictures, unless a check runs before they are drawn."""
     others = class_folder(data.prior, folder)
-    if is_check and not others.is_dir():
+    if is_check and (lacking := lacking_class_pictures(data.prior, folder)):
         progress.print(
-            f"note: the run will draw {data.prior.num_pictures} class pictures into {others}; they "
-            "are not in this check"
+            f"note: the run will draw {lacking} class pictures into {others}; they are not in this "
+            "check"
         )
+    if is_check and not others.is_dir():
         return source
     return with_class_pictures(source, others, data, index, progress)

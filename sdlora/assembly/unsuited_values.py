@@ -42,7 +42,7 @@ def training_notes(config: TrainConfig) -> list[str]:
 
 
 def drawn_world_notes(
-    model: ModelConfig, prompts: str | None, evaluation: EvaluationConfig
+    model: ModelConfig, prompts: str | list[str] | None, evaluation: EvaluationConfig
 ) -> list[str]:
     """What belongs to the drawn portraits of the embedded base, with a model of real pictures.
 

@@ -2,13 +2,14 @@
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from sdlora.cli.written_values import quoted, readable
+from sdlora.config.epochs import EPOCH_KEYS
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.keys import all_keys
 from sdlora.runtime.places import RUN_CONFIG
@@ -32,13 +33,30 @@ def prepared_arguments(arguments: Sequence[str], schema: type) -> list[str]:
     Raises:
         ValueError: If ``resume=`` does not name a run folder.
     """
-    given = opened_shortcuts(arguments)
+    is_sweep = any(item in MULTIRUN or item.startswith("sweep=") for item in arguments)
+    given = opened_shortcuts(readable(arguments, is_sweep=is_sweep))
+    refuse_two_units(given)
     if schema is EvaluateConfig:
         given = written_where_it_lies(listed(given, schema))
     else:
         given = resumed_arguments(listed_roots(given))
     ordered = flags_first(opened_options(given, schema))
     return named_by_sweep(ordered) if schema is EvaluateConfig else ordered
+
+
+def refuse_two_units(arguments: Sequence[str]) -> None:
+    """Refuse a length or an interval that is given in epochs and in steps.
+
+    Raises:
+        ValueError: Naming both keys.
+    """
+    given = {_key(item): item for item in arguments if not item.endswith("=null")}
+    for in_epochs, in_steps in EPOCH_KEYS.items():
+        if in_epochs in given and in_steps in given:
+            raise ValueError(
+                f"{given[in_epochs]}: says in epochs what {given[in_steps]} says in steps; leave "
+                "out one of them"
+            )
 
 
 def listed(arguments: Sequence[str], schema: type) -> list[str]:
@@ -194,23 +212,3 @@ def named_by_sweep(arguments: Sequence[str]) -> list[str]:
 
 def _key(argument: str) -> str:
     return argument.partition("=")[0].lstrip("+~")
-
-
-def as_typed(value: Any) -> str:
-    """A plain value as it is typed on the command line; ``None`` in a mapping is left out."""
-    if isinstance(value, Mapping):
-        known = {key: each for key, each in value.items() if each is not None}
-        return "{" + ",".join(f"{key}:{as_typed(each)}" for key, each in known.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(as_typed, value)) + "]"
-    if isinstance(value, str):
-        return quoted(value)
-    return "null" if value is None else str(value).lower()
-
-
-def quoted(value: str) -> str:
-    """A value for the command line, quoted if Hydra would parse it otherwise."""
-    if re.fullmatch(r"[\w./:-]+", value):
-        return value
-    escaped = value.replace("'", "\\'")
-    return f"'{escaped}'"

@@ -14,6 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdlora.cli.stored_config import OVERLAYS
+from sdlora.cli.written_values import for_shell
+from sdlora.config.field_words import KEY_OF
 from sdlora.config.keys import ANY_NAME, all_keys, nearest_key, schema_key
 
 KINDS = {
@@ -51,7 +53,11 @@ def explain(
         if isinstance(item, OverrideParseException):
             return _unreadable(item.override)
     if several := re.match(r"\s*Ambiguous value for argument '(.*)'", str(chain[0])):
-        return f"{several[1]}: holds several values; add -m to run once with each, or [] for a list"
+        key, _, value = several[1].partition("=")
+        return (
+            f"{several[1]}: holds several values; add -m to run once with each, write "
+            f"{key}=[{value}] for a list, or {for_shell(key, value)} for one text"
+        )
     key = _full_key(chain)
     if key is None:
         return _first_line(chain[0]) or type(chain[0]).__name__
@@ -97,7 +103,11 @@ def unknown_key(
         return f"{shown(key, value)}{where}: unknown key; --cfg hydra shows all of Hydra's"
     taken = _groups(folders) & set(getattr(schema, "GROUPS", _groups(folders)))
     groups = [] if "." in key else sorted(taken)
-    near = next(iter(get_close_matches(key, groups, n=1)), None) or nearest_key(key, schema)
+    near = (
+        _of_the_field(key, schema, groups)
+        or next(iter(get_close_matches(key, groups, n=1)), None)
+        or nearest_key(key, schema)
+    )
     hint = f"did you mean {near}? " if near else ""
     known = all_keys(schema)
     parent, _, name = key.rpartition(".")
@@ -108,6 +118,19 @@ def unknown_key(
     if parent and names:
         hint += f"{parent} has {', '.join(each for each in names if each != ANY_NAME)}"
     return f"{shown(key, value)}{where}: unknown key; {hint or '--cfg job lists all keys'}".strip()
+
+
+def _of_the_field(key: str, schema: type, groups: Sequence[str]) -> str | None:
+    """The key that is meant by a word of the field, such as ``lora.r`` by ``rank``."""
+    parent, _, word = key.rpartition(".")
+    meant = KEY_OF.get(word.casefold().replace("-", "_"))
+    if meant is None:
+        return None
+    known = all_keys(schema)
+    beside = f"{parent}.{meant.rpartition('.')[2]}"  # lora.unet.rank is lora.unet.r
+    if parent and schema_key(beside, known) in known:
+        return beside
+    return meant if meant in groups or schema_key(meant, known) in known else None
 
 
 def unknown_keys(composed: DictConfig, schema: type) -> dict[str, Any]:
@@ -270,9 +293,10 @@ def _missing_choice(error: MissingConfigException, folders: Sequence[Path]) -> s
 def _unreadable(override: str) -> str:
     if "=" not in override:
         return f"{override}: is not KEY=VALUE; write {override}=VALUE"
+    key, _, value = override.partition("=")
     return (
-        f"{override}: cannot be read as KEY=VALUE; close every bracket, and put single quotes "
-        "around a value that holds commas, spaces, brackets or letters such as é"
+        f"{override}: cannot be read as KEY=VALUE; close every bracket and quote, or, if all of it "
+        f"is one text, write {for_shell(key, value)}"
     )
 
 

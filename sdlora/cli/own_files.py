@@ -7,8 +7,8 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from sdlora.cli.arguments import quoted
 from sdlora.cli.stored_config import OVERLAYS
+from sdlora.cli.written_values import quoted
 from sdlora.config.rules import ConfigError
 
 _NAMED = re.compile(rf"(\+?(?:{'|'.join(OVERLAYS)})=)(.*)", re.DOTALL)

@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from omegaconf import OmegaConf
 from torch import distributed
 
-from sdlora.cli.arguments import quoted
+from sdlora.cli.written_values import quoted
 from sdlora.config.rules import require
 from sdlora.config.trainer import TrainerConfig
 from sdlora.runtime.program import FOLLOWS, TRACEBACK, USER_ERROR, is_for_users, process_rank

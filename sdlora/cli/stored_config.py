@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from sdlora.config.epochs import EPOCH_KEYS
 from sdlora.config.keys import ANY_NAME, all_keys, flat, schema_key
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
@@ -58,6 +59,9 @@ def laid_under(
             OmegaConf.update(composed, name, value)
         for key, value in {**dict(_open_values(plain)), **values}.items():
             OmegaConf.update(composed, key, value, merge=False)
+        for in_epochs, in_steps in EPOCH_KEYS.items():  # what is given counts, in whichever unit
+            if in_steps in given and in_epochs not in given:
+                OmegaConf.update(composed, in_epochs, None)
     return composed
 
 

@@ -6,6 +6,7 @@ from omegaconf import MISSING
 
 from sdlora.config.rules import (
     require_count,
+    require_rate,
 )
 
 
@@ -15,10 +16,15 @@ class CheckpointConfig:
 
     every_n_steps: int = MISSING
     """Optimizer steps between checkpoints; 0: only the last."""
+    every_n_epochs: float | None = None
+    """Epochs between checkpoints, in place of ``every_n_steps``, which they become; > 0.
+    ``null``: as that says."""
     keep_last: int | None = None
     """How many checkpoints stay on disk; ``null``: all."""
 
     def __post_init__(self) -> None:
         require_count("checkpoint.every_n_steps", self.every_n_steps, 0)
+        if self.every_n_epochs is not None:
+            require_rate("checkpoint.every_n_epochs", self.every_n_epochs)
         if self.keep_last is not None:
             require_count("checkpoint.keep_last", self.keep_last)

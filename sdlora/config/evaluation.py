@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from sdlora.config.rules import require, require_choice, require_count
+from sdlora.config.rules import require, require_choice, require_count, require_rate
 from sdlora.config.score_kinds import KINDS, kind
 
 STOP, WARN = "stop", "warn"
@@ -64,6 +64,9 @@ class EvaluationConfig:
     before training; ``warn`` goes on, and the end of the run says which scores are missing."""
     every_n_steps: int = MISSING
     """Optimizer steps between scores; 0: only at the end."""
+    every_n_epochs: float | None = None
+    """Epochs between scores, in place of ``every_n_steps``, which they become; > 0.
+    ``null``: as that says."""
     scales: list[float] = field(default_factory=list)
     """Strengths at which the chosen adapter of a run is also scored at its end, such as
     ``[0.6,0.8]``; 1, as trained, always is. ``evaluate.py`` has ``lora_scale`` instead."""
@@ -96,7 +99,7 @@ class EvaluationConfig:
         if self.stop_patience is not None:
             require_count("evaluation.stop_patience", self.stop_patience)
             require(
-                self.select != "none" and self.every_n_steps > 0,
+                self.select != "none" and (self.every_n_steps > 0 or bool(self.every_n_epochs)),
                 "evaluation.stop_patience",
                 self.stop_patience,
                 "needs evaluation.select and evaluation.every_n_steps > 0",
@@ -110,6 +113,8 @@ class EvaluationConfig:
         require_choice("evaluation.aesthetic.name", self.aesthetic.name, ("aesthetic", "none"))
         self._check_features()
         require_count("evaluation.every_n_steps", self.every_n_steps, 0)
+        if self.every_n_epochs is not None:
+            require_rate("evaluation.every_n_epochs", self.every_n_epochs)
         require(
             all(math.isfinite(scale) for scale in self.scales),
             "evaluation.scales",

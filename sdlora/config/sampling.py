@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
 from sdlora.config.rules import (
     require,
     require_count,
+    require_rate,
 )
 
 CAPTIONS = "captions"
@@ -18,10 +20,11 @@ CAPTIONS = "captions"
 class SamplingConfig:
     """Which validation pictures are drawn, how, and how often."""
 
-    prompts: str | None = MISSING
+    prompts: Any = MISSING  # OmegaConf merges no ``str | list[str] | None``
     """Text file with one prompt a line, or ``example:NAME`` for a shipped one; blank lines are left
-    out. ``captions``: the different captions of the held-out pictures, or, where none of these has
-    one, of the training pictures. ``null`` for an unconditional model: each seed is a picture."""
+    out. A list, such as ``[a man in snow,a man at sea]``: the prompts themselves. ``captions``: the
+    different captions of the held-out pictures, or, where none of these has one, of the training
+    pictures. ``null`` for an unconditional model: each seed is a picture."""
     num_prompts: int | None = None
     """Number of prompts to use, from the first; ``null``: all of a file, 8 captions."""
     prompt_prefix: str = MISSING
@@ -45,13 +48,19 @@ class SamplingConfig:
     """Pictures drawn in one batch; >= 1."""
     every_n_steps: int = MISSING
     """Optimizer steps between validation pictures; 0: only at the end."""
+    every_n_epochs: float | None = None
+    """Epochs between validation pictures, in place of ``every_n_steps``, which they become; > 0.
+    ``null``: as that says."""
     num_preview: int = MISSING
     """Number of prompts that are drawn for a preview while training; >= 1."""
 
     def __post_init__(self) -> None:
+        self.prompts = _checked_prompts(self.prompts)
         for name in ("num_steps", "batch_size", "num_preview"):
             require_count(f"sampling.{name}", getattr(self, name))
         require_count("sampling.every_n_steps", self.every_n_steps, 0)
+        if self.every_n_epochs is not None:
+            require_rate("sampling.every_n_epochs", self.every_n_epochs)
         if self.num_prompts is not None:
             require_count("sampling.num_prompts", self.num_prompts)
             require(
@@ -70,3 +79,17 @@ class SamplingConfig:
             self.guidance_scale,
             "must be a finite number >= 0",
         )
+
+
+def _checked_prompts(prompts: Any) -> str | list[str] | None:
+    """The prompts as text; a list holds at least one, and none without words."""
+    key = "sampling.prompts"
+    if not isinstance(prompts, list):
+        is_text = prompts is None or isinstance(prompts, str)
+        require(is_text, key, prompts, "must be a text file, a list of prompts, or captions")
+        return None if prompts is None else str(prompts)
+    found = [" ".join(str(prompt).split()) for prompt in prompts]
+    nested = any(isinstance(prompt, list | dict) for prompt in prompts)
+    reason = "needs prompts with words, such as [a man in snow,a man at sea]"
+    require(bool(found) and all(found) and not nested, key, prompts, reason)
+    return found

@@ -25,6 +25,9 @@ class TrainerConfig:
 
     max_steps: int = MISSING
     """Optimizer steps of the run; epochs follow from it. >= 1."""
+    max_epochs: float | None = None
+    """Length of the run in epochs, turned into ``max_steps``, in place of it; > 0. ``null``: as
+    ``max_steps`` says."""
     accelerator: str = MISSING
     """``auto``, ``cpu``, ``gpu`` or ``mps``."""
     devices: int = MISSING
@@ -75,6 +78,8 @@ class TrainerConfig:
             self.devices,
             "mps has one device; set it and trainer.num_nodes to 1",
         )
+        if self.max_epochs is not None:
+            require_rate("trainer.max_epochs", self.max_epochs)
         for name in ("gradient_checkpointing", "offload"):
             value = getattr(self, name)
             is_known = isinstance(value, bool) or value == "auto"

@@ -29,6 +29,7 @@ FREE_KEYS = (
     "export",
     "sweep",
     "trainer.max_steps",
+    "trainer.max_epochs",
     "trainer.log_every_n_steps",
     "trainer.accelerator",
     "trainer.timeout_min",

@@ -22,7 +22,7 @@ from typing import Any
 import platformdirs
 import yaml
 
-from sdlora.cli.arguments import as_typed
+from sdlora.cli.written_values import as_typed
 from sdlora.config.rules import ConfigError
 from sdlora.config.sampling import CAPTIONS
 from sdlora.runs.stored_paths import PATHS

@@ -33,7 +33,7 @@ class Prompt:
 
 
 def prompts_of(config: SamplingConfig, captions: Sequence[str] = ()) -> tuple[Prompt, ...]:
-    """Every prompt of the file with every seed; without a file, each seed once.
+    """Every prompt of the list or file with every seed; without prompts, each seed once.
 
     Args:
         config: Prompts and seeds.
@@ -52,6 +52,8 @@ def prompts_of(config: SamplingConfig, captions: Sequence[str] = ()) -> tuple[Pr
 def _texts(config: SamplingConfig, captions: Sequence[str]) -> Sequence[str]:
     if config.prompts is None:
         return [""]
+    if isinstance(config.prompts, list):
+        return config.prompts
     if config.prompts != CAPTIONS:
         return read_prompts(located(config.prompts))
     if not captions:

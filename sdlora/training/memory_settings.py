@@ -32,7 +32,7 @@ class StepMemory:
     """The cost of a step under other settings.
 
     Attributes:
-        batch_size: Pictures of the batch that ``estimate`` is about.
+        batch_size: Pictures of the batch that ``estimate`` is about: the largest that occurs.
         estimate: Whether activations are recomputed -> the cost of a step with all weights.
         idle_bytes: Weights that no step calls.
         quantised_bytes: Bytes of weights that quantisation saves.
@@ -50,11 +50,13 @@ class StepMemory:
         whole = self.estimate(settings.gradient_checkpointing)
         saved = self.idle_bytes * settings.offload
         saved += self.quantised_bytes * (settings.quantise is not None)
+        num_pictures = min(settings.batch_size, self.batch_size)
         return replace(
             whole,
             weights=whole.weights - saved,
-            activations=whole.activations * settings.batch_size // self.batch_size,
-            forward_flops=whole.forward_flops * settings.batch_size // self.batch_size,
+            activations=whole.activations * num_pictures // self.batch_size,
+            forward_flops=whole.forward_flops * num_pictures // self.batch_size,
+            num_pictures=num_pictures,
         )
 
 

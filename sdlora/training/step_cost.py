@@ -46,6 +46,7 @@ class StepCost:
         activations: Further bytes of forward and backward pass.
         forward_flops: Floating point operations of the forward pass, by torch's counter: those of
             matrix products, convolutions and attention.
+        num_pictures: Pictures of the step's largest batch.
     """
 
     weights: int
@@ -53,6 +54,7 @@ class StepCost:
     gradients: int
     activations: int
     forward_flops: int
+    num_pictures: int
 
     @property
     def new(self) -> int:
@@ -94,6 +96,7 @@ def step_cost(
         gradients=gradients,
         activations=activations,
         forward_flops=flops,
+        num_pictures=shape.num_pictures,
     )
 
 

@@ -47,7 +47,11 @@ def test_it_needs_no_model(
     assert "sides are multiples of 64 px" in told
     assert "not checked: whether captions fit its tokenizer" in told
     assert "the run will draw 100 class pictures into" in told
-    assert "pictures are held out (data.val_fraction)" in told
+    held_out = next(line for line in told.splitlines() if "are held out (data.val_fr" in line)
+    sheet = json.loads((run / "dataset.json").read_text("utf-8"))
+    trained = {each["name"] for each in sheet["pictures"]}
+    names = held_out.rpartition(": ")[2].removesuffix(", ...").split(", ")
+    assert set(names) <= {f"{number:02d}.jpg" for number in range(12)} - trained
     sheet = json.loads((run / "dataset.json").read_text("utf-8"))
     assert {tuple(each["size"]) for each in sheet["buckets"]} == {
         (640, 384),
@@ -57,6 +61,28 @@ def test_it_needs_no_model(
     assert 0 < sheet["counts"]["pictures"] < 12
     assert f"Look at: {(run / 'contact_sheet.png').as_posix()}" in told
     assert not (run / "class_pictures").exists()
+
+
+def test_class_pictures_that_are_there_count(
+    photos: Path, train_here: TrainHere, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    classes = tmp_path / "classes"
+    classes.mkdir()
+    Image.new("RGB", (64, 64), "red").save(classes / "a.png")
+    train_here(
+        "check=true",
+        *NOT_HERE,
+        f"data.root={photos}",
+        "data.prior.mode=class",
+        "data.prior.prompt=a thing",
+        f"data.prior.root={classes}",
+        "data.prior.num_pictures=5",
+        "evaluation=none",
+        f"run_dir={tmp_path / 'check'}",
+    )
+    told = capsys.readouterr().out
+    assert f"the run will draw 4 class pictures into {classes}; they are not in this" in told
+    assert "training includes 1 class pictures" in told
 
 
 def test_a_resolution_that_the_family_cannot_take_is_refused_without_its_files(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdlora.cli.arguments import quoted
+from sdlora.cli.written_values import quoted
 from sdlora.data.pictures import formats
 from tests.smoke.conftest import SMALL, TrainHere
 
@@ -158,3 +158,32 @@ def test_file_names_as_captions(
     assert [each["caption"] for each in sheet["pictures"]] == ["a red car"]
     told = message_of(*asked, "data.captions.from_name=true", "data.captions.default=a car")
     assert told.startswith("data.captions.from_name=True: and data.captions.default are both for")
+
+
+@pytest.mark.slow
+def test_names_of_any_letters_and_prompts_on_the_command_line(
+    tmp_path: Path,
+    random_base: Path,
+    train_here: TrainHere,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for number in range(2):
+        photo(tmp_path / "été (1)" / f"{number}.png", number)
+    train_here(
+        *SMALL[:1],
+        *SMALL[2:],
+        f"model.path={random_base}",
+        f"data.root={tmp_path}/été (1)",
+        "data.captions.default=it's a café",
+        "sampling.prompts=[a man in snow,un café]",
+        "trainer.max_steps=1",
+        "run_dir=~/out",
+    )
+    prompts = json.loads((tmp_path / "out" / "samples" / "prompts.json").read_text("utf-8"))
+    assert "un café" in json.dumps(prompts, ensure_ascii=False)
+    sheet = json.loads((tmp_path / "out" / "dataset.json").read_text("utf-8"))
+    assert [each["caption"] for each in sheet["pictures"]] == ["it's a café"] * 2
+    train_here("resume=~/out", "trainer.max_steps=2")
+    assert (tmp_path / "out" / "checkpoints" / "step_0000002").is_dir()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
-from sdlora.cli.arguments import quoted
+from sdlora.cli.written_values import quoted
 from sdlora.commands.train import preparation
 from sdlora.training.callbacks.stopping import StopSignals
 from sdlora.training.module import DiffusionModule

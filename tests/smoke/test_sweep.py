@@ -226,7 +226,10 @@ def test_what_cannot_be_a_sweep_is_told(message_of: Callable[..., str], tmp_path
     told = message_of("-m", "seed=range(0,1000000)", folder)  # each is not parsed first
     assert told.startswith("sweep.max_jobs=50: 1000000 runs are too many; set ")
     told = message_of("seed=1,2")
-    assert told == "seed=1,2: holds several values; add -m to run once with each, or [] for a list"
+    assert told == (
+        "seed=1,2: holds several values; add -m to run once with each, write seed=[1,2] for a "
+        "list, or \"seed='1,2'\" for one text"
+    )
     told = message_of("sweep=seeds", f"run_dir={tmp_path}")
     assert told.startswith(f"hydra.run.dir={tmp_path}: names the folder of one run; a sweep's is ")
     (tmp_path / "file").touch()

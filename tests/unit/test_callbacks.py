@@ -773,7 +773,6 @@ def test_a_step_keeps_its_preview_and_the_best_one_all_its_pictures(
     assert counts == {1: 1, 2: 3, 3: 1, 4: 3, 5: 1, 6: 1}  # 2 was the best when it was drawn
 
 
-def test_other_errors_while_drawing_end_the_run(family: StableDiffusion, tmp_path: Path) -> None:
 def test_other_errors_while_drawing_are_said_once_and_end_no_run(
     family: StableDiffusion, tmp_path: Path
 ) -> None:

@@ -49,7 +49,7 @@ def expected_seconds(run: TrainingRun, cost: StepCost) -> tuple[float, float]:
     steps = max(0, config.trainer.max_steps - done) * config.trainer.accumulate_grad_batches
     computed = steps * passes * cost.forward_flops
     calls = sampling.num_steps * (2 if sampling.guidance_scale > 1 else 1)
-    drawn = num_drawn(run, done) * calls * cost.forward_flops / config.data.batch_size
+    drawn = num_drawn(run, done) * calls * cost.forward_flops / cost.num_pictures
     return computed / (SHARE * rate), drawn / (DRAWING_SHARE * rate)
 
 

@@ -17,6 +17,7 @@ from sdlora.assembly.new_word import check_new_word, teach
 from sdlora.assembly.training_batches import batches_per_epoch, datamodule, training_batches
 from sdlora.assembly.validation_prompts import ValidationPrompts, validation_prompts
 from sdlora.assembly.validation_set import validation_loss
+from sdlora.commands.train.epochs import in_steps
 from sdlora.commands.train.from_lora import compare_with_recipe
 from sdlora.commands.train.kept_plan import as_planned_before, asked
 from sdlora.commands.train.preflight import plan
@@ -89,7 +90,8 @@ def prepared(
     check_new_word(config, found, prompts.drawn, progress)
     is_settled = config.resume is not None and bool(read_config(folder)[1])
     planned = plan(config, found, trainer, progress, is_resumed=is_settled)
-    config = planned.config
+    config = in_steps(planned.config, found, progress)
+    trainer.fit_loop.epoch_loop.max_steps = config.trainer.max_steps
     trainer.accumulate_grad_batches = config.trainer.accumulate_grad_batches
     held_out = held_out if is_first else None
     of_files = base_hashes(config.model, config.data) | init_hashes(config.lora)

@@ -11,7 +11,7 @@ from sdlora.assembly.new_word import tokenizers
 from sdlora.assembly.training_pictures import held_out_pictures, training_pictures
 from sdlora.config.data import DataConfig
 from sdlora.config.train import TrainConfig
-from sdlora.data.pictures.picture import ERROR
+from sdlora.data.pictures.picture import ERROR, listed
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sheet import data_sheet as sheet
 from sdlora.data.sheet import sheet_output as check
@@ -67,7 +67,10 @@ def run_pictures(
             if config.data.val_fraction is None
             else "data.val_fraction"
         )
-        progress.print(f"{count} of {count + len(data.geometry)} pictures are held out ({why})")
+        names = listed([picture.name for picture in held_out.source.pictures])
+        progress.print(
+            f"{count} of {count + len(data.geometry)} pictures are held out ({why}): {names}"
+        )
     return data, held_out
 
 

@@ -1,5 +1,6 @@
 """Estimate of a training step on the model without its weights."""
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from sdlora.assembly.empty_model import empty_family
 from sdlora.assembly.optimizer import optimizer
 from sdlora.config.train import TrainConfig
 from sdlora.data.captions.recipe import is_static
+from sdlora.data.pictures.cuts import Size
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.models.families import description_of
 from sdlora.models.family import Family
@@ -56,7 +58,7 @@ def batch_shape(config: TrainConfig, pictures: PictureSet, family: Family) -> Ba
     """Shape of the run's largest batch."""
     data = config.data
     is_cached = data.cache.mode != "off" and not is_streamed(data)
-    sizes = [geometry.bucket for geometry in pictures.geometry]
+    num_pictures, size = _largest_batch(config, pictures)
     embeddings = None
     trains_text = adapters.trains_text(config.lora, config.model.family)
     if is_cached and family.text_encoders and is_static(data.captions) and not trains_text:
@@ -64,11 +66,26 @@ def batch_shape(config: TrainConfig, pictures: PictureSet, family: Family) -> Ba
             ids = family.tokenize([""]).ids.to(next(family.denoiser.parameters()).device)
             embeddings = tuple(family.encode_prompts(ids).shape[1:])
     return BatchShape(
-        num_pictures=data.batch_size,
-        size=max(sizes or [(data.resolution, data.resolution)], key=lambda size: size[0] * size[1]),
+        num_pictures=num_pictures,
+        size=size,
         has_latents=is_cached,
         embeddings=embeddings,
     )
+
+
+def _largest_batch(config: TrainConfig, pictures: PictureSet) -> tuple[int, Size]:
+    """Number and size of the pictures of the batch with the most pixels.
+
+    A batch holds pictures of one size, and no more than an epoch shows of it.
+    """
+    data = config.data
+    if is_streamed(data) or not pictures.geometry:
+        return data.batch_size, (data.resolution, data.resolution)
+    samples: Counter[Size] = Counter()
+    for picture, cut in zip(pictures.source.pictures, pictures.geometry, strict=True):
+        samples[cut.bucket] += picture.repeats
+    batches = [(min(count, data.batch_size), size) for size, count in samples.items()]
+    return max(batches, key=lambda batch: (batch[0] * batch[1][0] * batch[1][1], batch))
 
 
 def idle_parts(
@@ -133,7 +150,7 @@ def _step_memory(
         return cost
 
     return StepMemory(
-        batch_size=config.data.batch_size,
+        batch_size=shape.num_pictures,
         estimate=estimate,
         idle_bytes=held_bytes(tensors([family.get_submodule(name) for name in idle])),
         quantised_bytes=saved if config.model.quantise is None else 0,

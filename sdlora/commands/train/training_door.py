@@ -38,11 +38,13 @@ def checked(composed: DictConfig, progress: Progress) -> TrainConfig:
     from sdlora.assembly import unsuited_values
     from sdlora.cli import processes
     from sdlora.commands.train import (
-        config_checks,  # imports wait: a typo should not take seconds to be seen
+        config_checks,
+        epochs,  # imports wait: a typo should not take seconds to be seen
     )
 
     config = config_checks.with_found_precision(config)
     config_checks.check(config)
+    epochs.check_epochs(config)
     needs = needed_weights.needed_for_training(config)
     words = [word for word in given if not word.startswith("check=")]
     needed_weights.require_weights(needs, config.evaluation, ["sdlora", "fetch", *words])
@@ -81,9 +83,10 @@ def train(
         with told_what_is_safe(folder, progress, OSError), processes.in_turn(devices.strategy):
             run = preparation.prepared(config, folder, progress, kept, devices, list(overrides))
         if run.is_finished:
+            length = "max_steps" if config.trainer.max_epochs is None else "max_epochs"
             progress.print(
                 f"{folder} is finished: all {run.first_step} steps are done and exported; "
-                "raise trainer.max_steps to continue, or start a new run"
+                f"raise trainer.{length} to continue, or start a new run"
             )
             return run
         with told_what_is_safe(folder, progress):

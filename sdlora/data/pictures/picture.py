@@ -1,6 +1,9 @@
 """What a source knows of a picture without decoding it, and findings of files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+_SHOWN_NAMES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +67,8 @@ class Finding:
 def quoted(name: str) -> str:
     """A file name for a message, escaped if it holds line breaks and the like."""
     return name if name.isprintable() else repr(name)
+
+
+def listed(names: Sequence[str]) -> str:
+    """File names for a note: the first ones."""
+    return ", ".join(map(quoted, names[:_SHOWN_NAMES])) + ", ..." * (len(names) > _SHOWN_NAMES)

@@ -141,8 +141,9 @@ class FolderSource:
         candidates = list(pairing.candidates(list(scan.listings())))
         candidates.sort(key=lambda candidate: candidate.name)
         self.findings += scan.findings + pairing.findings + pairing.unclaimed()
-        stems = {os.path.splitext(candidate.name)[0] for candidate in candidates}
-        self.findings += findings_of_others(scan.others, stems)
+        if scan.others:
+            stems = {os.path.splitext(candidate.name)[0] for candidate in candidates}
+            self.findings += findings_of_others(scan.others, stems)
         self.notes += scan.notes() + pairing.notes()
         filled = {candidate.folder.root for candidate in candidates}
         self.notes += [

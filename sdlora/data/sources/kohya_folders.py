@@ -67,26 +67,37 @@ def layout_of_kohya(root: str) -> str | None:
 
 
 def _listed(root: str) -> tuple[list[str], bool]:
-    """Names of the folders of pictures directly in a root, and whether pictures lie in it."""
-    names, has_pictures = [], False
+    """Names of the folders of pictures directly in a root, and whether pictures lie in it.
+
+    Both are empty where no folder is named with a number, as in nearly every root.
+    """
     try:
-        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
+        with os.scandir(root) as found:
+            entries = list(found)
     except OSError:  # the walk says so
         return [], False
-    for entry in entries:
-        name = entry.name
-        if not os.path.isdir(entry.path):  # False, too, for links in a circle
-            is_picture = os.path.splitext(name)[1].casefold() in PICTURE_SUFFIXES
-            has_pictures |= is_picture and not is_hidden(name)
-        elif not (
-            is_hidden(name)
-            or is_system(name)
-            or is_held_out(name)
-            or name.casefold() in MASK_FOLDERS | CAPTION_FOLDERS
-            or is_own_output(entry.path)
-        ):
-            names.append(name)
-    return names, has_pictures
+    folders = [entry for entry in entries if _is_folder(entry)]
+    if not any(_NAME.fullmatch(folder.name) for folder in folders):
+        return [], False
+    names = sorted(folder.name for folder in folders if _holds_pictures(folder))
+    files = {entry.name for entry in entries} - {folder.name for folder in folders}
+    suffixes = {os.path.splitext(name)[1].casefold() for name in files if not is_hidden(name)}
+    return names, not suffixes.isdisjoint(PICTURE_SUFFIXES)
+
+
+def _holds_pictures(folder: os.DirEntry[str]) -> bool:
+    """Whether a folder is no companion, held out, hidden, or of a run."""
+    name = folder.name
+    has_own_meaning = is_hidden(name) or is_system(name) or is_held_out(name)
+    is_companion = name.casefold() in MASK_FOLDERS | CAPTION_FOLDERS
+    return not (has_own_meaning or is_companion or is_own_output(folder.path))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
 
 
 def _doubt(names: Sequence[str], numbers: Sequence[str], has_pictures: bool) -> str | None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sdlora.data.captions.caption_text import looks_like_caption
 from sdlora.data.pictures.formats import PICTURE_SUFFIXES
-from sdlora.data.pictures.picture import WARNING, Finding, quoted
+from sdlora.data.pictures.picture import WARNING, Finding, listed, quoted
 from sdlora.data.sources.caption_table import (
     METADATA_NAMES,
     TABLE_SUFFIXES,
@@ -26,7 +26,7 @@ from sdlora.data.sources.companions import (
     unmasked,
 )
 from sdlora.data.sources.file_index import FileKey
-from sdlora.data.sources.scan import PICTURE, Folder, Listing, listed
+from sdlora.data.sources.scan import PICTURE, Folder, Listing
 
 
 class Endings:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from sdlora.data.pictures.picture import ERROR, WARNING, Finding, quoted
+from sdlora.data.pictures.picture import ERROR, WARNING, Finding, listed, quoted
 from sdlora.data.sources.file_index import FileKey
 from sdlora.data.sources.folder_names import (
     is_held_out,
@@ -21,8 +21,6 @@ from sdlora.data.sources.folder_names import (
 
 PICTURE = "picture"
 """Kind of files that are counted in folders that are not read."""
-
-_SHOWN_NAMES = 5
 
 
 class Folder(NamedTuple):
@@ -286,8 +284,3 @@ class FolderScan:
 
 def _why(error: OSError) -> str:
     return error.strerror or str(error)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names for a note: the first ones."""
-    return ", ".join(map(quoted, names[:_SHOWN_NAMES])) + ", ..." * (len(names) > _SHOWN_NAMES)

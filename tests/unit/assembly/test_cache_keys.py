@@ -105,6 +105,7 @@ SAME: dict[str, tuple[Any, dict[str, Any]]] = {
     "data.mask_weight": (0.5, {}),
     "data.captions.endings": ([".txt", ".cap"], {}),
     "data.captions.default": ("none", {}),
+    "data.captions.from_name": (True, {}),
     "data.captions.lines": ("first", {}),
     "data.captions.tags": (True, {}),
     "data.captions.separator": ("; ", {}),

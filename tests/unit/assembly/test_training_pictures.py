@@ -244,11 +244,14 @@ def test_held_out_pictures_are_found_or_left_out_by_name(tmp_path: Path) -> None
     assert found is not None
     assert [picture.name for picture in found.source.pictures] == ["d.png"]
     (unseen / "c.txt").unlink()
+    (unseen / "README").write_text("of a friend")
     with progress.console.capture() as shown:
         found = held_out_pictures(config.data, config.model, progress)
     assert found is not None
     assert [picture.name for picture in found.source.pictures] == ["d.png"]
-    assert "validation: left out: c.png: " in shown.get()
+    told = shown.get()
+    assert "validation: left out: c.png: " in told
+    assert "validation: README: is not read" in told
     (unseen / "d.txt").unlink()
     assert held_out_pictures(config.data, config.model, progress) is None
 

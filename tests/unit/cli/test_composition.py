@@ -6,7 +6,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdlora.cli.composition import register_schemas, to_typed
-from sdlora.cli.composition_errors import explain, unknown_keys
+from sdlora.cli.composition_errors import explain, unknown_key, unknown_keys
+from sdlora.config.field_words import KEY_OF, WORDS
+from sdlora.config.keys import all_keys, schema_key
 from sdlora.config.optim import OptimConfig
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
@@ -67,3 +69,19 @@ def test_a_removed_key_that_another_follows_is_named() -> None:
         to_typed(composed, TrainConfig)
     told = explain(error.value, TrainConfig, ["~lora.r"], [CONF])
     assert told == "lora.r: is needed and cannot be removed"
+
+
+def test_each_word_of_the_field_is_a_key_here_and_none_is_a_key_itself() -> None:
+    known = all_keys(TrainConfig)
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+    for word, key in KEY_OF.items():
+        assert key in groups or schema_key(key, known) in known, word
+        assert word not in known, word
+    words = [word for words in WORDS.values() for word in words.split()]
+    assert len(words) == len(set(words)), "a word has two meanings"
+
+
+@pytest.mark.parametrize("word", KEY_OF)
+def test_a_word_of_the_field_is_told_its_key(word: str) -> None:
+    told = unknown_key(word, "1", TrainConfig, [CONF])
+    assert told.startswith(f"{word}=1: unknown key; did you mean {KEY_OF[word]}?")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from sdlora.cli.arguments import as_typed
+from sdlora.cli.written_values import as_typed
 from sdlora.config.keys import all_keys
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig

@@ -28,6 +28,7 @@ FREE_KEYS = {
     "from_lora",
     "run_dir",
     "trainer.max_steps",
+    "trainer.max_epochs",
     "trainer.log_every_n_steps",
     "trainer.accelerator",
     "trainer.timeout_min",

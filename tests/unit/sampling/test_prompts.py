@@ -53,6 +53,16 @@ def test_the_first_prompts_that_call_the_person_call_the_class(prompt_file: Path
     assert class_prompts(prompt_file, 0) == ()
 
 
+def test_a_list_is_the_prompts_themselves() -> None:
+    sampling = sampling_config(
+        prompts=["a man  in snow", 7, "one, two"], num_prompts=None, seeds=[3]
+    )
+    assert [each.text for each in prompts_of(sampling)] == ["a man in snow", "7", "one, two"]
+    for wrong in ([], ["a man", " "], [["nested"]], {"a": 1}, 7):
+        with pytest.raises(ConfigError, match=r"^sampling\.prompts="):
+            sampling_config(prompts=wrong)
+
+
 def test_prompts_that_never_call_the_person_are_an_error(prompt_file: Path) -> None:
     prompt_file.write_text("a man\na skscraper\n", "utf-8")
     with pytest.raises(

@@ -29,6 +29,7 @@ def estimate(is_recomputed: bool) -> StepCost:
         states=GIB // 4,
         activations=(3 if is_recomputed else 6) * GIB,
         forward_flops=600,
+        num_pictures=6,
     )
 
 
@@ -45,6 +46,9 @@ def test_the_cost_of_each_setting() -> None:
     third = MEMORY.cost(replace(NOW, batch_size=2))
     assert (third.activations, third.forward_flops) == (2 * GIB, 200)
     assert third.weights == 4 * GIB
+    assert third.num_pictures == 2
+    # a batch of more pictures than an epoch shows of one size does not occur
+    assert MEMORY.cost(replace(NOW, batch_size=64)) == estimate(False)
 
 
 # weights + 1.2 * (0.5 + activations), in GiB
@@ -96,6 +100,8 @@ def test_batches_divide_evenly() -> None:
 
 
 def test_smaller_weights_leave_more_room() -> None:
-    cost = StepCost(weights=2 * GIB, gradients=0, states=0, activations=GIB, forward_flops=0)
+    cost = StepCost(
+        weights=2 * GIB, gradients=0, states=0, activations=GIB, forward_flops=0, num_pictures=1
+    )
     assert not fits(cost, room=3 * GIB)
     assert fits(replace(cost, weights=GIB), room=3 * GIB)

@@ -17,7 +17,7 @@ from sdlora.commands.train.duration import (
 from sdlora.training.step_cost import StepCost
 from tests.unit.commands.train.test_reuse import train_config
 
-COST = StepCost(weights=0, states=0, gradients=0, activations=0, forward_flops=600)
+COST = StepCost(weights=0, states=0, gradients=0, activations=0, forward_flops=600, num_pictures=6)
 """Of a batch of 6 pictures: 100 each."""
 
 

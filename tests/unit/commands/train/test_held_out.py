@@ -41,7 +41,7 @@ def test_a_tenth_by_itself_and_the_remedy_trains_on_all(photos: Path) -> None:
     assert (trained, unseen) == (27, 3)
     assert said == (
         "3 of 30 pictures are held out (a tenth, for validation loss and scores, as no other "
-        "pictures are held out; data.val_fraction=0 trains on all)"
+        "pictures are held out; data.val_fraction=0 trains on all): p19.png, p27.png, p5.png"
     )
     assert prepared(photos, "data.val_fraction=0") == (30, 0, "")
 

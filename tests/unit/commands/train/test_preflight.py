@@ -26,6 +26,7 @@ def estimate(is_recomputed: bool) -> StepCost:
         states=GIB // 4,
         activations=(1 if is_recomputed else 6) * GIB,
         forward_flops=0,
+        num_pictures=6,
     )
 
 

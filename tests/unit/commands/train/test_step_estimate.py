@@ -28,8 +28,11 @@ SMALL = (
 FROZEN = "lora.text_encoder.method=frozen"
 
 
-def pictures(*sizes: tuple[int, int]) -> Any:
-    return SimpleNamespace(geometry=[SimpleNamespace(bucket=size) for size in sizes])
+def pictures(*sizes: tuple[int, int], repeats: int = 4) -> Any:
+    return SimpleNamespace(
+        geometry=[SimpleNamespace(bucket=size) for size in sizes],
+        source=SimpleNamespace(pictures=[SimpleNamespace(repeats=repeats)] * len(sizes)),
+    )
 
 
 def trainer(forward_context: Callable[[], Any] = nullcontext) -> Any:
@@ -111,6 +114,16 @@ def test_the_shape_is_that_of_the_largest_cached_batch(random_base: Path) -> Non
     assert found == BatchShape(
         num_pictures=3, size=(128, 64), has_latents=True, embeddings=(77, width)
     )
+    # no batch is larger than what an epoch shows of one size: 4 times 96x48 are more than 128x64
+    shown = pictures((96, 48), (128, 64), (96, 48), (96, 48), (96, 48), repeats=1)
+    few = batch_shape(train_config(random_base, "data.batch_size=64", FROZEN), shown, family)
+    assert (few.num_pictures, few.size) == (4, (96, 48))
+    one = batch_shape(
+        train_config(random_base, "data.batch_size=64", FROZEN),
+        pictures((64, 64), repeats=1),
+        family,
+    )
+    assert one.num_pictures == 1
     uncached = replace(config, data=replace(config.data, cache=replace(config.data.cache)))
     uncached.data.cache.mode = "off"
     assert not batch_shape(uncached, pictures((64, 64)), family).has_latents
