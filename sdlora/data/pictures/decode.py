@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sdlora.data.pictures.color_profiles import to_srgb
 from sdlora.data.pictures.formats import PictureError, reader
+from sdlora.data.pictures.jxl_size import jxl_size
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit against decompression bombs; from half of it on, Pillow warns."""
@@ -167,6 +168,8 @@ def _opened(file: Path | BinaryIO) -> Iterator[tuple[ImageFile.ImageFile, Binary
     with ExitStack() as stack:
         stream = stack.enter_context(file.open("rb")) if isinstance(file, Path) else file
         try:
+            if (declared := jxl_size(stream)) is not None:
+                _check_size(declared)
             image = stack.enter_context(reader(stream))
             _check_size(image.size)
             _mend_transparency(image)
