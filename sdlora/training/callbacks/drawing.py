@@ -163,7 +163,7 @@ class Evaluate(OptimizerStepCallback):
         with tolerating("files of the best step"):
             is_best = self._is_best(step, base, evaluation)
         values = {**evaluation.named("eval"), **validated} if scored else {}
-        if values and not self._has_line(step, values):
+        if scored and not self._has_line(step, values):
             self.metrics.append(step, values)
         with tolerating(f"{SAMPLES}/"):
             grid = self._write(step, base, evaluation, whole=is_best)
