@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sdlora.commands.lora.arguments import main
+from sdlora.runs.origin import seal
 from tests.smoke.conftest import SMALL, TrainHere
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -49,6 +50,7 @@ def with_header(file: Path, out: Path, **changed: object) -> Path:
     for name, value in changed.items():
         key = f"sdlora.{name}"
         header[key] = json.dumps({**json.loads(header[key]), **value})  # type: ignore[dict-item]
+    header["sdlora.origin"] = str(seal(json.loads(header["sdlora.config"])))  # by this user
     save_file(load_file(file), out, header)
     return out
 

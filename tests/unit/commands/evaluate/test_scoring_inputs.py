@@ -9,11 +9,13 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.commands.evaluate.run_settings import with_run_settings
 from sdlora.commands.evaluate.scoring_inputs import (
     labels_of_folders,
     named_loras,
     scoring_inputs,
 )
+from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.keys import as_written
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
@@ -21,7 +23,7 @@ from sdlora.evaluation.scores import Scores
 from sdlora.runs.run_config import write_config
 from sdlora.runtime.places import CONF
 from sdlora.runtime.progress import Progress
-from tests.composed import evaluate_config
+from tests.composed import composed_evaluate, evaluate_config
 
 
 @pytest.mark.parametrize(
@@ -100,10 +102,15 @@ def run_on(tmp_path: Path, root: Path, *given: str) -> Path:
     return run
 
 
+def config_of_run(*given: str) -> EvaluateConfig:
+    """The config with what the run brings."""
+    return to_typed(with_run_settings(composed_evaluate(*given), given), EvaluateConfig)
+
+
 def test_a_run_knows_its_model_and_pictures(tmp_path: Path) -> None:
     root = write_pictures(tmp_path / "set", *(f"p{number}" for number in range(20)))
     run = run_on(tmp_path, root, "data.val_fraction=0.5", "model.clip_skip=1")
-    found = scoring_inputs(evaluate_config(f"run={run}"), Progress(enabled=False))
+    found = scoring_inputs(config_of_run(f"run={run}"), Progress(enabled=False))
     assert (found.resolution, found.model.clip_skip) == (48, 1)
     assert [(row.label, row.scale) for row in found.loras] == [("LoRA", 1.0)]
     assert found.loras[0].path == run / "lora" / "pytorch_lora_weights.safetensors"
@@ -113,21 +120,21 @@ def test_a_run_knows_its_model_and_pictures(tmp_path: Path) -> None:
     assert trained
     assert unseen
     assert sorted([*trained, *unseen]) == sorted(f"p{number}.png" for number in range(20))
-    larger = scoring_inputs(evaluate_config(f"run={run}", "resolution=96"), Progress(enabled=False))
+    larger = scoring_inputs(config_of_run(f"run={run}", "resolution=96"), Progress(enabled=False))
     assert larger.resolution == 96
 
 
 def test_a_run_held_out_a_tenth_by_itself(tmp_path: Path) -> None:
     root = write_pictures(tmp_path / "set", *(f"p{number}" for number in range(20)))
     run = run_on(tmp_path, root, "data.val_fraction=null")
-    found = scoring_inputs(evaluate_config(f"run={run}"), Progress(enabled=False))
+    found = scoring_inputs(config_of_run(f"run={run}"), Progress(enabled=False))
     assert found.training is not None
     trained = [picture.name for picture in found.training.pictures]
     unseen = names_of(found.references)
     assert (len(trained), len(unseen)) == (18, 2)
     assert not set(trained) & set(unseen)
     write_pictures(root / "held_out", "other")
-    found = scoring_inputs(evaluate_config(f"run={run}"), Progress(enabled=False))
+    found = scoring_inputs(config_of_run(f"run={run}"), Progress(enabled=False))
     assert names_of(found.references) == ["other.png"]
     assert found.training is not None
     assert len(found.training.pictures) == 20
@@ -137,7 +144,7 @@ def test_a_run_whose_pictures_are_gone_says_so_and_is_scored(tmp_path: Path) -> 
     run = run_on(tmp_path, tmp_path / "gone")
     progress = Progress(enabled=False)
     with progress.console.capture() as said:
-        found = scoring_inputs(evaluate_config(f"run={run}"), progress)
+        found = scoring_inputs(config_of_run(f"run={run}"), progress)
     assert (found.training, found.references) == (None, None)
     assert "note: the run's training pictures no longer exist: " in said.get()
     assert len(found.loras) == 1
