@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from benchmarks.data import write_folder
 from benchmarks.full_size import write_base
@@ -43,12 +44,19 @@ class Bench:
         """Side of the pictures."""
         return TINY_PX if self.is_tiny else SIDES_PX[family]
 
-    def inputs(self, family: str, side_px: int | None = None) -> list[str]:
-        """Model, pictures and device as overrides; written where they are not there yet."""
-        side = side_px or self.side_px(family)
-        pictures = self.folder / f"pictures_{side}"
+    def inputs(self, family: str, *, has_two_shapes: bool = False) -> list[str]:
+        """Model, pictures and device as overrides; written where they are not there yet.
+
+        Args:
+            family: Of the base.
+            has_two_shapes: Every second picture is a lying one, for a second bucket.
+        """
+        side = self.side_px(family)
+        pictures = self.folder / f"pictures_{side}{'_two_shapes' * has_two_shapes}"
         if not pictures.is_dir():
             write_folder(pictures, NUM_PICTURES, side)
+            for path in sorted(pictures.glob("*.jpg"))[::2] if has_two_shapes else ():
+                _make_lying(path)
         given = [
             f"data.root={pictures}",
             f"data.resolution={side}",
@@ -142,6 +150,13 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     file = run / "metrics.jsonl"
     lines = file.read_text("utf-8").split("\n")[:-1] if file.is_file() else []
     return [json.loads(line) for line in lines if line]
+
+
+def _make_lying(path: Path) -> None:
+    """Cut a quarter of a picture's height away."""
+    with Image.open(path) as picture:
+        lying = picture.crop((0, 0, picture.width, picture.height * 3 // 4))
+    lying.save(path, quality=90)
 
 
 def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:

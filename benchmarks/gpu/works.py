@@ -173,7 +173,7 @@ def options(bench: Bench, findings: Findings) -> None:
     side = bench.side_px("sd15")
     buckets = ("data.buckets.mode=auto", f"data.buckets.min_side={side // 2}")
     common = (
-        *bench.inputs("sd15"),
+        *bench.inputs("sd15", has_two_shapes=True),
         *NOTHING_DRAWN,
         *buckets,
         "trainer.max_steps=6",
