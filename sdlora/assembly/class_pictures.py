@@ -8,7 +8,7 @@ from sdlora.assembly import base_model
 from sdlora.assembly.device import compute_device
 from sdlora.config.data_prior import PriorConfig
 from sdlora.config.train import TrainConfig
-from sdlora.data.pictures.formats import PICTURE_SUFFIXES
+from sdlora.data.pictures.picture_formats import PICTURE_SUFFIXES
 from sdlora.runtime.files import atomic_path
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress

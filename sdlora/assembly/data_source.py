@@ -6,7 +6,7 @@ from glob import glob, has_magic
 from pathlib import Path
 
 from sdlora.config.data import CacheConfig, DataConfig, RootConfig
-from sdlora.data.pictures.formats import PICTURE_SUFFIXES
+from sdlora.data.pictures.picture_formats import PICTURE_SUFFIXES
 from sdlora.data.sources.archive import is_archive, unpacked
 from sdlora.data.sources.file_index import FileIndex
 from sdlora.data.sources.folder_names import held_out_folder

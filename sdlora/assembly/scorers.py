@@ -15,7 +15,7 @@ from sdlora.config.rules import ConfigError, check_options, require
 from sdlora.config.sampling import CAPTIONS, SamplingConfig
 from sdlora.config.score_kinds import kind
 from sdlora.data.pictures.decode import read_picture
-from sdlora.data.pictures.formats import PictureError
+from sdlora.data.pictures.picture_formats import PictureError
 from sdlora.data.sources.flat_folder import pictures_directly_in
 from sdlora.data.sources.picture_source import PictureSource, readable
 from sdlora.evaluation.aesthetic import AestheticScorer

@@ -11,8 +11,8 @@ from sdlora.config.captions import CaptionsConfig
 from sdlora.data.captions.recipe import sample_caption
 from sdlora.data.pictures.cuts import cut_out, size_conditioning
 from sdlora.data.pictures.decode import to_tensor, to_unit_range
-from sdlora.data.pictures.formats import PictureError
 from sdlora.data.pictures.picture import quoted
+from sdlora.data.pictures.picture_formats import PictureError
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sources.picture_source import DataError
 from sdlora.models.tokens import token_ids

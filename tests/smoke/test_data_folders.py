@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sdlora.cli.written_values import quoted
-from sdlora.data.pictures import formats
+from sdlora.data.pictures import picture_formats
 from tests.smoke.conftest import SMALL, TrainHere
 
 CHECK = ("check=true", "data.captions.default=a thing")
@@ -25,7 +25,7 @@ def photo(path: Path, number: int = 0) -> None:
 def test_all_that_stops_a_run_is_one_list(
     tmp_path: Path, message_of: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+    monkeypatch.setattr(picture_formats, "find_spec", lambda name: None)
     root = tmp_path / "photos"
     for number, name in enumerate(("web.jfif", "scan.tif", "new.avif", "cut.jpg", "black.png")):
         photo(root / name, number)

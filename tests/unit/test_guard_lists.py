@@ -39,13 +39,13 @@ LISTS = {
     "config.lora.FROM_BASE": {"pissa", "olora"},
     "config.lora.METHODS": {"lora", "full", "frozen"},
     "config.model.PRECISIONS": {"fp32", "bf16", "fp16"},
-    "data.pictures.formats.PICTURE_SUFFIXES": {
+    "data.pictures.picture_formats.PICTURE_SUFFIXES": {
         *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".avif", ".tif", ".tiff"),
         *(".heic", ".heif", ".hif", ".jxl", ".jfif", ".jpe", ".mpo", ".apng", ".avifs"),
         *(".jp2", ".j2k", ".jpx", ".jpf", ".tga", ".qoi", ".ppm", ".pgm", ".pbm", ".pnm"),
     },
-    "data.pictures.formats.PLUGINS": {"HEIF", "JPEG XL"},
-    "data.pictures.formats._FORMATS": {
+    "data.pictures.picture_formats.PLUGINS": {"HEIF", "JPEG XL"},
+    "data.pictures.picture_formats._FORMATS": {
         *("PNG", "JPEG", "WEBP", "BMP", "GIF", "AVIF", "TIFF", "JPEG2000", "QOI", "PPM", "TGA"),
     },
     "data.sources.companions.CAPTION_FOLDERS": {

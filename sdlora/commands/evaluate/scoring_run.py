@@ -29,8 +29,8 @@ from sdlora.config.lora import NewWordConfig
 from sdlora.config.model import ModelConfig
 from sdlora.config.rules import ConfigError
 from sdlora.data.pictures.decode import read_picture
-from sdlora.data.pictures.formats import PictureError
 from sdlora.data.pictures.picture import ERROR
+from sdlora.data.pictures.picture_formats import PictureError
 from sdlora.data.sources.flat_folder import pictures_directly_in
 from sdlora.evaluation.evaluated import Evaluation
 from sdlora.evaluation.evaluator import Evaluator, score_training

@@ -17,7 +17,7 @@ from sdlora.assembly.new_word import check_new_word, teach
 from sdlora.assembly.training_batches import batches_per_epoch, datamodule, training_batches
 from sdlora.assembly.validation_prompts import ValidationPrompts, validation_prompts
 from sdlora.assembly.validation_set import validation_loss
-from sdlora.commands.train.epochs import in_steps
+from sdlora.commands.train.epochs_to_steps import in_steps
 from sdlora.commands.train.from_lora import compare_with_recipe
 from sdlora.commands.train.kept_plan import as_planned_before, asked
 from sdlora.commands.train.preflight import plan

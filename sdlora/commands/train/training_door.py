@@ -38,13 +38,13 @@ def checked(composed: DictConfig, progress: Progress) -> TrainConfig:
     from sdlora.assembly import unsuited_values
     from sdlora.cli import processes
     from sdlora.commands.train import (
-        config_checks,
-        epochs,  # imports wait: a typo should not take seconds to be seen
+        config_checks,  # imports wait: a typo should not take seconds to be seen
+        epochs_to_steps,
     )
 
     config = config_checks.with_found_precision(config)
     config_checks.check(config)
-    epochs.check_epochs(config)
+    epochs_to_steps.check_epochs(config)
     needs = needed_weights.needed_for_training(config)
     words = [word for word in given if not word.startswith("check=")]
     needed_weights.require_weights(needs, config.evaluation, ["sdlora", "fetch", *words])

@@ -12,8 +12,8 @@ from sdlora.data.cache.encodings import Cache, Encodings, Table, embedding_keys,
 from sdlora.data.captions.set_captions import SetCaptions
 from sdlora.data.pictures.cuts import Geometry, cut_out
 from sdlora.data.pictures.decode import to_tensor, to_unit_range
-from sdlora.data.pictures.formats import PictureError
 from sdlora.data.pictures.picture import ERROR, Finding
+from sdlora.data.pictures.picture_formats import PictureError
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sources.picture_source import DataError
 from sdlora.models.family import Family

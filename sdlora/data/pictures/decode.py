@@ -12,8 +12,8 @@ from PIL import ExifTags, Image, ImageChops, ImageFile
 from torch import Tensor
 
 from sdlora.data.pictures.color_profiles import to_srgb
-from sdlora.data.pictures.formats import PictureError, reader
 from sdlora.data.pictures.jxl_size import jxl_size
+from sdlora.data.pictures.picture_formats import PictureError, reader
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit against decompression bombs; from half of it on, Pillow warns."""

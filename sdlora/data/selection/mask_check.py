@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from sdlora.data.pictures.cuts import Geometry
-from sdlora.data.pictures.formats import PictureError
 from sdlora.data.pictures.picture import Finding, Picture
+from sdlora.data.pictures.picture_formats import PictureError
 from sdlora.data.selection.measures import FactStore
 from sdlora.data.sources.picture_source import DataError, PictureSource
 

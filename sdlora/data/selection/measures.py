@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from sdlora.data.pictures.faces import Box, detector_mark, find_face, require_detector
-from sdlora.data.pictures.formats import PictureError
 from sdlora.data.pictures.picture import Finding, Picture
+from sdlora.data.pictures.picture_formats import PictureError
 from sdlora.data.sources.picture_source import DataError, PictureSource
 from sdlora.runtime.progress import Progress
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from sdlora.data.pictures.cuts import Geometry, cut_out
-from sdlora.data.pictures.formats import PictureError
 from sdlora.data.pictures.picture import quoted
+from sdlora.data.pictures.picture_formats import PictureError
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sheet.data_sheet import Row
 from sdlora.data.sources.picture_source import DataError

@@ -13,7 +13,7 @@ from rich.progress import TaskID
 
 from sdlora.data.captions.caption_text import CaptionError, read_caption_text
 from sdlora.data.pictures.decode import read_header
-from sdlora.data.pictures.formats import PictureError
+from sdlora.data.pictures.picture_formats import PictureError
 from sdlora.data.sources.file_index import FileIndex, FileKey, PictureFacts
 from sdlora.runtime.progress import Progress
 

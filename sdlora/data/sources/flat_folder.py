@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sdlora.data.pictures.formats import PICTURE_SUFFIXES
+from sdlora.data.pictures.picture_formats import PICTURE_SUFFIXES
 from sdlora.data.sources.companions import is_mask
 from sdlora.data.sources.folder_names import is_hidden
 

@@ -13,8 +13,8 @@ from PIL import Image
 from sdlora.config.data import RootConfig
 from sdlora.data.captions.caption_text import CaptionError, caption_of_name, check_caption_text
 from sdlora.data.pictures.decode import WHITE, read_alpha, read_mask, read_picture
-from sdlora.data.pictures.formats import PICTURE_SUFFIXES
 from sdlora.data.pictures.picture import WARNING, Finding, Picture
+from sdlora.data.pictures.picture_formats import PICTURE_SUFFIXES
 from sdlora.data.sources.file_index import FileIndex, FileKey, PictureFacts
 from sdlora.data.sources.file_reader import Fault, FileReader
 from sdlora.data.sources.kohya_folders import Repeated, layout_of_kohya, repeated_folders

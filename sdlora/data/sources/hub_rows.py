@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from sdlora.data.captions.caption_text import CaptionError, check_caption_text
 from sdlora.data.pictures.decode import read_header
-from sdlora.data.pictures.formats import PictureError
 from sdlora.data.pictures.picture import WARNING, Finding, Picture, quoted
+from sdlora.data.pictures.picture_formats import PictureError
 from sdlora.data.sources.hub_set import HubSet, datasets_package
 from sdlora.data.sources.picture_source import DataError
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from sdlora.data.pictures.decode import WHITE, read_alpha, read_picture
-from sdlora.data.pictures.formats import PICTURE_SUFFIXES, PictureError
 from sdlora.data.pictures.picture import Finding, Picture, quoted
+from sdlora.data.pictures.picture_formats import PICTURE_SUFFIXES, PictureError
 from sdlora.data.sources.hub_rows import open_rows
 from sdlora.data.sources.hub_set import HubSet
 from sdlora.data.sources.picture_source import DataError

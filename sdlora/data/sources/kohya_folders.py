@@ -5,8 +5,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sdlora.data.pictures.formats import PICTURE_SUFFIXES
 from sdlora.data.pictures.picture import quoted
+from sdlora.data.pictures.picture_formats import PICTURE_SUFFIXES
 from sdlora.data.sources.companions import CAPTION_FOLDERS, MASK_FOLDERS
 from sdlora.data.sources.folder_names import is_held_out, is_hidden, is_own_output, is_system
 

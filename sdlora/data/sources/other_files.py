@@ -3,8 +3,8 @@
 import os
 from collections.abc import Collection, Sequence
 
-from sdlora.data.pictures.formats import NUM_START_BYTES, OTHER_PICTURES, picture_format
 from sdlora.data.pictures.picture import ERROR, WARNING, Finding
+from sdlora.data.pictures.picture_formats import NUM_START_BYTES, OTHER_PICTURES, picture_format
 from sdlora.data.sources.scan import OtherFile
 
 _KNOWN = {

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdlora.data.captions.caption_text import looks_like_caption
-from sdlora.data.pictures.formats import PICTURE_SUFFIXES
 from sdlora.data.pictures.picture import WARNING, Finding, listed, quoted
+from sdlora.data.pictures.picture_formats import PICTURE_SUFFIXES
 from sdlora.data.sources.caption_table import (
     METADATA_NAMES,
     TABLE_SUFFIXES,

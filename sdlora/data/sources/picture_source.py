@@ -8,8 +8,8 @@ from typing import Protocol
 from PIL import Image
 
 from sdlora.data.captions.trigger_word import has_word
-from sdlora.data.pictures.formats import PictureError
 from sdlora.data.pictures.picture import Finding, Picture
+from sdlora.data.pictures.picture_formats import PictureError
 
 
 class DataError(ValueError):

@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image
 
 from sdlora.data.pictures.decode import WHITE, read_picture
-from sdlora.data.pictures.formats import PictureError
 from sdlora.data.pictures.picture import Finding, Picture
+from sdlora.data.pictures.picture_formats import PictureError
 from sdlora.data.sources.hub_rows import open_rows
 from sdlora.data.sources.hub_set import HubSet
 from sdlora.data.sources.picture_source import DataError

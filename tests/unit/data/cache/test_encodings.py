@@ -27,7 +27,7 @@ from sdlora.data.cache.encodings import (
 from sdlora.data.cache.tensor_store import TensorStore
 from sdlora.data.pictures.cuts import Size, fitted
 from sdlora.data.pictures.decode import to_tensor, to_unit_range
-from sdlora.data.pictures.formats import PictureError
+from sdlora.data.pictures.picture_formats import PictureError
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.progress import Progress

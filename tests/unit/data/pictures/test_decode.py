@@ -17,7 +17,7 @@ from sdlora.data.pictures.decode import (
     to_tensor,
     to_unit_range,
 )
-from sdlora.data.pictures.formats import PictureError
+from sdlora.data.pictures.picture_formats import PictureError
 from tests.unit.data import icc
 from tests.unit.data.picture_bytes import (
     GREEN,

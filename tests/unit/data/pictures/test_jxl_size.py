@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from sdlora.data.pictures.decode import read_header
-from sdlora.data.pictures.formats import PictureError
 from sdlora.data.pictures.jxl_size import jxl_size
+from sdlora.data.pictures.picture_formats import PictureError
 from tests.unit.data.picture_bytes import saved
 
 CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"

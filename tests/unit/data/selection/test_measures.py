@@ -11,8 +11,8 @@ from PIL import Image
 from scipy import fft, ndimage
 
 from sdlora.data.pictures.faces import find_face
-from sdlora.data.pictures.formats import PictureError
 from sdlora.data.pictures.picture import ERROR, Finding, Picture
+from sdlora.data.pictures.picture_formats import PictureError
 from sdlora.data.selection import measures
 from sdlora.data.selection.measures import SOUND, Measures, box, phash, sharpness, unreadable
 from sdlora.data.sources.picture_source import DataError

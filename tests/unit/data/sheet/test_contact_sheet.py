@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from sdlora.data.pictures.cuts import fitted
-from sdlora.data.pictures.formats import PictureError
 from sdlora.data.pictures.picture import Picture
+from sdlora.data.pictures.picture_formats import PictureError
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sheet.contact_sheet import (
     TILE_PX,

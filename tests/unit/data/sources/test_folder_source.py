@@ -14,8 +14,8 @@ import pytest
 from PIL import ExifTags, Image
 
 from sdlora.config.data import RootConfig
-from sdlora.data.pictures.formats import PICTURE_SUFFIXES, PictureError
 from sdlora.data.pictures.picture import ERROR, WARNING
+from sdlora.data.pictures.picture_formats import PICTURE_SUFFIXES, PictureError
 from sdlora.data.sources.file_index import FileIndex, FileKey
 from sdlora.data.sources.folder_names import held_out_folder
 from sdlora.data.sources.folder_source import FolderSource

@@ -14,8 +14,8 @@ import pytest
 from huggingface_hub import constants
 from PIL import Image
 
-from sdlora.data.pictures.formats import PictureError
 from sdlora.data.pictures.picture import WARNING
+from sdlora.data.pictures.picture_formats import PictureError
 from sdlora.data.sources.hub_rows import HubRows
 from sdlora.data.sources.hub_source import HubSource
 from sdlora.data.sources.picture_source import DataError

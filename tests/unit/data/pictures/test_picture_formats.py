@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sdlora.data.pictures import formats
+from sdlora.data.pictures import picture_formats
 from sdlora.data.pictures.decode import read_header, read_picture
-from sdlora.data.pictures.formats import PLUGINS, PictureError, picture_format
+from sdlora.data.pictures.picture_formats import PLUGINS, PictureError, picture_format
 from tests.unit.data.picture_bytes import saved
 from tests.unit.data.picture_files import SOUND
 
@@ -26,7 +26,7 @@ JXL = b"\xff\x0a\x18\xc0\x01\0\x13\x88\x02\0\xa8\0\xb5\x9f \0\0\0"
 def test_a_missing_package_is_named_with_its_command(
     data: bytes, asked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+    monkeypatch.setattr(picture_formats, "find_spec", lambda name: None)
     with pytest.raises(PictureError, match=asked):
         read_header(BytesIO(data))
 

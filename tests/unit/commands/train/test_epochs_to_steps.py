@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sdlora.commands.train.epochs import in_steps
+from sdlora.commands.train.epochs_to_steps import in_steps
 from sdlora.config.epochs import EPOCH_KEYS
 from sdlora.config.keys import all_keys
 from sdlora.config.train import TrainConfig
