@@ -19,6 +19,9 @@ NUM_STEPS = 60
 
 FEW = ("sampling.num_prompts=4", "sampling.num_steps=8", "trainer.log_every_n_steps=1")
 NOTHING_DRAWN = ("sampling.num_prompts=1", "sampling.num_steps=1", "evaluation=none")
+WANTED_GIB = {("sdxl", "as it is"): 10, ("sdxl", "nf4"): 8}
+"""Largest memory of a run at batch 1."""
+
 FIRST_SCALE = 2.0**16
 """Of torch's gradient scaler."""
 
@@ -150,22 +153,13 @@ def sdxl(bench: Bench, findings: Findings) -> None:
         *bench.inputs("sdxl"),
         *NOTHING_DRAWN,
         "trainer.max_steps=4",
+        "data.batch_size=1",
         "trainer.log_every_n_steps=1",
         "sampling.every_n_steps=0",
     )
-    _variants(
-        bench,
-        findings,
-        "sdxl",
-        common,
-        {
-            "as it is": (),
-            "offload, checkpointing": (
-                "trainer.offload=true",
-                "trainer.gradient_checkpointing=true",
-            ),
-        },
-    )
+    saving = ("trainer.offload=true", "trainer.gradient_checkpointing=true")
+    ways = {"as it is": (), "offload, checkpointing": saving, **_quantised(findings, ("nf4",))}
+    _variants(bench, findings, "sdxl", common, ways)
 
 
 def options(bench: Bench, findings: Findings) -> None:
@@ -187,13 +181,17 @@ def options(bench: Bench, findings: Findings) -> None:
     }
     if not bench.is_tiny:  # a CPU refuses it
         ways["compile"] = ("trainer.compile=true",)
-    if find_spec("bitsandbytes") is None:
-        findings.not_measured(
-            "nf4, int8", "bitsandbytes is not installed; pip install bitsandbytes"
-        )
-    else:
-        ways |= {kind: (f"model.quantise={kind}",) for kind in ("nf4", "int8")}
+    ways |= _quantised(findings, ("nf4", "int8"))
     _variants(bench, findings, "sd15", common, ways)
+
+
+def _quantised(findings: Findings, kinds: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """The base in few bits, where the package for it is installed."""
+    if find_spec("bitsandbytes") is not None:
+        return {kind: (f"model.quantise={kind}",) for kind in kinds}
+    why = "bitsandbytes is not installed; pip install bitsandbytes"
+    findings.not_measured(", ".join(kinds), why)
+    return {}
 
 
 def _variants(
@@ -211,14 +209,15 @@ def _variants(
             run = bench.train(
                 *common, *given, run=f"{family}_{way.replace(', ', '_').replace(' ', '_')}"
             ).require()
-            losses, peak = (
-                run.curve("train/loss"),
-                max(run.curve("train/peak_memory_mib"), default=0.0),
-            )
+            losses = run.curve("train/loss")
+            peak_gib = max(run.curve("train/peak_memory_mib"), default=0.0) / 1024
             first = first or losses
             differs = max(abs(a - b) for a, b in zip(losses, first, strict=True))
+            wanted = None if bench.is_tiny else WANTED_GIB.get((family, way))
             findings.add(
                 what,
                 f"loss {losses[-1]:.4f}, at most {differs:.1e} from the first way's; "
-                f"{peak / 1024:.2f} GiB",
+                f"{peak_gib:.2f} GiB",
+                "" if wanted is None else f"at most {wanted} GiB",
+                None if wanted is None else peak_gib <= wanted,
             )
