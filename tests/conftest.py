@@ -22,11 +22,12 @@ def repository() -> Path:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests keep nothing in the user's cache folder, and find nothing there."""
-    os.environ["SDLORA_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    del os.environ["SDLORA_CACHE"]
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests keep nothing in the user's folders of cache and data, and find nothing there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SDLORA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -11,22 +11,23 @@ Source:
 import hashlib
 import hmac
 import json
-import os
 import re
 import secrets
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 import yaml
+from filelock import FileLock
 
 from sdlora.cli.written_values import as_typed
 from sdlora.config.rules import ConfigError
 from sdlora.config.sampling import CAPTIONS
 from sdlora.runs.stored_paths import PATHS
-from sdlora.runtime.files import CACHE_FOLDER, user_cache_folder, write_bytes
+from sdlora.runtime.files import user_cache_folder, write_bytes
 from sdlora.runtime.places import CONF, EMBEDDED, EXAMPLE
 
 ORIGIN = "origin"
@@ -150,14 +151,18 @@ def _shipped() -> set[str]:
 
 
 def _key() -> bytes | None:
-    """This user's key, made at the first call; ``None`` if it cannot be kept."""
-    named = os.environ.get(CACHE_FOLDER)
-    folder = user_cache_folder() if named else Path(platformdirs.user_data_dir("sdlora"))
-    file = folder / KEY_FILE
-    try:
-        if not file.is_file():
-            write_bytes(file, secrets.token_bytes(32))
-            file.chmod(0o600)
-        return file.read_bytes()
-    except OSError:
-        return None
+    """This user's key, made at the first call; ``None`` if it cannot be kept.
+
+    It lies in the user's data folder, which the machines of a cluster share, and where that cannot
+    be written, in the cache.
+    """
+    for folder in (lambda: Path(platformdirs.user_data_dir("sdlora")), user_cache_folder):
+        with suppress(OSError, ValueError):
+            file = folder() / KEY_FILE
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{file}.lock"):  # the first runs of a sweep may come here at once
+                if not file.is_file():
+                    write_bytes(file, secrets.token_bytes(32))
+                    file.chmod(0o600)
+            return file.read_bytes()
+    return None

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -18,8 +19,8 @@ from sdlora.runs.stored_paths import PATHS
 
 @pytest.fixture(autouse=True)
 def users_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setenv("SDLORA_CACHE", str(tmp_path / "user"))
-    return tmp_path / "user"
+    monkeypatch.setattr(platformdirs, "user_data_dir", lambda name: str(tmp_path / "user" / name))
+    return tmp_path / "user" / "sdlora"
 
 
 def config(**places: Any) -> dict[str, Any]:
@@ -46,8 +47,18 @@ def test_an_altered_place_an_altered_seal_and_none_are_strange() -> None:
 
 def test_another_users_seal_is_strange(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sealed = seal(config())
-    monkeypatch.setenv("SDLORA_CACHE", str(tmp_path / "other"))
+    monkeypatch.setattr(platformdirs, "user_data_dir", lambda name: str(tmp_path / "other"))
     assert strange_places(config(), sealed) == {"data.root": "photos"}
+
+
+def test_a_home_that_cannot_be_written_leaves_the_key_in_the_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(platformdirs, "user_data_dir", lambda name: str(tmp_path / "file" / name))
+    monkeypatch.setenv("SDLORA_CACHE", str(tmp_path / "cache"))
+    assert strange_places(config(), seal(config())) == {}
+    assert (tmp_path / "cache" / "origin.key").is_file()
 
 
 def test_where_no_key_can_be_kept_nothing_is_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
