@@ -758,6 +758,7 @@ def test_a_step_keeps_its_preview_and_the_best_one_all_its_pictures(
     module = diffusion_module(adapted(family))
     drawer = Three(module)
     drawer.prompts = [Prompt(text, 0) for text in "abc"]
+    drawer.training_images = [Image.new("RGB", (8, 8), "red")]
     evaluate = Evaluate(
         cast(Evaluator, drawer),
         pictures_every_n_steps=1,
@@ -771,6 +772,8 @@ def test_a_step_keeps_its_preview_and_the_best_one_all_its_pictures(
         for step in range(1, 7)
     }
     assert counts == {1: 1, 2: 3, 3: 1, 4: 3, 5: 1, 6: 1}  # 2 was the best when it was drawn
+    with Image.open(tmp_path / "samples" / "step_0000001.png") as grid:
+        assert (255, 0, 0) in [colour for _, colour in grid.convert("RGB").getcolors(10_000) or []]
 
 
 def test_other_errors_while_drawing_are_said_once_and_end_no_run(

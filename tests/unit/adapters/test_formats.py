@@ -129,6 +129,11 @@ def test_kohya_metadata(tmp_path: Path, tuned) -> None:
         metadata = file.metadata()
     assert metadata["ss_steps"] == "7"
     assert metadata["ss_network_module"] == "networks.lora"
+    assert json.loads(metadata["ss_network_args"]) == {  # text_encoder has another rank
+        "mixed_ranks": True,
+        "use_dora": False,
+        "use_rslora": False,
+    }
     assert (metadata["ss_network_dim"], float(metadata["ss_network_alpha"])) == ("4", 6.0)
     assert metadata["ss_output_name"] == metadata["modelspec.title"] == "a"
     data = path.read_bytes()

@@ -1,5 +1,7 @@
 """What a search goes for, from the config."""
 
+from dataclasses import replace
+
 import pytest
 from hydra import compose, initialize_config_dir
 
@@ -24,3 +26,7 @@ def test_a_goal_is_what_the_keys_say() -> None:
     assert goal.space == {"lora.r": "choice(2,4)"}
     with pytest.raises(ConfigError, match="^hydra.sweeper.params={}: give some key several val"):
         search_goal(config.sweep, config.evaluation, {})
+    for objective, why in (("neatness", "neatness"), ("aesthetic", "aesthetic: is not measured")):
+        other = replace(config.sweep, objectives=[objective])
+        with pytest.raises(ConfigError, match=f"^sweep.objectives={why}"):
+            search_goal(other, config.evaluation, {"lora.r": "choice(2,4)"})

@@ -1,6 +1,7 @@
 """From the config to pictures that can be trained on: cut as asked, and nothing lost unseen."""
 
 from collections import Counter
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from sdlora.data.sources.picture_source import DataError
 from sdlora.runtime.places import CONF
 from sdlora.runtime.progress import Progress
 from tests.places import PHOTOS
+from tests.unit.data.hub_sets import write_parquet
 
 
 def config_of(tmp_path: Path, *overrides: str) -> TrainConfig:
@@ -267,3 +269,16 @@ def test_held_out_pictures_without_captions_get_the_default_one(tmp_path: Path) 
     found = held_out_pictures(config.data, config.model, quiet)
     assert found is not None
     assert [picture.text for picture in found.source.pictures] == ["a thing"]
+
+
+def test_transparency_masks_the_pictures_of_a_hub_set_where_asked(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (64, 64), (255, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 32, 64))
+    file = BytesIO()
+    image.save(file, "PNG")
+    path = write_parquet(tmp_path / "set" / "a.parquet", [{"image": file.getvalue(), "text": "x"}])
+    for alpha, is_masked in (("mask", True), ("background", False)):
+        own = ("data.source=hub", f"data.root={path.parent}", f"data.alpha={alpha}")
+        config = config_of(tmp_path, *own)
+        found = found_by(config, tmp_path / "run", Progress(enabled=False))
+        assert [picture.has_mask for picture in found.source.pictures] == [is_masked]

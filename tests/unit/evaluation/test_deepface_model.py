@@ -3,6 +3,7 @@
 import importlib.util
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from sdlora.evaluation.aligned_faces import AlignedFace, aligned_faces
-from sdlora.evaluation.deepface_model import DETECTORS, MODELS, DeepFaceModel
+from sdlora.evaluation.deepface_model import DETECTORS, MODELS, DeepFaceModel, _represent_chunk
 from sdlora.evaluation.face_metric import face_distances
 from sdlora.world.portraits import portrait
 from tests.places import PHOTOS
@@ -330,3 +331,17 @@ def test_all_of_deepfaces_names_and_their_files():
                 assert Path(file).name in source, f"{name}: {file}"
             if known[name].library and name not in ("retinaface", "SFace"):
                 assert known[name].library.partition(".")[0] in source, name
+
+
+def test_faces_without_pixels_are_none_and_another_error_stays_one() -> None:
+    def library(message: str) -> SimpleNamespace:
+        def represent(*told: object, **more: object) -> None:
+            raise ValueError(message)
+
+        return SimpleNamespace(represent=represent)
+
+    chunk = [np.zeros((8, 8, 3), dtype=np.uint8)] * 2
+    nothing = library("need at least one array to concatenate")
+    assert _represent_chunk(nothing, chunk, "Dlib", "ssd") == [[], []]
+    with pytest.raises(ValueError, match="no such network"):
+        _represent_chunk(library("no such network"), chunk, "Dlib", "ssd")

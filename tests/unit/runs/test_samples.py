@@ -55,6 +55,14 @@ def test_the_grid_shows_base_above_lora_above_training(
     assert not has(read, 43).any()  # the fourth is no preview
 
 
+def test_the_longest_row_of_a_grid_has_its_prompts(tmp_path: Path) -> None:
+    one = Evaluation([Prompt("zebra", 0)], [flat(40)])
+    three = Evaluation(PROMPTS[:3], [flat(90 + i) for i in range(3)])
+    for rows in ({"a": one, "b": three}, {"a": three, "b": one}):
+        read = np.asarray(write_grid(tmp_path / "grid.png", rows, 4), dtype=np.int16)
+        assert all(has(read, red).any() for red in (40, 90, 91, 92))
+
+
 def test_each_picture_is_written_by_itself(tmp_path: Path) -> None:
     drawn = Evaluation(PROMPTS, [flat(10 * i) for i in range(4)])
     write_samples(tmp_path, "last", drawn, PROMPTS)
