@@ -14,6 +14,8 @@ from sdlora.training.callbacks.saving import Checkpoints
 from sdlora.training.module import DiffusionModule
 
 SIGNAL, MOMENT = os.environ["STOP"].split()
+# tests that were started with nohup, which runs respect, would see no signal
+signal.signal(signal.Signals[f"SIG{SIGNAL}"], signal.Handlers.SIG_DFL)
 
 PLACES: dict[str, tuple[Any, str, int]] = {
     "scanning": (preparation, "base_hashes", 1),

@@ -45,10 +45,10 @@ def test_epochs_become_steps(
     assert stored["trainer"]["max_steps"] == 6
     assert stored["trainer"]["max_epochs"] is None
     assert stored["sampling"]["every_n_steps"] == 2
-    train_here(f"resume={run}")
-    assert "is finished: all 6 steps are done and exported; raise trainer.max_epochs to" in (
-        capsys.readouterr().out
-    )
+    for asked, key in (((), "max_steps"), (("trainer.max_epochs=2",), "max_epochs")):
+        train_here(f"resume={run}", *asked)
+        said = f"is finished: all 6 steps are done and exported; raise trainer.{key} to"
+        assert said in capsys.readouterr().out
     train_here(f"resume={run}", "trainer.max_epochs=3")
     assert "continuing from step 6 of 9" in capsys.readouterr().out
     train_here(f"resume={run}", "trainer.max_steps=10")  # in the other unit

@@ -807,7 +807,9 @@ ELSEWHERE = {
     "run_dir": "smoke/test_train.py::test_a_run_writes_everything_that_it_promises",
     "trainer.max_epochs": "smoke/test_epochs.py::test_epochs_become_steps",
     "sampling.every_n_epochs": "smoke/test_epochs.py::test_epochs_become_steps",
-    "evaluation.every_n_epochs": "unit/commands/train/test_epochs.py::test_each_key_by_hand",
+    "evaluation.every_n_epochs": (
+        "unit/commands/train/test_epochs_to_steps.py::test_each_key_by_hand"
+    ),
     "checkpoint.every_n_epochs": "smoke/test_epochs.py::test_epochs_become_steps",
     "model.revision": f"{HERE}::test_a_revision_is_asked_of_the_hub",
     "data.captions.from_name": "smoke/test_data_folders.py::test_file_names_as_captions",
