@@ -102,8 +102,8 @@ def refuse_strange(
         typed = [f"{key}={as_typed(value)}" for key, value in whole.items()]
         listed = "".join(f"\n  {shlex.quote(item)}" for item in typed)
         raise ConfigError(
-            f"{origin}: was not made by you on this machine, so the places that it names are not "
-            f"followed; give those that are right here:{listed}"
+            f"{origin}: was not made by you on this machine, or by an older version, so the places "
+            f"that it names are not followed; give those that are right here:{listed}"
         )
 
 
@@ -159,10 +159,15 @@ def _key() -> bytes | None:
     for folder in (lambda: Path(platformdirs.user_data_dir("sdlora")), user_cache_folder):
         with suppress(OSError, ValueError):
             file = folder() / KEY_FILE
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{file}.lock"):  # the first runs of a sweep may come here at once
-                if not file.is_file():
-                    write_bytes(file, secrets.token_bytes(32))
-                    file.chmod(0o600)
+            if not file.is_file():
+                _make_key(file)
             return file.read_bytes()
     return None
+
+
+def _make_key(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):  # the first runs of a sweep may come here at once
+        if not file.is_file():
+            write_bytes(file, secrets.token_bytes(32))
+            file.chmod(0o600)

@@ -88,9 +88,10 @@ def scoring_inputs(config: EvaluateConfig, progress: Progress) -> ScoringInputs:
         data = _typed(OmegaConf.merge(OmegaConf.structured(DataConfig), plain), DataConfig)
         training, references = None, None
         if strange := _strange_data(Path(config.run)):
+            named = ", ".join(f"{key}={value}" for key, value in strange.items())
             progress.print(
-                "left out: the training pictures, since you did not make this run on this machine "
-                f"({', '.join(f'{key}={value}' for key, value in strange.items())})"
+                "left out: the training pictures, since you did not make this run on this machine, "
+                f"or an older version did ({named})"
             )
         else:
             training, references = _of_run(data, stored["evaluation"], progress)
