@@ -50,3 +50,13 @@ def test_without_a_choice_the_message_names_what_there_is(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="checkpoint=best: .* choose last or a step number"):
         checkpoint_path(str(tmp_path), "best")
     assert checkpoint_path(str(tmp_path), "chosen") == tmp_path / "lora" / FILE
+
+
+def test_of_a_run_that_was_killed_before_any_choice_the_newest_step_is_taken(
+    tmp_path: Path,
+) -> None:
+    for number in (2, 4):
+        step = tmp_path / "checkpoints" / f"step_{number:07d}"
+        step.mkdir(parents=True)
+        (step / "manifest.json").write_text("{}", "utf-8")
+    assert checkpoint_path(str(tmp_path), "chosen") == step / FILE

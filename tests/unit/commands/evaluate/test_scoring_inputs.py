@@ -124,6 +124,26 @@ def test_a_run_knows_its_model_and_pictures(tmp_path: Path) -> None:
     assert larger.resolution == 96
 
 
+def test_what_looks_like_an_interpolation_in_a_run_is_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_TOKEN", "secret")
+    root, text = write_pictures(tmp_path / "set", "one"), "${oc.env:A_TOKEN}"
+    run = run_on(tmp_path, root)
+    file = run / "config.json"
+    record = json.loads(file.read_text("utf-8"))
+    record["config"]["sampling"]["negative_prompt"] = text
+    record["config"]["evaluation"]["class_word"] = text
+    record["config"]["data"]["captions"]["default"] = text
+    (root / "one.txt").unlink(missing_ok=True)
+    file.write_text(json.dumps(record), "utf-8")
+    config = config_of_run(f"run={run}")
+    assert (config.sampling.negative_prompt, config.evaluation.class_word) == (text, text)
+    training = scoring_inputs(config, Progress(enabled=False)).training
+    assert training is not None
+    assert [picture.text for picture in training.pictures] == [text]
+
+
 def test_a_run_held_out_a_tenth_by_itself(tmp_path: Path) -> None:
     root = write_pictures(tmp_path / "set", *(f"p{number}" for number in range(20)))
     run = run_on(tmp_path, root, "data.val_fraction=null")
