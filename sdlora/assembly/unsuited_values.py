@@ -35,7 +35,7 @@ FOR_PHOTOS = "for photos choose evaluation=photos"
 
 def training_notes(config: TrainConfig) -> list[str]:
     """Key, value and remedy of each such value of a training run, one line each."""
-    notes = list(_finds_its_step(config))
+    notes = [*_finds_its_step(config), *_warm_up(config)]
     if not _has_numbers_of_another(config.model):
         notes += [*_side(config), *_rates(config)]
     return notes + drawn_world_notes(config.model, config.sampling.prompts, config.evaluation)
@@ -148,6 +148,17 @@ def _rates(config: TrainConfig) -> Iterator[str]:
                 else f"the model's rate is {less:.0f} times as high"
             )
             yield f"optim.{part}_lr={rate:g}: {far}; set optim.{part}_lr={own:g}"
+
+
+def _warm_up(config: TrainConfig) -> Iterator[str]:
+    """A warm-up that the run does not outlast; in epochs its length is not known yet."""
+    steps, warm_up = config.trainer.max_steps, config.scheduler.warmup_steps
+    is_known = config.trainer.max_epochs is None and config.scheduler.name != "constant"
+    if is_known and warm_up >= steps > 1:
+        yield (
+            f"scheduler.warmup_steps={warm_up}: the run ends after {steps} steps, before its full "
+            f"rate; set scheduler.warmup_steps={steps // 10}"
+        )
 
 
 def _finds_its_step(config: TrainConfig) -> Iterator[str]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from sdlora.config.effect import given, of, where
 from sdlora.config.rules import require, require_choice, require_count, require_fraction
 
 
@@ -11,9 +12,9 @@ from sdlora.config.rules import require, require_choice, require_count, require_
 class CaptionsConfig:
     """How the caption of a sample is made from the text of its picture."""
 
-    endings: list[str] = field(default_factory=list)
+    endings: list[str] = field(default_factory=list, metadata=where(of("data.source", "folder")))
     """Endings of caption files beside the pictures, tried in order, any letter case."""
-    default: str | None = None
+    default: str | None = field(default=None, metadata=where(of("data.source", "folder")))
     """Caption of pictures without one; ``""`` trains without words (a style), ``null`` is an
     error."""
     from_name: bool = MISSING
@@ -23,7 +24,7 @@ class CaptionsConfig:
     """Lines of a caption that are used: ``all`` of them, the ``first``, or a ``random`` one."""
     tags: bool = MISSING
     """Whether captions are lists of tags."""
-    separator: str = MISSING
+    separator: str = field(default=MISSING, metadata=where(given(".tags")))
     """Separator of tags."""
     shuffle: bool = MISSING
     """Shuffle the tags for each sample."""

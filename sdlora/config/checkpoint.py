@@ -1,9 +1,10 @@
 """The typed schema of ``checkpoint.*``: checkpoints that a run can resume from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from sdlora.config.effect import absent, given, not_after, where
 from sdlora.config.rules import (
     require_count,
     require_rate,
@@ -14,7 +15,12 @@ from sdlora.config.rules import (
 class CheckpointConfig:
     """How often checkpoints are written, and how many are kept."""
 
-    every_n_steps: int = MISSING
+    every_n_steps: int = field(
+        default=MISSING,
+        metadata=where(
+            absent(".every_n_epochs"), (given("trainer.max_epochs"), not_after("trainer.max_steps"))
+        ),
+    )
     """Optimizer steps between checkpoints; 0: only the last."""
     every_n_epochs: float | None = None
     """Epochs between checkpoints, in place of ``every_n_steps``, which they become; > 0.

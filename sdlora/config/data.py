@@ -8,6 +8,7 @@ from omegaconf import MISSING
 from sdlora.config.captions import CaptionsConfig
 from sdlora.config.data_filters import FiltersConfig
 from sdlora.config.data_prior import PriorConfig
+from sdlora.config.effect import given, of, other_than, where
 from sdlora.config.rules import (
     require,
     require_choice,
@@ -44,13 +45,13 @@ class BucketsConfig:
     """``square`` (of ``data.resolution``), ``auto`` (many aspects of its area) or ``fixed``."""
     sizes: list[str] = field(default_factory=list)
     """The sizes of mode ``fixed``, as ``512x768`` (width x height)."""
-    step: int | None = None
+    step: int | None = field(default=None, metadata=where(of(".mode", "auto")))
     """Sides of automatic sizes are multiples of this, in pixels; ``null``: what the model needs."""
-    min_side: int = MISSING
+    min_side: int = field(default=MISSING, metadata=where(of(".mode", "auto")))
     """Shortest side of automatic sizes, in pixels."""
-    max_side: int = MISSING
+    max_side: int = field(default=MISSING, metadata=where(of(".mode", "auto")))
     """Longest side of automatic sizes, in pixels."""
-    max_aspect: float = MISSING
+    max_aspect: float = field(default=MISSING, metadata=where(of(".mode", "auto")))
     """Greatest longer side / shorter side of automatic sizes; >= 1."""
 
     def __post_init__(self) -> None:
@@ -77,11 +78,11 @@ class CacheConfig:
     mode: str = MISSING
     """``disk`` (each picture is encoded once, for all runs), ``memory`` (for this run) or ``off``
     (at every step). On the command line ``data.cache=off`` is short for this key."""
-    dir: str | None = None
+    dir: str | None = field(default=None, metadata=where(of(".mode", "disk")))
     """Folder of the cache; ``null``: ``SDLORA_CACHE``, else the user's cache folder."""
-    max_gib: float = MISSING
+    max_gib: float = field(default=MISSING, metadata=where(of(".mode", "disk")))
     """Largest size on disk; the least recently used entries are removed first. > 0."""
-    resident_gib: float = MISSING
+    resident_gib: float = field(default=MISSING, metadata=where(of(".mode", "disk", "memory")))
     """Up to this size (and a quarter of a GPU's free memory) a set is kept on the training device;
     a larger one is memory-mapped. > 0."""
 
@@ -105,7 +106,7 @@ class HubConfig:
     """Column of the captions; ``null``: the one with a customary name."""
     streaming: bool = MISSING
     """Stream the rows instead of storing the set: for sets larger than the disk."""
-    shuffle_buffer: int = MISSING
+    shuffle_buffer: int = field(default=MISSING, metadata=where(given(".streaming")))
     """Size of the shuffle buffer of streaming, in rows; >= 1."""
 
     def __post_init__(self) -> None:
@@ -118,12 +119,12 @@ class DataConfig:
 
     source: str = MISSING
     """Where pictures come from: ``folder``, ``hub`` (a Hugging Face set) or ``portraits``."""
-    root: str | None = None
+    root: str | None = field(default=None, metadata=where(other_than("data.source", "portraits")))
     """Folder or archive of captioned pictures, or ``example:NAME`` for one of the shipped folders;
     for ``source: hub`` the id or local path of the data set."""
     roots: list[RootConfig] = field(default_factory=list)
     """Several folders, each with its own settings; instead of ``root``."""
-    nested: bool = MISSING
+    nested: bool = field(default=MISSING, metadata=where(of("data.source", "folder")))
     """Whether sub-folders are read; one called ``held_out`` (in any letter case) never is."""
     val_root: str | None = None
     """Folder of captioned pictures for the validation loss; ``null``: the folder ``held_out`` of a
@@ -132,24 +133,24 @@ class DataConfig:
     """Share of the pictures that is held out for the validation loss and the scores; [0, 1).
     ``null``: a tenth of 20 or more pictures, where neither a folder ``held_out``, nor ``val_root``,
     nor ``evaluation.references`` holds others, and rows are not streamed."""
-    on_error: str = MISSING
+    on_error: str = field(default=MISSING, metadata=where(other_than("data.source", "portraits")))
     """What happens when a picture or caption cannot be used: ``raise``, or ``skip`` and list it."""
-    num_pictures: int = MISSING
+    num_pictures: int = field(default=MISSING, metadata=where(of("data.source", "portraits")))
     """How many portraits to draw (``source: portraits``); >= 1."""
     resolution: int = MISSING
     """Side of square training pictures in pixels; automatic buckets have about its area."""
     buckets: BucketsConfig = MISSING
     crop: str = MISSING
     """``center``, ``random`` (cannot be cached) or ``face`` (around the largest face)."""
-    face_detector: str = MISSING
+    face_detector: str = field(default=MISSING, metadata=where(of("data.crop", "face")))
     """deepface's detector for ``crop: face``: opencv, ssd, yunet, ..."""
     upscale: bool = MISSING
     """Whether pictures smaller than their bucket may be enlarged."""
     flip: bool = MISSING
     """Mirror a sample with probability 1/2. Leave off for faces and text."""
-    background: str = MISSING
+    background: str = field(default=MISSING, metadata=where(other_than("data.source", "portraits")))
     """Colour under transparent parts, as ``#rrggbb``."""
-    alpha: str = MISSING
+    alpha: str = field(default=MISSING, metadata=where(other_than("data.source", "portraits")))
     """What transparency means: ``background`` (lay it over the colour) or ``mask`` (and train only
     what is opaque)."""
     mask_weight: float = MISSING
@@ -160,11 +161,13 @@ class DataConfig:
     class_word: str | None = None
     """What the subject is, such as ``man``: ``prior.prompt`` is a photo of it, and it stands for
     the trigger word where a model that never saw that word judges (``evaluation.class_word``)."""
-    captions: CaptionsConfig = MISSING
+    captions: CaptionsConfig = field(
+        default=MISSING, metadata=where(other_than("model.family", "ddpm"))
+    )
     filters: FiltersConfig = MISSING
     prior: PriorConfig = MISSING
     cache: CacheConfig = MISSING
-    hub: HubConfig = MISSING
+    hub: HubConfig = field(default=MISSING, metadata=where(of("data.source", "hub")))
     batch_size: int = MISSING
     """Pictures in one forward pass on one device; >= 1."""
     num_workers: int = MISSING

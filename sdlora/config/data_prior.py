@@ -1,9 +1,10 @@
 """The typed schema of the key ``data.prior``; values live in ``conf/data``, checks live here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from sdlora.config.effect import of, where
 from sdlora.config.rules import require, require_choice, require_count, require_rate
 
 
@@ -14,13 +15,13 @@ class PriorConfig:
     mode: str = MISSING
     """Prior preservation: ``none``, ``class`` (class pictures train along) or ``teacher`` (the
     bare base's prediction for the class prompt is a target of every step)."""
-    prompt: str = MISSING
+    prompt: str = field(default=MISSING, metadata=where(of(".mode", "class", "teacher")))
     """The class prompt, such as ``a photo of a person``."""
-    weight: float = MISSING
+    weight: float = field(default=MISSING, metadata=where(of(".mode", "class", "teacher")))
     """Weight of the prior loss; > 0."""
-    root: str | None = None
+    root: str | None = field(default=None, metadata=where(of(".mode", "class")))
     """Folder of class pictures; ``null``: ``class_pictures`` in the run folder."""
-    num_pictures: int = MISSING
+    num_pictures: int = field(default=MISSING, metadata=where(of(".mode", "class")))
     """Number of class pictures; the base draws those that are missing. >= 1."""
 
     def __post_init__(self) -> None:

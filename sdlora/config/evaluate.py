@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from omegaconf import MISSING
 
+from sdlora.config.effect import absent, given, where
 from sdlora.config.evaluation import EvaluationConfig
 from sdlora.config.model import AUTO, PRECISIONS, ModelConfig
 from sdlora.config.rules import (
@@ -14,6 +15,12 @@ from sdlora.config.rules import (
     require_count,
 )
 from sdlora.config.sampling import SamplingConfig
+
+SCORES = absent("sweep")
+"""Something is scored; ``sweep=`` only writes pages again."""
+
+DRAWS = absent("images")
+"""Pictures are drawn."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,33 +51,33 @@ class EvaluateConfig:
     sweep: str | None = None
     """Folder of a sweep whose ``report.html`` and ``results.csv`` are written again; nothing is
     drawn or scored."""
-    checkpoint: str = MISSING
+    checkpoint: str = field(default=MISSING, metadata=where(SCORES, DRAWS, given("run")))
     """Which adapter of the run: ``chosen``, that of its ``lora/`` (by its own scores; the last step
     where none was), ``best`` (the same, and an error where none was chosen), ``last``, a step
     number, or ``all`` that are on the disk."""
     lora: list[str] = field(default_factory=list)
     """LoRA files or folders, made by any trainer; scored on ``model``. One may be given without
     brackets: ``lora=FILE``."""
-    lora_scale: list[float] = field(default_factory=list)
+    lora_scale: list[float] = field(default_factory=list, metadata=where(SCORES, DRAWS))
     """Strengths of the LoRA, each scored; 1 is as trained. ``lora_scale=0.6,0.8,1.0`` shares one
     load."""
     images: list[str] = field(default_factory=list)
     """Folders of pictures of other programs to score; prompts are read from their
     ``prompts.json``, or text files beside the pictures."""
-    merge: bool = MISSING
+    merge: bool = field(default=MISSING, metadata=where(SCORES, DRAWS))
     """Merge the LoRA into the weights before drawing, as in an exported model."""
     run_dir: str = MISSING
     """Folder of the pictures and the report."""
-    precision: str = MISSING
+    precision: str = field(default=MISSING, metadata=where(SCORES, DRAWS))
     """Compute precision: fp32, bf16, fp16, or auto, as ``trainer.precision``."""
-    accelerator: str = MISSING
+    accelerator: str = field(default=MISSING, metadata=where(SCORES))
     """``auto``, ``cpu``, ``gpu`` or ``mps``."""
-    resolution: int | None = None
+    resolution: int | None = field(default=None, metadata=where(SCORES, DRAWS))
     """Side of the pictures in pixels; ``null``: the model's own."""
-    model: ModelConfig = MISSING
-    data: EvaluatedData = MISSING
-    sampling: SamplingConfig = MISSING
-    evaluation: EvaluationConfig = MISSING
+    model: ModelConfig = field(default=MISSING, metadata=where(SCORES))
+    data: EvaluatedData = field(default=MISSING, metadata=where(SCORES))
+    sampling: SamplingConfig = field(default=MISSING, metadata=where(SCORES))
+    evaluation: EvaluationConfig = field(default=MISSING, metadata=where(SCORES))
 
     def __post_init__(self) -> None:
         require_choice("precision", self.precision, (*PRECISIONS, AUTO))

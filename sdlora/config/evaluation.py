@@ -6,11 +6,15 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from sdlora.config.effect import TRAINING, absent, given, not_after, other_than, where
 from sdlora.config.rules import require, require_choice, require_count, require_rate
 from sdlora.config.score_kinds import KINDS, kind
 
 STOP, WARN = "stop", "warn"
 """What a score that cannot be taken does to a run."""
+
+SCORED = other_than("evaluation.*.name", "none")
+"""Something is scored."""
 
 UNSET = ("none", False, 0)
 """Value of a key that switches a score off."""
@@ -22,7 +26,9 @@ class ScorerConfig:
 
     name: str = MISSING
     """Which scorer, or ``none``."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(
+        default_factory=dict, metadata=where(other_than(".name", "none"))
+    )
     """Further arguments of the scorer, checked against its signature."""
 
 
@@ -50,33 +56,47 @@ class EvaluationConfig:
     them."""
     trigger_word: str | None = None
     """The word in the prompts that names the trained subject, such as ``sks``."""
-    class_word: str | None = None
+    class_word: str | None = field(default=None, metadata=where(given(".trigger_word")))
     """Class of the subject, such as ``man``: replaces ``trigger_word`` where a model that never saw
     that word scores pictures, and in the prompts of the prior drift."""
     prior_prompts: int = MISSING
     """Number of prompts that are also drawn with the class word and compared with the base's
     pictures: the prior drift, by the features of ``image``. 0: none."""
-    references: str | None = None
+    references: str | None = field(
+        default=None,
+        metadata=where((other_than(".face.name", "none"), other_than(".image.name", "none"))),
+    )
     """Folder of held-out pictures of the same person. ``null``: the folder ``held_out`` in
     ``data.root`` if there is one, else the training pictures."""
-    on_missing: str = MISSING
+    on_missing: str = field(default=MISSING, metadata=where(SCORED))
     """A score that cannot be taken, for lack of its model or a library: ``stop`` ends the run
     before training; ``warn`` goes on, and the end of the run says which scores are missing."""
-    every_n_steps: int = MISSING
+    every_n_steps: int = field(
+        default=MISSING,
+        metadata=where(
+            TRAINING,
+            SCORED,
+            absent(".every_n_epochs"),
+            (given("trainer.max_epochs"), not_after("trainer.max_steps")),
+        ),
+    )
     """Optimizer steps between scores; 0: only at the end."""
-    every_n_epochs: float | None = None
+    every_n_epochs: float | None = field(default=None, metadata=where(TRAINING, SCORED))
     """Epochs between scores, in place of ``every_n_steps``, which they become; > 0.
     ``null``: as that says."""
-    scales: list[float] = field(default_factory=list)
+    scales: list[float] = field(default_factory=list, metadata=where(TRAINING))
     """Strengths at which the chosen adapter of a run is also scored at its end, such as
     ``[0.6,0.8]``; 1, as trained, always is. ``evaluate.py`` has ``lora_scale`` instead."""
-    select: str = MISSING
+    select: str = field(default=MISSING, metadata=where(TRAINING))
     """Score that the best checkpoint is chosen by, one that ``score_kinds.py`` marks for it;
     ``none`` keeps no best checkpoint."""
-    max_clip_loss: float = MISSING
+    max_clip_loss: float = field(
+        default=MISSING,
+        metadata=where(TRAINING, other_than(".select", "none"), other_than(".clip.name", "none")),
+    )
     """A checkpoint whose CLIP score is lower than the base's by more than this is never the best;
     in points, >= 0."""
-    stop_patience: int | None = None
+    stop_patience: int | None = field(default=None, metadata=where(TRAINING))
     """Number of scores without an improvement after which training stops; ``null``: train to the
     end."""
 

@@ -1,9 +1,10 @@
 """The typed schema of ``export.*``: what the trained LoRA is called."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from sdlora.config.effect import given, of, where
 from sdlora.config.rules import (
     require,
 )
@@ -15,7 +16,9 @@ class ExportConfig:
 
     name: str = MISSING
     """Title of the LoRA, and name of the file for ComfyUI / A1111."""
-    licence: str | None = None
+    licence: str | None = field(
+        default=None, metadata=where((of("lora.*.method", "lora"), given("lora.new_word.name")))
+    )
     """Licence of the LoRA, for its model card and header, as the Hugging Face Hub names them, such
     as ``apache-2.0`` or ``creativeml-openrail-m``; ``null``: not chosen (``unknown``)."""
 

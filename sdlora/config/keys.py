@@ -6,8 +6,8 @@ A group may hold further groups with free names: a field that maps names to a da
 """
 
 import difflib
-from collections.abc import Container, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import Field, asdict, fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
 ANY_NAME = "PART"
@@ -50,19 +50,22 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def all_keys(schema: Any, prefix: str = "") -> dict[str, str]:
-    """Every dotted key of a schema with its type's name, groups included."""
+def all_fields(schema: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:
+    """Every dotted key of a schema, groups included, with its field and its type."""
     hints = get_type_hints(schema)
     named = groups_by_name(schema)
-    keys: dict[str, str] = {}
     for item in fields(schema):
         name, kind = item.name, hints[item.name]
         if named is not None and name == named[0]:
             name, kind = ANY_NAME, named[1]
-        keys[prefix + name] = getattr(kind, "__name__", str(kind))
+        yield prefix + name, item, kind
         if isinstance(kind, type) and is_dataclass(kind):
-            keys |= all_keys(kind, f"{prefix}{name}.")
-    return keys
+            yield from all_fields(kind, f"{prefix}{name}.")
+
+
+def all_keys(schema: Any) -> dict[str, str]:
+    """Every dotted key of a schema with its type's name, groups included."""
+    return {key: getattr(kind, "__name__", str(kind)) for key, _, kind in all_fields(schema)}
 
 
 def schema_key(key: str, known: Container[str]) -> str:

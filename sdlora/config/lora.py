@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from sdlora.config.effect import given, of, where
 from sdlora.config.rules import (
     require,
     require_choice,
@@ -12,6 +13,9 @@ from sdlora.config.rules import (
     require_fraction,
     require_rate,
 )
+
+WITH_ADAPTERS = of("lora.*.method", "lora")
+"""Some part of the model has an adapter."""
 
 METHODS = ("lora", "full", "frozen")
 FROM_BASE = ("pissa", "olora")
@@ -25,17 +29,21 @@ class LoraPartConfig:
     method: str | None = None
     """``lora`` (an adapter), ``full`` (all weights) or ``frozen``; ``null``: not set, an error for
     a part that the model's family can train."""
-    targets: list[str] = field(default_factory=list)
+    targets: list[str] = field(default_factory=list, metadata=where(of(".method", "lora")))
     """Names, or ends of names, of the layers that get an adapter."""
-    r: int | None = None
+    r: int | None = field(default=None, metadata=where(of(".method", "lora")))
     """Rank in this part; ``null``: ``lora.r``. >= 1."""
-    alpha: float | None = None
+    alpha: float | None = field(default=None, metadata=where(of(".method", "lora")))
     """Alpha in this part; ``null``: as large beside its rank as ``lora.alpha`` is beside
     ``lora.r``. > 0."""
-    rank_pattern: dict[str, int] = field(default_factory=dict)
+    rank_pattern: dict[str, int] = field(
+        default_factory=dict, metadata=where(of(".method", "lora"))
+    )
     """Ranks of single layers, by pattern: a part of the name between dots, with ``*``, such as
     ``{mid_block: 16, down_blocks.*.attn1: 4}``; a later pattern wins."""
-    alpha_pattern: dict[str, float] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(
+        default_factory=dict, metadata=where(of(".method", "lora"))
+    )
     """Alphas of single layers, by pattern as in ``rank_pattern``. > 0."""
 
     def check(self, name: str) -> None:
@@ -67,9 +75,9 @@ class NewWordConfig:
     name: str | None = None
     """The new word, unknown to the text encoders; captions and prompts must contain it. ``null``:
     none."""
-    init: str = MISSING
+    init: str = field(default=MISSING, metadata=where(given(".name")))
     """Known words that initialise the embeddings, such as the kind of thing."""
-    num_vectors: int = MISSING
+    num_vectors: int = field(default=MISSING, metadata=where(given(".name")))
     """Number of embeddings of the new word; each takes a token of the caption. >= 1."""
 
     def __post_init__(self) -> None:
@@ -93,22 +101,22 @@ class LoraConfig:
     itself, such as ``lora.unet.r``; here they are a mapping.
     """
 
-    r: int = MISSING
+    r: int = field(default=MISSING, metadata=where(WITH_ADAPTERS))
     """Rank of the update matrices; >= 1."""
-    alpha: float = MISSING
+    alpha: float = field(default=MISSING, metadata=where(WITH_ADAPTERS))
     """The update is scaled by alpha / r (rsLoRA: alpha / sqrt(r)); > 0."""
-    dropout: float = MISSING
+    dropout: float = field(default=MISSING, metadata=where(WITH_ADAPTERS))
     """Probability that an adapter's input is dropped while training; [0, 1)."""
-    rank_dropout: float = MISSING
+    rank_dropout: float = field(default=MISSING, metadata=where(WITH_ADAPTERS))
     """Probability that a rank of an adapter's update is dropped for a sample; [0, 1)."""
-    init: str = MISSING
+    init: str = field(default=MISSING, metadata=where(WITH_ADAPTERS))
     """Initial matrices: ``default`` (A Kaiming uniform) or ``gaussian``, B zero; or both from the
     base's weights, ``pissa`` (largest singular values) or ``olora`` (QR)."""
-    init_from: str | None = None
+    init_from: str | None = field(default=None, metadata=where(WITH_ADAPTERS))
     """LoRA file or folder of any layout to start from; rank, alpha and layers must match."""
-    use_rslora: bool = MISSING
+    use_rslora: bool = field(default=MISSING, metadata=where(WITH_ADAPTERS))
     """Rank-stabilised scale alpha / sqrt(r)."""
-    use_dora: bool = MISSING
+    use_dora: bool = field(default=MISSING, metadata=where(WITH_ADAPTERS))
     """Weight-decomposed LoRA; denoiser only (a text encoder's magnitudes do not survive export)."""
     parts: dict[str, LoraPartConfig] = field(default_factory=dict)
     """The parts by name, such as ``unet``."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from sdlora.config.effect import absent, of, other_than, where
 from sdlora.config.recommended import RecommendedConfig
 from sdlora.config.rules import (
     require,
@@ -29,10 +30,12 @@ class ModelConfig:
     """Hub id, local folder in the diffusers layout, checkpoint in one ``.safetensors`` file, or
     ``embedded:NAME`` for the shipped base; ``null``: random weights of ``model.architecture`` (ddpm
     only)."""
-    architecture: dict[str, Any] = field(default_factory=dict)
+    architecture: dict[str, Any] = field(default_factory=dict, metadata=where(absent("model.path")))
     """Options of the denoiser (diffusers' ``UNet2DModel`` for ddpm) where ``model.path`` is null; a
     folder brings its own."""
-    config: str | None = None
+    config: str | None = field(
+        default=None, metadata=where(of("model.path", "*.safetensors", "*.ckpt"))
+    )
     """Hub id or folder with the configs and tokenizers of a checkpoint in one file, which holds
     weights only. Only those are fetched."""
     revision: str | None = None
@@ -47,7 +50,9 @@ class ModelConfig:
     vae: str | None = None
     """Another VAE instead of the model's own: Hub id, folder or ``.safetensors`` file, such as
     sdxl-vae-fp16-fix."""
-    vae_precision: str | None = None
+    vae_precision: str | None = field(
+        default=None, metadata=where(other_than("model.family", "ddpm"))
+    )
     """Precision of the VAE: fp32, bf16 or fp16; ``null``: that of the run."""
 
     prediction_type: str | None = None

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from sdlora.config.effect import given, of, where
 from sdlora.config.rules import require, require_choice, require_count, require_rate
 
 
@@ -15,9 +16,9 @@ class ErrorConfig:
     name: str = MISSING
     """Error of each latent entry: ``l2`` (squared), ``huber`` or ``smooth_l1``, which grow linearly
     where the difference is large and so weigh outliers less."""
-    threshold: float = MISSING
+    threshold: float = field(default=MISSING, metadata=where(of(".name", "huber", "smooth_l1")))
     """Difference at which ``huber`` and ``smooth_l1`` turn from squared to linear; > 0."""
-    schedule: str = MISSING
+    schedule: str = field(default=MISSING, metadata=where(of(".name", "huber", "smooth_l1")))
     """Threshold by noise level: ``constant``; ``exponential`` or ``snr``: from 1 without noise to
     ``threshold`` at pure noise."""
 
@@ -37,7 +38,7 @@ class NoiseConfig:
     0: off. 0.05 to 0.1 are usual; [0, inf)."""
     pyramid_iterations: int = MISSING
     """Levels of pyramid (multi-resolution) noise, including the finest; 0: off, else >= 2."""
-    pyramid_discount: float = MISSING
+    pyramid_discount: float = field(default=MISSING, metadata=where(given(".pyramid_iterations")))
     """Factor from each level of pyramid noise to the next coarser one; (0, 1)."""
     perturbation: float = MISSING
     """Standard deviation of input perturbation, noise that the model sees and need not predict;
@@ -84,10 +85,10 @@ class TimestepsConfig:
     """First trained timestep; >= 0, where 0 has the least noise."""
     max_timestep: int | None = None
     """End of the trained timesteps, not included; ``null``: to the end (1000 in SD)."""
-    logit_mean: float = MISSING
+    logit_mean: float = field(default=MISSING, metadata=where(of(".name", "logit_normal")))
     """Mean of the logit of ``logit_normal``: 0 is symmetric, above 0 noisier timesteps are more
     likely."""
-    logit_std: float = MISSING
+    logit_std: float = field(default=MISSING, metadata=where(of(".name", "logit_normal")))
     """Standard deviation of the logit of ``logit_normal``: the smaller, the narrower the
     distribution of timesteps; > 0."""
     bin_weights: list[float] = field(default_factory=list)
@@ -141,9 +142,9 @@ class ObjectiveConfig:
     """Cap of the min-SNR loss weight (5 in the paper); ``null`` is off. > 0."""
     weighting: str | None = None
     """A loss weight instead of min-SNR: ``debiased`` or ``p2``; ``null``: none."""
-    p2_gamma: float = MISSING
+    p2_gamma: float = field(default=MISSING, metadata=where(of(".weighting", "p2")))
     """Exponent of ``p2``: how strongly low noise levels are down-weighted (1 in the paper); > 0."""
-    p2_k: float = MISSING
+    p2_k: float = field(default=MISSING, metadata=where(of(".weighting", "p2")))
     """Constant ``k`` of ``p2``: the larger, the more even the weights of all noise levels (1 in the
     paper); > 0."""
     error: ErrorConfig = MISSING

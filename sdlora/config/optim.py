@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from sdlora.config.effect import given, of, where
 from sdlora.config.rules import (
     require_rate,
 )
@@ -17,11 +18,13 @@ class OptimConfig:
     name: str = MISSING
     """Optimizer: adamw, sgd, adafactor, prodigy, adamw8bit, paged_adamw8bit, schedule_free_adamw,
     lion, came, or one that an installed package adds."""
-    unet_lr: float = MISSING
+    unet_lr: float = field(default=MISSING, metadata=where(of("lora.unet.method", "lora", "full")))
     """Learning rate of the UNet's trained weights; > 0."""
-    text_encoder_lr: float = MISSING
+    text_encoder_lr: float = field(
+        default=MISSING, metadata=where(of("lora.text_encoder*.method", "lora", "full"))
+    )
     """Learning rate of the text encoder's trained weights; > 0."""
-    new_word_lr: float = MISSING
+    new_word_lr: float = field(default=MISSING, metadata=where(given("lora.new_word.name")))
     """Learning rate of a new word's embeddings (``lora.new_word``); > 0."""
     lora_plus_ratio: float | None = None
     """LoRA+: the rate of an adapter's matrices B is this many times that of its A, > 0 (16 in the

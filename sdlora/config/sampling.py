@@ -6,11 +6,15 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from sdlora.config.effect import TRAINING, above, absent, given, not_after, where
 from sdlora.config.rules import (
     require,
     require_count,
     require_rate,
 )
+
+DRAWN = absent("images")
+"""Pictures are drawn; ``evaluate.py images=`` scores those of other programs."""
 
 CAPTIONS = "captions"
 """Value of ``sampling.prompts`` for the captions of the pictures."""
@@ -27,28 +31,37 @@ class SamplingConfig:
     pictures. ``null`` for an unconditional model: each seed is a picture."""
     num_prompts: int | None = None
     """Number of prompts to use, from the first; ``null``: all of a file, 8 captions."""
-    prompt_prefix: str = MISSING
+    prompt_prefix: str = field(default=MISSING, metadata=where(DRAWN, given(".prompts")))
     """Put in front of every prompt, such as a trigger word with a comma and a space."""
-    trigger_word: str | None = None
+    trigger_word: str | None = field(default=None, metadata=where(DRAWN, given(".prompts")))
     """Put in front of prompts that do not have it, and of their prefix; ``null``: of none."""
-    negative_prompt: str = MISSING
+    negative_prompt: str = field(
+        default=MISSING, metadata=where(DRAWN, above(".guidance_scale", 1))
+    )
     """Negative prompt: what the pictures should not show."""
-    sampler: str = MISSING
+    sampler: str = field(default=MISSING, metadata=where(DRAWN))
     """ddim, ddpm, dpm++, dpm++_karras, euler, euler_a, heun, unipc, ..."""
-    num_steps: int = MISSING
+    num_steps: int = field(default=MISSING, metadata=where(DRAWN))
     """Denoising steps a picture; >= 1."""
-    guidance_scale: float = MISSING
+    guidance_scale: float = field(default=MISSING, metadata=where(DRAWN))
     """Classifier-free guidance; 1 is off."""
     seeds: list[int] = field(default_factory=list)
     """Every prompt is drawn once with each seed."""
-    num_seeds: int | None = None
+    num_seeds: int | None = field(default=None, metadata=where(DRAWN))
     """Number of seeds: ``sampling.seeds``, then the whole numbers after the largest of them;
     ``null``: ``sampling.seeds`` alone."""
-    batch_size: int = MISSING
+    batch_size: int = field(default=MISSING, metadata=where(DRAWN))
     """Pictures drawn in one batch; >= 1."""
-    every_n_steps: int = MISSING
+    every_n_steps: int = field(
+        default=MISSING,
+        metadata=where(
+            TRAINING,
+            absent(".every_n_epochs"),
+            (given("trainer.max_epochs"), not_after("trainer.max_steps")),
+        ),
+    )
     """Optimizer steps between validation pictures; 0: only at the end."""
-    every_n_epochs: float | None = None
+    every_n_epochs: float | None = field(default=None, metadata=where(TRAINING))
     """Epochs between validation pictures, in place of ``every_n_steps``, which they become; > 0.
     ``null``: as that says."""
     num_preview: int = MISSING

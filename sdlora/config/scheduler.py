@@ -1,10 +1,11 @@
 """The typed schema of ``scheduler.*``: the learning-rate schedule."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from sdlora.config.effect import of, other_than, where
 from sdlora.config.rules import (
     require,
     require_choice,
@@ -19,9 +20,9 @@ class SchedulerConfig:
     name: str = MISSING
     """Learning-rate schedule: constant, constant_with_warmup, linear, cosine,
     cosine_with_restarts, polynomial or cosine_annealing."""
-    warmup_steps: int = MISSING
+    warmup_steps: int = field(default=MISSING, metadata=where(other_than(".name", "constant")))
     """Optimizer steps of linear warm-up; >= 0."""
-    num_cycles: int = MISSING
+    num_cycles: int = field(default=MISSING, metadata=where(of(".name", "cosine_with_restarts")))
     """How often ``cosine_with_restarts`` starts again at the full rate; >= 1."""
     eta_min: float | None = None
     """Final rate of ``cosine_annealing``, one for all trained weights; >= 0."""

@@ -1,31 +1,35 @@
 """The typed schema of ``sweep.*``: folder and size of a sweep, and goal of a search."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from sdlora.config.effect import MULTIRUN, of, where
 from sdlora.config.rules import require, require_count
+
+IN_SWEEPS = of(MULTIRUN, True)
+"""Several runs are started."""
 
 
 @dataclass(slots=True, kw_only=True)
 class SweepConfig:
     """Name and size of a sweep, and what a search optimizes."""
 
-    name: str | None = None
+    name: str | None = field(default=None, metadata=where(IN_SWEEPS))
     """Folder of a sweep in ``outputs/``; ``null``: made of the swept keys and a hash of all
     overrides, so that the same command continues its sweep."""
-    max_jobs: int = MISSING
+    max_jobs: int = field(default=MISSING, metadata=where(IN_SWEEPS))
     """Largest number of runs that a sweep may start; raise it for more. >= 1."""
-    objectives: list[str] = MISSING
+    objectives: list[str] = field(default=MISSING, metadata=where(IN_SWEEPS))
     """Scores that a search optimizes, such as ``face_distance``, each in its better direction;
     several give the Pareto front."""
-    num_trials: int = MISSING
+    num_trials: int = field(default=MISSING, metadata=where(IN_SWEEPS))
     """Number of trials of a search. >= 1."""
-    trials_at_once: int = MISSING
+    trials_at_once: int = field(default=MISSING, metadata=where(IN_SWEEPS))
     """Number of trials of a search that go to the launcher together, the next ones when all of
     them are finished; more than 1 is for launchers that run jobs in parallel. >= 1."""
-    prune_after: int | None = None
+    prune_after: int | None = field(default=None, metadata=where(IN_SWEEPS))
     """Number of trials of a search for one score that run to their end before pruning: a later
     trial stops early when its best score so far is worse than the median of theirs at that step.
     It needs ``evaluation.every_n_steps``. >= 1; ``null``: no pruning."""

@@ -1,11 +1,12 @@
 """The typed schema of ``trainer.*``: steps, devices, precision and memory."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
+from sdlora.config.effect import above, absent, where
 from sdlora.config.model import AUTO, PRECISIONS
 from sdlora.config.rules import (
     require,
@@ -23,7 +24,7 @@ RESERVED_GIB = 0.5
 class TrainerConfig:
     """Length of the run, devices, precision, and memory."""
 
-    max_steps: int = MISSING
+    max_steps: int = field(default=MISSING, metadata=where(absent("trainer.max_epochs")))
     """Optimizer steps of the run; epochs follow from it. >= 1."""
     max_epochs: float | None = None
     """Length of the run in epochs, turned into ``max_steps``, in place of it; > 0. ``null``: as
@@ -35,7 +36,10 @@ class TrainerConfig:
     step averages ``accumulate_grad_batches`` batches of each."""
     num_nodes: int = MISSING
     """Number of machines, each with ``devices``; >= 1. Several are started by torchrun or Slurm."""
-    timeout_min: int = MISSING
+    timeout_min: int = field(
+        default=MISSING,
+        metadata=where((above("trainer.devices", 1), above("trainer.num_nodes", 1))),
+    )
     """Minutes that several devices wait for each other, such as for the first one, which alone
     caches, draws and scores; >= 1."""
     precision: str = MISSING

@@ -30,6 +30,24 @@ def test_its_run_is_resumed_without_it(
     assert "all 2 steps are done" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_its_keys_without_effect_are_named(
+    train_here: TrainHere, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "defaults: [override /scheduler: cosine]\nscheduler: {num_cycles: 3}\nlora: {r: 4}\n",
+        "utf-8",
+    )
+    given = (f"experiment={mine}", "data.prior.root=classes", "check=true")
+    train_here(*given, f"hydra.run.dir={tmp_path}/run")
+    notes = [line for line in capsys.readouterr().out.splitlines() if "no effect" in line]
+    assert [line.partition("=")[0] for line in notes] == [
+        "note: scheduler.num_cycles",
+        "note: data.prior.root",
+    ]
+
+
 def test_its_faults_are_named(message_of: MessageOf, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     mine = tmp_path / "experiment" / "mine.yaml"

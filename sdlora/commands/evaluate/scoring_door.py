@@ -9,15 +9,21 @@ from omegaconf import DictConfig
 from sdlora.assembly import needed_weights
 from sdlora.cli.command_line import run
 from sdlora.cli.composition import to_typed
+from sdlora.cli.set_keys import keys_set
 from sdlora.commands.evaluate.run_settings import model_of, with_run_settings
 from sdlora.config.evaluate import EvaluateConfig
 
 
 def evaluate(composed: DictConfig) -> None:
     """Draw, score and report what the config names."""
-    given = HydraConfig.get().overrides.task
+    hydra = HydraConfig.get()
+    given = list(hydra.overrides.task)
     config = to_typed(with_run_settings(composed, given), EvaluateConfig)
 
+    from sdlora.assembly.without_effect import unused_in_evaluation
+
+    for note in unused_in_evaluation(config, keys_set(given, hydra.runtime.choices)):
+        print(f"note: {note}")
     if config.sweep is not None:
         write_again(Path(config.sweep))
         return

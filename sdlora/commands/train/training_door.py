@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from sdlora.assembly import needed_weights
 from sdlora.cli.command_line import run
 from sdlora.cli.composition import to_typed
+from sdlora.cli.set_keys import keys_set
 from sdlora.commands.train.resumed_config import with_stored
 from sdlora.config.train import TrainConfig
 from sdlora.runtime.kept import Kept
@@ -32,10 +33,12 @@ def checked(composed: DictConfig, progress: Progress) -> TrainConfig:
 
     What the machine decides is decided here, once: the run's stored config has its value.
     """
-    given = HydraConfig.get().overrides.task
+    hydra = HydraConfig.get()
+    given = list(hydra.overrides.task)
     config = to_typed(with_stored(composed, given), TrainConfig)
 
     from sdlora.assembly import unsuited_values
+    from sdlora.assembly.without_effect import unused_in_training
     from sdlora.cli import processes
     from sdlora.commands.train import (
         config_checks,  # imports wait: a typo should not take seconds to be seen
@@ -50,7 +53,12 @@ def checked(composed: DictConfig, progress: Progress) -> TrainConfig:
     needed_weights.require_weights(needs, config.evaluation, ["sdlora", "fetch", *words])
     is_resumed = config.resume is not None
     processes.check_processes(config.trainer, config.run_dir, is_resumed=is_resumed)
-    for note in unsuited_values.training_notes(config):
+    set_by_hand = keys_set(given, hydra.runtime.choices)
+    is_sweep = hydra.mode == RunMode.MULTIRUN
+    for note in [
+        *unused_in_training(config, set_by_hand, is_sweep=is_sweep),
+        *unsuited_values.training_notes(config),
+    ]:
         progress.print(f"note: {note}")
     return config
 

@@ -49,6 +49,8 @@ def remedy_of(note: str) -> str:
         (["model=sd15", "optim.text_encoder_lr=1"], "optim.text_encoder_lr=1"),
         (["model=sd15", "optimizer=lion", "optim.unet_lr=3e-3"], "optim.unet_lr=0.003"),
         (["optim.unet_lr=1e-4"], "optim.unet_lr=0.0001"),
+        (["scheduler.warmup_steps=300"], "scheduler.warmup_steps=300"),
+        (["trainer.max_steps=5", "scheduler.warmup_steps=9"], "scheduler.warmup_steps=9"),
         (["experiment=textual_inversion", "optim.new_word_lr=1"], "optim.new_word_lr=1"),
         (["optimizer=prodigy", "optim.unet_lr=1e-4"], "optim.unet_lr=0.0001"),
         (["model=sd15", "sampling.prompts=example:prompts.txt"], "sampling.prompts=example:pro"),

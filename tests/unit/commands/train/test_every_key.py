@@ -21,7 +21,9 @@ from sdlora.adapters.learned_embedding import learned
 from sdlora.assembly.base_model import model_source
 from sdlora.assembly.data_source import hub_set
 from sdlora.assembly.training_batches import cache_of
+from sdlora.assembly.without_effect import unused_in_training
 from sdlora.cli.composition import register_schemas
+from sdlora.config.train import TrainConfig
 from sdlora.data.cache.encodings import Mapped, Resident
 from sdlora.data.sources.picture_source import DataError
 from sdlora.diffusion.weighting import debiased_weight, min_snr_weight, p2_weight
@@ -799,6 +801,9 @@ CHOSEN = {
 
 HERE = "unit/commands/train/test_every_key.py"
 
+WITHOUT_EFFECT = {"word": {"optim.unet_lr"}}
+"""What is seen there is that the key has none."""
+
 ELSEWHERE = {
     "resume_step": "smoke/test_run_end.py::test_a_run_goes_back_to_a_chosen_step",
     "resume": "smoke/test_resume.py::test_stopped_and_resumed_ends_as_if_never_stopped",
@@ -868,6 +873,13 @@ def filled(value: Any, places: dict[str, str]) -> Any:
     return value
 
 
+def config_of(variant: str, places: dict[str, str]) -> TrainConfig:
+    """The whole config of a variant."""
+    groups, needs, rows = RUNS.get(variant, (UNSCORED, BASE, CHOSEN.get(variant, {})))
+    values = {**needs, **{key: row[0] for key, row in rows.items()}}
+    return shown_runs.typed(groups, {k: filled(v, places) for k, v in values.items()})
+
+
 @pytest.fixture(scope="module")
 def places(
     random_base: Path, random_xl: Path, tmp_path_factory: pytest.TempPathFactory
@@ -884,9 +896,7 @@ def shown(places: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> C
 
     @cache
     def make(name: str) -> Any:
-        groups, needs, rows = RUNS.get(name, (UNSCORED, BASE, CHOSEN.get(name, {})))
-        values = {**needs, **{key: row[0] for key, row in rows.items()}}
-        config = shown_runs.typed(groups, {k: filled(v, places) for k, v in values.items()})
+        config = config_of(name, places)
         folder = tmp_path_factory.mktemp(name)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("DEEPFACE_HOME", str(folder / "nobody"))
@@ -907,6 +917,16 @@ def test_the_value_is_seen_where_it_is_used(
 ) -> None:
     value, reader, *expected = VARIANTS[variant][key]
     assert reader(shown(variant)) == (expected[0] if expected else filled(value, places))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_of_what_is_seen_nothing_is_said_to_have_no_effect(
+    variant: str, places: dict[str, str]
+) -> None:
+    config = config_of(variant, places)
+    keys = {key for key in VARIANTS[variant] if not key.startswith(ROOTS)}
+    keys -= WITHOUT_EFFECT.get(variant, set())
+    assert unused_in_training(config, keys, is_sweep=False) == []
 
 
 def test_every_key_is_seen_somewhere() -> None:

@@ -1,0 +1,151 @@
+"""Conditions under which a key has an effect, declared at the key, and keys that have none.
+
+They are declared, and not found by recording what a run reads, since code reads more than it uses
+(a schedule is given ``num_cycles`` whatever its name), and since a run should say so at its start.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from sdlora.config.keys import all_fields, schema_key
+
+_WHERE = "where"
+
+OFF: tuple[Any, ...] = (None, False, 0, "", [], {}, "none", "off")
+"""Values that switch something off: where it is off already, nothing is lost."""
+
+COMMAND, TRAIN, EVALUATE = "the command", "train", "evaluate"
+"""Entry of the values for what reads the config."""
+
+MULTIRUN = "-m"
+"""Entry of the values for whether several runs are started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What another key must be for a key to have an effect.
+
+    Attributes:
+        key: The other key; ``*`` stands for any letters, a dot in front for the key's own group.
+        holds: Function of its value and of the value of the key itself.
+        remedy: What to set, with ``{}`` for the other key; ``None``: leave the key out.
+        without: Whether it holds where there is no such other key.
+    """
+
+    key: str
+    holds: Callable[[Any, Any], bool]
+    remedy: str | None
+    without: bool = False
+
+    def beside(self, key: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values that it is about, by key."""
+        pattern = key.rpartition(".")[0] + self.key if self.key.startswith(".") else self.key
+        return {name: value for name, value in values.items() if fnmatchcase(name, pattern)}
+
+
+Alternatives = tuple[Condition, ...]
+
+
+def where(*conditions: Condition | Alternatives) -> dict[str, Any]:
+    """Metadata of a field that has an effect only where all of these hold; of a tuple, any."""
+    return {_WHERE: tuple(each if isinstance(each, tuple) else (each,) for each in conditions)}
+
+
+def of(key: str, *values: Any) -> Condition:
+    """The key has one of these values; ``*`` in one stands for any letters."""
+    named = " or ".join(str(value) for value in values)
+    return Condition(
+        key,
+        lambda value, _: (
+            value in values
+            or any(fnmatchcase(str(value), each) for each in values if isinstance(each, str))
+        ),
+        f"{{}}={named}",
+    )
+
+
+def other_than(key: str, *values: Any) -> Condition:
+    """The key has none of these values."""
+    return Condition(key, lambda value, _: value not in values, "another {}")
+
+
+def given(key: str) -> Condition:
+    """The key is set, and not to a value that means off."""
+    return Condition(key, lambda value, _: value not in OFF, "{}")
+
+
+def absent(key: str) -> Condition:
+    """The key is not set, since it counts in place of the other."""
+    return Condition(key, lambda value, _: value in OFF, None, without=True)
+
+
+def above(key: str, limit: float) -> Condition:
+    """The key is greater than this."""
+    return Condition(key, lambda value, _: value > limit, f"{{}} above {limit:g}")
+
+
+def not_after(key: str) -> Condition:
+    """The key is at least as large as the value of the key itself."""
+    return Condition(key, lambda value, own: own <= value, "{} to at least as much")
+
+
+TRAINING = of(COMMAND, TRAIN)
+"""Only training reads the key."""
+
+
+def without_effect(
+    schema: type, values: Mapping[str, Any], keys_set: Collection[str]
+) -> Iterator[str]:
+    """A line for each key that was set and has no effect: key, value, reason and remedy.
+
+    Args:
+        schema: The dataclass of the whole config.
+        values: The value of every key, flat, with ``COMMAND`` and ``MULTIRUN``.
+        keys_set: The keys that were set by hand.
+    """
+    declared = dict(declared_conditions(schema))
+    for key in keys_set:
+        value = values.get(key)
+        if value in OFF:
+            continue
+        own, name = key, schema_key(key, declared)
+        while name and name not in declared:  # an entry of a mapping, such as options
+            own, name = own.rpartition(".")[0], name.rpartition(".")[0]
+        for alternatives in declared.get(name, ()):
+            if unmet := _unmet(own, value, alternatives, values):
+                yield f"{key}={value} has no effect: {unmet}"
+                break
+
+
+def declared_conditions(schema: type) -> Iterator[tuple[str, tuple[Alternatives, ...]]]:
+    """Every key of a schema with its conditions, those of its groups first."""
+    of_groups: dict[str, tuple[Alternatives, ...]] = {}
+    for key, item, _ in all_fields(schema):
+        own = item.metadata.get(_WHERE, ())
+        of_groups[key] = (*of_groups.get(key.rpartition(".")[0], ()), *own)
+        yield key, of_groups[key]
+
+
+def _unmet(
+    key: str, value: Any, alternatives: Alternatives, values: Mapping[str, Any]
+) -> str | None:
+    """Reason and remedy if none of the alternatives holds."""
+    found: dict[str, Any] = {}
+    remedies = []
+    for condition in alternatives:
+        about = condition.beside(key, values)
+        is_met = any(condition.holds(each, value) for each in about.values())
+        if is_met or (condition.without and not about):
+            return None
+        found |= about
+        if condition.remedy is not None:
+            remedies += [condition.remedy.format(other) for other in list(about)[:1]]
+    if COMMAND in found:
+        return f"{found[COMMAND]} does not read it; leave it out"
+    if MULTIRUN in found:
+        return "it is of sweeps; leave it out, or start one with -m"
+    reason = ", ".join(f"{name}={each}" for name, each in found.items())
+    reason = reason or f"this model has no {alternatives[0].key.rpartition('.')[0]}"
+    return f"{reason}; leave it out" + f", or set {' or '.join(remedies)}" * bool(remedies)

@@ -1,0 +1,186 @@
+"""Keys that were set and have no effect: each is named, with a remedy; none that has one is."""
+
+import shlex
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from sdlora.assembly.without_effect import unused_in_evaluation, unused_in_training
+from sdlora.cli.arguments import prepared_arguments
+from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.cli.set_keys import keys_set
+from sdlora.config.effect import declared_conditions
+from sdlora.config.train import TrainConfig
+from sdlora.runtime.places import CONF
+from tests.composed import evaluate_config
+
+TRAINING = [
+    # a command, the key in it that has no effect there, and what of the reason must be said
+    ("model.architecture={}", "", ""),
+    ("model.config=configs", "model.config", "model.path=embedded:tiny-sd"),
+    ("lora=full lora.r=4", "lora.r", "lora.unet.method=full"),
+    ("lora=full lora.alpha=4", "lora.alpha", "set lora.unet.method=lora"),
+    ("lora=full lora.dropout=0.1", "lora.dropout", ""),
+    ("lora=full lora.rank_dropout=0.1", "lora.rank_dropout", ""),
+    ("lora=full lora.init=gaussian", "lora.init", ""),
+    ("lora=full lora.init_from=some.safetensors", "lora.init_from", ""),
+    ("lora=full lora.use_rslora=true", "lora.use_rslora", ""),
+    ("lora=full lora.use_dora=true", "lora.use_dora", ""),
+    ("lora.text_encoder.method=frozen lora.text_encoder.r=4", "lora.text_encoder.r", "frozen"),
+    ("lora=full lora.unet.targets=[to_q]", "lora.unet.targets", ""),
+    ("lora=full lora.unet.alpha=2", "lora.unet.alpha", ""),
+    ("lora=full 'lora.unet.rank_pattern={mid_block:2}'", "lora.unet.rank_pattern.mid_block", ""),
+    ("lora=full 'lora.unet.alpha_pattern={mid_block:2}'", "lora.unet.alpha_pattern.mid_block", ""),
+    ("lora.text_encoder_2.r=4", "lora.text_encoder_2.r", "trains no text_encoder_2"),
+    ("lora.new_word.init=person", "lora.new_word.init", "set lora.new_word.name"),
+    ("lora.new_word.num_vectors=2", "lora.new_word.num_vectors", ""),
+    ("data=portraits data.root=photos", "data.root", "data.source=portraits"),
+    ("data=portraits data.nested=true", "data.nested", "set data.source=folder"),
+    ("data=portraits data.on_error=skip", "data.on_error", ""),
+    ("data=portraits 'data.background=\"#000000\"'", "data.background", ""),
+    ("data=portraits data.alpha=mask", "data.alpha", ""),
+    ("data=portraits data.captions.default=x", "data.captions.default", ""),
+    ("data=portraits data.captions.endings=[.cap]", "data.captions.endings", ""),
+    ("data.num_pictures=9", "data.num_pictures", "set data.source=portraits"),
+    ("data.face_detector=ssd", "data.face_detector", "set data.crop=face"),
+    ("data.buckets.step=16", "data.buckets.step", "set data.buckets.mode=auto"),
+    ("data.buckets.min_side=16", "data.buckets.min_side", ""),
+    ("data.buckets.max_side=99", "data.buckets.max_side", ""),
+    ("data.buckets.max_aspect=3", "data.buckets.max_aspect", ""),
+    ("data.cache=off data.cache.dir=x", "data.cache.dir", "set data.cache.mode=disk"),
+    ("data.cache=off data.cache.max_gib=1", "data.cache.max_gib", ""),
+    ("data.cache=off data.cache.resident_gib=1", "data.cache.resident_gib", "disk or memory"),
+    ("data.hub.split=test", "data.hub.split", "data.source=folder; leave it out"),
+    ("data.hub.image_column=x", "data.hub.image_column", ""),
+    ("data=hub data.root=a/b data.hub.shuffle_buffer=9", "data.hub.shuffle_buffer", "streaming"),
+    ("data.captions.separator=';'", "data.captions.separator", "data.captions.tags"),
+    ("data.prior.root=classes", "data.prior.root", "set data.prior.mode=class"),
+    ("data.prior.prompt=man", "data.prior.prompt", "class or teacher"),
+    ("data.prior.weight=2", "data.prior.weight", ""),
+    ("data.prior.num_pictures=9", "data.prior.num_pictures", ""),
+    ("objective.error.threshold=0.2", "objective.error.threshold", "huber or smooth_l1"),
+    ("objective.error.schedule=snr", "objective.error.schedule", ""),
+    ("'objective.noise={pyramid_discount:0.2}'", "objective.noise.pyramid_discount", "=0; leave"),
+    ("objective.timesteps.logit_mean=1", "objective.timesteps.logit_mean", "logit_normal"),
+    ("objective.timesteps.logit_std=2", "objective.timesteps.logit_std", ""),
+    ("objective.p2_gamma=2", "objective.p2_gamma", "set objective.weighting=p2"),
+    ("objective.p2_k=2", "objective.p2_k", ""),
+    ("lora=textual_inversion lora.new_word.name=sks optim.unet_lr=1", "optim.unet_lr", "frozen"),
+    ("lora.text_encoder.method=frozen optim.text_encoder_lr=1e-5", "optim.text_encoder_lr", ""),
+    ("model=kolors optim.text_encoder_lr=1e-5", "optim.text_encoder_lr", "has no lora.text_enc"),
+    ("optim.new_word_lr=1", "optim.new_word_lr", "set lora.new_word.name"),
+    ("scheduler=constant scheduler.warmup_steps=5", "scheduler.warmup_steps", "another scheduler"),
+    ("scheduler=cosine scheduler.num_cycles=2", "scheduler.num_cycles", "cosine_with_restarts"),
+    ("trainer.timeout_min=5", "trainer.timeout_min", "trainer.devices above 1"),
+    ("sampling.guidance_scale=1 sampling.negative_prompt=x", "sampling.negative_prompt", "above 1"),
+    ("sampling.every_n_steps=301", "sampling.every_n_steps", "trainer.max_steps=300"),
+    ("evaluation.every_n_steps=301", "evaluation.every_n_steps", "to at least as much"),
+    ("checkpoint.every_n_steps=301", "checkpoint.every_n_steps", ""),
+    ("evaluation=none evaluation.every_n_steps=5", "evaluation.every_n_steps", "face.name=none"),
+    ("evaluation=none evaluation.on_missing=warn", "evaluation.on_missing", ""),
+    ("evaluation=none evaluation.references=x", "evaluation.references", ""),
+    ("evaluation.face=none evaluation.select=none 'evaluation.face.options={a:1}'",
+     "evaluation.face.options.a", ""),
+    ("evaluation.select=none evaluation.max_clip_loss=2", "evaluation.max_clip_loss", ""),
+    ("evaluation.class_word=man", "evaluation.class_word", "set evaluation.trigger_word"),
+    ("lora=full export.licence=mit", "export.licence", ""),
+    ("sweep.num_trials=3", "sweep.num_trials", "start one with -m"),
+    ("sweep.name=x", "sweep.name", ""),
+    ("sweep.max_jobs=2", "sweep.max_jobs", ""),
+    ("'sweep.objectives=[kid]'", "sweep.objectives", ""),
+    ("sweep.trials_at_once=2", "sweep.trials_at_once", ""),
+    ("sweep.prune_after=2", "sweep.prune_after", ""),
+    ("experiment=unconditional data.captions.prefix=x", "data.captions.prefix", "another model"),
+    ("experiment=unconditional sampling.prompt_prefix=x", "sampling.prompt_prefix", ""),
+    ("experiment=unconditional sampling.trigger_word=x", "sampling.trigger_word", ""),
+    ("experiment=unconditional model.vae_precision=bf16", "model.vae_precision", ""),
+    ("model=sd15 model.architecture={a:1}", "model.architecture.a", "model.path"),
+]  # fmt: skip
+
+WITH_EFFECT = [
+    "lora.r=4 lora.unet.r=2 optim.unet_lr=1e-4 optim.text_encoder_lr=1e-5",
+    "model=sdxl lora.text_encoder_2.method=lora optim.text_encoder_lr=1e-5",
+    "experiment=textual_inversion optim.new_word_lr=0.1 lora.new_word.num_vectors=2",
+    "scheduler=cosine_with_restarts scheduler.num_cycles=2 scheduler.warmup_steps=5",
+    "trainer.max_epochs=2 evaluation.every_n_steps=9999 sampling.every_n_steps=9999",
+    "trainer.devices=2 trainer.timeout_min=5",
+    "trainer.num_nodes=2 trainer.timeout_min=5",
+    "data.prior.mode=class data.class_word=man data.prior.root=x data.prior.num_pictures=3",
+    "data.prior.mode=teacher data.class_word=man data.prior.weight=2",
+    "objective.noise.pyramid_iterations=6 objective.noise.pyramid_discount=0.2",
+    "model.path=a.safetensors model.config=configs",
+    # what is off anyway is nothing that was lost
+    "data.prior.root=null data.captions.shuffle=false evaluation=none evaluation.every_n_steps=0",
+    "scheduler=constant optimizer=prodigy",
+]
+
+EVALUATION = [
+    ("run=R evaluation.every_n_steps=5", "evaluation.every_n_steps", "evaluate does not read it"),
+    ("run=R evaluation.select=face_distance", "evaluation.select", ""),
+    ("run=R evaluation.max_clip_loss=2", "evaluation.max_clip_loss", ""),
+    ("run=R sampling.every_n_steps=5", "sampling.every_n_steps", ""),
+    ("lora=a checkpoint=best", "checkpoint", "set run"),
+    ("images=a merge=true", "merge", "images=['a']; leave it out"),
+    ("images=a lora_scale=0.5", "lora_scale", ""),
+    ("images=a resolution=512", "resolution", ""),
+    *[
+        (f"images=a sampling.{key}=5", f"sampling.{key}", "")
+        for key in ("num_steps", "num_seeds", "batch_size", "guidance_scale", "sampler")
+    ],
+    ("sweep=a evaluation.kid=true", "evaluation.kid", "sweep=a"),
+    ("sweep=a data.root=x", "data.root", ""),
+    ("run=R lora_scale=0.5 merge=true resolution=512 sampling.num_steps=5", "", ""),
+]
+
+
+def unused(command: str, *, is_sweep: bool = False) -> list[str]:
+    """The notes of a command of ``train.py``."""
+    register_schemas()
+    arguments = prepared_arguments(shlex.split(command), TrainConfig)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("train", ["run_dir=here", *arguments])
+    config = to_typed(composed, TrainConfig)
+    return unused_in_training(config, keys_set(arguments, {}), is_sweep=is_sweep)
+
+
+@pytest.mark.parametrize(("command", "key", "said"), TRAINING)
+def test_a_key_without_effect_is_named(command: str, key: str, said: str) -> None:
+    notes = unused(command)
+    assert [note.partition("=")[0].partition(" ")[0] for note in notes] == [key] * bool(key)
+    assert said in "".join(notes)
+    assert "leave it out" in "".join(notes) or not key
+
+
+@pytest.mark.parametrize("command", WITH_EFFECT)
+def test_what_has_an_effect_is_not_named(command: str) -> None:
+    assert unused(command) == []
+
+
+def test_keys_of_sweeps_have_an_effect_in_one() -> None:
+    assert unused("sweep.max_jobs=3 sweep.name=x", is_sweep=True) == []
+
+
+def test_every_condition_is_tried() -> None:
+    conditional = {key for key, conditions in declared_conditions(TrainConfig) if conditions}
+    keys = {
+        key.removesuffix(".a").removesuffix(".mid_block") for _, key, _ in TRAINING + EVALUATION
+    }
+    named = {key.replace("lora.unet.", "lora.PART.") for key in keys}
+    groups = {key for key in conditional if any(each.startswith(f"{key}.") for each in conditional)}
+    others = {key for key in conditional - groups - named if not tried_by_its_kind(key)}
+    assert others == set()
+
+
+def tried_by_its_kind(key: str) -> bool:
+    """Whether a key has the condition of its group alone, or is refused where it has no effect."""
+    same = ("data.captions.", "data.hub.", "evaluation.", "lora.PART.", "trainer.max_steps")
+    return key.startswith(same) or key.endswith("every_n_epochs")
+
+
+@pytest.mark.parametrize(("command", "key", "said"), EVALUATION)
+def test_keys_of_an_evaluation(command: str, key: str, said: str) -> None:
+    given = shlex.split(command)
+    config = evaluate_config(*given)
+    notes = unused_in_evaluation(config, [item.partition("=")[0] for item in given])
+    assert [note.partition("=")[0] for note in notes] == [key] * bool(key)
+    assert said in "".join(notes)
