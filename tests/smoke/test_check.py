@@ -51,7 +51,8 @@ def test_it_needs_no_model(
     sheet = json.loads((run / "dataset.json").read_text("utf-8"))
     trained = {each["name"] for each in sheet["pictures"]}
     names = held_out.rpartition(": ")[2].removesuffix(", ...").split(", ")
-    assert set(names) <= {f"{number:02d}.jpg" for number in range(12)} - trained
+    assert set(sheet["held_out"]) == {f"{number:02d}.jpg" for number in range(12)} - trained
+    assert set(names) <= set(sheet["held_out"])
     sheet = json.loads((run / "dataset.json").read_text("utf-8"))
     assert {tuple(each["size"]) for each in sheet["buckets"]} == {
         (640, 384),

@@ -1,5 +1,6 @@
 """The pictures of a run: training and held out, data sheet, contact sheets, and refusals."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,14 @@ def run_pictures(
             if config.data.val_fraction is None
             else "data.val_fraction"
         )
-        names = listed([picture.name for picture in held_out.source.pictures])
+        names = [picture.name for picture in held_out.source.pictures]
         progress.print(
-            f"{count} of {count + len(data.geometry)} pictures are held out ({why}): {names}"
+            f"{count} of {count + len(data.geometry)} pictures are held out ({why}): "
+            f"{listed(names)}"
         )
+    if held_out is not None:
+        names = [picture.name for picture in held_out.source.pictures]
+        data = replace(data, held_out=names)
     return data, held_out
 
 

@@ -55,6 +55,7 @@ class PictureSet:
         faces: The face in each picture if faces were detected, else empty.
         automatic_fraction: The fraction of :meth:`split` that holds out a tenth of all pictures
             found; 0 for few pictures.
+        held_out: Names of the captioned pictures that are held out of training.
     """
 
     source: PictureSource
@@ -62,6 +63,7 @@ class PictureSet:
     fingerprint: str
     faces: Sequence[Box | None] = ()
     automatic_fraction: float = 0.0
+    held_out: Sequence[str] = ()
 
     def without(self, faults: Mapping[int, Finding]) -> "PictureSet":
         """The same set without some pictures, by number, with their findings."""

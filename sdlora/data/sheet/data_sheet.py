@@ -85,6 +85,7 @@ class Sheet:
         buckets: The largest first.
         faces: The face found in each of ``rows``, ``None`` if there is none; empty if no detector
             looked for them.
+        held_out: Names of the captioned pictures that are held out of training.
         content: Hash of all names, captions, pictures, repeats and weights.
     """
 
@@ -94,6 +95,7 @@ class Sheet:
     words: Sequence[tuple[str, int]]
     buckets: Sequence[Bucket]
     faces: Sequence[Box | None]
+    held_out: Sequence[str]
     content: str
 
     @cached_property
@@ -153,6 +155,7 @@ def sheet_of(
         frequent_words(shown, recipe),
         data.batch_size,
         pictures.faces,
+        pictures.held_out,
     )
 
 
@@ -170,6 +173,7 @@ def sheet(
     words: Sequence[tuple[str, int]],
     batch_size: int,
     faces: Sequence[Box | None] = (),
+    held_out: Sequence[str] = (),
 ) -> Sheet:
     """Make the sheet, and add warnings of equal pictures.
 
@@ -180,6 +184,7 @@ def sheet(
         words: See :class:`Sheet`.
         batch_size: Largest number of samples in a batch.
         faces: One for each of ``rows``, or empty.
+        held_out: See :class:`Sheet`.
     """
     found = [*findings, *_same_pictures(rows)]
     found.sort(key=lambda f: (_SEVERITIES.index(f.severity), f.kind, f.name, f.reason))
@@ -190,6 +195,7 @@ def sheet(
         words=words,
         buckets=_buckets(rows, batch_size),
         faces=faces,
+        held_out=held_out,
         content=fingerprint([row.picture for row in rows]),
     )
 

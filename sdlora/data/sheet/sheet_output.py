@@ -43,7 +43,8 @@ def write_sheet(path: Path | str, sheet: Sheet) -> None:
     ``schema`` (:data:`SCHEMA`), ``content`` (hash of the set), ``counts`` (see ``Sheet.counts``),
     ``frequent_words`` (``[word, count]``), ``faces`` (``found`` in ``of`` pictures, or null if
     nothing looked for them), ``buckets`` (the fields of :class:`Bucket`), ``findings`` (``name``,
-    ``kind``, ``reason``, ``severity``), ``notes``, and ``pictures``: ``name``, ``size``,
+    ``kind``, ``reason``, ``severity``), ``notes``, ``held_out`` (names), and ``pictures``:
+    ``name``, ``size``,
     ``bucket``, ``resized`` (all as ``[width, height]``), ``crop`` (``[left, top, right, bottom]``
     in pixels of the upright picture), ``cut`` (share of its area that is lost), ``enlarged``
     (factor), ``caption`` (of a sample), ``text`` and ``prefix`` (as written), ``repeats``,
@@ -63,6 +64,7 @@ def write_sheet(path: Path | str, sheet: Sheet) -> None:
         "buckets": [asdict(bucket) for bucket in sheet.buckets],
         "findings": [asdict(finding) for finding in sheet.findings],
         "notes": sheet.notes,
+        "held_out": sheet.held_out,
         "pictures": _entries(sheet),
     }
     # json's own indentation is slow and gives every number a line: 2,000,000 for 100,000 pictures

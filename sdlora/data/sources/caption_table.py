@@ -6,7 +6,7 @@ import json
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,9 @@ FILE_NAME, TEXT = "file_name", "text"
 _FILE_NAMES = (FILE_NAME, "filename", "file", "image", "image_path", "img", "path")
 _TEXTS = (TEXT, "caption", "prompt", "description")
 """Customary names of the two columns; the first is the format's own."""
+
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+"""What may stand between the cells of a table; spreadsheets write semicolons in much of Europe."""
 
 _KOHYA = re.compile(r"meta(?:data|_\w+)\.json")
 
@@ -79,10 +82,8 @@ def columns_of(path: Path) -> Columns | None:
     if path.suffix.casefold() == ".jsonl":
         names = _first_keys(text)
     else:
-        _, header = next(_csv_rows(text, _separator(path)), (0, []))
-        names = [] if isinstance(header, RowFault) else [name.strip() for name in header]
-    files, texts = ([name for name in known if name in names] for known in (_FILE_NAMES, _TEXTS))
-    return Columns(files[0], texts[0]) if len(files) == len(texts) == 1 else None
+        names = _header(text, _separator(path, text))
+    return _customary(names)
 
 
 def read_metadata(
@@ -92,7 +93,7 @@ def read_metadata(
 
     Args:
         path: UTF-8, with or without byte order mark. ``.csv``: with a header row, separated by
-            commas (``.tsv``: by tabs); ``.jsonl``: one JSON object a line; ``.json``: kohya's,
+            commas, semicolons or tabs; ``.jsonl``: one JSON object a line; ``.json``: kohya's,
             file -> ``{"caption": ..., "tags": ...}``. Other columns are not read.
         columns: Its columns; by default ``file_name`` and ``text``, else what
             :func:`columns_of` finds.
@@ -121,7 +122,7 @@ def read_metadata(
     elif suffix == ".jsonl":
         cells = _jsonl_cells(text, columns)
     else:
-        cells = _csv_cells(text, columns, _separator(path))
+        cells = _csv_cells(text, columns, _separator(path, text))
     for cell in cells:
         if isinstance(cell, RowFault):
             faults.append(cell)
@@ -135,8 +136,21 @@ def _own_columns(path: Path) -> Columns:
     return columns_of(path) or Columns()
 
 
-def _separator(path: Path) -> str:
-    return "\t" if path.suffix.casefold() == ".tsv" else ","
+def _separator(path: Path, text: str) -> str:
+    """The separator of the ending, or that by which the first line has the two columns."""
+    usual = "\t" if path.suffix.casefold() == ".tsv" else ","
+    return next((each for each in (usual, *SEPARATORS) if _customary(_header(text, each))), usual)
+
+
+def _header(text: str, separator: str) -> list[str]:
+    _, header = next(_csv_rows(text, separator), (0, []))
+    return [] if isinstance(header, RowFault) else [name.strip() for name in header]
+
+
+def _customary(names: Collection[str]) -> Columns | None:
+    """The one column of file names and the one of captions, if they have customary names."""
+    files, texts = ([name for name in known if name in names] for known in (_FILE_NAMES, _TEXTS))
+    return Columns(files[0], texts[0]) if len(files) == len(texts) == 1 else None
 
 
 class _TableError(ValueError):
@@ -234,7 +248,7 @@ def _csv_cells(text: str, columns: Columns, separator: str) -> Iterator[_Cells |
             yield RowFault(
                 "bad_row",
                 f"line {line}: has {len(row)} values for {len(header)} columns; put a text with "
-                "commas in double quotes",
+                f"{SEPARATORS[separator]} in double quotes",
             )
         else:
             yield _Cells(line, row[name_column], row[text_column])

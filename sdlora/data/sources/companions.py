@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from sdlora.data.pictures.picture import Finding
 from sdlora.data.sources.file_index import FileKey
+from sdlora.data.sources.folder_names import CAPTION_FOLDERS, MASK_FOLDERS
 from sdlora.data.sources.scan import PICTURE, Listing
 
 MASK = "mask"
@@ -16,10 +17,6 @@ TABLE, MAYBE_TABLE = "table", "maybe table"
 
 CAPTION = "caption"
 """Stands for all kinds of caption files."""
-
-MASK_FOLDERS = frozenset(("mask", "masks"))
-CAPTION_FOLDERS = frozenset(("caption", "captions", "text", "texts", "txt", "tags"))
-"""Names, in lower case, of folders whose files belong to pictures beside or above them."""
 
 _SURE_MARKS = (".mask", ".masklabel", "-masklabel", "_masklabel")
 _MARKS = (*_SURE_MARKS, "-mask", "_mask")

@@ -6,6 +6,10 @@ from pathlib import Path
 HELD_OUT = "held_out"
 """Name of the folder in a root whose pictures are held out from training, for scores."""
 
+MASK_FOLDERS = frozenset(("mask", "masks"))
+CAPTION_FOLDERS = frozenset(("caption", "captions", "text", "texts", "txt", "tags"))
+"""Names, in lower case, of folders whose files belong to pictures beside or above them."""
+
 _SYSTEM = frozenset(
     (
         *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),

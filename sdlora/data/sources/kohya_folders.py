@@ -7,8 +7,14 @@ from typing import NamedTuple
 
 from sdlora.data.pictures.picture import quoted
 from sdlora.data.pictures.picture_formats import PICTURE_SUFFIXES
-from sdlora.data.sources.companions import CAPTION_FOLDERS, MASK_FOLDERS
-from sdlora.data.sources.folder_names import is_held_out, is_hidden, is_own_output, is_system
+from sdlora.data.sources.folder_names import (
+    CAPTION_FOLDERS,
+    MASK_FOLDERS,
+    is_held_out,
+    is_hidden,
+    is_own_output,
+    is_system,
+)
 
 _NAME = re.compile(r"(\d+)_(.*\S)", re.DOTALL)
 _PLAIN_NUMBER = re.compile(r"[1-9]\d{0,2}")

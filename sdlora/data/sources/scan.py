@@ -13,6 +13,8 @@ from typing import NamedTuple
 from sdlora.data.pictures.picture import ERROR, WARNING, Finding, listed, quoted
 from sdlora.data.sources.file_index import FileKey
 from sdlora.data.sources.folder_names import (
+    CAPTION_FOLDERS,
+    MASK_FOLDERS,
     is_held_out,
     is_hidden,
     is_own_output,
@@ -98,7 +100,7 @@ class Listing:
 
 
 class FolderScan:
-    """One walk over roots and, if ``nested``, their sub-folders.
+    """One walk over roots and, if ``nested``, their sub-folders; masks and captions in any case.
 
     Hidden files and folders, those of operating systems, and folders that a run of this project
     wrote are not read; a note names those with pictures. Links to files and to folders elsewhere
@@ -221,7 +223,7 @@ class FolderScan:
             self._unread.append(
                 f"{quoted(name)}: {self._count(entry.path)} held-out pictures, not trained on"
             )
-        elif what := self._left_out(entry):
+        elif what := self._left_out(entry, above):
             if count := self._count(entry.path):
                 self._unread.append(f"{what} {quoted(name)} is not read ({count} pictures)")
         elif folder.prefix in self._prefixes:
@@ -243,13 +245,19 @@ class FolderScan:
                 self._linked.append(folder)
         return []
 
-    def _left_out(self, entry: os.DirEntry[str]) -> str | None:
+    def _left_out(self, entry: os.DirEntry[str], above: Folder) -> str | None:
         """What kind of sub-folder is not read, for a note; ``None``: it is read."""
         if is_hidden(entry.name) or is_system(entry.name):
             return "hidden folder"
         if is_own_output(entry.path):
             return "folder of a run"
-        return None if self._nested else "sub-folder"
+        is_read = self._nested or (above.is_root and self._is_companion(entry))
+        return None if is_read else "sub-folder"
+
+    def _is_companion(self, entry: os.DirEntry[str]) -> bool:
+        """Whether a folder holds masks, or captions alone, of the pictures beside it."""
+        name = entry.name.casefold()
+        return name in MASK_FOLDERS or (name in CAPTION_FOLDERS and not self._count(entry.path))
 
     def _follow(self, path: str, name: str) -> None:
         """Note a link that leads out of the roots."""

@@ -66,6 +66,7 @@ def test_the_file_holds_everything(tmp_path: Path) -> None:
                 "severity": "error",
             }
         ],
+        "held_out": [],
         "notes": ["a note"],
         "pictures": [
             {

@@ -130,7 +130,7 @@ def test_double_rows(tmp_path: Path) -> None:
     ("data", "reason"),
     [
         (b"", "has no column file_name and no column text (its first line: nothing)"),
-        (b"file_name;text\na.png;red\n", "has no column file_name and no column text (its first"),
+        (b"file_name|text\na.png|red\n", "has no column file_name and no column text (its first"),
         (b"file_name,words\na.png,red\n", "has no column text (its first line: file_name, wor"),
         (b"file_name,caption,prompt\na.png,red,blue\n", "has no column text (its first line: "),
         ("file_name,text\na.png,red\n".encode("utf-16"), "is UTF-16"),
@@ -173,6 +173,9 @@ def test_a_quote_left_open_swallows_no_row_unseen(tmp_path: Path) -> None:
     [
         ("metadata.csv", b"file_name,prompt\na.png,red\n", Columns("file_name", "prompt")),
         ("captions.csv", b"image,caption\na.png,red\n", Columns("image", "caption")),
+        ("metadata.csv", b"file_name;prompt\na.png;red\n", Columns("file_name", "prompt")),
+        ("excel.csv", b'"image";"caption"\n"a.png";"red"\n', Columns("image", "caption")),
+        ("tabs.csv", b"image\tcaption\na.png\tred\n", Columns("image", "caption")),
         ("list.tsv", b"path\tid\ttext\na.png\t1\tred\n", Columns("path", "text")),
         ("x.jsonl", jsonl({"prompt": "red", "file": "a.png"}), Columns("file", "prompt")),
         ("two.csv", b"image,caption,prompt\na.png,red,blue\n", None),

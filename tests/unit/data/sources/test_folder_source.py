@@ -409,6 +409,19 @@ def test_a_flat_read_leaves_sub_folders(tmp_path: Path) -> None:
     assert source.notes == ["sub-folder sub is not read (2 pictures)"]
 
 
+def test_a_flat_read_has_the_masks_and_captions_of_its_pictures(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "masks/a.png")
+    (tmp_path / "captions").mkdir()
+    (tmp_path / "captions" / "a.txt").write_text("of the folder", "utf-8")
+    pair(tmp_path, "text/b.png")
+    source = source_of(tmp_path, nested=False)
+    assert captions(source) == {"a.png": "of the folder"}
+    assert source.pictures[0].has_mask
+    assert source.findings == []
+    assert source.notes == ["sub-folder text is not read (1 pictures)"]
+
+
 def test_what_is_held_out_is_counted_and_not_read(tmp_path: Path) -> None:
     pair(tmp_path, "a.png")
     pair(tmp_path, "held_out/b.png")
