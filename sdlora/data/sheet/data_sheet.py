@@ -13,6 +13,7 @@ from sdlora.data.pictures.cuts import Geometry, Size
 from sdlora.data.pictures.faces import Box
 from sdlora.data.pictures.picture import ERROR, REMOVED, WARNING, Finding, Picture, quoted
 from sdlora.data.selection.picture_set import PictureSet
+from sdlora.data.sheet.unused_keys import unused_keys
 from sdlora.data.sources.picture_source import fingerprint
 from sdlora.models.tokens import tokenize
 
@@ -150,7 +151,12 @@ def sheet_of(
     rows = [row(*each) for each in zip(shown, pictures.geometry, captions, strict=True)]
     return sheet(
         rows,
-        [*pictures.source.findings, *odd, *large_cuts(rows, data.buckets.mode)],
+        [
+            *pictures.source.findings,
+            *odd,
+            *large_cuts(rows, data.buckets.mode),
+            *unused_keys(shown, data),
+        ],
         pictures.source.notes,
         frequent_words(shown, recipe),
         data.batch_size,
