@@ -78,7 +78,8 @@ class TimestepsConfig:
     """Distribution of the training timesteps."""
 
     name: str = MISSING
-    """Distribution of the timesteps: ``uniform``, ``logit_normal`` (the middle more often) or
+    """Distribution of the timesteps, or of the levels of flow matching in thousandths: ``uniform``,
+    ``logit_normal`` (the middle more often; ``sigmoid`` in kohya), ``mode`` (by ``mode_scale``) or
     ``bins`` (by ``bin_weights``)."""
     min_timestep: int = MISSING
     """First trained timestep; >= 0, where 0 has the least noise."""
@@ -90,12 +91,24 @@ class TimestepsConfig:
     logit_std: float = MISSING
     """Standard deviation of the logit of ``logit_normal``: the smaller, the narrower the
     distribution of timesteps; > 0."""
+    mode_scale: float = MISSING
+    """Scale of ``mode``: above 0 the middle more often, below 0 the ends, 0 uniform; [-1, 1.75]
+    (1.29 in SD 3's paper)."""
     bin_weights: list[float] = field(default_factory=list)
     """Relative likelihood of each equal bin of the range for ``bins``, least noise first; >= 0."""
+    shift: str = MISSING
+    """Of flow matching, how the drawn levels s are moved towards pure noise, to ``k s / (1 + (k -
+    1) s)``: ``none``, ``constant`` (by ``shift_factor``) or ``tokens`` (k = exp(mu) by the number of
+    image tokens, H/16 * W/16 in all families, as ``shift_points`` say)."""
+    shift_factor: float = MISSING
+    """k of ``constant``; > 0. Above 1 noisier, 1 leaves the levels."""
+    shift_points: list[list[float]] = field(default_factory=list)
+    """Two points of the straight line of mu for ``tokens``, each image tokens and mu, such as
+    ``[[256,0.5],[4096,1.15]]``; empty: those of the model's own scheduler."""
 
     def __post_init__(self) -> None:
         key = "objective.timesteps"
-        require_choice(f"{key}.name", self.name, ("uniform", "logit_normal", "bins"))
+        require_choice(f"{key}.name", self.name, ("uniform", "logit_normal", "mode", "bins"))
         require_count(f"{key}.min_timestep", self.min_timestep, 0)
         require(
             self.max_timestep is None or self.max_timestep > self.min_timestep,
@@ -106,6 +119,13 @@ class TimestepsConfig:
         finite = math.isfinite(self.logit_mean)
         require(finite, f"{key}.logit_mean", self.logit_mean, "must be a finite number")
         require_rate(f"{key}.logit_std", self.logit_std)
+        require(
+            -1 <= self.mode_scale <= 1.75,
+            f"{key}.mode_scale",
+            self.mode_scale,
+            "must be a number from -1 to 1.75; 1.29 is the paper's",
+        )
+        self._check_shift(key)
         require(
             all(math.isfinite(weight) and weight >= 0 for weight in self.bin_weights),
             f"{key}.bin_weights",
@@ -126,6 +146,24 @@ class TimestepsConfig:
             f"takes no part in {key}.name={self.name}; set {key}.name=bins, or leave it empty",
         )
 
+    def _check_shift(self, key: str) -> None:
+        require_choice(f"{key}.shift", self.shift, ("none", "constant", "tokens"))
+        require_rate(f"{key}.shift_factor", self.shift_factor)
+        points, numbers = self.shift_points, [n for point in self.shift_points for n in point]
+        are_two = [len(point) for point in points] == [2, 2] and points[0][0] != points[1][0]
+        require(
+            not points or (are_two and all(map(math.isfinite, numbers))),
+            f"{key}.shift_points",
+            points,
+            "must be two points of other numbers of tokens, such as [[256,0.5],[4096,1.15]], or []",
+        )
+        require(
+            not points or self.shift == "tokens",
+            f"{key}.shift_points",
+            points,
+            f"takes no part in {key}.shift={self.shift}; set {key}.shift=tokens, or leave it empty",
+        )
+
 
 @dataclass(slots=True, kw_only=True)
 class ObjectiveConfig:
@@ -140,7 +178,10 @@ class ObjectiveConfig:
     min_snr_gamma: float | None = None
     """Cap of the min-SNR loss weight (5 in the paper); ``null`` is off. > 0."""
     weighting: str | None = None
-    """A loss weight instead of min-SNR: ``debiased`` or ``p2``; ``null``: none."""
+    """A loss weight instead of min-SNR: ``debiased`` or ``p2``, or, of flow matching, ``bell`` (the
+    middle levels more) or ``table`` (by ``weight_table``); ``null``: none."""
+    weight_table: list[float] = field(default_factory=list)
+    """Weights of ``table``, at equal distances from no noise to pure noise, linear between; >= 0."""
     p2_gamma: float = MISSING
     """Exponent of ``p2``: how strongly low noise levels are down-weighted (1 in the paper); > 0."""
     p2_k: float = MISSING
@@ -159,7 +200,8 @@ class ObjectiveConfig:
         require_rate("objective.p2_gamma", self.p2_gamma)
         require_rate("objective.p2_k", self.p2_k)
         if self.weighting is not None:
-            require_choice("objective.weighting", self.weighting, ("debiased", "p2"))
+            known = ("debiased", "p2", "bell", "table")
+            require_choice("objective.weighting", self.weighting, known)
             require(
                 self.min_snr_gamma is None,
                 "objective.weighting",
@@ -167,6 +209,7 @@ class ObjectiveConfig:
                 f"and objective.min_snr_gamma={self.min_snr_gamma} are two weights for one loss; "
                 "set objective.min_snr_gamma=null or objective.weighting=null",
             )
+        self._check_table()
         require(
             not (self.zero_terminal_snr and self.prediction_type == "epsilon"),
             "objective.zero_terminal_snr",
@@ -174,4 +217,21 @@ class ObjectiveConfig:
             "with objective.prediction_type=epsilon the last timestep has nothing to learn, and "
             "min-SNR and debiased weights divide by its SNR of 0; set "
             "objective.prediction_type=v_prediction or objective.zero_terminal_snr=false",
+        )
+
+    def _check_table(self) -> None:
+        weights, by_table = self.weight_table, self.weighting == "table"
+        is_usable = len(weights) >= 2 and all(math.isfinite(w) and w >= 0 for w in weights)
+        require(
+            not by_table or (is_usable and sum(weights) > 0),
+            "objective.weight_table",
+            weights,
+            "give at least two finite numbers >= 0, one of them above 0, such as [0.5,1.5,0.5]",
+        )
+        require(
+            by_table or not weights,
+            "objective.weight_table",
+            weights,
+            f"takes no part in objective.weighting={self.weighting}; set objective.weighting=table, "
+            "or leave it empty",
         )

@@ -25,11 +25,13 @@ class Family(nn.Module, ABC):
     Attributes:
         denoiser_name: Name of the denoiser: its attribute here, its folder in the diffusers
             layout, and its key in the config.
+        patch_size: Side of the square of latents that is one token of the denoiser.
         noise_schedule_config: The noise schedule of training and sampling.
         max_chunks: Length of every caption, in chunks of the tokenizer's length.
     """
 
     denoiser_name: ClassVar[str] = "unet"
+    patch_size: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -123,6 +125,10 @@ class Family(nn.Module, ABC):
         Returns:
             ``[B, C, h, w]``, scaled as the noise schedule expects it.
         """
+
+    def num_tokens(self, z: Tensor) -> int:
+        """Image tokens of the denoiser for latents ``[B, C, h, w]``: those of a whole picture."""
+        return int(z.shape[-2] * z.shape[-1]) // self.patch_size**2
 
     @property
     def parts(self) -> dict[str, nn.Module]:

@@ -77,13 +77,13 @@ class DiffusionModule(lightning.LightningModule):
         self.teacher = teacher
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One denoising step: draw (t, eps), form z_t, regress the target (DDPM, Algorithm 1)."""
+        """One step: draw (t, eps), form z_t, regress the target (DDPM, Algorithm 1; flow matching)."""
         torch.manual_seed(derive_seed(self.seed, "dropout", int(batch.sample_index[0])))
         z_0 = self.latents(batch)  # [B, C, h, w] fp32, scaled
         conditioning = self.conditioning(batch)  # [B, L, D]
         t = self.timesteps(batch, z_0)  # [B]
         eps, eps_in = self.noise(batch, z_0)  # the same, unless the input is perturbed
-        z_t = self.objective.noise.add(z_0, eps_in, t)  # DDPM eq. 4, in fp32
+        z_t = self.objective.noise.add(z_0, eps_in, t)  # fp32
         target = self.objective.target(z_0, eps, t)
         prediction = self.family.denoise(z_t, t, conditioning, batch.sizes)
         loss = self.objective.loss(prediction, target, t, batch.weights, batch.mask)
@@ -116,9 +116,12 @@ class DiffusionModule(lightning.LightningModule):
         return self.family.latents(moments, send(eps, moments.device))
 
     def timesteps(self, batch: Batch, z_0: Tensor) -> Tensor:
-        """A timestep for each sample, ``[B]``, int64."""
+        """A noise level for each sample, ``[B]``: a timestep, or a level of flow matching."""
         u = uniform(self.seed, "timestep", batch.sample_index)
-        return send(self.objective.timesteps.sample(self.objective.noise, u), z_0.device)
+        num_tokens = self.family.num_tokens(z_0)
+        return send(
+            self.objective.timesteps.sample(self.objective.noise, u, num_tokens), z_0.device
+        )
 
     def noise(self, batch: Batch, z_0: Tensor) -> tuple[Tensor, Tensor]:
         """The noise of the target and of the input, each ``[B, C, h, w]``, float32."""
