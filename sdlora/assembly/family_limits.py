@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from sdlora.assembly.flow_limits import check_flow_limits
 from sdlora.config.captions import CaptionsConfig
 from sdlora.config.lora import FROM_BASE, LoraConfig
 from sdlora.config.model import ModelConfig
@@ -29,6 +30,7 @@ def check_family_limits(config: TrainConfig) -> None:
     else:
         _check_architecture(config.model, description)
         _check_unconditional(config, description)
+    check_flow_limits(config, description)
     _check_parts(config.lora, description)
     _check_captions(config.data.captions, description)
     _check_weights(config.model, config.lora, description)

@@ -97,9 +97,9 @@ class TimestepsConfig:
     bin_weights: list[float] = field(default_factory=list)
     """Relative likelihood of each equal bin of the range for ``bins``, least noise first; >= 0."""
     shift: str = MISSING
-    """Of flow matching, how the drawn levels s are moved towards pure noise, to ``k s / (1 + (k -
-    1) s)``: ``none``, ``constant`` (by ``shift_factor``) or ``tokens`` (k = exp(mu) by the number of
-    image tokens, H/16 * W/16 in all families, as ``shift_points`` say)."""
+    """Of flow matching, how drawn levels are moved towards pure noise, s to ``k s / (1 + (k - 1)
+    s)``: ``none``, ``constant`` (k is ``shift_factor``) or ``tokens`` (k = exp(mu) by the number of
+    image tokens, a token for 16 x 16 pixels, as ``shift_points`` say)."""
     shift_factor: float = MISSING
     """k of ``constant``; > 0. Above 1 noisier, 1 leaves the levels."""
     shift_points: list[list[float]] = field(default_factory=list)
@@ -181,7 +181,7 @@ class ObjectiveConfig:
     """A loss weight instead of min-SNR: ``debiased`` or ``p2``, or, of flow matching, ``bell`` (the
     middle levels more) or ``table`` (by ``weight_table``); ``null``: none."""
     weight_table: list[float] = field(default_factory=list)
-    """Weights of ``table``, at equal distances from no noise to pure noise, linear between; >= 0."""
+    """Weights of ``table`` at equal distances from no noise to pure noise, linear between; >= 0."""
     p2_gamma: float = MISSING
     """Exponent of ``p2``: how strongly low noise levels are down-weighted (1 in the paper); > 0."""
     p2_k: float = MISSING
@@ -200,8 +200,8 @@ class ObjectiveConfig:
         require_rate("objective.p2_gamma", self.p2_gamma)
         require_rate("objective.p2_k", self.p2_k)
         if self.weighting is not None:
-            known = ("debiased", "p2", "bell", "table")
-            require_choice("objective.weighting", self.weighting, known)
+            weights = ("debiased", "p2", "bell", "table")
+            require_choice("objective.weighting", self.weighting, weights)
             require(
                 self.min_snr_gamma is None,
                 "objective.weighting",
@@ -232,6 +232,6 @@ class ObjectiveConfig:
             by_table or not weights,
             "objective.weight_table",
             weights,
-            f"takes no part in objective.weighting={self.weighting}; set objective.weighting=table, "
-            "or leave it empty",
+            f"takes no part in objective.weighting={self.weighting}; set "
+            "objective.weighting=table, or leave it empty",
         )

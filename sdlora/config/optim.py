@@ -18,7 +18,10 @@ class OptimConfig:
     """Optimizer: adamw, sgd, adafactor, prodigy, adamw8bit, paged_adamw8bit, schedule_free_adamw,
     lion, came, or one that an installed package adds."""
     unet_lr: float = MISSING
-    """Learning rate of the UNet's trained weights; > 0."""
+    """Learning rate of the denoiser's trained weights: the UNet's, or, in a model that has one, the
+    transformer's; > 0."""
+    transformer_lr: float | None = None
+    """The same of a transformer, in place of ``unet_lr``; > 0. ``null``: ``unet_lr``."""
     text_encoder_lr: float = MISSING
     """Learning rate of the text encoder's trained weights; > 0."""
     new_word_lr: float = MISSING
@@ -31,7 +34,19 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         require_rate("optim.unet_lr", self.unet_lr)
+        if self.transformer_lr is not None:
+            require_rate("optim.transformer_lr", self.transformer_lr)
         require_rate("optim.text_encoder_lr", self.text_encoder_lr)
         require_rate("optim.new_word_lr", self.new_word_lr)
         if self.lora_plus_ratio is not None:
             require_rate("optim.lora_plus_ratio", self.lora_plus_ratio)
+
+    def denoiser_key(self, denoiser: str) -> str:
+        """The key of the denoiser's rate: ``unet_lr``, unless ``transformer_lr`` is set."""
+        own = denoiser == "transformer" and self.transformer_lr is not None
+        return "transformer_lr" if own else "unet_lr"
+
+    def denoiser_lr(self, denoiser: str) -> float:
+        """The denoiser's learning rate; ``denoiser``: its part name."""
+        rate: float = getattr(self, self.denoiser_key(denoiser))
+        return rate

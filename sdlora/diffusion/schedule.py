@@ -17,7 +17,11 @@ class Schedule(Protocol):
     """
 
     prediction_type: str
-    num_train_timesteps: int
+
+    @property
+    def num_train_timesteps(self) -> int:
+        """How many timesteps a range is counted in."""
+        ...
 
     def sample_timesteps(self, place: Tensor, first: int = 0, end: int | None = None) -> Tensor:
         """Noise levels at places in [0, 1) of a range of timesteps; both ``[B]``."""

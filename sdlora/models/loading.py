@@ -42,7 +42,7 @@ def load_family(source: ModelSource, seed: int) -> Family:
     }
     _check_kind(source, parts, description)
     tokenizers = load_tokenizers(folder, source.family)
-    given: dict[str, Any] = {"clip_skip": source.clip_skip} if tokenizers else {}
+    given: dict[str, Any] = {"clip_skip": source.clip_skip} if description.is_clip else {}
     return description.make(
         **parts,
         **dict(zip(description.tokenizers, tokenizers, strict=True)),
@@ -56,10 +56,11 @@ def load_tokenizers(folder: Path, family: str) -> list[Any]:
     description = description_of(family)
     length = description.max_tokens
     known = {} if length is None else {"model_max_length": length}
-    return [
+    found = [
         kind.from_pretrained(folder / name, **known)
         for name, kind in description.tokenizers.items()
     ]
+    return found if description.chat is None else [description.chat(each) for each in found]
 
 
 def empty_part(name: str, source: ModelSource) -> nn.Module:

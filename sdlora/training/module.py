@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from sdlora.adapters.lora import disabled
 from sdlora.data.batches.dataset import Batch
 from sdlora.diffusion.objective import Objective
+from sdlora.models.conditioning import Conditioning, repeated
 from sdlora.models.family import Family
 from sdlora.runtime.devices import send
 from sdlora.runtime.randomness import derive_seed, normal, uniform
@@ -77,7 +78,7 @@ class DiffusionModule(lightning.LightningModule):
         self.teacher = teacher
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step: draw (t, eps), form z_t, regress the target (DDPM, Algorithm 1; flow matching)."""
+        """One step: draw (t, eps), form z_t, regress the target (DDPM, Algorithm 1)."""
         torch.manual_seed(derive_seed(self.seed, "dropout", int(batch.sample_index[0])))
         z_0 = self.latents(batch)  # [B, C, h, w] fp32, scaled
         conditioning = self.conditioning(batch)  # [B, L, D]
@@ -99,10 +100,10 @@ class DiffusionModule(lightning.LightningModule):
         """Loss of the adapted model against the bare base on the class prompt; a scalar."""
         ids = send(token_ids, z_t.device)
         with torch.no_grad(), disabled(*self.family.parts.values()):
-            prompt = self.family.encode_prompts(ids).expand(len(z_t), -1, -1)
+            prompt = repeated(self.family.encode_prompts(ids), len(z_t))
             target = self.family.denoise(z_t, t, prompt, sizes)
         with torch.set_grad_enabled(self._trains_text):
-            prompt = self.family.encode_prompts(ids).expand(len(z_t), -1, -1)
+            prompt = repeated(self.family.encode_prompts(ids), len(z_t))
         return self.objective.loss(self.family.denoise(z_t, t, prompt, sizes), target, t)
 
     def latents(self, batch: Batch) -> Tensor:
@@ -129,8 +130,8 @@ class DiffusionModule(lightning.LightningModule):
         eps = send(drawn.eps(z_0.shape[1:], self.seed, batch.sample_index), z_0.device)
         return eps, drawn.perturbed(eps, self.seed, batch.sample_index)
 
-    def conditioning(self, batch: Batch) -> Tensor:
-        """Embeddings of the captions, cached if no text encoder trains; ``[B, L, D]``."""
+    def conditioning(self, batch: Batch) -> Conditioning:
+        """Embeddings of the captions, cached if no text encoder trains."""
         if batch.embeddings is not None:
             return batch.embeddings
         with torch.set_grad_enabled(self._trains_text):
