@@ -176,8 +176,9 @@ def _check_unconditional(config: TrainConfig, description: FamilyDescription) ->
     """Refuse prompts, scores of prompts and adapters for an unconditional model."""
     adapter = "an adapter cannot be exported for it"
     no_prompts = f"an {description.kind} takes no prompts"
-    others = {part: each.method for part, each in config.lora.parts.items()}
-    method = others.pop(description.denoiser)
+    denoisers = {each.denoiser for each in families().values()}
+    method = config.lora.part(description.denoiser).method
+    others = {n: each.method for n, each in config.lora.parts.items() if n not in denoisers}
     sampling, evaluation = config.sampling, config.evaluation
     rules = {
         f"lora.{description.denoiser}.method": (method, "full", adapter),

@@ -52,7 +52,11 @@ def load_family(source: ModelSource, seed: int) -> Family:
 
 
 def load_tokenizers(folder: Path, family: str) -> list[Any]:
-    """The tokenizers of a model folder, which check captions before any weight is read."""
+    """The tokenizers of a model folder, which check captions before any weight is read.
+
+    Raises:
+        ModelError: If a language model's lacks its chat template.
+    """
     description = description_of(family)
     length = description.max_tokens
     known = {} if length is None else {"model_max_length": length}
@@ -60,7 +64,16 @@ def load_tokenizers(folder: Path, family: str) -> list[Any]:
         kind.from_pretrained(folder / name, **known)
         for name, kind in description.tokenizers.items()
     ]
-    return found if description.chat is None else [description.chat(each) for each in found]
+    if description.chat is None:
+        return found
+    for name, tokenizer in zip(description.tokenizers, found, strict=True):
+        if tokenizer.chat_template is None:
+            raise ModelError(
+                f"{folder / name}: has no chat template (chat_template.jinja, or in its "
+                f"tokenizer_config.json), with which {description.kind} reads captions; fetch the "
+                "model again"
+            )
+    return [description.chat(each) for each in found]
 
 
 def empty_part(name: str, source: ModelSource) -> nn.Module:

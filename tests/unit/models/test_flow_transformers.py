@@ -1,5 +1,7 @@
 """Z-Image and FLUX.2 klein on random models, against diffusers' own pipelines."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import torch
 from diffusers import Flux2KleinPipeline
 from torch import Tensor
 
+from sdlora.models.base_noise import base_noise
+from sdlora.models.base_notes import base_notes
 from sdlora.models.families import FAMILIES
 from sdlora.models.flow_transformer import FlowTransformer
 from sdlora.models.loading import load_family
@@ -196,6 +200,37 @@ def test_another_familys_model_is_refused(
         load_family(ModelSource(str(random_bases[other]), name), 0)
     with pytest.raises(ModelError, match=r"transformer.*is missing|has only"):
         load_family(ModelSource(str(random_base), name), 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_tokenizer_without_a_template_is_refused(
+    name: str, random_bases: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(random_bases[name], tmp_path / name)
+    (folder / "tokenizer/chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match=r"tokenizer: has no chat template"):
+        load_family(ModelSource(str(folder), name), 0)
+
+
+def test_a_distilled_pipeline_is_told(random_klein: Path, tmp_path: Path) -> None:
+    source = ModelSource(str(random_klein), "flux2_klein")
+    assert base_notes(source, base_noise(source)) == []
+    folder = shutil.copytree(random_klein, tmp_path / "klein")
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    (folder / "model_index.json").write_text(json.dumps(index | {"is_distilled": True}), "utf-8")
+    source = ModelSource(str(folder), "flux2_klein")
+    (note,) = base_notes(source, base_noise(source))
+    assert "is distilled to draw in few steps" in note
+
+
+def test_a_scheduler_of_another_kind_is_refused(random_klein: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(random_klein, tmp_path / "klein")
+    path = folder / "scheduler/scheduler_config.json"
+    path.write_text(json.dumps({"_class_name": "DDIMScheduler"}), "utf-8")
+    with pytest.raises(
+        ModelError, match=r"its scheduler is a DDIMScheduler, where FLUX.2 klein has"
+    ):
+        base_noise(ModelSource(str(folder), "flux2_klein"))
 
 
 def test_a_sampling_schedule_shifts_as_the_models_own(family: Any) -> None:
