@@ -43,8 +43,8 @@ def write_random_z_image(folder: Path, seed: int = 0) -> Path:
         torch.manual_seed(seed)
         tokenizer = _tokenizer()
         transformer = ZImageTransformer2DModel(
-            dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=16,
-            axes_dims=[8, 4, 4],
+            dim=64, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=16,
+            axes_dims=[16, 8, 8],
         )  # fmt: skip
         for token in (transformer.x_pad_token, transformer.cap_pad_token):
             nn.init.normal_(token)  # zeros would hide what is padded

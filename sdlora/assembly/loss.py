@@ -169,7 +169,7 @@ def _shift(steps: TimestepsConfig, schedule_config: Mapping[str, Any]) -> Shift 
         return lambda num_tokens: steps.shift_factor
     first, last = token_points(schedule_config)
     if steps.shift_points:
-        first, last = ((int(tokens), mu) for tokens, mu in steps.shift_points)
+        first, last = ((int(tokens), float(mu)) for tokens, mu in steps.shift_points)
     return partial(by_tokens, points=(first, last))
 
 

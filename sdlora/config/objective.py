@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -102,7 +103,7 @@ class TimestepsConfig:
     image tokens, a token for 16 x 16 pixels, as ``shift_points`` say)."""
     shift_factor: float = MISSING
     """k of ``constant``; > 0. Above 1 noisier, 1 leaves the levels."""
-    shift_points: list[list[float]] = field(default_factory=list)
+    shift_points: list[Any] = field(default_factory=list)  # OmegaConf takes [256, 0.5] for no list
     """Two points of the straight line of mu for ``tokens``, each image tokens and mu, such as
     ``[[256,0.5],[4096,1.15]]``; empty: those of the model's own scheduler."""
 
@@ -149,10 +150,9 @@ class TimestepsConfig:
     def _check_shift(self, key: str) -> None:
         require_choice(f"{key}.shift", self.shift, ("none", "constant", "tokens"))
         require_rate(f"{key}.shift_factor", self.shift_factor)
-        points, numbers = self.shift_points, [n for point in self.shift_points for n in point]
-        are_two = [len(point) for point in points] == [2, 2] and points[0][0] != points[1][0]
+        points = self.shift_points
         require(
-            not points or (are_two and all(map(math.isfinite, numbers))),
+            not points or _are_points(points),
             f"{key}.shift_points",
             points,
             "must be two points of other numbers of tokens, such as [[256,0.5],[4096,1.15]], or []",
@@ -163,6 +163,14 @@ class TimestepsConfig:
             points,
             f"takes no part in {key}.shift={self.shift}; set {key}.shift=tokens, or leave it empty",
         )
+
+
+def _are_points(points: list[Any]) -> bool:
+    """Whether these are two pairs of finite numbers with different first ones."""
+    pairs = [point for point in points if isinstance(point, list) and len(point) == 2]
+    numbers = [number for pair in pairs for number in pair]
+    are_numbers = all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+    return len(pairs) == len(points) == 2 and are_numbers and pairs[0][0] != pairs[1][0]
 
 
 @dataclass(slots=True, kw_only=True)
