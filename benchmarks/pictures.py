@@ -126,7 +126,8 @@ def ways_of(built: TrainingRun, scratch: Path) -> dict[str, dict[str, Way]]:
 def draw(built: TrainingRun, sampling: SamplingConfig) -> list:
     """All prompts, as the run draws them."""
     evaluator = built.evaluator
-    return generate(built.family.pipeline(), evaluator.prompts, sampling, evaluator.resolution)
+    family, side = built.family, evaluator.resolution
+    return generate(family.pipeline(), evaluator.prompts, sampling, side, drawing=family.drawing())
 
 
 def encoding_ways(built: TrainingRun, scratch: Path) -> dict[str, Way]:

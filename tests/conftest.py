@@ -81,6 +81,34 @@ def random_kolors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def random_bases(random_base: Path, random_xl: Path, random_kolors: Path) -> dict[str, Path]:
+def random_z_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Z-Image in its folder layout; read it, never write in it."""
+    from tests.flow_models import write_random_z_image
+
+    return write_random_z_image(tmp_path_factory.mktemp("random-z-image"))
+
+
+@pytest.fixture(scope="session")
+def random_klein(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random FLUX.2 klein in its folder layout; read it, never write in it."""
+    from tests.flow_models import write_random_klein
+
+    return write_random_klein(tmp_path_factory.mktemp("random-klein"))
+
+
+@pytest.fixture(scope="session")
+def random_bases(
+    random_base: Path,
+    random_xl: Path,
+    random_kolors: Path,
+    random_z_image: Path,
+    random_klein: Path,
+) -> dict[str, Path]:
     """A small random base of each model family, by ``model.family``."""
-    return {"sd": random_base, "sdxl": random_xl, "kolors": random_kolors}
+    return {
+        "sd": random_base,
+        "sdxl": random_xl,
+        "kolors": random_kolors,
+        "z_image": random_z_image,
+        "flux2_klein": random_klein,
+    }

@@ -147,8 +147,11 @@ def to_kohya(
         kohya-ss/sd-scripts, networks/lora.py.
     """
     kinds = {kind: name for name, kind in KOHYA_KINDS.items()}
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for part, state in states.items():
+        if names[part].folds_alpha:
+            tensors |= to_diffusers({part: state}, names)
+            continue
         for key, value in state.items():
             layer, kind = parse_key(key)
             name = clip_name(layer) if names[part].is_clip else names[part].layer(layer)

@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sdlora.adapters.file_keys import CLIP_INSIDE, clip_name, to_diffusers, to_kohya
+from sdlora.adapters.folding import folded
 from sdlora.adapters.formats import PEFT_CONFIG, PEFT_FILE
 from sdlora.adapters.lora import lora_config, lora_parameters, lora_state_dict
 from sdlora.adapters.lora_file import LoraFile, renamed
@@ -121,11 +122,8 @@ def write_peft(folder: Path, module: nn.Module) -> list[Path]:
 def write_diffusers_file(path: Path, lora: LoraFile, names: Mapping[str, PartNames]) -> Path:
     """As :func:`write_diffusers`, for a LoRA without a model."""
     _refuse_what_no_file_holds(lora, names)
-    config: dict[str, Any] = {}
-    for part, spec in lora.specs.items():
-        fields = _fields(spec)
-        config |= {f"{part}.{key}": fields[key] for key in CONFIG_FIELDS}
-    header = {**lora.metadata, DIFFUSERS_CONFIG: json.dumps(config, sort_keys=True)}
+    lora = folded(lora, names)
+    header = {**lora.metadata, DIFFUSERS_CONFIG: _diffusers_config(lora)}
     write_weights(path, to_diffusers(lora.states, names), header)
     return path
 
@@ -133,6 +131,7 @@ def write_diffusers_file(path: Path, lora: LoraFile, names: Mapping[str, PartNam
 def write_kohya_file(path: Path, lora: LoraFile, names: Mapping[str, PartNames]) -> Path:
     """As :func:`write_kohya`, for a LoRA without a model."""
     _refuse_what_no_file_holds(lora, names)
+    lora = folded(lora, names)
     layers = {part: lora.layers(part) for part in lora.states}
     alphas = {
         part: {layer: tensors["alpha"].item() for layer, tensors in found.items()}
@@ -151,7 +150,9 @@ def write_kohya_file(path: Path, lora: LoraFile, names: Mapping[str, PartNames])
         "use_dora": spec.use_dora,
         "use_rslora": spec.use_rslora,
     }
+    is_one = any(names[part].folds_alpha for part in layers)  # diffusers reads this file as well
     header = {
+        **({DIFFUSERS_CONFIG: _diffusers_config(lora)} if is_one else {}),
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(spec.r),
         "ss_network_alpha": str(next(iter(alphas[first].values()))),
@@ -235,6 +236,15 @@ def _fields(spec: LoraSpec) -> dict[str, Any]:
     )
     fields = config.to_dict()
     return {k: sorted(v) if isinstance(v, set) else v for k, v in fields.items()}
+
+
+def _diffusers_config(lora: LoraFile) -> str:
+    """The adapters' configs as diffusers reads them in a header."""
+    config: dict[str, Any] = {}
+    for part, spec in lora.specs.items():
+        fields = _fields(spec)
+        config |= {f"{part}.{key}": fields[key] for key in CONFIG_FIELDS}
+    return json.dumps(config, sort_keys=True)
 
 
 def _hashes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[str, str]:

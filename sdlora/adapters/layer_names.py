@@ -19,7 +19,8 @@ def target_layers(module: nn.Module, targets: Sequence[str]) -> list[str]:
 
     Args:
         module: A part without an adapter.
-        targets: Full names or their ends after a dot.
+        targets: Full names or their ends after a dot; or patterns of these with ``*``, which match
+            layers that can be adapted, and no others.
 
     Raises:
         LoraError: If a target matches nothing, or a layer that cannot be adapted.
@@ -29,7 +30,11 @@ def target_layers(module: nn.Module, targets: Sequence[str]) -> list[str]:
     possible = sorted({n.rpartition(".")[2] for n, m in modules.items() if isinstance(m, kinds)})
     found = []
     for target in targets:
-        matches = [n for n in modules if n == target or n.endswith(f".{target}")]
+        if "*" in target:
+            layers = [n for n, m in modules.items() if isinstance(m, kinds)]
+            matches = [n for n in layers if fnmatchcase(f".{n}", f"*.{target}")]
+        else:
+            matches = [n for n in modules if n == target or n.endswith(f".{target}")]
         if not matches:
             near = get_close_matches(target, possible, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
@@ -41,10 +46,24 @@ def target_layers(module: nn.Module, targets: Sequence[str]) -> list[str]:
             if not isinstance(modules[name], kinds):
                 raise LoraError(
                     f"targets={target}: {name} is a {type(modules[name]).__name__}; only Linear "
-                    "and Conv2d layers take a LoRA, so give a longer name, such as to_out.0"
+                    f"and Conv2d layers take a LoRA, so {_longer(target, name, modules, kinds)}"
                 )
         found += matches
     return list(dict.fromkeys(found))
+
+
+def _longer(
+    target: str, name: str, modules: Mapping[str, nn.Module], kinds: tuple[type[nn.Module], ...]
+) -> str:
+    """Advice for a target that names something which holds layers."""
+    inside = [n for n, m in modules.items() if n.startswith(f"{name}.") and isinstance(m, kinds)]
+    ends = dict.fromkeys(f"{target}.{n.removeprefix(f'{name}.')}" for n in inside)
+    alone = [n for n, m in modules.items() if n.endswith(f".{target}") and isinstance(m, kinds)]
+    advice = f"give a longer name, such as {next(iter(ends), 'to_out.0')}"
+    if not alone:
+        return advice
+    first = alone[0].replace(".0.", ".*.")
+    return f"{advice}; where it is a layer itself: {first}"
 
 
 def by_pattern(

@@ -257,11 +257,12 @@ def lora_config(module: nn.Module) -> LoraConfig:
 
 def _peft_config(module: nn.Module, spec: LoraSpec) -> LoraConfig:
     names = target_layers(module, spec.targets)
+    has_pattern = any("*" in target for target in spec.targets)
     return LoraConfig(
         r=spec.r,
         lora_alpha=spec.alpha,  # type: ignore[arg-type]  # peft divides it, so a float is right
         lora_dropout=spec.dropout,
-        target_modules=list(spec.targets),
+        target_modules=names if has_pattern else list(spec.targets),
         init_lora_weights="gaussian" if spec.init == "gaussian" else True,
         use_dora=spec.use_dora,
         use_rslora=spec.use_rslora,

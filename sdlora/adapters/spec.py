@@ -22,7 +22,7 @@ class LoraSpec:
         r: Rank.
         alpha: The update is scaled by ``alpha / r`` (rsLoRA: ``alpha / sqrt(r)``).
         dropout: Probability that an adapter's input is dropped while training.
-        targets: Layers that get an adapter: full names or their ends after a dot.
+        targets: Layers that get an adapter: full names or their ends after a dot, or patterns.
         init: ``"default"`` (Kaiming uniform A, zero B), ``"gaussian"`` (A ~ N(0, 1/r^2), zero B),
             ``"pissa"`` or ``"olora"`` (from the base's weights, see ``start_from_base``).
         use_dora: Weight-decomposed LoRA (arXiv:2402.09353).

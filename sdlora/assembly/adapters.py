@@ -1,6 +1,6 @@
 """Typed config -> adapter specs and adapters, with checks against the model's layers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -11,6 +11,7 @@ from sdlora.assembly.init_from import ConfiguredAdapter, require_same, start_fil
 from sdlora.config.lora import LoraConfig
 from sdlora.config.model import ModelConfig
 from sdlora.config.rules import ConfigError, require
+from sdlora.models.description import FamilyDescription
 from sdlora.models.families import description_of
 from sdlora.models.family import Family
 from sdlora.models.loading import empty_part
@@ -73,13 +74,14 @@ def lora_specs(lora: LoraConfig, family: str) -> dict[str, LoraSpec]:
 
     A part with a rank of its own keeps the strength alpha / r of the others.
     """
-    parts = {part: lora.part(part) for part in description_of(family).trainable}
+    description = description_of(family)
+    parts = {part: lora.part(part) for part in description.trainable}
     return {
         part: LoraSpec(
             r=own.r or lora.r,
             alpha=own.alpha or lora.alpha * (own.r or lora.r) / lora.r,
             dropout=lora.dropout,
-            targets=tuple(own.targets),
+            targets=_targets(part, own.targets, description),
             init=lora.init,
             use_dora=lora.use_dora,
             use_rslora=lora.use_rslora,
@@ -90,6 +92,13 @@ def lora_specs(lora: LoraConfig, family: str) -> dict[str, LoraSpec]:
         for part, own in parts.items()
         if own.method == "lora"
     }
+
+
+def _targets(part: str, names: Sequence[str], description: FamilyDescription) -> tuple[str, ...]:
+    """The targets of a part; names of the family's presets stand for their layers."""
+    presets = description.presets if part == description.denoiser else {}
+    found = [target for name in names for target in presets.get(name, (name,))]
+    return tuple(dict.fromkeys(found))
 
 
 def add_adapters(family: Family, specs: Mapping[str, LoraSpec], seed: int) -> None:

@@ -59,6 +59,7 @@ def draw_missing_class_pictures(config: TrainConfig, folder: Path, progress: Pro
             config.sampling,
             config.data.resolution,
             progress=progress,
+            drawing=family.drawing(),
         )
         for name, picture in zip(chunk, pictures, strict=True):
             with atomic_path(target / f"{name}.png") as temporary:

@@ -51,7 +51,7 @@ def empty_family(
         dtype = torch.float32 if trains_all else DTYPES[own or precision]
         nn.Module.to(part, dtype)  # diffusers' own warns of parts that must be float32: of none
     tokenizers = load_tokenizers(resolve(source), model.family)
-    given: dict[str, Any] = {"clip_skip": model.clip_skip} if tokenizers else {}
+    given: dict[str, Any] = {"clip_skip": model.clip_skip} if description.is_clip else {}
     family = description.make(
         **parts,
         **dict(zip(description.tokenizers, tokenizers, strict=True)),

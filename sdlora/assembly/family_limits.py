@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from sdlora.assembly.flow_limits import check_flow_limits
 from sdlora.config.captions import CaptionsConfig
 from sdlora.config.lora import FROM_BASE, LoraConfig
 from sdlora.config.model import ModelConfig
@@ -29,6 +30,7 @@ def check_family_limits(config: TrainConfig) -> None:
     else:
         _check_architecture(config.model, description)
         _check_unconditional(config, description)
+    check_flow_limits(config, description)
     _check_parts(config.lora, description)
     _check_captions(config.data.captions, description)
     _check_weights(config.model, config.lora, description)
@@ -174,8 +176,9 @@ def _check_unconditional(config: TrainConfig, description: FamilyDescription) ->
     """Refuse prompts, scores of prompts and adapters for an unconditional model."""
     adapter = "an adapter cannot be exported for it"
     no_prompts = f"an {description.kind} takes no prompts"
-    others = {part: each.method for part, each in config.lora.parts.items()}
-    method = others.pop(description.denoiser)
+    denoisers = {each.denoiser for each in families().values()}
+    method = config.lora.part(description.denoiser).method
+    others = {n: each.method for n, each in config.lora.parts.items() if n not in denoisers}
     sampling, evaluation = config.sampling, config.evaluation
     rules = {
         f"lora.{description.denoiser}.method": (method, "full", adapter),

@@ -55,7 +55,7 @@ def start_file(path: str | None, parts: Mapping[str, nn.Module], denoiser: str) 
         return None
     shape: Any = parts[denoiser].config
     try:
-        return fit_lora(parts, read_lora(path, int(shape.layers_per_block)))
+        return fit_lora(parts, read_lora(path, int(shape.get("layers_per_block", 2))))
     except LoraError as error:
         text = str(error)
         begun = text if text.startswith(path) else f"{path}: {text}"

@@ -6,14 +6,22 @@ from typing import Any
 
 from diffusers import DDPMScheduler
 
-from sdlora.config.objective import ObjectiveConfig
+from sdlora.config.objective import ObjectiveConfig, TimestepsConfig
 from sdlora.config.rules import ConfigError, require
+from sdlora.diffusion.flow_schedule import is_flow, token_points
 from sdlora.diffusion.huber import Huber
 from sdlora.diffusion.noise_schedule import NoiseSchedule, changed_schedule
 from sdlora.diffusion.objective import Objective, Weight
-from sdlora.diffusion.timesteps import timestep_sampling
+from sdlora.diffusion.schedule import schedule_of
+from sdlora.diffusion.timesteps import Shape, Shift, by_tokens, timestep_sampling
 from sdlora.diffusion.training_noise import TrainingNoise
-from sdlora.diffusion.weighting import debiased_weight, min_snr_weight, p2_weight
+from sdlora.diffusion.weighting import (
+    bell_weight,
+    debiased_weight,
+    min_snr_weight,
+    p2_weight,
+    table_weight,
+)
 from sdlora.models.base_noise import BaseNoise
 from sdlora.models.family import Family
 from sdlora.models.noise_markers import PREDICTION
@@ -33,6 +41,22 @@ def check_objective(
     Raises:
         ConfigError: Naming key, value and remedy.
     """
+    steps, count = config.timesteps, int(schedule_config.get("num_train_timesteps", 1000))
+    for key, value in (("min", steps.min_timestep + 1), ("max", steps.max_timestep or 1)):
+        require(
+            value <= count,
+            f"objective.timesteps.{key}_timestep",
+            value - (key == "min"),
+            f"this model has {count} timesteps",
+        )
+    if not is_flow(schedule_config):
+        _check_discrete(config, schedule_config, has_teacher)
+
+
+def _check_discrete(
+    config: ObjectiveConfig, schedule_config: Mapping[str, Any], has_teacher: bool
+) -> None:
+    """Check what is changed of a discrete schedule."""
     own = DDPMScheduler.from_config(dict(schedule_config)).config
     if config.zero_terminal_snr and not config.prediction_type:
         require(
@@ -41,14 +65,6 @@ def check_objective(
             True,
             "this model predicts epsilon, so its last timestep has nothing to learn; set "
             "objective.prediction_type=v_prediction, or choose a model that predicts v",
-        )
-    steps, count = config.timesteps, own["num_train_timesteps"]
-    for key, value in (("min", steps.min_timestep + 1), ("max", steps.max_timestep or 1)):
-        require(
-            value <= count,
-            f"objective.timesteps.{key}_timestep",
-            value - (key == "min"),
-            f"this model has {count} timesteps",
         )
     changed = changed_schedule(schedule_config, config.prediction_type, config.zero_terminal_snr)
     if has_teacher:
@@ -122,16 +138,20 @@ def objective(config: ObjectiveConfig, family: Family) -> Objective:
     """The objective: target, weight, error, noise and timesteps, on the model's noise schedule."""
     steps, noise = config.timesteps, config.noise
     return Objective(
-        NoiseSchedule.from_config(family.noise_schedule_config),
+        schedule_of(family.noise_schedule_config),
         weight=_weight(config),
         huber=_huber(config),
         timesteps=timestep_sampling(
             steps.name,
+            shape=Shape(
+                logit_mean=steps.logit_mean,
+                logit_std=steps.logit_std,
+                mode_scale=steps.mode_scale,
+                bin_weights=tuple(steps.bin_weights),
+            ),
             min_timestep=steps.min_timestep,
             max_timestep=steps.max_timestep,
-            logit_mean=steps.logit_mean,
-            logit_std=steps.logit_std,
-            bin_weights=tuple(steps.bin_weights),
+            shift=_shift(steps, family.noise_schedule_config),
         ),
         training_noise=TrainingNoise(
             offset=noise.offset,
@@ -142,6 +162,17 @@ def objective(config: ObjectiveConfig, family: Family) -> Objective:
     )
 
 
+def _shift(steps: TimestepsConfig, schedule_config: Mapping[str, Any]) -> Shift | None:
+    if steps.shift == "none":
+        return None
+    if steps.shift == "constant":
+        return lambda num_tokens: steps.shift_factor
+    first, last = token_points(schedule_config)
+    if steps.shift_points:
+        first, last = ((int(tokens), float(mu)) for tokens, mu in steps.shift_points)
+    return partial(by_tokens, points=(first, last))
+
+
 def _weight(config: ObjectiveConfig) -> Weight | None:
     if config.min_snr_gamma is not None:
         return partial(min_snr_weight, gamma=config.min_snr_gamma)
@@ -149,6 +180,8 @@ def _weight(config: ObjectiveConfig) -> Weight | None:
         None: None,
         "debiased": debiased_weight,
         "p2": partial(p2_weight, gamma=config.p2_gamma, k=config.p2_k),
+        "bell": bell_weight,
+        "table": partial(table_weight, weights=tuple(config.weight_table)),
     }
     return weights[config.weighting]
 

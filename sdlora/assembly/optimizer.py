@@ -120,9 +120,11 @@ def trained_rates(optim: OptimConfig, lora: LoraConfig, family: str) -> dict[str
     description = description_of(family)
     methods = lora.methods(description.trainable)
     trained = {part for part, method in methods.items() if method != "frozen"}
+    denoiser = description.denoiser
+    key = optim.denoiser_key(denoiser)
     rates = {
-        "unet": (description.denoiser in trained, optim.unet_lr),
-        "text_encoder": (bool(trained - {description.denoiser}), optim.text_encoder_lr),
+        key.removesuffix("_lr"): (denoiser in trained, optim.denoiser_lr(denoiser)),
+        "text_encoder": (bool(trained - {denoiser}), optim.text_encoder_lr),
         "new_word": (lora.new_word.name is not None, optim.new_word_lr),
     }
     return {name: rate for name, (is_trained, rate) in rates.items() if is_trained}
@@ -140,14 +142,14 @@ def optimizer(
     Args:
         config: Optimizer and rates.
         trained: The parameters by part and name.
-        denoiser: Which part trains at ``unet_lr``; the others are text encoders.
+        denoiser: Which part is the denoiser; the others are text encoders.
         scales_loss: Whether gradients come from a scaled loss, as in fp16.
     """
     named, rates = {}, {}
     for part, parameters in trained.items():
         rows = {name: rows for name, rows in parameters.items() if name.endswith(NEW_ROWS)}
         named[part] = {name: rest for name, rest in parameters.items() if name not in rows}
-        rates[part] = config.unet_lr if part == denoiser else config.text_encoder_lr
+        rates[part] = config.denoiser_lr(part) if part == denoiser else config.text_encoder_lr
         named[f"{part}_new_word"], rates[f"{part}_new_word"] = rows, config.new_word_lr
     groups = parameter_groups(named, rates, config.lora_plus_ratio)
     options = fused_where_faster(config.name, groups, config.options, scales_loss=scales_loss)

@@ -30,6 +30,9 @@ FAR_RATE = 20
 ROUNDING = 1e-9
 """Relative error of a product of two decimal numbers, with room."""
 
+RATE_OF = {"transformer": "unet"}
+"""``optim.NAME_lr`` -> the model's recommended rate for it, where they differ."""
+
 FOR_PHOTOS = "for photos choose evaluation=photos"
 
 
@@ -59,7 +62,7 @@ def drawn_world_notes(
         notes.append(
             f"model.path={model.path}: has the numbers of the embedded base ({own.resolution} px, "
             f"rate {own.unet_lr:g}, {own.max_steps} steps); choose the model that it is like, too: "
-            "model=sd15, sd21, sdxl or kolors"
+            "model=sd15, sd21, sdxl, kolors, z_image or flux2_klein"
         )
     if prompts == DRAWN_PROMPTS:
         notes.append(
@@ -139,7 +142,7 @@ def _rates(config: TrainConfig) -> Iterator[str]:
     if optim.name not in RATES_LIKE_ADAMW or trains_all == bool(description.tokenizers):
         return
     for part, rate in trained_rates(optim, config.lora, config.model.family).items():
-        own = getattr(config.model.recommended, f"{part}_lr")
+        own = getattr(config.model.recommended, f"{RATE_OF.get(part, part)}_lr")
         more, less = rate / own, own / rate
         if max(more, less) >= FAR_RATE * (1 - ROUNDING):
             far = (

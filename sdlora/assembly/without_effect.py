@@ -8,6 +8,9 @@ from sdlora.config.keys import as_written, flat
 from sdlora.config.train import TrainConfig
 from sdlora.models.families import description_of
 
+OF_EVERY_DENOISER = ("method", "r", "alpha")
+"""Keys of ``lora.unet`` that another denoiser takes from there (``conf/lora/attention.yaml``)."""
+
 
 def unused_in_training(
     config: TrainConfig, keys_set: Collection[str], *, is_sweep: bool
@@ -22,9 +25,12 @@ def unused_in_training(
     description = description_of(config.model.family)
     written = as_written(config)
     others = set(config.lora.parts) - set(description.trainable)
+    followed = {f"lora.unet.{name}" for name in OF_EVERY_DENOISER}
     lines, rest = [], []
     for key in keys_set:
         part = key.removeprefix("lora.").partition(".")[0]
+        if description.denoiser != "unet" and key in followed:
+            continue
         if key.startswith("lora.") and part in others:
             lines.append(f"{key} has no effect: {description.kind} trains no {part}; leave it out")
         else:

@@ -25,7 +25,8 @@ class ModelConfig:
 
     family: str = MISSING
     """Model family: the code that loads and runs the parts. ``sd`` is Stable Diffusion 1.x / 2.x,
-    ``sdxl`` is XL, ``kolors`` is Kolors, ``ddpm`` an unconditional model of pixels."""
+    ``sdxl`` is XL, ``kolors`` is Kolors, ``z_image`` is Z-Image, ``flux2_klein`` is FLUX.2 klein,
+    ``ddpm`` an unconditional model of pixels."""
     path: str | None = MISSING
     """Hub id, local folder in the diffusers layout, checkpoint in one ``.safetensors`` file, or
     ``embedded:NAME`` for the shipped base; ``null``: random weights of ``model.architecture`` (ddpm

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -79,7 +80,8 @@ class TimestepsConfig:
     """Distribution of the training timesteps."""
 
     name: str = MISSING
-    """Distribution of the timesteps: ``uniform``, ``logit_normal`` (the middle more often) or
+    """Distribution of the timesteps, or of the levels of flow matching in thousandths: ``uniform``,
+    ``logit_normal`` (the middle more often; ``sigmoid`` in kohya), ``mode`` (by ``mode_scale``) or
     ``bins`` (by ``bin_weights``)."""
     min_timestep: int = MISSING
     """First trained timestep; >= 0, where 0 has the least noise."""
@@ -91,12 +93,24 @@ class TimestepsConfig:
     logit_std: float = field(default=MISSING, metadata=where(of(".name", "logit_normal")))
     """Standard deviation of the logit of ``logit_normal``: the smaller, the narrower the
     distribution of timesteps; > 0."""
+    mode_scale: float = field(default=MISSING, metadata=where(of(".name", "mode")))
+    """Scale of ``mode``: above 0 the middle more often, below 0 the ends, 0 uniform; [-1, 1.75]
+    (1.29 in SD 3's paper)."""
     bin_weights: list[float] = field(default_factory=list)
     """Relative likelihood of each equal bin of the range for ``bins``, least noise first; >= 0."""
+    shift: str = MISSING
+    """Of flow matching, how drawn levels are moved towards pure noise, s to ``k s / (1 + (k - 1)
+    s)``: ``none``, ``constant`` (k is ``shift_factor``) or ``tokens`` (k = exp(mu) by the number of
+    image tokens, a token for 16 x 16 pixels, as ``shift_points`` say)."""
+    shift_factor: float = field(default=MISSING, metadata=where(of(".shift", "constant")))
+    """k of ``constant``; > 0. Above 1 noisier, 1 leaves the levels."""
+    shift_points: list[Any] = field(default_factory=list)  # OmegaConf takes [256, 0.5] for no list
+    """Two points of the straight line of mu for ``tokens``, each image tokens and mu, such as
+    ``[[256,0.5],[4096,1.15]]``; empty: those of the model's own scheduler."""
 
     def __post_init__(self) -> None:
         key = "objective.timesteps"
-        require_choice(f"{key}.name", self.name, ("uniform", "logit_normal", "bins"))
+        require_choice(f"{key}.name", self.name, ("uniform", "logit_normal", "mode", "bins"))
         require_count(f"{key}.min_timestep", self.min_timestep, 0)
         require(
             self.max_timestep is None or self.max_timestep > self.min_timestep,
@@ -107,6 +121,13 @@ class TimestepsConfig:
         finite = math.isfinite(self.logit_mean)
         require(finite, f"{key}.logit_mean", self.logit_mean, "must be a finite number")
         require_rate(f"{key}.logit_std", self.logit_std)
+        require(
+            -1 <= self.mode_scale <= 1.75,
+            f"{key}.mode_scale",
+            self.mode_scale,
+            "must be a number from -1 to 1.75; 1.29 is the paper's",
+        )
+        self._check_shift(key)
         require(
             all(math.isfinite(weight) and weight >= 0 for weight in self.bin_weights),
             f"{key}.bin_weights",
@@ -127,6 +148,31 @@ class TimestepsConfig:
             f"takes no part in {key}.name={self.name}; set {key}.name=bins, or leave it empty",
         )
 
+    def _check_shift(self, key: str) -> None:
+        require_choice(f"{key}.shift", self.shift, ("none", "constant", "tokens"))
+        require_rate(f"{key}.shift_factor", self.shift_factor)
+        points = self.shift_points
+        require(
+            not points or _are_points(points),
+            f"{key}.shift_points",
+            points,
+            "must be two points of other numbers of tokens, such as [[256,0.5],[4096,1.15]], or []",
+        )
+        require(
+            not points or self.shift == "tokens",
+            f"{key}.shift_points",
+            points,
+            f"takes no part in {key}.shift={self.shift}; set {key}.shift=tokens, or leave it empty",
+        )
+
+
+def _are_points(points: list[Any]) -> bool:
+    """Whether these are two pairs of finite numbers with different first ones."""
+    pairs = [point for point in points if isinstance(point, list) and len(point) == 2]
+    numbers = [number for pair in pairs for number in pair]
+    are_numbers = all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+    return len(pairs) == len(points) == 2 and are_numbers and pairs[0][0] != pairs[1][0]
+
 
 @dataclass(slots=True, kw_only=True)
 class ObjectiveConfig:
@@ -141,7 +187,10 @@ class ObjectiveConfig:
     min_snr_gamma: float | None = None
     """Cap of the min-SNR loss weight (5 in the paper); ``null`` is off. > 0."""
     weighting: str | None = None
-    """A loss weight instead of min-SNR: ``debiased`` or ``p2``; ``null``: none."""
+    """A loss weight instead of min-SNR: ``debiased`` or ``p2``, or, of flow matching, ``bell`` (the
+    middle levels more) or ``table`` (by ``weight_table``); ``null``: none."""
+    weight_table: list[float] = field(default_factory=list)
+    """Weights of ``table`` at equal distances from no noise to pure noise, linear between; >= 0."""
     p2_gamma: float = field(default=MISSING, metadata=where(of(".weighting", "p2")))
     """Exponent of ``p2``: how strongly low noise levels are down-weighted (1 in the paper); > 0."""
     p2_k: float = field(default=MISSING, metadata=where(of(".weighting", "p2")))
@@ -160,7 +209,8 @@ class ObjectiveConfig:
         require_rate("objective.p2_gamma", self.p2_gamma)
         require_rate("objective.p2_k", self.p2_k)
         if self.weighting is not None:
-            require_choice("objective.weighting", self.weighting, ("debiased", "p2"))
+            weights = ("debiased", "p2", "bell", "table")
+            require_choice("objective.weighting", self.weighting, weights)
             require(
                 self.min_snr_gamma is None,
                 "objective.weighting",
@@ -168,6 +218,7 @@ class ObjectiveConfig:
                 f"and objective.min_snr_gamma={self.min_snr_gamma} are two weights for one loss; "
                 "set objective.min_snr_gamma=null or objective.weighting=null",
             )
+        self._check_table()
         require(
             not (self.zero_terminal_snr and self.prediction_type == "epsilon"),
             "objective.zero_terminal_snr",
@@ -175,4 +226,21 @@ class ObjectiveConfig:
             "with objective.prediction_type=epsilon the last timestep has nothing to learn, and "
             "min-SNR and debiased weights divide by its SNR of 0; set "
             "objective.prediction_type=v_prediction or objective.zero_terminal_snr=false",
+        )
+
+    def _check_table(self) -> None:
+        weights, by_table = self.weight_table, self.weighting == "table"
+        is_usable = len(weights) >= 2 and all(math.isfinite(w) and w >= 0 for w in weights)
+        require(
+            not by_table or (is_usable and sum(weights) > 0),
+            "objective.weight_table",
+            weights,
+            "give at least two finite numbers >= 0, one of them above 0, such as [0.5,1.5,0.5]",
+        )
+        require(
+            by_table or not weights,
+            "objective.weight_table",
+            weights,
+            f"takes no part in objective.weighting={self.weighting}; set "
+            "objective.weighting=table, or leave it empty",
         )

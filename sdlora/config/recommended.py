@@ -38,6 +38,14 @@ class RecommendedConfig:
     trains."""
     new_word_lr: float = MISSING
     """The same of a new word's embeddings, for ``optim.new_word_lr``; > 0."""
+    min_snr_gamma: float | None = MISSING
+    """Cap of the min-SNR loss weight, for ``objective.min_snr_gamma``; > 0, ``null``: none."""
+    timesteps: str = MISSING
+    """Distribution of training noise levels, for ``objective.timesteps.name``."""
+    shift: str = MISSING
+    """Their shift, for ``objective.timesteps.shift``: ``none``, ``constant`` or ``tokens``."""
+    shift_factor: float = MISSING
+    """Factor of a constant shift, for ``objective.timesteps.shift_factor``; > 0."""
     r: int = MISSING
     """Rank of an adapter, for ``lora.r``, which ``lora.alpha`` follows; >= 1."""
     text_encoder_method: str = MISSING
@@ -78,5 +86,5 @@ class RecommendedConfig:
     def __post_init__(self) -> None:
         for name in ("resolution", "batch_size", "max_steps", "r", "num_steps", "draw_batch_size"):
             require_count(f"model.recommended.{name}", getattr(self, name))
-        for name in ("unet_lr", "text_encoder_lr", "new_word_lr"):
+        for name in ("unet_lr", "text_encoder_lr", "new_word_lr", "shift_factor"):
             require_rate(f"model.recommended.{name}", getattr(self, name))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdlora.diffusion.noise_schedule import NoiseSchedule
+from sdlora.diffusion.schedule import Schedule
 
 SCHEDULES = ("constant", "exponential", "snr")
 
@@ -44,7 +44,7 @@ class Huber:
             known = ", ".join(SCHEDULES)
             raise ValueError(f"schedule={self.schedule}: unknown; choose one of {known}")
 
-    def __call__(self, difference: Tensor, noise: NoiseSchedule, t: Tensor) -> Tensor:
+    def __call__(self, difference: Tensor, noise: Schedule, t: Tensor) -> Tensor:
         """The error of each entry, float32; ``difference`` is ``[B, ...]``, ``t`` ``[B]``."""
         c = self.thresholds(noise, t).to(difference.device)
         c = c.view(-1, *[1] * (difference.dim() - 1))
@@ -52,11 +52,11 @@ class Huber:
         linear = square / ((square + c.square()).sqrt() + c)
         return 2 * linear if self.smooth_l1 else 2 * c * linear
 
-    def thresholds(self, noise: NoiseSchedule, t: Tensor) -> Tensor:
+    def thresholds(self, noise: Schedule, t: Tensor) -> Tensor:
         """``c`` of each sample, shape ``[B]``, float32."""
         c = torch.full((len(t),), self.threshold, device=t.device)
         if self.schedule == "exponential":
-            return c ** (t / noise.num_train_timesteps)
+            return c ** noise.depth(t)
         if self.schedule == "snr":
             signal, sigma = noise.signal_and_noise(t, t)
             share = signal / (signal + sigma)  # 1 / (1 + sigma / signal), also without any signal

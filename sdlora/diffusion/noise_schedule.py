@@ -88,6 +88,19 @@ class NoiseSchedule:
         signal, noise = self.signal_and_noise(t, z_0)
         return signal * z_0.float() + noise * eps.float()
 
+    def depth(self, t: Tensor) -> Tensor:
+        """How far each timestep is on the way to pure noise: ``t / T``, ``[B]``."""
+        return t / self.num_train_timesteps
+
+    def target(self, z_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """The prediction target at ``z_t``; float32, shape ``[B, ...]``."""
+        if self.prediction_type == "epsilon":
+            return eps.float()
+        if self.prediction_type == "sample":
+            return z_0.float()
+        signal, noise = self.signal_and_noise(t, z_0)
+        return velocity(z_0.float(), eps.float(), signal, noise)
+
     def snr(self, t: Tensor) -> Tensor:
         """Signal-to-noise ratio ``alpha_bar / (1 - alpha_bar)``, shape ``[B]``, float32."""
         alpha_bar = self._alpha_bar(t)
@@ -98,6 +111,21 @@ class NoiseSchedule:
         if self._on_device.device != t.device:
             self._on_device = self.alphas_cumprod.to(t.device)
         return self._on_device[t]
+
+
+def velocity(z_0: Tensor, eps: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
+    """The v-prediction target ``alpha_t eps - sigma_t z_0``.
+
+    Args:
+        z_0: Clean latents, shape ``[B, ...]``.
+        eps: Noise, same shape.
+        signal: ``alpha_t = sqrt(alpha_bar_t)``, broadcastable.
+        noise: ``sigma_t = sqrt(1 - alpha_bar_t)``, broadcastable.
+
+    Source:
+        Salimans and Ho 2022, arXiv:2202.00512, section 4.
+    """
+    return signal * eps - noise * z_0
 
 
 def changed_schedule(

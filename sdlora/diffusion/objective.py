@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sdlora.diffusion.huber import Huber
-from sdlora.diffusion.noise_schedule import NoiseSchedule
+from sdlora.diffusion.schedule import Schedule
 from sdlora.diffusion.timesteps import TimestepSampling
 from sdlora.diffusion.training_noise import TrainingNoise
 
@@ -20,14 +20,14 @@ class Objective:
     """The training loss of a diffusion model: ``E_{t, eps} weight(t) error(prediction, target)``.
 
     Attributes:
-        noise: The forward process; its ``prediction_type`` decides the target.
+        noise: The forward process, which knows the target.
         weight: Factor on each sample by its noise level; ``None``: 1.
         huber: Error function of each entry; ``None``: squared error.
         timesteps: Distribution of t.
         training_noise: Distribution of eps.
     """
 
-    noise: NoiseSchedule
+    noise: Schedule
     weight: Weight | None = None
     huber: Huber | None = None
     timesteps: TimestepSampling = TimestepSampling()
@@ -35,12 +35,7 @@ class Objective:
 
     def target(self, z_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """The prediction target at ``z_t``; float32, shape ``[B, ...]``."""
-        if self.noise.prediction_type == "epsilon":
-            return eps.float()
-        if self.noise.prediction_type == "sample":
-            return z_0.float()
-        signal, noise = self.noise.signal_and_noise(t, z_0)
-        return velocity(z_0.float(), eps.float(), signal, noise)
+        return self.noise.target(z_0, eps, t)
 
     def per_sample(
         self, prediction: Tensor, target: Tensor, t: Tensor, mask: Tensor | None = None
@@ -73,21 +68,6 @@ class Objective:
         """Mean of ``per_sample``, times the samples' ``weights`` ``[B]``, over the batch."""
         error = self.per_sample(prediction, target, t, mask)
         return (error if weights is None else error * weights).mean()
-
-
-def velocity(z_0: Tensor, eps: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
-    """The v-prediction target ``alpha_t eps - sigma_t z_0``.
-
-    Args:
-        z_0: Clean latents, shape ``[B, ...]``.
-        eps: Noise, same shape.
-        signal: ``alpha_t = sqrt(alpha_bar_t)``, broadcastable.
-        noise: ``sigma_t = sqrt(1 - alpha_bar_t)``, broadcastable.
-
-    Source:
-        Salimans and Ho 2022, arXiv:2202.00512, section 4.
-    """
-    return signal * eps - noise * z_0
 
 
 def per_sample_error(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -1,5 +1,7 @@
 """Loss weights of noise levels as functions of the SNR; pure tensors."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -90,6 +92,49 @@ def p2_weight(snr: Tensor, prediction_type: str, *, gamma: float, k: float) -> T
     if not (gamma > 0 and k > 0):
         raise ValueError(f"p2_gamma={gamma}, p2_k={k}: both must be > 0; 1 and 1 are the paper's")
     return (k + snr) ** -gamma
+
+
+def level_of(snr: Tensor) -> Tensor:
+    """The level ``s`` of flow matching whose signal-to-noise ratio ``((1 - s) / s)**2`` this is."""
+    return 1 / (1 + snr.sqrt())
+
+
+def bell_weight(snr: Tensor, prediction_type: str) -> Tensor:
+    """Weight levels of flow matching by a bell: most at ``s = 1/2``, nothing at both ends.
+
+    ``exp(-2 (s - 1/2)^2) - exp(-1/2)``, divided by its mean over uniform levels.
+
+    Args:
+        snr: Shape ``[B]``, >= 0; infinite without noise.
+        prediction_type: Not used; all weightings have the same arguments.
+
+    Returns:
+        Weights, shape ``[B]``, in ``snr``'s dtype and on its device.
+
+    Source:
+        DiffSynth-Studio's ``FlowMatchScheduler``, and ai-toolkit's "weighted", at 1000 levels.
+    """
+    s, edge = level_of(snr), math.exp(-0.5)
+    mean = math.sqrt(math.pi / 2) * math.erf(math.sqrt(0.5)) - edge
+    return (torch.exp(-2 * (s - 0.5).square()) - edge) / mean
+
+
+def table_weight(snr: Tensor, prediction_type: str, *, weights: tuple[float, ...]) -> Tensor:
+    """Weight levels of flow matching by a table, linearly between its entries.
+
+    Args:
+        snr: Shape ``[B]``, >= 0; infinite without noise.
+        prediction_type: Not used; all weightings have the same arguments.
+        weights: At least two, at equal distances from ``s = 0`` to ``s = 1``; >= 0. Taken as they
+            are: a mean of 1 keeps the size of the loss.
+
+    Returns:
+        Weights, shape ``[B]``, in ``snr``'s dtype and on its device.
+    """
+    table = torch.tensor(weights, dtype=snr.dtype, device=snr.device)
+    place = level_of(snr) * (len(weights) - 1)
+    below = place.long().clamp(max=len(weights) - 2)
+    return torch.lerp(table[below], table[below + 1], place - below)
 
 
 def _of_x0(prediction_type: str, weight: Tensor) -> Tensor:

@@ -97,17 +97,12 @@ class Evaluator:
                 self.resolution,
                 progress=self.progress,
                 lora_scale=lora_scale,
-                encode_prompts=self._encode,
+                drawing=self.family.drawing(),
             )
 
     def _scored(self, images: list[Image.Image], prior: Prior | None = None) -> Evaluation:
         pictures = Pictures(images, [prompt.text for prompt in self.prompts], prior=prior)
         return Evaluation(self.prompts, images, self.scorer.score(pictures, self.progress))
-
-    def _encode(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        device = next(self.family.denoiser.parameters()).device
-        ids = self.family.tokenize(texts).ids.to(device)
-        return self.family.prompt_arguments(self.family.encode_prompts(ids))
 
 
 def score_training(source: PictureSource, scorer: Scorer, progress: Progress) -> Scores:

@@ -8,6 +8,7 @@ import torch
 
 from sdlora.adapters.file_keys import Layout
 from sdlora.adapters.file_writing import write_diffusers_file, write_kohya_file, write_peft_folders
+from sdlora.adapters.folding import folded
 from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.spec import LoraError
@@ -66,6 +67,8 @@ def write_lora(
     titles = {"ss_output_name": out.stem, "modelspec.title": out.stem}
     lora = replace(lora, metadata={**titles, **header(lora.metadata)})
     names = family_of(lora).trainable
+    if layout != "peft":
+        lora = folded(lora, names)
     with whole_folder(out) if layout == "peft" else atomic_path(out) as temporary:
         if layout == "peft":
             write_peft_folders(temporary, lora, names)

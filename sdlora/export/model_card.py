@@ -62,6 +62,7 @@ def write_model_card(
         for (prompt, _), path in zip(shown, pictures, strict=True)
     ]
     data = card_data(config.model.family, hub_id(base), trigger, config.export.licence, widget)
+    denoiser = description_of(config.model.family).denoiser
     facts = {
         "Base model": hub_id(base) or Path(base).name,  # no path of this machine
         "Adapted parts": ", ".join(f"{part} ({adapter_facts(s)})" for part, s in specs.items()),
@@ -69,7 +70,7 @@ def write_model_card(
         "Resolution": f"{config.data.resolution} px",
         "Steps": metadata["ss_steps"],
         "Batch size": metadata["ss_total_batch_size"],
-        "Learning rate": f"{config.optim.unet_lr:g} ({config.optim.name})",
+        "Learning rate": f"{config.optim.denoiser_lr(denoiser):g} ({config.optim.name})",
         "Licence": config.export.licence or "not chosen yet",
         "Made with": f"sdlora {__version__}",
     }

@@ -13,10 +13,11 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from sdlora.adapters.file_writing import adapted_parts
+from sdlora.adapters.folding import folded_state
 from sdlora.adapters.formats import DIFFUSERS_FILE, apply_lora, read_lora
 from sdlora.adapters.lora import ADAPTER, adapted_layers, lora_parameters, lora_state_dict
 from sdlora.adapters.lora_file import LoraFile
-from sdlora.models.families import part_names
+from sdlora.models.families import families, part_names
 
 TOLERANCE = 1e-4
 """Largest difference of outputs, relative to the largest output (at least 1). Both sides are the
@@ -83,8 +84,10 @@ def prove_file(
     for part in expected:
         fresh[part].to(next(parts[part].parameters()).device).float()
     LOADERS[layout](path, pipeline, fresh)
+    names = part_names()
     for part, trained in parts.items():
-        _require_same_adapter(f"{path}: {layout}/{part}", trained, fresh[part])
+        folds = part in names and names[part].folds_alpha
+        _require_same_adapter(f"{path}: {layout}/{part}", trained, fresh[part], folds)
     found = outputs({part: fresh[part] for part in expected})
     differences = {}
     for part in expected:
@@ -147,14 +150,24 @@ LOADERS = {"diffusers": _load_diffusers, "kohya": _load_kohya, "peft": _load_pef
 """Layout -> function that loads its file into a pipeline, or into some parts of it."""
 
 
-def _require_same_adapter(what: str, trained: nn.Module, loaded: nn.Module) -> None:
+def _require_same_adapter(
+    what: str, trained: nn.Module, loaded: nn.Module, folds_alpha: bool
+) -> None:
     missing = sorted(key for key, weight in lora_parameters(loaded).items() if weight.is_meta)
-    wrong = missing or _differences(trained, loaded)  # diffusers leaves what it lacks on "meta"
+    differences = _folded_differences if folds_alpha else _differences
+    wrong = missing or differences(trained, loaded)  # diffusers leaves what it lacks on "meta"
     if wrong:
         raise ExportError(
             f"{what}: loaded back, {len(wrong)} adapter entries are not the same, such as "
             f"{wrong[0]}"
         )
+
+
+def _folded_differences(trained: nn.Module, loaded: nn.Module) -> list[str]:
+    """Entries of two adapters whose weights, with alpha in them, are not the same."""
+    before, after = folded_state(trained), folded_state(loaded)
+    wrong = sorted(before.keys() ^ after.keys())
+    return wrong + [k for k in before.keys() & after.keys() if not torch.equal(before[k], after[k])]
 
 
 def _differences(trained: nn.Module, loaded: nn.Module) -> list[str]:
@@ -179,9 +192,17 @@ def outputs(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         for module in parts.values():
             stack.enter_context(_exact(module))
         for part, module in parts.items():
-            output = _embedded if hasattr(module.config, "vocab_size") else _denoised
+            output = _embedded if hasattr(module.config, "vocab_size") else _denoiser_output(module)
             found[part] = output(module, draws).cpu()
     return found
+
+
+def _denoiser_output(module: nn.Module) -> Callable[[Any, torch.Generator], Tensor]:
+    """The probe of the family that a denoiser is of; of a UNet the usual one."""
+    for each in families().values():
+        if each.probe is not None and type(module) is each.parts[each.denoiser]:
+            return each.probe
+    return _denoised
 
 
 def _denoised(unet: Any, draws: torch.Generator) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sdlora.diffusion.noise_schedule import PREDICTION_TYPES, changed_schedule
 from sdlora.models.checkpoint_file import SingleFileError, read_header
+from sdlora.models.families import description_of
 from sdlora.models.noise_markers import (
     PREDICTION,
     ZERO_SNR,
@@ -21,6 +22,7 @@ from sdlora.models.noise_markers import (
 from sdlora.models.source import ModelError, ModelSource, inside, resolve, single_file
 
 RESCALE = "rescale_betas_zero_snr"
+FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ def base_noise(source: ModelSource) -> BaseNoise:
         ConfigError: If ``model.*`` contradicts its files.
     """
     config = scheduler_config(source)
+    if description_of(source.family).is_flow:
+        return BaseNoise(_flow_config(source, config), {})
     try:
         statements = _statements(source, config)
     except SingleFileError as error:
@@ -59,6 +63,16 @@ def base_noise(source: ModelSource) -> BaseNoise:
     if snr is not None and not snr.value and rescales:
         changed[RESCALE] = False
     return BaseNoise(changed, statements)
+
+
+def _flow_config(source: ModelSource, config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a scheduler of flow matching, which says nothing that could be otherwise."""
+    if config.get("_class_name") != FLOW_SCHEDULER:
+        raise ModelError(
+            f"model.path={source.path}: its scheduler is a {config.get('_class_name')}, where "
+            f"{description_of(source.family).kind} has a {FLOW_SCHEDULER}; choose another model"
+        )
+    return config
 
 
 def noise_schedule_config(source: ModelSource) -> dict[str, Any]:

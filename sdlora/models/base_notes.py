@@ -1,5 +1,7 @@
 """Notes on a base before it is loaded: what its files say, and which of several is read."""
 
+import json
+
 from sdlora.models.base_noise import BaseNoise
 from sdlora.models.checkpoint_file import read_header
 from sdlora.models.checkpoint_kind import EMA, UNET, VAE
@@ -23,6 +25,7 @@ def base_notes(source: ModelSource, noise: BaseNoise) -> list[str]:
     """
     says = ", ".join(map(str, noise.statements.values()))
     notes = [f"base: {source.path}: {says}"] if says else []
+    notes += _distilled_notes(source)
     file = single_file(source)
     if file is None:
         return notes + _variant_notes(source)
@@ -34,6 +37,20 @@ def base_notes(source: ModelSource, noise: BaseNoise) -> list[str]:
     if source.vae is not None and header.has(VAE):
         notes.append(f"note: the VAE in {file.name} is not read: model.vae={source.vae} is")
     return notes
+
+
+def _distilled_notes(source: ModelSource) -> list[str]:
+    """A pipeline that says that it was distilled to few steps."""
+    try:
+        index = json.loads((resolve(source) / "model_index.json").read_text("utf-8"))
+    except (OSError, ValueError):  # which other checks name
+        return []
+    if not index.get("is_distilled"):
+        return []
+    return [
+        f"note: model.path={source.path}: is distilled to draw in few steps; a LoRA trained on it "
+        "comes out grey or noisy: train the base that it was made from"
+    ]
 
 
 def _variant_notes(source: ModelSource) -> list[str]:

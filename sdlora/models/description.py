@@ -1,9 +1,13 @@
 """The description of a model family: its classes, and its names in files."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from sdlora.models.chat import ChatTokenizer
 from sdlora.models.family import Family
 
 
@@ -17,6 +21,8 @@ class PartNames:
         is_clip: Whether it is a CLIP text encoder: files keep its layers inside ``text_model.``.
         is_nested: Whether transformers 5, and so peft's folders, keep ``text_model.`` as well.
         embedding: Its tensor in an embeddings file for several text encoders.
+        folds_alpha: Whether both single files hold the same tensors, which diffusers and ComfyUI
+            read with one strength: diffusers' names behind the part's, alpha in the weights.
     """
 
     kohya: tuple[str, ...]
@@ -24,6 +30,7 @@ class PartNames:
     is_clip: bool = False
     is_nested: bool = False
     embedding: str = ""
+    folds_alpha: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +67,14 @@ class FamilyDescription:
             pixels; known without a model's files.
         max_tokens: Longest caption in tokens, special ones included; ``None``: as in
             the tokenizer's own files.
+        is_flow: Whether its noise schedule is one of flow matching.
+        pixel_steps: Configs of VAE and denoiser -> pixels per latent, and the number that sides
+            must be multiples of; ``None``: those of a UNet.
+        chat: A language model's tokenizer -> that of its chat; ``None``: captions are read as they
+            are.
+        presets: Names for ``lora.PART.targets`` -> targets of the denoiser.
+        probe: The denoiser's output on fixed inputs drawn from a generator, by which an export is
+            proved; ``None``: that of a UNet.
     """
 
     name: str
@@ -82,6 +97,11 @@ class FamilyDescription:
     unused_clip_layers: int = 0
     side_step_px: int = 1
     max_tokens: int | None = None
+    is_flow: bool = False
+    pixel_steps: Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[int, int]] | None = None
+    chat: Callable[[Any], ChatTokenizer] | None = None
+    presets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    probe: Callable[[Any, torch.Generator], Tensor] | None = None
 
     @property
     def denoiser(self) -> str:

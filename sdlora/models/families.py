@@ -6,11 +6,13 @@ from importlib.metadata import entry_points
 from sdlora.config.rules import ConfigError, require_choice
 from sdlora.models.ddpm import DDPM
 from sdlora.models.description import FamilyDescription, PartNames
+from sdlora.models.flux2_klein import FLUX2_KLEIN
 from sdlora.models.kolors import KOLORS
 from sdlora.models.sd import SD
 from sdlora.models.sdxl import SDXL
+from sdlora.models.z_image import Z_IMAGE
 
-FAMILIES = {each.name: each for each in (SD, SDXL, KOLORS, DDPM)}
+FAMILIES = {each.name: each for each in (SD, SDXL, KOLORS, Z_IMAGE, FLUX2_KLEIN, DDPM)}
 """``model.family`` -> the description of a built-in family."""
 
 ENTRY_POINTS = "sdlora.models"

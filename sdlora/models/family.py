@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sdlora.diffusion.noise_schedule import changed_schedule
+from sdlora.models.conditioning import Conditioning
+from sdlora.models.drawing import Drawing
 from sdlora.models.tokens import Tokens, tokenize
 
 
@@ -25,11 +27,13 @@ class Family(nn.Module, ABC):
     Attributes:
         denoiser_name: Name of the denoiser: its attribute here, its folder in the diffusers
             layout, and its key in the config.
+        patch_size: Side of the square of latents that is one token of the denoiser.
         noise_schedule_config: The noise schedule of training and sampling.
         max_chunks: Length of every caption, in chunks of the tokenizer's length.
     """
 
     denoiser_name: ClassVar[str] = "unet"
+    patch_size: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -55,32 +59,33 @@ class Family(nn.Module, ABC):
         """Text encoders by part name; empty for an unconditional model."""
 
     @abstractmethod
-    def encode_prompts(self, token_ids: Tensor) -> Tensor:
-        """Conditioning of prompts, as one tensor, so that it is cached as one.
+    def encode_prompts(self, token_ids: Tensor) -> Conditioning:
+        """Conditioning of prompts, one tensor for each, so that it is cached as one.
 
         Args:
             token_ids: Of all tokenizers side by side, ``[B, tokenizers * chunks * L]``, int64.
 
         Returns:
-            ``[B, rows, D]``; the meaning of rows is the family's own.
+            ``[B, rows, D]``, or ``[rows, D]`` of each prompt where their lengths differ; the
+            meaning of rows is the family's own.
         """
 
     @abstractmethod
     def denoise(
-        self, z_t: Tensor, t: Tensor, conditioning: Tensor, sizes: Tensor | None = None
+        self, z_t: Tensor, t: Tensor, conditioning: Any, sizes: Tensor | None = None
     ) -> Tensor:
         """The denoiser's prediction at noise level ``t``, float32, shaped like ``z_t``.
 
         Args:
             z_t: Noisy latents (pixels, where there is no VAE), ``[B, C, h, w]``.
-            t: Timesteps, ``[B]``.
+            t: Noise levels of the family's schedule, ``[B]``.
             conditioning: Output of ``encode_prompts``.
             sizes: Of each picture, in pixels: its own height and width, top and left of the cut,
                 height and width of the cut; ``[B, 6]``. Only some families use it.
         """
 
     @abstractmethod
-    def prompt_arguments(self, conditioning: Tensor) -> dict[str, Tensor]:
+    def prompt_arguments(self, conditioning: Any) -> dict[str, Any]:
         """The conditioning as arguments of the diffusers pipeline (``prompt_embeds``, ...)."""
 
     @abstractmethod
@@ -123,6 +128,20 @@ class Family(nn.Module, ABC):
         Returns:
             ``[B, C, h, w]``, scaled as the noise schedule expects it.
         """
+
+    def encode_texts(self, texts: Sequence[str]) -> dict[str, Any]:
+        """Texts as arguments of the diffusers pipeline."""
+        device = next(self.denoiser.parameters()).device
+        ids = self.tokenize(texts).ids.to(device)
+        return self.prompt_arguments(self.encode_prompts(ids))
+
+    def drawing(self) -> Drawing:
+        """How the diffusers pipeline is called."""
+        return Drawing(encode=self.encode_texts)
+
+    def num_tokens(self, z: Tensor) -> int:
+        """Image tokens of the denoiser for latents ``[B, C, h, w]``: those of a whole picture."""
+        return int(z.shape[-2] * z.shape[-1]) // self.patch_size**2
 
     @property
     def parts(self) -> dict[str, nn.Module]:

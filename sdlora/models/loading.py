@@ -42,7 +42,7 @@ def load_family(source: ModelSource, seed: int) -> Family:
     }
     _check_kind(source, parts, description)
     tokenizers = load_tokenizers(folder, source.family)
-    given: dict[str, Any] = {"clip_skip": source.clip_skip} if tokenizers else {}
+    given: dict[str, Any] = {"clip_skip": source.clip_skip} if description.is_clip else {}
     return description.make(
         **parts,
         **dict(zip(description.tokenizers, tokenizers, strict=True)),
@@ -52,14 +52,28 @@ def load_family(source: ModelSource, seed: int) -> Family:
 
 
 def load_tokenizers(folder: Path, family: str) -> list[Any]:
-    """The tokenizers of a model folder, which check captions before any weight is read."""
+    """The tokenizers of a model folder, which check captions before any weight is read.
+
+    Raises:
+        ModelError: If a language model's lacks its chat template.
+    """
     description = description_of(family)
     length = description.max_tokens
     known = {} if length is None else {"model_max_length": length}
-    return [
+    found = [
         kind.from_pretrained(folder / name, **known)
         for name, kind in description.tokenizers.items()
     ]
+    if description.chat is None:
+        return found
+    for name, tokenizer in zip(description.tokenizers, found, strict=True):
+        if tokenizer.chat_template is None:
+            raise ModelError(
+                f"{folder / name}: has no chat template (chat_template.jinja, or in its "
+                f"tokenizer_config.json), with which {description.kind} reads captions; fetch the "
+                "model again"
+            )
+    return [description.chat(each) for each in found]
 
 
 def empty_part(name: str, source: ModelSource) -> nn.Module:

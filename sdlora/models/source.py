@@ -11,7 +11,7 @@ import torch
 
 from sdlora.models.checkpoint_file import ENDINGS, SingleFileError, read_header
 from sdlora.models.checkpoint_kind import check_folder_kind
-from sdlora.models.families import description_of
+from sdlora.models.families import description_of, families
 from sdlora.models.noise_markers import believed, file_markers
 from sdlora.models.single_file import converted_model, converted_vae
 from sdlora.runtime.places import ASSETS, EMBEDDED
@@ -123,6 +123,11 @@ def part_config(part: str, folder: Path, source: ModelSource) -> dict[str, Any]:
 def pixel_steps(folder: Path, source: ModelSource) -> tuple[int, int]:
     """Pixels per latent, and the number that sides must be multiples of; reads no weight."""
     description = description_of(source.family)
+    if description.pixel_steps is not None:
+        vae, denoiser = (
+            part_config(part, folder, source) for part in ("vae", description.denoiser)
+        )
+        return description.pixel_steps(vae, denoiser)
     scale, halvings = (
         2 ** (len(part_config(part, folder, source)["block_out_channels"]) - 1)
         if part in description.parts
@@ -212,6 +217,7 @@ def check_folder(folder: Path, source: ModelSource) -> None:
         )
     for part in description.parts:
         _check_part(part, folder, source)
+    _check_transformer(folder, source)
     if not description.tokenizers:
         _require_unconditional(folder, source)
 
@@ -227,6 +233,24 @@ def missing_file(folder: Path, source: ModelSource) -> str | None:
         if whole is None or not (folder / tokenizer / whole).is_file():
             wanted += [f"{tokenizer}/{name}" for name in names.values()]
     return next((name for name in wanted if not (folder / name).is_file()), None)
+
+
+def _check_transformer(folder: Path, source: ModelSource) -> None:
+    """Refuse the transformer of another family, whose folders have the same names."""
+    description = description_of(source.family)
+    denoiser = description.denoiser
+    wanted, found = description.parts[denoiser].__name__, None
+    if not description.is_flow:
+        return
+    found = part_config(denoiser, folder, source).get("_class_name", wanted)
+    if found == wanted:
+        return
+    others = [each for each in families().values() if denoiser in each.parts]
+    same = [each for each in others if each.parts[denoiser].__name__ == found]
+    remedy = f"set model.family={same[0].name}" if same else "choose another model"
+    raise ModelError(
+        f"model.path={source.path}: its {denoiser} is a {found}, no {description.kind}; {remedy}"
+    )
 
 
 def _require_unconditional(folder: Path, source: ModelSource) -> None:

@@ -9,6 +9,8 @@ import torch
 from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
 from torch import Tensor
 
+from sdlora.models.chat import ChatTokenizer
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
@@ -26,11 +28,12 @@ class Tokens:
 def tokenize(tokenizers: Sequence[Any], captions: Sequence[str], num_chunks: int = 1) -> Tokens:
     """Encode captions in chunks of the tokenizer's length ``L`` (77 for CLIP).
 
-    Each chunk has its own two special tokens around (CLIP) or before (ChatGLM) up to ``L - 2``
-    tokens of text, and is padded; every caption has all chunks, so that all have one shape. With
-    one chunk this is the tokenizer's own padding and truncation. The ids of several tokenizers are
-    concatenated; the first gives the cut words (SDXL's two differ only in padding). Without a
-    tokenizer there are no ids and no cut words.
+    A language model's chat is one chunk (:class:`ChatTokenizer`). Each chunk of others has its own
+    two special tokens around (CLIP) or before (ChatGLM) up to ``L - 2`` tokens of text, and is
+    padded; every caption has all chunks, so that all have one shape. With one chunk this is the
+    tokenizer's own padding and truncation. The ids of several tokenizers are concatenated; the
+    first gives the cut words (SDXL's two differ only in padding). Without a tokenizer there are no
+    ids and no cut words.
     """
     if not tokenizers:
         none = torch.empty((len(captions), 0), dtype=torch.int64)
@@ -40,6 +43,8 @@ def tokenize(tokenizers: Sequence[Any], captions: Sequence[str], num_chunks: int
 
 
 def _tokenize(tokenizer: Any, captions: Sequence[str], num_chunks: int) -> tuple[Tensor, list[str]]:
+    if isinstance(tokenizer, ChatTokenizer):
+        return tokenizer.encode(captions)
     length = tokenizer.model_max_length
     before, after = _special_tokens(tokenizer)
     room = length - len(before) - len(after)

@@ -175,7 +175,7 @@ def _head(
         "Resolution": _at(config, "data.resolution"),
         "Rank": _at(config, "lora.r") if _trained(config) == LORA_ROW else None,
         "Batch": _at(config, "data.batch_size"),
-        "UNet rate": _at(config, "optim.unet_lr"),
+        "Denoiser rate": _at(config, "optim.transformer_lr") or _at(config, "optim.unet_lr"),
         "Text encoder rate": None if is_frozen else _at(config, "optim.text_encoder_lr"),
         "Steps": steps,
         "Chosen step": best,

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from sdlora.config.sampling import CAPTIONS, SamplingConfig
+from sdlora.models.drawing import Drawing
 from sdlora.runtime import randomness
 from sdlora.runtime.progress import Progress
 from sdlora.sampling.pixels import denoised, to_picture
@@ -19,11 +20,8 @@ from sdlora.sampling.samplers import find_sampler, prepared, without_text_encode
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-EncodePrompts = Callable[[Sequence[str]], dict[str, Tensor]]
-"""Texts -> arguments of the pipeline, by name."""
-
-SIDE_STEP_PX = 8
-"""diffusers' pipelines refuse sides that are no multiple of 8 pixels, whatever the VAE needs."""
+AS_A_UNET = Drawing()
+"""The call of a Stable Diffusion pipeline, or one without a VAE."""
 
 TILED_FROM = 192
 """Latents with a longer side (1536 pixels of Stable Diffusion) are decoded in tiles: in one piece
@@ -50,7 +48,7 @@ def generate(
     *,
     progress: Progress | None = None,
     lora_scale: float = 1.0,
-    encode_prompts: EncodePrompts | None = None,
+    drawing: Drawing = AS_A_UNET,
 ) -> list[Image.Image]:
     """Draw one picture for each prompt.
 
@@ -68,8 +66,7 @@ def generate(
         resolution: Side of the square pictures in pixels; a multiple of 8, if there is a VAE.
         progress: Shows a bar of the pictures; a half denoised one counts half.
         lora_scale: Factor on the strength of every adapter; 0 is the base model.
-        encode_prompts: Texts -> the pipeline's arguments for them (``prompt_embeds``
-            ``[n, L, D]``, and what else it takes); ``None``: a Stable Diffusion pipeline's own way.
+        drawing: How the family's pipeline is called.
 
     Returns:
         RGB pictures in the order of ``prompts``.
@@ -78,11 +75,11 @@ def generate(
         ValueError: On an unknown sampler, a wrong resolution, or a picture of NaN.
     """
     build = find_sampler(config.sampler)
-    _check_resolution(pipeline, resolution)
+    _check_resolution(pipeline, resolution, drawing)
     if not prompts:
         return []
     batch_size = config.batch_size
-    draw = partial(_draw, pipeline, config, resolution, encode_prompts)
+    draw = partial(_draw, pipeline, config, resolution, drawing)
     progress = progress or Progress(enabled=False)
     bar = progress.add("sampling", total=len(prompts))
     pictures: list[Image.Image] = []
@@ -106,8 +103,8 @@ def generate(
     return pictures
 
 
-def _check_resolution(pipeline: Any, resolution: int) -> None:
-    step = max(SIDE_STEP_PX, _scale(pipeline)) if hasattr(pipeline, "vae") else 1
+def _check_resolution(pipeline: Any, resolution: int, drawing: Drawing) -> None:
+    step = max(drawing.side_step_px, _scale(pipeline, drawing)) if hasattr(pipeline, "vae") else 1
     if resolution < step or resolution % step:
         below = max(resolution // step, 1) * step
         raise ValueError(
@@ -116,9 +113,13 @@ def _check_resolution(pipeline: Any, resolution: int) -> None:
         )
 
 
-def _scale(pipeline: Any) -> int:
+def _scale(pipeline: Any, drawing: Drawing) -> int:
     """Pixels per noise entry along a side."""
-    return int(getattr(pipeline, "vae_scale_factor", 1))
+    return drawing.scale or int(getattr(pipeline, "vae_scale_factor", 1))
+
+
+def _denoiser(pipeline: Any) -> Any:
+    return pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
 
 
 def _report(progress: Progress, bar: Any, done: int, num_now: int, step: int, steps: int) -> None:
@@ -144,21 +145,19 @@ def _draw(
     pipeline: Any,
     config: SamplingConfig,
     resolution: int,
-    encode_prompts: EncodePrompts | None,
+    drawing: Drawing,
     batch: Sequence[Prompt],
     report: Callable[[int, int], None],
 ) -> list[Image.Image]:
-    unet = pipeline.unet
+    denoiser = _denoiser(pipeline)
     generators = [randomness.generator(prompt.seed, "sample/" + prompt.text) for prompt in batch]
-    side = resolution // _scale(pipeline)
-    shape = (unet.config.in_channels, side, side)
+    side = resolution // _scale(pipeline, drawing)
+    shape = (denoiser.config.in_channels, side, side)
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
     if not hasattr(pipeline, "vae"):
         pixels = denoised(pipeline, noise, generators, config.num_steps, report)
         return [to_picture(each, str(prompt)) for each, prompt in zip(pixels, batch, strict=True)]
-    embeddings = _prompt_arguments(
-        pipeline, [prompt.text for prompt in batch], config, encode_prompts
-    )
+    embeddings = _prompt_arguments(pipeline, [prompt.text for prompt in batch], config, drawing)
 
     def on_step_end(pipe: Any, index: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         report(index + 1, pipe.num_timesteps)
@@ -167,41 +166,54 @@ def _draw(
     with without_text_encoders(pipeline):
         latents = pipeline(
             **embeddings,
-            latents=noise.to(unet.device, unet.dtype),  # [B, C, h, w]
+            latents=noise.to(
+                denoiser.device, drawing.noise_dtype or denoiser.dtype
+            ),  # [B, C, h, w]
             generator=generators,
             num_inference_steps=config.num_steps,
-            guidance_scale=config.guidance_scale,
+            guidance_scale=drawing.guidance(config.guidance_scale),
             height=resolution,
             width=resolution,
             output_type="latent",
             callback_on_step_end=on_step_end,
         ).images
-    return _decode(pipeline, latents, batch)
+    return _decode(pipeline, _vae_latents(pipeline, latents, drawing), batch)
 
 
 def _prompt_arguments(
-    pipeline: Any, texts: list[str], config: SamplingConfig, encode_prompts: EncodePrompts | None
-) -> dict[str, Tensor]:
+    pipeline: Any, texts: list[str], config: SamplingConfig, drawing: Drawing
+) -> dict[str, Any]:
     """The pipeline's arguments for prompts and, with guidance, for the negative prompt."""
-    unet = pipeline.unet
+    denoiser = _denoiser(pipeline)
     guided = config.guidance_scale > 1.0
     negatives = [config.negative_prompt] * len(texts)
-    if encode_prompts is None:
-        positive, negative = pipeline.encode_prompt(texts, unet.device, 1, guided, negatives)
+    if drawing.encode is None:
+        positive, negative = pipeline.encode_prompt(texts, denoiser.device, 1, guided, negatives)
         embeddings = {"prompt_embeds": positive}
         if guided:
             embeddings["negative_prompt_embeds"] = negative
     else:
-        embeddings = encode_prompts(texts)
+        embeddings = drawing.encode(texts)
         if guided:
-            against = encode_prompts(negatives)
+            against = drawing.encode(negatives)
             embeddings |= {f"negative_{name}": value for name, value in against.items()}
-    return {name: value.to(unet.device, unet.dtype) for name, value in embeddings.items()}
+    where = (denoiser.device, denoiser.dtype)
+    return {
+        name: value.to(*where) if isinstance(value, Tensor) else [each.to(*where) for each in value]
+        for name, value in embeddings.items()
+    }
+
+
+def _vae_latents(pipeline: Any, latents: Tensor, drawing: Drawing) -> Tensor:
+    """Latents as the VAE decodes them, float32."""
+    if drawing.vae_latents is not None:
+        return drawing.vae_latents(latents)
+    config = pipeline.vae.config
+    return latents.float() / config.scaling_factor + (config.get("shift_factor") or 0.0)
 
 
 def _decode(pipeline: Any, latents: Tensor, batch: Sequence[Prompt]) -> list[Image.Image]:
     vae = pipeline.vae
-    latents = latents.float() / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
     pictures = []
     # one by one: the decoder needs more memory than the UNet, and no step waits for it
     for prompt, latent in zip(batch, latents, strict=True):

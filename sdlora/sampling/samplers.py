@@ -11,16 +11,20 @@ from typing import Any
 from torch import nn
 
 from sdlora.config.rules import ConfigError
+from sdlora.diffusion.flow_schedule import is_flow
 
 
 def _build_scheduler(
     class_name: str, config: Mapping[str, Any], in_pixels: bool = False, **fixed: Any
 ) -> Any:
+    _refuse_what_it_cannot(class_name, config)
+    if is_flow(config):
+        class_name, fixed = _OF_FLOW[class_name], {}
     # by name, so that reading the sampler names does not import diffusers
     scheduler = getattr(importlib.import_module("diffusers"), class_name)
-    _refuse_what_it_cannot(class_name, config)
     # latents are not pictures in [-1, 1]: clipping x0 there breaks them
-    unbounded = {} if in_pixels else {"clip_sample": False, "thresholding": False}
+    keeps = in_pixels or is_flow(config)
+    unbounded = {} if keeps else {"clip_sample": False, "thresholding": False}
     return scheduler.from_config({**config, **unbounded, **fixed})
 
 
@@ -29,6 +33,7 @@ def _refuse_what_it_cannot(class_name: str, config: Mapping[str, Any]) -> None:
     refusals = (
         (bool(config.get(_RESCALE)), _can_rescale, "schedules of zero-terminal SNR"),
         (config.get("prediction_type") == "sample", _knows_x0, "prediction_type=sample"),
+        (is_flow(config), _OF_FLOW.__contains__, "flow matching"),
     )
     for is_asked, can, what in refusals:
         if is_asked and not can(class_name):
@@ -53,6 +58,9 @@ _WITHOUT_X0 = (
     "KDPM2DiscreteScheduler",
     "KDPM2AncestralDiscreteScheduler",
 )
+_OF_FLOW = {"EulerDiscreteScheduler": "FlowMatchEulerDiscreteScheduler"}
+"""Scheduler class -> that of the same solver for flow matching, which pipelines of it can call."""
+
 _RESCALE = "rescale_betas_zero_snr"
 _DPM = "DPMSolverMultistepScheduler"
 

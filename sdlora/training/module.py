@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from sdlora.adapters.lora import disabled
 from sdlora.data.batches.dataset import Batch
 from sdlora.diffusion.objective import Objective
+from sdlora.models.conditioning import Conditioning, repeated
 from sdlora.models.family import Family
 from sdlora.runtime.devices import send
 from sdlora.runtime.randomness import derive_seed, normal, uniform
@@ -77,13 +78,13 @@ class DiffusionModule(lightning.LightningModule):
         self.teacher = teacher
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One denoising step: draw (t, eps), form z_t, regress the target (DDPM, Algorithm 1)."""
+        """One step: draw (t, eps), form z_t, regress the target (DDPM, Algorithm 1)."""
         torch.manual_seed(derive_seed(self.seed, "dropout", int(batch.sample_index[0])))
         z_0 = self.latents(batch)  # [B, C, h, w] fp32, scaled
         conditioning = self.conditioning(batch)  # [B, L, D]
         t = self.timesteps(batch, z_0)  # [B]
         eps, eps_in = self.noise(batch, z_0)  # the same, unless the input is perturbed
-        z_t = self.objective.noise.add(z_0, eps_in, t)  # DDPM eq. 4, in fp32
+        z_t = self.objective.noise.add(z_0, eps_in, t)  # fp32
         target = self.objective.target(z_0, eps, t)
         prediction = self.family.denoise(z_t, t, conditioning, batch.sizes)
         loss = self.objective.loss(prediction, target, t, batch.weights, batch.mask)
@@ -99,10 +100,10 @@ class DiffusionModule(lightning.LightningModule):
         """Loss of the adapted model against the bare base on the class prompt; a scalar."""
         ids = send(token_ids, z_t.device)
         with torch.no_grad(), disabled(*self.family.parts.values()):
-            prompt = self.family.encode_prompts(ids).expand(len(z_t), -1, -1)
+            prompt = repeated(self.family.encode_prompts(ids), len(z_t))
             target = self.family.denoise(z_t, t, prompt, sizes)
         with torch.set_grad_enabled(self._trains_text):
-            prompt = self.family.encode_prompts(ids).expand(len(z_t), -1, -1)
+            prompt = repeated(self.family.encode_prompts(ids), len(z_t))
         return self.objective.loss(self.family.denoise(z_t, t, prompt, sizes), target, t)
 
     def latents(self, batch: Batch) -> Tensor:
@@ -116,9 +117,12 @@ class DiffusionModule(lightning.LightningModule):
         return self.family.latents(moments, send(eps, moments.device))
 
     def timesteps(self, batch: Batch, z_0: Tensor) -> Tensor:
-        """A timestep for each sample, ``[B]``, int64."""
+        """A noise level for each sample, ``[B]``: a timestep, or a level of flow matching."""
         u = uniform(self.seed, "timestep", batch.sample_index)
-        return send(self.objective.timesteps.sample(self.objective.noise, u), z_0.device)
+        num_tokens = self.family.num_tokens(z_0)
+        return send(
+            self.objective.timesteps.sample(self.objective.noise, u, num_tokens), z_0.device
+        )
 
     def noise(self, batch: Batch, z_0: Tensor) -> tuple[Tensor, Tensor]:
         """The noise of the target and of the input, each ``[B, C, h, w]``, float32."""
@@ -126,8 +130,8 @@ class DiffusionModule(lightning.LightningModule):
         eps = send(drawn.eps(z_0.shape[1:], self.seed, batch.sample_index), z_0.device)
         return eps, drawn.perturbed(eps, self.seed, batch.sample_index)
 
-    def conditioning(self, batch: Batch) -> Tensor:
-        """Embeddings of the captions, cached if no text encoder trains; ``[B, L, D]``."""
+    def conditioning(self, batch: Batch) -> Conditioning:
+        """Embeddings of the captions, cached if no text encoder trains."""
         if batch.embeddings is not None:
             return batch.embeddings
         with torch.set_grad_enabled(self._trains_text):

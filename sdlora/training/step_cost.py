@@ -189,7 +189,7 @@ def step_loss(module: DiffusionModule, shape: BatchShape) -> Tensor:
         conditioning = torch.empty(num, *shape.embeddings, device=device)
     z = torch.empty(num, family.denoiser.config.in_channels, height // scale, width // scale)
     z = z.to(device)
-    t = torch.zeros(num, dtype=torch.int64, device=device)
+    t = objective.noise.sample_timesteps(torch.zeros(num)).to(device)
     sizes = torch.empty(num, 6, device=device)
     loss = objective.loss(family.denoise(z, t, conditioning, sizes), z, t)
     if module.teacher is not None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sdlora.diffusion.objective import Objective, per_sample_error
+from sdlora.models.conditioning import repeated
 from sdlora.models.family import Family
 from sdlora.runtime.randomness import normal, uniform
 
@@ -103,9 +104,9 @@ class ValidationLoss:
         z_0 = self._family.latents(moments[None], mean)
         z_0 = z_0.expand(NUM_BINS, -1, -1, -1)
         eps = normal(z_0.shape[1:], self._seed, "val/noise", index).to(moments.device)
-        prompt = self._family.encode_prompts(token_ids).expand(NUM_BINS, -1, -1)
-        repeated = sizes.expand(NUM_BINS, -1)
-        prediction = self._family.denoise(noise.add(z_0, eps, t), t, prompt, repeated)
+        prompt = repeated(self._family.encode_prompts(token_ids), NUM_BINS)
+        same_sizes = sizes.expand(NUM_BINS, -1)
+        prediction = self._family.denoise(noise.add(z_0, eps, t), t, prompt, same_sizes)
         return per_sample_error(prediction, self._objective.target(z_0, eps, t))
 
 

@@ -14,8 +14,8 @@ PIPELINE, CONFIGS, FEATURES = "pipeline", "configs", "features"
 _FIRST = {PIPELINE: "model_index.json", CONFIGS: "model_index.json", FEATURES: "config.json"}
 """File that every model of a kind has."""
 
-_SMALL = (".json", ".txt", ".model")
-"""Endings of configs and tokenizers."""
+_SMALL = (".json", ".txt", ".model", ".jinja")
+"""Endings of configs, tokenizers and their chat templates."""
 
 _UNUSED = {"safety_checker", "feature_extractor", "image_encoder"}
 """Parts of pipelines that no run uses."""

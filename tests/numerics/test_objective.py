@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from sdlora.diffusion.noise_schedule import NoiseSchedule
-from sdlora.diffusion.objective import Objective, per_sample_error, velocity
+from sdlora.diffusion.noise_schedule import NoiseSchedule, velocity
+from sdlora.diffusion.objective import Objective, per_sample_error
 from sdlora.diffusion.weighting import debiased_weight, min_snr_weight
 
 

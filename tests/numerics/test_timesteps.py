@@ -1,6 +1,7 @@
 """Timestep distributions against the standard library, scipy, diffusers and counting."""
 
 import math
+from dataclasses import fields
 from statistics import NormalDist
 
 import pytest
@@ -9,21 +10,22 @@ from diffusers.training_utils import compute_density_for_timestep_sampling
 from scipy.stats import chisquare, ks_2samp
 
 from sdlora.diffusion.noise_schedule import NoiseSchedule
-from sdlora.diffusion.timesteps import TimestepSampling, by_bins, logit_normal, timestep_sampling
+from sdlora.diffusion.timesteps import (
+    Shape,
+    TimestepSampling,
+    by_bins,
+    logit_normal,
+    timestep_sampling,
+)
 
 SCHEDULE = NoiseSchedule(torch.linspace(0.999, 0.001, 1000), "epsilon")
 ENDS = torch.tensor([0.0, 1 - 2**-24])  # the smallest and largest draw that torch.rand gives
 
 
 def sampling(name: str, **changes: object) -> TimestepSampling:
-    arguments: dict[str, object] = {
-        "min_timestep": 0,
-        "max_timestep": None,
-        "logit_mean": 0.0,
-        "logit_std": 1.0,
-        "bin_weights": (),
-    }
-    return timestep_sampling(name, **{**arguments, **changes})  # type: ignore[arg-type]
+    known = {field.name for field in fields(Shape)}
+    shape = Shape(**{key: changes.pop(key) for key in known & changes.keys()})  # type: ignore[arg-type]
+    return timestep_sampling(name, shape=shape, **changes)  # type: ignore[arg-type]
 
 
 def draws(number: int) -> torch.Tensor:

@@ -27,7 +27,13 @@ def v_prediction(random_base: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("model", "base"),
-    [("sd21", "v_prediction"), ("sdxl", "random_xl"), ("kolors", "random_kolors")],
+    [
+        ("sd21", "v_prediction"),
+        ("sdxl", "random_xl"),
+        ("kolors", "random_kolors"),
+        ("z_image", "random_z_image"),
+        ("flux2_klein", "random_klein"),
+    ],
 )
 def test_cached_training_is_that_of_decoded_pictures_and_is_scored(
     model: str,

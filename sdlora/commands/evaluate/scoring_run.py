@@ -154,7 +154,8 @@ def _applied(
     if words and embeddings is not None:
         load_embeddings(embeddings, modules, names)
     if not words or lora.path.exists():  # a run may learn a word alone
-        apply_lora(modules, read_lora(lora.path, int(family.denoiser.config.layers_per_block)))
+        per_block = int(family.denoiser.config.get("layers_per_block", 2))
+        apply_lora(modules, read_lora(lora.path, per_block))
     try:
         with ExitStack() as stack:
             for word in words if merge else ():

@@ -17,6 +17,7 @@ from sdlora.assembly.device import DTYPES
 from sdlora.commands.lora.base import base_source, fresh_base, words_of
 from sdlora.commands.train.lora_header import base_fields, text_width
 from sdlora.config.rules import ConfigError
+from sdlora.diffusion.schedule import schedule_of
 from sdlora.export.extraction import Difference, extract, prove_extraction
 from sdlora.export.lora_files import (
     OF_THE_WEIGHTS,
@@ -90,7 +91,7 @@ def extract_difference(options: Namespace) -> None:
     base, tuned = _base(options), _base(options, "--tuned")
     with Progress() as progress:
         before, after = base(), tuned().parts
-        predicted = before.noise_schedule_config.get("prediction_type", "epsilon")
+        predicted = schedule_of(before.noise_schedule_config).prediction_type
         found = extract(after, before.parts, Cut(options.r, options.keep), progress)
         layers = {part: each.layers for part, each in found.items()}
         metadata = {

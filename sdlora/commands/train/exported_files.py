@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from sdlora.adapters.folding import unfolded
 from sdlora.adapters.formats import DIFFUSERS_FILE, read_lora, read_metadata, restore_lora
 from sdlora.adapters.textual_inversion import load_embeddings
 from sdlora.assembly import base_model
@@ -66,7 +67,8 @@ def _export_kept(run: TrainingRun, keeper: BestAdapter, chosen: Best) -> Mapping
     entries = metadata(run)
     if run.specs:
         lora = read_lora(kept / DIFFUSERS_FILE)
-        restore_lora(parts, lora)
+        names = description_of(run.config.model.family).trainable
+        restore_lora(parts, unfolded(lora, parts, names))
         entries = header(lora.metadata)
     if (embeddings := embeddings_of(kept)) is not None:
         load_embeddings(embeddings, parts, description_of(run.config.model.family).trainable)

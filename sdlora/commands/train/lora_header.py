@@ -95,6 +95,7 @@ def _kohya_fields(run: TrainingRun) -> dict[str, str]:
     window = config.trainer.accumulate_grad_batches * run.trainer.world_size
     session = derive_seed(config.seed, f"session/{began}/{json.dumps(run.hashes)}") % 2**32
     schedule = run.family.noise_schedule_config
+    rate = str(config.optim.denoiser_lr(run.family.denoiser_name))
     fields = {
         "ss_resolution": f"({config.data.resolution}, {config.data.resolution})",
         "ss_num_train_images": str(len(pictures)),
@@ -103,8 +104,8 @@ def _kohya_fields(run: TrainingRun) -> dict[str, str]:
         "ss_max_train_steps": str(config.trainer.max_steps),
         "ss_total_batch_size": str(config.data.batch_size * window),
         "ss_seed": str(config.seed),
-        "ss_learning_rate": str(config.optim.unet_lr),
-        "ss_unet_lr": str(config.optim.unet_lr),
+        "ss_learning_rate": rate,
+        "ss_unet_lr": rate,
         "ss_text_encoder_lr": str(config.optim.text_encoder_lr),
         "ss_lr_scheduler": config.scheduler.name,
         "ss_optimizer": config.optim.name,

@@ -63,8 +63,9 @@ def batch_shape(config: TrainConfig, pictures: PictureSet, family: Family) -> Ba
     trains_text = adapters.trains_text(config.lora, config.model.family)
     if is_cached and family.text_encoders and is_static(data.captions) and not trains_text:
         with torch.no_grad():
-            ids = family.tokenize([""]).ids.to(next(family.denoiser.parameters()).device)
-            embeddings = tuple(family.encode_prompts(ids).shape[1:])
+            longest = max((each.text for each in pictures.source.pictures), key=len, default="")
+            ids = family.tokenize([longest]).ids.to(next(family.denoiser.parameters()).device)
+            embeddings = tuple(family.encode_prompts(ids)[0].shape)
     return BatchShape(
         num_pictures=num_pictures,
         size=size,

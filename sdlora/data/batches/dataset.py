@@ -17,6 +17,7 @@ from sdlora.data.captions.set_captions import SetCaptions
 from sdlora.data.pictures.cuts import Geometry, cut_out, fitted, size_conditioning
 from sdlora.data.pictures.decode import to_tensor, to_unit_range
 from sdlora.data.selection.picture_set import PictureSet
+from sdlora.models.conditioning import Conditioning
 from sdlora.runtime.devices import send
 from sdlora.runtime.randomness import chance, uniform
 
@@ -34,7 +35,8 @@ class Batch:
         share: Weight of this batch in its optimizer step, see ``BatchPlan.share``.
         pixels: ``[B, 3, H, W]`` in [-1, 1], float32; ``None`` with a cache.
         moments: Posterior mean and log-variance, unscaled, ``[B, 2C, h, w]``; ``None`` without.
-        embeddings: Prompt embeddings, ``[B, L, D]``; ``None`` unless cached.
+        embeddings: Prompt embeddings, ``[B, L, D]``, or ``[L, D]`` of each caption where their
+            lengths differ; ``None`` unless cached.
         mask: Factor on the loss of each latent pixel, ``[B, 1, h, w]``, float32; ``None``: 1.
         sizes: In pixels: height and width of the picture, top and left of its cut, height and width
             of the cut; ``[B, 6]``, float32 (see :func:`size_conditioning`).
@@ -48,7 +50,7 @@ class Batch:
     share: float = 1.0
     pixels: Tensor | None = None
     moments: Tensor | None = None
-    embeddings: Tensor | None = None
+    embeddings: Conditioning | None = None
     mask: Tensor | None = None
     sizes: Tensor | None = None
 
@@ -69,6 +71,8 @@ class Batch:
         for name, value in values.items():
             if isinstance(value, Tensor) and name not in stay:
                 values[name] = change(value)
+            elif name == "embeddings" and value is not None:
+                values[name] = tuple(change(each) for each in value)
         return Batch(**values)
 
 
@@ -151,10 +155,12 @@ class PictureDataset(Dataset[Batch]):
             batch.pixels = stacked_pixels(images, cuts, flipped)
         else:
             views = 2 if self._data.flip else 1
-            batch.moments = self.latents.rows(picture * views + flipped)
+            moments = self.latents.rows(picture * views + flipped)
+            assert isinstance(moments, Tensor), "pictures of a batch are of one size"
+            batch.moments = moments
         return batch
 
-    def _captions(self, picture: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _captions(self, picture: Tensor, index: Tensor) -> tuple[Tensor, Conditioning | None]:
         if not self.captions.is_static:
             return self.captions.sample_token_ids(picture, index), None
         row = self.captions.rows(picture, index)

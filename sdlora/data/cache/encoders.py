@@ -238,7 +238,7 @@ class CaptionEncoder:
 
     @torch.no_grad()
     def __call__(self, numbers: list[int]) -> Iterator[tuple[int, Tensor]]:
-        """Yield ``(number, embedding [L, D])``.
+        """Yield ``(number, embedding [L, D])``; lengths may differ.
 
         Raises:
             DataError: If the text encoder gives NaN or infinity.
@@ -246,8 +246,8 @@ class CaptionEncoder:
         chunks = [numbers[start : start + _BATCH] for start in range(0, len(numbers), _BATCH)]
         for chunk in self._cache.progress.track(chunks, f"encoding captions, {_BATCH} at a time"):
             ids = self._token_ids[chunk].to(self._cache.device)
-            embeddings = self._family.encode_prompts(ids).cpu()
-            if not embeddings.isfinite().all():
+            embeddings = [each.cpu() for each in self._family.encode_prompts(ids)]
+            if not all(each.isfinite().all() for each in embeddings):
                 raise DataError(
                     "the text encoder gives NaN or infinity; run it in float32 "
                     "(trainer.precision=fp32)"

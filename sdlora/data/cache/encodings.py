@@ -10,6 +10,7 @@ from torch import Tensor
 from sdlora.data.cache.tensor_store import TensorStore
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sources.picture_source import DataError, record
+from sdlora.models.conditioning import Conditioning, stacked
 from sdlora.runtime.devices import send
 from sdlora.runtime.progress import Progress
 
@@ -52,9 +53,13 @@ class Resident:
             self._row[numbers] = torch.arange(len(numbers))
             self._blocks.append(torch.stack([tensors[number] for number in numbers]).to(device))
 
-    def rows(self, numbers: Tensor) -> Tensor:
-        """Tensors ``numbers`` ``[B]``, stacked."""
-        block = self._blocks[int(self._group[numbers[0]])]
+    def rows(self, numbers: Tensor) -> Conditioning:
+        """Tensors ``numbers`` ``[B]``, stacked if they are of one shape."""
+        groups = self._group[numbers].tolist()
+        if len(set(groups)) > 1:
+            places = zip(groups, self._row[numbers].tolist(), strict=True)
+            return tuple(self._blocks[group][row] for group, row in places)
+        block = self._blocks[groups[0]]
         return block[send(self._row[numbers], block.device)]
 
 
@@ -65,9 +70,9 @@ class Mapped:
         self._entries = entries
         self._keys = list(keys)
 
-    def rows(self, numbers: Tensor) -> Tensor:
-        """Tensors ``numbers`` ``[B]``, stacked, on the CPU."""
-        return torch.stack([self._entries[self._keys[number]] for number in numbers.tolist()])
+    def rows(self, numbers: Tensor) -> Conditioning:
+        """Tensors ``numbers`` ``[B]``, stacked if they are of one shape, on the CPU."""
+        return stacked([self._entries[self._keys[number]] for number in numbers.tolist()])
 
 
 Table = Resident | Mapped

@@ -22,6 +22,7 @@ from sdlora.adapters.textual_inversion import (
 from sdlora.export.proof import ExportError
 from sdlora.export.proof_of_words import prove_embeddings
 from sdlora.models.description import PartNames
+from sdlora.models.drawing import Drawing
 from sdlora.models.family import Family
 from sdlora.models.loading import load_family
 from sdlora.models.sd import SD, StableDiffusion
@@ -148,7 +149,9 @@ def test_lora_scale_zero_draws_the_first_meaning(family: StableDiffusion) -> Non
         (picture,) = generate(
             model.pipeline(), [Prompt("a <zwk>", 0)], sampling_config(guidance_scale=1.0), 32,
             lora_scale=scale,
-            encode_prompts=lambda texts: model.prompt_arguments(encoded(model, *texts)),
+            drawing=Drawing(
+                encode=lambda texts: model.prompt_arguments(encoded(model, *texts))
+            ),
         )  # fmt: skip
         return picture.tobytes()
 

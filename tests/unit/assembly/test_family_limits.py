@@ -98,10 +98,13 @@ def test_the_schema_refuses(given: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["model.family=sdx"], "model.family=sdx: unknown; did you mean sdxl?.* kolors, sd, sdxl"),
+        (
+            ["model.family=sdx"],
+            "model.family=sdx: unknown; did you mean sdxl?.* kolors, sd, sdxl, z_image",
+        ),
         (["lora.unte.r=4"], "lora.unte: no such part; did you mean lora.unet.* trains text_encod"),
-        (["lora.transformer.method=lora"], "lora.transformer.targets=.*: names no layer"),
-        (["lora.transformer.method=full", "lora=full"], "lora.transformer: no such part; Stable"),
+        (["lora.dit.method=lora"], "lora.dit.targets=.*: names no layer"),
+        (["lora.dit.method=full", "lora=full"], "lora.dit: no such part; Stable"),
         (["lora.vae.method=full", "lora=full"], "lora.vae.method=full: the vae of Stable .*frozen"),
         (["lora.unet.method=null"], "lora.unet.method=null: this part has no training method"),
         (

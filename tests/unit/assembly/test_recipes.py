@@ -88,6 +88,11 @@ TRAINED = ("attention", "conv_time", "full")
 STEPS = [
     *((family, lora) for family in ("sd", "sdxl") for lora in TRAINED),
     *(("kolors", f"{lora} lora.text_encoder.method=frozen") for lora in TRAINED),
+    *(
+        (family, lora)
+        for family in ("z_image", "flux2_klein")
+        for lora in ("attention", "attention_mlp", "all_linear", "full")
+    ),
     ("ddpm", "full"),  # nothing else loads a LoRA of it
 ]
 

@@ -68,6 +68,12 @@ TRAINING = [
     ("lora=textual_inversion lora.new_word.name=sks optim.unet_lr=1", "optim.unet_lr", "frozen"),
     ("lora.text_encoder.method=frozen optim.text_encoder_lr=1e-5", "optim.text_encoder_lr", ""),
     ("model=kolors optim.text_encoder_lr=1e-5", "optim.text_encoder_lr", "has no lora.text_enc"),
+    ("model=z_image optim.transformer_lr=1e-4 optim.unet_lr=1e-5", "optim.unet_lr", "leave it out"),
+    ("optim.transformer_lr=1e-4", "optim.transformer_lr", "this model has no lora.transformer"),
+    ("model=z_image lora.unet.targets=[to_q]", "lora.unet.targets", "trains no unet"),
+    ("objective.timesteps.mode_scale=1", "objective.timesteps.mode_scale", "=mode"),
+    ("model=z_image objective.timesteps.shift=none objective.timesteps.shift_factor=2",
+     "objective.timesteps.shift_factor", "shift=constant"),
     ("optim.new_word_lr=1", "optim.new_word_lr", "set lora.new_word.name"),
     ("scheduler=constant scheduler.warmup_steps=5", "scheduler.warmup_steps", "another scheduler"),
     ("scheduler=cosine scheduler.num_cycles=2", "scheduler.num_cycles", "cosine_with_restarts"),
@@ -99,6 +105,8 @@ TRAINING = [
 
 WITH_EFFECT = [
     "lora.r=4 lora.unet.r=2 optim.unet_lr=1e-4 optim.text_encoder_lr=1e-5",
+    "model=z_image lora.unet.r=4 lora.unet.method=full optim.unet_lr=1e-4",
+    "model=z_image lora.transformer.r=4 optim.transformer_lr=1e-4",
     "model=sdxl lora.text_encoder_2.method=lora optim.text_encoder_lr=1e-5",
     "experiment=textual_inversion optim.new_word_lr=0.1 lora.new_word.num_vectors=2",
     "scheduler=cosine_with_restarts scheduler.num_cycles=2 scheduler.warmup_steps=5",

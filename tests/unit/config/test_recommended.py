@@ -31,6 +31,10 @@ KEYS = {
     "unet_lr": "optim.unet_lr",
     "text_encoder_lr": "optim.text_encoder_lr",
     "new_word_lr": "optim.new_word_lr",
+    "min_snr_gamma": "objective.min_snr_gamma",
+    "timesteps": "objective.timesteps.name",
+    "shift": "objective.timesteps.shift",
+    "shift_factor": "objective.timesteps.shift_factor",
     "r": "lora.r",
     "text_encoder_method": "lora.text_encoder.method",
     "prompts": "sampling.prompts",
@@ -64,6 +68,10 @@ PHOTOS = {
     "data.captions.dropout": 0.05,  # ai-toolkit, config/examples
     "optim.unet_lr": 1e-4,  # HW10, kohya's docs, diffusers, DiffSynth-Studio
     "optim.new_word_lr": 5e-4,  # diffusers, examples/textual_inversion
+    "objective.min_snr_gamma": 5.0,  # HW10, kohya's docs
+    "objective.timesteps.name": "uniform",
+    "objective.timesteps.shift": "none",
+    "objective.timesteps.shift_factor": 1.0,
     "lora.r": 16,  # LyCORIS; the alpha of HW10 and of kohya's docs
     "lora.alpha": 16.0,
 }
@@ -103,6 +111,10 @@ TABLE: dict[str, dict[str, Any]] = {
         "optim.unet_lr": 3e-3,
         "optim.text_encoder_lr": 2e-4,
         "optim.new_word_lr": 5e-3,
+        "objective.min_snr_gamma": 5.0,
+        "objective.timesteps.name": "uniform",
+        "objective.timesteps.shift": "none",
+        "objective.timesteps.shift_factor": 1.0,
         "lora.r": 8,
         "lora.alpha": 8.0,
         "lora.text_encoder.method": "lora",
@@ -139,6 +151,10 @@ TABLE: dict[str, dict[str, Any]] = {
         "optim.unet_lr": 1e-4,
         "optim.text_encoder_lr": 1e-4,
         "optim.new_word_lr": 1e-4,
+        "objective.min_snr_gamma": None,  # the experiment's
+        "objective.timesteps.name": "uniform",
+        "objective.timesteps.shift": "none",
+        "objective.timesteps.shift_factor": 1.0,
         "lora.r": 16,
         "lora.alpha": 16.0,
         "lora.text_encoder.method": "frozen",

@@ -33,12 +33,12 @@ from sdlora.runtime.places import CONF
 
 
 class Toy(StableDiffusion):
-    """Stable Diffusion whose denoiser is called a transformer."""
+    """Stable Diffusion whose denoiser is called a DiT."""
 
-    denoiser_name = "transformer"
+    denoiser_name = "dit"
 
-    def __init__(self, transformer: Any, **parts: Any) -> None:
-        super().__init__(unet=transformer, **parts)
+    def __init__(self, dit: Any, **parts: Any) -> None:
+        super().__init__(unet=dit, **parts)
 
     def denoise(
         self, z_t: Tensor, t: Tensor, conditioning: Tensor, sizes: Tensor | None = None
@@ -53,11 +53,11 @@ TOY = FamilyDescription(
     parts={
         "vae": AutoencoderKL,
         "text_encoder": CLIPTextModel,
-        "transformer": UNet2DConditionModel,
+        "dit": UNet2DConditionModel,
     },
     tokenizers={"tokenizer": CLIPTokenizer},
     trainable={
-        "transformer": PartNames(kohya=("lora_dit_",)),
+        "dit": PartNames(kohya=("lora_dit_",)),
         "text_encoder": PartNames(kohya=("lora_clip_",), is_clip=True),
     },
     misfit=lambda parts: None,
@@ -84,7 +84,7 @@ def toy(random_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setattr(families, "entry_points", lambda group: [Entry(TOY)])
     folder = tmp_path / "toy"
     shutil.copytree(random_base, folder)
-    (folder / "unet").rename(folder / "transformer")
+    (folder / "unet").rename(folder / "dit")
     return folder
 
 
@@ -95,19 +95,19 @@ def config_of(base: Path, *given: str) -> TrainConfig:
         return to_typed(compose("train", told), TrainConfig)
 
 
-ADAPTED = ("lora.transformer.method=lora", "lora.transformer.targets=[to_q,to_v]")
+ADAPTED = ("lora.dit.method=lora", "lora.dit.targets=[to_q,to_v]")
 
 
 def test_every_family_is_known_by_its_own_name() -> None:
     assert {name: each.name for name, each in FAMILIES.items()} == {
-        name: name for name in ("sd", "sdxl", "kolors", "ddpm")
+        name: name for name in ("sd", "sdxl", "kolors", "z_image", "flux2_klein", "ddpm")
     }
     assert all(each.denoiser in each.parts for each in FAMILIES.values())
     assert all(each.trainable.keys() <= each.parts.keys() for each in FAMILIES.values())
 
 
 def test_an_unknown_family_is_an_error_everywhere(random_base: Path) -> None:
-    message = "^model.family=sd3: unknown; did you mean sd.*choices: ddpm, kolors, sd, sdxl$"
+    message = "^model.family=sd3: unknown; did you mean sd.*ddpm, .*kolors, sd, sdxl, z_image$"
     source = ModelSource(str(random_base), family="sd3")
     with pytest.raises(ConfigError, match=message):
         description_of("sd3")
@@ -145,28 +145,28 @@ def test_whose_lora_it_is(version: str, layers: list[str], family: FamilyDescrip
 
 def test_parts_of_two_families_that_are_called_alike_are_the_built_in_ones(toy: Path) -> None:
     names = part_names()
-    assert list(names) == ["transformer", "unet", "text_encoder", "text_encoder_2"]
+    assert list(names) == ["dit", "unet", "transformer", "text_encoder", "text_encoder_2"]
     assert names["text_encoder"] is SD.trainable["text_encoder"]
 
 
 def test_the_parts_of_an_added_family_are_trained(toy: Path) -> None:
-    config = config_of(toy, *ADAPTED, "lora.transformer.r=2", "optim.unet_lr=0.5")
+    config = config_of(toy, *ADAPTED, "lora.dit.r=2", "optim.unet_lr=0.5")
     check_family_limits(config)
     adapters.check_adapters(config.model, config.lora)
     family = base_model.load(config.model, config.lora, "fp32", config.seed)
     assert isinstance(family, Toy)
-    assert list(family.parts) == ["transformer", "text_encoder"]
+    assert list(family.parts) == ["dit", "text_encoder"]
     specs = adapters.lora_specs(config.lora, "toy")
-    assert {part: spec.r for part, spec in specs.items()} == {"transformer": 2, "text_encoder": 8}
+    assert {part: spec.r for part, spec in specs.items()} == {"dit": 2, "text_encoder": 8}
     adapters.add_adapters(family, specs, config.seed)
     module = lightning_trainer.module(config, family, batches_per_epoch=4)
     groups = module.configure_optimizers()["optimizer"].param_groups
     rates = {each["name"]: each["initial_lr"] for each in groups}
-    assert rates["transformer"] == 0.5
+    assert rates["dit"] == 0.5
     assert rates["text_encoder"] == config.optim.text_encoder_lr
     conditioning = family.encode_prompts(family.tokenize(["a cat"]).ids)
     family.denoise(torch.zeros(1, 4, 8, 8), torch.tensor([1]), conditioning).sum().backward()
-    assert all(p.grad is not None for p in module.trained_parameters("transformer").values())
+    assert all(p.grad is not None for p in module.trained_parameters("dit").values())
 
 
 def test_files_name_the_parts_as_the_family_does(toy: Path, tmp_path: Path) -> None:
@@ -187,22 +187,22 @@ def test_files_name_the_parts_as_the_family_does(toy: Path, tmp_path: Path) -> N
 
 def test_what_an_added_family_lacks_is_named_by_its_own_parts(toy: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"^lora.transformer.method=null: this part has no training method"
+        ConfigError, match=r"^lora.dit.method=null: this part has no training method"
     ):
         check_family_limits(config_of(toy))
-    with pytest.raises(ConfigError, match=r"^lora.transformr: .* lora.transformer\? Toy Diffusion"):
-        check_family_limits(config_of(toy, *ADAPTED, "lora.transformr.r=4"))
-    with pytest.raises(ConfigError, match=r"^lora.transformer.rr=4: .*mean lora.transformer.r\?"):
-        config_of(toy, *ADAPTED, "lora.transformer.rr=4")
-    with pytest.raises(ConfigError, match=r"^lora.use_dora=True: works on transformer only; set"):
+    with pytest.raises(ConfigError, match=r"^lora.dti: .* lora.dit\? Toy Diffusion"):
+        check_family_limits(config_of(toy, *ADAPTED, "lora.dti.r=4"))
+    with pytest.raises(ConfigError, match=r"^lora.dit.rr=4: .*mean lora.dit.r\?"):
+        config_of(toy, *ADAPTED, "lora.dit.rr=4")
+    with pytest.raises(ConfigError, match=r"^lora.use_dora=True: works on dit only; set"):
         check_family_limits(config_of(toy, *ADAPTED, "lora.use_dora=true"))
 
 
 def test_a_folder_of_an_added_family_is_whole(toy: Path) -> None:
     source = ModelSource(str(toy), family="toy")
     assert resolve(source) == toy
-    (toy / "transformer" / "config.json").unlink()
-    with pytest.raises(ValueError, match=r"transformer/config.json is missing"):
+    (toy / "dit" / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"dit/config.json is missing"):
         base_model.load(config_of(toy).model, None, "fp32", 0)
 
 

@@ -97,16 +97,13 @@ def test_the_unet_is_told_sizes_and_the_whole_prompt(family: Kolors) -> None:
 
 
 def test_pictures_are_those_of_diffusers(family: Kolors) -> None:
-    def encode(texts: list[str]) -> dict[str, torch.Tensor]:
-        return family.prompt_arguments(family.encode_prompts(family.tokenize(texts).ids))
-
     prompts = [Prompt("a man", 3), Prompt("a hat", 4)]
     drawn = generate(
         family.pipeline(),
         prompts,
         sampling_config(),
         64,
-        encode_prompts=encode,
+        drawing=family.drawing(),
     )
     draws = [randomness.generator(p.seed, "sample/" + p.text) for p in prompts]
     noise = torch.stack([torch.randn(4, 16, 16, generator=each) for each in draws])

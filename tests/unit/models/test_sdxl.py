@@ -70,16 +70,13 @@ def test_the_unet_is_told_sizes_and_pooled_embedding(family: StableDiffusionXL) 
 
 
 def test_pictures_are_those_of_diffusers(family: StableDiffusionXL) -> None:
-    def encode(texts: list[str]) -> dict[str, torch.Tensor]:
-        return family.prompt_arguments(family.encode_prompts(family.tokenize(texts).ids))
-
     prompts = [Prompt("a man", 3), Prompt("a hat", 4)]
     drawn = generate(
         family.pipeline(),
         prompts,
         sampling_config(),
         64,
-        encode_prompts=encode,
+        drawing=family.drawing(),
     )
     from sdlora.runtime import randomness
 

@@ -15,6 +15,7 @@ from diffusers import (
 from peft import LoraConfig
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from sdlora.models.drawing import Drawing
 from sdlora.runtime import randomness
 from sdlora.runtime.progress import Progress
 from sdlora.sampling import generate as generate_module
@@ -116,7 +117,7 @@ def draw(
     drawn = generate(
         *(pipeline, prompts, config, resolution),
         lora_scale=lora_scale,
-        encode_prompts=encode_prompts,
+        drawing=Drawing(encode=encode_prompts),
     )
     return np.stack([np.asarray(picture, int) for picture in drawn])
 

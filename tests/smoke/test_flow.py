@@ -1,0 +1,169 @@
+"""``train.py`` and ``evaluate.py`` on Z-Image and FLUX.2 klein: resume, one file, refusals."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.smoke.conftest import SMALL, TrainHere
+
+pytestmark = pytest.mark.slow
+
+FILE = "lora/my_lora.safetensors"
+NAMES = ("z_image", "flux2_klein")
+
+
+@pytest.fixture(params=NAMES)
+def flow(
+    request: pytest.FixtureRequest, random_bases: dict[str, Path], pictures: Path
+) -> list[str]:
+    """Overrides of a small run."""
+    return [
+        f"model={request.param}",
+        f"model.path={random_bases[request.param]}",
+        f"data.root={pictures}",
+        "data.resolution=32",
+        "data.batch_size=2",
+        "scheduler=constant",
+        "optim.unet_lr=1e-2",
+        "lora.r=4",
+        "lora.alpha=3",
+        "checkpoint.every_n_steps=1",
+        *SMALL,
+    ]
+
+
+def without_knowledge(file: Path, parts: dict[str, torch.nn.Module]) -> dict[str, Tensor]:
+    """The update of each layer as a reader finds it that knows no rank, alpha or header."""
+    tensors = load_file(file)
+    assert {key.rpartition(".lora_")[2] for key in tensors} == {"A.weight", "B.weight"}
+    assert {value.dtype for value in tensors.values()} == {torch.float32}
+    layers = {key.rpartition(".lora_")[0] for key in tensors}
+    for layer in layers:
+        part, _, name = layer.partition(".")
+        assert isinstance(parts[part].get_submodule(name), torch.nn.Linear)
+    return {
+        layer: tensors[f"{layer}.lora_B.weight"] @ tensors[f"{layer}.lora_A.weight"]
+        for layer in layers
+    }
+
+
+def test_training_resume_export_and_drawing(
+    flow: list[str], train_here: TrainHere, tmp_path: Path
+) -> None:
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    train_here(*flow, "trainer.max_steps=3", f"run_dir={whole}")
+    train_here(*flow, "trainer.max_steps=1", f"run_dir={parted}")
+    train_here(f"resume={parted}", "trainer.max_steps=3")
+    expected, resumed = load_file(whole / FILE), load_file(parted / FILE)
+    assert expected.keys() == resumed.keys()
+    assert all(torch.equal(resumed[key], value) for key, value in expected.items())
+
+    path = flow[1].partition("=")[2]
+    pipeline = DiffusionPipeline.from_pretrained(path)
+    found = without_knowledge(whole / FILE, {"transformer": pipeline.transformer})
+    assert all(update.abs().max() > 0 for update in found.values())
+    with safe_open(whole / "last/pytorch_lora_weights.safetensors", "pt") as other:
+        assert sorted(other.keys()) == sorted(expected)
+        assert all(torch.equal(other.get_tensor(key), value) for key, value in expected.items())
+    trained = load_file(whole / "last/transformer/adapter_model.safetensors")  # alpha beside it
+    for layer, update in found.items():
+        a, b = (
+            trained[f"base_model.model.{layer.partition('.')[2]}.lora_{name}.weight"]
+            for name in "AB"
+        )
+        torch.testing.assert_close(update, 3 / 4 * b @ a)
+    pipeline.load_lora_weights(whole / "lora", weight_name="my_lora.safetensors")
+    for layer, update in found.items():
+        loaded = pipeline.transformer.get_submodule(layer.partition(".")[2])
+        torch.testing.assert_close(loaded.get_delta_weight("default_0"), update)
+
+    drawn = ("sampling.num_prompts=1", "lora_scale=0,1", f"run_dir={tmp_path / 'drawn'}")
+    train_here(f"run={whole}", *drawn, evaluate=True)
+    folders = json.loads((tmp_path / "drawn/report.json").read_text("utf-8"))["pictures"]
+    base, off, on = (
+        next((tmp_path / "drawn" / folders[name]).glob("*.png")).read_bytes()
+        for name in ("base", "LoRA x0", "LoRA x1")
+    )
+    assert base == off != on
+
+
+def test_options_go_together(flow: list[str], train_here: TrainHere, tmp_path: Path) -> None:
+    """Buckets, batches of an optimizer step, an average, flips, all layers, recomputation."""
+    options = (
+        "data.buckets.mode=auto",
+        "data.buckets.min_side=32",
+        "data.flip=true",
+        "lora=all_linear",
+        "trainer.accumulate_grad_batches=2",
+        "trainer.ema_decay=0.5",
+        "trainer.gradient_checkpointing=true",
+        "objective=bell",
+        "trainer.log_every_n_steps=1",
+        "trainer.max_steps=2",
+    )
+    train_here(*flow, *options, f"run_dir={tmp_path}")
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    assert len(losses) == 2
+    assert np.isfinite(losses).all()
+    layers = {key.rpartition(".lora_")[0] for key in load_file(tmp_path / FILE)}
+    assert any("embedder" in layer for layer in layers)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "objective.min_snr_gamma=5",
+            "objective.min_snr_gamma=5.0: weighs timesteps of a discrete",
+        ),
+        ("objective.weighting=debiased", "objective.weighting=debiased: weighs timesteps of a"),
+        ("objective.prediction_type=v_prediction", "predicts the velocity of flow matching and"),
+        ("model.prediction_type=epsilon", "model.prediction_type=epsilon: "),
+        ("objective.zero_terminal_snr=true", "its levels end in pure noise by themselves; set it"),
+        (
+            "objective.noise.offset=0.05",
+            "objective.noise.offset=0.05: adds noise so that brightness",
+        ),
+        ("sampling.sampler=pndm", "sampling.sampler=pndm: "),
+        ("lora.use_dora=true", "lora.use_dora=True: diffusers drops the magnitudes from files of"),
+        ("lora.text_encoder.method=lora", "lora.text_encoder.method=lora: the text encoder of"),
+        ("lora.new_word.name=zwk", "language model learns no words; set it to null"),
+        ("data.captions.max_chunks=2", "reads captions in one piece, of 512 tokens; set it to 1"),
+    ],
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_flow_has_no_use_for_is_an_error(
+    name: str, override: str, message: str, message_of: Callable[..., str], tmp_path: Path
+) -> None:
+    nowhere = "model.path=owner/no-such-model"  # nothing is fetched or read before
+    given = (f"model={name}", nowhere, "data.root=here", override, f"run_dir={tmp_path}")
+    assert message in message_of(*given)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("objective.timesteps.shift=constant", "moves levels of flow matching, which Stable Diff"),
+        (
+            "objective=bell",
+            "objective.weighting=bell: weighs levels of flow matching, which Stable",
+        ),
+        (
+            "optim.transformer_lr=1e-4",
+            "Stable Diffusion 1.x or 2.x has no transformer; set optim.unet",
+        ),
+    ],
+)
+def test_what_a_unet_has_no_use_for_is_an_error(
+    override: str, message: str, message_of: Callable[..., str], tmp_path: Path
+) -> None:
+    assert message in message_of(override, f"run_dir={tmp_path}")
