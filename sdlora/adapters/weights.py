@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from sdlora.adapters.file_header import refuse_pickle
 from sdlora.adapters.spec import LoraError, listing
 from sdlora.runtime.files import write_bytes
 from sdlora.weights.soundness import fault, remedy
@@ -18,8 +19,6 @@ DIFFUSERS_CONFIG = "lora_adapter_metadata"
 """Header key of the adapter's config as JSON, as in diffusers."""
 
 MAX_METADATA_BYTES = 16 * 2**20
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-CONVERT = "ask its author for a .safetensors file, or convert it where running its code is safe"
 
 
 def write_weights(
@@ -68,7 +67,7 @@ def read_weights(
         LoraError: If it is missing, a pickle, truncated, altered since this project wrote it, or
             holds NaN or infinity.
     """
-    _refuse_pickle(path)
+    refuse_pickle(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = dict(file.metadata() or {})
@@ -84,20 +83,6 @@ def read_weights(
     if must_be_finite:
         check_finite(path, tensors)
     return tensors, metadata
-
-
-def read_header(path: Path) -> dict[str, str]:
-    """The header's strings; no tensor is read, and no checksum verified.
-
-    Raises:
-        LoraError: If it is missing, a pickle, or not a whole safetensors file.
-    """
-    _refuse_pickle(path)
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise _no_safetensors(path, error) from error
 
 
 def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -127,12 +112,3 @@ def _no_safetensors(path: Path, error: Exception) -> LoraError:
     """What a file is that cannot be read, and what to do."""
     what = fault(path) or f"cannot be read ({error})"
     return LoraError(f"{path}: {what}; {remedy(what)}")
-
-
-def _refuse_pickle(path: Path) -> None:
-    if not path.is_file():
-        raise LoraError(f"{path}: no such file; name a .safetensors file or its folder")
-    with path.open("rb") as file:
-        start = file.read(16)
-    if path.suffix.lower() in PICKLE_SUFFIXES or start[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
-        raise LoraError(f"{path}: a pickle, which can run any code when loaded; {CONVERT}")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from sdlora.adapters.file_keys import Layout
 from sdlora.adapters.file_writing import write_diffusers_file, write_kohya_file, write_peft_folders
 from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.adapters.lora_file import LoraFile
+from sdlora.adapters.lora_places import Layout
 from sdlora.adapters.spec import LoraError
 from sdlora.adapters.weights import DIFFUSERS_CONFIG, SEAL
 from sdlora.export.proof import ExportError, outputs, prove_file

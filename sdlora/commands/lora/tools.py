@@ -9,10 +9,11 @@ from transformers.utils import logging as transformers_logging
 
 from sdlora.adapters import arithmetic
 from sdlora.adapters.arithmetic import Cut, Energy
-from sdlora.adapters.file_keys import Layers, Layout
+from sdlora.adapters.file_keys import Layers
 from sdlora.adapters.formats import read_lora
 from sdlora.adapters.inspection import inspect_lora
 from sdlora.adapters.lora_file import LoraFile, from_layers
+from sdlora.adapters.lora_places import Layout
 from sdlora.assembly.device import DTYPES
 from sdlora.commands.lora.base import base_source, fresh_base, words_of
 from sdlora.commands.train.lora_header import base_fields, text_width
