@@ -5,15 +5,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from peft.utils.other import get_pattern_key
 from torch import Tensor
 
 from sdlora.adapters.adapter_layers import FileLayers, file_layers
-from sdlora.adapters.file_sorting import Sorted, sorted_tensors, unnested
+from sdlora.adapters.file_sorting import Sorted, sorted_tensors
 from sdlora.adapters.layer_paths import place_of
 from sdlora.adapters.lora_families import FoundFamily
 from sdlora.adapters.lora_file import LoraFile, from_layers
 from sdlora.adapters.lora_places import Layout
+from sdlora.adapters.peft_config import alpha_in
 from sdlora.adapters.spec import LoraError, listing
 from sdlora.models.families import families, part_names
 
@@ -103,13 +103,6 @@ class Content:
         return place_of(name, self.layers_per_block) or _named_part(name)
 
 
-def alpha_in(config: Mapping[str, Any], layer: str) -> Any:
-    """The alpha of a layer in a peft config; ``None``: it has none."""
-    patterns = {unnested(name): alpha for name, alpha in _patterns(config).items()}
-    default = config.get("lora_alpha", config.get("alpha"))
-    return patterns.get(get_pattern_key(list(patterns), layer), default)
-
-
 def require_loaded(path: Path, family: FoundFamily) -> None:
     """Refuse a file of a family that has no loader here.
 
@@ -124,10 +117,6 @@ def require_loaded(path: Path, family: FoundFamily) -> None:
             f"that family in another program. Loaded are those of {loaded}; sdlora lora inspect "
             "shows what is in it"
         )
-
-
-def _patterns(config: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(config.get("alpha_pattern") or {})
 
 
 def _named_part(name: str) -> tuple[str, str] | None:

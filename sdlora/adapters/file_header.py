@@ -1,5 +1,4 @@
-"""Headers of safetensors files, read without torch: names, types and shapes of tensors, single
-numbers, free text."""
+"""Headers of safetensors files, read without torch: tensors, single numbers, free text."""
 
 import json
 import struct

@@ -11,7 +11,6 @@ from torch import Tensor
 from sdlora.adapters.adapter_kinds import OUT, dora_axis
 from sdlora.adapters.adapter_layers import FileLayer
 from sdlora.adapters.file_keys import Layers
-from sdlora.adapters.layer_paths import CLIP_INSIDE
 from sdlora.adapters.layer_update import LayerUpdate
 from sdlora.adapters.spec import LoraError
 
@@ -151,8 +150,3 @@ def _move_what_peft_does_not_hold(
             tensors={r: tensors[r] for r in ("A", "B", "magnitude")},
             alpha=None if alpha is None else float(alpha),
         )
-
-
-def unnested(layer: str) -> str:
-    """A CLIP layer's name without ``text_model.``."""
-    return layer.removeprefix(CLIP_INSIDE)

@@ -20,17 +20,21 @@ from sdlora.adapters.lora import (
 )
 from sdlora.adapters.lora_file import LoraFile, renamed
 from sdlora.adapters.lora_places import (
-    DamagedConfigError,
-    json_mapping,
     layout_of,
     peft_folders,
     weight_files,
     weights_file,
 )
+from sdlora.adapters.peft_config import (
+    DIFFUSERS_CONFIG,
+    DamagedConfigError,
+    config_of_part,
+    json_mapping,
+)
 from sdlora.adapters.peft_folder import read_peft
 from sdlora.adapters.spec import LoraError, listing
 from sdlora.adapters.weight_updates import apply_updates, fit_updates, remove_updates
-from sdlora.adapters.weights import DIFFUSERS_CONFIG, read_weights
+from sdlora.adapters.weights import read_weights
 from sdlora.models.families import part_names
 
 
@@ -180,10 +184,7 @@ def remove_lora(*modules: nn.Module) -> None:
 def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Part -> its peft config in a header of diffusers."""
     config = json_mapping(path, metadata.get(DIFFUSERS_CONFIG, "{}"))
-    return {
-        part: {k.removeprefix(f"{part}."): v for k, v in config.items() if k.startswith(f"{part}.")}
-        for part in part_names()
-    }
+    return {part: config_of_part(config, part) for part in part_names()}
 
 
 def _fit(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -80,6 +80,20 @@ class LayerUpdate:
         """The same on another device."""
         return replace(self, tensors={r: t.to(device) for r, t in self.tensors.items()})
 
+    def norm(self) -> float | None:
+        """Frobenius norm of the update of the weight, a DoRA's magnitudes left out.
+
+        Returns:
+            The norm; ``None`` if it is a function of the layer's own weight.
+        """
+        if self.kind.of_base:
+            return None
+        outputs, inputs = self.kind.size(self.shapes)
+        shape = torch.zeros(outputs or 1, inputs or 1)
+        tensors = {role: tensor.float() for role, tensor in self.tensors.items()}
+        update = _UPDATES[self.kind.name](tensors, shape, self)
+        return None if update is None else float(update.norm())
+
     def change(self, weight: Tensor) -> Change:
         """The change at strength 1.
 

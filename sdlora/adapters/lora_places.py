@@ -1,9 +1,8 @@
 """Paths of LoRA files: a file, an export folder, peft's folders; and the layout by the keys."""
 
-import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sdlora.adapters.layer_paths import FLAT
 from sdlora.adapters.spec import LoraError
@@ -13,10 +12,6 @@ PEFT_FILE = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
 
 _PEFT_PICKLE = "adapter_model.bin"
-
-
-class DamagedConfigError(LoraError):
-    """An adapter's config that cannot be read."""
 
 
 Layout = Literal["diffusers", "kohya", "peft"]
@@ -82,18 +77,3 @@ def peft_folders(path: Path, parts: Collection[str]) -> list[Path]:
                 f"adapter again with safe_serialization=True, which writes {PEFT_FILE}"
             )
     return found
-
-
-def json_mapping(path: Path, text: str) -> dict[str, Any]:
-    """A config beside weights.
-
-    Raises:
-        DamagedConfigError: If it is damaged.
-    """
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DamagedConfigError(f"{path}: its adapter config is damaged ({error})") from error
-    if not isinstance(value, dict):
-        raise DamagedConfigError(f"{path}: its adapter config is no mapping")
-    return value

@@ -10,14 +10,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sdlora.adapters.file_header import refuse_pickle
+from sdlora.adapters.peft_config import DIFFUSERS_CONFIG
 from sdlora.adapters.spec import LoraError, listing
 from sdlora.runtime.files import write_bytes
 from sdlora.weights.soundness import fault, remedy
 
 SEAL = "sdlora_sha256"
-DIFFUSERS_CONFIG = "lora_adapter_metadata"
-"""Header key of the adapter's config as JSON, as in diffusers."""
-
 MAX_METADATA_BYTES = 16 * 2**20
 
 
@@ -36,15 +34,7 @@ def write_weights(
         LoraError: If a tensor holds NaN or infinity, or the metadata is not text or too large.
     """
     check_finite(path, tensors)
-    wrong = [repr(key) for key, value in metadata.items() if not isinstance(value, str)]
-    if wrong:
-        raise LoraError(f"{path}: metadata must be text; these are not: {', '.join(wrong)}")
-    size = sum(len(k.encode()) + len(v.encode()) for k, v in metadata.items())
-    if size > MAX_METADATA_BYTES:
-        raise LoraError(
-            f"{path}: {size} bytes of metadata, more than {MAX_METADATA_BYTES}; leave out the "
-            "longest (a thumbnail?)"
-        )
+    check_metadata(path, metadata)
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     seal = _seal(plain, metadata.get(DIFFUSERS_CONFIG, "") + config)
     write_bytes(path, save(plain, {**metadata, "format": "pt", SEAL: seal}))
@@ -83,6 +73,23 @@ def read_weights(
     if must_be_finite:
         check_finite(path, tensors)
     return tensors, metadata
+
+
+def check_metadata(path: Path, metadata: Mapping[str, str]) -> None:
+    """Refuse strings that no header takes.
+
+    Raises:
+        LoraError: If one is not text, or all together are too large.
+    """
+    wrong = [repr(key) for key, value in metadata.items() if not isinstance(value, str)]
+    if wrong:
+        raise LoraError(f"{path}: metadata must be text; these are not: {', '.join(wrong)}")
+    size = sum(len(k.encode()) + len(v.encode()) for k, v in metadata.items())
+    if size > MAX_METADATA_BYTES:
+        raise LoraError(
+            f"{path}: {size} bytes of metadata, more than {MAX_METADATA_BYTES}; leave out the "
+            "longest (a thumbnail?)"
+        )
 
 
 def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
