@@ -110,7 +110,10 @@ def refuse_pickle(path: Path) -> None:
         raise LoraError(f"{path}: no such file; name a .safetensors file or its folder")
     with path.open("rb") as file:
         start = file.read(16)
-    if path.suffix.lower() in PICKLE_SUFFIXES or start[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
+    # a header of 640 bytes begins like a pickle, but its JSON follows
+    is_header = start[8:9] == b"{"
+    begins_so = start[:2] in (b"PK", b"\x80\x02", b"\x80\x04") and not is_header
+    if path.suffix.lower() in PICKLE_SUFFIXES or begins_so:
         raise LoraError(f"{path}: a pickle, which can run any code when loaded; {CONVERT}")
 
 

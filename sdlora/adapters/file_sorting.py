@@ -101,14 +101,22 @@ def _plain(path: Path, name: str, own: Mapping[str, Tensor]) -> dict[str, Tensor
     if dora_axis({role: tuple(t.shape) for role, t in own.items()}) not in (None, OUT):
         return None
     if "mid" in own:
-        a = torch.einsum("pq...,qi->pi...", own["mid"].float(), a.flatten(1).float())
+        a = torch.einsum("pq...,qi->pi...", own["mid"].float(), a.flatten(1).float()).contiguous()
     if "scalar" in own:
         b = b.float() * own["scalar"].item()
     found = {"A": a, "B": b}
     if "alpha" in own:
         found["alpha"] = own["alpha"]
     magnitude = own.get("magnitude", own.get("dora_scale"))
-    return found if magnitude is None else {**found, "magnitude": magnitude}
+    if magnitude is None:
+        return found
+    if magnitude.numel() != b.shape[0]:
+        raise LoraError(
+            f"{path}: {name}: {magnitude.numel()} magnitudes for {b.shape[0]} outputs; the file is "
+            "damaged: download it again"
+        )
+    shape = [1, -1, 1, 1] if a.ndim > 2 else [-1]  # as peft has them
+    return {**found, "magnitude": magnitude.reshape(shape)}
 
 
 def _update(layer: FileLayer, own: Mapping[str, Tensor], alpha: Any) -> LayerUpdate:

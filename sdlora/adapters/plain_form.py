@@ -218,8 +218,8 @@ def _lokr(t: Mapping[str, Tensor], update: LayerUpdate, weight: Tensor | None) -
             )
         right = (t["lokr_w2_a"], second)
     ones = [1] * (right[1].ndim - 2)
-    a = torch.kron(left[1].reshape(*left[1].shape, *ones), right[1])
-    return torch.kron(left[0], right[0]), a
+    a = torch.kron(left[1].reshape(*left[1].shape, *ones), right[1].contiguous())
+    return torch.kron(left[0].contiguous(), right[0].contiguous()), a
 
 
 def _with_identity(matrix: Tensor) -> Factors:
