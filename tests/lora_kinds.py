@@ -216,8 +216,10 @@ def locon_mid() -> Made:
 def diffusers() -> Made:
     made, _ = plain(6.0, lambda n: f"unet.{n}", lambda n: f"text_encoder.text_model.{n}")
     made.tensors = {k: v for k, v in made.tensors.items() if not k.endswith(".alpha")}
-    config = {f"{part}.{key}": value for part in ("unet", "text_encoder")
-              for key, value in (("r", 4), ("lora_alpha", 6.0))}  # fmt: skip
+    config = {}
+    for part, layers in (("unet", [Q, K]), ("text_encoder", ["1.self_attn.q_proj"])):
+        own = {"r": 4, "lora_alpha": 6.0, "target_modules": layers}
+        config |= {f"{part}.{key}": value for key, value in own.items()}
     made.metadata["lora_adapter_metadata"] = json.dumps(config)
     return respelled(made, AB)
 

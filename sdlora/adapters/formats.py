@@ -141,7 +141,7 @@ def fit_lora(parts: Mapping[str, nn.Module], lora_file: LoraFile) -> LoraFile:
             fitted_updates[part] = own
         problems += [f"{part}.{line}" for line in found]
     if problems:
-        of = f"It is of {lora_file.family.title}. " if lora_file.family.candidates else ""
+        of = f"It is of {lora_file.family.title}. " if lora_file.family.is_certain else ""
         raise LoraError(
             f"the LoRA does not fit this model: {len(problems)} problems{listing(problems)}\n"
             f"{of}It was made for another base model; choose that one."

@@ -32,9 +32,10 @@ class LoraReader:
         text_ways: Names of the text encoders' layers that it knows.
         endings: Pattern of the ends of a plain LoRA's keys that it knows.
         kinds: Kinds (:mod:`sdlora.adapters.adapter_kinds`) that it reads.
-        dora: Axis of a DoRA -> what it does with it; an axis that is not here is read right.
+        dora: Axis of ``dora_scale``, or ``lora_magnitude_vector`` -> what it does with it; what is
+            not here is read right.
         alpha: What it does with a config in the header that says alpha.
-        refuses: Whether one key that it does not know makes it refuse the file.
+        refuses: Whether a key that it does not know makes it refuse the file.
     """
 
     name: str
@@ -47,6 +48,13 @@ class LoraReader:
     refuses: bool = False
 
 
+PEFT = "magnitude"
+"""The role of ``lora_magnitude_vector``."""
+
+DROPPED = "drops its magnitudes: another update"
+
+_DIFFUSERS_ROLES = frozenset({"A", "B", "alpha", "dora_scale", "magnitude"})
+
 _DOWN_UP = r"\.lora_(?:down|up|mid)\.weight$"
 
 READERS = (
@@ -56,7 +64,7 @@ READERS = (
         text_ways=frozenset({KOHYA, DIFFUSERS}),
         endings=r"\.lora_(?:down|up|A|B)\.weight$|lora\.(?:down|up)\.weight$|_layer\.(?:down|up)",
         kinds=frozenset({"lora"}),
-        dora={IN: "drops its magnitudes: another update"},
+        dora={axis: DROPPED for axis in (IN, OUT)},
         alpha="",
         refuses=True,
     ),
@@ -66,7 +74,10 @@ READERS = (
         text_ways=frozenset({KOHYA, COMFY, DIFFUSERS}),
         endings=r".",
         kinds=_LYCORIS_KINDS | {"lora", "glora", "oft", "bias"},
-        dora={OUT: "divides by the length of W alone: 4 to 12 % of the update off"},
+        dora={
+            OUT: "divides by the length of W alone: 4 to 12 % of the update off",
+            PEFT: DROPPED,
+        },
     ),
     LoraReader(
         name="A1111",
@@ -74,7 +85,7 @@ READERS = (
         text_ways=frozenset({KOHYA}),
         endings=_DOWN_UP,
         kinds=_LYCORIS_KINDS | {"lora", "glora", "oft", "ia3"},
-        dora={OUT: "takes the length over the other axis: wrong"},
+        dora={OUT: "takes the length over the other axis: wrong", PEFT: DROPPED},
     ),
     LoraReader(
         name="InvokeAI",
@@ -82,7 +93,7 @@ READERS = (
         text_ways=frozenset({KOHYA}),
         endings=_DOWN_UP,
         kinds=_LYCORIS_KINDS | {"lora", "ia3"},
-        dora={OUT: "takes the length over the other axis: wrong"},
+        dora={OUT: "takes the length over the other axis: wrong", PEFT: DROPPED},
     ),
     LoraReader(
         name="sd-scripts",
@@ -90,7 +101,7 @@ READERS = (
         text_ways=frozenset({KOHYA}),
         endings=_DOWN_UP,
         kinds=frozenset({"lora"}),
-        dora={axis: "drops its magnitudes: another update" for axis in (IN, OUT)},
+        dora={axis: DROPPED for axis in (IN, OUT, PEFT)},
     ),
 )
 """Source: huggingface/diffusers ``loaders/lora_pipeline.py`` (0.42); comfyanonymous/ComfyUI
@@ -115,35 +126,45 @@ def way_of(name: str) -> str:
 
 
 def _verdict(reader: LoraReader, content: FileLayers, has_config_alpha: bool) -> str:
+    if reader.refuses and (why := _refusal(reader, content)):
+        return f"refuses it, for {why}"
     lost = [name for name, layer in content.layers.items() if not _reads(reader, name, layer)]
     total = len(content.layers)
-    faults = []
-    if lost and (reader.refuses and _is_refused(reader, content)):
-        return f"refuses it, for {_example(lost, content)}"
     if len(lost) == total:
         return f"reads nothing of it ({_example(lost, content)})"
+    faults = []
     if lost:
         faults.append(f"leaves out {len(lost)} of {total} layers ({_example(lost, content)})")
-    axes = {axis for layer in content.layers.values() if (axis := dora_axis(layer.shapes))}
+    axes = {
+        PEFT if PEFT in layer.shapes else dora_axis(layer.shapes)
+        for layer in content.layers.values()
+    }
     faults += [f"DoRA: {what}" for axis, what in reader.dora.items() if axis in axes]
     if has_config_alpha and reader.alpha:
         faults.append(reader.alpha)
-    dotted_alpha = reader.name == "diffusers" and any(
-        "alpha" in layer.keys and way_of(name) != KOHYA for name, layer in content.layers.items()
-    )
-    if dotted_alpha:
-        return "refuses it, for its .alpha keys"
-    if content.unknown and reader.refuses:
-        return f"refuses it, for {content.unknown[0]}"
     return "; ".join(faults) or "reads it whole"
 
 
-def _is_refused(reader: LoraReader, content: FileLayers) -> bool:
-    """Whether a program that wants the word ``lora`` in every key finds one without."""
-    keys = [key for layer in content.layers.values() for key in layer.keys.values()]
-    return any("lora" not in key for key in keys) or any(
-        layer.kind.name not in reader.kinds for layer in content.layers.values()
-    )
+def _refusal(reader: LoraReader, content: FileLayers) -> str | None:
+    """Why diffusers refuses a file as a whole; ``None``: it does not.
+
+    It wants the word ``lora`` in every key, and every key of kohya's names to be known; and it
+    tells kohya's names of a text encoder by ``out_proj``.
+    """
+    if content.unknown:
+        return content.unknown[0]
+    for name, layer in content.layers.items():
+        unread = [key for role, key in layer.keys.items() if role not in _DIFFUSERS_ROLES]
+        wordless = [key for key in layer.keys.values() if "lora" not in key]
+        is_kohya = way_of(name) == KOHYA
+        if unread or wordless:
+            return (unread or wordless)[0]
+        if is_kohya and not _reads(reader, name, layer):
+            return layer.keys["A"]
+    text = [name for name in content.layers if name.startswith("lora_te")]
+    if text and not any("out_proj" in name for name in text):
+        return "a text encoder without out_proj"
+    return None
 
 
 def _reads(reader: LoraReader, name: str, layer: FileLayer) -> bool:
@@ -153,11 +174,8 @@ def _reads(reader: LoraReader, name: str, layer: FileLayer) -> bool:
         return False
     if layer.kind.name != "lora" or reader.endings == ".":
         return True
-    if way == KOHYA and not re.search(_DOWN_UP, layer.keys["A"]):
-        return False
-    if "mid" in layer.keys and reader.refuses:
-        return False
-    return re.search(reader.endings, layer.keys["A"]) is not None
+    ends = _DOWN_UP if way == KOHYA else reader.endings
+    return re.search(ends, layer.keys["A"]) is not None
 
 
 def _example(names: Iterable[str], content: FileLayers) -> str:

@@ -180,6 +180,29 @@ def test_to_diffusers(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(drawn(found), drawn(expected), **NEAR)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",  # files, of layers that it counts as in the released models
+    [name for name in ROWS if not name.startswith(("peft folder", "kohya, original"))],
+)
+def test_diffusers_does_what_inspect_says_of_it(name: str, tmp_path: Path) -> None:
+    made = ROWS[name].make()
+    path = made.file(tmp_path)
+    said = inspect_lora(path).readers["diffusers"]
+    pipeline = tiny_pipeline(tmp_path / "tokenizer")
+    parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
+    before, expected = drawn(parts), drawn(wanted(made))
+    try:
+        pipeline.load_lora_weights(tmp_path, weight_name=path.name)
+    except (ValueError, RuntimeError, KeyError, IndexError):
+        assert said.startswith("refuses it"), said
+        return
+    found = drawn(parts)
+    is_right = torch.allclose(found, expected, **CLOSE)
+    assert is_right == (said == "reads it whole"), said
+    assert torch.equal(found, before) == said.startswith("reads nothing"), said
+
+
 def test_the_table_of_the_docs_is_this_one() -> None:
     text = (REPOSITORY / "docs" / "lora_files.md").read_text("utf-8")
     for name, row in ROWS.items():
