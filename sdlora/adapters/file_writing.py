@@ -10,13 +10,15 @@ from peft import LoraConfig
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sdlora.adapters.file_keys import CLIP_INSIDE, clip_name, to_diffusers, to_kohya
+from sdlora.adapters.file_keys import clip_name, to_diffusers, to_kohya
 from sdlora.adapters.folding import folded
-from sdlora.adapters.formats import PEFT_CONFIG, PEFT_FILE
+from sdlora.adapters.layer_paths import CLIP_INSIDE
 from sdlora.adapters.lora import lora_config, lora_parameters, lora_state_dict
 from sdlora.adapters.lora_file import LoraFile, renamed
+from sdlora.adapters.lora_places import PEFT_CONFIG, PEFT_FILE
+from sdlora.adapters.peft_config import DIFFUSERS_CONFIG
 from sdlora.adapters.spec import LoraError, LoraSpec
-from sdlora.adapters.weights import DIFFUSERS_CONFIG, write_weights
+from sdlora.adapters.weights import write_weights
 from sdlora.models.description import PartNames
 from sdlora.runtime.files import write_bytes
 

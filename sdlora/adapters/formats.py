@@ -1,6 +1,5 @@
 """Reading of LoRA files of any layout (diffusers, kohya, peft), and applying them to a model."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +8,9 @@ from typing import Any
 from diffusers.utils.peft_utils import recurse_remove_peft_layers
 from torch import Tensor, nn
 
-from sdlora.adapters.file_keys import (
-    Layers,
-    Layout,
-    clip_name,
-    kohya_prefixes,
-    parse_key,
-    sort_by_layer,
-)
+from sdlora.adapters.file_content import Content
+from sdlora.adapters.file_header import read_file_header
+from sdlora.adapters.file_keys import clip_name, parse_key
 from sdlora.adapters.lora import (
     add_lora,
     load_lora_state_dict,
@@ -24,48 +18,64 @@ from sdlora.adapters.lora import (
     lora_parameters,
     set_scale,
 )
-from sdlora.adapters.lora_file import LoraFile, from_layers, renamed
+from sdlora.adapters.lora_file import LoraFile, renamed
+from sdlora.adapters.lora_places import (
+    layout_of,
+    peft_folders,
+    weight_files,
+    weights_file,
+)
+from sdlora.adapters.peft_config import (
+    DIFFUSERS_CONFIG,
+    DamagedConfigError,
+    config_of_part,
+    json_mapping,
+)
+from sdlora.adapters.peft_folder import read_peft
 from sdlora.adapters.spec import LoraError, listing
-from sdlora.adapters.weights import DIFFUSERS_CONFIG, read_header, read_weights
+from sdlora.adapters.weight_updates import apply_updates, fit_updates, remove_updates
+from sdlora.adapters.weights import read_weights
 from sdlora.models.families import part_names
 
-DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
-PEFT_FILE = "adapter_model.safetensors"
-PEFT_CONFIG = "adapter_config.json"
 
-
-def read_lora(path: Path | str, layers_per_block: int = 2, must_be_finite: bool = True) -> LoraFile:
-    """Read a LoRA file or folder made by this project or another trainer.
+def read_lora(
+    path: Path | str,
+    layers_per_block: int = 2,
+    must_be_finite: bool = True,
+    skip_unknown: bool = False,
+) -> LoraFile:
+    """Read a LoRA file or folder made by this project or another trainer, in any spelling.
 
     Args:
         path: A ``.safetensors`` file, an export folder, or a peft folder.
         layers_per_block: Resnets per block of the UNet, for block names of the original Stable
             Diffusion code (``input_blocks_4_1``); 2 in every released Stable Diffusion.
         must_be_finite: Refuse NaN and infinity; ``False`` is for inspection only.
+        skip_unknown: Leave out what is of no adapter, by name, instead of refusing the file.
 
     Returns:
         Weights and spec of each part. Alpha comes from the file; without one it is the rank, as is
         usual.
 
     Raises:
-        LoraError: If it cannot be read, or holds keys that are no LoRA for these parts.
+        LoraError: If it cannot be read, is of a family that is not loaded here, or holds keys that
+            are of no adapter.
     """
     path = Path(path)
-    folders = _peft_folders(path)
+    folders = peft_folders(path, part_names())
     if folders:
-        return _read_peft(folders, must_be_finite)
-    path = _weights_file(path)
+        return read_peft(folders, must_be_finite, skip_unknown)
+    path = weights_file(path)
     tensors, metadata = read_weights(path, must_be_finite=must_be_finite)
-    is_kohya = any(key.startswith(kohya_prefixes(part_names())) for key in tensors)
-    is_peft = any(key.startswith("base_model.") for key in tensors)
-    layout: Layout = "kohya" if is_kohya else "peft" if is_peft else "diffusers"
-    parts = sort_by_layer(path, tensors, layout, layers_per_block)
-    config = _json(path, metadata.get(DIFFUSERS_CONFIG, "{}"))
-    configs = {
-        part: {k.removeprefix(f"{part}."): v for k, v in config.items() if k.startswith(f"{part}.")}
-        for part in parts
-    }
-    return from_layers(path, parts, metadata, layout, configs)
+    layout = layout_of(tensors)
+    content = Content(path, tensors, metadata, layout, layers_per_block)
+    try:
+        return content.lora_file(_config(path, metadata), skip_unknown)
+    except DamagedConfigError as error:
+        if layout == "diffusers":
+            raise
+        lora = content.lora_file({}, skip_unknown)  # such a file says alpha by its tensors
+        return replace(lora, left_out=[*lora.left_out, str(error).removeprefix(f"{path}: ")])
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:
@@ -74,16 +84,14 @@ def read_metadata(path: Path | str) -> dict[str, str]:
     Raises:
         LoraError: If there is no such file, or it is no LoRA.
     """
-    path = Path(path)
-    folders = _peft_folders(path)
-    files = [folder / PEFT_FILE for folder in folders] or [_weights_file(path)]
-    return {key: value for file in files for key, value in read_header(file).items()}
+    files = weight_files(Path(path), part_names())
+    return {key: value for file in files for key, value in read_file_header(file).metadata.items()}
 
 
 def apply_lora(parts: Mapping[str, nn.Module], lora_file: LoraFile, scale: float = 1.0) -> None:
     """Add a LoRA to a model, in place, as adapter ``default``.
 
-    The model of a file is not guessed from its names: it fits this model or it does not.
+    Layers that no plain LoRA changes have the change in their weights until :func:`remove_lora`.
 
     Args:
         parts: Parts of the model by name, all without an adapter.
@@ -95,6 +103,8 @@ def apply_lora(parts: Mapping[str, nn.Module], lora_file: LoraFile, scale: float
             model is touched.
     """
     fitted = fit_lora(parts, lora_file)
+    for part, updates in fitted.updates.items():
+        apply_updates(parts[part], updates, scale)
     for part, spec in fitted.specs.items():
         add_lora(parts[part], spec, seed=0)
         load_lora_state_dict(parts[part], fitted.states[part])
@@ -112,23 +122,31 @@ def fit_lora(parts: Mapping[str, nn.Module], lora_file: LoraFile) -> LoraFile:
     Raises:
         LoraError: Listing every key that matches no layer and every shape that differs.
     """
-    specs, states, problems = {}, {}, []
-    for part, spec in lora_file.specs.items():
+    specs, states, fitted_updates = {}, {}, {}
+    problems: list[str] = []
+    for part in lora_file.parts:
         if part not in parts:
             problems.append(f"{part}: the model has no such part")
             continue
         module = parts[part]
         rename = clip_name if hasattr(module, "text_model") else str
-        state = {rename(key): value for key, value in lora_file.states[part].items()}
-        states[part], found = _fit(module, state)
+        found: list[str] = []
+        if part in lora_file.specs:
+            state = {rename(key): value for key, value in lora_file.states[part].items()}
+            states[part], found = _fit(module, state)
+            specs[part] = renamed(lora_file.specs[part], rename)
+        if part in lora_file.updates:
+            own = {rename(layer): each for layer, each in lora_file.updates[part].items()}
+            found += fit_updates(module, own)
+            fitted_updates[part] = own
         problems += [f"{part}.{line}" for line in found]
-        specs[part] = renamed(spec, rename)
     if problems:
+        of = f"It is of {lora_file.family.title}. " if lora_file.family.is_certain else ""
         raise LoraError(
             f"the LoRA does not fit this model: {len(problems)} problems{listing(problems)}\n"
-            "It was made for another base model; choose that one."
+            f"{of}It was made for another base model; choose that one."
         )
-    return replace(lora_file, states=states, specs=specs)
+    return replace(lora_file, states=states, specs=specs, updates=fitted_updates)
 
 
 def restore_lora(parts: Mapping[str, nn.Module], lora_file: LoraFile) -> None:
@@ -156,62 +174,17 @@ def remove_lora(*modules: nn.Module) -> None:
         modules: Parts of a model; those without an adapter are unchanged.
     """
     for module in modules:
+        remove_updates(module)
         if lora_parameters(module):
             recurse_remove_peft_layers(module)
             del module.peft_config
             module._hf_peft_config_loaded = False  # type: ignore[assignment]  # so do both libraries
 
 
-def _weights_file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    if (path / DIFFUSERS_FILE).is_file():
-        return path / DIFFUSERS_FILE
-    found = sorted(path.glob("*.safetensors"))
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
-        raise LoraError(f"{path}: holds no {DIFFUSERS_FILE}; name one file of it (found: {names})")
-    return found[0]
-
-
-def _peft_folders(path: Path) -> list[Path]:
-    if path.name == PEFT_FILE:
-        path = path.parent
-    if (path / PEFT_CONFIG).is_file():
-        return [path]
-    if not path.is_dir() or list(path.glob("*.safetensors")):
-        return []
-    return [path / part for part in part_names() if (path / part / PEFT_CONFIG).is_file()]
-
-
-def _read_peft(folders: list[Path], must_be_finite: bool) -> LoraFile:
-    names = part_names()
-    parts: dict[str, Layers] = {part: {} for part in names}
-    configs: dict[str, dict[str, Any]] = {}
-    metadata: dict[str, str] = {}
-    for folder in folders:
-        text = (folder / PEFT_CONFIG).read_text("utf-8")
-        config = _json(folder / PEFT_CONFIG, text)
-        if config.get("peft_type", "LORA") != "LORA":
-            raise LoraError(f"{folder}: a {config['peft_type']} adapter; only LORA is supported")
-        tensors, found = read_weights(folder / PEFT_FILE, text, must_be_finite)
-        metadata |= found
-        own = folder.name if folder.name in names else None
-        for part, layers in sort_by_layer(folder, tensors, "peft", 2, own).items():
-            parts[part] |= layers
-            if layers:
-                configs[part] = config
-    return from_layers(folders[0], parts, metadata, "peft", configs)
-
-
-def _json(path: Path, text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise LoraError(f"{path}: its adapter config is damaged ({error})") from error
-    if not isinstance(value, dict):
-        raise LoraError(f"{path}: its adapter config is no mapping")
-    return value
+def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Part -> its peft config in a header of diffusers."""
+    config = json_mapping(path, metadata.get(DIFFUSERS_CONFIG, "{}"))
+    return {part: config_of_part(config, part) for part in part_names()}
 
 
 def _fit(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,11 @@ import torch
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from sdlora.adapters.file_keys import CLIP_INSIDE, Layers, Layout, parse_key
+from sdlora.adapters.file_keys import Layers, parse_key
+from sdlora.adapters.layer_paths import CLIP_INSIDE
+from sdlora.adapters.layer_update import LayerUpdate
+from sdlora.adapters.lora_families import FoundFamily
+from sdlora.adapters.lora_places import Layout
 from sdlora.adapters.spec import LoraError, LoraSpec
 
 STATE_KEYS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
@@ -27,12 +31,24 @@ class LoraFile:
         specs: For the same parts rank, alpha and layers.
         metadata: The header's strings.
         layout: Layout of the file.
+        updates: For each part, adapters of single layers that no plain LoRA is: by layer, named as
+            in ``states``.
+        family: Whose LoRA it is, as its names and shapes show.
+        left_out: What was in the file and is not in here, one line each.
     """
 
     states: dict[str, dict[str, Tensor]]
     specs: dict[str, LoraSpec]
     metadata: dict[str, str]
     layout: Layout
+    updates: Mapping[str, Mapping[str, LayerUpdate]] = field(default_factory=dict)
+    family: FoundFamily = field(default_factory=FoundFamily)
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def parts(self) -> list[str]:
+        """Parts of a model that it changes."""
+        return list(dict.fromkeys([*self.states, *self.updates]))
 
     def layers(self, part: str) -> Layers:
         """Layers of a part by name: ``A``, ``B``, ``alpha`` and, for DoRA, ``magnitude``.

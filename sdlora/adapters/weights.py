@@ -9,17 +9,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from sdlora.adapters.file_header import refuse_pickle
+from sdlora.adapters.peft_config import DIFFUSERS_CONFIG
 from sdlora.adapters.spec import LoraError, listing
 from sdlora.runtime.files import write_bytes
 from sdlora.weights.soundness import fault, remedy
 
 SEAL = "sdlora_sha256"
-DIFFUSERS_CONFIG = "lora_adapter_metadata"
-"""Header key of the adapter's config as JSON, as in diffusers."""
-
 MAX_METADATA_BYTES = 16 * 2**20
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-CONVERT = "ask its author for a .safetensors file, or convert it where running its code is safe"
 
 
 def write_weights(
@@ -37,15 +34,7 @@ def write_weights(
         LoraError: If a tensor holds NaN or infinity, or the metadata is not text or too large.
     """
     check_finite(path, tensors)
-    wrong = [repr(key) for key, value in metadata.items() if not isinstance(value, str)]
-    if wrong:
-        raise LoraError(f"{path}: metadata must be text; these are not: {', '.join(wrong)}")
-    size = sum(len(k.encode()) + len(v.encode()) for k, v in metadata.items())
-    if size > MAX_METADATA_BYTES:
-        raise LoraError(
-            f"{path}: {size} bytes of metadata, more than {MAX_METADATA_BYTES}; leave out the "
-            "longest (a thumbnail?)"
-        )
+    check_metadata(path, metadata)
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     seal = _seal(plain, metadata.get(DIFFUSERS_CONFIG, "") + config)
     write_bytes(path, save(plain, {**metadata, "format": "pt", SEAL: seal}))
@@ -68,7 +57,7 @@ def read_weights(
         LoraError: If it is missing, a pickle, truncated, altered since this project wrote it, or
             holds NaN or infinity.
     """
-    _refuse_pickle(path)
+    refuse_pickle(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = dict(file.metadata() or {})
@@ -86,18 +75,21 @@ def read_weights(
     return tensors, metadata
 
 
-def read_header(path: Path) -> dict[str, str]:
-    """The header's strings; no tensor is read, and no checksum verified.
+def check_metadata(path: Path, metadata: Mapping[str, str]) -> None:
+    """Refuse strings that no header takes.
 
     Raises:
-        LoraError: If it is missing, a pickle, or not a whole safetensors file.
+        LoraError: If one is not text, or all together are too large.
     """
-    _refuse_pickle(path)
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise _no_safetensors(path, error) from error
+    wrong = [repr(key) for key, value in metadata.items() if not isinstance(value, str)]
+    if wrong:
+        raise LoraError(f"{path}: metadata must be text; these are not: {', '.join(wrong)}")
+    size = sum(len(k.encode()) + len(v.encode()) for k, v in metadata.items())
+    if size > MAX_METADATA_BYTES:
+        raise LoraError(
+            f"{path}: {size} bytes of metadata, more than {MAX_METADATA_BYTES}; leave out the "
+            "longest (a thumbnail?)"
+        )
 
 
 def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -127,12 +119,3 @@ def _no_safetensors(path: Path, error: Exception) -> LoraError:
     """What a file is that cannot be read, and what to do."""
     what = fault(path) or f"cannot be read ({error})"
     return LoraError(f"{path}: {what}; {remedy(what)}")
-
-
-def _refuse_pickle(path: Path) -> None:
-    if not path.is_file():
-        raise LoraError(f"{path}: no such file; name a .safetensors file or its folder")
-    with path.open("rb") as file:
-        start = file.read(16)
-    if path.suffix.lower() in PICKLE_SUFFIXES or start[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
-        raise LoraError(f"{path}: a pickle, which can run any code when loaded; {CONVERT}")

@@ -61,6 +61,8 @@ class EvaluateConfig:
     lora_scale: list[float] = field(default_factory=list, metadata=where(SCORES, DRAWS))
     """Strengths of the LoRA, each scored; 1 is as trained. ``lora_scale=0.6,0.8,1.0`` shares one
     load."""
+    lora_skip_unknown: bool = field(default=MISSING, metadata=where(SCORES, DRAWS))
+    """Leave out what a LoRA file holds that is of no adapter, and list it, instead of stopping."""
     images: list[str] = field(default_factory=list)
     """Folders of pictures of other programs to score; prompts are read from their
     ``prompts.json``, or text files beside the pictures."""

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from sdlora.adapters.arithmetic import Cut, Energy, difference_layer
-from sdlora.adapters.file_keys import CLIP_INSIDE, Layers, Layout
+from sdlora.adapters.file_keys import Layers
+from sdlora.adapters.layer_paths import CLIP_INSIDE
 from sdlora.adapters.lora import merge
+from sdlora.adapters.lora_places import Layout
 from sdlora.adapters.spec import LoraError, listing
 from sdlora.export.lora_files import FreshBase
 from sdlora.export.proof import LOADERS, ExportError

@@ -8,8 +8,8 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from sdlora.adapters.file_writing import adapted_parts, write_diffusers, write_kohya, write_peft
-from sdlora.adapters.formats import DIFFUSERS_FILE
 from sdlora.adapters.lora import lora_parameters
+from sdlora.adapters.lora_places import DIFFUSERS_FILE
 from sdlora.adapters.spec import LoraError
 from sdlora.adapters.textual_inversion import write_embeddings
 from sdlora.adapters.weights import check_finite

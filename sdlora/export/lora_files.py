@@ -5,17 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from sdlora.adapters.file_keys import Layout
 from sdlora.adapters.file_writing import write_diffusers_file, write_kohya_file, write_peft_folders
 from sdlora.adapters.folding import folded
 from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.adapters.lora_file import LoraFile
+from sdlora.adapters.lora_places import Layout
+from sdlora.adapters.peft_config import DIFFUSERS_CONFIG
 from sdlora.adapters.spec import LoraError
-from sdlora.adapters.weights import DIFFUSERS_CONFIG, SEAL
+from sdlora.adapters.weights import SEAL, check_metadata
 from sdlora.export.proof import ExportError, outputs, prove_file
 from sdlora.models.description import FamilyDescription
-from sdlora.models.families import family_of_lora
+from sdlora.models.families import description_of, families, family_of_lora
 from sdlora.models.family import Family
 from sdlora.runtime.files import atomic_path, whole_folder
 
@@ -62,10 +64,13 @@ def write_lora(
         LoraError: If no file can hold it, or ``out`` has another ending.
         ExportError: If the file, read back, is not this LoRA; no file is left then.
     """
+    if lora.updates:
+        raise LoraError(f"out={out}: holds more than plain LoRA layers; convert it first")
     if layout != "peft" and out.suffix != ".safetensors":
         raise LoraError(f"out={out}: a {layout} file ends with .safetensors; name it so")
     titles = {"ss_output_name": out.stem, "modelspec.title": out.stem}
     lora = replace(lora, metadata={**titles, **header(lora.metadata)})
+    check_metadata(out, lora.metadata)
     names = family_of(lora).trainable
     if layout != "peft":
         lora = folded(lora, names)
@@ -92,11 +97,7 @@ def require_same(lora: LoraFile, again: LoraFile, path: Path) -> None:
         wrong = sorted(before.keys() ^ after.keys())
         for name in before.keys() & after.keys():
             old, new = before[name], after[name]
-            same = all(
-                torch.equal(old[kind], new[kind].reshape(old[kind].shape))
-                for kind in old
-                if kind != "alpha"
-            )
+            same = all(_same(old[kind], new.get(kind), kind) for kind in old if kind != "alpha")
             difference = abs(old["alpha"] - new["alpha"]).item()
             if old.keys() != new.keys() or not same:
                 wrong.append(name)
@@ -109,9 +110,21 @@ def require_same(lora: LoraFile, again: LoraFile, path: Path) -> None:
             )
 
 
+def _same(old: Tensor, new: Tensor | None, kind: str) -> bool:
+    """Whether a tensor is the same; magnitudes lie along the outputs in every layout."""
+    if new is None:
+        return False
+    if kind == "magnitude":
+        return torch.equal(old.flatten(), new.flatten())
+    return torch.equal(old, new)
+
+
 def family_of(lora: LoraFile) -> FamilyDescription:
     """The family of a LoRA, if recognisable."""
     layers = [f"{part}.{layer}" for part, spec in lora.specs.items() for layer in spec.targets]
+    found = lora.family
+    if found.name is not None and found.name in families() and found.is_certain:
+        return description_of(found.name)
     return family_of_lora(lora.metadata.get("ss_base_model_version", ""), layers)
 
 

@@ -2,7 +2,7 @@
 
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sdlora.adapters.file_keys import clip_name
 from sdlora.adapters.file_writing import write_diffusers_file
 from sdlora.adapters.formats import apply_lora, remove_lora
+from sdlora.adapters.layer_update import LayerUpdate
 from sdlora.adapters.lora import merge, set_scale
 from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.spec import LoraError
+from sdlora.adapters.weight_updates import keep_updates, scale_updates
 from sdlora.adapters.weights import check_finite
 from sdlora.export.lora_files import FreshBase, family_of, header
 from sdlora.export.original_layout import original_tensors
@@ -49,17 +52,22 @@ def merged_pipeline(
         LoraError: If a LoRA does not fit the base, or one of several is a DoRA.
         ExportError: If an output differs.
     """
-    if len(loras) > 1 and any(spec.use_dora for lora in loras for spec in lora.specs.values()):
-        raise LoraError("a DoRA scales whole weights: merge it alone first")
+    if len(loras) > 1 and any(_needs_base(lora) for lora in loras):
+        raise LoraError(
+            "an update that is a function of the base's weights (DoRA, IA3, GLoRA, OFT): merge it "
+            "alone first"
+        )
     family = fresh_base()
     for lora, scale in zip(loras, scales, strict=True):
         apply_lora(family.parts, lora)
-        adapted = [family.parts[part] for part in lora.states]
+        adapted = [family.parts[part] for part in lora.parts]
         for module in adapted:
             set_scale(module, scale)
             merge(module)
+            scale_updates(module, scale)
+            keep_updates(module)
         remove_lora(*adapted)
-    parts = {part for lora in loras for part in lora.states}
+    parts = {part for lora in loras for part in lora.parts}
     found = outputs({part: family.parts[part] for part in sorted(parts)})
     wanted = outputs(_loaded_beside(fresh_base, loras, scales, sorted(parts)))
     worst = 0.0
@@ -133,20 +141,47 @@ def write_merged(out: Path, pipeline: Any, dtype: torch.dtype, config: Path) -> 
 def _loaded_beside(
     fresh_base: FreshBase, loras: Sequence[LoraFile], scales: Sequence[float], parts: Sequence[str]
 ) -> dict[str, nn.Module]:
-    """A fresh base with the LoRAs as diffusers loads them, in the layout that holds everything."""
+    """A fresh base with the LoRAs as diffusers loads them, in the layout that holds everything.
+
+    Updates of single layers, which diffusers does not load, are added to the weights here.
+    """
     family = fresh_base()
+    for lora, scale in zip(loras, scales, strict=True):
+        for part, updates in lora.updates.items():
+            _add_in_float64(family.parts[part], updates, scale)
+    plain = [(lora, scale) for lora, scale in zip(loras, scales, strict=True) if lora.states]
     pipeline = family.pipeline()
-    names = [f"lora_{number}" for number in range(len(loras))]
+    names = [f"lora_{number}" for number in range(len(plain))]
     with tempfile.TemporaryDirectory() as folder:
-        for name, lora in zip(names, loras, strict=True):
+        for name, (lora, _) in zip(names, plain, strict=True):
             file = f"{name}.safetensors"
-            plain = replace(lora, metadata=header(lora.metadata))
-            write_diffusers_file(Path(folder) / file, plain, family_of(lora).trainable)
+            bare = replace(lora, metadata=header(lora.metadata), updates={})
+            write_diffusers_file(Path(folder) / file, bare, family_of(lora).trainable)
             with warnings.catch_warnings():  # several adapters are what is wanted here
                 warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
                 pipeline.load_lora_weights(folder, weight_name=file, adapter_name=name)
-    pipeline.set_adapters(names, list(scales))
+    if plain:
+        pipeline.set_adapters(names, [scale for _, scale in plain])
     return {part: family.parts[part] for part in parts}
+
+
+def _needs_base(lora: LoraFile) -> bool:
+    """Whether a LoRA changes weights by a function of them."""
+    return any(spec.use_dora for spec in lora.specs.values()) or any(
+        update.needs_base for updates in lora.updates.values() for update in updates.values()
+    )
+
+
+def _add_in_float64(module: nn.Module, updates: Mapping[str, LayerUpdate], scale: float) -> None:
+    """Add updates to the weights layer by layer, as sums in float64."""
+    modules: dict[str, Any] = dict(module.named_modules())
+    rename = clip_name if hasattr(module, "text_model") else str
+    for layer, update in updates.items():
+        target = modules[rename(layer)]
+        change = update.change(target.weight)
+        for own, added in ((target.weight, change.weight), (target.bias, change.bias)):
+            if added is not None:
+                own.data = (own.data.double() + scale * added.double()).to(own.dtype)
 
 
 def _require_equal(what: str, written: nn.Module, loaded: nn.Module) -> None:

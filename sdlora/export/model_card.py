@@ -10,7 +10,7 @@ from huggingface_hub import ModelCardData
 from PIL import Image
 
 from sdlora import __version__
-from sdlora.adapters.formats import DIFFUSERS_FILE
+from sdlora.adapters.lora_places import DIFFUSERS_FILE
 from sdlora.adapters.spec import LoraSpec
 from sdlora.config.data import DataConfig
 from sdlora.config.evaluation import EvaluationConfig

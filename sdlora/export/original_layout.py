@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdlora.adapters.file_keys import CLIP_INSIDE, clip_name
+from sdlora.adapters.file_keys import clip_name
+from sdlora.adapters.layer_paths import CLIP_INSIDE
 from sdlora.models.original_names import unet_name
 
 VAE_ATTENTION = {

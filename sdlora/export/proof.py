@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from sdlora.adapters.file_writing import adapted_parts
 from sdlora.adapters.folding import folded_state
-from sdlora.adapters.formats import DIFFUSERS_FILE, apply_lora, read_lora
+from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.adapters.lora import ADAPTER, adapted_layers, lora_parameters, lora_state_dict
 from sdlora.adapters.lora_file import LoraFile
+from sdlora.adapters.lora_places import DIFFUSERS_FILE
 from sdlora.models.families import families, part_names
 
 TOLERANCE = 1e-4

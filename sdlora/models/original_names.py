@@ -60,6 +60,53 @@ def unet_name(key: str, layers_per_block: int, up_attention: Sequence[bool]) -> 
     return f"output_blocks.{first + index}.{int(kind == 'attentions')}.{_resnet(rest)}"
 
 
+def diffusers_name(layer: str, layers_per_block: int) -> str | None:
+    """The inverse of :func:`unet_name` for a layer: its name in diffusers.
+
+    Args:
+        layer: Its name in the original code, without ``.weight``.
+        layers_per_block: Resnets in a down block; up blocks have one more.
+
+    Returns:
+        The name; ``None`` if the original code has no such layer.
+    """
+    for ours, theirs in UNET_ENDS.items():
+        if layer == theirs:
+            return ours
+    if match := re.fullmatch(r"middle_block\.([012])\.(.+)", layer):
+        place = next(ours for ours, theirs in MIDDLE.items() if theirs == match[1])
+        return f"mid_block.{place}.{_inside(place, match[2])}"
+    match = re.fullmatch(r"(input|output)_blocks\.(\d+)\.([012])\.(.+)", layer)
+    if match is None:
+        return None
+    number, entry, rest = int(match[2]), int(match[3]), match[4]
+    per_block = layers_per_block + 1
+    if match[1] == "output":
+        block, index = divmod(number, per_block)
+        if rest == "conv" and index == layers_per_block and entry > 0:
+            return f"up_blocks.{block}.upsamplers.0.conv"
+        side = "up"
+    else:
+        block, index = divmod(number - 1, per_block)
+        if index == layers_per_block:
+            return f"down_blocks.{block}.downsamplers.0.conv" if rest == "op" else None
+        side = "down"
+    if number == 0 and side == "down" or entry > 1:
+        return None
+    kind = ("resnets", "attentions")[entry]
+    return f"{side}_blocks.{block}.{kind}.{index}.{_inside(kind, rest)}"
+
+
+def _inside(kind: str, rest: str) -> str:
+    """A name inside a block, in diffusers."""
+    if kind.startswith("attentions"):
+        return rest
+    for ours, theirs in RESNET.items():
+        if rest == theirs:
+            return ours
+    return rest
+
+
 def kohya_layer(layer: str) -> str:
     """A UNet layer's name in kohya files with diffusers' names."""
     return ONLY_SGM.get(layer, layer)

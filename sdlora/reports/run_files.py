@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdlora.adapters.formats import DIFFUSERS_FILE
+from sdlora.adapters.lora_places import DIFFUSERS_FILE
 from sdlora.runs.checkpoints import CHECKPOINTS
 from sdlora.runs.finished import FINISHED
 from sdlora.runs.identity import CONFIG

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sdlora.adapters.formats import DIFFUSERS_FILE
+from sdlora.adapters.lora_places import DIFFUSERS_FILE
 from sdlora.config.rules import ConfigError
 from sdlora.runs.best import SCORES, chosen_folder
 from sdlora.runs.checkpoints import CHECKPOINTS, step_folder, steps_on_disk

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from sdlora.adapters.formats import DIFFUSERS_FILE, read_metadata
+from sdlora.adapters.formats import read_metadata
+from sdlora.adapters.lora_places import DIFFUSERS_FILE
 from tests.smoke.conftest import TrainHere
 
 pytestmark = pytest.mark.slow

@@ -109,7 +109,7 @@ def test_help_needs_no_library(repository: Path) -> None:
 
 
 def test_inspect_tells_what_was_put_in(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    call("inspect", file, "--json")
+    call("inspect", file, "--json", "--weights")
     facts = json.loads(capsys.readouterr().out)
     assert (facts["layout"], facts["dtypes"], facts["is_finite"]) == ("kohya", ["float32"], True)
     assert facts["num_bytes"] == file.stat().st_size
@@ -134,7 +134,7 @@ def test_inspect_tells_what_was_put_in(file: Path, capsys: pytest.CaptureFixture
     strongest, norm = next(iter(unet["strongest"].items()))
     assert norm == pytest.approx(max(norms.values()), rel=1e-5)
     assert norms[f"lora_unet_{strongest.replace('.', '_')}"] == max(norms.values())
-    call("inspect", file)
+    call("inspect", file, "--weights")
     shown = capsys.readouterr().out
     assert "kohya, float32" in shown
     assert strongest in shown
@@ -147,11 +147,11 @@ def test_inspect_shows_a_file_that_no_other_command_takes(
     key = next(key for key in tensors if key.endswith("lora_up.weight") and "unet" in key)
     tensors[key][0, 0] = torch.nan
     save_file(tensors, file)
-    call("inspect", file)
+    call("inspect", file, "--weights")
     shown = capsys.readouterr().out
     assert "NO: NaN or infinity" in shown
     assert "not finite: 1 tensors" in shown
-    call("inspect", file, "--json")
+    call("inspect", file, "--json", "--weights")
     facts = json.loads(capsys.readouterr().out)
     assert facts["parts"]["unet"]["norm"] is None
     assert facts["parts"]["text_encoder"]["norm"] > 0

@@ -12,6 +12,7 @@ from sdlora.adapters.formats import apply_lora, read_lora, remove_lora
 from sdlora.adapters.learned_embedding import learned
 from sdlora.adapters.lora import lora_parameters, merged, set_scale
 from sdlora.adapters.textual_inversion import load_embeddings
+from sdlora.adapters.weight_updates import scale_updates
 from sdlora.assembly import base_model, scorers
 from sdlora.assembly.device import DTYPES, compute_device
 from sdlora.assembly.loss import check_sampler_of_base
@@ -122,7 +123,7 @@ def _of_loras(
     rows = {"base": evaluator.draw_base()}
     names = description_of(inputs.model.family).trainable
     for lora in progress.track(inputs.loras, "LoRAs"):
-        with _applied(family, names, lora, config.merge) as scale:
+        with _applied(family, names, lora, config, progress) as scale:
             rows[lora.label] = evaluator.draw(lora_scale=scale)
     return rows
 
@@ -146,16 +147,28 @@ def _trained_to(run: Path) -> tuple[str | None, bool]:
 
 @contextmanager
 def _applied(
-    family: Family, names: Mapping[str, PartNames], lora: NamedLora, merge: bool
+    family: Family,
+    names: Mapping[str, PartNames],
+    lora: NamedLora,
+    options: EvaluateConfig,
+    progress: Progress,
 ) -> Iterator[float]:
     """Apply a LoRA to the model, inside the block; yields the strength for drawing."""
-    modules = family.parts
+    modules, merge = family.parts, options.merge
     words, embeddings = list(learned(*modules.values())), embeddings_of(lora.path)
     if words and embeddings is not None:
         load_embeddings(embeddings, modules, names)
     if not words or lora.path.exists():  # a run may learn a word alone
-        per_block = int(family.denoiser.config.get("layers_per_block", 2))
-        apply_lora(modules, read_lora(lora.path, per_block))
+        found = read_lora(
+            lora.path,
+            int(family.denoiser.config.get("layers_per_block", 2)),
+            skip_unknown=options.lora_skip_unknown,
+        )
+        for line in found.left_out:
+            progress.print(f"left out of {lora.path.name}: {line}")
+        apply_lora(modules, found)
+        for module in modules.values():
+            scale_updates(module, lora.scale)
     try:
         with ExitStack() as stack:
             for word in words if merge else ():

@@ -10,6 +10,11 @@ from pathlib import Path
 from sdlora.runtime.program import require_command, run_task
 
 LAYOUTS = ("diffusers", "kohya", "peft")
+PROGRAMS = ("comfyui", "a1111", "invokeai", "sd-scripts", "diffusers", "peft")
+
+OF_BASE = "what kinds need that change its weights; outputs are compared on it, too: "
+NUMBERS = ("--weights", "--scale")
+"""Options whose value may begin with a minus sign."""
 
 EPILOG = """each file is loaded back before it replaces another; see docs/files.md.
 
@@ -27,8 +32,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and run one command; errors as in ``sdlora train``."""
     words = sys.argv[1:] if arguments is None else arguments
     run_task(lambda: require_command("sdlora lora", words, COMMANDS))
-    options = parser().parse_args(words)
+    options = parser().parse_args(_with_numbers(words))
     run_task(lambda: pkgutil.resolve_name(options.does)(options))
+
+
+def _with_numbers(words: Sequence[str]) -> list[str]:
+    """A command line in which numbers below zero are no options: ``--weights=-0.5,1``."""
+    found: list[str] = []
+    for word in words:
+        if found and found[-1] in NUMBERS and word[:1] == "-" and word[1:2] in ".0123456789":
+            found[-1] += f"={word}"
+        else:
+            found.append(word)
+    return found
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,14 +65,19 @@ def parser() -> argparse.ArgumentParser:
 
 def _inspect(one: argparse.ArgumentParser) -> None:
     one.add_argument("file", type=Path, help="a .safetensors file, or an export or peft folder")
+    one.add_argument("--weights", action="store_true", help="read them too: norms by block, NaN")
     one.add_argument("--json", action="store_true", help="as JSON, with the whole header")
 
 
 def _convert(one: argparse.ArgumentParser) -> None:
     one.add_argument("file", type=Path)
     one.add_argument("out", type=Path, help="a .safetensors file; for peft a folder")
-    one.add_argument("--layout", choices=LAYOUTS, required=True)
-    _base(one, "also compare outputs on this base: ")
+    how = one.add_mutually_exclusive_group(required=True)
+    how.add_argument("--layout", choices=LAYOUTS)
+    how.add_argument("--to", choices=PROGRAMS, help="the layout that a program reads")
+    _cut(one, required=False)
+    _base(one, OF_BASE)
+    _skip_unknown(one)
     _overwrite(one)
 
 
@@ -64,7 +85,8 @@ def _resize(one: argparse.ArgumentParser) -> None:
     one.add_argument("file", type=Path)
     _cut(one, required=True)
     _out(one)
-    _base(one, "also compare outputs on this base: ")
+    _base(one, OF_BASE)
+    _skip_unknown(one)
 
 
 def _add(one: argparse.ArgumentParser) -> None:
@@ -72,7 +94,8 @@ def _add(one: argparse.ArgumentParser) -> None:
     one.add_argument("--weights", type=_numbers, metavar="W,W", help="one for each file; else 1")
     _cut(one, required=False)
     _out(one)
-    _base(one, "also compare outputs on this base: ")
+    _base(one, OF_BASE)
+    _skip_unknown(one)
 
 
 def _merge(one: argparse.ArgumentParser) -> None:
@@ -86,6 +109,7 @@ def _merge(one: argparse.ArgumentParser) -> None:
     )
     one.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp16")
     _base(one, "", required=True)
+    _skip_unknown(one)
     _overwrite(one)
 
 
@@ -105,7 +129,11 @@ def _export_run(one: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = {
-    "inspect": ("sdlora.commands.lora.tools:inspect_file", "the content of a file", _inspect),
+    "inspect": (
+        "sdlora.commands.lora.inspect_file:inspect_file",
+        "the content of a file",
+        _inspect,
+    ),
     "convert": ("sdlora.commands.lora.tools:convert", "the same LoRA in another layout", _convert),
     "resize": ("sdlora.commands.lora.tools:resize", "a smaller rank, by SVD", _resize),
     "add": ("sdlora.commands.lora.tools:add", "the weighted sum of several", _add),
@@ -141,6 +169,14 @@ def _out(one: argparse.ArgumentParser, layout: str | None = None) -> None:
     default = layout or "that of the first file"
     one.add_argument("--layout", choices=LAYOUTS, default=layout, help=f"default: {default}")
     _overwrite(one)
+
+
+def _skip_unknown(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--skip-unknown",
+        action="store_true",
+        help="leave out, by name, what a file holds that is of no adapter or that fits nothing",
+    )
 
 
 def _overwrite(one: argparse.ArgumentParser) -> None:

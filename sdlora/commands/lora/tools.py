@@ -9,12 +9,12 @@ from transformers.utils import logging as transformers_logging
 
 from sdlora.adapters import arithmetic
 from sdlora.adapters.arithmetic import Cut, Energy
-from sdlora.adapters.file_keys import Layers, Layout
-from sdlora.adapters.formats import read_lora
-from sdlora.adapters.inspection import inspect_lora
+from sdlora.adapters.file_keys import Layers
 from sdlora.adapters.lora_file import LoraFile, from_layers
+from sdlora.adapters.lora_places import Layout
 from sdlora.assembly.device import DTYPES
 from sdlora.commands.lora.base import base_source, fresh_base, words_of
+from sdlora.commands.lora.plain_files import MADE_BY, read_files, read_plain
 from sdlora.commands.train.lora_header import base_fields, text_width
 from sdlora.config.rules import ConfigError
 from sdlora.diffusion.schedule import schedule_of
@@ -28,35 +28,33 @@ from sdlora.export.lora_files import (
     write_lora,
 )
 from sdlora.export.merging import SINGLE_FILE, check_merged_out, merged_pipeline, write_merged
-from sdlora.export.summary import as_json, shown
 from sdlora.models.families import description_of
 from sdlora.models.source import resolve
 from sdlora.runtime.progress import Progress
 
-MADE_BY = "sdlora.made_by"
-"""Header entry of the command that made the weights from others."""
-
-
-def inspect_file(options: Namespace) -> None:
-    """Print the content of a file."""
-    facts = inspect_lora(options.file)
-    if options.json:
-        print(as_json(facts))
-    else:
-        Progress(enabled=False).console.print(shown(facts))
+PROGRAMS: dict[str, Layout] = {
+    "comfyui": "kohya",
+    "a1111": "kohya",
+    "invokeai": "kohya",
+    "sd-scripts": "kohya",
+    "diffusers": "diffusers",
+    "peft": "peft",
+}
+"""Program -> the layout that it reads."""
 
 
 def convert(options: Namespace) -> None:
     """Write a LoRA in another layout."""
     _refuse_existing(options)
-    lora = read_lora(options.file)
-    _write(options, lora, options.layout)
+    cut = Cut(options.r, options.keep) if options.r or options.keep else None
+    lora = read_plain(options, options.file, _given_base(options), cut)
+    _write(options, lora, options.layout or PROGRAMS[options.to])
 
 
 def resize(options: Namespace) -> None:
     """Write a LoRA of a smaller rank."""
     _refuse_existing(options)
-    lora = read_lora(options.file)
+    lora = read_plain(options, options.file, _given_base(options))
     parts = _cut(lora, options)
     what = f"resize {options.file.name} {_cut_words(options)}"
     smaller = from_layers(
@@ -74,7 +72,8 @@ def add(options: Namespace) -> None:
             f"--weights={','.join(f'{w:g}' for w in weights)}: {len(weights)} numbers for "
             f"{len(options.files)} files; give one for each"
         )
-    loras = [read_lora(path) for path in options.files]
+    base = _given_base(options)
+    loras = [read_plain(options, path, base) for path in options.files]
     parts = arithmetic.added(loras, weights)
     terms = [f"{w:g} x {path.name}" for w, path in zip(weights, options.files, strict=True)]
     metadata = {**shared_header(loras), MADE_BY: f"add {' + '.join(terms)}"}
@@ -128,7 +127,7 @@ def merge(options: Namespace) -> None:
         )
     source, base = base_source(options), _base(options)
     check_merged_out(options.out, description_of(source.family))
-    loras = [read_lora(path) for path in options.files]
+    loras = read_files(options, options.files)
     with words_of("--base"):
         folder = resolve(source)
     with Progress() as progress:
@@ -146,7 +145,7 @@ def merge(options: Namespace) -> None:
 
 def _write(options: Namespace, lora: LoraFile, layout: Layout) -> None:
     """Write and prove a file, and print the result."""
-    base = _base(options) if options.base else None
+    base = _given_base(options)
 
     def prove(path: Path) -> dict[str, float]:
         return {} if base is None else prove_on_base(path, lora, layout, base)
@@ -160,6 +159,10 @@ def _write(options: Namespace, lora: LoraFile, layout: Layout) -> None:
         )
         for what, difference in differences.items():
             progress.print(f"  {what}: outputs on the base differ by {difference:.2g} at most")
+
+
+def _given_base(options: Namespace) -> FreshBase | None:
+    return _base(options) if options.base else None
 
 
 def _base(options: Namespace, option: str = "--base") -> FreshBase:

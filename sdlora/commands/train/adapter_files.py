@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sdlora.adapters.file_writing import write_diffusers, write_kohya
-from sdlora.adapters.formats import DIFFUSERS_FILE
+from sdlora.adapters.lora_places import DIFFUSERS_FILE
 from sdlora.adapters.textual_inversion import write_embeddings
 from sdlora.commands.train.lora_header import metadata
 from sdlora.commands.train.training_run import TrainingRun

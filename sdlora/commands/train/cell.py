@@ -13,7 +13,7 @@ from typing import Self
 import torch
 from filelock import FileLock
 
-from sdlora.adapters.formats import DIFFUSERS_FILE
+from sdlora.adapters.lora_places import DIFFUSERS_FILE
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.evaluation.selection import Rule
 from sdlora.reports.sweep_page import write_sweep_report

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sdlora.adapters.folding import unfolded
-from sdlora.adapters.formats import DIFFUSERS_FILE, read_lora, read_metadata, restore_lora
+from sdlora.adapters.formats import read_lora, read_metadata, restore_lora
+from sdlora.adapters.lora_places import DIFFUSERS_FILE
 from sdlora.adapters.textual_inversion import load_embeddings
 from sdlora.assembly import base_model
 from sdlora.assembly.new_word import embeddings_of

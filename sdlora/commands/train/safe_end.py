@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sdlora.adapters.formats import DIFFUSERS_FILE
+from sdlora.adapters.lora_places import DIFFUSERS_FILE
 from sdlora.runs.checkpoints import CHECKPOINTS, newest_valid, step_of
 from sdlora.runtime.places import RUN_CONFIG
 from sdlora.runtime.progress import Progress

@@ -487,3 +487,14 @@ def test_a_file_is_loaded_back_into_the_adapter_of_a_base_whose_weights_have_no_
     after = lora_state_dict(unet)
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize("length", [640, 1152])  # 0x280 and 0x480, as a pickle begins
+def test_a_header_that_begins_like_a_pickle_is_read(tmp_path: Path, length: int) -> None:
+    stem, path = "lora_unet_conv_in", tmp_path / "x.safetensors"
+    tensors = {f"{stem}.lora_{side}.weight": torch.ones(2, 2) for side in ("down", "up")}
+    save_file(tensors, path, {"note": ""})
+    lacking = length - int.from_bytes(path.read_bytes()[:8], "little")
+    save_file(tensors, path, {"note": "x" * lacking})
+    assert int.from_bytes(path.read_bytes()[:8], "little") == length
+    assert list(read_lora(path).layers("unet")) == ["conv_in"]

@@ -130,6 +130,7 @@ EVALUATION = [
     ("lora=a checkpoint=best", "checkpoint", "set run"),
     ("images=a merge=true", "merge", "images=['a']; leave it out"),
     ("images=a lora_scale=0.5", "lora_scale", ""),
+    ("images=a lora_skip_unknown=true", "lora_skip_unknown", ""),
     ("images=a resolution=512", "resolution", ""),
     *[
         (f"images=a sampling.{key}=5", f"sampling.{key}", "")

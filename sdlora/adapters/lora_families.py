@@ -1,0 +1,424 @@
+"""Model families of LoRA files, recognised by the names and sizes of their layers: one table."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from sdlora.adapters.layer_paths import place_of
+
+Size = tuple[int | None, int | None]
+"""Outputs and inputs of a layer; ``None``: its tensors do not tell."""
+
+_PREFIX = re.compile(
+    r"(?:base_model\.model\.|model\.)*"
+    r"(?:diffusion_model\.|transformer\.|unet\.|lora_unet_|lora_transformer_|lycoris_)?"
+)
+_U_NET = r"^(?:down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)_"
+
+
+@dataclass(frozen=True)
+class Clues:
+    """What is known of the layers of a file.
+
+    Attributes:
+        layers: Layers by the file's own names -> sizes.
+        version: What its header says of its base, in lower case.
+    """
+
+    layers: Mapping[str, Size]
+    version: str = ""
+
+    @cached_property
+    def text(self) -> str:
+        """All names with ``_`` for dots and without the denoiser's prefix, a line each."""
+        return "\n".join(self.flat)
+
+    @cached_property
+    def flat(self) -> dict[str, Size]:
+        """The same -> sizes."""
+        return {_flat(name): size for name, size in self.layers.items()}
+
+    @cached_property
+    def parts(self) -> frozenset[str]:
+        """Parts of a Stable Diffusion that the names are of."""
+        places = (place_of(name) for name in self.layers)
+        return frozenset(place[0] for place in places if place is not None)
+
+    def has(self, pattern: str) -> bool:
+        """Whether a pattern is found in a name."""
+        return re.search(pattern, self.text, re.MULTILINE) is not None
+
+    def inputs(self, pattern: str) -> set[int]:
+        """Numbers of inputs of the layers whose names hold a pattern."""
+        found = (size[1] for name, size in self.flat.items() if re.search(pattern, name))
+        return {number for number in found if number is not None}
+
+    def ratios(self, pattern: str) -> set[float]:
+        """Outputs over inputs of the layers whose names hold a pattern."""
+        sizes = [size for name, size in self.flat.items() if re.search(pattern, name)]
+        return {out / inside for out, inside in sizes if out and inside}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraFamily:
+    """A model family as its LoRA files show it: one entry of the table.
+
+    Attributes:
+        name: Its ``model.family`` in this project, where it has one.
+        title: Its name for people.
+        marks: Patterns of flat layer names (:attr:`Clues.text`); one must be found.
+        unless: Patterns that exclude it.
+        fits: Whether sizes and names are of it: ``True`` decides, ``False`` excludes, ``None``
+            leaves it possible.
+        versions: Beginnings of ``ss_base_model_version`` or ``modelspec.architecture``.
+    """
+
+    name: str
+    title: str
+    marks: tuple[str, ...]
+    unless: tuple[str, ...] = ()
+    fits: Callable[[Clues], bool | None] = lambda clues: None
+    versions: tuple[str, ...] = ()
+
+    def verdict(self, clues: Clues) -> bool | None:
+        """Whether a file is of this family; ``None``: possible."""
+        if not any(clues.has(mark) for mark in self.marks):
+            return False
+        if any(clues.has(mark) for mark in self.unless):
+            return False
+        return self.fits(clues)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFamily:
+    """The family of a file, or those that it may be of.
+
+    Attributes:
+        candidates: Families that it may be of, the likeliest first; empty: of none that is known.
+        by_header: Whether only its header decided.
+    """
+
+    candidates: tuple[LoraFamily, ...] = ()
+    by_header: bool = field(default=False)
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether it is of one family."""
+        return len(self.candidates) == 1
+
+    @property
+    def title(self) -> str:
+        """Its name for people."""
+        return " or ".join(each.title for each in self.candidates) or "an unknown family"
+
+    @property
+    def name(self) -> str | None:
+        """``model.family`` of the likeliest; ``None`` if no family is known."""
+        return self.candidates[0].name if self.candidates else None
+
+
+def _stable_diffusion(cross: int, text: int) -> Callable[[Clues], bool | None]:
+    """Stable Diffusion 1 or 2: inputs of its cross attention, and of its text encoder."""
+
+    def fits(clues: Clues) -> bool | None:
+        if "text_encoder_2" in clues.parts or clues.has(_DEEP) or clues.has(_SIZED):
+            return False
+        if clues.has(r"^lora_te1_"):  # so SDXL's first text encoder is called
+            return False
+        found = clues.inputs(_CROSS) & _CROSS_WIDTHS | clues.inputs(_TEXT) & {768, 1024}
+        return found <= {cross, text} if found else None
+
+    return fits
+
+
+def _xl(clues: Clues) -> bool | None:
+    if clues.has(r"encoder_hid_proj") or clues.inputs(_SIZED) & {5632}:
+        return False
+    if "text_encoder_2" in clues.parts or clues.has(r"^lora_te1_") or 2816 in clues.inputs(_SIZED):
+        return True
+    if clues.parts == {"text_encoder"}:
+        return False if clues.inputs(_TEXT) & {1024} else None
+    return _of_xl_layout(clues)
+
+
+def _kolors(clues: Clues) -> bool | None:
+    if "text_encoder" in clues.parts or "text_encoder_2" in clues.parts:
+        return False
+    if clues.has(r"encoder_hid_proj") or 5632 in clues.inputs(_SIZED):
+        return True
+    if 2816 in clues.inputs(_SIZED):
+        return False
+    return _of_xl_layout(clues)
+
+
+def _of_xl_layout(clues: Clues) -> bool | None:
+    """``False`` where the U-Net is none of SDXL's layout, which Kolors shares."""
+    found = clues.inputs(_CROSS) & _CROSS_WIDTHS
+    if found and found != {2048}:
+        return False
+    if clues.has(
+        r"^down_blocks_3_|^up_blocks_3_|^input_blocks_(?:9|1\d)_|^output_blocks_(?:9|1\d)_"
+    ):
+        return False
+    if 320 in clues.inputs(r"attn1_to_q"):  # SDXL has no attention at this width
+        return False
+    return None
+
+
+_DEEP = r"_transformer_blocks_[1-9]"
+_SIZED = r"(?:add_embedding_linear_1|label_emb_0_0)$"
+_CROSS = r"attn2_to_[kv]$"
+_CROSS_WIDTHS = {768, 1024, 2048}
+_TEXT = r"^(?:lora_te_|text_encoder_|.*clip_[lh]_).*self_attn_q_proj$"
+
+
+def _flux_1(clues: Clues) -> bool | None:
+    ratios = clues.ratios(r"_(?:img|txt)_mlp_0$|ff(?:_context)?_net_0_proj$")
+    singles = clues.ratios(r"single_blocks_\d+_linear1$")
+    if ratios & {6.0} or singles & {9.0}:
+        return False
+    if clues.has(r"_(?:img|txt)_mod_lin$|single_blocks_\d+_modulation_lin$|norm1_context_linear$"):
+        return True
+    return None
+
+
+def _flux_2(clues: Clues) -> bool | None:
+    if clues.has(r"to_qkv_mlp_proj$|(?:double|single)_stream_modulation|ff_context_linear_in$"):
+        return True
+    if clues.ratios(r"_(?:img|txt)_mlp_0$") & {6.0} or clues.ratios(
+        r"single_blocks_\d+_linear1$"
+    ) & {9.0}:
+        return True
+    if clues.inputs(r"_attn_qkv$|_attn_to_q$") & {4096, 6144}:
+        return True
+    return False if clues.ratios(r"_mlp_0$|single_blocks_\d+_linear1$") else None
+
+
+def _width(*widths: int, of: str) -> Callable[[Clues], bool | None]:
+    """Whether the layers of a name have one of these numbers of inputs."""
+
+    def fits(clues: Clues) -> bool | None:
+        found = clues.inputs(of)
+        return None if not found else bool(found & set(widths))
+
+    return fits
+
+
+_JOINT = r"^transformer_blocks_\d+_attn_(?:add_[qkv]_proj|to_add_out)$"
+_SINGLE = r"^single_transformer_blocks_\d+_"
+
+LORA_FAMILIES = (
+    LoraFamily(
+        name="sd",
+        title="Stable Diffusion 1",
+        marks=(
+            _U_NET,
+            r"self_attn_q_proj|self_attn_\w_proj|mlp_fc[12]$",
+            r"^(?:conv_in|conv_out)$",
+        ),
+        unless=(r"^lora_te2_|double_blocks|transformer_blocks_\d+_attn_to",),
+        fits=_stable_diffusion(768, 768),
+        versions=("sd_v1", "stable-diffusion-v1"),
+    ),
+    LoraFamily(
+        name="sd",
+        title="Stable Diffusion 2",
+        marks=(
+            _U_NET,
+            r"self_attn_q_proj|self_attn_\w_proj|mlp_fc[12]$",
+            r"^(?:conv_in|conv_out)$",
+        ),
+        unless=(r"^lora_te2_|double_blocks|transformer_blocks_\d+_attn_to",),
+        fits=_stable_diffusion(1024, 1024),
+        versions=("sd_v2", "stable-diffusion-v2"),
+    ),
+    LoraFamily(
+        name="sdxl",
+        title="Stable Diffusion XL",
+        marks=(
+            _U_NET,
+            r"self_attn_\w+_proj|mlp_fc[12]$|text_projection",
+            r"^(?:conv_in|conv_out)$",
+            _SIZED,
+        ),
+        fits=_xl,
+        versions=("sdxl", "stable-diffusion-xl"),
+    ),
+    LoraFamily(
+        name="kolors",
+        title="Kolors",
+        marks=(_U_NET, _SIZED, r"encoder_hid_proj"),
+        fits=_kolors,
+        versions=("kolors",),
+    ),
+    LoraFamily(
+        name="flux",
+        title="FLUX.1",
+        marks=(r"^double_blocks_\d+_img_", r"^single_blocks_\d+_linear", _SINGLE),
+        unless=(r"_img_mlp_fc|_img_mod_linear|to_qkv_mlp_proj|distilled_guidance|token_refiner",),
+        fits=_flux_1,
+        versions=("flux1", "flux-1", "flux.1"),
+    ),
+    LoraFamily(
+        name="flux2",
+        title="FLUX.2",
+        marks=(r"^double_blocks_\d+_img_", r"^single_blocks_\d+_linear", _SINGLE),
+        unless=(
+            r"_img_mlp_fc|_mod_lin$|modulation_lin$|distilled_guidance|norm1_context|proj_mlp$",
+        ),
+        fits=_flux_2,
+        versions=("flux2", "flux-2", "flux.2"),
+    ),
+    LoraFamily(
+        name="chroma",
+        title="Chroma",
+        marks=(r"distilled_guidance_layer",),
+        fits=lambda clues: True,
+        versions=("chroma",),
+    ),
+    LoraFamily(
+        name="z_image",
+        title="Z-Image",
+        marks=(r"^(?:layers|noise_refiner|context_refiner)_\d+_(?:attention|feed_forward|adaLN)_",),
+        fits=_width(3840, of=r"_attention_(?:qkv|to_q|out|to_out_0)$|_feed_forward_w[13]$"),
+        versions=("zimage", "z-image", "z_image"),
+    ),
+    LoraFamily(
+        name="lumina2",
+        title="Lumina Image 2",
+        marks=(
+            r"^(?:layers|noise_refiner|context_refiner)_\d+_(?:attention|feed_forward|adaLN)_",
+            r"^layers_\d+_attn_to_q$",
+        ),
+        fits=_width(2304, of=r"_attention_(?:qkv|out)$|_feed_forward_w[13]$|_attn_to_q$"),
+        versions=("lumina",),
+    ),
+    LoraFamily(
+        name="sd3",
+        title="Stable Diffusion 3",
+        marks=(r"^joint_blocks_\d+_(?:x|context)_block_", _JOINT),
+        unless=(_SINGLE, r"_(?:img|txt)_(?:mlp|mod)_"),
+        fits=_width(1536, 2432, of=r"_attn_(?:qkv|to_q|add_q_proj)$"),
+        versions=("sd3", "stable-diffusion-3"),
+    ),
+    LoraFamily(
+        name="qwen_image",
+        title="Qwen-Image",
+        marks=(_JOINT, r"^transformer_blocks_\d+_(?:img|txt)_(?:mlp|mod)_"),
+        unless=(_SINGLE, r"norm1_context|ff_context"),
+        fits=_width(3072, of=r"_attn_(?:to_q|add_q_proj)$|_(?:img|txt)_mlp_net_0_proj$"),
+        versions=("qwen",),
+    ),
+    LoraFamily(
+        name="krea2",
+        title="Krea 2",
+        marks=(
+            r"^blocks_\d+_attn_w[qkvo]$",
+            r"^transformer_blocks_\d+_attn_to_gate$",
+            r"^text_fusion_",
+        ),
+        fits=lambda clues: True,
+        versions=("krea2", "krea-2"),
+    ),
+    LoraFamily(
+        name="anima",
+        title="Anima (Cosmos-Predict2)",
+        marks=(r"^blocks_\d+_(?:self|cross)_attn_(?:[qkv]_proj|output_proj)$", r"^llm_adapter_"),
+        fits=lambda clues: True,
+        versions=("anima",),
+    ),
+    LoraFamily(
+        name="wan",
+        title="Wan",
+        marks=(r"^blocks_\d+_(?:self|cross)_attn_[qkvo]$", r"^blocks_\d+_ffn_"),
+        fits=lambda clues: True,
+        versions=("wan",),
+    ),
+    LoraFamily(
+        name="hunyuan_video",
+        title="HunyuanVideo",
+        marks=(
+            r"^double_blocks_\d+_(?:img|txt)_(?:mlp_fc|mod_linear)",
+            r"individual_token_refiner",
+            r"^context_embedder_token_refiner",
+        ),
+        fits=lambda clues: True,
+        versions=("hunyuan-video", "hunyuan_video", "hunyuanvideo"),
+    ),
+    LoraFamily(
+        name="pixart",
+        title="PixArt",
+        marks=(r"^transformer_blocks_\d+_attn1_to_q$", r"^blocks_\d+_cross_attn_(?:q|kv)_linear$"),
+        fits=_width(1152, of=r"_attn1_to_q$|_q_linear$"),
+        versions=("pixart",),
+    ),
+    LoraFamily(
+        name="ltx",
+        title="LTX-Video",
+        marks=(r"^transformer_blocks_\d+_attn1_to_q$",),
+        unless=(r"_ff_conv_",),
+        fits=_width(2048, 4096, of=r"_attn1_to_q$"),
+        versions=("ltx",),
+    ),
+    LoraFamily(
+        name="hidream",
+        title="HiDream",
+        marks=(r"^double_stream_blocks_\d+_block_",),
+        fits=lambda clues: True,
+        versions=("hidream", "hi-dream"),
+    ),
+    LoraFamily(
+        name="cascade",
+        title="Stable Cascade",
+        marks=(r"^lora_prior_(?:unet|te)_",),
+        fits=lambda clues: True,
+        versions=("stable-cascade",),
+    ),
+)
+"""Every family that is recognised; a new one is one entry.
+
+Source:
+    Names of modules in diffusers' ``models/transformers`` and in each model's original code (as in
+    diffusers' ``lora_conversion_utils``); sizes from the models' configs.
+"""
+
+
+def find_family(layers: Mapping[str, Size], metadata: Mapping[str, str]) -> FoundFamily:
+    """The family of a file.
+
+    Names and sizes of its layers count before its header, which chooses among those that they
+    leave possible.
+
+    Args:
+        layers: Layers by the file's own names -> outputs and inputs.
+        metadata: The header's strings.
+    """
+    clues = Clues(layers)
+    verdicts = [(family, family.verdict(clues)) for family in LORA_FAMILIES]
+    sure = [family for family, verdict in verdicts if verdict is True]
+    possible = sure or [family for family, verdict in verdicts if verdict is None]
+    named = [family for family in possible if family in named_families(metadata)]
+    if len(possible) > 1 and named:
+        return FoundFamily(tuple(named), by_header=True)
+    return FoundFamily(tuple(possible))
+
+
+def named_families(metadata: Mapping[str, str]) -> list[LoraFamily]:
+    """Families that a header names."""
+    keys = ("ss_base_model_version", "modelspec.architecture")
+    told = [metadata[key].lower() for key in keys if metadata.get(key)]
+    return [
+        family
+        for family in LORA_FAMILIES
+        if any(version.startswith(family.versions) for version in told)
+    ]
+
+
+def flat_names(names: Iterable[str]) -> list[str]:
+    """Layers as the table's patterns see them."""
+    return [_flat(name) for name in names]
+
+
+def _flat(name: str) -> str:
+    return _PREFIX.sub("", name, count=1).replace(".", "_")

@@ -1,0 +1,183 @@
+"""Programs that read LoRA files of Stable Diffusion 1, 2, XL: what each makes of a file."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from sdlora.adapters.adapter_kinds import IN, OUT, dora_axis
+from sdlora.adapters.adapter_layers import FileLayer, FileLayers
+
+KOHYA, LYCORIS, DIFFUSERS, COMFY, OLD, BARE = (
+    *("kohya", "lycoris", "diffusers", "comfy", "old processors", "without a part"),
+)
+"""Ways to name a layer."""
+
+_WAYS = {
+    r"lora_unet_|lora_te": KOHYA,
+    r"lycoris_": LYCORIS,
+    r"diffusion_model\.|text_encoders\.": COMFY,
+    r"(?:unet\.|text_encoder).*processor\.": OLD,
+    r"unet\.|text_encoder": DIFFUSERS,
+}
+_LYCORIS_KINDS = frozenset({"loha", "lokr", "full", "norm"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraReader:
+    """A program.
+
+    Attributes:
+        name: Its name.
+        ways: Names of the U-Net's layers that it knows.
+        text_ways: Names of the text encoders' layers that it knows.
+        endings: Pattern of the ends of a plain LoRA's keys that it knows.
+        kinds: Kinds (:mod:`sdlora.adapters.adapter_kinds`) that it reads.
+        dora: Axis of ``dora_scale``, or ``lora_magnitude_vector`` -> what it does with it; what is
+            not here is read right.
+        alpha: What it does with a config in the header that says alpha.
+        refuses: Whether a key that it does not know makes it refuse the file.
+    """
+
+    name: str
+    ways: frozenset[str]
+    text_ways: frozenset[str]
+    endings: str
+    kinds: frozenset[str]
+    dora: Mapping[str, str]
+    alpha: str = "ignores the alpha of the header: another strength"
+    refuses: bool = False
+
+
+PEFT = "magnitude"
+"""The role of ``lora_magnitude_vector``."""
+
+DROPPED = "drops its magnitudes: another update"
+
+_DIFFUSERS_ROLES = frozenset({"A", "B", "alpha", "dora_scale", "magnitude"})
+
+_DOWN_UP = r"\.lora_(?:down|up|mid)\.weight$"
+
+READERS = (
+    LoraReader(
+        name="diffusers",
+        ways=frozenset({KOHYA, DIFFUSERS, OLD}),
+        text_ways=frozenset({KOHYA, DIFFUSERS}),
+        endings=r"\.lora_(?:down|up|A|B)\.weight$|lora\.(?:down|up)\.weight$|_layer\.(?:down|up)",
+        kinds=frozenset({"lora"}),
+        dora={axis: DROPPED for axis in (IN, OUT)},
+        alpha="",
+        refuses=True,
+    ),
+    LoraReader(
+        name="ComfyUI",
+        ways=frozenset({KOHYA, LYCORIS, COMFY, OLD}),
+        text_ways=frozenset({KOHYA, COMFY, DIFFUSERS}),
+        endings=r".",
+        kinds=_LYCORIS_KINDS | {"lora", "glora", "oft", "bias"},
+        dora={
+            OUT: "divides by the length of W alone: 4 to 12 % of the update off",
+            PEFT: DROPPED,
+        },
+    ),
+    LoraReader(
+        name="A1111",
+        ways=frozenset({KOHYA}),
+        text_ways=frozenset({KOHYA}),
+        endings=_DOWN_UP,
+        kinds=_LYCORIS_KINDS | {"lora", "glora", "oft", "ia3"},
+        dora={OUT: "takes the length over the other axis: wrong", PEFT: DROPPED},
+    ),
+    LoraReader(
+        name="InvokeAI",
+        ways=frozenset({KOHYA}),
+        text_ways=frozenset({KOHYA}),
+        endings=_DOWN_UP,
+        kinds=_LYCORIS_KINDS | {"lora", "ia3"},
+        dora={OUT: "takes the length over the other axis: wrong", PEFT: DROPPED},
+    ),
+    LoraReader(
+        name="sd-scripts",
+        ways=frozenset({KOHYA}),
+        text_ways=frozenset({KOHYA}),
+        endings=_DOWN_UP,
+        kinds=frozenset({"lora"}),
+        dora={axis: DROPPED for axis in (IN, OUT, PEFT)},
+    ),
+)
+"""Source: huggingface/diffusers ``loaders/lora_pipeline.py`` (0.42); comfyanonymous/ComfyUI
+``comfy/lora.py`` and ``comfy/weight_adapter``; AUTOMATIC1111/stable-diffusion-webui
+``extensions-builtin/Lora``; invoke-ai/InvokeAI ``invokeai/backend/patches``; kohya-ss/sd-scripts
+``networks/lora.py``."""
+
+
+def verdicts(content: FileLayers, has_config_alpha: bool) -> dict[str, str]:
+    """Program -> what it makes of a file of a Stable Diffusion 1, 2, XL or Kolors.
+
+    Args:
+        content: The file's layers.
+        has_config_alpha: Whether its header says an alpha that is not the rank.
+    """
+    return {reader.name: _verdict(reader, content, has_config_alpha) for reader in READERS}
+
+
+def way_of(name: str) -> str:
+    """The way in which a layer is named."""
+    return next((way for start, way in _WAYS.items() if re.match(start, name)), BARE)
+
+
+def _verdict(reader: LoraReader, content: FileLayers, has_config_alpha: bool) -> str:
+    if reader.refuses and (why := _refusal(reader, content)):
+        return f"refuses it, for {why}"
+    lost = [name for name, layer in content.layers.items() if not _reads(reader, name, layer)]
+    total = len(content.layers)
+    if len(lost) == total:
+        return f"reads nothing of it ({_example(lost, content)})"
+    faults = []
+    if lost:
+        faults.append(f"leaves out {len(lost)} of {total} layers ({_example(lost, content)})")
+    axes = {
+        PEFT if PEFT in layer.shapes else dora_axis(layer.shapes)
+        for layer in content.layers.values()
+    }
+    faults += [f"DoRA: {what}" for axis, what in reader.dora.items() if axis in axes]
+    if has_config_alpha and reader.alpha:
+        faults.append(reader.alpha)
+    return "; ".join(faults) or "reads it whole"
+
+
+def _refusal(reader: LoraReader, content: FileLayers) -> str | None:
+    """Why diffusers refuses a file as a whole; ``None``: it does not.
+
+    It wants the word ``lora`` in every key, and every key of kohya's names to be known; and it
+    tells kohya's names of a text encoder by ``out_proj``.
+    """
+    if content.unknown:
+        return content.unknown[0]
+    for name, layer in content.layers.items():
+        unread = [key for role, key in layer.keys.items() if role not in _DIFFUSERS_ROLES]
+        wordless = [key for key in layer.keys.values() if "lora" not in key]
+        is_kohya = way_of(name) == KOHYA
+        if unread or wordless:
+            return (unread or wordless)[0]
+        if is_kohya and not _reads(reader, name, layer):
+            return layer.keys["A"]
+    text = [name for name in content.layers if name.startswith("lora_te")]
+    if text and not any("out_proj" in name for name in text):
+        return "a text encoder without out_proj"
+    return None
+
+
+def _reads(reader: LoraReader, name: str, layer: FileLayer) -> bool:
+    way = way_of(name)
+    ways = reader.text_ways if re.match(r"lora_te|text_encoder", name) else reader.ways
+    if way not in ways or layer.kind.name not in reader.kinds:
+        return False
+    if layer.kind.name != "lora" or reader.endings == ".":
+        return True
+    ends = _DOWN_UP if way == KOHYA else reader.endings
+    return re.search(ends, layer.keys["A"]) is not None
+
+
+def _example(names: Iterable[str], content: FileLayers) -> str:
+    name = next(iter(names))
+    return f"{content.layers[name].kind.title} {name}"
