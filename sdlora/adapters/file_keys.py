@@ -80,7 +80,7 @@ def to_kohya(
     kinds = {kind: name for name, kind in KOHYA_KINDS.items()}
     tensors: dict[str, Tensor] = {}
     for part, state in states.items():
-        if names[part].folds_alpha:
+        if not names[part].kohya:
             tensors |= to_diffusers({part: state}, names)
             continue
         for key, value in state.items():

@@ -124,7 +124,7 @@ def write_peft(folder: Path, module: nn.Module) -> list[Path]:
 def write_diffusers_file(path: Path, lora: LoraFile, names: Mapping[str, PartNames]) -> Path:
     """As :func:`write_diffusers`, for a LoRA without a model."""
     _refuse_what_no_file_holds(lora, names)
-    lora = folded(lora, names)
+    lora = folded(lora)
     header = {**lora.metadata, DIFFUSERS_CONFIG: _diffusers_config(lora)}
     write_weights(path, to_diffusers(lora.states, names), header)
     return path
@@ -133,7 +133,7 @@ def write_diffusers_file(path: Path, lora: LoraFile, names: Mapping[str, PartNam
 def write_kohya_file(path: Path, lora: LoraFile, names: Mapping[str, PartNames]) -> Path:
     """As :func:`write_kohya`, for a LoRA without a model."""
     _refuse_what_no_file_holds(lora, names)
-    lora = folded(lora, names)
+    lora = folded(lora)
     layers = {part: lora.layers(part) for part in lora.states}
     alphas = {
         part: {layer: tensors["alpha"].item() for layer, tensors in found.items()}
@@ -152,7 +152,7 @@ def write_kohya_file(path: Path, lora: LoraFile, names: Mapping[str, PartNames])
         "use_dora": spec.use_dora,
         "use_rslora": spec.use_rslora,
     }
-    is_one = any(names[part].folds_alpha for part in layers)  # diffusers reads this file as well
+    is_one = any(not names[part].kohya for part in layers)  # diffusers reads this file as well
     header = {
         **({DIFFUSERS_CONFIG: _diffusers_config(lora)} if is_one else {}),
         "ss_network_module": "networks.lora",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sdlora.adapters.file_content import Content
 from sdlora.adapters.file_header import read_file_header
 from sdlora.adapters.file_keys import clip_name, parse_key
+from sdlora.adapters.folding import with_alphas_of
 from sdlora.adapters.lora import (
     add_lora,
     load_lora_state_dict,
@@ -161,7 +162,7 @@ def restore_lora(parts: Mapping[str, nn.Module], lora_file: LoraFile) -> None:
     Raises:
         LoraError: If keys or shapes are not those of the adapters.
     """
-    for part, state in lora_file.states.items():
+    for part, state in with_alphas_of(lora_file, parts).states.items():
         module = parts[part]
         rename = clip_name if hasattr(module, "text_model") else str
         load_written(module, {rename(key): value for key, value in state.items()})

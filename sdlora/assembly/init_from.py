@@ -1,6 +1,5 @@
 """The LoRA file of ``lora.init_from``: loading into adapters, and checks against the config."""
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from sdlora.adapters.folding import with_alphas_of
 from sdlora.adapters.formats import fit_lora, read_lora
 from sdlora.adapters.lora import load_lora_state_dict
 from sdlora.adapters.lora_file import LoraFile
@@ -19,12 +19,14 @@ from sdlora.models.family import Family
 def start_from_file(path: str | None, family: Family) -> None:
     """Load the weights of ``lora.init_from`` into the adapters, if it is set, in place.
 
+    The update is the file's, whatever alphas the adapters have.
+
     Raises:
         LoraError: If they do not fit; :func:`check_adapters` gives a remedy.
     """
     start = start_file(path, family.parts, family.denoiser_name)
     if start is not None:
-        for part, state in start.states.items():
+        for part, state in with_alphas_of(start, family.parts).states.items():
             load_lora_state_dict(family.parts[part], state)
 
 
@@ -88,7 +90,8 @@ def require_same(
 
 def _differences(configured: ConfiguredAdapter, spec: LoraSpec) -> tuple[list[str], list[str]]:
     """Differences of a part, one line each, and the overrides that match the file."""
-    ours, theirs = configured.layers, _layers(spec)
+    ours = configured.layers
+    theirs = {name: spec.rank_pattern.get(name, spec.r) for name in spec.targets}
     lines, overrides, key = [], [], f"lora.{configured.part}"
     lacking, more = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
     if lacking:
@@ -97,43 +100,22 @@ def _differences(configured: ConfiguredAdapter, spec: LoraSpec) -> tuple[list[st
         lines.append(f"the file has {len(more)} layers more, such as {more[0]}")
     if lacking or more:
         overrides.append(f"{key}.targets=[{','.join(_targets(configured.modules, theirs))}]")
-    other = [name for name in ours if name in theirs and not _same(ours[name], theirs[name])]
+    other = [name for name in ours if name in theirs and ours[name][0] != theirs[name]]
     if other or more:
-        overrides += _scale_overrides(key, configured.spec, spec)
+        overrides += _rank_overrides(key, spec)
     if other:
-        values = [f"rank {r}, alpha {alpha:g}" for r, alpha in (ours[other[0]], theirs[other[0]])]
-        lines.append(f"{other[0]}: {values[0]} configured, {values[1]} in the file")
+        own, its = ours[other[0]][0], theirs[other[0]]
+        lines.append(f"{other[0]}: rank {own} configured, rank {its} in the file")
     if configured.spec.use_dora != spec.use_dora:
         lines.append("the file's is " + ("a DoRA" if spec.use_dora else "no DoRA"))
         overrides.append(f"lora.use_dora={str(spec.use_dora).lower()}")
     return lines, overrides
 
 
-def _layers(spec: LoraSpec) -> dict[str, tuple[int, float]]:
-    """Rank and effective alpha by layer, from the spec of a file (full layer names)."""
-    layers = {}
-    for name in spec.targets:
-        r, alpha = spec.rank_pattern.get(name, spec.r), spec.alpha_pattern.get(name, spec.alpha)
-        layers[name] = (r, alpha * math.sqrt(r) if spec.use_rslora else alpha)
-    return layers
-
-
-def _same(ours: tuple[int, float], theirs: tuple[int, float]) -> bool:
-    """Whether two layers have equal rank and alpha; kohya's files hold alpha in float32."""
-    return ours[0] == theirs[0] and math.isclose(ours[1], theirs[1], rel_tol=1e-6)
-
-
-def _scale_overrides(key: str, configured: LoraSpec, spec: LoraSpec) -> list[str]:
-    """Overrides for rank and alpha of a file, by layer where they differ."""
-    overrides = [f"{key}.r={spec.r}", f"{key}.alpha={spec.alpha}"]
-    if configured.use_rslora != spec.use_rslora:
-        overrides.append(f"lora.use_rslora={str(spec.use_rslora).lower()}")
-    patterns: tuple[Mapping[str, float], ...] = (spec.rank_pattern, spec.alpha_pattern)
-    for name, pattern in zip(("rank_pattern", "alpha_pattern"), patterns, strict=True):
-        if pattern:
-            inside = ",".join(f"{layer}:{value}" for layer, value in pattern.items())
-            overrides.append(f"{key}.{name}={{{inside}}}")
-    return overrides
+def _rank_overrides(key: str, spec: LoraSpec) -> list[str]:
+    """Overrides for the ranks of a file, by layer where they differ."""
+    inside = ",".join(f"{layer}:{r}" for layer, r in spec.rank_pattern.items())
+    return [f"{key}.r={spec.r}", *([f"{key}.rank_pattern={{{inside}}}"] if inside else [])]
 
 
 def _targets(modules: Sequence[str], layers: Mapping[str, object]) -> list[str]:

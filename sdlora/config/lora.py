@@ -113,7 +113,8 @@ class LoraConfig:
     """Initial matrices: ``default`` (A Kaiming uniform) or ``gaussian``, B zero; or both from the
     base's weights, ``pissa`` (largest singular values) or ``olora`` (QR)."""
     init_from: str | None = field(default=None, metadata=where(WITH_ADAPTERS))
-    """LoRA file or folder of any layout to start from; rank, alpha and layers must match."""
+    """LoRA file or folder of any layout to start from; ranks and layers must match. Its strength is
+    kept, whatever alpha is."""
     use_rslora: bool = field(default=MISSING, metadata=where(WITH_ADAPTERS))
     """Rank-stabilised scale alpha / sqrt(r)."""
     use_dora: bool = field(default=MISSING, metadata=where(WITH_ADAPTERS))

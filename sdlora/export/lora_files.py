@@ -73,7 +73,7 @@ def write_lora(
     check_metadata(out, lora.metadata)
     names = family_of(lora).trainable
     if layout != "peft":
-        lora = folded(lora, names)
+        lora = folded(lora)
     with whole_folder(out) if layout == "peft" else atomic_path(out) as temporary:
         if layout == "peft":
             write_peft_folders(temporary, lora, names)

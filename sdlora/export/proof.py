@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sdlora.adapters.file_writing import adapted_parts
 from sdlora.adapters.folding import folded_state
 from sdlora.adapters.formats import apply_lora, read_lora
-from sdlora.adapters.lora import ADAPTER, adapted_layers, lora_parameters, lora_state_dict
+from sdlora.adapters.lora import ADAPTER, lora_parameters
 from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.lora_places import DIFFUSERS_FILE
 from sdlora.models.families import families, part_names
@@ -85,10 +85,8 @@ def prove_file(
     for part in expected:
         fresh[part].to(next(parts[part].parameters()).device).float()
     LOADERS[layout](path, pipeline, fresh)
-    names = part_names()
     for part, trained in parts.items():
-        folds = part in names and names[part].folds_alpha
-        _require_same_adapter(f"{path}: {layout}/{part}", trained, fresh[part], folds)
+        _require_same_adapter(f"{path}: {layout}/{part}", trained, fresh[part])
     found = outputs({part: fresh[part] for part in expected})
     differences = {}
     for part in expected:
@@ -151,12 +149,9 @@ LOADERS = {"diffusers": _load_diffusers, "kohya": _load_kohya, "peft": _load_pef
 """Layout -> function that loads its file into a pipeline, or into some parts of it."""
 
 
-def _require_same_adapter(
-    what: str, trained: nn.Module, loaded: nn.Module, folds_alpha: bool
-) -> None:
+def _require_same_adapter(what: str, trained: nn.Module, loaded: nn.Module) -> None:
     missing = sorted(key for key, weight in lora_parameters(loaded).items() if weight.is_meta)
-    differences = _folded_differences if folds_alpha else _differences
-    wrong = missing or differences(trained, loaded)  # diffusers leaves what it lacks on "meta"
+    wrong = missing or _differences(trained, loaded)  # diffusers leaves what it lacks on "meta"
     if wrong:
         raise ExportError(
             f"{what}: loaded back, {len(wrong)} adapter entries are not the same, such as "
@@ -164,24 +159,11 @@ def _require_same_adapter(
         )
 
 
-def _folded_differences(trained: nn.Module, loaded: nn.Module) -> list[str]:
-    """Entries of two adapters whose weights, with alpha in them, are not the same."""
+def _differences(trained: nn.Module, loaded: nn.Module) -> list[str]:
+    """Entries of two adapters whose weights, with alpha in them, are not the same to the bit."""
     before, after = folded_state(trained), folded_state(loaded)
     wrong = sorted(before.keys() ^ after.keys())
     return wrong + [k for k in before.keys() & after.keys() if not torch.equal(before[k], after[k])]
-
-
-def _differences(trained: nn.Module, loaded: nn.Module) -> list[str]:
-    """Entries of two adapters that are not the same, by weight and by alpha."""
-    before, after = lora_state_dict(trained), lora_state_dict(loaded)
-    wrong = sorted(before.keys() ^ after.keys())
-    wrong += [k for k in before.keys() & after.keys() if not torch.equal(before[k], after[k])]
-    scales = adapted_layers(loaded)
-    return wrong + [
-        f"{layer}: alpha {alpha} became {scales[layer][1]}"
-        for layer, (_, alpha) in adapted_layers(trained).items()
-        if layer in scales and abs(scales[layer][1] - alpha) > 1e-6 * alpha  # alpha is a float32
-    ]
 
 
 @torch.no_grad()

@@ -16,13 +16,12 @@ class PartNames:
     """Names of a part and its layers in LoRA files.
 
     Attributes:
-        kohya: Prefixes in the kohya layout: the first is written, all are read.
+        kohya: Prefixes in the kohya layout: the first is written, all are read. Empty: that file
+            has diffusers' names as well, which ComfyUI reads for such parts.
         layer: Layer name in diffusers -> layer name in the kohya layout, with dots.
         is_clip: Whether it is a CLIP text encoder: files keep its layers inside ``text_model.``.
         is_nested: Whether transformers 5, and so peft's folders, keep ``text_model.`` as well.
         embedding: Its tensor in an embeddings file for several text encoders.
-        folds_alpha: Whether both single files hold the same tensors, which diffusers and ComfyUI
-            read with one strength: diffusers' names behind the part's, alpha in the weights.
     """
 
     kohya: tuple[str, ...]
@@ -30,7 +29,6 @@ class PartNames:
     is_clip: bool = False
     is_nested: bool = False
     embedding: str = ""
-    folds_alpha: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

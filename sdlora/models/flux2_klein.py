@@ -165,7 +165,7 @@ FLUX2_KLEIN = FamilyDescription(
         "transformer": Flux2Transformer2DModel,
     },
     tokenizers={"tokenizer": Qwen2Tokenizer},
-    trainable={"transformer": PartNames(kohya=(), folds_alpha=True)},
+    trainable={"transformer": PartNames(kohya=())},
     misfit=_misfit,
     has_denoiser=lambda config: "timestep_guidance_channels" in config,
     pipeline="Flux2KleinPipeline",

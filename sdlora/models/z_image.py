@@ -135,7 +135,7 @@ Z_IMAGE = FamilyDescription(
         "transformer": ZImageTransformer2DModel,
     },
     tokenizers={"tokenizer": Qwen2Tokenizer},
-    trainable={"transformer": PartNames(kohya=(), folds_alpha=True)},
+    trainable={"transformer": PartNames(kohya=())},
     misfit=_misfit,
     has_denoiser=lambda config: "cap_feat_dim" in config,
     pipeline="ZImagePipeline",

@@ -30,6 +30,9 @@ from tests.unit.adapters.tiny_models import (
 METADATA = {"ss_base_model_version": "sd_v1", "modelspec.author": "somebody"}
 FILE = "pytorch_lora_weights.safetensors"
 
+ROUNDED = 1e-5
+"""Largest difference of outputs where alpha is in the weights: float32 rounds in another order."""
+
 
 @pytest.fixture
 def fresh(tmp_path: Path):
@@ -67,7 +70,7 @@ def test_all_layouts_give_the_model_back(targets, tmp_path: Path, fresh) -> None
         for layout in ("diffusers", "kohya", "peft")
         for part in ("unet", "text_encoder")
     }
-    assert max(differences.values()) == 0.0  # the same operations on the same numbers
+    assert max(differences.values()) <= ROUNDED
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own call
@@ -83,7 +86,8 @@ def test_each_program_by_itself(tmp_path: Path, fresh) -> None:
     for name in (FILE, "face.safetensors"):
         pipeline = fresh()
         pipeline.load_lora_weights(str(folder), weight_name=name)
-        assert torch.equal(outputs(pipeline.unet, pipeline.text_encoder), expected)
+        drawn = outputs(pipeline.unet, pipeline.text_encoder)
+        torch.testing.assert_close(drawn, expected, rtol=0, atol=ROUNDED)
     pipeline = fresh()
     PeftModel.from_pretrained(pipeline.unet, str(folder / "unet"))
     PeftModel.from_pretrained(pipeline.text_encoder, str(folder / "text_encoder"))
@@ -95,7 +99,7 @@ def test_any_target_of_a_text_encoder(targets: tuple[str, ...], tmp_path: Path, 
     text_encoder = with_lora(tiny_text_encoder(), "text_encoder", {"text_encoder": targets})
     folder, parts = tmp_path / "lora", both(tiny_unet(), text_encoder)
     export_lora(folder, parts=parts, names=SD.trainable, metadata={}, name="face")
-    assert max(prove_export(folder, fresh, parts).values()) == 0.0
+    assert max(prove_export(folder, fresh, parts).values()) <= ROUNDED
 
 
 def test_time_embeddings_of_the_resnets(tmp_path: Path, fresh) -> None:
@@ -110,7 +114,7 @@ def test_time_embeddings_of_the_resnets(tmp_path: Path, fresh) -> None:
     matrices = ("alpha", "lora_down.weight", "lora_up.weight")
     expected = {f"lora_unet_{r}_time_emb_proj.{m}" for r in resnets for m in matrices}
     assert load_file(folder / "face.safetensors").keys() == expected
-    assert max(prove_export(folder, fresh, parts).values()) == 0.0
+    assert max(prove_export(folder, fresh, parts).values()) <= ROUNDED
 
 
 @pytest.mark.parametrize(
@@ -156,7 +160,7 @@ def test_one_part_alone(part: str, tmp_path: Path, fresh) -> None:
     folder = tmp_path / "lora"
     files = export_lora(folder, parts=modules, names=SD.trainable, metadata={}, name="face")
     assert {path.parent.name for path in files} == {"lora", part}
-    assert max(prove_export(folder, fresh, modules).values()) == 0.0
+    assert max(prove_export(folder, fresh, modules).values()) <= ROUNDED
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -170,7 +174,7 @@ def test_over_a_16_bit_base(dtype: torch.dtype, tmp_path: Path, fresh) -> None:
     )
     assert all(v.dtype == torch.float32 for v in load_file(folder / FILE).values())
     differences = prove_export(folder, partial(fresh, dtype), both(unet, text_encoder))
-    assert max(differences.values()) == 0.0
+    assert max(differences.values()) <= ROUNDED
     assert unet.training
     after = unet.state_dict()  # the proof looked at it in float32 and put it back
     assert all(v.dtype == after[k].dtype and torch.equal(v, after[k]) for k, v in before.items())
@@ -188,8 +192,11 @@ def test_a_file_that_lost_something_is_found(tmp_path: Path, fresh) -> None:
     save_file(lost, folder / FILE)
     with pytest.raises(ExportError, match="diffusers/unet.*adapter entries are not the same"):
         prove_export(folder, fresh, both(unet, text_encoder))
-    save_file(whole, folder / FILE)  # without the header: alpha is taken for the rank
-    with pytest.raises(ExportError, match="alpha 6.0 became 4.0"):
+    save_file(whole, folder / FILE)  # without the header: alpha, taken for the rank, is in there
+    assert max(prove_export(folder, fresh, both(unet, text_encoder)).values()) <= ROUNDED
+    stronger = {k: v * 1.5 if k.endswith("lora_B.weight") else v for k, v in whole.items()}
+    save_file(stronger, folder / FILE)
+    with pytest.raises(ExportError, match="diffusers/unet.*adapter entries are not the same"):
         prove_export(folder, fresh, both(unet, text_encoder))
 
     export_lora(

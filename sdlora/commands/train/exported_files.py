@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from sdlora.adapters.folding import unfolded
 from sdlora.adapters.formats import read_lora, read_metadata, restore_lora
 from sdlora.adapters.lora_places import DIFFUSERS_FILE
 from sdlora.adapters.textual_inversion import load_embeddings
@@ -68,8 +67,7 @@ def _export_kept(run: TrainingRun, keeper: BestAdapter, chosen: Best) -> Mapping
     entries = metadata(run)
     if run.specs:
         lora = read_lora(kept / DIFFUSERS_FILE)
-        names = description_of(run.config.model.family).trainable
-        restore_lora(parts, unfolded(lora, parts, names))
+        restore_lora(parts, lora)
         entries = header(lora.metadata)
     if (embeddings := embeddings_of(kept)) is not None:
         load_embeddings(embeddings, parts, description_of(run.config.model.family).trainable)
