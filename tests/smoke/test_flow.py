@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -96,7 +97,11 @@ def test_training_resume_export_and_drawing(
 
 
 def test_options_go_together(flow: list[str], train_here: TrainHere, tmp_path: Path) -> None:
-    """Buckets, batches of an optimizer step, an average, flips, all layers, recomputation."""
+    """Buckets, batches of a step, an average, flips, all layers, held-out pictures, a teacher."""
+    held_out = tmp_path / "held_out"
+    held_out.mkdir()
+    Image.effect_noise((40, 40), 90).convert("RGB").save(held_out / "one.png")
+    (held_out / "one.txt").write_text("another picture", "utf-8")
     options = (
         "data.buckets.mode=auto",
         "data.buckets.min_side=32",
@@ -108,14 +113,19 @@ def test_options_go_together(flow: list[str], train_here: TrainHere, tmp_path: P
         "objective=bell",
         "trainer.log_every_n_steps=1",
         "trainer.max_steps=2",
+        f"data.val_root={held_out}",
+        "data.prior.mode=teacher",
+        "data.prior.prompt=a picture",
     )
-    train_here(*flow, *options, f"run_dir={tmp_path}")
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    run = tmp_path / "run"
+    train_here(*flow, *options, f"run_dir={run}")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
     assert len(losses) == 2
     assert np.isfinite(losses).all()
-    layers = {key.rpartition(".lora_")[0] for key in load_file(tmp_path / FILE)}
+    layers = {key.rpartition(".lora_")[0] for key in load_file(run / FILE)}
     assert any("embedder" in layer for layer in layers)
+    assert any("val/loss_q4" in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ LISTS = {
         "ss_output_name",
         "modelspec.title",
     },
-    "models.families.FAMILIES": {"sd", "sdxl", "kolors", "ddpm"},
+    "models.families.FAMILIES": {"sd", "sdxl", "kolors", "z_image", "flux2_klein", "ddpm"},
     "models.checkpoint_file.ENDINGS": {".safetensors", ".ckpt", ".pt", ".pth", ".bin"},
     "models.checkpoint_file.PICKLES": {".ckpt", ".pt", ".pth", ".bin"},
     "runs.identity.BATCHES_A_STEP": {

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
-from sdlora.adapters.layer_names import by_pattern
+from sdlora.adapters.layer_names import by_pattern, target_layers
 from sdlora.adapters.lora import adapted_layers, add_lora
 from sdlora.adapters.spec import LoraError, LoraSpec
 from tests.unit.adapters.tiny_models import tiny_unet
@@ -64,3 +65,21 @@ def test_a_pattern_that_matches_no_adapted_layer_is_named() -> None:
         add_lora(unet, LoraSpec(4, 4, 0.0, ("to_q",), alpha_pattern={"to_k": 2.0}), seed=0)
     assert all(isinstance(m, torch.nn.Module) for m in unet.modules())
     assert not adapted_layers(unet)
+
+
+def test_a_target_with_a_star_matches_layers_alone() -> None:
+    """Where a name is a layer here and a container there, as in FLUX.2 klein."""
+    module = nn.ModuleDict(
+        {
+            "both": nn.ModuleList([nn.ModuleDict({"to_out": nn.ModuleList([nn.Linear(2, 2)])})]),
+            "single": nn.ModuleList([nn.ModuleDict({"to_out": nn.Linear(2, 2)})]),
+        }
+    )
+    assert target_layers(module, ["single.*.to_out"]) == ["single.0.to_out"]
+    assert target_layers(module, ["*"]) == ["both.0.to_out.0", "single.0.to_out"]
+    assert target_layers(module, ["*.to_out"]) == ["single.0.to_out"]
+    assert target_layers(module, ["to_out.0"]) == ["both.0.to_out.0"]
+    with pytest.raises(LoraError, match=r"^targets=gle.\*.to_out: no such layer"):
+        target_layers(module, ["gle.*.to_out"])  # half a word
+    with pytest.raises(LoraError, match=r"ModuleList.*such as to_out.0; .*: single.\*.to_out"):
+        target_layers(module, ["to_out"])

@@ -12,6 +12,7 @@ from PIL import Image
 from sdlora.assembly import class_pictures
 from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.train import TrainConfig
+from sdlora.models.drawing import Drawing
 from sdlora.runtime.places import CONF
 from sdlora.runtime.progress import Progress
 from sdlora.sampling.prompts import Prompt
@@ -27,7 +28,7 @@ def test_what_lacks_is_drawn(
         drawn.extend(prompts)
         return [Image.new("RGB", (8, 8))] * len(prompts)
 
-    family = SimpleNamespace(to=lambda device: None, pipeline=lambda: None)
+    family = SimpleNamespace(to=lambda device: None, pipeline=lambda: None, drawing=Drawing)
     monkeypatch.setattr(class_pictures.base_model, "load", lambda *told: family)
     monkeypatch.setattr(class_pictures, "generate", generate)
     register_schemas()
@@ -42,3 +43,19 @@ def test_what_lacks_is_drawn(
     class_pictures.draw_missing_class_pictures(config, tmp_path, Progress(enabled=False))
     assert [(prompt.text, prompt.seed) for prompt in drawn] == [("a man", seed) for seed in seeds]
     assert len(list(folder.glob("*.png"))) == max(there, 3)
+
+
+@pytest.mark.parametrize("model", ["sdxl", "z_image", "flux2_klein"])
+def test_families_draw_them_with_prompts_of_their_own(
+    model: str, random_bases: dict[str, Path], tmp_path: Path
+) -> None:
+    register_schemas()
+    own = [f"model={model}", f"model.path={random_bases[model]}", "data.resolution=32"]
+    own += ["data.prior.mode=class", "data.prior.prompt=a man", "data.prior.num_pictures=2"]
+    own += ["run_dir=here", "data.root=here", "sampling.num_steps=1", "trainer.precision=fp32"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = to_typed(compose("train", own), TrainConfig)
+    class_pictures.draw_missing_class_pictures(config, tmp_path, Progress(enabled=False))
+    folder = class_pictures.class_folder(config.data.prior, tmp_path)
+    drawn = [path.read_bytes() for path in sorted(folder.glob("*.png"))]
+    assert len(set(drawn)) == 2

@@ -352,10 +352,10 @@ def test_numbers_are_chosen_in_conf_alone() -> None:
 
 def test_parts_are_written_in_the_group_itself() -> None:
     """As on the command line, in files, and as run folders and headers of every version hold it."""
-    written = as_written(train_config("lora.unet.r=4", "lora.transformer.targets=[to_q]"))["lora"]
+    written = as_written(train_config("lora.unet.r=4", "lora.dit.targets=[to_q]"))["lora"]
     assert "parts" not in written
     assert (written["r"], written["unet"]["r"]) == (8, 4)
-    assert written["transformer"] == {
+    assert written["dit"] == {
         "method": None,
         "targets": ["to_q"],
         "r": None,

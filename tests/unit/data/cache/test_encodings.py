@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sdlora.data.batches.dataset import Batch
 from sdlora.data.cache import encoders
 from sdlora.data.cache.encoders import (
     CaptionEncoder,
@@ -291,3 +292,40 @@ def test_rows_of_several_shapes_and_one_device() -> None:
     assert resident.rows(torch.tensor([4, 0, 2])).tolist() == [[[4, 4]], [[0, 0]], [[2, 2]]]
     assert resident.rows(torch.tensor([3])).shape == (1, 2, 2)
     assert joined(batches(dataset(Stripes(1)), 2), "picture_index").tolist() == [0, 0]
+
+
+def test_tensors_of_other_lengths_are_kept_and_served_as_they_are(tmp_path: Path) -> None:
+    """Prompt embeddings without padding, in memory, from the disk, and mapped."""
+    own = [torch.arange(length * 2.0).view(length, 2) for length in (3, 5, 3)]
+    keys = ["a", "b", "c"]
+    store = TensorStore(tmp_path, max_bytes=2**20)
+    encodings = Encodings(Cache(store=store, resident_bytes=2**20, device=CPU))
+    encodings.fill(keys, lambda numbers: ((n, own[n]) for n in numbers))
+    assert store.num_bytes(keys) == sum(each.nbytes for each in own)
+    fresh = Encodings(Cache(store=store, resident_bytes=2**20, device=CPU))
+    tables = (
+        Resident(own, CPU),
+        fresh.table(keys, lambda numbers: iter(())),
+        Mapped(store.mapped(keys), keys),
+    )
+    for table in tables:
+        unequal = table.rows(torch.tensor([1, 0]))
+        assert isinstance(unequal, tuple)
+        assert torch.equal(unequal[0], own[1])
+        assert torch.equal(unequal[1], own[0])
+        assert torch.equal(table.rows(torch.tensor([2, 0])), torch.stack([own[2], own[0]]))
+
+
+def test_a_batch_moves_embeddings_of_other_lengths() -> None:
+    batch = Batch(
+        sample_index=torch.arange(2),
+        picture_index=torch.arange(2),
+        token_ids=torch.zeros(2, 1),
+        names=("a", "b"),
+        weights=torch.ones(2),
+        embeddings=(torch.ones(3, 2), torch.ones(5, 2)),
+    )
+    moved = batch.to(torch.device("meta"))
+    assert moved.embeddings is not None
+    assert [each.device.type for each in moved.embeddings] == ["meta", "meta"]
+    assert moved.names == ("a", "b")

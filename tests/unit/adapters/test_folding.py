@@ -1,0 +1,87 @@
+"""Alpha folded into the weights: one strength for a reader that knows no alpha, and back again."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sdlora.adapters.file_writing import adapters_of, write_diffusers, write_kohya
+from sdlora.adapters.folding import folded, unfolded
+from sdlora.adapters.formats import read_lora, restore_lora
+from sdlora.adapters.lora import add_lora, lora_parameters
+from sdlora.adapters.spec import LoraSpec
+from sdlora.models.description import PartNames
+from sdlora.models.flux2_klein import FLUX2_KLEIN
+from sdlora.models.sd import SD
+
+NAMES = FLUX2_KLEIN.trainable
+UNEVEN = LoraSpec(
+    r=4,
+    alpha=3.0,
+    dropout=0.0,
+    targets=("to_q", "to_k"),
+    rank_pattern={"to_k": 2},
+    alpha_pattern={"to_k": 5.0},
+)
+
+
+def trained(spec: LoraSpec = UNEVEN) -> nn.Module:
+    module = nn.ModuleDict({name: nn.Linear(6, 5) for name in ("to_q", "to_k", "to_v")})
+    add_lora(module, spec, seed=0)
+    for weight in lora_parameters(module).values():
+        nn.init.normal_(weight)
+    return module
+
+
+def update_of(module: nn.Module) -> dict[str, Tensor]:
+    layers = {name: module.get_submodule(name) for name in ("to_q", "to_k")}
+    return {name: layer.get_delta_weight("default").detach() for name, layer in layers.items()}
+
+
+@pytest.mark.parametrize("write", [write_diffusers, write_kohya])
+def test_a_file_has_one_strength_for_every_reader(write: object, tmp_path: Path) -> None:
+    """Without its header it is B A; with it alpha is the rank, so that it is B A as well."""
+    module = trained()
+    path = tmp_path / "a.safetensors"
+    write(path, parts={"transformer": module}, names=NAMES, metadata={})  # type: ignore[operator]
+    tensors = load_file(path)
+    assert sorted(tensors) == [
+        f"transformer.{layer}.lora_{name}.weight" for layer in ("to_k", "to_q") for name in "AB"
+    ]
+    lora = read_lora(path)
+    for layer, update in update_of(module).items():
+        a, b = (tensors[f"transformer.{layer}.lora_{name}.weight"] for name in "AB")
+        torch.testing.assert_close(b @ a, update)
+        assert lora.layers("transformer")[layer]["alpha"].item() == a.shape[0]
+
+
+def test_it_is_put_back_into_the_adapter_that_it_was_written_from() -> None:
+    module, other = trained(), trained(UNEVEN)
+    for weight in lora_parameters(other).values():
+        nn.init.zeros_(weight)
+    lora = folded(adapters_of({"transformer": module}, {}), NAMES)
+    restore_lora({"transformer": other}, unfolded(lora, {"transformer": other}, NAMES))
+    for name, weight in lora_parameters(module).items():
+        torch.testing.assert_close(lora_parameters(other)[name], weight)
+
+
+def test_rank_stabilised_scales_are_folded() -> None:
+    module = trained(LoraSpec(4, 6.0, 0.0, ("to_q", "to_k"), use_rslora=True))
+    found = folded(adapters_of({"transformer": module}, {}), NAMES)
+    spec = found.specs["transformer"]
+    assert (spec.alpha, spec.use_rslora) == (4.0, False)
+    state = found.states["transformer"]
+    product = state["to_q.lora_B.weight"] @ state["to_q.lora_A.weight"]
+    torch.testing.assert_close(product, update_of(module)["to_q"])
+
+
+def test_alpha_as_the_rank_and_other_families_stay_to_the_bit() -> None:
+    lora = adapters_of({"transformer": trained(LoraSpec(4, 4.0, 0.0, ("to_q",)))}, {})
+    again = folded(lora, NAMES)
+    for key, value in lora.states["transformer"].items():
+        assert torch.equal(again.states["transformer"][key], value)
+    unet = adapters_of({"unet": trained()}, {})
+    assert folded(unet, SD.trainable) == unet
+    assert not PartNames(kohya=("lora_unet_",)).folds_alpha
