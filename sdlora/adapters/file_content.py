@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from sdlora.adapters.adapter_layers import FileLayers, file_layers
+from sdlora.adapters.family_clues import FoundFamily
 from sdlora.adapters.file_sorting import Sorted, sorted_tensors
 from sdlora.adapters.layer_paths import place_of
-from sdlora.adapters.lora_families import FoundFamily
 from sdlora.adapters.lora_file import LoraFile, from_layers
 from sdlora.adapters.lora_places import Layout
 from sdlora.adapters.peft_config import alpha_in

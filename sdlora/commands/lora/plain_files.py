@@ -65,6 +65,8 @@ def read_plain(
             f"{listing(found.not_held)}\nMerge the file into its base instead, or leave them out "
             f"with {SKIP_UNKNOWN.split()[0]}."
         )
+    if not found.lora.states:
+        raise LoraError(f"{path}: holds no layer that a plain LoRA could hold; merge it instead")
     _say(found, path)
     dropped = header(lora.metadata, (*OF_THE_WEIGHTS, *OF_THE_KIND))
     made = f"plain form of {path.name}"
