@@ -356,3 +356,27 @@ def test_alpha_0_is_named_with_its_repair(
     assert command is not None
     call(*command[1].replace("FIXED.safetensors", str(out)).split())
     assert read_lora(out).specs["unet"].alpha == 4
+
+
+def test_another_family_than_the_base_is_refused_by_name(
+    plain: Path, random_base: Path, tmp_path: Path, message_of: Callable[..., str]
+) -> None:
+    path, out = tmp_path / "xl.safetensors", tmp_path / "out.safetensors"
+    second = STEM.replace("transformer_blocks_0", "transformer_blocks_1")
+    save_file({k.replace(STEM, second): v for k, v in load_file(plain).items()}, path)
+    for command in (
+        ("merge", path, "--out", out),
+        ("convert", path, out, "--layout", "diffusers"),
+        ("add", plain, path, "--out", out),
+    ):
+        told = message_of(*command, "--base", random_base)
+        assert f"{path}: a LoRA of Stable Diffusion XL or Kolors; the base is Stable" in told
+    assert not out.exists()
+
+
+def test_convert_cuts_no_plain_lora(
+    plain: Path, tmp_path: Path, message_of: Callable[..., str]
+) -> None:
+    out = tmp_path / "out.safetensors"
+    told = message_of("convert", plain, out, "--layout", "kohya", "--r", "2")
+    assert "use sdlora lora resize" in told

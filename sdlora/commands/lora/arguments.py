@@ -12,7 +12,7 @@ from sdlora.runtime.program import require_command, run_task
 LAYOUTS = ("diffusers", "kohya", "peft")
 PROGRAMS = ("comfyui", "a1111", "invokeai", "sd-scripts", "diffusers", "peft")
 
-OF_BASE = "what kinds need that change its weights; outputs are compared on it, too: "
+OF_BASE = "needed by kinds that depend on its weights; outputs are compared on it: "
 NUMBERS = ("--weights", "--scale")
 """Options whose value may begin with a minus sign."""
 
