@@ -622,6 +622,11 @@ def peft_lokr() -> Made:
     return by_peft(LoKrConfig(r=2, alpha=3, target_modules=[FF], decompose_factor=4))
 
 
+@row("peft folder, whole LoKr", "LoKr", "exact", "two whole matrices, alpha over the config's rank")
+def peft_lokr_whole() -> Made:
+    return by_peft(LoKrConfig(r=64, alpha=96, target_modules=[FF], decompose_factor=4))
+
+
 @row("peft folder, OFT", "OFT on the inputs", "base svd", "Cayley's transform as a series")
 def peft_oft() -> Made:
     return by_peft(OFTConfig(r=0, oft_block_size=8, target_modules=[FF]))

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sdlora.adapters.adapter_kinds import AdapterKind, Shape, kind_of
+from sdlora.adapters.family_clues import FoundFamily, Size
 from sdlora.adapters.key_roles import described, role_of
-from sdlora.adapters.lora_families import FoundFamily, Size, find_family
+from sdlora.adapters.lora_families import find_family
 
 
 @dataclass(frozen=True, slots=True)

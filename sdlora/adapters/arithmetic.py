@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sdlora.adapters.file_keys import Layers
+from sdlora.adapters.layer_names import by_pattern
 from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.spec import LoraError, listing
 from sdlora.runtime.progress import Progress
@@ -64,6 +65,35 @@ def update_norm(layer: Mapping[str, Tensor]) -> float:
     a, b = _matrices(layer)
     squared = ((b.T @ b) * (a @ a.T)).sum().clamp(min=0)
     return float(squared.sqrt() * abs(_scale(layer)))
+
+
+def inner_product(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    """Frobenius inner product of the updates of two layers, without forming them, in float64.
+
+    ``<B1 A1, B2 A2>`` is the sum of ``(B1^T B2) * (A1 A2^T)``. Magnitudes are left out.
+    """
+    (a1, b1), (a2, b2) = _matrices(one), _matrices(other)
+    return float(((b1.T @ b2) * (a1 @ a2.T)).sum() * _scale(one) * _scale(other))
+
+
+def scaled_layers(
+    parts: Mapping[str, Layers], factors: Mapping[str, float]
+) -> tuple[dict[str, Layers], list[str]]:
+    """Layers with their updates times factors by pattern (see ``by_pattern``).
+
+    Returns:
+        For each part its layers, and the patterns that match no layer of any part.
+    """
+    found: dict[str, Layers] = {}
+    unused = set(factors)
+    for part, layers in parts.items():
+        own, without = by_pattern(list(layers), factors)
+        unused &= set(without)
+        found[part] = {
+            name: {**layer, "B": layer["B"] * own[name]} if name in own else dict(layer)
+            for name, layer in layers.items()
+        }
+    return found, sorted(unused)
 
 
 def resized_layer(layer: Mapping[str, Tensor], cut: Cut) -> tuple[dict[str, Tensor], Energy]:

@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from sdlora.adapters.adapter_layers import FileLayers, file_layers
+from sdlora.adapters.family_clues import FoundFamily
 from sdlora.adapters.file_sorting import Sorted, sorted_tensors
 from sdlora.adapters.layer_paths import place_of
-from sdlora.adapters.lora_families import FoundFamily
+from sdlora.adapters.lora_families import LORA_FAMILIES
 from sdlora.adapters.lora_file import LoraFile, from_layers
 from sdlora.adapters.lora_places import Layout
 from sdlora.adapters.peft_config import alpha_in
@@ -116,6 +117,26 @@ def require_loaded(path: Path, family: FoundFamily) -> None:
             f"{path}: a LoRA of {family.title}, which is not loaded here; use it with a model of "
             f"that family in another program. Loaded are those of {loaded}; sdlora lora inspect "
             "shows what is in it"
+        )
+
+
+def refuse_other_family(path: Path, lora: LoraFile, base: str) -> None:
+    """Refuse a LoRA that its layers show to be of another family than a base.
+
+    Args:
+        path: The file, for the message.
+        lora: Its content.
+        base: ``model.family`` of the base; one that the table does not have is not judged.
+
+    Raises:
+        LoraError: Naming both families.
+    """
+    titles = [each.title for each in LORA_FAMILIES if each.name == base]
+    own = {each.name for each in lora.family.candidates}
+    if titles and own and base not in own:
+        raise LoraError(
+            f"{path}: a LoRA of {lora.family.title}; the base is {' or '.join(titles)}: choose a "
+            "base of the LoRA's family"
         )
 
 

@@ -71,7 +71,7 @@ def read_lora(
     layout = layout_of(tensors)
     content = Content(path, tensors, metadata, layout, layers_per_block)
     try:
-        return content.lora_file(_config(path, metadata), skip_unknown)
+        return content.lora_file(header_config(path, metadata), skip_unknown)
     except DamagedConfigError as error:
         if layout == "diffusers":
             raise
@@ -182,8 +182,12 @@ def remove_lora(*modules: nn.Module) -> None:
             module._hf_peft_config_loaded = False  # type: ignore[assignment]  # so do both libraries
 
 
-def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Part -> its peft config in a header of diffusers."""
+def header_config(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Part -> its peft config in a header of diffusers.
+
+    Raises:
+        DamagedConfigError: If it cannot be read.
+    """
     config = json_mapping(path, metadata.get(DIFFUSERS_CONFIG, "{}"))
     return {part: config_of_part(config, part) for part in part_names()}
 

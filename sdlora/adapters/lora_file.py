@@ -11,10 +11,10 @@ import torch
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
+from sdlora.adapters.family_clues import FoundFamily
 from sdlora.adapters.file_keys import Layers, parse_key
 from sdlora.adapters.layer_paths import CLIP_INSIDE
 from sdlora.adapters.layer_update import LayerUpdate
-from sdlora.adapters.lora_families import FoundFamily
 from sdlora.adapters.lora_places import Layout
 from sdlora.adapters.spec import LoraError, LoraSpec
 
@@ -135,7 +135,8 @@ def _spec(path: Path | str, layers: Layers, config: Mapping[str, Any]) -> LoraSp
         if ranks[layer] < 1 or not (math.isfinite(alpha) and alpha > 0):
             raise LoraError(
                 f"{path}: {layer}: rank {ranks[layer]}, alpha {alpha}; a rank is at least 1, an "
-                "alpha a finite number > 0: the file is damaged; download it again"
+                "alpha a finite number > 0: the file is damaged; download it again, or give every "
+                f"such layer its rank as alpha: sdlora lora fix {path} FIXED.safetensors"
             )
     r = Counter(ranks.values()).most_common(1)[0][0]
     alpha = Counter(alphas.values()).most_common(1)[0][0]

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from sdlora.adapters.file_content import Content
-from sdlora.adapters.layer_update import NEUMANN_TERMS, LayerUpdate
+from sdlora.adapters.layer_update import LayerUpdate
 from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.lora_places import PEFT_CONFIG, PEFT_FILE
 from sdlora.adapters.peft_config import json_mapping
 from sdlora.adapters.spec import LoraError
+from sdlora.adapters.update_formulas import NEUMANN_TERMS
 from sdlora.adapters.weights import read_weights
 from sdlora.models.families import part_names
 

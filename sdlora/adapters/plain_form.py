@@ -10,12 +10,10 @@ from torch import Tensor, nn
 from sdlora.adapters.adapter_kinds import kind_of
 from sdlora.adapters.arithmetic import Cut, Energy, difference_layer
 from sdlora.adapters.file_keys import Layers, clip_name
-from sdlora.adapters.layer_update import (
-    LayerUpdate,
-    glora_matrices,
-)
+from sdlora.adapters.layer_update import LayerUpdate
 from sdlora.adapters.lora_file import LoraFile, from_layers
 from sdlora.adapters.spec import LoraError, listing
+from sdlora.adapters.update_formulas import glora_matrices
 
 KEEP = 0.999
 """Share of the squared singular values that an SVD keeps in each layer unless told otherwise."""

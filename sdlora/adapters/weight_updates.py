@@ -25,13 +25,16 @@ class _Applied:
 def fit_updates(module: nn.Module, updates: Mapping[str, LayerUpdate]) -> list[str]:
     """What of the updates does not fit a part, one line each.
 
-    Each is formed on shapes alone, so the part may be on the meta device.
+    Each is formed on shapes alone, so the part may be on the meta device. Quantised weights have no
+    shape that could be compared.
     """
     modules, problems = dict(module.named_modules()), []
     for layer, update in updates.items():
         weight = getattr(modules.get(layer), "weight", None)
         if not isinstance(weight, Tensor):
             problems.append(f"{layer}: matches no layer of {type(module).__name__}")
+            continue
+        if not weight.is_floating_point():  # packed: apply_updates refuses it by its cause
             continue
         try:
             change = update.to("meta").change(weight.detach().to("meta"))

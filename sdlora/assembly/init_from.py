@@ -57,7 +57,14 @@ def start_file(path: str | None, parts: Mapping[str, nn.Module], denoiser: str) 
         return None
     shape: Any = parts[denoiser].config
     try:
-        return fit_lora(parts, read_lora(path, int(shape.get("layers_per_block", 2))))
+        lora = read_lora(path, int(shape.get("layers_per_block", 2)))
+        kinds = {each.title for updates in lora.updates.values() for each in updates.values()}
+        if kinds:
+            raise LoraError(
+                f"holds {', '.join(sorted(kinds))}, which is not trained here; make a plain LoRA "
+                f"of it: sdlora lora convert {path} plain.safetensors --layout diffusers"
+            )
+        return fit_lora(parts, lora)
     except LoraError as error:
         text = str(error)
         begun = text if text.startswith(path) else f"{path}: {text}"

@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sdlora.adapters.family_clues import Size
 from sdlora.adapters.file_writing import write_diffusers_file, write_kohya_file, write_peft_folders
 from sdlora.adapters.folding import folded
 from sdlora.adapters.formats import apply_lora, read_lora
+from sdlora.adapters.lora_families import find_family
 from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.lora_places import Layout
 from sdlora.adapters.peft_config import DIFFUSERS_CONFIG
@@ -17,7 +19,7 @@ from sdlora.adapters.spec import LoraError
 from sdlora.adapters.weights import SEAL, check_metadata
 from sdlora.export.proof import ExportError, outputs, prove_file
 from sdlora.models.description import FamilyDescription
-from sdlora.models.families import description_of, families, family_of_lora
+from sdlora.models.families import families
 from sdlora.models.family import Family
 from sdlora.runtime.files import atomic_path, whole_folder
 
@@ -120,12 +122,23 @@ def _same(old: Tensor, new: Tensor | None, kind: str) -> bool:
 
 
 def family_of(lora: LoraFile) -> FamilyDescription:
-    """The family of a LoRA, if recognisable."""
-    layers = [f"{part}.{layer}" for part, spec in lora.specs.items() for layer in spec.targets]
-    found = lora.family
-    if found.name is not None and found.name in families() and found.is_certain:
-        return description_of(found.name)
-    return family_of_lora(lora.metadata.get("ss_base_model_version", ""), layers)
+    """The family of a LoRA: by its header's name for it, else by its layers, else the first."""
+    known = families()
+    version = lora.metadata.get("ss_base_model_version", "")
+    if version in known:  # of a family that goes by its own name there
+        return known[version]
+    found = lora.family if lora.family.candidates else find_family(_sizes(lora), lora.metadata)
+    named = [each.name for each in found.candidates if each.name in known]
+    return known[named[0]] if named else next(iter(known.values()))
+
+
+def _sizes(lora: LoraFile) -> dict[str, Size]:
+    """Layers, with their part's name in front -> outputs and inputs."""
+    return {
+        f"{part}.{layer}": (tensors["B"].shape[0], tensors["A"].shape[1])
+        for part in lora.states
+        for layer, tensors in lora.layers(part).items()
+    }
 
 
 def header(metadata: Mapping[str, str], without: Sequence[str] = ()) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The description of a model family: its classes, and its names in files."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,8 +51,6 @@ class FamilyDescription:
         versions: Width of the (first) text encoder and prediction type -> kohya's
             ``ss_base_model_version`` and ModelSpec's ``modelspec.architecture``; ``None``: both are
             the family's own name.
-        made_lora: Whether a LoRA file is for this family, by its ``ss_base_model_version`` (may be
-            empty) and its layers, each with its part's name in front; ``None``: not recognisable.
         blank: A folder without weights, for a denoiser of ``model.architecture``.
         from_single_file: Pipeline class that reads the original layout; ``None``: single files are
             not supported.
@@ -86,7 +84,6 @@ class FamilyDescription:
     pipeline: str
     hub_tag: str
     versions: Callable[[int, str], tuple[str, str]] | None = None
-    made_lora: Callable[[str, Collection[str]], bool] | None = None
     blank: str | None = None
     from_single_file: Callable[..., Any] | None = None
     single_file_text: str = ""

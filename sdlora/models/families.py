@@ -1,6 +1,5 @@
 """Model families by name: built-in ones, and those of installed packages."""
 
-from collections.abc import Collection
 from importlib.metadata import entry_points
 
 from sdlora.config.rules import ConfigError, require_choice
@@ -48,22 +47,6 @@ def description_of(name: str) -> FamilyDescription:
     known = families()
     require_choice("model.family", name, tuple(sorted(known)))
     return known[name]
-
-
-def family_of_lora(version: str, layers: Collection[str]) -> FamilyDescription:
-    """The family of a LoRA file, if recognisable; else Stable Diffusion.
-
-    Args:
-        version: Its ``ss_base_model_version``, ``""`` without one.
-        layers: Names of its layers, with part name and dot in front.
-    """
-    known = families()
-    if version in known:  # of a family that goes by its own name there
-        return known[version]
-    for each in known.values():
-        if each.made_lora is not None and each.made_lora(version, layers):
-            return each
-    return SD
 
 
 def part_names() -> dict[str, PartNames]:

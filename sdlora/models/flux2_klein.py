@@ -1,6 +1,6 @@
 """The family FLUX.2 klein: double and single blocks, captions by three layers of Qwen3."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -120,10 +120,6 @@ def _pixel_steps(vae: Mapping[str, Any], transformer: Mapping[str, Any]) -> tupl
     return scale, scale
 
 
-def _made_lora(version: str, layers: Collection[str]) -> bool:
-    return any("single_transformer_blocks." in each and "_mlp_proj" in each for each in layers)
-
-
 @torch.no_grad()
 def _probe(transformer: Any, draws: torch.Generator) -> Tensor:
     """Output on fixed inputs."""
@@ -170,7 +166,6 @@ FLUX2_KLEIN = FamilyDescription(
     has_denoiser=lambda config: "timestep_guidance_channels" in config,
     pipeline="Flux2KleinPipeline",
     hub_tag="flux2-klein",
-    made_lora=_made_lora,
     side_step_px=16,
     max_tokens=MAX_TOKENS,
     is_flow=True,

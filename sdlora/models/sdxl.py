@@ -1,6 +1,6 @@
 """The family Stable Diffusion XL: two text encoders, pooled embedding, size conditioning."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -141,16 +141,6 @@ def _has_denoiser(unet: Mapping[str, Any]) -> bool:
     return is_sized and unet.get("encoder_hid_dim_type") != "text_proj"
 
 
-def _made_lora(version: str, layers: Collection[str]) -> bool:
-    """Whether a LoRA names SDXL, a second text encoder, or several transformer blocks."""
-    in_a_row = [each for each in layers if ".transformer_blocks.1." in each]
-    return (
-        version.startswith("sdxl")
-        or any(layer.startswith("text_encoder_2.") for layer in layers)
-        or any(layer.startswith("unet.") for layer in in_a_row)
-    )
-
-
 SDXL = FamilyDescription(
     name="sdxl",
     kind="Stable Diffusion XL",
@@ -177,7 +167,6 @@ SDXL = FamilyDescription(
     side_step_px=32,
     hub_tag="stable-diffusion-xl",
     versions=lambda *_: ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"),
-    made_lora=_made_lora,
     from_single_file=StableDiffusionXLPipeline.from_single_file,
     single_file_text="conditioner.embedders.",
     usual_vae="madebyollin/sdxl-vae-fp16-fix",

@@ -1,6 +1,6 @@
 """The family Z-Image: one stream of image and caption tokens, captions by Qwen3."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -99,10 +99,6 @@ def _pixel_steps(vae: Mapping[str, Any], transformer: Mapping[str, Any]) -> tupl
     return scale, scale * ZImage.patch_size
 
 
-def _made_lora(version: str, layers: Collection[str]) -> bool:
-    return any(".attention.to_" in f".{layer}" and "layers." in layer for layer in layers)
-
-
 @torch.no_grad()
 def _probe(transformer: Any, draws: torch.Generator) -> Tensor:
     """Output on fixed inputs."""
@@ -140,7 +136,6 @@ Z_IMAGE = FamilyDescription(
     has_denoiser=lambda config: "cap_feat_dim" in config,
     pipeline="ZImagePipeline",
     hub_tag="z-image",
-    made_lora=_made_lora,
     side_step_px=16,
     max_tokens=MAX_TOKENS,
     is_flow=True,

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from sdlora.world.portraits import EXAMPLE_IDENTITY_SEED, portrait
 from tests.smoke.conftest import SMALL, Train, TrainHere
@@ -325,3 +327,29 @@ def test_two_folders_of_pictures_have_no_base(
     report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     assert list(report["scores"]) == ["first", "second"]
     assert report["gap_closed"] == {"first": None, "second": None}
+
+
+def test_files_of_others_are_evaluated(
+    evaluate_here: TrainHere, message_of: Callable[..., str], random_base: Path, tmp_path: Path
+) -> None:
+    """A LoHa at two strengths, merged or not: the same pictures; an unknown key stops it."""
+    unet = load_file(random_base / "unet" / "diffusion_pytorch_model.safetensors")
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    stem, side = f"lora_unet_{layer.replace('.', '_')}", len(unet[f"{layer}.weight"])
+    draws = torch.Generator().manual_seed(0)
+    tensors = {f"{stem}.hada_w{n}_{m}": torch.randn(shape, generator=draws) for n in (1, 2)
+               for m, shape in (("a", (side, 2)), ("b", (2, side)))}  # fmt: skip
+    file = tmp_path / "loha.safetensors"
+    save_file({**tensors, "bundle_emb.sks.clip_l": torch.zeros(1, 16)}, file)
+    told = message_of(f"lora={file}", *DRAW, f"model.path={random_base}", evaluate=True)
+    assert "bundle_emb.sks.clip_l: the embedding of the word sks" in told
+    assert "lora_skip_unknown=true" in told
+    for name, merge in (("beside", "false"), ("merged", "true")):
+        evaluate_here(f"lora={file}", *DRAW, "lora_skip_unknown=true", "lora_scale=0,1",
+                      f"merge={merge}", f"hydra.run.dir={tmp_path / name}")  # fmt: skip
+    rows = {path.name for path in (tmp_path / "beside").iterdir() if path.is_dir()}
+    for row in rows:
+        assert pngs(tmp_path / "beside" / row) == pngs(tmp_path / "merged" / row)
+    drawn = {row: pngs(tmp_path / "beside" / row) for row in rows if "lora" in row or row == "base"}
+    off, on = (drawn[row] for row in sorted(row for row in drawn if row != "base"))
+    assert off == drawn["base"] != on

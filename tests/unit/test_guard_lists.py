@@ -21,7 +21,7 @@ LISTS = {
         "use_rslora",
         "use_dora",
     },
-    "adapters.weights.PICKLE_SUFFIXES": {".bin", ".pt", ".pth", ".ckpt", ".pkl"},
+    "adapters.file_header.PICKLE_SUFFIXES": {".bin", ".pt", ".pth", ".ckpt", ".pkl"},
     "cli.stored_config.OVERLAYS": {"experiment", "debug"},
     "commands.lora.arguments.LAYOUTS": {"diffusers", "kohya", "peft"},
     "commands.train.from_lora.OF_THIS_RUN": {

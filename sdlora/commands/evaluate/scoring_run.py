@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from sdlora.adapters.file_content import refuse_other_family
 from sdlora.adapters.formats import apply_lora, read_lora, remove_lora
 from sdlora.adapters.learned_embedding import learned
 from sdlora.adapters.lora import lora_parameters, merged, set_scale
@@ -37,7 +38,6 @@ from sdlora.evaluation.evaluated import Evaluation
 from sdlora.evaluation.evaluator import Evaluator, score_training
 from sdlora.evaluation.scoring import KnownPictures, Pictures, Scorer
 from sdlora.models.base_noise import base_noise
-from sdlora.models.description import PartNames
 from sdlora.models.families import description_of
 from sdlora.models.family import Family
 from sdlora.reports.page import write_html_report
@@ -121,9 +121,8 @@ def _of_loras(
         progress=progress,
     )
     rows = {"base": evaluator.draw_base()}
-    names = description_of(inputs.model.family).trainable
     for lora in progress.track(inputs.loras, "LoRAs"):
-        with _applied(family, names, lora, config, progress) as scale:
+        with _applied(family, inputs.model.family, lora, config, progress) as scale:
             rows[lora.label] = evaluator.draw(lora_scale=scale)
     return rows
 
@@ -148,7 +147,7 @@ def _trained_to(run: Path) -> tuple[str | None, bool]:
 @contextmanager
 def _applied(
     family: Family,
-    names: Mapping[str, PartNames],
+    model: str,
     lora: NamedLora,
     options: EvaluateConfig,
     progress: Progress,
@@ -157,13 +156,14 @@ def _applied(
     modules, merge = family.parts, options.merge
     words, embeddings = list(learned(*modules.values())), embeddings_of(lora.path)
     if words and embeddings is not None:
-        load_embeddings(embeddings, modules, names)
+        load_embeddings(embeddings, modules, description_of(model).trainable)
     if not words or lora.path.exists():  # a run may learn a word alone
         found = read_lora(
             lora.path,
             int(family.denoiser.config.get("layers_per_block", 2)),
             skip_unknown=options.lora_skip_unknown,
         )
+        refuse_other_family(lora.path, found, model)
         for line in found.left_out:
             progress.print(f"left out of {lora.path.name}: {line}")
         apply_lora(modules, found)

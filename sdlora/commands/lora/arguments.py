@@ -12,7 +12,7 @@ from sdlora.runtime.program import require_command, run_task
 LAYOUTS = ("diffusers", "kohya", "peft")
 PROGRAMS = ("comfyui", "a1111", "invokeai", "sd-scripts", "diffusers", "peft")
 
-OF_BASE = "what kinds need that change its weights; outputs are compared on it, too: "
+OF_BASE = "needed by kinds that depend on its weights; outputs are compared on it: "
 NUMBERS = ("--weights", "--scale")
 """Options whose value may begin with a minus sign."""
 
@@ -22,6 +22,7 @@ EPILOG = """each file is loaded back before it replaces another; see docs/files.
   sdlora lora convert lora.safetensors for_comfyui.safetensors --layout kohya
   sdlora lora resize lora.safetensors --r 8 --out small.safetensors
   sdlora lora add a.safetensors b.safetensors --weights 0.7,0.3 --out both.safetensors
+  sdlora lora compare a.safetensors b.safetensors
   sdlora lora merge lora.safetensors --base sd15 --out merged.safetensors
   sdlora lora extract --tuned FOLDER --base sd15 --r 16 --out lora.safetensors
   sdlora lora run outputs/2026-01-31/12-00-00 --checkpoint 150
@@ -91,7 +92,15 @@ def _resize(one: argparse.ArgumentParser) -> None:
 
 def _add(one: argparse.ArgumentParser) -> None:
     one.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    one.add_argument("--weights", type=_numbers, metavar="W,W", help="one for each file; else 1")
+    one.add_argument(
+        "--weights", type=_numbers, metavar="W,W", help="one for each file, else 1; -1 subtracts"
+    )
+    one.add_argument(
+        "--blocks",
+        type=_factors,
+        metavar="PATTERN=W,...",
+        help="factors of some layers of the sum, such as down_blocks=0.5,mid_block=0",
+    )
     _cut(one, required=False)
     _out(one)
     _base(one, OF_BASE)
@@ -120,6 +129,21 @@ def _extract(one: argparse.ArgumentParser) -> None:
     _base(one, "what it was tuned from: ", required=True)
 
 
+def _compare(one: argparse.ArgumentParser) -> None:
+    one.add_argument("files", type=Path, nargs=2, metavar="FILE")
+    one.add_argument("--layers", action="store_true", help="every layer, not the most different")
+    _base(one, OF_BASE)
+    _skip_unknown(one)
+
+
+def _fix(one: argparse.ArgumentParser) -> None:
+    one.add_argument("file", type=Path)
+    one.add_argument("out", type=Path, help="a .safetensors file")
+    one.add_argument("--alpha", type=_positive, help="alpha of every layer; else only bad ones go")
+    one.add_argument("--layout", choices=LAYOUTS, help="default: that of the file")
+    _overwrite(one)
+
+
 def _export_run(one: argparse.ArgumentParser) -> None:
     one.add_argument("run", type=Path, help="the folder that training wrote")
     one.add_argument("--checkpoint", default="chosen", help="chosen, last, or a step number")
@@ -137,6 +161,12 @@ COMMANDS = {
     "convert": ("sdlora.commands.lora.tools:convert", "the same LoRA in another layout", _convert),
     "resize": ("sdlora.commands.lora.tools:resize", "a smaller rank, by SVD", _resize),
     "add": ("sdlora.commands.lora.tools:add", "the weighted sum of several", _add),
+    "compare": (
+        "sdlora.commands.lora.compare:compare",
+        "whether two files are the same update",
+        _compare,
+    ),
+    "fix": ("sdlora.commands.lora.fix:fix", "a file without NaN, bad alphas, foreign keys", _fix),
     "merge": ("sdlora.commands.lora.tools:merge", "LoRAs into a base's own weights", _merge),
     "extract": (
         "sdlora.commands.lora.tools:extract_difference",
@@ -227,6 +257,23 @@ def _share(text: str) -> float:
     if len(values) != 1 or not 0 < values[0] <= 1:
         raise argparse.ArgumentTypeError(f"{text}: must be in (0, 1], such as 0.9")
     return values[0]
+
+
+def _positive(text: str) -> float:
+    values = _numbers(text)
+    if len(values) != 1 or values[0] <= 0:
+        raise argparse.ArgumentTypeError(f"{text}: must be a number > 0")
+    return values[0]
+
+
+def _factors(text: str) -> dict[str, float]:
+    found = {}
+    for item in text.split(","):
+        pattern, equals, value = item.rpartition("=")
+        if not pattern or not equals:
+            raise argparse.ArgumentTypeError(f"{item}: must be PATTERN=W, such as up_blocks=0.5")
+        found[pattern] = _numbers(value)[0]
+    return found
 
 
 def _numbers(text: str) -> list[float]:

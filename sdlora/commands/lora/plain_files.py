@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from sdlora.adapters.arithmetic import Cut
-from sdlora.adapters.file_content import SKIP_UNKNOWN
+from sdlora.adapters.file_content import SKIP_UNKNOWN, refuse_other_family
 from sdlora.adapters.formats import read_lora
 from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.plain_form import PlainForm, plain_form
 from sdlora.adapters.spec import LoraError, listing
+from sdlora.commands.lora.base import base_source
 from sdlora.export.lora_files import OF_THE_WEIGHTS, FreshBase, header
 from sdlora.runtime.progress import Progress
 
@@ -24,12 +25,16 @@ def read_files(options: Namespace, paths: list[Path]) -> list[LoraFile]:
     """Read LoRA files, and print what is left out of each by ``--skip-unknown``.
 
     Raises:
-        LoraError: If one cannot be read, or holds unknown keys.
+        LoraError: If one cannot be read, holds unknown keys, or is of another family than the base
+            of the command.
     """
     loras = []
+    family = base_source(options).family if options.base else None
     with Progress(enabled=False) as progress:
         for path in paths:
             lora = read_lora(path, skip_unknown=options.skip_unknown)
+            if family is not None:
+                refuse_other_family(path, lora, family)
             for line in lora.left_out:
                 progress.print(f"left out of {path.name}: {line}")
             loras.append(lora)
@@ -52,6 +57,11 @@ def read_plain(
     """
     (lora,) = read_files(options, [path])
     if not lora.updates:
+        if cut is not None:
+            raise LoraError(
+                f"{path}: is plain LoRA already, of which convert cuts nothing by --r or --keep; "
+                "use sdlora lora resize"
+            )
         return lora
     needs_base = any(u.needs_base for each in lora.updates.values() for u in each.values())
     parts = base().parts if base is not None and needs_base else None
@@ -65,6 +75,8 @@ def read_plain(
             f"{listing(found.not_held)}\nMerge the file into its base instead, or leave them out "
             f"with {SKIP_UNKNOWN.split()[0]}."
         )
+    if not found.lora.states:
+        raise LoraError(f"{path}: holds no layer that a plain LoRA could hold; merge it instead")
     _say(found, path)
     dropped = header(lora.metadata, (*OF_THE_WEIGHTS, *OF_THE_KIND))
     made = f"plain form of {path.name}"

@@ -45,16 +45,16 @@ PROGRAMS: dict[str, Layout] = {
 
 def convert(options: Namespace) -> None:
     """Write a LoRA in another layout."""
-    _refuse_existing(options)
+    refuse_existing(options)
     cut = Cut(options.r, options.keep) if options.r or options.keep else None
-    lora = read_plain(options, options.file, _given_base(options), cut)
+    lora = read_plain(options, options.file, given_base(options), cut)
     _write(options, lora, options.layout or PROGRAMS[options.to])
 
 
 def resize(options: Namespace) -> None:
     """Write a LoRA of a smaller rank."""
-    _refuse_existing(options)
-    lora = read_plain(options, options.file, _given_base(options))
+    refuse_existing(options)
+    lora = read_plain(options, options.file, given_base(options))
     parts = _cut(lora, options)
     what = f"resize {options.file.name} {_cut_words(options)}"
     smaller = from_layers(
@@ -65,18 +65,26 @@ def resize(options: Namespace) -> None:
 
 def add(options: Namespace) -> None:
     """Write the weighted sum of several LoRAs."""
-    _refuse_existing(options)
+    refuse_existing(options)
     weights = options.weights or [1.0] * len(options.files)
     if len(weights) != len(options.files):
         raise ConfigError(
             f"--weights={','.join(f'{w:g}' for w in weights)}: {len(weights)} numbers for "
             f"{len(options.files)} files; give one for each"
         )
-    base = _given_base(options)
+    base = given_base(options)
     loras = [read_plain(options, path, base) for path in options.files]
     parts = arithmetic.added(loras, weights)
+    if options.blocks:
+        parts, unused = arithmetic.scaled_layers(parts, options.blocks)
+        if unused:
+            raise ConfigError(
+                f"--blocks {unused[0]}: matches no layer of the files; give a part of a layer's "
+                "name, such as up_blocks or mid_block.*.attn1"
+            )
     terms = [f"{w:g} x {path.name}" for w, path in zip(weights, options.files, strict=True)]
-    metadata = {**shared_header(loras), MADE_BY: f"add {' + '.join(terms)}"}
+    blocks = "".join(f" --blocks {name}={w:g}" for name, w in (options.blocks or {}).items())
+    metadata = {**shared_header(loras), MADE_BY: f"add {' + '.join(terms)}{blocks}"}
     total = from_layers(options.out, parts, metadata, loras[0].layout)
     if options.r or options.keep:
         total = from_layers(options.out, _cut(total, options), metadata, loras[0].layout)
@@ -85,7 +93,7 @@ def add(options: Namespace) -> None:
 
 def extract_difference(options: Namespace) -> None:
     """Write the LoRA that approximates the difference of two models."""
-    _refuse_existing(options)
+    refuse_existing(options)
     source = base_source(options)
     base, tuned = _base(options), _base(options, "--tuned")
     with Progress() as progress:
@@ -117,7 +125,7 @@ def extract_difference(options: Namespace) -> None:
 
 def merge(options: Namespace) -> None:
     """Write a base with LoRAs merged into its weights."""
-    _refuse_existing(options)
+    refuse_existing(options)
     scales = options.scale or [1.0]
     scales = scales * len(options.files) if len(scales) == 1 else scales
     if len(scales) != len(options.files):
@@ -145,7 +153,7 @@ def merge(options: Namespace) -> None:
 
 def _write(options: Namespace, lora: LoraFile, layout: Layout) -> None:
     """Write and prove a file, and print the result."""
-    base = _given_base(options)
+    base = given_base(options)
 
     def prove(path: Path) -> dict[str, float]:
         return {} if base is None else prove_on_base(path, lora, layout, base)
@@ -161,7 +169,8 @@ def _write(options: Namespace, lora: LoraFile, layout: Layout) -> None:
             progress.print(f"  {what}: outputs on the base differ by {difference:.2g} at most")
 
 
-def _given_base(options: Namespace) -> FreshBase | None:
+def given_base(options: Namespace) -> FreshBase | None:
+    """The base of ``--base``; ``None``: not given."""
     return _base(options) if options.base else None
 
 
@@ -171,7 +180,12 @@ def _base(options: Namespace, option: str = "--base") -> FreshBase:
     return fresh_base(base_source(options, option), option)
 
 
-def _refuse_existing(options: Namespace) -> None:
+def refuse_existing(options: Namespace) -> None:
+    """Refuse an output that is there, without ``--overwrite``.
+
+    Raises:
+        ConfigError: Naming it.
+    """
     if options.out.exists() and not options.overwrite:
         raise ConfigError(f"out={options.out}: exists already; choose another, or use --overwrite")
 

@@ -153,7 +153,14 @@ def test_a_file_that_cannot_be_read_is_named(
     assert "NaN or infinity in 1 tensors" in message(tmp_path / "nan.safetensors")
     wide = torch.zeros(99, tensors[key].shape[1])
     save_file({**tensors, key: wide}, tmp_path / "wide.safetensors")
-    assert f"shape {list(wide.shape)}, the layer needs" in message(tmp_path / "wide.safetensors")
+    told = message(tmp_path / "wide.safetensors")
+    assert f"shape {list(wide.shape)}, the layer needs" in told
+    stem = "lora_unet_mid_block_attentions_0_proj_in"
+    halves = {f"{stem}.hada_w{n}_{m}": torch.ones(2, 2) for n in "12" for m in "ab"}
+    save_file(halves, tmp_path / "loha.safetensors")
+    told = message(tmp_path / "loha.safetensors")
+    assert "holds LoHa, which is not trained here" in told
+    assert f"sdlora lora convert {tmp_path / 'loha.safetensors'} plain.safetensors" in told
 
 
 def test_the_hash_of_the_file_is_part_of_the_run(

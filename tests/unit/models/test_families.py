@@ -15,6 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from sdlora.adapters.file_writing import write_diffusers, write_kohya
 from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.adapters.lora import lora_state_dict
+from sdlora.adapters.lora_file import from_layers
 from sdlora.assembly import adapters, base_model, lightning_trainer
 from sdlora.assembly.family_limits import check_family_limits
 from sdlora.cli.composition import register_schemas, to_typed
@@ -24,7 +25,7 @@ from sdlora.export.lora_files import family_of
 from sdlora.models import families
 from sdlora.models.base_noise import noise_schedule_config
 from sdlora.models.description import FamilyDescription, PartNames
-from sdlora.models.families import FAMILIES, description_of, family_of_lora, part_names
+from sdlora.models.families import FAMILIES, description_of, part_names
 from sdlora.models.kolors import KOLORS
 from sdlora.models.sd import SD, StableDiffusion
 from sdlora.models.sdxl import SDXL
@@ -140,7 +141,11 @@ def test_a_package_that_adds_no_description_is_named(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_whose_lora_it_is(version: str, layers: list[str], family: FamilyDescription) -> None:
-    assert family_of_lora(version, layers) is family
+    (part, _, layer) = layers[0].partition(".")
+    matrices = {"A": torch.zeros(2, 8), "B": torch.zeros(8, 2)}
+    header = {"ss_base_model_version": version} if version else {}
+    lora = from_layers("x", {part: {layer: matrices}}, header, "diffusers")
+    assert family_of(lora) is family
 
 
 def test_parts_of_two_families_that_are_called_alike_are_the_built_in_ones(toy: Path) -> None:
