@@ -94,6 +94,15 @@ def _width(*widths: int, of: str) -> Callable[[Clues], bool | None]:
     return fits
 
 
+def _z_image(clues: Clues) -> bool | None:
+    if clues.has(_DIFFUSERS_OF_Z_IMAGE):
+        return True
+    return _width(3840, of=r"_attention_(?:qkv|out)$|_feed_forward_w[13]$")(clues)
+
+
+_DIFFUSERS_OF_Z_IMAGE = r"_attention_to_(?:[qkv]|out_0)$"
+"""Names that Lumina Image 2, whose others it shares, does not have."""
+
 _JOINT = r"^transformer_blocks_\d+_attn_(?:add_[qkv]_proj|to_add_out)$"
 _SINGLE = r"^single_transformer_blocks_\d+_"
 
@@ -170,7 +179,7 @@ LORA_FAMILIES = (
         name="z_image",
         title="Z-Image",
         marks=(r"^(?:layers|noise_refiner|context_refiner)_\d+_(?:attention|feed_forward|adaLN)_",),
-        fits=_width(3840, of=r"_attention_(?:qkv|to_q|out|to_out_0)$|_feed_forward_w[13]$"),
+        fits=_z_image,
         versions=("zimage", "z-image", "z_image"),
     ),
     LoraFamily(
@@ -180,6 +189,7 @@ LORA_FAMILIES = (
             r"^(?:layers|noise_refiner|context_refiner)_\d+_(?:attention|feed_forward|adaLN)_",
             r"^layers_\d+_attn_to_q$",
         ),
+        unless=(_DIFFUSERS_OF_Z_IMAGE,),
         fits=_width(2304, of=r"_attention_(?:qkv|out)$|_feed_forward_w[13]$|_attn_to_q$"),
         versions=("lumina",),
     ),

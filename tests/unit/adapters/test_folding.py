@@ -8,21 +8,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sdlora.adapters.file_writing import adapters_of, write_diffusers, write_kohya
-from sdlora.adapters.folding import folded, unfolded
+from sdlora.adapters.folding import folded, with_alphas_of
 from sdlora.adapters.formats import read_lora, restore_lora
-from sdlora.adapters.lora import add_lora, lora_parameters
+from sdlora.adapters.lora import add_lora, load_lora_state_dict, lora_parameters
 from sdlora.adapters.spec import LoraSpec
-from sdlora.models.description import PartNames
 from sdlora.models.flux2_klein import FLUX2_KLEIN
-from sdlora.models.sd import SD
 
 NAMES = FLUX2_KLEIN.trainable
+RANKS = {"to_k": 2}
 UNEVEN = LoraSpec(
     r=4,
     alpha=3.0,
     dropout=0.0,
     targets=("to_q", "to_k"),
-    rank_pattern={"to_k": 2},
+    rank_pattern=RANKS,
     alpha_pattern={"to_k": 5.0},
 )
 
@@ -61,15 +60,15 @@ def test_it_is_put_back_into_the_adapter_that_it_was_written_from() -> None:
     module, other = trained(), trained(UNEVEN)
     for weight in lora_parameters(other).values():
         nn.init.zeros_(weight)
-    lora = folded(adapters_of({"transformer": module}, {}), NAMES)
-    restore_lora({"transformer": other}, unfolded(lora, {"transformer": other}, NAMES))
+    lora = folded(adapters_of({"transformer": module}, {}))
+    restore_lora({"transformer": other}, lora)
     for name, weight in lora_parameters(module).items():
         torch.testing.assert_close(lora_parameters(other)[name], weight)
 
 
 def test_rank_stabilised_scales_are_folded() -> None:
     module = trained(LoraSpec(4, 6.0, 0.0, ("to_q", "to_k"), use_rslora=True))
-    found = folded(adapters_of({"transformer": module}, {}), NAMES)
+    found = folded(adapters_of({"transformer": module}, {}))
     spec = found.specs["transformer"]
     assert (spec.alpha, spec.use_rslora) == (4.0, False)
     state = found.states["transformer"]
@@ -77,11 +76,16 @@ def test_rank_stabilised_scales_are_folded() -> None:
     torch.testing.assert_close(product, update_of(module)["to_q"])
 
 
-def test_alpha_as_the_rank_and_other_families_stay_to_the_bit() -> None:
+def test_an_adapter_of_other_alphas_makes_the_same_update() -> None:
+    module, other = trained(), trained(LoraSpec(4, 7.0, 0.0, ("to_q", "to_k"), rank_pattern=RANKS))
+    lora = with_alphas_of(adapters_of({"transformer": module}, {}), {"transformer": other})
+    load_lora_state_dict(other, lora.states["transformer"])
+    for layer, update in update_of(module).items():
+        torch.testing.assert_close(update_of(other)[layer], update)
+
+
+def test_alpha_as_the_rank_stays_to_the_bit() -> None:
     lora = adapters_of({"transformer": trained(LoraSpec(4, 4.0, 0.0, ("to_q",)))}, {})
-    again = folded(lora, NAMES)
+    again = folded(lora)
     for key, value in lora.states["transformer"].items():
         assert torch.equal(again.states["transformer"][key], value)
-    unet = adapters_of({"unet": trained()}, {})
-    assert folded(unet, SD.trainable) == unet
-    assert not PartNames(kohya=("lora_unet_",)).folds_alpha
