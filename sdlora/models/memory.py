@@ -26,7 +26,7 @@ def memory_and_speed(config: TrainerConfig, device: torch.device, family: Family
 
 
 def _lay_channels_last(part: Any) -> None:
-    """Lay the channels of weights last, but of a DoRA's matrices, which peft multiplies as views."""
+    """Lay the channels of weights last, but not of a DoRA's, which peft multiplies as views."""
     part.to(memory_format=torch.channels_last)
     for layer in part.modules():
         if isinstance(layer, LoraLayer) and layer.lora_magnitude_vector:

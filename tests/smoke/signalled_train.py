@@ -1,4 +1,4 @@
-"""``train.py`` that is hit by a signal at a chosen moment: STOP="TERM drawing 2", "HUP export 1"."""
+"""``train.py`` that is hit by a signal at a chosen moment: STOP="TERM drawing 2"."""
 
 import os
 import sys
