@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +104,9 @@ def test_a_run_on_a_full_disk_goes_on_when_there_is_space(
 ) -> None:
     run, calls = disk / "run", [0]
     owner, name, number = PLACES[place]
+    real = getattr(owner, name)
 
-    def full(*given: Any, real: Callable[..., Any] = getattr(owner, name), **named: Any) -> Any:
+    def full(*given: Any, **named: Any) -> Any:
         calls[0] += 1
         if calls[0] == number:
             fill(disk)
