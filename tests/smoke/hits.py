@@ -39,6 +39,7 @@ class Hit:
         call: At which call of the function there, from 1.
         delay_s: Seconds after that.
         note: File that gets the time of the hit.
+        hits_parent: Whether the process that started this one gets it instead.
     """
 
     name: str
@@ -46,15 +47,16 @@ class Hit:
     call: int = 1
     delay_s: float = 0.0
     note: Path | None = None
+    hits_parent: bool = False
 
     @property
     def number(self) -> int:
         return int(signal.Signals[f"SIG{self.name}"])
 
     def prepare(self) -> None:
-        """Be ready to send the signal to this very process."""
+        """Be ready to send the signal."""
         # tests that were started with nohup, which runs respect, would see no signal
-        if self.name != "KILL":
+        if self.name != "KILL" and not self.hits_parent:
             signal.signal(self.number, signal.SIG_DFL)
         owner, name = PLACES[self.place]
         real, calls = getattr(owner, name), [0]
@@ -75,4 +77,4 @@ class Hit:
     def _send(self) -> None:
         if self.note is not None:
             self.note.write_text(str(time.monotonic()), "utf-8")
-        os.kill(os.getpid(), self.number)
+        os.kill(os.getppid() if self.hits_parent else os.getpid(), self.number)

@@ -115,6 +115,8 @@ def missing(option: Option) -> str | None:
     name = option[0].removeprefix("optimizer=")
     if name in PACKAGES and find_spec(PACKAGES[name].replace("-", "_")) is None:
         return f"{name}: {PACKAGES[name]} is not installed"
+    if name == "logger=wandb" and find_spec("wandb") is None:
+        return "wandb is not installed"
     if name in CUDA_ONLY and not torch.cuda.is_available():
         return f"{name}: needs a GPU"
     return None
