@@ -1,6 +1,7 @@
 """Typed config -> the LightningModule, the Lightning trainer and the average of the weights."""
 
 import logging
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from sdlora.training.callbacks.averaging import (
     ExponentialMovingAverage,
     ScheduleFreeAverage,
 )
-from sdlora.training.loggers import RunCsv, RunTensorBoard
+from sdlora.training.loggers import RunCsv, RunTensorBoard, RunWandb
 from sdlora.training.module import DiffusionModule, Teacher
 from sdlora.training.optimizers import averages_itself, optimizer_factory
 
@@ -93,7 +94,12 @@ def _strategy(config: TrainerConfig, skips_layers: bool) -> DDPStrategy | Litera
 
 
 def _logger(name: str, folder: Path, progress: Progress) -> Logger:
-    return RunCsv(folder, progress) if name == "csv" else RunTensorBoard(folder, progress)
+    known: dict[str, Callable[[Path, Progress], Logger]] = {
+        "tensorboard": RunTensorBoard,
+        "csv": RunCsv,
+        "wandb": RunWandb,
+    }
+    return known[name](folder, progress)
 
 
 def average(ema_decay: float | None, optimizer_name: str) -> Average | None:

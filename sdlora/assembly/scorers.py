@@ -115,11 +115,10 @@ def scorer(
 
 def _tell_missing(missing: Mapping[str, str], config: EvaluationConfig, progress: Progress) -> None:
     """Stop, or say which scores are not taken, why, and how to switch them off."""
-    lines = []
-    for key, reason in missing.items():
-        is_selected = key in kind(config.select).needs
-        without = f"evaluation.{key}=none" + " evaluation.select=none" * is_selected
-        lines.append(f"evaluation.{key}: {reason}. To switch it off: {without}")
+    lines = [
+        f"evaluation.{key}: {reason}. To switch it off: {' '.join(config.without(key))}"
+        for key, reason in missing.items()
+    ]
     if lines and config.on_missing == STOP:
         raise ConfigError(
             "\n  ".join(["scores that cannot be taken:", *lines])

@@ -103,7 +103,7 @@ def written_where_it_lies(arguments: Sequence[str]) -> list[str]:
     Hydra creates a folder of its own, with a log, before any config is read.
     """
     given = {_key(argument): argument for argument in arguments}
-    folder = given.get("sweep", "").partition("=")[2].strip("\"'")
+    folder = _path_of(given.get("sweep", "sweep="))
     if not folder or not Path(folder).is_dir():
         return list(arguments)
     here = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
@@ -136,8 +136,8 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
         ValueError: If the folder is not a run folder, or several runs are given.
     """
     given = {_key(argument): argument for argument in arguments}
-    folder = given.get("resume", "resume=").partition("=")[2].strip("\"'")
-    if not folder or folder == "null":
+    folder = _path_of(given.get("resume", "resume="))
+    if not folder:
         return list(arguments)
     several = [item for item in arguments if item in MULTIRUN or item.startswith("sweep=")]
     if several:
@@ -155,6 +155,15 @@ def resumed_arguments(arguments: Sequence[str]) -> list[str]:
         raise ValueError(f"resume={folder}: continues in that folder; leave out hydra.run.dir")
     here = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null", "hydra.mode=RUN"]
     return [*given.values(), *here]
+
+
+def _path_of(item: str) -> str:
+    """The path that an override names, without the quotes and escapes of Hydra; empty: none."""
+    try:
+        value = OverridesParser.create().parse_override(item).value()
+    except HydraException:  # Hydra will meet it again, and say so
+        value = item.partition("=")[2]
+    return "" if value is None else str(value)
 
 
 def latest_run(outputs: Path) -> Path:

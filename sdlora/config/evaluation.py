@@ -20,6 +20,13 @@ UNSET = ("none", False, 0)
 """Value of a key that switches a score off."""
 
 
+_OFF = {"kid": "false", "prior_prompts": "0", "hw10": "false"}
+"""Keys that use a scorer's model, and their value that switches them off."""
+
+_SCALED = ("face", "clip", "image", "aesthetic")
+"""Scorers of which ``scales`` needs one."""
+
+
 @dataclass(slots=True, kw_only=True)
 class ScorerConfig:
     """A scorer by name, with its options."""
@@ -141,9 +148,8 @@ class EvaluationConfig:
             self.scales,
             "must be finite numbers, such as [0.6,0.8]",
         )
-        scorers = (self.face, self.clip, self.image, self.aesthetic)
         require(
-            not self.scales or any(each.name != "none" for each in scorers),
+            not self.scales or any(getattr(self, name).name != "none" for name in _SCALED),
             "evaluation.scales",
             self.scales,
             "nothing is scored; leave it out, or choose scores with evaluation=default",
@@ -154,6 +160,20 @@ class EvaluationConfig:
         values = {key: getattr(self, key) for key in kind(score).needs}
         return [key for key, value in values.items() if getattr(value, "name", value) in UNSET]
 
+    def without(self, scorer: str) -> list[str]:
+        """Overrides that switch a scorer off, and what cannot be measured or chosen without it."""
+        keys = {key for each in KINDS.values() if scorer in each.needs for key in each.needs}
+        values = {key: getattr(self, key) for key in sorted(keys)}
+        dependent = {key: off for key in values if (off := _OFF.get(key)) and values[key]}
+        if scorer in kind(self.select).needs:
+            dependent["select"] = "none"
+            dependent |= {} if self.stop_patience is None else {"stop_patience": "null"}
+        others = (getattr(self, name).name for name in _SCALED if name != scorer)
+        if self.scales and all(name == "none" for name in others):
+            dependent["scales"] = "[]"
+        dependent = {scorer: "none", **dependent}
+        return [f"evaluation.{key}={value}" for key, value in dependent.items()]
+
     def _check_features(self) -> None:
         """Check that scores which use another scorer's model have that scorer."""
         require_count("evaluation.prior_prompts", self.prior_prompts, 0)
@@ -163,7 +183,8 @@ class EvaluationConfig:
                 has_features or not value,
                 f"evaluation.{key}",
                 value,
-                "compares features; set evaluation.image.name=image, too",
+                f"compares features; set evaluation.image.name=image, too, or evaluation.{key}="
+                f"{_OFF[key]}",
             )
         require(
             not self.hw10 or (self.face.name == "deepface" and self.clip.name == "clip"),

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from sdlora.config.rules import (
-    require_choice,
-)
+from sdlora.config.rules import require_choice
+
+LOGGERS = ("tensorboard", "csv", "wandb")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -12,8 +12,9 @@ class LoggerConfig:
     """Where training curves are written."""
 
     names: list[str] = field(default_factory=list)
-    """Where curves go: any of ``tensorboard``, ``csv``."""
+    """Where curves go: any of ``tensorboard``, ``csv`` and ``wandb``, which keeps its files in the
+    run folder and sends nothing unless the environment has ``WANDB_MODE=online``."""
 
     def __post_init__(self) -> None:
         for name in self.names:
-            require_choice("logger.names", name, ("tensorboard", "csv"))
+            require_choice("logger.names", name, LOGGERS)

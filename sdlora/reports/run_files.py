@@ -31,6 +31,8 @@ PURPOSES = (
     (FINISHED, "the last step and the files of the run's end"),
     (f"{CHECKPOINTS}/step_*", "what resume= continues from"),
     ("tensorboard", "curves and grids: tensorboard --logdir of the run's folder"),
+    ("csv", "curves as tables, of each start one"),
+    ("wandb", "curves and grids: wandb sync of the run in it"),
 )
 """Pattern below the run's folder -> purpose; a path belongs to the first pattern that it fits."""
 

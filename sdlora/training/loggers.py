@@ -1,12 +1,33 @@
 """Lightning's loggers of a run, whose failures end no training."""
 
+import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from PIL import Image
 
+from sdlora.runtime.program import message_of
 from sdlora.runtime.progress import Progress
+
+
+def require_logger(name: str) -> None:
+    """Check that the package of a logger is installed.
+
+    Raises:
+        ValueError: Naming the command that installs it.
+    """
+    if name == "wandb" and find_spec("wandb") is None:
+        raise ValueError(
+            f"logger.names={name}: needs a package that is not installed; "
+            'pip install "sdlora[wandb]"'
+        )
+
+
+class LoggerError(AttributeError):
+    """A logger that cannot begin; Lightning, which asks for its ``experiment``, goes on then."""
 
 
 class RunTensorBoard(TensorBoardLogger):
@@ -78,3 +99,63 @@ class RunCsv(CSVLogger):
         """Write what waits."""
         with self._progress.tolerating("csv"):
             super().finalize(status)
+
+
+class RunWandb(WandbLogger):
+    """Curves of Weights & Biases in ``wandb/``, of each start as a run of its own.
+
+    Nothing is sent unless the environment has ``WANDB_MODE=online``: its files can be sent later.
+
+    Args:
+        folder: The run folder, whose name is that of the group of its starts.
+        progress: Says once what fails.
+    """
+
+    def __init__(self, folder: Path, progress: Progress) -> None:
+        quiet = {"console": "off", "silent": True, "disable_git": True, "save_code": False}
+        super().__init__(
+            name=folder.name,
+            save_dir=folder,
+            project="sdlora",
+            group=folder.name,
+            mode=os.environ.get("WANDB_MODE") or "offline",
+            settings=quiet,
+        )
+        self._wandb_init.pop("anonymous", None)  # wandb warns of it, whatever its value
+        self._progress = progress
+
+    @property
+    def experiment(self) -> Any:
+        """The run of Weights & Biases, begun when it is first asked for.
+
+        Raises:
+            LoggerError: If it cannot begin.
+        """
+        try:
+            return super().experiment
+        except Exception as error:
+            raise LoggerError(message_of(error)) from error
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log numbers of a step."""
+        with self._progress.tolerating("wandb"):
+            super().log_metrics(metrics, step)
+
+    def log_hyperparams(self, params: Any, *more: Any, **named: Any) -> None:
+        """Log settings."""
+        with self._progress.tolerating("wandb"):
+            super().log_hyperparams(params)
+
+    def log_grid(self, grid: Image.Image, step: int) -> None:
+        """Log the grid of pictures of a step."""
+        with self._progress.tolerating("wandb"):
+            self.log_image("samples", [grid], step)
+
+    def finalize(self, status: str) -> None:
+        """Write what waits, and end this start's run."""
+        if self._experiment is None:  # it could not begin
+            return
+        with self._progress.tolerating("wandb"):
+            super().finalize(status)
+            self._experiment.finish(exit_code=0 if status == "success" else 1)
+        self._experiment = None

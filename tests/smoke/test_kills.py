@@ -1,25 +1,46 @@
-"""A run that is killed at a moment of chance, and resumed, ends as if it had never been.
+"""A run or a sweep that is killed at a moment of chance, and resumed, ends as if it had never been.
 
 ``SDLORA_KILLS=30 pytest -n 0 -m slow tests/smoke/test_kills.py`` tries more moments.
 """
 
 import os
 import random
-import subprocess
-import sys
-import time
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
 from sdlora.runs.metrics import read_metrics
-from tests.smoke.conftest import Train
+from tests.smoke.forked_train import started
+from tests.smoke.hits import Hit
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name == "nt", reason="Windows has neither SIGKILL nor fork"),
+]
 
-KILLS = int(os.environ.get("SDLORA_KILLS", "2"))
-RESULTS = ("lora", "last", "samples", "report.html", "report.json", "finished.json")
+KILLS = int(os.environ.get("SDLORA_KILLS", "4"))
+
+PLACES = {
+    "step": 40,
+    "drawing": 5,
+    "caching": 1,
+    "export": 1,
+    "saving": 10,
+    "choice": 1,
+    "scoring": 5,
+    "page": 1,
+    "scanning": 1,
+}
+"""Where a run is hit, and how often it comes there."""
+
+EVERY_FIFTH_IS_A_SWEEP = 5
+
+OWN_OF_A_START = (".hydra", ".lock", "train.log", "tensorboard", "cache")
+VOLATILE = ("train/images_per_s", "train/peak_memory_mib")
 
 
 @pytest.fixture(scope="module")
@@ -43,60 +64,100 @@ def settings(random_base: Path, pictures: Path) -> tuple[str, ...]:
     )
 
 
-def started(run: Path, settings: tuple[str, ...]) -> "subprocess.Popen[bytes]":
+def code_of(folder: Path, given: tuple[str, ...], hit: Hit | None = None) -> int | None:
+    """The exit code of a run or sweep in a folder, with a cache of its own."""
+    own = {"SDLORA_CACHE": str(folder / "cache")}
+    process = started(given, folder.parent / "printed.txt", own, hit)
+    process.join()
+    return process.exitcode
+
+
+def run_alone(folder: Path, settings: tuple[str, ...], hit: Hit | None = None) -> int | None:
     """The run as a user starts it, or goes on with it."""
-    given = (f"resume={run}",) if (run / "config.json").exists() else (*settings, f"run_dir={run}")
-    cache = {"SDLORA_CACHE": str(run.parent / "cache"), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "train.py", *given],
-        env={**os.environ, **cache},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    folder.mkdir(exist_ok=True)
+    is_begun = (folder / "config.json").exists()
+    given = (f"resume={folder}",) if is_begun else (*settings, f"run_dir={folder}")
+    return code_of(folder, given, hit)
+
+
+def sweep(folder: Path, settings: tuple[str, ...], hit: Hit | None = None) -> int | None:
+    """The sweep of two cells, begun or gone on with by the same command."""
+    folder.mkdir(exist_ok=True)
+    return code_of(folder, ("-m", *settings, "seed=1,2", f"hydra.sweep.dir={folder}"), hit)
 
 
 @pytest.fixture(scope="module")
-def whole(
-    settings: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, float]:
-    """The run that nobody killed, and its seconds."""
+def whole(settings: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nobody killed."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    began = time.perf_counter()
-    assert started(run, settings).wait() == 0
-    return run, time.perf_counter() - began
+    assert run_alone(run, settings) == 0
+    return run
 
 
-def results(run: Path) -> set[str]:
-    found = [path for name in RESULTS for path in [run / name, *(run / name).rglob("*")]]
-    return {path.relative_to(run).as_posix() for path in found if path.is_file()}
+@pytest.fixture(scope="module")
+def whole_sweep(settings: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sweep that nobody killed."""
+    folder = tmp_path_factory.mktemp("whole_sweep") / "sweep"
+    assert sweep(folder, settings) == 0
+    return folder
 
 
-@pytest.mark.parametrize("number", range(KILLS))
-def test_a_killed_run_ends_as_if_it_had_never_been_killed(
-    number: int,
+def moments() -> Iterator[tuple[str, Hit]]:
+    """What is killed, and when."""
+    for number in range(KILLS):
+        draw = random.Random(number)
+        what = "sweep" if number % EVERY_FIFTH_IS_A_SWEEP == 3 else "run"
+        place, most = list(PLACES.items())[number % len(PLACES)]
+        call = draw.randint(1, most * (2 if what == "sweep" else 1))
+        yield what, Hit("KILL", place, call, delay_s=draw.uniform(0.001, 0.4))
+
+
+@pytest.mark.parametrize(
+    ("what", "hit"),
+    [
+        pytest.param(what, hit, id=f"{what}-{hit.place}-{hit.call}-{hit.delay_s:.3f}s")
+        for what, hit in moments()
+    ],
+)
+def test_what_is_killed_ends_as_if_it_had_never_been_killed(
+    what: str,
+    hit: Hit,
     settings: tuple[str, ...],
-    whole: tuple[Path, float],
-    train_process: Train,
+    request: pytest.FixtureRequest,
     tmp_path: Path,
 ) -> None:
-    run, (expected, seconds) = tmp_path / "run", whole
-    process = started(run, settings)
-    moment = seconds * random.Random(number).uniform(0.3, 1.0)  # before, Python is starting
-    try:
-        process.wait(moment)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    assert started(run, settings).wait() == 0, f"killed after {moment:.1f} of {seconds:.1f} s"
-    assert results(run) == results(expected)
-    for path in sorted(results(expected)):
-        if path.endswith(".safetensors"):
-            ours, theirs = load_file(run / path), load_file(expected / path)
-            assert all(ours[key].equal(theirs[key]) for key in theirs), path
-        elif path.endswith(".png"):
-            assert (run / path).read_bytes() == (expected / path).read_bytes(), path
-    scored = [
-        [line for line in read_metrics(folder) if any(key.startswith("eval/") for key in line)]
-        for folder in (run, expected)
-    ]
-    assert scored[0] == scored[1]
+    name, call = {"run": ("whole", run_alone), "sweep": ("whole_sweep", sweep)}[what]
+    expected: Path = request.getfixturevalue(name)
+    folder = tmp_path / expected.name
+    code = call(folder, settings, hit)
+    print(f"{what} {hit.place}: {'killed' if code == -signal.SIGKILL else 'ended before'}")
+    assert code in (-signal.SIGKILL, 0)
+    assert call(folder, settings) == 0, (tmp_path / "printed.txt").read_text("utf-8")
+    assert_same(folder, expected)
+
+
+def files(folder: Path) -> set[str]:
+    found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    return {path.as_posix() for path in found if not set(path.parts) & set(OWN_OF_A_START)}
+
+
+def by_step(run: Path) -> list[list[tuple[str, Any]]]:
+    """The lines of the run's metrics; the base's may be anywhere among them."""
+    lines = sorted(read_metrics(run), key=lambda line: (line["step"], str(list(line)[1])))
+    return [[item for item in line.items() if item[0] not in VOLATILE] for line in lines]
+
+
+def assert_same(folder: Path, expected: Path) -> None:
+    """All files are there and no other; weights, pictures and scores have the same bits."""
+    names = files(expected)
+    assert files(folder) == names
+    for name in sorted(names):
+        ours, theirs = folder / name, expected / name
+        if name.endswith(".safetensors"):
+            found, wanted = load_file(ours), load_file(theirs)
+            assert found.keys() == wanted.keys()
+            assert all(found[key].equal(wanted[key]) for key in wanted), name
+        elif name.endswith((".png", "finished.json", "lora/scores.json")):
+            assert ours.read_bytes() == theirs.read_bytes(), name
+        elif name.endswith("metrics.jsonl"):
+            assert by_step(ours.parent) == by_step(theirs.parent), name

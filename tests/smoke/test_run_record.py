@@ -123,6 +123,25 @@ def test_a_run_goes_on_from_another_working_folder(
     assert record["config"]["data"]["root"] == (two_steps / "photos").as_posix()
 
 
+def test_a_rate_that_more_steps_change_is_said(
+    settings: tuple[str, ...],
+    pictures: Path,
+    train_here: TrainHere,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A line from 0.003 to 0 in two steps, and in four: at step 2 it is 0, and 0.0015."""
+    line = ("scheduler=linear", "scheduler.warmup_steps=0", "optim.unet_lr=3e-3")
+    given = (*settings, *line, f"data.root={pictures}", f"run_dir={tmp_path}/run")
+    train_here(*given, "trainer.max_steps=2", "lora.text_encoder.method=frozen")
+    assert "learning-rate schedule" not in capsys.readouterr().out
+    train_here(f"resume={tmp_path}/run", "trainer.max_steps=4")
+    told = (
+        "note: 4 steps stretch the learning-rate schedule: the rate of unet goes from 0 to 0.0015;"
+    )
+    assert told in capsys.readouterr().out
+
+
 def test_a_command_that_is_repeated_whole_goes_on(
     run: Path,
     settings: tuple[str, ...],

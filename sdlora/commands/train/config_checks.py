@@ -13,6 +13,7 @@ from sdlora.config.train import TrainConfig
 from sdlora.diffusion.noise_schedule import changed_schedule
 from sdlora.sampling.generate import check_sampling
 from sdlora.sampling.samplers import check_sampler
+from sdlora.training.loggers import require_logger
 
 
 def with_found_precision(config: TrainConfig) -> TrainConfig:
@@ -40,6 +41,8 @@ def check(config: TrainConfig) -> None:
         check_sampler(sampler, changed)
     except ValueError as error:
         raise ConfigError(f"sampling.sampler={sampler}: {error}") from error
+    for name in config.logger.names:
+        require_logger(name)
     trainer = config.trainer
     check_device(trainer.accelerator, trainer.precision, trainer.compile)
     check_scores(config.evaluation, config.sampling)

@@ -30,7 +30,7 @@ from sdlora.training.callbacks.drawing import Evaluate
 from sdlora.training.callbacks.saving import Checkpoints
 from sdlora.training.callbacks.speed import Throughput
 from sdlora.training.callbacks.stopping import StopSignals
-from sdlora.training.loggers import RunTensorBoard
+from sdlora.training.loggers import RunTensorBoard, RunWandb
 from sdlora.training.module import MemoryUsedUpError
 
 
@@ -165,11 +165,13 @@ def _say_why_it_stopped(run: TrainingRun, signals: StopSignals, evaluate: Evalua
 
 
 def _log_start(run: TrainingRun) -> None:
-    """Log config and contact sheets to TensorBoard."""
+    """Log the config, and contact sheets to TensorBoard."""
     text = json.dumps(as_written(run.config), indent=2)
     for logger in run.trainer.loggers:
         if isinstance(logger, RunTensorBoard):
             logger.tolerant(_log_text_and_sheets, logger, text, run.contact_sheets)
+        elif isinstance(logger, RunWandb):
+            logger.log_hyperparams(as_written(run.config))
 
 
 def _log_text_and_sheets(logger: RunTensorBoard, text: str, sheets: Sequence[Path]) -> None:

@@ -19,7 +19,7 @@ from sdlora.sweep.pruning import Pruning
 from sdlora.training.callbacks.averaging import Average
 from sdlora.training.callbacks.every_n_steps import OptimizerStepCallback, every
 from sdlora.training.callbacks.stopping import StopSignals
-from sdlora.training.loggers import RunTensorBoard
+from sdlora.training.loggers import RunTensorBoard, RunWandb
 from sdlora.training.module import DiffusionModule
 from sdlora.training.validation_loss import ValidationLoss
 
@@ -263,6 +263,8 @@ class Evaluate(OptimizerStepCallback):
             logger.log_metrics(numbers, step)
             if isinstance(logger, RunTensorBoard):
                 logger.tolerant(_log_pictures, logger, step, numbers, grid)
+            elif isinstance(logger, RunWandb) and grid is not None:
+                logger.log_grid(grid, step)
 
 
 def _log_pictures(

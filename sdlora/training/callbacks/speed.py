@@ -1,7 +1,9 @@
 """The callback of the training bar and of throughput, learning rates and peak memory."""
 
+import math
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import lightning
 import psutil
 import torch
 from rich.progress import TaskID
+from torch.optim.lr_scheduler import LambdaLR
 
 from sdlora.data.batches.dataset import Batch
 from sdlora.runs.metrics import MetricsFile
@@ -48,8 +51,13 @@ class Throughput(OptimizerStepCallback):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Start the bar at the current step."""
+        """Start the bar at the current step, and say where a resumed run's rate leaps."""
         self._bar = self.progress.add("Training", trainer.max_steps, trainer.global_step)
+        if leaps := list(_leaps(trainer)):
+            self.progress.print(
+                f"note: {trainer.max_steps} steps stretch the learning-rate schedule: "
+                f"{', '.join(leaps)}; scheduler=constant in a new run has one rate throughout"
+            )
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *batch: Any
@@ -106,6 +114,19 @@ class Throughput(OptimizerStepCallback):
         """Remove the bar."""
         if self._bar is not None:
             self.progress.remove(self._bar)
+
+
+def _leaps(trainer: lightning.Trainer) -> Iterator[str]:
+    """Rates that a schedule of another length has at the step of the checkpoint."""
+    for configured in trainer.lr_scheduler_configs:
+        schedule = configured.scheduler
+        if not isinstance(schedule, LambdaLR):
+            continue
+        groups = schedule.optimizer.param_groups
+        for group, base, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+            before, now = float(group["lr"]), float(base) * factor(schedule.last_epoch)
+            if not math.isclose(before, now, rel_tol=0.01):
+                yield f"the rate of {group['name']} goes from {before:.3g} to {now:.3g}"
 
 
 def peak_memory_mib(device: torch.device) -> float:

@@ -9,8 +9,9 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from sdlora.assembly.scorers import check_choice, pictures_in, scorer
-from sdlora.cli.arguments import opened_options
+from sdlora.cli.arguments import opened_options, opened_shortcuts
 from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.config.evaluation import EvaluationConfig
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.evaluation.scores import Scores
@@ -25,14 +26,18 @@ TRAINING = KnownPictures(["a.png", "b.png"], PERSON[:2])
 HELD_OUT = KnownPictures(["c.png"], PERSON[2:3])
 
 
+def evaluation_config(*given: str) -> EvaluationConfig:
+    register_schemas()
+    arguments = opened_options(opened_shortcuts(given), TrainConfig)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return to_typed(compose("train", ["run_dir=here", *arguments]), TrainConfig).evaluation
+
+
 def found(
     references: KnownPictures | None, *given: str, prompts: tuple[str, ...] | None = None
 ) -> tuple[Scores, str]:
     """Scores of a picture of the person, and what was printed."""
-    register_schemas()
-    arguments = opened_options(["run_dir=here", *given], TrainConfig)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = to_typed(compose("train", arguments), TrainConfig).evaluation
+    config = evaluation_config(*given)
     progress = Progress(enabled=False)
     with progress.console.capture() as said:
         made = scorer(config, references, TRAINING, torch.device("cpu"), progress)
@@ -105,10 +110,49 @@ def test_the_remedies_of_a_scorer_that_is_missing_work(tmp_path: Path) -> None:
         assert "to go on without them: evaluation.on_missing=warn" in message
         switched_off = re.findall(r"To switch it off: (.*)", message)[0].split()
         assert switched_off == ["evaluation.face=none", "evaluation.select=none"]
-        opened = [item.replace("face=", "face.name=") for item in switched_off]
-        scores, said = found(HELD_OUT, asked, *opened)
+        scores, said = found(HELD_OUT, asked, *switched_off)
     assert said == ""
     assert "face_distance" not in scores.values
+
+
+HW10 = ("evaluation=hw10", "evaluation.every_n_steps=5")
+FEATURES = (
+    *("evaluation=photos", "evaluation.prior_prompts=1", "evaluation.scales=[0.5]"),
+    *("data.trigger_word=sks", "data.class_word=man", "evaluation.stop_patience=2"),
+)
+
+
+@pytest.mark.parametrize(
+    ("scorer_name", "given"),
+    [
+        ("image", (*FEATURES, "evaluation.select=kid")),
+        ("image", ("evaluation=unconditional",)),
+        ("image", ("evaluation=unconditional", "evaluation.scales=[0.5]", "evaluation.kid=false")),
+        ("face", HW10),
+        ("clip", HW10),
+        ("face", FEATURES),
+        ("attributes", ("evaluation=default",)),
+    ],
+)
+def test_a_scorer_is_switched_off_with_what_needs_it(
+    scorer_name: str, given: tuple[str, ...]
+) -> None:
+    """Where one more key is in the way, its own message would send the reader round in circles."""
+    if "evaluation.kid=false" in given:
+        given = (*given, "evaluation.select=image_similarity")
+    without = evaluation_config(*given).without(scorer_name)
+    left = evaluation_config(*given, *without)
+    assert getattr(left, scorer_name).name == "none"
+    assert len({item.partition("=")[0] for item in without}) == len(without)
+
+
+def test_a_score_without_its_model_is_told_both_ways_out() -> None:
+    given = ("evaluation=photos", "evaluation.image=none")
+    with pytest.raises(ConfigError, match="^evaluation.kid=True: compares features; set") as error:
+        evaluation_config(*given)
+    remedy = str(error.value).rpartition(" ")[2]
+    assert remedy == "evaluation.kid=false"
+    assert evaluation_config(*given, remedy).image.name == "none"
 
 
 def test_no_scorer_reads_the_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, MissingConfigException
 
 from sdlora.cli.arguments import (
@@ -37,6 +38,12 @@ def run_folder(tmp_path: Path) -> Path:
     (folder / "config.json").write_text("{}", "utf-8")
     (folder / ".hydra" / "overrides.yaml").write_text("- +hydra.callbacks.x={}", "utf-8")
     return folder
+
+
+def parsed(arguments: list[str], key: str) -> list[Override]:
+    """The overrides of a key, as Hydra reads them."""
+    overrides = OverridesParser.create().parse_overrides(arguments)
+    return [override for override in overrides if override.key_or_group == key]
 
 
 def test_resume_writes_on_in_the_folder_and_repeats_no_override_of_it(run_folder: Path) -> None:

@@ -243,7 +243,7 @@ def test_what_cannot_work_is_named_with_a_remedy(overrides: list[str], message: 
 
 
 TRIGGER = ("evaluation.trigger_word=sks", "evaluation.class_word=man")
-NO_FEATURES = "compares features; set evaluation.image.name=image, too$"
+NO_FEATURES = "compares features; set evaluation.image.name=image, too, or evaluation."
 
 
 @pytest.mark.parametrize(

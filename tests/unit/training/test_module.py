@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from sdlora.adapters.lora import add_lora
+from sdlora.adapters.spec import LoraSpec
 from sdlora.config.trainer import TrainerConfig
 from sdlora.data.batches.dataset import PictureDataset
 from sdlora.data.cache.encoders import encoded_captions, encoded_pictures
@@ -272,6 +274,19 @@ def test_channels_lie_last_where_that_is_no_slower(
     memory_and_speed(trainer_config(precision=precision), torch.device("cpu"), family)
     weight = family.unet.conv_in.weight
     assert weight.is_contiguous(memory_format=torch.channels_last) is is_last
+
+
+def test_a_dora_of_convolutions_trains_with_channels_last(family: StableDiffusion) -> None:
+    """peft multiplies its matrices as views, which tensors with the channels last do not have."""
+    spec = LoraSpec(r=2, alpha=2.0, dropout=0.0, targets=("conv1", "conv2"), use_dora=True)
+    add_lora(family.unet, spec, seed=1)
+    module = without_trainer(diffusion_module(family))
+    module.on_fit_start()
+    expected = module.training_step(batch(0), 0).item()
+    memory_and_speed(trainer_config(), torch.device("cpu"), family)
+    loss = module.training_step(batch(0), 0)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected, rel=1e-5)  # convolutions sum in another order
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
