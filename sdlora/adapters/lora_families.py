@@ -11,9 +11,7 @@ def _stable_diffusion(cross: int, text: int) -> Callable[[Clues], bool | None]:
     """Stable Diffusion 1 or 2: inputs of its cross attention, and of its text encoder."""
 
     def fits(clues: Clues) -> bool | None:
-        if "text_encoder_2" in clues.parts or clues.has(_DEEP) or clues.has(_SIZED):
-            return False
-        if clues.has(r"^lora_te1_"):  # so SDXL's first text encoder is called
+        if clues.has(_DEEP) or clues.has(_SIZED):
             return False
         found = clues.inputs(_CROSS) & _CROSS_WIDTHS | clues.inputs(_TEXT) & {768, 1024}
         return found <= {cross, text} if found else None
@@ -24,7 +22,8 @@ def _stable_diffusion(cross: int, text: int) -> Callable[[Clues], bool | None]:
 def _xl(clues: Clues) -> bool | None:
     if clues.has(r"encoder_hid_proj") or clues.inputs(_SIZED) & {5632}:
         return False
-    if "text_encoder_2" in clues.parts or clues.has(r"^lora_te1_") or 2816 in clues.inputs(_SIZED):
+    is_two = "text_encoder_2" in clues.parts or clues.has(r"^lora_te1_")  # so its first is called
+    if is_two or 2816 in clues.inputs(_SIZED):
         return True
     if clues.parts == {"text_encoder"}:
         return False if clues.inputs(_TEXT) & {1024} else None

@@ -251,6 +251,24 @@ def test_a_transposed_dora_scale_is_found(
     assert "are not the same" in told
 
 
+def test_a_kernel_written_flat_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message_of: Callable[..., str]
+) -> None:
+    """The same numbers in another shape, which programs refuse or misread."""
+    path, stem = tmp_path / "c.safetensors", "lora_unet_mid_block_resnets_0_conv1"
+    pair = {"down": draw(4, 16, 3, 3), "up": draw(16, 4, 1, 1)}
+    save_file({f"{stem}.lora_{side}.weight": value for side, value in pair.items()}, path)
+    write = file_writing.write_weights
+
+    def careless(out: Path, tensors: dict[str, Tensor], *rest: Any) -> None:
+        write(out, {key: value.reshape(value.shape[:1] + (-1,)) if value.ndim > 2 else value
+                    for key, value in tensors.items()}, *rest)  # fmt: skip
+
+    monkeypatch.setattr(file_writing, "write_weights", careless)
+    told = message_of("convert", path, tmp_path / "out.safetensors", "--layout", "diffusers")
+    assert "are not the same" in told
+
+
 def test_small_faults_of_files(plain: Path, tmp_path: Path, message_of: Callable[..., str]) -> None:
     out, path = tmp_path / "out.safetensors", tmp_path / "x.safetensors"
     tensors = load_file(plain)
