@@ -1,4 +1,4 @@
-"""``python -m sdlora.world.training vae|clip|face|attributes``: training of a shipped net."""
+"""``python -m sdlora.world.training vae|clip|face|attributes|language``: training of a net."""
 
 import argparse
 import dataclasses
@@ -12,12 +12,14 @@ from sdlora.runtime.places import ASSETS
 TRAININGS = {
     "vae": ("sdlora.world.training.vae", "train_vae"),
     "clip": ("sdlora.world.training.clip_model", "train_clip"),
+    "language": ("sdlora.world.training.language_model", "train_language_model"),
     "face": ("sdlora.world.training.face_embedder", "train_face"),
     "attributes": ("sdlora.world.training.attribute_classifier", "train_attributes"),
 }
 FOLDERS = {
     "vae": "tiny-sd/vae",
     "clip": "tiny-clip",
+    "language": "tiny-flow/text_encoder",
     "face": "tiny-face",
     "attributes": "tiny-attributes",
 }

@@ -91,7 +91,7 @@ def fit(module: Fit, num_items: int, name: str) -> float:
     trainer = L.Trainer(
         accelerator="cpu",
         max_steps=module.recipe.num_steps,
-        precision="bf16-mixed",
+        precision="bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true",
         gradient_clip_val=1.0,
         callbacks=[keep],
         logger=False,

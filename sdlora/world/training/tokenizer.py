@@ -47,7 +47,8 @@ def _byte_symbols() -> list[str]:
     return sorted(ByteLevel.alphabet())
 
 
-def _texts(num_captions: int) -> list[str]:
+def training_texts(num_captions: int) -> list[str]:
+    """Captions of the drawn world, and everyday words."""
     seeds = TRAIN_SEEDS[:num_captions]
     captions = [caption(random_scene(seed), seed) for seed in seeds]
     return captions + EVERYDAY.split() * 20
@@ -76,7 +77,7 @@ def build_tokenizer(folder: Path, num_captions: int = NUM_CAPTIONS) -> CLIPToken
         continuing_subword_prefix="",
         show_progress=False,
     )
-    blank.train_from_iterator(_texts(num_captions), trainer)
+    blank.train_from_iterator(training_texts(num_captions), trainer)
     merges = [tuple(pair) for pair in json.loads(blank.to_str())["model"]["merges"]]
     tokens = symbols + [symbol + END_OF_WORD for symbol in symbols]
     tokens += list(dict.fromkeys(left + right for left, right in merges))
