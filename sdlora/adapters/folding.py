@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from sdlora.adapters.file_keys import parse_key
@@ -15,7 +16,8 @@ from sdlora.adapters.spec import LoraSpec
 def folded(lora: LoraFile) -> LoraFile:
     """The same update with alphas equal to ranks, for readers that know no alpha.
 
-    Matrices B are multiplied by ``alpha / r``, in float32, where that is not 1.
+    Matrices B are multiplied by ``alpha / r`` where that is not 1; they keep their dtype where it
+    holds the result exactly, and else are float32.
     """
     return replace(
         lora,
@@ -69,7 +71,9 @@ def _scaled(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> dict[st
         layer, kind = parse_key(key)
         scale = scales.get(_nameless(layer), 1.0)
         if kind == "B" and scale != 1.0:
-            found[key] = value.float() * scale
+            exact = value.float() * scale
+            kept = exact.to(value.dtype)
+            found[key] = kept if torch.equal(kept.float(), exact) else exact
     return found
 
 

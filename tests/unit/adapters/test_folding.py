@@ -1,5 +1,6 @@
 """Alpha folded into the weights: one strength for a reader that knows no alpha, and back again."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,14 @@ def test_alpha_as_the_rank_stays_to_the_bit() -> None:
     again = folded(lora)
     for key, value in lora.states["transformer"].items():
         assert torch.equal(again.states["transformer"][key], value)
+
+
+@pytest.mark.parametrize(("alpha", "dtype"), [(2.0, torch.float16), (3.0, torch.float32)])
+def test_half_precision_is_kept_where_nothing_is_lost(alpha: float, dtype: torch.dtype) -> None:
+    lora = adapters_of({"transformer": trained(LoraSpec(4, alpha, 0.0, ("to_q", "to_k")))}, {})
+    halves = {key: value.half() for key, value in lora.states["transformer"].items()}
+    found = folded(replace(lora, states={"transformer": halves})).states["transformer"]
+    assert found["to_q.lora_B.weight"].dtype == dtype
+    assert found["to_q.lora_A.weight"].dtype == torch.float16
+    exact = halves["to_q.lora_B.weight"].double() * alpha / 4
+    torch.testing.assert_close(found["to_q.lora_B.weight"].double(), exact, rtol=1e-7, atol=0)
