@@ -70,6 +70,22 @@ def test_levels_are_shifted_as_the_models_were_trained(config: Config) -> None:
     assert round(middle / (1 - middle), 2) == 2.48
 
 
+def test_keys_of_levels_and_weights_reach_the_objective(config: Config) -> None:
+    made = module_of(
+        config(
+            "z_image",
+            *("objective.timesteps.name=mode", "objective.timesteps.mode_scale=0.5"),
+            *("objective.timesteps.shift_factor=2", "objective.weighting=table"),
+            "objective.weight_table=[1,3]",
+        )
+    ).objective
+    place, weight, shift = made.timesteps.place, made.weight, made.timesteps.shift
+    assert place.keywords == {"scale": 0.5}  # type: ignore[attr-defined]
+    assert weight.keywords == {"weights": (1.0, 3.0)}  # type: ignore[union-attr]
+    assert shift is not None
+    assert shift(1024) == 2
+
+
 def batch_of(module: DiffusionModule, captions: list[str], first: int = 0) -> Batch:
     count = len(captions)
     generator = torch.Generator().manual_seed(first)

@@ -821,6 +821,34 @@ ELSEWHERE = {
     "data.hub.revision": f"{HERE}::test_a_revision_is_asked_of_the_hub",
     "trainer.offload": "unit/commands/train/test_preflight.py::test_parts_wait_when_told_to",
     "trainer.memory_gb": "unit/commands/train/test_preflight.py::test_a_card_is_planned_for",
+    "objective.timesteps.shift": (
+        "unit/assembly/test_flow_training.py::test_levels_are_shifted_as_the_models_were_trained"
+    ),
+    "objective.timesteps.shift_points": (
+        "unit/assembly/test_flow_training.py::test_levels_are_shifted_as_the_models_were_trained"
+    ),
+    "objective.timesteps.shift_factor": (
+        "unit/assembly/test_flow_training.py::test_keys_of_levels_and_weights_reach_the_objective"
+    ),
+    "objective.timesteps.mode_scale": (
+        "unit/assembly/test_flow_training.py::test_keys_of_levels_and_weights_reach_the_objective"
+    ),
+    "objective.weight_table": (
+        "unit/assembly/test_flow_training.py::test_keys_of_levels_and_weights_reach_the_objective"
+    ),
+    "optim.transformer_lr": (
+        "unit/assembly/test_flow_training.py::test_a_transformers_rate_is_unet_lr_unless_it_has_its_own"
+    ),
+    "model.recommended.min_snr_gamma": (
+        "unit/config/test_recommended.py::test_the_model_alone_sets_them"
+    ),
+    "model.recommended.timesteps": (
+        "unit/config/test_recommended.py::test_the_model_alone_sets_them"
+    ),
+    "model.recommended.shift": ("unit/config/test_recommended.py::test_the_model_alone_sets_them"),
+    "model.recommended.shift_factor": (
+        "unit/config/test_recommended.py::test_the_model_alone_sets_them"
+    ),
     "sweep.name": f"{HERE}::test_a_sweep_lies_in_the_folder_of_its_name",
     "sweep.max_jobs": "smoke/test_sweep.py::test_too_many_runs_ask_for_a_yes",
     "sweep.objectives": "unit/assembly/test_search_goal.py::test_a_goal_is_what_the_keys_say",

@@ -31,7 +31,9 @@ FROZEN = "lora.text_encoder.method=frozen"
 def pictures(*sizes: tuple[int, int], repeats: int = 4) -> Any:
     return SimpleNamespace(
         geometry=[SimpleNamespace(bucket=size) for size in sizes],
-        source=SimpleNamespace(pictures=[SimpleNamespace(repeats=repeats)] * len(sizes)),
+        source=SimpleNamespace(
+            pictures=[SimpleNamespace(repeats=repeats, text="a man")] * len(sizes)
+        ),
     )
 
 
