@@ -231,7 +231,7 @@ def test_resize_gives_the_rank(file: Path, random_base: Path, tmp_path: Path) ->
     call("resize", file, "--r", "2", "--out", out, "--base", random_base)
     found = read_lora(out)
     assert {spec.r for spec in found.specs.values()} == {2}
-    assert {spec.alpha for spec in found.specs.values()} == {3.0}  # 6 / 4 * 2
+    assert {spec.alpha for spec in found.specs.values()} == {2.0}  # the rank: 6 / 4 is in the weights
     told = header(out)
     assert (told["ss_network_dim"], told["ss_output_name"], told["ss_steps"]) == ("2", "small", "7")
     assert told["sdlora.made_by"] == "resize a.safetensors --r 2"
@@ -318,7 +318,7 @@ def test_extract_finds_the_lora_again(file: Path, random_base: Path, tmp_path: P
         old, new = before.layers(part), after.layers(part)
         assert new.keys() == old.keys()
         for name, layer in old.items():
-            wanted = 6 / 4 * layer["B"].flatten(1) @ layer["A"].flatten(1)
+            wanted = layer["B"].flatten(1) @ layer["A"].flatten(1)
             found = new[name]["B"].flatten(1) @ new[name]["A"].flatten(1)
             # the difference of float32 weights of size 1: their rounding is 1e-7
             torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
