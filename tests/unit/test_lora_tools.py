@@ -122,7 +122,7 @@ def test_inspect_tells_what_was_put_in(file: Path, capsys: pytest.CaptureFixture
     # by hand: 1 block with attention down, 1 in the middle, 2 up, each q, k, v and out twice
     assert unet["kinds"]["self-attention"] == unet["kinds"]["cross-attention"] == 4 * 4
     assert unet["ranks"] == {"4": len(stems)}
-    assert unet["alphas"] == {"6.0": len(stems)}
+    assert unet["alphas"] == {"4.0": len(stems)}  # the rank: alpha is in the weights
     norms = {
         stem: float(
             (tensors[f"{stem}.lora_up.weight"].flatten(1)
