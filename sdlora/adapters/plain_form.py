@@ -43,7 +43,11 @@ class PlainForm:
 
 
 def plain_form(
-    lora: LoraFile, cut: Cut | None = None, base: Mapping[str, nn.Module] | None = None
+    lora: LoraFile,
+    cut: Cut | None = None,
+    base: Mapping[str, nn.Module] | None = None,
+    *,
+    with_doras: bool = False,
 ) -> PlainForm:
     """The plain LoRA that is equal or nearest to a LoRA file's update.
 
@@ -55,11 +59,12 @@ def plain_form(
         lora: A LoRA.
         cut: What an SVD keeps; ``None``: the share ``KEEP``.
         base: Parts of the base model by name, for kinds that are functions of its weights.
+        with_doras: Whether DoRAs by outputs, which files can hold, become plain as well.
 
     Raises:
         LoraError: If a base is needed and not given.
     """
-    if not lora.updates:
+    if not lora.updates and not with_doras:
         return PlainForm(lora)
     cut = cut or Cut(keep=KEEP)
     found = PlainForm(lora)
@@ -71,7 +76,7 @@ def plain_form(
             f"{listing(needy)}\nGive the base, --base MODEL."
         )
     for part in lora.parts:
-        plain, updates = _split(lora, part)
+        plain, updates = _split(lora, part, with_doras)
         parts[part] = plain
         for layer, update in updates.items():
             weight = None if base is None else _weight(base, part, layer)
@@ -85,11 +90,12 @@ def plain_form(
     return found
 
 
-def _split(lora: LoraFile, part: str) -> tuple[Layers, dict[str, LayerUpdate]]:
+def _split(lora: LoraFile, part: str, with_doras: bool) -> tuple[Layers, dict[str, LayerUpdate]]:
     """Plain layers of a part, and its other updates; among those a DoRA has to be one."""
     updates = dict(lora.updates.get(part, {}))
     plain = lora.layers(part) if part in lora.states else {}
-    for layer in [name for name, tensors in plain.items() if updates and "magnitude" in tensors]:
+    moves = bool(updates) or with_doras
+    for layer in [name for name, tensors in plain.items() if moves and "magnitude" in tensors]:
         tensors = plain.pop(layer)
         alpha = tensors.pop("alpha").item()
         kind = kind_of(tensors)

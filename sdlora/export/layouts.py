@@ -7,12 +7,19 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from sdlora.adapters.file_writing import adapted_parts, write_diffusers, write_kohya, write_peft
+from sdlora.adapters.file_writing import (
+    adapted_parts,
+    adapters_of,
+    write_diffusers,
+    write_kohya,
+    write_peft,
+)
 from sdlora.adapters.lora import lora_parameters
 from sdlora.adapters.lora_places import DIFFUSERS_FILE
 from sdlora.adapters.spec import LoraError
 from sdlora.adapters.textual_inversion import write_embeddings
 from sdlora.adapters.weights import check_finite
+from sdlora.export.plain_twin import write_plain_twin
 from sdlora.models.description import PartNames
 from sdlora.runtime.files import whole_folder
 
@@ -29,7 +36,8 @@ def export_lora(
     """Write a LoRA in three layouts; an older export is replaced only by a whole one.
 
     ``pytorch_lora_weights.safetensors`` (diffusers), ``<name>.safetensors`` (kohya: ComfyUI, A1111)
-    and a peft folder for each adapted part, such as ``unet/``. Alpha is in each of them.
+    and a peft folder for each adapted part, such as ``unet/``. Of a DoRA also
+    ``<name>_plain.safetensors``, the nearest plain LoRA.
 
     Args:
         folder: Target folder; replaced as a whole.
@@ -60,6 +68,8 @@ def export_lora(
             ]
             for part, module in adapted_parts(parts).items():
                 files += write_peft(temporary / part, module)
+            twin = write_plain_twin(temporary, name, adapters_of(parts, metadata), parts)
+            files += [] if twin is None else [twin]
         if new_word is not None:
             files += write_embeddings(temporary, word=new_word, **content)
     return [folder / file.relative_to(temporary) for file in files]

@@ -18,6 +18,7 @@ from sdlora.config.lora import FROM_BASE
 from sdlora.config.train import TrainConfig
 from sdlora.evaluation.comparison import measured_names, score_lines
 from sdlora.evaluation.scores import Scores
+from sdlora.export.plain_twin import file_of_others
 from sdlora.models.families import description_of
 from sdlora.runtime.files import atomic_path, write_text
 from sdlora.runtime.places import EMBEDDED
@@ -75,7 +76,9 @@ def write_model_card(
         "Made with": f"sdlora {__version__}",
     }
     schedule = _schedule_lines(metadata)
-    text = _text(config.export.name, hub_id(base), trigger, facts, schedule) + _score_table(scores)
+    name = config.export.name
+    uses = _uses(hub_id(base), trigger, file_of_others(folder, name).name, schedule)
+    text = _text(name, uses, trigger, facts) + _score_table(scores)
     write_text(folder / CARD, f"---\n{data.to_yaml()}\n---\n\n{text}")
     return [folder / CARD, *pictures]
 
@@ -165,15 +168,22 @@ def _schedule_lines(metadata: Mapping[str, str]) -> str:
     )
 
 
-def _text(
-    name: str,
-    base_model: str | None,
-    trigger: str | None,
-    facts: Mapping[str, str],
-    schedule: str,
-) -> str:
-    """The card below its metadata."""
+def _uses(base_model: str | None, trigger: str | None, file: str, schedule: str) -> str:
+    """How other programs and diffusers use the files."""
     names = "AutoPipelineForText2Image" + (", DDIMScheduler" if schedule else "")
+    return f"""In ComfyUI or A1111: `{file}`. With diffusers:
+
+```python
+from diffusers import {names}
+
+pipeline = AutoPipelineForText2Image.from_pretrained({_literal(base_model or "BASE_MODEL")})
+{schedule}pipeline.load_lora_weights("FOLDER_OR_HUB_ID", weight_name="{DIFFUSERS_FILE}")
+image = pipeline({_literal(trigger or "a picture")}).images[0]
+```"""
+
+
+def _text(name: str, uses: str, trigger: str | None, facts: Mapping[str, str]) -> str:
+    """The card below its metadata."""
     call = "" if trigger is None else f"\nUse {_code(trigger)} in the prompt.\n"
     table = "\n".join(f"| {label} | {_cell(value)} |" for label, value in facts.items())
     return f"""# {name}
@@ -184,15 +194,7 @@ A LoRA, trained with sdlora.
 
 ## Use
 
-In ComfyUI or A1111: `{name}.safetensors`. With diffusers:
-
-```python
-from diffusers import {names}
-
-pipeline = AutoPipelineForText2Image.from_pretrained({_literal(base_model or "BASE_MODEL")})
-{schedule}pipeline.load_lora_weights("FOLDER_OR_HUB_ID", weight_name="{DIFFUSERS_FILE}")
-image = pipeline({_literal(trigger or "a picture")}).images[0]
-```
+{uses}
 
 ## Training
 

@@ -20,6 +20,9 @@ from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.lora_places import DIFFUSERS_FILE
 from sdlora.models.families import families, part_names
 
+PLAIN = "_plain"
+"""Ends the name of the plain LoRA beside a DoRA; it is another update, which its writer proves."""
+
 TOLERANCE = 1e-4
 """Largest difference of outputs, relative to the largest output (at least 1). Both sides are the
 same float32 operations on the same numbers; this leaves room for a GPU that picks other kernels."""
@@ -107,6 +110,8 @@ def _load_diffusers(path: Path, pipeline: Any, parts: Mapping[str, nn.Module]) -
 
 def _kohya_file(folder: Path) -> Path:
     found = [path for path in folder.glob("*.safetensors") if path.name != DIFFUSERS_FILE]
+    stems = {path.stem for path in found}
+    found = [path for path in found if path.stem.removesuffix(PLAIN) not in stems - {path.stem}]
     if len(found) != 1:
         raise ExportError(f"{folder}: holds {len(found)} kohya files, not one; export again")
     return found[0]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdlora.adapters.lora_places import DIFFUSERS_FILE
+from sdlora.export.proof import PLAIN
 from sdlora.runs.checkpoints import CHECKPOINTS
 from sdlora.runs.finished import FINISHED
 from sdlora.runs.identity import CONFIG
@@ -14,6 +15,7 @@ from sdlora.runs.samples import SAMPLES
 
 PURPOSES = (
     (f"{LORA}/{DIFFUSERS_FILE}", "diffusers: pipe.load_lora_weights"),
+    (f"{LORA}/*{PLAIN}.safetensors", "all other programs: the DoRA as a plain LoRA"),
     (f"{LORA}/*.safetensors", "ComfyUI and A1111"),
     (f"{LORA}/embeddings/*.safetensors", "diffusers, ComfyUI and A1111: the new word"),
     (f"{LORA}/*/adapter_model.safetensors", "peft: PeftModel.from_pretrained of the folder"),

@@ -231,7 +231,9 @@ def test_resize_gives_the_rank(file: Path, random_base: Path, tmp_path: Path) ->
     call("resize", file, "--r", "2", "--out", out, "--base", random_base)
     found = read_lora(out)
     assert {spec.r for spec in found.specs.values()} == {2}
-    assert {spec.alpha for spec in found.specs.values()} == {2.0}  # the rank: 6 / 4 is in the weights
+    assert {spec.alpha for spec in found.specs.values()} == {
+        2.0
+    }  # the rank: 6 / 4 is in the weights
     told = header(out)
     assert (told["ss_network_dim"], told["ss_output_name"], told["ss_steps"]) == ("2", "small", "7")
     assert told["sdlora.made_by"] == "resize a.safetensors --r 2"

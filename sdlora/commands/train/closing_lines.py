@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sdlora.adapters.formats import read_metadata
 from sdlora.assembly.new_word import embeddings_of
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.config.score_kinds import KINDS, PROMPT_SCORE, kind
 from sdlora.evaluation.comparison import gap_closed_by
 from sdlora.evaluation.scores import Scores
 from sdlora.export.model_card import trigger_phrase
+from sdlora.export.plain_twin import MISSING, file_of_others
 from sdlora.reports.page import FILE_NAME as PAGE
 from sdlora.runs.best import BestAdapter
 from sdlora.runs.run_folder import LAST_STEP, LORA, PIPELINE
@@ -146,6 +148,17 @@ def _strength(run: TrainingRun, outcome: Outcome) -> tuple[float, str]:
     return best, f"strength {best:g} ({kind(name).title} at {listed})"
 
 
+def _file_of_others(run: TrainingRun, folder: Path) -> str:
+    """The file for all programs but diffusers and peft; of a DoRA the plain one, and how near."""
+    file = file_of_others(folder, run.config.export.name)
+    if not any(spec.use_dora for spec in run.specs.values()):
+        return from_here(file)
+    share = read_metadata(file).get(MISSING)
+    if share is None:  # of a quantised base
+        return f"{from_here(file)} (a DoRA, which they draw otherwise: docs/lora_files.md)"
+    return f"{from_here(file)} (the DoRA as a plain LoRA, {float(share):.1%} of its update missing)"
+
+
 def _uses(run: TrainingRun, folder: Path, outcome: Outcome) -> list[str]:
     """The file for each program, and how strong."""
     shown = from_here(folder)
@@ -154,9 +167,8 @@ def _uses(run: TrainingRun, folder: Path, outcome: Outcome) -> list[str]:
     word, embeddings = run.config.lora.new_word.name, embeddings_of(folder)
     programs, calls = [], []
     if run.specs:
-        kohya = folder / f"{run.config.export.name}.safetensors"
         scale, strength = _strength(run, outcome)
-        programs.append(f"{from_here(kohya)}, {strength}")
+        programs.append(f"{_file_of_others(run, folder)}, {strength}")
         calls.append(f'pipe.load_lora_weights("{shown}", adapter_name="lora")')
         calls += [f'pipe.set_adapters("lora", {scale:g})'] * (scale != 1)
     if embeddings is not None:
