@@ -16,6 +16,7 @@ from sdlora.adapters.lora_file import LoraFile, from_layers
 from sdlora.adapters.lora_places import Layout
 from sdlora.adapters.peft_config import alpha_in
 from sdlora.adapters.spec import LoraError, listing
+from sdlora.adapters.transformer_layers import in_diffusers_names
 from sdlora.models.families import families, part_names
 
 SKIP_UNKNOWN = "--skip-unknown (evaluate: lora_skip_unknown=true)"
@@ -57,6 +58,13 @@ class Content:
                 an alpha or rank is impossible.
         """
         content = self.layers()
+        named = in_diffusers_names(self.tensors, content.layers, content.family.name)
+        if named is not None:
+            renamed = replace(self, tensors=named)
+            content = replace(renamed.layers(), family=content.family)
+            return renamed.from_sorted(
+                content, renamed.sorted(content, configs), configs, skip_unknown
+            )
         found = self.sorted(content, configs)
         return self.from_sorted(content, found, configs, skip_unknown)
 
