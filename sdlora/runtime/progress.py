@@ -1,7 +1,11 @@
 """The live progress display of caching, training, sampling and scoring."""
 
-from collections.abc import Iterable, Iterator, Sized
+import io
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
+from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -22,9 +26,18 @@ from sdlora.runtime.program import message_of
 
 Item = TypeVar("Item")
 
+LINE_EVERY_S = 30.0
+"""Seconds between the lines of a bar in a log, and before its first."""
+
+LOG_WIDTH = 120
+"""Letters in a line of a table in a log file."""
+
 
 class Progress:
     """Progress bars that share one display, and lines above them.
+
+    Where the console is no terminal, such as in a log file or under Slurm, a bar is a plain line
+    every 30 s. What is said, these lines included, stands in the log file of the program as well.
 
     Attributes:
         failing: What failed beside the training the last time that it was tried, with the reason.
@@ -32,9 +45,15 @@ class Progress:
     Args:
         enabled: Whether bars are drawn; the console stays usable either way.
         quiet: Whether nothing at all is shown, as in all processes of a run except the first.
+        clock: Gives the time in seconds.
     """
 
-    def __init__(self, enabled: bool = True, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        enabled: bool = True,
+        quiet: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         columns: list[ProgressColumn | str] = [
             TextColumn("{task.description}"),
             BarColumn(),
@@ -46,6 +65,9 @@ class Progress:
         self.console = Console(quiet=quiet)
         self.failing: dict[str, str] = {}
         self._said: set[tuple[str, str]] = set()
+        self._clock = clock
+        self._lined: dict[TaskID, float] = {}
+        self._is_quiet, self._has_bars = quiet, enabled and not quiet
         self._bars = RichProgress(*columns, console=self.console, disable=quiet or not enabled)
 
     def __enter__(self) -> Self:
@@ -62,19 +84,32 @@ class Progress:
 
     def add(self, description: str, total: int | None, completed: int = 0) -> TaskID:
         """Start a bar of ``total`` items, ``None`` if unknown."""
-        return self._bars.add_task(description, total=total, completed=completed, note="")
+        bar = self._bars.add_task(description, total=total, completed=completed, note="")
+        self._lined[bar] = self._clock()
+        return bar
 
     def update(self, bar: TaskID, completed: int, note: str = "") -> None:
         """Set a bar to ``completed`` and show ``note`` behind it."""
         self._bars.update(bar, completed=completed, note=note)
+        now = self._clock()
+        if self._has_bars and now - self._lined[bar] >= LINE_EVERY_S:
+            self._lined[bar] = now
+            line = _line(next(task for task in self._bars.tasks if task.id == bar))
+            if self.console.is_terminal:
+                _log(line)
+            else:
+                self.print(line)
 
     def remove(self, bar: TaskID) -> None:
         """Remove a bar from the display."""
         self._bars.remove_task(bar)
+        del self._lined[bar]
 
     def print(self, message: object) -> None:
         """Print above the bars; text is shown as it is, brackets are no markup."""
         self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        if not self._is_quiet:
+            _log(message)
 
     def track(
         self, items: Iterable[Item], description: str, total: int | None = None
@@ -122,3 +157,30 @@ class Progress:
     def tasks(self) -> list[Task]:
         """The bars on display, for tests."""
         return list(self._bars.tasks)
+
+
+def _line(task: Task) -> str:
+    """A bar as a line: ``Training: 120/300, loss 0.0123, 0:01:40 gone, 0:02:30 left``."""
+    total = "" if task.total is None else f"/{task.total:g}"
+    parts = [f"{task.description}: {task.completed:g}{total}", task.fields["note"]]
+    times = {"gone": task.elapsed, "left": task.time_remaining}
+    parts += [
+        f"{timedelta(seconds=round(seconds))} {what}"
+        for what, seconds in times.items()
+        if seconds is not None
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _log(message: object) -> None:
+    """Write a message into the log files of the program, and on no console."""
+    files = [each for each in logging.getLogger().handlers if isinstance(each, logging.FileHandler)]
+    if not files:
+        return
+    text = io.StringIO()
+    Console(file=text, width=LOG_WIDTH).print(
+        message, markup=False, highlight=False, soft_wrap=True
+    )
+    record = logging.LogRecord("sdlora", logging.INFO, "", 0, text.getvalue().rstrip(), None, None)
+    for file in files:
+        file.handle(record)

@@ -107,6 +107,8 @@ def test_a_run_writes_everything_that_it_promises(
     named = [Path(each) for each in re.findall(rf"{tmp_path}[^ ,\"]*", "\n".join(end[2:]))]
     assert [path.name for path in named] == ["my_lora.safetensors", "lora", "report.html"]
     assert all(path.exists() for path in named)
+    log = (tmp_path / "train.log").read_text("utf-8")
+    assert all(line.rstrip() in log for line in done.stdout.splitlines())
 
     with safe_open(tmp_path / "lora" / "my_lora.safetensors", "pt") as file:
         header = file.metadata()

@@ -104,7 +104,8 @@ class Throughput(OptimizerStepCallback):
             logger.log_metrics(values, step)
         if loss is not None:
             values["train/loss"] = float(loss)
-            self._note = f"loss {float(loss):.4f}, {rate:.1f} images/s"
+            lr = float(trainer.optimizers[0].param_groups[0]["lr"])
+            self._note = f"loss {float(loss):.4f}, lr {lr:.2g}, {rate:.1f} images/s"
         if trainer.is_global_zero:
             self.metrics.append(step, values)
 

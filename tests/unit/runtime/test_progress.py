@@ -1,10 +1,13 @@
 """One display for all bars; what is printed is shown as it is."""
 
 import io
+import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from sdlora.runtime.progress import Progress
 
@@ -114,3 +117,68 @@ def test_what_fails_beside_the_training_is_said_once_and_remembered_until_it_wor
     ]
     with pytest.raises(KeyboardInterrupt), progress.tolerating("a.txt"):
         raise KeyboardInterrupt
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_without_a_terminal_a_bar_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clock = Clock()
+    with Progress(clock=clock) as progress:
+        bar = progress.add("Training", 300)
+        for second in range(0, 100, 5):
+            clock.now = float(second)
+            progress.update(bar, second, "loss 0.5")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Training: ")]
+    assert [line.split(",")[:2] for line in lines] == [
+        [f"Training: {step}/300", " loss 0.5"] for step in (30, 60, 90)
+    ]
+    assert all(line.endswith(("gone", "left")) for line in lines)
+
+
+@pytest.mark.parametrize("options", [{"enabled": False}, {"quiet": True}])
+def test_what_shows_no_bars_writes_no_lines(
+    options: dict[str, bool], capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock()
+    with Progress(**options, clock=clock) as progress:
+        bar = progress.add("Training", 300)
+        clock.now = 99.0
+        progress.update(bar, 3)
+    assert "3/300" not in capsys.readouterr().out
+
+
+def test_what_is_said_stands_in_the_log_file(tmp_path: Path) -> None:
+    handler = logging.FileHandler(tmp_path / "train.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        clock = Clock()
+        with Progress(clock=clock) as progress:
+            progress.console = Console(file=io.StringIO(), force_terminal=True)
+            progress.print("left out: a[red].png")
+            table = Table("name", "score")
+            table.add_row("face distance", "0.5")
+            progress.print(table)
+            bar = progress.add("Training", 300)
+            clock.now = 31.0
+            progress.update(bar, 7)
+        with Progress(quiet=True) as other:
+            other.print("of another process")
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+    text = (tmp_path / "train.log").read_text("utf-8")
+    assert text.startswith("left out: a[red].png\n")
+    assert "face distance" in text
+    assert "Training: 7/300" in text  # on a terminal in the file alone
+    assert "\x1b" not in text
+    assert "another process" not in text
