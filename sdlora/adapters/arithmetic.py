@@ -12,6 +12,9 @@ from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.spec import LoraError, listing
 from sdlora.runtime.progress import Progress
 
+OVERSAMPLED = 16
+"""Singular values that are found beyond those that are kept, for their precision."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cut:
@@ -21,17 +24,26 @@ class Cut:
         r: Largest number of singular values to keep, >= 1; ``None``: no bound.
         keep: Keep at least this share of the sum of squared singular values, in (0, 1]; ``None``:
             no bound. With both, ``r`` wins.
+        is_quick: Find the largest ``r`` singular values by random projections where these are few
+            of all, which takes a tenth of the time.
     """
 
     r: int | None = None
     keep: float | None = None
+    is_quick: bool = False
 
-    def rank(self, singular_values: Tensor) -> int:
-        """Number of the ``[K]`` descending singular values that are kept; at least 1."""
+    def rank(self, singular_values: Tensor, total: float | None = None) -> int:
+        """Number of the ``[K]`` descending singular values that are kept; at least 1.
+
+        Args:
+            singular_values: All of a matrix, or its largest.
+            total: Sum of the squares of all; ``None``: these are all.
+        """
         energy = singular_values.double().square().cumsum(0)
+        whole = float(energy[-1]) if total is None else total
         rank = len(energy)
-        if self.keep is not None and energy[-1] > 0:
-            rank = int((energy < self.keep * energy[-1]).sum()) + 1
+        if self.keep is not None and whole > 0:
+            rank = int((energy < self.keep * whole).sum()) + 1
         return max(1, min(rank, len(energy), self.r or len(energy)))
 
 
@@ -160,15 +172,33 @@ def difference_layer(difference: Tensor, cut: Cut) -> tuple[dict[str, Tensor], E
         ``A`` and ``B`` with the square roots of the singular values in both, so that neither leaves
         the range of 16 bits; alpha is the rank, a scale of 1. And the energy of the difference.
     """
-    u, s, vh = torch.linalg.svd(difference.flatten(1).float(), full_matrices=False)
-    rank = cut.rank(s)
+    matrix = difference.flatten(1).float()
+    u, s, vh = _largest_singular_values(matrix, cut)
+    has_all = len(s) == min(matrix.shape)
+    total = _squares(s) if has_all else float(matrix.double().square().sum())
+    rank = cut.rank(s, total)
     root = s[:rank].sqrt()
     ones = [1] * (difference.ndim - 2)
     return {
         "A": (root[:, None] * vh[:rank]).reshape(rank, *difference.shape[1:]).contiguous(),
         "B": (u[:, :rank] * root).reshape(-1, rank, *ones).contiguous(),
         "alpha": torch.tensor(float(rank), dtype=torch.float64),
-    }, Energy(_squares(s), _squares(s[rank:]))
+    }, Energy(total, _squares(s[rank:]) if has_all else total - _squares(s[:rank]))
+
+
+def _largest_singular_values(matrix: Tensor, cut: Cut) -> tuple[Tensor, Tensor, Tensor]:
+    """``U S V^T`` with all singular values, or with some more than the cut keeps.
+
+    Source:
+        Halko, Martinsson and Tropp 2011, arXiv:0909.4061, as torch's ``svd_lowrank``.
+    """
+    if cut.r is None or not cut.is_quick or min(matrix.shape) < 4 * cut.r:
+        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+        return u, s, vh
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # its projections are drawn
+        u, s, v = torch.svd_lowrank(matrix, q=cut.r + OVERSAMPLED, niter=4)
+    return u, s, v.T
 
 
 def added(loras: Sequence[LoraFile], weights: Sequence[float]) -> dict[str, Layers]:

@@ -60,8 +60,9 @@ class Content:
         content = self.layers()
         named = in_diffusers_names(self.tensors, content.layers, content.family.name)
         if named is not None:
-            renamed = replace(self, tensors=named)
-            content = replace(renamed.layers(), family=content.family)
+            renamed = replace(self, tensors=named, part=None)
+            shapes = {key: tuple(tensor.shape) for key, tensor in named.items()}
+            content = replace(file_layers(shapes, self.metadata), family=content.family)
             return renamed.from_sorted(
                 content, renamed.sorted(content, configs), configs, skip_unknown
             )
@@ -120,7 +121,7 @@ def require_loaded(path: Path, family: FoundFamily) -> None:
     """
     known = families()
     if family.candidates and not any(each.name in known for each in family.candidates):
-        loaded = ", ".join(each.kind for each in known.values() if each.is_clip or each.versions)
+        loaded = ", ".join(each.kind for each in known.values() if each.tokenizers)
         raise LoraError(
             f"{path}: a LoRA of {family.title}, which is not loaded here; use it with a model of "
             f"that family in another program. Loaded are those of {loaded}; sdlora lora inspect "
@@ -156,7 +157,7 @@ def _named_part(name: str) -> tuple[str, str] | None:
 
 def _unknown_text(path: Path, unknown: list[str], is_empty: bool) -> str:
     text = (
-        f"{path}: {len(unknown) or 'no'} keys that are no LoRA of a UNet or a CLIP text encoder"
+        f"{path}: {len(unknown) or 'no'} keys that are no LoRA of a model that is loaded here"
         f"{listing(unknown)}"
     )
     if is_empty:

@@ -67,6 +67,12 @@ def sorted_tensors(
             continue
         taken[where] = name
         own = {role: tensors[key] for role, key in layer.keys.items()}
+        for role in _NUMBERS & own.keys() - {"oft_scaled"}:
+            if own[role].numel() != 1:
+                raise LoraError(
+                    f"{path}: {layer.keys[role]}: {own[role].numel()} numbers where one belongs; "
+                    "the file is damaged: download it again"
+                )
         part, target = where
         plain = _plain(path, name, own)
         if plain is not None:

@@ -37,7 +37,7 @@ KINDS = {
 }
 """Kind of layer -> substrings of its name; the first match counts."""
 
-PARTS = ("unet", "text_encoder", "text_encoder_2")
+PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
 """Folders of peft's adapters of a Stable Diffusion."""
 
 _BITS = {"BF16": "bfloat16", "BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}

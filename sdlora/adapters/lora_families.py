@@ -7,14 +7,17 @@ from sdlora.adapters.family_clues import Clues, FoundFamily, LoraFamily, Size
 _U_NET = r"^(?:down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)_"
 
 
-def _stable_diffusion(cross: int, text: int) -> Callable[[Clues], bool | None]:
+def _stable_diffusion(own_cross: int, own_text: int) -> Callable[[Clues], bool | None]:
     """Stable Diffusion 1 or 2: inputs of its cross attention, and of its text encoder."""
 
     def fits(clues: Clues) -> bool | None:
         if clues.has(_DEEP) or clues.has(_SIZED):
             return False
-        found = clues.inputs(_CROSS) & _CROSS_WIDTHS | clues.inputs(_TEXT) & {768, 1024}
-        return found <= {cross, text} if found else None
+        cross, texts = clues.inputs(_CROSS) & _CROSS_WIDTHS, clues.inputs(_TEXT) & {768, 1024}
+        if not cross and texts == {768} == {own_text} and clues.has(r"^text_encoder_"):
+            return None  # SDXL's first text encoder has these names and this size, too
+        found = cross | texts
+        return found <= {own_cross, own_text} if found else None
 
     return fits
 
@@ -78,8 +81,11 @@ def _flux_2(clues: Clues) -> bool | None:
         r"single_blocks_\d+_linear1$"
     ) & {9.0}:
         return True
-    if clues.inputs(r"_attn_qkv$|_attn_to_q$") & {4096, 6144}:
+    widths = clues.inputs(r"_attn_qkv$|_attn_to_q$|_attn_add_q_proj$")
+    if widths & {4096, 6144}:
         return True
+    if widths and not widths & {3072}:
+        return False
     return False if clues.ratios(r"_mlp_0$|single_blocks_\d+_linear1$") else None
 
 
@@ -101,6 +107,13 @@ def _z_image(clues: Clues) -> bool | None:
 
 _DIFFUSERS_OF_Z_IMAGE = r"_attention_to_(?:[qkv]|out_0)$"
 """Names that Lumina Image 2, whose others it shares, does not have."""
+
+
+def _qwen_image(clues: Clues) -> bool | None:
+    found = _width(3072, of=r"_attn_(?:to_q|add_q_proj)$|_(?:img|txt)_mlp_net_0_proj$")(clues)
+    # its attention has names and sizes of others
+    return found if clues.has(r"_(?:img|txt)_(?:mlp|mod)_") or found is False else None
+
 
 _JOINT = r"^transformer_blocks_\d+_attn_(?:add_[qkv]_proj|to_add_out)$"
 _SINGLE = r"^single_transformer_blocks_\d+_"
@@ -160,9 +173,9 @@ LORA_FAMILIES = (
     LoraFamily(
         name="flux2_klein",
         title="FLUX.2",
-        marks=(r"^double_blocks_\d+_img_", r"^single_blocks_\d+_linear", _SINGLE),
+        marks=(r"^double_blocks_\d+_img_", r"^single_blocks_\d+_linear", _SINGLE, _JOINT),
         unless=(
-            r"_img_mlp_fc|_mod_lin$|modulation_lin$|distilled_guidance|norm1_context|proj_mlp$",
+            r"_img_mlp_fc|_(?:img|txt)_mod_|_net_\d_|_mod_lin$|modulation_lin$|distilled_guidance|norm1_context|proj_mlp$",
         ),
         fits=_flux_2,
         versions=("flux2", "flux-2", "flux.2"),
@@ -205,7 +218,7 @@ LORA_FAMILIES = (
         title="Qwen-Image",
         marks=(_JOINT, r"^transformer_blocks_\d+_(?:img|txt)_(?:mlp|mod)_"),
         unless=(_SINGLE, r"norm1_context|ff_context"),
-        fits=_width(3072, of=r"_attn_(?:to_q|add_q_proj)$|_(?:img|txt)_mlp_net_0_proj$"),
+        fits=_qwen_image,
         versions=("qwen",),
     ),
     LoraFamily(

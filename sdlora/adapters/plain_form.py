@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from sdlora.adapters.adapter_kinds import kind_of
-from sdlora.adapters.arithmetic import Cut, Energy, difference_layer
+from sdlora.adapters.arithmetic import Cut, Energy, difference_layer, resized_layer
 from sdlora.adapters.file_keys import Layers, clip_name
 from sdlora.adapters.layer_update import LayerUpdate
 from sdlora.adapters.lora_file import LoraFile, from_layers
 from sdlora.adapters.spec import LoraError, listing
 from sdlora.adapters.update_formulas import glora_matrices
+
+SMALL = 64
+"""Rank up to which a layer is written exactly, however small its weight is."""
 
 KEEP = 0.999
 """Share of the squared singular values that an SVD keeps in each layer unless told otherwise."""
@@ -66,7 +69,6 @@ def plain_form(
     """
     if not lora.updates and not with_doras:
         return PlainForm(lora)
-    cut = cut or Cut(keep=KEEP)
     found = PlainForm(lora)
     parts: dict[str, Layers] = {}
     needy = [] if base is not None else _needing_base(lora)
@@ -131,27 +133,42 @@ def _not_held(name: str, update: LayerUpdate) -> list[str]:
 
 
 def _layer(
-    update: LayerUpdate, weight: Tensor | None, cut: Cut, found: PlainForm
+    update: LayerUpdate, weight: Tensor | None, cut: Cut | None, found: PlainForm
 ) -> dict[str, Tensor] | None:
     """The plain layer of an update; ``None`` for a norm or a bias."""
     if update.kind.name in ("norm", "bias"):
         return None
     factors = None if update.is_dora else _factors(update, weight)
-    if factors is not None and factors[0].shape[1] <= _largest_rank(*factors):
-        b, a = factors
-        found.exact[update.title] = found.exact.get(update.title, 0) + 1
-        return {
-            "A": a.contiguous(),
-            "B": b.reshape(*b.shape, *[1] * (a.ndim - 2)).contiguous(),
-            "alpha": torch.tensor(update.scale * b.shape[1], dtype=torch.float64),
-        }
+    if factors is not None and (made := _exact(factors, update.scale, cut)) is not None:
+        if cut is not None:
+            made, energy = resized_layer(made, cut)
+            found.by_svd[update.title] = found.by_svd.get(update.title, Energy()) + energy
+        else:
+            found.exact[update.title] = found.exact.get(update.title, 0) + 1
+        return made
     if weight is None:
         weight = _shape_of(update)
     change = update.change(weight).weight
     assert change is not None
-    layer, energy = difference_layer(change, cut)
+    layer, energy = difference_layer(change, cut or Cut(keep=KEEP))
     found.by_svd[update.title] = found.by_svd.get(update.title, Energy()) + energy
     return layer
+
+
+def _exact(factors: Factors, scale: float, cut: Cut | None) -> dict[str, Tensor] | None:
+    """The layer of two factors, with its scale in B; ``None`` for one of too large a rank.
+
+    Without a cut that is more than half of all: such a layer is larger than the weight itself.
+    """
+    b, a = factors
+    rank, largest = b.shape[1], min(b.shape[0], a[0].numel())
+    if rank > (largest if cut is not None or rank <= SMALL else largest / 2):
+        return None
+    return {
+        "A": a.contiguous(),
+        "B": (b * scale).reshape(*b.shape, *[1] * (a.ndim - 2)).contiguous(),
+        "alpha": torch.tensor(float(rank), dtype=torch.float64),
+    }
 
 
 def _with_kernel(layer: str, made: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -160,10 +177,6 @@ def _with_kernel(layer: str, made: dict[str, Tensor]) -> dict[str, Tensor]:
     if a.ndim > 2 or a.shape[1] % 9 or not _OF_3X3.search(layer):
         return made
     return {**made, "A": a.reshape(a.shape[0], -1, 3, 3), "B": b.reshape(*b.shape[:2], 1, 1)}
-
-
-def _largest_rank(b: Tensor, a: Tensor) -> int:
-    return min(b.shape[0], a[0].numel())
 
 
 def _shape_of(update: LayerUpdate) -> Tensor:

@@ -1,7 +1,7 @@
 """Layers of transformer families by their names in diffusers, from every spelling of files."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
@@ -75,6 +75,12 @@ _COMPILED = {
     for family, patterns in _NAMES.items()
 }
 
+_BY_ROWS = frozenset({"magnitude", "dora_scale"})
+"""Roles that have a number for each output, or one row for the inputs."""
+
+_OF_SPLIT = frozenset({"A", "B", "alpha"}) | _BY_ROWS
+"""Roles of the adapters that a fused layer can be split with."""
+
 _ENDS = {"A": "lora_A.weight", "B": "lora_B.weight", "alpha": "alpha"}
 
 
@@ -105,12 +111,29 @@ def in_diffusers_names(
     for name, layer in layers.items():
         targets = diffusers_layers(name, family)
         is_split = len(targets) > 1
-        if not targets or (is_split and not layer.keys.keys() <= _ENDS.keys()):
+        if not targets or (is_split and not layer.keys.keys() <= _OF_SPLIT):
             continue
-        for role, key in layer.keys.items():
-            value = found.pop(key)
-            end = _ENDS.get(role, key.removeprefix(f"{name}."))
-            shares = value.chunk(len(targets)) if role == "B" else (value,) * len(targets)
-            for target, share in zip(targets, shares, strict=True):
-                found[f"{PART}.{target}.{end}"] = share.contiguous()
+        renamed = {
+            f"{PART}.{target}.{end}": share
+            for role, key in layer.keys.items()
+            for end, target, share in _shares(
+                role, key.removeprefix(f"{name}."), targets, tensors[key]
+            )
+        }
+        own = set(layer.keys.values())
+        if renamed.keys() & (found.keys() - own):
+            continue  # a second one for these layers: it stays unplaced, and is listed
+        for key in own:
+            del found[key]
+        found |= renamed
     return found
+
+
+def _shares(
+    role: str, end: str, targets: tuple[str, ...], value: Tensor
+) -> Iterator[tuple[str, str, Tensor]]:
+    """End of the key, layer and tensor of each layer that a name stands for."""
+    by_rows = role == "B" or (role in _BY_ROWS and value.shape[0] > 1)
+    shares = value.chunk(len(targets)) if by_rows else (value,) * len(targets)
+    for target, share in zip(targets, shares, strict=True):
+        yield _ENDS.get(role, end), target, share.contiguous()

@@ -5,6 +5,7 @@ from lightning.pytorch.accelerators import MPSAccelerator
 
 from sdlora.config.model import AUTO
 from sdlora.config.rules import ConfigError
+from sdlora.models.families import description_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -18,21 +19,25 @@ def compute_device(accelerator: str) -> torch.device:
     return torch.device({"gpu": gpu, "cpu": "cpu", "mps": "mps"}[accelerator])
 
 
-def found_precision(precision: str, accelerator: str) -> str:
+def found_precision(precision: str, accelerator: str, family: str) -> str:
     """The precision of a run: ``auto`` becomes the best that its device computes in.
 
     Args:
         precision: ``trainer.precision``, or ``precision`` of evaluate.py.
         accelerator: ``trainer.accelerator``, or ``accelerator``.
+        family: ``model.family``.
 
     Returns:
-        ``bf16`` on a CUDA GPU with units for it, ``fp16`` on another one, else ``fp32``.
+        ``bf16`` on a CUDA GPU with units for it, ``fp16`` on another one if the family works in it,
+        else ``fp32``.
     """
     if precision != AUTO:
         return precision
     if accelerator not in ("auto", "gpu") or compute_device("auto").type != "cuda":
         return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16"
+    return "fp32" if description_of(family).is_flow else "fp16"
 
 
 def check_device(accelerator: str, precision: str, compiles: bool = False) -> None:

@@ -104,13 +104,14 @@ def training_batches(
 def picture_encoder_key(model: ModelConfig, data: DataConfig, family: Family) -> str:
     """Cache key of everything that latents depend on besides their pictures."""
     parts = [part for part in description_of(model.family).parts if part == "vae"]
-    return part_key(parts, model, data, (str(family.encoding_dtype), data.background, data.alpha))
+    settings = (model.family, str(family.encoding_dtype), data.background, data.alpha)
+    return part_key(parts, model, data, settings)
 
 
 def caption_encoder_key(model: ModelConfig, data: DataConfig, family: Family) -> str:
     """Cache key of everything that prompt embeddings depend on besides their captions."""
     dtype = str(next(next(iter(family.text_encoders.values())).parameters()).dtype)
-    settings = (dtype, str(model.clip_skip), str(data.captions.max_chunks))
+    settings = (model.family, dtype, str(model.clip_skip), str(data.captions.max_chunks))
     parts = [*family.text_encoders, *description_of(model.family).tokenizers]
     return part_key(parts, model, data, settings)
 

@@ -1,47 +1,112 @@
 """Notes on keys that were set by hand and have no effect in this run, by name."""
 
-from collections.abc import Collection
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
 
-from sdlora.config.effect import COMMAND, EVALUATE, MULTIRUN, TRAIN, without_effect
+from omegaconf import DictConfig, OmegaConf
+
+from sdlora.config.effect import (
+    COMMAND,
+    EVALUATE,
+    MULTIRUN,
+    OFF,
+    TRAIN,
+    declared_conditions,
+    reason_without_effect,
+)
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.keys import as_written, flat
 from sdlora.config.train import TrainConfig
 from sdlora.models.families import description_of
 
-OF_EVERY_DENOISER = ("method", "r", "alpha")
-"""Keys of ``lora.unet`` that another denoiser takes from there (``conf/lora/attention.yaml``)."""
+Reason = Callable[[str], str | None]
+"""Key -> why it has no effect."""
+
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 def unused_in_training(
-    config: TrainConfig, keys_set: Collection[str], *, is_sweep: bool
+    config: TrainConfig,
+    composed: DictConfig,
+    keys_set: Collection[str],
+    *,
+    is_sweep: bool,
 ) -> list[str]:
     """A line for each key that this run does not use: key, value, reason and remedy.
 
     Args:
         config: The whole config.
+        composed: The same before its interpolations are resolved: a key whose value others take has
+            an effect where one of those has.
         keys_set: The keys that were set by hand.
         is_sweep: Whether the run is one of several.
     """
     description = description_of(config.model.family)
     written = as_written(config)
+    declared = dict(declared_conditions(TrainConfig))
     others = set(config.lora.parts) - set(description.trainable)
-    followed = {f"lora.unet.{name}" for name in OF_EVERY_DENOISER}
-    lines, rest = [], []
-    for key in keys_set:
-        part = key.removeprefix("lora.").partition(".")[0]
-        if description.denoiser != "unet" and key in followed:
-            continue
-        if key.startswith("lora.") and part in others:
-            lines.append(f"{key} has no effect: {description.kind} trains no {part}; leave it out")
-        else:
-            rest.append(key)
-    for part in others:
-        del written["lora"][part]
-    values = {**flat(written), COMMAND: TRAIN, MULTIRUN: is_sweep}
-    return lines + list(without_effect(TrainConfig, values, rest))
+    every = flat(written)
+    values = {
+        **{key: value for key, value in every.items() if not _is_of(key, others)},
+        COMMAND: TRAIN,
+        MULTIRUN: is_sweep,
+    }
+
+    def reason(key: str) -> str | None:
+        if _is_of(key, others) and every.get(key) not in OFF:
+            part = key.split(".")[1]
+            return f"{description.kind} trains no {part}; leave it out"
+        return reason_without_effect(declared, values, key)
+
+    return list(_lines(keys_set, every, reason, _takers(composed)))
 
 
-def unused_in_evaluation(config: EvaluateConfig, keys_set: Collection[str]) -> list[str]:
-    """A line for each key that this evaluation does not use: key, value, reason and remedy."""
+def unused_in_evaluation(
+    config: EvaluateConfig, composed: DictConfig, keys_set: Collection[str]
+) -> list[str]:
+    """As :func:`unused_in_training`, for an evaluation."""
+    declared = dict(declared_conditions(EvaluateConfig))
     values = {**flat(as_written(config)), COMMAND: EVALUATE}
-    return list(without_effect(EvaluateConfig, values, keys_set))
+
+    def reason(key: str) -> str | None:
+        return reason_without_effect(declared, values, key)
+
+    return list(_lines(keys_set, values, reason, _takers(composed)))
+
+
+def _is_of(key: str, parts: Collection[str]) -> bool:
+    """Whether a key is of one of these parts of the model."""
+    names = key.split(".")
+    return names[0] == "lora" and len(names) > 2 and names[1] in parts
+
+
+def _takers(composed: DictConfig) -> dict[str, list[str]]:
+    """Key -> the keys that take its value, by interpolation."""
+    plain = OmegaConf.to_container(composed, resolve=False)
+    assert isinstance(plain, dict)
+    found: dict[str, list[str]] = {}
+    for key, value in flat({str(name): each for name, each in plain.items()}).items():
+        for taken in _REFERENCE.findall(value) if isinstance(value, str) else ():
+            found.setdefault(taken, []).append(key)
+    return found
+
+
+def _lines(
+    keys_set: Collection[str],
+    values: Mapping[str, Any],
+    reason: Reason,
+    takers: Mapping[str, list[str]],
+) -> Iterator[str]:
+    for key in keys_set:
+        found = reason(key)
+        if found is None or _any_has_effect(takers.get(key, ()), reason, takers):
+            continue
+        shown = f"={values[key]}" if key in values else ""
+        yield f"{key}{shown} has no effect: {found}"
+
+
+def _any_has_effect(keys: Collection[str], reason: Reason, takers: Mapping[str, list[str]]) -> bool:
+    return any(
+        reason(key) is None or _any_has_effect(takers.get(key, ()), reason, takers) for key in keys
+    )

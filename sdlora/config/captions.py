@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from sdlora.config.effect import given, of, where
+from sdlora.config.effect import given, of, other_than, where
 from sdlora.config.rules import require, require_choice, require_count, require_fraction
 
 
@@ -14,7 +14,9 @@ class CaptionsConfig:
 
     endings: list[str] = field(default_factory=list, metadata=where(of("data.source", "folder")))
     """Endings of caption files beside the pictures, tried in order, any letter case."""
-    default: str | None = field(default=None, metadata=where(of("data.source", "folder")))
+    default: str | None = field(
+        default=None, metadata=where(other_than("data.source", "portraits"))
+    )
     """Caption of pictures without one; ``""`` trains without words (a style), ``null`` is an
     error."""
     from_name: bool = MISSING

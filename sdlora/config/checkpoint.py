@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from sdlora.config.effect import absent, given, not_after, where
+from sdlora.config.effect import absent, given, where
 from sdlora.config.rules import (
     require_count,
     require_rate,
@@ -17,15 +17,15 @@ class CheckpointConfig:
 
     every_n_steps: int = field(
         default=MISSING,
-        metadata=where(
-            absent(".every_n_epochs"), (given("trainer.max_epochs"), not_after("trainer.max_steps"))
-        ),
+        metadata=where(absent(".every_n_epochs")),
     )
     """Optimizer steps between checkpoints; 0: only the last."""
     every_n_epochs: float | None = None
     """Epochs between checkpoints, in place of ``every_n_steps``, which they become; > 0.
     ``null``: as that says."""
-    keep_last: int | None = None
+    keep_last: int | None = field(
+        default=None, metadata=where((given(".every_n_steps"), given(".every_n_epochs")))
+    )
     """How many checkpoints stay on disk; ``null``: all."""
 
     def __post_init__(self) -> None:

@@ -78,7 +78,7 @@ class CacheConfig:
     mode: str = MISSING
     """``disk`` (each picture is encoded once, for all runs), ``memory`` (for this run) or ``off``
     (at every step). On the command line ``data.cache=off`` is short for this key."""
-    dir: str | None = field(default=None, metadata=where(of(".mode", "disk")))
+    dir: str | None = None
     """Folder of the cache; ``null``: ``SDLORA_CACHE``, else the user's cache folder."""
     max_gib: float = field(default=MISSING, metadata=where(of(".mode", "disk")))
     """Largest size on disk; the least recently used entries are removed first. > 0."""

@@ -4,7 +4,7 @@ They are declared, and not found by recording what a run reads, since code reads
 (a schedule is given ``num_cycles`` whatever its name), and since a run should say so at its start.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,7 +13,7 @@ from sdlora.config.keys import all_fields, schema_key
 
 _WHERE = "where"
 
-OFF: tuple[Any, ...] = (None, False, 0, "", [], {}, "none", "off")
+OFF: tuple[Any, ...] = (None, False, 0, "", [], {}, "none", "off", "frozen")
 """Values that switch something off: where it is off already, nothing is lost."""
 
 COMMAND, TRAIN, EVALUATE = "the command", "train", "evaluate"
@@ -29,13 +29,13 @@ class Condition:
 
     Attributes:
         key: The other key; ``*`` stands for any letters, a dot in front for the key's own group.
-        holds: Function of its value and of the value of the key itself.
+        holds: Function of its value.
         remedy: What to set, with ``{}`` for the other key; ``None``: leave the key out.
         without: Whether it holds where there is no such other key.
     """
 
     key: str
-    holds: Callable[[Any, Any], bool]
+    holds: Callable[[Any], bool]
     remedy: str | None
     without: bool = False
 
@@ -58,7 +58,7 @@ def of(key: str, *values: Any) -> Condition:
     named = " or ".join(str(value) for value in values)
     return Condition(
         key,
-        lambda value, _: (
+        lambda value: (
             value in values
             or any(fnmatchcase(str(value), each) for each in values if isinstance(each, str))
         ),
@@ -68,55 +68,45 @@ def of(key: str, *values: Any) -> Condition:
 
 def other_than(key: str, *values: Any) -> Condition:
     """The key has none of these values."""
-    return Condition(key, lambda value, _: value not in values, "another {}")
+    return Condition(key, lambda value: value not in values, "another {}")
 
 
 def given(key: str) -> Condition:
     """The key is set, and not to a value that means off."""
-    return Condition(key, lambda value, _: value not in OFF, "{}")
+    return Condition(key, lambda value: value not in OFF, "{}")
 
 
 def absent(key: str) -> Condition:
     """The key is not set, since it counts in place of the other."""
-    return Condition(key, lambda value, _: value in OFF, None, without=True)
+    return Condition(key, lambda value: value in OFF, None, without=True)
 
 
 def above(key: str, limit: float) -> Condition:
     """The key is greater than this."""
-    return Condition(key, lambda value, _: value > limit, f"{{}} above {limit:g}")
-
-
-def not_after(key: str) -> Condition:
-    """The key is at least as large as the value of the key itself."""
-    return Condition(key, lambda value, own: own <= value, "{} to at least as much")
+    return Condition(key, lambda value: value > limit, f"{{}} above {limit:g}")
 
 
 TRAINING = of(COMMAND, TRAIN)
 """Only training reads the key."""
 
 
-def without_effect(
-    schema: type, values: Mapping[str, Any], keys_set: Collection[str]
-) -> Iterator[str]:
-    """A line for each key that was set and has no effect: key, value, reason and remedy.
+def reason_without_effect(
+    declared: Mapping[str, tuple[Alternatives, ...]], values: Mapping[str, Any], key: str
+) -> str | None:
+    """Why a key has no effect, and a remedy; ``None``: it has one, or is off.
 
     Args:
-        schema: The dataclass of the whole config.
+        declared: :func:`declared_conditions` of the whole config.
         values: The value of every key, flat, with ``COMMAND`` and ``MULTIRUN``.
-        keys_set: The keys that were set by hand.
+        key: The key.
     """
-    declared = dict(declared_conditions(schema))
-    for key in keys_set:
-        value = values.get(key)
-        if value in OFF:
-            continue
-        own, name = key, schema_key(key, declared)
-        while name and name not in declared:  # an entry of a mapping, such as options
-            own, name = own.rpartition(".")[0], name.rpartition(".")[0]
-        for alternatives in declared.get(name, ()):
-            if unmet := _unmet(own, value, alternatives, values):
-                yield f"{key}={value} has no effect: {unmet}"
-                break
+    if values.get(key) in OFF:
+        return None
+    own, name = key, schema_key(key, declared)
+    while name and name not in declared:  # an entry of a mapping, such as options
+        own, name = own.rpartition(".")[0], name.rpartition(".")[0]
+    reasons = (_unmet(own, alternatives, values) for alternatives in declared.get(name, ()))
+    return next((reason for reason in reasons if reason), None)
 
 
 def declared_conditions(schema: type) -> Iterator[tuple[str, tuple[Alternatives, ...]]]:
@@ -128,15 +118,13 @@ def declared_conditions(schema: type) -> Iterator[tuple[str, tuple[Alternatives,
         yield key, of_groups[key]
 
 
-def _unmet(
-    key: str, value: Any, alternatives: Alternatives, values: Mapping[str, Any]
-) -> str | None:
+def _unmet(key: str, alternatives: Alternatives, values: Mapping[str, Any]) -> str | None:
     """Reason and remedy if none of the alternatives holds."""
     found: dict[str, Any] = {}
     remedies = []
     for condition in alternatives:
         about = condition.beside(key, values)
-        is_met = any(condition.holds(each, value) for each in about.values())
+        is_met = any(condition.holds(each) for each in about.values())
         if is_met or (condition.without and not about):
             return None
         found |= about
@@ -147,5 +135,7 @@ def _unmet(
     if MULTIRUN in found:
         return "it is of sweeps; leave it out, or start one with -m"
     reason = ", ".join(f"{name}={each}" for name, each in found.items())
-    reason = reason or f"this model has no {alternatives[0].key.rpartition('.')[0]}"
+    reason = reason or f"this model has no {alternatives[0].key.rpartition('.')[0]} that trains"
+    if values.get(MULTIRUN):
+        return f"in this cell: {reason}"  # in another one it may have an effect
     return f"{reason}; leave it out" + f", or set {' or '.join(remedies)}" * bool(remedies)

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from sdlora.config.effect import TRAINING, absent, given, not_after, other_than, where
+from sdlora.config.effect import TRAINING, absent, given, other_than, where
 from sdlora.config.rules import require, require_choice, require_count, require_rate
 from sdlora.config.score_kinds import KINDS, kind
 
@@ -66,13 +66,10 @@ class EvaluationConfig:
     class_word: str | None = field(default=None, metadata=where(given(".trigger_word")))
     """Class of the subject, such as ``man``: replaces ``trigger_word`` where a model that never saw
     that word scores pictures, and in the prompts of the prior drift."""
-    prior_prompts: int = MISSING
+    prior_prompts: int = field(default=MISSING, metadata=where(absent("images")))
     """Number of prompts that are also drawn with the class word and compared with the base's
     pictures: the prior drift, by the features of ``image``. 0: none."""
-    references: str | None = field(
-        default=None,
-        metadata=where((other_than(".face.name", "none"), other_than(".image.name", "none"))),
-    )
+    references: str | None = None
     """Folder of held-out pictures of the same person. ``null``: the folder ``held_out`` in
     ``data.root`` if there is one, else the training pictures."""
     on_missing: str = field(default=MISSING, metadata=where(SCORED))
@@ -80,12 +77,7 @@ class EvaluationConfig:
     before training; ``warn`` goes on, and the end of the run says which scores are missing."""
     every_n_steps: int = field(
         default=MISSING,
-        metadata=where(
-            TRAINING,
-            SCORED,
-            absent(".every_n_epochs"),
-            (given("trainer.max_epochs"), not_after("trainer.max_steps")),
-        ),
+        metadata=where(TRAINING, SCORED, absent(".every_n_epochs")),
     )
     """Optimizer steps between scores; 0: only at the end."""
     every_n_epochs: float | None = field(default=None, metadata=where(TRAINING, SCORED))

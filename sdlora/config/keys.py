@@ -46,7 +46,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             values |= flat(value, f"{prefix}{key}.")
         else:
-            values[prefix + key] = value
+            values[f"{prefix}{key}"] = value
     return values
 
 

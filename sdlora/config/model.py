@@ -1,11 +1,12 @@
 """The typed schema of ``model.*``: the base model and its precision."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
 
-from sdlora.config.effect import absent, of, other_than, where
+from sdlora.config.effect import Condition, absent, of, other_than, where
 from sdlora.config.recommended import RecommendedConfig
 from sdlora.config.rules import (
     require,
@@ -14,6 +15,27 @@ from sdlora.config.rules import (
 )
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+def _is_packed(path: str) -> bool:
+    return path.startswith("embedded:") or path.endswith(".safetensors")
+
+
+ON_THE_HUB = Condition(
+    "model.path",
+    lambda path: path is None or not (path.startswith("embedded:") or Path(path).exists()),
+    "{} to a Hub id",
+)
+"""The base is fetched, and neither shipped nor a local path."""
+
+UNPACKED = Condition(
+    "model.path",
+    lambda path: (
+        path is None or not path.startswith("embedded:") and not path.endswith(".safetensors")
+    ),
+    "{} to a Hub id or a folder",
+)
+"""The base has a folder for each part, with files of several precisions."""
 
 AUTO = "auto"
 """What the machine has; a run's own config holds what that came to."""
@@ -34,14 +56,12 @@ class ModelConfig:
     architecture: dict[str, Any] = field(default_factory=dict, metadata=where(absent("model.path")))
     """Options of the denoiser (diffusers' ``UNet2DModel`` for ddpm) where ``model.path`` is null; a
     folder brings its own."""
-    config: str | None = field(
-        default=None, metadata=where(of("model.path", "*.safetensors", "*.ckpt"))
-    )
+    config: str | None = field(default=None, metadata=where(of("model.path", "*.safetensors")))
     """Hub id or folder with the configs and tokenizers of a checkpoint in one file, which holds
     weights only. Only those are fetched."""
-    revision: str | None = None
+    revision: str | None = field(default=None, metadata=where(ON_THE_HUB))
     """Hub branch, tag or commit."""
-    variant: str | None = None
+    variant: str | None = field(default=None, metadata=where(UNPACKED))
     """Weight file variant on the Hub, such as ``fp16``."""
     scratch: list[str] = field(default_factory=list)
     """Parts that start from random weights: any that the family may train, such as ``unet``."""

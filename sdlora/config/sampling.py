@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from sdlora.config.effect import TRAINING, above, absent, given, not_after, where
+from sdlora.config.effect import TRAINING, above, absent, given, where
 from sdlora.config.rules import (
     require,
     require_count,
@@ -24,12 +24,14 @@ CAPTIONS = "captions"
 class SamplingConfig:
     """Which validation pictures are drawn, how, and how often."""
 
-    prompts: Any = MISSING  # OmegaConf merges no ``str | list[str] | None``
+    prompts: Any = field(
+        default=MISSING, metadata=where(DRAWN)
+    )  # OmegaConf merges no ``str | list[str] | None``
     """Text file with one prompt a line, or ``example:NAME`` for a shipped one; blank lines are left
     out. A list, such as ``[a man in snow,a man at sea]``: the prompts themselves. ``captions``: the
     different captions of the held-out pictures, or, where none of these has one, of the training
     pictures. ``null`` for an unconditional model: each seed is a picture."""
-    num_prompts: int | None = None
+    num_prompts: int | None = field(default=None, metadata=where(DRAWN))
     """Number of prompts to use, from the first; ``null``: all of a file, 8 captions."""
     prompt_prefix: str = field(default=MISSING, metadata=where(DRAWN, given(".prompts")))
     """Put in front of every prompt, such as a trigger word with a comma and a space."""
@@ -45,7 +47,7 @@ class SamplingConfig:
     """Denoising steps a picture; >= 1."""
     guidance_scale: float = field(default=MISSING, metadata=where(DRAWN))
     """Classifier-free guidance; 1 is off."""
-    seeds: list[int] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list, metadata=where(DRAWN))
     """Every prompt is drawn once with each seed."""
     num_seeds: int | None = field(default=None, metadata=where(DRAWN))
     """Number of seeds: ``sampling.seeds``, then the whole numbers after the largest of them;
@@ -54,11 +56,7 @@ class SamplingConfig:
     """Pictures drawn in one batch; >= 1."""
     every_n_steps: int = field(
         default=MISSING,
-        metadata=where(
-            TRAINING,
-            absent(".every_n_epochs"),
-            (given("trainer.max_epochs"), not_after("trainer.max_steps")),
-        ),
+        metadata=where(TRAINING, absent(".every_n_epochs")),
     )
     """Optimizer steps between validation pictures; 0: only at the end."""
     every_n_epochs: float | None = field(default=None, metadata=where(TRAINING))

@@ -128,8 +128,9 @@ def family_of(lora: LoraFile) -> FamilyDescription:
     if version in known:  # of a family that goes by its own name there
         return known[version]
     found = lora.family if lora.family.candidates else find_family(_sizes(lora), lora.metadata)
-    named = [each.name for each in found.candidates if each.name in known]
-    return known[named[0]] if named else next(iter(known.values()))
+    named = [known[each.name] for each in found.candidates if each.name in known]
+    every = [*named, *known.values()]
+    return next((each for each in every if set(lora.parts) <= set(each.trainable)), every[0])
 
 
 def _sizes(lora: LoraFile) -> dict[str, Size]:

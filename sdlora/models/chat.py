@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,9 @@ class ChatTokenizer:
         return ids, cut
 
     def lengths(self, token_ids: Tensor) -> list[int]:
-        """Number of tokens of each row without its padding."""
+        """Number of tokens of each row without its padding; the most, of tokens without values."""
+        if isinstance(token_ids, FakeTensor):  # of an estimate
+            return [token_ids.shape[1]] * token_ids.shape[0]
         is_text = token_ids != int(self.tokenizer.pad_token_id)
         places = torch.arange(1, token_ids.shape[1] + 1, device=token_ids.device)
         return [max(1, length) for length in (is_text * places).amax(dim=1).tolist()]

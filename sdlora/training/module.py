@@ -238,5 +238,6 @@ class DiffusionModule(lightning.LightningModule):
             names = ", ".join(batch.names)
             raise TrainingError(
                 f"the loss is {loss.item()} at step {self.global_step} (pictures: {names}); lower "
-                "optim.unet_lr, set trainer.gradient_clip_val=1.0, or use trainer.precision=fp32"
+                "optim.unet_lr (or optim.transformer_lr, where it is set), set "
+                "trainer.gradient_clip_val=1.0, or use trainer.precision=fp32"
             )

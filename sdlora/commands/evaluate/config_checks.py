@@ -8,6 +8,7 @@ from sdlora.assembly.scorers import check_scores
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.rules import ConfigError, require
 from sdlora.config.sampling import CAPTIONS
+from sdlora.models.families import description_of
 from sdlora.runs.adapter_file import checkpoint_path
 from sdlora.runs.run_folder import PROMPTS
 from sdlora.runtime.places import located
@@ -46,6 +47,13 @@ def check_evaluation(config: EvaluateConfig) -> None:
             "holds no LoRA, since it trained all weights; its own report.html has their scores, "
             "and images=FOLDER scores pictures",
         )
+    description = description_of(config.model.family)
+    require(
+        bool(config.images) or config.precision != "fp16" or not description.is_flow,
+        "precision",
+        "fp16",
+        f"{description.kind} overflows in it; set it to bf16, or to fp32",
+    )
     require(
         config.sampling.prompts is not None,
         "sampling.prompts",

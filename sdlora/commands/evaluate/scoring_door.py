@@ -18,11 +18,12 @@ def evaluate(composed: DictConfig) -> None:
     """Draw, score and report what the config names."""
     hydra = HydraConfig.get()
     given = list(hydra.overrides.task)
-    config = to_typed(with_run_settings(composed, given), EvaluateConfig)
+    composed = with_run_settings(composed, given)
+    config = to_typed(composed, EvaluateConfig)
 
     from sdlora.assembly.without_effect import unused_in_evaluation
 
-    for note in unused_in_evaluation(config, keys_set(given, hydra.runtime.choices)):
+    for note in unused_in_evaluation(config, composed, keys_set(given, hydra.runtime.choices)):
         print(f"note: {note}")
     if config.sweep is not None:
         write_again(Path(config.sweep))
@@ -31,7 +32,8 @@ def evaluate(composed: DictConfig) -> None:
     from sdlora.assembly.device import found_precision  # imports wait: a typo should not take
     from sdlora.commands.evaluate import config_checks  # seconds to be seen
 
-    config = replace(config, precision=found_precision(config.precision, config.accelerator))
+    found = found_precision(config.precision, config.accelerator, config.model.family)
+    config = replace(config, precision=found)
     config_checks.check_evaluation(config)
     needs = needed_weights.needed_for_evaluation(config, model_of(config))
     command = ["sdlora", "fetch", "evaluate", *given]

@@ -164,6 +164,13 @@ def _applied(
             skip_unknown=options.lora_skip_unknown,
         )
         refuse_other_family(lora.path, found, model)
+        kinds = {each.title for own in found.updates.values() for each in own.values()}
+        if kinds and options.precision != "fp32":
+            progress.print(
+                f"note: {lora.path.name}: {', '.join(sorted(kinds))} changes the weights "
+                "themselves, which 16 bits round: a weak one is scored too weak; "
+                "precision=fp32 is exact"
+            )
         for line in found.left_out:
             progress.print(f"left out of {lora.path.name}: {line}")
         apply_lora(modules, found)

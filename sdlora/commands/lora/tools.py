@@ -103,7 +103,7 @@ def extract_difference(options: Namespace) -> None:
         layers = {part: each.layers for part, each in found.items()}
         metadata = {
             **base_fields(
-                options.base, description_of(source.family), text_width(before), predicted
+                _shown(options.base), description_of(source.family), text_width(before), predicted
             ),
             MADE_BY: f"extract from {Path(options.tuned).name} {_cut_words(options)}",
         }
@@ -222,3 +222,8 @@ def _say_left_out(found: Mapping[str, Difference], progress: Progress) -> None:
                 f"note: {part}: {len(each.left_out)} weights that a LoRA cannot hold differ "
                 f"(norms, biases, embeddings), such as {each.left_out[0]}; they stay the base's"
             )
+
+
+def _shown(base: str) -> str:
+    """A base for a header: a Hub id, or the name alone of what is on this machine."""
+    return Path(base).name if Path(base).exists() else base

@@ -11,7 +11,7 @@ from sdlora.config.score_kinds import KINDS, PROMPT_SCORE, kind
 from sdlora.evaluation.comparison import gap_closed_by
 from sdlora.evaluation.scores import Scores
 from sdlora.export.model_card import trigger_phrase
-from sdlora.export.plain_twin import MISSING, file_of_others
+from sdlora.export.plain_twin import MISSING, NEAR, file_of_others
 from sdlora.reports.page import FILE_NAME as PAGE
 from sdlora.runs.best import BestAdapter
 from sdlora.runs.run_folder import LAST_STEP, LORA, PIPELINE
@@ -156,7 +156,10 @@ def _file_of_others(run: TrainingRun, folder: Path) -> str:
     share = read_metadata(file).get(MISSING)
     if share is None:  # of a quantised base
         return f"{from_here(file)} (a DoRA, which they draw otherwise: docs/lora_files.md)"
-    return f"{from_here(file)} (the DoRA as a plain LoRA, {float(share):.1%} of its update missing)"
+    near = f"the DoRA as a plain LoRA, {float(share):.1%} of its update missing"
+    if float(share) > NEAR:
+        near += "; exactly: sdlora lora merge the DoRA into the base"
+    return f"{from_here(file)} ({near})"
 
 
 def _uses(run: TrainingRun, folder: Path, outcome: Outcome) -> list[str]:

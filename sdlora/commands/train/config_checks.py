@@ -19,7 +19,7 @@ from sdlora.training.loggers import require_logger
 def with_found_precision(config: TrainConfig) -> TrainConfig:
     """The config with the precision that ``auto`` means on this machine."""
     trainer = config.trainer
-    found = found_precision(trainer.precision, trainer.accelerator)
+    found = found_precision(trainer.precision, trainer.accelerator, config.model.family)
     return replace(config, trainer=replace(trainer, precision=found))
 
 

@@ -86,14 +86,15 @@ def _write_and_prove(
     config, word = run.config, run.config.lora.new_word.name
     trained = run.family.parts
     names = description_of(config.model.family).trainable
-    files = export_lora(
-        folder,
-        parts=trained,
-        names=names,
-        metadata=entries,
-        name=config.export.name,
-        new_word=word,
-    )
+    with run.progress.working("Writing the LoRA"):
+        files = export_lora(
+            folder,
+            parts=trained,
+            names=names,
+            metadata=entries,
+            name=config.export.name,
+            new_word=word,
+        )
 
     def fresh() -> Family:
         return base_model.load(config.model, config.lora, config.trainer.precision, config.seed)

@@ -35,7 +35,8 @@ def checked(composed: DictConfig, progress: Progress) -> TrainConfig:
     """
     hydra = HydraConfig.get()
     given = list(hydra.overrides.task)
-    config = to_typed(with_stored(composed, given), TrainConfig)
+    composed = with_stored(composed, given)
+    config = to_typed(composed, TrainConfig)
 
     from sdlora.assembly import unsuited_values
     from sdlora.assembly.without_effect import unused_in_training
@@ -56,7 +57,7 @@ def checked(composed: DictConfig, progress: Progress) -> TrainConfig:
     set_by_hand = keys_set(given, hydra.runtime.choices)
     is_sweep = hydra.mode == RunMode.MULTIRUN
     for note in [
-        *unused_in_training(config, set_by_hand, is_sweep=is_sweep),
+        *unused_in_training(config, composed, set_by_hand, is_sweep=is_sweep),
         *unsuited_values.training_notes(config),
     ]:
         progress.print(f"note: {note}")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from sdlora.config.data import DataConfig
+from sdlora.data.captions.recipe import split_tags
 from sdlora.data.pictures.picture import WARNING, Finding, Picture
 
 
@@ -29,7 +30,7 @@ def unused_keys(pictures: Sequence[Picture], data: DataConfig) -> Iterator[Findi
         ),
         "data.captions.shuffle": (
             recipe.shuffle,
-            not any(recipe.separator.strip() in text for text in texts),
+            not any(len(split_tags(recipe, text)) > 1 for text in texts),
             f"no caption has several tags, separated by {recipe.separator.strip()!r}",
         ),
     }

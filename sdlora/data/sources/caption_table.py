@@ -139,7 +139,15 @@ def _own_columns(path: Path) -> Columns:
 def _separator(path: Path, text: str) -> str:
     """The separator of the ending, or that by which the first line has the two columns."""
     usual = "\t" if path.suffix.casefold() == ".tsv" else ","
-    return next((each for each in (usual, *SEPARATORS) if _customary(_header(text, each))), usual)
+    headers = {each: _header(text, each) for each in (usual, *SEPARATORS)}
+    return next(
+        (
+            each
+            for each, names in headers.items()
+            if _customary(names) or {FILE_NAME, TEXT} <= set(names)
+        ),
+        usual,
+    )
 
 
 def _header(text: str, separator: str) -> list[str]:

@@ -48,7 +48,12 @@ CASES = [
     ({"diffusion_model.layers.0.attention.qkv": (3840, 2304)}, "Lumina Image 2"),
     ({"lora_unet_joint_blocks_0_x_block_attn_qkv": (4608, 1536)}, "Stable Diffusion 3"),
     ({"transformer.transformer_blocks.0.attn.add_q_proj": (2432, 2432)}, "Stable Diffusion 3"),
-    ({"transformer.transformer_blocks.0.attn.add_q_proj": (3072, 3072)}, "Qwen-Image"),
+    ({"transformer.transformer_blocks.0.attn.add_q_proj": (3072, 3072)}, "FLUX.2 or Qwen-Image"),
+    ({"transformer.transformer_blocks.0.attn.add_q_proj": (4096, 4096)}, "FLUX.2"),
+    (
+        {"text_encoder.text_model.encoder.layers.0.self_attn.q_proj": (768, 768)},
+        "Stable Diffusion 1 or Stable Diffusion XL",
+    ),
     ({"lora_unet_transformer_blocks_0_img_mlp_net_0_proj": (12288, 3072)}, "Qwen-Image"),
     ({"diffusion_model.blocks.0.attn.wq": (6144, 6144)}, "Krea 2"),
     ({"transformer.transformer_blocks.0.attn.to_gate": (6144, 6144)}, "Krea 2"),
@@ -101,6 +106,17 @@ def test_a_header_chooses_among_what_the_layers_leave_open(
 ) -> None:
     found = find_family({DOWN: (640, 2048)}, metadata)
     assert (found.title, found.by_header) == (title, by_header)
+
+
+def test_a_header_tells_klein_from_qwen_image() -> None:
+    layers = {"transformer.transformer_blocks.0.attn.to_q": (3072, 3072)}
+    named = {"ss_base_model_version": "flux2_klein"}
+    assert (
+        find_family(
+            layers | {"transformer.transformer_blocks.0.attn.add_q_proj": (3072, 3072)}, named
+        ).title
+        == "FLUX.2"
+    )
 
 
 @pytest.mark.parametrize(

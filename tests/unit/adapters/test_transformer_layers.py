@@ -10,8 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sdlora.adapters.formats import read_lora
+from sdlora.adapters.inspection import inspect_lora
 from sdlora.adapters.spec import LoraError
 from sdlora.adapters.transformer_layers import diffusers_layers
+from sdlora.export.lora_files import write_lora
 
 R = 2
 
@@ -127,3 +129,35 @@ def test_a_name_that_nobody_knows_is_listed(tmp_path: Path) -> None:
 
 def test_other_families_have_no_names_here() -> None:
     assert diffusers_layers("diffusion_model.input_blocks.1.1.proj_in", "sd") == ()
+
+
+def test_klein_is_not_judged_again_under_its_new_names(tmp_path: Path) -> None:
+    few = {name: KLEIN[name] for name in list(KLEIN)[:2]}
+    tensors = tensors_of(few, flat=False, alpha=None)
+    save_file(tensors, tmp_path / "a.safetensors", {"ss_base_model_version": "flux2_klein"})
+    lora = read_lora(tmp_path / "a.safetensors")
+    assert lora.family.title == "FLUX.2"
+    assert len(lora.layers("transformer")) == 6
+
+
+def test_peft_folders_keep_the_names(tmp_path: Path) -> None:
+    save_file(tensors_of(SPLIT_Z_IMAGE, flat=False, alpha=1.0), tmp_path / "a.safetensors")
+    lora = read_lora(tmp_path / "a.safetensors")
+    write_lora(tmp_path / "peft", lora, "peft")
+    again = read_lora(tmp_path / "peft")
+    assert again.layers("transformer").keys() == set(SPLIT_Z_IMAGE)
+    assert inspect_lora(tmp_path / "peft").family == "Z-Image"
+
+
+def test_a_fused_dora_is_split_and_a_second_one_is_listed(tmp_path: Path) -> None:
+    sizes = {"layers.3.attention.qkv": (3 * 3840, 3840)}
+    tensors = tensors_of(sizes, flat=False, alpha=None)
+    stem = "diffusion_model.layers.3.attention.qkv"
+    doras = {**tensors, f"{stem}.dora_scale": torch.arange(3 * 3840.0).reshape(-1, 1)}
+    save_file(doras, tmp_path / "dora.safetensors")
+    found = read_lora(tmp_path / "dora.safetensors").layers("transformer")
+    assert found["layers.3.attention.to_k"]["magnitude"][0] == 3840.0
+    twice = tensors | tensors_of(SPLIT_Z_IMAGE, flat=False, alpha=None)
+    save_file(twice, tmp_path / "twice.safetensors")
+    with pytest.raises(LoraError, match="layers.3.attention.to_q: of no part"):
+        read_lora(tmp_path / "twice.safetensors")
