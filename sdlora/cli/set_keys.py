@@ -2,12 +2,20 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from sdlora.cli.stored_config import OVERLAYS
 from sdlora.config.keys import flat
+
+
+def written_overrides(task: Any) -> list[str]:
+    """Hydra's list of overrides as they were written, ``${...}`` unresolved."""
+    found = OmegaConf.to_container(task, resolve=False)
+    assert isinstance(found, list)
+    return [str(item) for item in found]
 
 
 def keys_set(arguments: Sequence[str], choices: Mapping[str, str | None]) -> list[str]:

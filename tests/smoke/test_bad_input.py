@@ -62,7 +62,7 @@ RANGES = [
 ]
 NAMES = [
     ("optimizer=adamq", "optimizer=adamq: unknown; did you mean adamw? choices: adafactor, "),
-    ("model=sdx", "model=sdx: unknown; did you mean sdxl? choices: ddpm, kolors, sd15, sd21, sdxl"),
+    ("model=sdx", "model=sdx: unknown; did you mean sdxl? choices: ddpm, flux2_klein, kolors, "),
     ("lora=none", "lora=none: trains all weights of the denoiser, and is called lora=full"),
     ("experiment=tinybase", "experiment=tinybase: unknown; did you mean tiny_base?"),
     ("optim.name=adamq", "optim.name=adamq: unknown; did you mean adamw? choices: adafactor, "),
@@ -84,7 +84,7 @@ NAMES = [
     ("lora.unet.rank_pattern={atn1:2}", "lora.unet.rank_pattern=atn1: matches none of the 32 adap"),
     (
         "model.family=sx",
-        "model.family=sx: unknown; did you mean sdxl? choices: ddpm, kolors, sd",
+        "model.family=sx: unknown; did you mean sdxl? choices: ddpm, flux2_klein, kolors, sd",
     ),
 ]
 PATHS = [

@@ -126,7 +126,7 @@ def test_inspect_tells_what_was_put_in(file: Path, capsys: pytest.CaptureFixture
     norms = {
         stem: float(
             (tensors[f"{stem}.lora_up.weight"].flatten(1)
-             @ tensors[f"{stem}.lora_down.weight"].flatten(1)).norm() * 6 / 4
+             @ tensors[f"{stem}.lora_down.weight"].flatten(1)).norm()
         )
         for stem in stems
     }  # fmt: skip

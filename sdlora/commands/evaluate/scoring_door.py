@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from sdlora.assembly import needed_weights
 from sdlora.cli.command_line import run
 from sdlora.cli.composition import to_typed
-from sdlora.cli.set_keys import keys_set
+from sdlora.cli.set_keys import keys_set, written_overrides
 from sdlora.commands.evaluate.run_settings import model_of, with_run_settings
 from sdlora.config.evaluate import EvaluateConfig
 
@@ -17,7 +17,7 @@ from sdlora.config.evaluate import EvaluateConfig
 def evaluate(composed: DictConfig) -> None:
     """Draw, score and report what the config names."""
     hydra = HydraConfig.get()
-    given = list(hydra.overrides.task)
+    given = written_overrides(hydra.overrides.task)
     composed = with_run_settings(composed, given)
     config = to_typed(composed, EvaluateConfig)
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from sdlora.assembly import needed_weights
 from sdlora.cli.command_line import run
 from sdlora.cli.composition import to_typed
-from sdlora.cli.set_keys import keys_set
+from sdlora.cli.set_keys import keys_set, written_overrides
 from sdlora.commands.train.resumed_config import with_stored
 from sdlora.config.train import TrainConfig
 from sdlora.runtime.kept import Kept
@@ -34,7 +34,7 @@ def checked(composed: DictConfig, progress: Progress) -> TrainConfig:
     What the machine decides is decided here, once: the run's stored config has its value.
     """
     hydra = HydraConfig.get()
-    given = list(hydra.overrides.task)
+    given = written_overrides(hydra.overrides.task)
     composed = with_stored(composed, given)
     config = to_typed(composed, TrainConfig)
 

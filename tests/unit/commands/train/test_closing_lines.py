@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 from hydra import compose, initialize_config_dir
 
+from sdlora.adapters.spec import LoraSpec
 from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.commands.train.closing_lines import Outcome, closing_lines
 from sdlora.commands.train.training_run import TrainingRun
@@ -36,7 +37,7 @@ def lines(
         config=config,
         folder=folder,
         has_adapter=adapted,
-        specs={"unet": None} if adapted else {},
+        specs={"unet": LoraSpec(4, 4.0, 0.0, ("to_q",))} if adapted else {},
         trainer=SimpleNamespace(global_step=30),
     )
     keeper: Any = None

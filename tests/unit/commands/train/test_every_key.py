@@ -275,7 +275,7 @@ ADAPTER: dict[str, Row] = {
         "ugly",
         lambda s: torch.equal(
             s.drawn[0][1]["negative_prompt_embeds"][:1],
-            s.run.evaluator._encode(["ugly"])["prompt_embeds"],
+            s.run.family.encode_texts(["ugly"])["prompt_embeds"],
         ),
         True,
     ),
