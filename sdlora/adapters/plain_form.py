@@ -140,11 +140,11 @@ def _layer(
         return None
     factors = None if update.is_dora else _factors(update, weight)
     if factors is not None and (made := _exact(factors, update.scale, cut)) is not None:
-        if cut is not None:
-            made, energy = resized_layer(made, cut)
+        smaller, energy = (made, Energy()) if cut is None else resized_layer(made, cut)
+        if energy.lost > 0.0:
             found.by_svd[update.title] = found.by_svd.get(update.title, Energy()) + energy
-        else:
-            found.exact[update.title] = found.exact.get(update.title, 0) + 1
+            return smaller
+        found.exact[update.title] = found.exact.get(update.title, 0) + 1
         return made
     if weight is None:
         weight = _shape_of(update)
