@@ -183,7 +183,7 @@ def difference_layer(difference: Tensor, cut: Cut) -> tuple[dict[str, Tensor], E
         "A": (root[:, None] * vh[:rank]).reshape(rank, *difference.shape[1:]).contiguous(),
         "B": (u[:, :rank] * root).reshape(-1, rank, *ones).contiguous(),
         "alpha": torch.tensor(float(rank), dtype=torch.float64),
-    }, Energy(total, _squares(s[rank:]) if has_all else total - _squares(s[:rank]))
+    }, Energy(total, _squares(s[rank:]) if has_all else max(0.0, total - _squares(s[:rank])))
 
 
 def _largest_singular_values(matrix: Tensor, cut: Cut) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,7 +18,6 @@ from sdlora.config.effect import (
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.keys import as_written, flat
 from sdlora.config.train import TrainConfig
-from sdlora.models.families import description_of
 
 Reason = Callable[[str], str | None]
 """Key -> why it has no effect."""
@@ -42,6 +41,8 @@ def unused_in_training(
         keys_set: The keys that were set by hand.
         is_sweep: Whether the run is one of several.
     """
+    from sdlora.models.families import description_of  # heavy; an evaluation needs none of it
+
     description = description_of(config.model.family)
     written = as_written(config)
     declared = dict(declared_conditions(TrainConfig))

@@ -30,9 +30,7 @@ ON_THE_HUB = Condition(
 
 UNPACKED = Condition(
     "model.path",
-    lambda path: (
-        path is None or not path.startswith("embedded:") and not path.endswith(".safetensors")
-    ),
+    lambda path: path is None or not _is_packed(path),
     "{} to a Hub id or a folder",
 )
 """The base has a folder for each part, with files of several precisions."""

@@ -14,8 +14,7 @@ from sdlora.export.proof import PLAIN
 
 CUT = Cut(r=64, keep=KEEP, is_quick=True)
 """What of a layer's update is kept. A DoRA changes the length of every row of a weight, so its
-update has all ranks, few of them large; the bound keeps time and file of a wide model small (the
-attention layers of SDXL: two minutes, 190 MB)."""
+update has all ranks, few of them large; the bound keeps time and file of a wide model small."""
 
 NEAR = 0.1
 """Share that may be missing before the end of a run advises to merge the DoRA instead."""
