@@ -1,5 +1,6 @@
 """The last lines of a run: what was chosen, how good it is, which file is for which program."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,7 +159,9 @@ def _file_of_others(run: TrainingRun, folder: Path) -> str:
         return f"{from_here(file)} (a DoRA, which they draw otherwise: docs/lora_files.md)"
     near = f"the DoRA as a plain LoRA, {float(share):.1%} of its update missing"
     if float(share) > NEAR:
-        near += "; exactly: sdlora lora merge the DoRA into the base"
+        dora = from_here(folder / f"{run.config.export.name}.safetensors")
+        base = shlex.quote(str(run.config.model.path))
+        near += f"; exactly: sdlora lora merge {dora} --base {base} --out merged.safetensors"
     return f"{from_here(file)} ({near})"
 
 
