@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Callable, Collection, Sequence
 from difflib import get_close_matches
 
+from sdlora.runtime.log_file import write_to_log
+
 TRACEBACK = "HYDRA_FULL_ERROR"
 """Environment variable that shows the whole traceback, as in every Hydra program."""
 
@@ -82,10 +84,12 @@ def run_task(task: Callable[[], None]) -> None:
 
 
 def report(error: Exception) -> int:
-    """Print an error as one message, and return the exit code."""
+    """Print an error as one message, in the log file too, and return the exit code."""
     rank = process_rank(1)
     process = f" in process {rank}" if rank > 0 else ""
-    print(f"error{process}: {message_of(error)}", file=sys.stderr)
+    text = f"error{process}: {message_of(error)}"
+    print(text, file=sys.stderr)
+    write_to_log(text)
     print(f"(set {TRACEBACK}=1 for the traceback)", file=sys.stderr)
     return USER_ERROR
 

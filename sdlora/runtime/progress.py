@@ -1,7 +1,5 @@
 """The live progress display of caching, training, sampling and scoring."""
 
-import io
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
@@ -22,15 +20,13 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
+from sdlora.runtime.log_file import write_to_log
 from sdlora.runtime.program import message_of
 
 Item = TypeVar("Item")
 
 LINE_EVERY_S = 30.0
 """Seconds between the lines of a bar in a log, and before its first."""
-
-LOG_WIDTH = 120
-"""Letters in a line of a table in a log file."""
 
 
 class Progress:
@@ -96,7 +92,7 @@ class Progress:
             self._lined[bar] = now
             line = _line(next(task for task in self._bars.tasks if task.id == bar))
             if self.console.is_terminal:
-                _log(line)
+                write_to_log(line)
             else:
                 self.print(line)
 
@@ -109,7 +105,7 @@ class Progress:
         """Print above the bars; text is shown as it is, brackets are no markup."""
         self.console.print(message, markup=False, highlight=False, soft_wrap=True)
         if not self._is_quiet:
-            _log(message)
+            write_to_log(message)
 
     def track(
         self, items: Iterable[Item], description: str, total: int | None = None
@@ -170,17 +166,3 @@ def _line(task: Task) -> str:
         if seconds is not None
     ]
     return ", ".join(part for part in parts if part)
-
-
-def _log(message: object) -> None:
-    """Write a message into the log files of the program, and on no console."""
-    files = [each for each in logging.getLogger().handlers if isinstance(each, logging.FileHandler)]
-    if not files:
-        return
-    text = io.StringIO()
-    Console(file=text, width=LOG_WIDTH).print(
-        message, markup=False, highlight=False, soft_wrap=True
-    )
-    record = logging.LogRecord("sdlora", logging.INFO, "", 0, text.getvalue().rstrip(), None, None)
-    for file in files:
-        file.handle(record)

@@ -12,6 +12,7 @@ from sdlora.cli.composition import to_typed
 from sdlora.cli.set_keys import keys_set, written_overrides
 from sdlora.commands.evaluate.run_settings import model_of, with_run_settings
 from sdlora.config.evaluate import EvaluateConfig
+from sdlora.runtime.log_file import write_to_log
 
 
 def evaluate(composed: DictConfig) -> None:
@@ -25,6 +26,7 @@ def evaluate(composed: DictConfig) -> None:
 
     for note in unused_in_evaluation(config, composed, keys_set(given, hydra.runtime.choices)):
         print(f"note: {note}")
+        write_to_log(f"note: {note}")
     if config.sweep is not None:
         write_again(Path(config.sweep))
         return

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
+from safetensors.torch import save_file
 
 from sdlora.adapters.spec import LoraSpec
 from sdlora.cli.composition import register_schemas, to_typed
@@ -37,7 +39,9 @@ def lines(
         config=config,
         folder=folder,
         has_adapter=adapted,
-        specs={"unet": LoraSpec(4, 4.0, 0.0, ("to_q",))} if adapted else {},
+        specs={"unet": LoraSpec(4, 4.0, 0.0, ("to_q",), use_dora=config.lora.use_dora)}
+        if adapted
+        else {},
         trainer=SimpleNamespace(global_step=30),
     )
     keeper: Any = None
@@ -140,3 +144,25 @@ def test_words_and_whole_models_have_lines_of_their_own(tmp_path: Path) -> None:
 def test_the_trigger_word_is_told() -> None:
     words = ("evaluation.trigger_word=sks", "evaluation.class_word=man")
     assert lines(Outcome(), None, *words)[2].endswith('strength 1, "sks" in the prompt')
+
+
+@pytest.mark.parametrize(("share", "advised"), [("0.0312", False), ("0.3000", True)])
+def test_of_a_dora_the_plain_file_is_named_with_what_it_lacks(
+    share: str, advised: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "lora").mkdir()
+    twin = tmp_path / "lora" / "my_lora_plain.safetensors"
+    dora = ("lora.use_dora=true", "lora.text_encoder.method=frozen", "evaluation=none")
+    line = lines_of_files(tmp_path, *dora, twin=twin, share=share)
+    assert line.startswith(f"ComfyUI, A1111: {twin} (the DoRA as a plain LoRA, ")
+    assert f"{float(share):.1%} of its update missing" in line
+    command = f"sdlora lora merge {tmp_path}/lora/my_lora.safetensors --base embedded:tiny-sd"
+    assert (command in line) == advised
+
+
+def lines_of_files(folder: Path, *overrides: str, twin: Path, share: str) -> str:
+    """The line of other programs, where this plain file is."""
+    pair = {f"lora_unet_mid_block.lora_{side}.weight": torch.ones(1, 1) for side in ("up", "down")}
+    save_file(pair, twin, {"sdlora.missing_share": share})
+    found = lines(Outcome(), None, *overrides, folder=folder)
+    return next(line for line in found if line.startswith("ComfyUI"))
