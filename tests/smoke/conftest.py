@@ -116,6 +116,16 @@ def train_here(repository: Path) -> TrainHere:
     return call
 
 
+@pytest.fixture(scope="module")
+def whole(
+    settings: tuple[str, ...], train_here: TrainHere, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The undisturbed run of a module's fixture ``settings``."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train_here(*settings, f"hydra.run.dir={folder}")
+    return folder
+
+
 def run_here(repository: Path, arguments: Sequence[str], evaluate: bool, traceback: bool) -> None:
     """Run ``train.py`` or ``evaluate.py`` in this process, which is left as it was."""
     GlobalHydra.instance().clear()

@@ -45,15 +45,6 @@ def settings(pictures: Path, random_base: Path) -> tuple[str, ...]:
     )
 
 
-@pytest.fixture(scope="module")
-def whole(
-    settings: tuple[str, ...], train_here: TrainHere, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    train_here(*settings, f"hydra.run.dir={folder}")
-    return folder
-
-
 def assert_same_lora(run: Path, whole: Path) -> None:
     ours, theirs = load_file(run / FILE), load_file(whole / FILE)
     assert ours.keys() == theirs.keys()

@@ -67,15 +67,6 @@ def settings(pictures: Path, random_base: Path) -> tuple[str, ...]:
     )
 
 
-@pytest.fixture(scope="module")
-def whole(
-    settings: tuple[str, ...], train_here: TrainHere, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    train_here(*settings, f"hydra.run.dir={folder}")
-    return folder
-
-
 PLACES: dict[str, tuple[Any, str, int]] = {
     "start": (preparation, "write_config", 1),
     "data sheet": (preparation, "write_data_sheet", 1),

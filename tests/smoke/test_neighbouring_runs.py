@@ -28,15 +28,6 @@ def settings(pictures: Path, random_base: Path) -> tuple[str, ...]:
     )
 
 
-@pytest.fixture(scope="module")
-def whole(
-    settings: tuple[str, ...], train_here: TrainHere, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    train_here(*settings, f"hydra.run.dir={folder}")
-    return folder
-
-
 def assert_same(run: Path, whole: Path) -> None:
     """The files of the undisturbed run, with its bits."""
     own = (".hydra", ".lock", "train.log", "after", "child")

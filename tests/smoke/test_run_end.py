@@ -30,15 +30,6 @@ def settings(pictures: Path, random_base: Path) -> tuple[str, ...]:
     )
 
 
-@pytest.fixture(scope="module")
-def whole(
-    settings: tuple[str, ...], train_here: TrainHere, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    train_here(*settings, f"hydra.run.dir={folder}")
-    return folder
-
-
 @pytest.fixture
 def run(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "run"))

@@ -3,13 +3,13 @@
 from functools import partial
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
+from sdlora.adapters.file_writing import adapters_of
 from sdlora.adapters.formats import apply_lora, read_lora, read_metadata
 from sdlora.export.layouts import export_lora
-from sdlora.export.plain_twin import MISSING, file_of_others
+from sdlora.export.plain_twin import MISSING, file_of_others, write_plain_twin
 from sdlora.export.proof import prove_export
 from sdlora.models.sd import SD
 from tests.unit.adapters.tiny_models import (
@@ -60,9 +60,12 @@ def test_a_plain_lora_has_none(tmp_path: Path) -> None:
     assert names == {"face.safetensors", "pytorch_lora_weights.safetensors"}
 
 
-def test_over_quantised_weights_there_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sdlora.export.plain_twin._is_quantised", lambda module: True)
-    exported(tmp_path / "lora", use_dora=True)
-    assert file_of_others(tmp_path / "lora", "face").name == "face.safetensors"
+def test_over_quantised_weights_there_is_none(tmp_path: Path) -> None:
+    unet = with_lora(tiny_unet(), "unet", ATTENTION, use_dora=True)
+    lora = adapters_of({"unet": unet}, METADATA)
+    packed = unet.mid_block.resnets[0].conv1  # as bitsandbytes holds it: bytes in one column
+    packed.weight = torch.nn.Parameter(
+        torch.zeros(packed.weight.numel(), 1, dtype=torch.uint8), requires_grad=False
+    )
+    assert write_plain_twin(tmp_path, "face", lora, {"unet": unet}) is None
+    assert list(tmp_path.iterdir()) == []
