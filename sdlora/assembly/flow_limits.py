@@ -25,7 +25,8 @@ def _check_flow(config: TrainConfig, kind: str) -> None:
     ends = "its levels end in pure noise by themselves"
     predicts = f"{kind} predicts the velocity of flow matching and nothing else"
     by_snr = "weighs timesteps of a discrete schedule by their SNR; of flow matching"
-    no_words = f"{kind}'s language model learns no words; choose lora=attention"
+    attention = "choose lora=attention, without lora.new_word.name"
+    no_words = f"{kind}'s language model learns no words; {attention}"
     needless = f"adds noise so that brightness is learnt; {kind} is trained at pure noise anyway"
     small = f"{kind} learns nothing in its few bits of exponent (kohya-ss/musubi-tuner #769)"
     weights = "set it to null; objective=bell weighs by level"
@@ -45,11 +46,7 @@ def _check_flow(config: TrainConfig, kind: str) -> None:
             0,
             f"{needless}; set it to 0",
         ),
-        "lora.new_word.name": (
-            config.lora.new_word.name,
-            None,
-            f"{no_words}; choose lora=attention",
-        ),
+        "lora.new_word.name": (config.lora.new_word.name, None, no_words),
     }
     for key, (value, needed, remedy) in rules.items():
         require(value == needed, key, value, remedy)

@@ -115,7 +115,7 @@ def _is_tiny(scorer: ScorerConfig) -> bool:
 
 def _is_embedded(model: ModelConfig) -> bool:
     """Whether it draws the drawn world, or what it is shown: random weights know nothing yet."""
-    return model.path is None or model.path.startswith(EMBEDDED)
+    return model.path is None or model.path.startswith(EMBEDDED) or bool(model.scratch)
 
 
 def _has_numbers_of_another(model: ModelConfig) -> bool:

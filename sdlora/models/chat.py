@@ -53,11 +53,12 @@ class ChatTokenizer:
 
     def lengths(self, token_ids: Tensor) -> list[int]:
         """Number of tokens of each row without its padding; the most, of tokens without values."""
-        if isinstance(token_ids, FakeTensor):  # of an estimate
-            return [token_ids.shape[1]] * token_ids.shape[0]
         is_text = token_ids != int(self.tokenizer.pad_token_id)
         places = torch.arange(1, token_ids.shape[1] + 1, device=token_ids.device)
-        return [max(1, length) for length in (is_text * places).amax(dim=1).tolist()]
+        last = (is_text * places).amax(dim=1)
+        if isinstance(last, FakeTensor):  # in an estimate, of which a part may be real tensors
+            return [token_ids.shape[1]] * token_ids.shape[0]
+        return [max(1, length) for length in last.tolist()]
 
     def _lost(self, found: Any, text: str, caption: str) -> str:
         """The part of a caption behind the first token that is left out."""

@@ -146,7 +146,10 @@ def test_options_go_together(flow: list[str], train_here: TrainHere, tmp_path: P
         ("sampling.sampler=pndm", "sampling.sampler=pndm: "),
         ("lora.use_dora=true", "lora.use_dora=True: diffusers drops the magnitudes from files of"),
         ("lora.text_encoder.method=lora", "lora.text_encoder.method=lora: the text encoder of"),
-        ("lora.new_word.name=zwk", "language model learns no words; set it to null"),
+        (
+            "lora.new_word.name=zwk",
+            "language model learns no words; choose lora=attention, without",
+        ),
         ("data.captions.max_chunks=2", "reads captions in one piece, of 512 tokens; set it to 1"),
     ],
 )

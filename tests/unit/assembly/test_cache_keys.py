@@ -6,6 +6,7 @@ encoder makes of one picture or caption change its entry's key, and no other doe
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,16 @@ def test_nothing_else_does(keys_of: Callable[..., Any]) -> None:
         if key == "data.hub.streaming":
             after |= {"data.cache.mode": "off"}
         assert changed(keys_of(others), keys_of(after)) == set(), key
+
+
+def test_a_family_reads_the_same_files_in_its_own_way() -> None:
+    """Z-Image and klein take other layers of one language model; here two names of one family."""
+    config = typed(("evaluation=none",), {})
+    family = base_model.load(config.model, config.lora, "fp32", 0)
+    other = replace(config.model, family="flux2_klein")
+    for key_of in (caption_encoder_key, picture_encoder_key):
+        own, another = (key_of(model, config.data, family) for model in (config.model, other))
+        assert own != another
 
 
 def test_every_key_of_model_and_data_is_tried() -> None:

@@ -82,6 +82,15 @@ CASES = {
     "teacher": ("sd", ("data.prior.mode=teacher", "data.prior.prompt=a man")),
     "sdxl": ("sdxl", (FROZEN, "lora.text_encoder_2.method=frozen")),
     "kolors": ("kolors", ("lora.text_encoder.method=frozen",)),
+    **{
+        f"{family}, {name}": (family, (f"model={family}", "trainer.precision=fp32", *overrides))
+        for family in ("z_image", "flux2_klein")
+        for name, overrides in {
+            "cached": (),
+            "captions that vary": ("data.captions.tags=true", "data.captions.shuffle=true"),
+            "teacher": ("data.prior.mode=teacher", "data.prior.prompt=a man"),
+        }.items()
+    },
     "ddpm": (
         "ddpm",
         ("model=ddpm", "lora=full", "trainer.precision=fp32", f"model.architecture={SMALL}"),
