@@ -112,7 +112,6 @@ def inspect_lora(path: Path) -> FileFacts:
     parts: dict[str, PartFacts] = {}
     for own, content in contents.items():
         parts |= _parts(named[own], content, own)
-    is_stable_diffusion = family.name in ("sd", "sdxl", "kolors")
     config = _config(named, first)
     return FileFacts(
         path=str(path),
@@ -124,7 +123,7 @@ def inspect_lora(path: Path) -> FileFacts:
         parts=parts,
         unknown=[line for content in contents.values() for line in content.unknown],
         trigger_words=trigger_words(metadata, (k for h in headers for k in h.tensors)),
-        readers=verdicts(first, config) if is_stable_diffusion and len(headers) == 1 else {},
+        readers=verdicts(first, config) if len(headers) == 1 else {},
         metadata=metadata,
     )
 

@@ -1,4 +1,4 @@
-"""Programs that read LoRA files of Stable Diffusion 1, 2, XL: what each makes of a file."""
+"""Programs that read LoRA files: what each makes of a file."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sdlora.adapters.adapter_kinds import IN, OUT, dora_axis
 from sdlora.adapters.adapter_layers import FileLayer, FileLayers
+from sdlora.adapters.transformer_readers import RULES, Rule, spelling_of
 
 KOHYA, LYCORIS, DIFFUSERS, COMFY, OLD, BARE = (
     *("kohya", "lycoris", "diffusers", "comfy", "old processors", "without a part"),
@@ -19,6 +20,9 @@ _WAYS = {
     r"(?:unet\.|text_encoder).*processor\.": OLD,
     r"unet\.|text_encoder": DIFFUSERS,
 }
+STABLE_DIFFUSION = ("sd", "sdxl", "kolors")
+"""Families whose files all of :data:`READERS` know."""
+
 _LYCORIS_KINDS = frozenset({"loha", "lokr", "full", "norm"})
 
 
@@ -111,13 +115,21 @@ READERS = (
 
 
 def verdicts(content: FileLayers, has_config_alpha: bool) -> dict[str, str]:
-    """Program -> what it makes of a file of a Stable Diffusion 1, 2, XL or Kolors.
+    """Program -> what it makes of a file; of the transformer families, the two with rules here.
 
     Args:
         content: The file's layers.
         has_config_alpha: Whether its header says an alpha that is not the rank.
     """
-    return {reader.name: _verdict(reader, content, has_config_alpha) for reader in READERS}
+    family = content.family.name or ""
+    rules = RULES.get(family)
+    if rules is None and family not in STABLE_DIFFUSION:
+        return {}
+    return {
+        reader.name: _verdict(reader, content, has_config_alpha, rules and rules[reader.name])
+        for reader in READERS
+        if rules is None or reader.name in rules
+    }
 
 
 def way_of(name: str) -> str:
@@ -125,16 +137,29 @@ def way_of(name: str) -> str:
     return next((way for start, way in _WAYS.items() if re.match(start, name)), BARE)
 
 
-def _verdict(reader: LoraReader, content: FileLayers, has_config_alpha: bool) -> str:
-    if reader.refuses and (why := _refusal(reader, content)):
+def _verdict(
+    reader: LoraReader, content: FileLayers, has_config_alpha: bool, rule: Rule | None
+) -> str:
+    if reader.refuses and rule is None and (why := _refusal(reader, content)):
         return f"refuses it, for {why}"
-    lost = [name for name, layer in content.layers.items() if not _reads(reader, name, layer)]
+    family = content.family.name or ""
+    lost = [
+        name
+        for name, layer in content.layers.items()
+        if not (
+            _reads(reader, name, layer)
+            if rule is None
+            else _reads_transformer(reader, name, layer, family, rule)
+        )
+    ]
     total = len(content.layers)
     if len(lost) == total:
         return f"reads nothing of it ({_example(lost, content)})"
     faults = []
     if lost:
-        faults.append(f"leaves out {len(lost)} of {total} layers ({_example(lost, content)})")
+        or_refuses = " or refuses it" if reader.refuses else ""
+        lost_text = f"leaves out {len(lost)} of {total} layers{or_refuses}"
+        faults.append(f"{lost_text} ({_example(lost, content)})")
     axes = {
         PEFT if PEFT in layer.shapes else dora_axis(layer.shapes)
         for layer in content.layers.values()
@@ -176,6 +201,13 @@ def _reads(reader: LoraReader, name: str, layer: FileLayer) -> bool:
         return True
     ends = _DOWN_UP if way == KOHYA else reader.endings
     return re.search(ends, layer.keys["A"]) is not None
+
+
+def _reads_transformer(
+    reader: LoraReader, name: str, layer: FileLayer, family: str, rule: Rule
+) -> bool:
+    spelling = spelling_of(name, layer, family)
+    return layer.kind.name in reader.kinds and spelling is not None and rule(spelling)
 
 
 def _example(names: Iterable[str], content: FileLayers) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from sdlora.adapters.formats import read_lora
 from sdlora.adapters.inspection import inspect_lora
 from sdlora.adapters.spec import LoraError
-from sdlora.adapters.transformer_layers import diffusers_layers
+from sdlora.adapters.transformer_names import diffusers_layers
 from sdlora.export.lora_files import write_lora
 
 R = 2
