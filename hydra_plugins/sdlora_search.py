@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.sdlora_sweeper import (
     jobs_of,
+    launched,
     raise_first,
     refuse_too_many,
     split,
@@ -122,7 +123,7 @@ class SearchingSweeper(Sweeper):
                 trials = [number for number in numbers if number is not None]
                 jobs = jobs_of(search.folder, [search.cell(n) for n in trials], shared)
                 if jobs:
-                    results = self.launcher.launch(jobs, initial_job_idx=num_jobs)
+                    results = launched(self.launcher, search.folder, jobs, num_jobs)
                     errors += [result for result in results if result.status == JobStatus.FAILED]
                     num_jobs += len(jobs)
                 with search.alone():

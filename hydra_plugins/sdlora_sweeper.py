@@ -4,7 +4,10 @@ Hydra finds sweepers in the namespace package ``hydra_plugins`` only.
 """
 
 import math
+import shlex
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +53,18 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
             if not jobs:
                 print(f"{folder} is finished: all {len(planned)} cells are done")
                 return None
-            failed = self._launch(jobs)
+            failed = self._launch(folder, jobs)
         raise_first(failed)
         return None
 
-    def _launch(self, jobs: list[list[str]]) -> list[JobReturn]:
+    def _launch(self, folder: Path, jobs: list[list[str]]) -> list[JobReturn]:
         """Run all jobs, and return failed ones. Launchers of other processes get all at once."""
         assert self.launcher is not None
         failed: list[JobReturn] = []
         number = 0
         size = self.max_batch_size if isinstance(self.launcher, BasicLauncher) else None
         for batch in self.split_overrides_to_chunks(jobs, size):
-            results = self.launcher.launch(batch, initial_job_idx=number)
+            results = launched(self.launcher, folder, batch, number)
             failed += [result for result in results if result.status == JobStatus.FAILED]
             number += len(batch)
         return failed
@@ -129,6 +132,32 @@ def refuse_too_many(count: int, max_jobs: int) -> None:
 
     remedy = f"{count} runs are too many; set sweep.max_jobs={count} to start them all"
     require(count <= max_jobs, "sweep.max_jobs", max_jobs, remedy)
+
+
+def launched(
+    launcher: Any, folder: Path, jobs: Sequence[list[str]], first_number: int
+) -> Sequence[JobReturn]:
+    """Run cells by the launcher; at a signal say how to go on.
+
+    Raises:
+        SystemExit: At a signal, when all of them have saved their step.
+    """
+    from sdlora.sweep.plan import read_planned
+    from sdlora.sweep.state import DONE, read_state
+    from sdlora.sweep.stopping import passing_on_signals
+
+    kills_cells = "joblib" in type(launcher).__module__
+    try:
+        with passing_on_signals(folder) if kills_cells else nullcontext():
+            results: Sequence[JobReturn] = launcher.launch(jobs, initial_job_idx=first_number)
+            return results
+    except SystemExit:
+        again = shlex.join(["sdlora", "train", *sys.argv[1:]])
+        planned = read_planned(folder)
+        states = [read_state(cell) for cell in planned.folders]
+        done = sum(state is not None and state.state == DONE for state in states)
+        print(f"sweep {folder}: {done} of {planned.num_cells} cells done; go on with: {again}")
+        raise
 
 
 def raise_first(failed: Sequence[JobReturn]) -> None:

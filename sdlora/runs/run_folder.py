@@ -65,7 +65,12 @@ def locked(
         ) from None
     try:
         began = datetime.now(UTC).isoformat(" ", "seconds")
-        holder = {"process": os.getpid(), "computer": platform.node(), "since": began}
+        holder = {
+            "process": os.getpid(),
+            "parent": os.getppid(),
+            "computer": platform.node(),
+            "since": began,
+        }
         write_json(folder / HOLDER, holder)
         for inside in _own_folders(folder):
             remove_stale_temporaries(inside)
