@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.sdlora_sweeper import (
     jobs_of,
     launched,
+    note_unused,
     raise_first,
     refuse_too_many,
     split,
@@ -75,6 +76,7 @@ class SearchingSweeper(Sweeper):
         config: Any = OmegaConf.to_object(self.config.sweep)  # its checks run here
         refuse_too_many(config.num_trials, config.max_jobs)
         command = whole_command(self.config, arguments)
+        note_unused(self.config, arguments, is_search=True)
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides, shared = split(parser, command)
         keys = [_searched(parser, item) for item in overrides]

@@ -40,6 +40,7 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
         assert self.config is not None
         config: Any = OmegaConf.to_object(self.config.sweep)  # its checks run here
         command = whole_command(self.config, arguments)
+        note_unused(self.config, arguments, is_search=False)
         swept, shared = self._parsed(command, config.max_jobs)
         planned = cells(swept)
         self.config.sweep.name = config.name or sweep_name(swept, shared)
@@ -110,6 +111,15 @@ def whole_command(config: Any, arguments: Sequence[str]) -> list[str]:
     # as written: an interpolation is each cell's own
     presets: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
     return [*(f"{key}={value}" for key, value in (presets["params"] or {}).items()), *arguments]
+
+
+def note_unused(config: Any, arguments: Sequence[str], *, is_search: bool) -> None:
+    """Print a line for each key of the sweep itself that has no effect in it."""
+    from sdlora.assembly.without_effect import unused_in_sweep
+
+    keys = [item.partition("=")[0] for item in arguments]
+    for note in unused_in_sweep(config, keys, is_search=is_search):
+        print(f"note: {note}")
 
 
 def split(parser: OverridesParser, command: Sequence[str]) -> tuple[list[Override], list[str]]:
