@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -127,7 +128,8 @@ def refuse_used(folder: Path) -> None:
     results = [folder / name for name in (LORA, PIPELINE, LAST_STEP)]
     if steps_on_disk(folder / CHECKPOINTS) or any(path.exists() for path in results):
         raise RunFolderError(
-            f"run_dir={folder}: holds a run already; continue it with resume={folder}, or choose "
+            f"run_dir={folder}: holds a run already; continue it with "
+            f"{shlex.quote(f'resume={folder}')}, or choose "
             "another folder with hydra.run.dir=FOLDER"
         )
 

@@ -162,8 +162,8 @@ def test_two_devices_train_what_one_does_in_a_sweep_that_is_cut(
 FAULTS = {2: (1,), 3: (0,), 4: (0, 1)}
 """Step -> the processes that fail in it."""
 
-MOST_S = 20.0
-"""Seconds in which both processes end after a fault in one of them."""
+MOST_S = 60.0
+"""Seconds in which both processes end after a fault, on a machine with other work."""
 
 
 def test_a_fault_in_a_process_loses_no_step(

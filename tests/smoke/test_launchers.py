@@ -55,8 +55,8 @@ def test_cells_run_in_other_processes(
     assert (sweep / done / "cell.json").stat().st_mtime_ns == before
 
 
-MOST_S = 15.0
-"""Seconds in which all cells save their step and the command ends."""
+MOST_S = 60.0
+"""Seconds in which all cells save their step and the command ends, on a machine with other work."""
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has none of these signals")
