@@ -50,7 +50,7 @@ def passing_on_signals(sweep: Path) -> Iterator[None]:
         for process in _training(sweep):
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGTERM)
-        print("stopping after the step of each cell; Ctrl-C once more stops at once", file=sys.stderr)
+        print("stopping after each cell's step; Ctrl-C once more stops at once", file=sys.stderr)
 
     mark.unlink(missing_ok=True)  # of one that was killed
     os.environ[_FIRST] = str(os.getpid())

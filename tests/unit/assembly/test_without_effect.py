@@ -118,7 +118,7 @@ TRAINING = [
     ("model=kolors lora.r=16 lora.unet.r=4", "lora.r", "lora.unet.r=4"),
     ("lora.r=16 lora.alpha=3 lora.unet.r=4 lora.text_encoder.method=frozen lora.unet.alpha=8",
      "lora.r lora.alpha", "lora.unet.alpha=8"),
-    ("model=z_image lora.alpha=3 lora.transformer.alpha=4", "lora.alpha", "lora.transformer.alpha=4"),
+    ("model=z_image lora.alpha=3 lora.transformer.alpha=4", "lora.alpha", "lora.transformer.al"),
 ]  # fmt: skip
 
 WITH_EFFECT = [
