@@ -96,7 +96,7 @@ def _named_folder() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        is_run = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN
+        is_run = HydraConfig.initialized() and HydraConfig.get().mode != RunMode.MULTIRUN
         if error.filename is None or not is_run:  # a sweep's sweeper makes its folder
             raise
         raise ConfigError(
