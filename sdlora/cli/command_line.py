@@ -96,8 +96,9 @@ def _named_folder() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        is_run = HydraConfig.initialized() and HydraConfig.get().mode != RunMode.MULTIRUN
-        if error.filename is None or not is_run:  # a sweep's sweeper makes its folder
+        # a sweep makes its folder itself, and hands on its cells' errors
+        is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+        if error.filename is None or is_sweep:
             raise
         raise ConfigError(
             f"run_dir={error.filename}: cannot be written to ({error.strerror}); choose another "
