@@ -3,7 +3,7 @@
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from sdlora.cli.composition import register_schemas
+from sdlora.config.effect import Alternatives, declared_conditions, described
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.keys import ANY_NAME, groups_by_name
 from sdlora.config.train import TrainConfig
@@ -22,12 +23,16 @@ from sdlora.runtime.places import CONF
 
 PAGE = Path(__file__).with_suffix(".md")
 
+Conditions = Mapping[str, tuple[Alternatives, ...]]
+"""Of each key, where it has an effect."""
+
 HEAD = """# Every key
 
 Written by `python docs/keys.py` from the schema in `sdlora/config/` and the values in `conf/`; a
 test holds it current. A value is what `python train.py` alone uses, and `${KEY}` that of another
 key, such as one that suits the model; `python train.py --cfg job --resolve` prints those of a
-command. `PART` is a part of the model, such as `unet` or `text_encoder`.
+command. `PART` is a part of the model, such as `unet` or `text_encoder`. Where *Only with* is not
+met, the key has no effect, and a note says so when it is set.
 """
 
 
@@ -51,12 +56,14 @@ def _sections(program: str, root: str, schema: type, without: type | None = None
     groups = {name: kind for name, kind in _kinds(schema).items() if is_dataclass(kind)}
     listed = set() if without is None else set(_kinds(without).values())
     yield f"## `{program}`\n"
-    yield _table([row for row in _rows(schema, "", values) if row[0] not in groups])
+    conditions = dict(declared_conditions(schema))
+    rows = list(_rows(schema, "", values, conditions))
+    yield _table([row for row in rows if row[0] not in groups])
     for name, kind in groups.items():
         if kind not in listed:
             yield f"### `{name}`\n"
             yield from _options(name)
-            yield _table(list(_rows(kind, f"{name}.", values)))
+            yield _table(list(_rows(kind, f"{name}.", values, conditions)))
 
 
 def _composed(root: str) -> DictConfig:
@@ -85,7 +92,9 @@ def _first_sentence(path: Path) -> str:
     return f"{sentence}." if sentence else "no comment."
 
 
-def _rows(schema: Any, prefix: str, values: Any) -> Iterator[tuple[str, str, str, str]]:
+def _rows(
+    schema: Any, prefix: str, values: Any, conditions: Conditions
+) -> Iterator[tuple[str, str, str, str]]:
     """Key, type, value and meaning of every key below a schema."""
     meanings, hints = _docstrings(schema), _kinds(schema)
     named = groups_by_name(schema)
@@ -93,13 +102,15 @@ def _rows(schema: Any, prefix: str, values: Any) -> Iterator[tuple[str, str, str
         kind, key = hints[item.name], prefix + item.name
         if is_dataclass(kind):
             if prefix:
-                yield from _rows(kind, f"{key}.", values)
+                yield from _rows(kind, f"{key}.", values, conditions)
             else:
                 yield key, "", "", ""
         elif named is not None and item.name == named[0]:
-            yield from _rows(named[1], f"{prefix}{ANY_NAME}.", values)
+            yield from _rows(named[1], f"{prefix}{ANY_NAME}.", values, conditions)
         else:
-            yield key, _typed(kind), _shown(values, key), meanings[item.name]
+            where = described(key, conditions[key])
+            meaning = meanings[item.name] + f" *Only with {where}.*" * bool(where)
+            yield key, _typed(kind), _shown(values, key), meaning
 
 
 def _kinds(schema: type) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.sdlora_sweeper import (
     jobs_of,
+    launched,
+    note_unused,
     raise_first,
     refuse_too_many,
     split,
@@ -74,6 +76,7 @@ class SearchingSweeper(Sweeper):
         config: Any = OmegaConf.to_object(self.config.sweep)  # its checks run here
         refuse_too_many(config.num_trials, config.max_jobs)
         command = whole_command(self.config, arguments)
+        note_unused(self.config, arguments, is_search=True)
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides, shared = split(parser, command)
         keys = [_searched(parser, item) for item in overrides]
@@ -122,7 +125,7 @@ class SearchingSweeper(Sweeper):
                 trials = [number for number in numbers if number is not None]
                 jobs = jobs_of(search.folder, [search.cell(n) for n in trials], shared)
                 if jobs:
-                    results = self.launcher.launch(jobs, initial_job_idx=num_jobs)
+                    results = launched(self.launcher, search.folder, jobs, num_jobs)
                     errors += [result for result in results if result.status == JobStatus.FAILED]
                     num_jobs += len(jobs)
                 with search.alone():

@@ -4,7 +4,10 @@ Hydra finds sweepers in the namespace package ``hydra_plugins`` only.
 """
 
 import math
+import shlex
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,7 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
         assert self.config is not None
         config: Any = OmegaConf.to_object(self.config.sweep)  # its checks run here
         command = whole_command(self.config, arguments)
+        note_unused(self.config, arguments, is_search=False)
         swept, shared = self._parsed(command, config.max_jobs)
         planned = cells(swept)
         self.config.sweep.name = config.name or sweep_name(swept, shared)
@@ -50,18 +54,18 @@ class ResumingSweeper(basic_sweeper.BasicSweeper):
             if not jobs:
                 print(f"{folder} is finished: all {len(planned)} cells are done")
                 return None
-            failed = self._launch(jobs)
+            failed = self._launch(folder, jobs)
         raise_first(failed)
         return None
 
-    def _launch(self, jobs: list[list[str]]) -> list[JobReturn]:
+    def _launch(self, folder: Path, jobs: list[list[str]]) -> list[JobReturn]:
         """Run all jobs, and return failed ones. Launchers of other processes get all at once."""
         assert self.launcher is not None
         failed: list[JobReturn] = []
         number = 0
         size = self.max_batch_size if isinstance(self.launcher, BasicLauncher) else None
         for batch in self.split_overrides_to_chunks(jobs, size):
-            results = self.launcher.launch(batch, initial_job_idx=number)
+            results = launched(self.launcher, folder, batch, number)
             failed += [result for result in results if result.status == JobStatus.FAILED]
             number += len(batch)
         return failed
@@ -109,6 +113,15 @@ def whole_command(config: Any, arguments: Sequence[str]) -> list[str]:
     return [*(f"{key}={value}" for key, value in (presets["params"] or {}).items()), *arguments]
 
 
+def note_unused(config: Any, arguments: Sequence[str], *, is_search: bool) -> None:
+    """Print a line for each key of the sweep itself that has no effect in it."""
+    from sdlora.assembly.without_effect import unused_in_sweep
+
+    keys = [item.partition("=")[0] for item in arguments]
+    for note in unused_in_sweep(config, keys, is_search=is_search):
+        print(f"note: {note}")
+
+
 def split(parser: OverridesParser, command: Sequence[str]) -> tuple[list[Override], list[str]]:
     """Swept overrides, and those of all cells; the last of equal keys counts."""
     swept: list[Override] = []
@@ -129,6 +142,32 @@ def refuse_too_many(count: int, max_jobs: int) -> None:
 
     remedy = f"{count} runs are too many; set sweep.max_jobs={count} to start them all"
     require(count <= max_jobs, "sweep.max_jobs", max_jobs, remedy)
+
+
+def launched(
+    launcher: Any, folder: Path, jobs: Sequence[list[str]], first_number: int
+) -> Sequence[JobReturn]:
+    """Run cells by the launcher; at a signal say how to go on.
+
+    Raises:
+        SystemExit: At a signal, when all of them have saved their step.
+    """
+    from sdlora.sweep.plan import read_planned
+    from sdlora.sweep.state import DONE, read_state
+    from sdlora.sweep.stopping import passing_on_signals
+
+    kills_cells = "joblib" in type(launcher).__module__
+    try:
+        with passing_on_signals(folder) if kills_cells else nullcontext():
+            results: Sequence[JobReturn] = launcher.launch(jobs, initial_job_idx=first_number)
+            return results
+    except SystemExit:
+        again = shlex.join(["sdlora", "train", *sys.argv[1:]])
+        planned = read_planned(folder)
+        states = [read_state(cell) for cell in planned.folders]
+        done = sum(state is not None and state.state == DONE for state in states)
+        print(f"sweep {folder}: {done} of {planned.num_cells} cells done; go on with: {again}")
+        raise
 
 
 def raise_first(failed: Sequence[JobReturn]) -> None:

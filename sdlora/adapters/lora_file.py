@@ -1,6 +1,7 @@
 """A LoRA without a model: tensors and spec of each part, independent of the file layout."""
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -136,7 +137,8 @@ def _spec(path: Path | str, layers: Layers, config: Mapping[str, Any]) -> LoraSp
             raise LoraError(
                 f"{path}: {layer}: rank {ranks[layer]}, alpha {alpha}; a rank is at least 1, an "
                 "alpha a finite number > 0: the file is damaged; download it again, or give every "
-                f"such layer its rank as alpha: sdlora lora fix {path} FIXED.safetensors"
+                "such layer its rank as alpha: "
+                f"sdlora lora fix {shlex.quote(str(path))} FIXED.safetensors"
             )
     r = Counter(ranks.values()).most_common(1)[0][0]
     alpha = Counter(alphas.values()).most_common(1)[0][0]

@@ -62,7 +62,8 @@ def start_file(path: str | None, parts: Mapping[str, nn.Module], denoiser: str) 
         if kinds:
             raise LoraError(
                 f"holds {', '.join(sorted(kinds))}, which is not trained here; make a plain LoRA "
-                f"of it: sdlora lora convert {path} plain.safetensors --layout diffusers"
+                "of it: "
+                f"sdlora lora convert {shlex.quote(str(path))} plain.safetensors --layout diffusers"
             )
         return fit_lora(parts, lora)
     except LoraError as error:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import lightning
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy
 
 from sdlora.assembly.adapters import trains_text
 from sdlora.assembly.loss import objective
@@ -27,6 +26,7 @@ from sdlora.training.callbacks.averaging import (
     ExponentialMovingAverage,
     ScheduleFreeAverage,
 )
+from sdlora.training.leavable_ddp import LeavableDDP
 from sdlora.training.loggers import RunCsv, RunTensorBoard, RunWandb
 from sdlora.training.module import DiffusionModule, Teacher
 from sdlora.training.optimizers import averages_itself, optimizer_factory
@@ -82,11 +82,11 @@ def skips_trained_layers(model: ModelConfig, lora: LoraConfig) -> bool:
     return skips and trains_text(lora, model.family)
 
 
-def _strategy(config: TrainerConfig, skips_layers: bool) -> DDPStrategy | Literal["auto"]:
+def _strategy(config: TrainerConfig, skips_layers: bool) -> LeavableDDP | Literal["auto"]:
     """Lightning's strategy: one device, or DistributedDataParallel with a process each."""
     if config.devices * config.num_nodes == 1:
         return "auto"
-    return DDPStrategy(
+    return LeavableDDP(
         timeout=timedelta(minutes=config.timeout_min),
         gradient_as_bucket_view=True,
         find_unused_parameters=skips_layers,

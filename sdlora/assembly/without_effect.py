@@ -9,14 +9,18 @@ from omegaconf import DictConfig, OmegaConf
 from sdlora.config.effect import (
     COMMAND,
     EVALUATE,
+    GRID,
     MULTIRUN,
     OFF,
+    SEARCH,
+    TAKERS,
     TRAIN,
     declared_conditions,
     reason_without_effect,
 )
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.keys import as_written, flat
+from sdlora.config.lora import ALPHA_AS_WRITTEN, ALPHA_FOLLOWS
 from sdlora.config.train import TrainConfig
 
 Reason = Callable[[str], str | None]
@@ -48,19 +52,23 @@ def unused_in_training(
     declared = dict(declared_conditions(TrainConfig))
     others = set(config.lora.parts) - set(description.trainable)
     every = flat(written)
+    plain = _as_composed(composed)
+    takers = _takers(plain)
     values = {
         **{key: value for key, value in every.items() if not _is_of(key, others)},
         COMMAND: TRAIN,
-        MULTIRUN: is_sweep,
+        MULTIRUN: GRID if is_sweep else False,  # of the sweep itself, its keys are noted there
+        ALPHA_AS_WRITTEN: plain["lora.alpha"],
     }
 
     def reason(key: str) -> str | None:
         if _is_of(key, others) and every.get(key) not in OFF:
             part = key.split(".")[1]
             return f"{description.kind} trains no {part}; leave it out"
-        return reason_without_effect(declared, values, key)
+        own = {TAKERS: _with_effect(takers.get(key, ()), reason, takers)}
+        return reason_without_effect(declared, {**values, **own}, key)
 
-    return list(_lines(keys_set, every, reason, _takers(composed)))
+    return list(_lines(keys_set, every, reason, takers))
 
 
 def unused_in_evaluation(
@@ -69,11 +77,36 @@ def unused_in_evaluation(
     """As :func:`unused_in_training`, for an evaluation."""
     declared = dict(declared_conditions(EvaluateConfig))
     values = {**flat(as_written(config)), COMMAND: EVALUATE}
+    takers = _takers(_as_composed(composed))
+
+    def reason(key: str) -> str | None:
+        own = {TAKERS: _with_effect(takers.get(key, ()), reason, takers)}
+        return reason_without_effect(declared, {**values, **own}, key)
+
+    return list(_lines(keys_set, values, reason, takers))
+
+
+def unused_in_sweep(config: DictConfig, keys_set: Collection[str], *, is_search: bool) -> list[str]:
+    """As :func:`unused_in_training`, for the keys of a sweep itself, which its cells do not have.
+
+    Args:
+        config: The composed config of the sweep.
+        keys_set: The keys that were set by hand.
+        is_search: Whether it is a search.
+    """
+    declared = dict(declared_conditions(TrainConfig))
+    values = {
+        **_as_composed(config),
+        "evaluation.every_n_steps": config.evaluation.every_n_steps,  # of the model
+        COMMAND: TRAIN,
+        MULTIRUN: SEARCH if is_search else GRID,
+    }
 
     def reason(key: str) -> str | None:
         return reason_without_effect(declared, values, key)
 
-    return list(_lines(keys_set, values, reason, _takers(composed)))
+    own = [key for key in keys_set if key.startswith("sweep.")]
+    return list(_lines(own, values, reason, {}))
 
 
 def _is_of(key: str, parts: Collection[str]) -> bool:
@@ -82,12 +115,19 @@ def _is_of(key: str, parts: Collection[str]) -> bool:
     return names[0] == "lora" and len(names) > 2 and names[1] in parts
 
 
-def _takers(composed: DictConfig) -> dict[str, list[str]]:
-    """Key -> the keys that take its value, by interpolation."""
+def _as_composed(composed: DictConfig) -> dict[str, Any]:
+    """The values, flat, with their interpolations as they are written."""
     plain = OmegaConf.to_container(composed, resolve=False)
     assert isinstance(plain, dict)
+    return flat({str(name): each for name, each in plain.items()})
+
+
+def _takers(plain: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Key -> the keys that take its value, by interpolation."""
     found: dict[str, list[str]] = {}
-    for key, value in flat({str(name): each for name, each in plain.items()}).items():
+    for key, value in plain.items():
+        if key == "lora.alpha" and value == ALPHA_FOLLOWS:
+            continue  # it counts by its size beside the rank alone, which the rank does not change
         for taken in _REFERENCE.findall(value) if isinstance(value, str) else ():
             found.setdefault(taken, []).append(key)
     return found
@@ -101,13 +141,18 @@ def _lines(
 ) -> Iterator[str]:
     for key in keys_set:
         found = reason(key)
-        if found is None or _any_has_effect(takers.get(key, ()), reason, takers):
+        if found is None or _with_effect(takers.get(key, ()), reason, takers):
             continue
         shown = f"={values[key]}" if key in values else ""
         yield f"{key}{shown} has no effect: {found}"
 
 
-def _any_has_effect(keys: Collection[str], reason: Reason, takers: Mapping[str, list[str]]) -> bool:
-    return any(
-        reason(key) is None or _any_has_effect(takers.get(key, ()), reason, takers) for key in keys
-    )
+def _with_effect(
+    keys: Collection[str], reason: Reason, takers: Mapping[str, list[str]]
+) -> list[str]:
+    """Those of these keys that have an effect, by themselves or by those that take their value."""
+    return [
+        key
+        for key in keys
+        if reason(key) is None or _with_effect(takers.get(key, ()), reason, takers)
+    ]

@@ -45,7 +45,8 @@ def run(task: Callable[[DictConfig], None], config_name: str, schema: type) -> N
     failed: list[BaseException] = []
     try:
         arguments = sys.argv[1:] = prepared_arguments(with_own_files(arguments), schema)
-        with _environment(TRACEBACK, "1"):  # Hydra hands errors on instead of printing its own
+        # Hydra hands errors on instead of printing its own
+        with _environment(TRACEBACK, "1"), _named_folder():
             _hydra_main(_reporting(task, schema, failed), config_name)()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -83,6 +84,26 @@ def _reporting(
                 raise  # so that launchers in other processes know
 
     return reporting
+
+
+@contextmanager
+def _named_folder() -> Iterator[None]:
+    """Name key and remedy of a folder that Hydra, which makes it, cannot make.
+
+    Raises:
+        ConfigError: In place of the system's error; the runs report theirs themselves.
+    """
+    try:
+        yield
+    except OSError as error:
+        # a sweep makes its folder itself, and hands on its cells' errors
+        is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+        if error.filename is None or is_sweep:
+            raise
+        raise ConfigError(
+            f"run_dir={error.filename}: cannot be written to ({error.strerror}); choose another "
+            "folder with hydra.run.dir=FOLDER"
+        ) from error
 
 
 def _report(error: Exception, schema: type, arguments: Sequence[str]) -> int:

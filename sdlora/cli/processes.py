@@ -4,7 +4,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -18,15 +19,25 @@ from torch import distributed
 from sdlora.cli.written_values import quoted
 from sdlora.config.rules import require
 from sdlora.config.trainer import TrainerConfig
-from sdlora.runtime.program import FOLLOWS, TRACEBACK, USER_ERROR, is_for_users, process_rank
+from sdlora.runtime.program import (
+    FOLLOWS,
+    TRACEBACK,
+    USER_ERROR,
+    is_for_users,
+    message_of,
+    process_rank,
+)
 
 CONFIG_DIR = "command-line"
 """Hydra's name for the config source of ``--config-dir``."""
 
 FAILS_WITHIN_S = 10.0
-"""Seconds that the first process has to notice a failed one by itself; NCCL never does."""
+"""Seconds that the first process has to notice a failed one by itself; NCCL never does.
 
-SEEN_WITHIN_S = 0.5
+Gloo does at the next exchange, for which it has ``trainer.timeout_min``: it may be drawing.
+"""
+
+SEEN_WITHIN_S = 5.0
 """Seconds to wait whether a process whose connection broke has ended."""
 
 ENDS_WITHIN_S = 60.0
@@ -88,7 +99,9 @@ def check_processes(trainer: TrainerConfig, run_dir: str, *, is_resumed: bool) -
 
 
 @contextmanager
-def together(trainer: lightning.Trainer) -> Iterator[None]:
+def together(
+    trainer: lightning.Trainer, timeout_min: float, say_what_is_safe: Callable[[], None]
+) -> Iterator[None]:
     """Join the processes of a run in one group, inside the block.
 
     On one machine the first process starts the others; those of torchrun and Slurm are there. The
@@ -96,6 +109,8 @@ def together(trainer: lightning.Trainer) -> Iterator[None]:
 
     Args:
         trainer: Of one device or several.
+        timeout_min: Minutes that a process waits for another.
+        say_what_is_safe: Is called where this process must be ended from outside its main thread.
 
     Raises:
         ProcessError: If another process failed, which has said why.
@@ -117,7 +132,9 @@ def together(trainer: lightning.Trainer) -> Iterator[None]:
                 "NODE_RANK": "0",
                 "LOCAL_RANK": "0",
             }
-        with Followers(command(), others):
+        is_nccl = strategy.root_device.type == "cuda"
+        within_s = FAILS_WITHIN_S if is_nccl else 60 * timeout_min
+        with Followers(command(), others, within_s, say_what_is_safe):
             strategy.setup_environment()
             yield
     finally:
@@ -185,11 +202,22 @@ class Followers:
     Args:
         command: What each runs.
         count: How many there are.
+        fails_within_s: Seconds after which this process is ended, if it has not noticed that one
+            of them failed after they had met.
+        say_what_is_safe: Is called before that.
     """
 
-    def __init__(self, command: Sequence[str], count: int) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        count: int,
+        fails_within_s: float,
+        say_what_is_safe: Callable[[], None],
+    ) -> None:
         self._command = list(command)
         self._count = count
+        self._fails_within_s = fails_within_s
+        self._say_what_is_safe = say_what_is_safe
         self._is_over = threading.Event()
         self._processes: list[subprocess.Popen[bytes]] = []
 
@@ -214,13 +242,15 @@ class Followers:
         for process in self._processes:
             self._end(process, 0.0 if error else ENDS_WITHIN_S)
         if message is not None:
-            raise ProcessError(message) from error
+            assert isinstance(error, Exception)
+            raise ProcessError(f"{message} (in this one: {message_of(error)})") from error
 
     def _failure(self) -> str | None:
         """The failed process, if there is one: this process then only saw a broken connection."""
+        until = time.monotonic() + SEEN_WITHIN_S
         for rank, process in enumerate(self._processes, start=1):
             try:
-                code = process.wait(SEEN_WITHIN_S)
+                code = process.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
                 continue
             if code != 0:
@@ -243,7 +273,9 @@ class Followers:
     def _watch(self, rank: int, process: subprocess.Popen[bytes]) -> None:
         """End this process if another one failed and it does not notice."""
         code = process.wait()
-        if code != 0 and not self._is_over.wait(FAILS_WITHIN_S):
+        within_s = self._fails_within_s if distributed.is_initialized() else FAILS_WITHIN_S
+        if code != 0 and not self._is_over.wait(within_s):
+            self._say_what_is_safe()
             print(f"error: {_ended(rank, code)}", file=sys.stderr, flush=True)
             os._exit(USER_ERROR)  # the main thread waits in NCCL, where nothing reaches it
 
@@ -251,7 +283,7 @@ class Followers:
 def _ended(rank: int, code: int) -> str:
     return (
         f"trainer.devices: process {rank} of this run ended with exit code {code}, so the others "
-        "cannot go on; its message is above. Resume from the last checkpoint"
+        "cannot go on; its message is above"
     )
 
 

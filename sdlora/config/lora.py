@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from sdlora.config.effect import given, of, where
+from sdlora.config.effect import Condition, given, of, unset, where
 from sdlora.config.rules import (
     require,
     require_choice,
@@ -16,6 +16,20 @@ from sdlora.config.rules import (
 
 WITH_ADAPTERS = of("lora.*.method", "lora")
 """Some part of the model has an adapter."""
+
+OF_ADAPTERS = (".method", "lora")
+NO_RANK, NO_ALPHA = unset("lora.*.r", OF_ADAPTERS), unset("lora.*.alpha", OF_ADAPTERS)
+"""Some part with an adapter has no rank, no alpha of its own."""
+
+ALPHA_AS_WRITTEN, ALPHA_FOLLOWS = "lora.alpha as written", "${lora.r}"
+"""Entry of the values: with this one, alpha is as large beside the rank whatever the rank is."""
+
+ALPHA_APART = Condition(
+    ALPHA_AS_WRITTEN,
+    lambda value: value != ALPHA_FOLLOWS,
+    None,
+    meaning="a `lora.alpha` that does not follow it",
+)
 
 METHODS = ("lora", "full", "frozen")
 FROM_BASE = ("pissa", "olora")
@@ -101,9 +115,16 @@ class LoraConfig:
     itself, such as ``lora.unet.r``; here they are a mapping.
     """
 
-    r: int = field(default=MISSING, metadata=where(WITH_ADAPTERS))
+    r: int = field(
+        default=MISSING,
+        metadata=where(
+            WITH_ADAPTERS,
+            (NO_RANK, NO_ALPHA),
+            (NO_RANK, ALPHA_APART),
+        ),
+    )
     """Rank of the update matrices; >= 1."""
-    alpha: float = field(default=MISSING, metadata=where(WITH_ADAPTERS))
+    alpha: float = field(default=MISSING, metadata=where(WITH_ADAPTERS, NO_ALPHA))
     """The update is scaled by alpha / r (rsLoRA: alpha / sqrt(r)); > 0."""
     dropout: float = field(default=MISSING, metadata=where(WITH_ADAPTERS))
     """Probability that an adapter's input is dropped while training; [0, 1)."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from sdlora.config.effect import Condition, absent, of, other_than, where
+from sdlora.config.effect import TAKEN, Condition, absent, of, other_than, where
 from sdlora.config.recommended import RecommendedConfig
 from sdlora.config.rules import (
     require,
@@ -85,7 +85,7 @@ class ModelConfig:
     """``nf4``: the denoiser's Linear layers are held in 4 bits, so that a large base fits a small
     GPU (needs bitsandbytes); the LoRA is one for the unquantised base. ``null``: in the run's
     precision."""
-    recommended: RecommendedConfig = MISSING
+    recommended: RecommendedConfig = field(default=MISSING, metadata=where(TAKEN))
 
     def __post_init__(self) -> None:
         if self.quantise is not None:

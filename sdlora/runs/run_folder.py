@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -65,7 +66,12 @@ def locked(
         ) from None
     try:
         began = datetime.now(UTC).isoformat(" ", "seconds")
-        holder = {"process": os.getpid(), "computer": platform.node(), "since": began}
+        holder = {
+            "process": os.getpid(),
+            "parent": os.getppid(),
+            "computer": platform.node(),
+            "since": began,
+        }
         write_json(folder / HOLDER, holder)
         for inside in _own_folders(folder):
             remove_stale_temporaries(inside)
@@ -122,7 +128,8 @@ def refuse_used(folder: Path) -> None:
     results = [folder / name for name in (LORA, PIPELINE, LAST_STEP)]
     if steps_on_disk(folder / CHECKPOINTS) or any(path.exists() for path in results):
         raise RunFolderError(
-            f"run_dir={folder}: holds a run already; continue it with resume={folder}, or choose "
+            f"run_dir={folder}: holds a run already; continue it with "
+            f"{shlex.quote(f'resume={folder}')}, or choose "
             "another folder with hydra.run.dir=FOLDER"
         )
 

@@ -11,8 +11,15 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Protocol
 
-from tests.smoke.hits import Hit
+
+class Prepared(Protocol):
+    """What happens to a run on its way, such as a ``Hit``."""
+
+    def prepare(self) -> None:
+        """Be ready, in the run's process."""
+
 
 IMPORTED = (
     "tests.smoke.hits",
@@ -27,7 +34,7 @@ def started(
     arguments: Sequence[str],
     output: Path,
     environment: Mapping[str, str] | None = None,
-    hit: Hit | None = None,
+    hit: Prepared | None = None,
 ) -> BaseProcess:
     """Start ``python train.py`` with arguments; its exit code is known after ``join``.
 
@@ -35,7 +42,7 @@ def started(
         arguments: Of the command line.
         output: File to which it prints.
         environment: Is added to that of the tests.
-        hit: The signal that it gets on its way.
+        hit: What happens to it on its way.
     """
     context = multiprocessing.get_context("forkserver")
     assert isinstance(context, ForkServerContext)
@@ -46,7 +53,7 @@ def started(
     return process
 
 
-def _train(arguments: list[str], output: Path, given: dict[str, str], hit: Hit | None) -> None:
+def _train(arguments: list[str], output: Path, given: dict[str, str], hit: Prepared | None) -> None:
     os.environ.clear()
     os.environ.update(given)
     printed = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

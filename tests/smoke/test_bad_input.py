@@ -162,3 +162,12 @@ def test_a_used_run_folder_is_not_written_over(
         f"model.path={garbage_base}", f"data.root={pictures}", f"hydra.run.dir={tmp_path}"
     )
     assert told.startswith(f"run_dir={tmp_path}: holds a run already; continue it with resume=")
+
+
+def test_a_folder_that_cannot_be_made_is_named(message_of: MessageOf, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "run"
+    assert message_of(f"hydra.run.dir={folder}") == (
+        f"run_dir={folder}: cannot be written to (Not a directory); choose another folder with "
+        "hydra.run.dir=FOLDER"
+    )

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shlex
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from sdlora.commands.train import preparation
 from sdlora.training.callbacks.stopping import StopSignals
 from sdlora.training.module import DiffusionModule
 from tests.smoke.conftest import SMALL
+from tests.smoke.failing_train import Fault
+from tests.smoke.forked_train import started
 
 pytestmark = pytest.mark.slow
 
@@ -153,3 +157,41 @@ def test_two_devices_train_what_one_does_in_a_sweep_that_is_cut(
     train_here(resumed, "trainer.devices=1", "trainer.accumulate_grad_batches=2")
     assert steps_saved(second) == [1, 2, 3]
     assert_same_weights(second, one, LAST)
+
+
+FAULTS = {2: (1,), 3: (0,), 4: (0, 1)}
+"""Step -> the processes that fail in it."""
+
+MOST_S = 60.0
+"""Seconds in which both processes end after a fault, on a machine with other work."""
+
+
+def test_a_fault_in_a_process_loses_no_step(
+    settings: tuple[str, ...], train_here: TrainHere, tmp_path: Path
+) -> None:
+    """One folder: a fault in the second process, in the first, in both, and the printed hints."""
+    run, whole, printed = tmp_path / "my run", tmp_path / "whole", tmp_path / "printed.txt"
+    note = tmp_path / "note.txt"
+    given = (*settings, "trainer=ddp", "trainer.max_steps=4", "checkpoint.every_n_steps=0")
+    train_here(*given, f"hydra.run.dir={whole}")
+    words = [*given, f"hydra.run.dir={quoted(str(run))}"]
+    for step, ranks in FAULTS.items():
+        process = started(words, printed, hit=Fault(step, ranks, note))
+        process.join()
+        told = printed.read_text("utf-8")
+        assert process.exitcode == 2, told
+        assert time.monotonic() - float(note.read_text("utf-8")) < MOST_S
+        assert "Traceback" not in told
+        for rank in ranks:
+            assert f"the device of process {rank} is lost" in told
+        if 0 not in ranks:
+            assert "process 1 of this run ended with exit code 2" in told
+        assert steps_saved(run)[-1] == step - 1
+        assert f"step {step - 1} is saved; continue with: " in told
+        (hint,) = {line.partition("continue with: ")[2] for line in told.splitlines()} - {""}
+        words = shlex.split(hint)[2:]
+    train_here(*words)
+    ours, theirs = checkpoint(run, 4), checkpoint(whole, 4)
+    for name, weight in theirs["state_dict"].items():
+        assert weight.equal(ours["state_dict"][name])
+    assert values_of(run, "train/loss") == values_of(whole, "train/loss")

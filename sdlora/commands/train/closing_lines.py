@@ -1,5 +1,6 @@
 """The last lines of a run: what was chosen, how good it is, which file is for which program."""
 
+import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -105,8 +106,9 @@ def _how_to_score(run: TrainingRun) -> str:
         return ""
     evaluation = run.config.evaluation
     scorers = (evaluation.face, evaluation.clip, evaluation.image, evaluation.aesthetic)
-    others = "" if any(each.name != "none" for each in scorers) else " evaluation=default"
-    return f"; score it with: sdlora evaluate run={from_here(run.folder)}{others}"
+    others = [] if any(each.name != "none" for each in scorers) else ["evaluation=default"]
+    command = ["sdlora", "evaluate", f"run={from_here(run.folder)}", *others]
+    return f"; score it with: {shlex.join(command)}"
 
 
 def _main_score(run: TrainingRun, outcome: Outcome) -> str | None:
@@ -159,28 +161,33 @@ def _file_of_others(run: TrainingRun, folder: Path) -> str:
         return f"{from_here(file)} (a DoRA, which they draw otherwise: docs/lora_files.md)"
     near = f"the DoRA as a plain LoRA, {float(share):.1%} of its update missing"
     if float(share) > NEAR:
-        dora = from_here(folder / f"{run.config.export.name}.safetensors")
+        dora = shlex.quote(from_here(folder / f"{run.config.export.name}.safetensors"))
         base = shlex.quote(str(run.config.model.path))
         near += f"; exactly: sdlora lora merge {dora} --base {base} --out merged.safetensors"
     return f"{from_here(file)} ({near})"
 
 
+def _in_python(path: Path) -> str:
+    """A path as a text of Python."""
+    return json.dumps(from_here(path), ensure_ascii=False)
+
+
 def _uses(run: TrainingRun, folder: Path, outcome: Outcome) -> list[str]:
     """The file for each program, and how strong."""
-    shown = from_here(folder)
+    shown = _in_python(folder)
     if not run.has_adapter:
-        return [f'diffusers: DiffusionPipeline.from_pretrained("{shown}")']
+        return [f"diffusers: DiffusionPipeline.from_pretrained({shown})"]
     word, embeddings = run.config.lora.new_word.name, embeddings_of(folder)
     programs, calls = [], []
     if run.specs:
         scale, strength = _strength(run, outcome)
         programs.append(f"{_file_of_others(run, folder)}, {strength}")
-        calls.append(f'pipe.load_lora_weights("{shown}", adapter_name="lora")')
+        calls.append(f'pipe.load_lora_weights({shown}, adapter_name="lora")')
         calls += [f'pipe.set_adapters("lora", {scale:g})'] * (scale != 1)
     if embeddings is not None:
-        place = from_here(embeddings)
-        programs.append(f"{place} (an embedding; {word} in the prompt)")
-        calls.append(f'pipe.load_textual_inversion("{place}", token="{word}")')
+        programs.append(f"{from_here(embeddings)} (an embedding; {word} in the prompt)")
+        token = json.dumps(word, ensure_ascii=False)
+        calls.append(f"pipe.load_textual_inversion({_in_python(embeddings)}, token={token})")
     trigger = trigger_phrase(run.config.evaluation, run.config.data)
     if run.specs and trigger is not None and trigger != word:
         programs[0] += f', "{trigger}" in the prompt'

@@ -1,6 +1,7 @@
 """Results of a trained run: exported files, score table, reports."""
 
 import math
+import shlex
 from collections.abc import Mapping
 
 import torch
@@ -94,7 +95,7 @@ def _last_pictures(run: TrainingRun, fitted: Fitted) -> Evaluation | None:
     except torch.OutOfMemoryError:
         run.progress.print(
             "warning: not enough memory to draw one picture, so nothing is scored; score the LoRA "
-            f"on another machine: sdlora evaluate run={run.folder}"
+            f"on another machine: {shlex.join(['sdlora', 'evaluate', f'run={run.folder}'])}"
         )
         return None
 

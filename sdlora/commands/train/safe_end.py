@@ -32,9 +32,14 @@ def told_what_is_safe(
         yield
     except (SystemExit, errors) as error:
         is_spoilt = isinstance(error, TrainingError) and not isinstance(error, MemoryUsedUpError)
-        for line in safe_lines(folder, is_spoilt=is_spoilt):
-            progress.print(line)
+        say_what_is_safe(folder, progress, is_spoilt=is_spoilt)
         raise
+
+
+def say_what_is_safe(folder: Path, progress: Progress, *, is_spoilt: bool = False) -> None:
+    """Print :func:`safe_lines`."""
+    for line in safe_lines(folder, is_spoilt=is_spoilt):
+        progress.print(line)
 
 
 def safe_lines(folder: Path, *, is_spoilt: bool) -> list[str]:

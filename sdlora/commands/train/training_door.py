@@ -3,6 +3,7 @@
 import shlex
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +73,7 @@ def train(
     from sdlora.cli import processes
     from sdlora.commands.train import preparation, results, run_pictures
     from sdlora.commands.train.fit import fit
-    from sdlora.commands.train.safe_end import told_what_is_safe
+    from sdlora.commands.train.safe_end import say_what_is_safe, told_what_is_safe
     from sdlora.runs.run_folder import refuse_check
 
     is_first = processes.rank_of(config.trainer) == 0
@@ -88,7 +89,8 @@ def train(
         return None
     skips_layers = skips_trained_layers(config.model, config.lora)
     devices = trainer(config.trainer, config.logger, folder, progress, skips_layers=skips_layers)
-    with processes.together(devices):
+    safe = partial(say_what_is_safe, folder, progress)
+    with processes.together(devices, config.trainer.timeout_min, safe):
         with told_what_is_safe(folder, progress, OSError), processes.in_turn(devices.strategy):
             run = preparation.prepared(config, folder, progress, kept, devices, list(overrides))
         if run.is_finished:
@@ -127,6 +129,7 @@ def train_cell(composed: DictConfig, kept: Kept, progress: Progress) -> None:
     from sdlora.evaluation.selection import Rule
     from sdlora.runs.run_folder import locked
     from sdlora.runtime.one_gpu import take_one_gpu
+    from sdlora.sweep.stopping import is_stopping, told_by_first_process
 
     hydra = HydraConfig.get()
     if "joblib" in hydra.launcher._target_ and composed.trainer.devices == 1:
@@ -134,11 +137,14 @@ def train_cell(composed: DictConfig, kept: Kept, progress: Progress) -> None:
     rule = Rule(composed.evaluation.select, composed.evaluation.max_clip_loss)
     folder = Path(hydra.runtime.output_dir)
     # the lock comes first: the cell of another process is not this one's to mark
-    with locked(folder), Cell(folder, rule, kept, progress) as cell:
-        run = train(checked(composed, progress), folder, kept, progress)
-        if run is not None:
-            cell.note(run)
-            keep(run, kept)
+    with told_by_first_process(), locked(folder):
+        if is_stopping(folder.parent):
+            return
+        with Cell(folder, rule, kept, progress) as cell:
+            run = train(checked(composed, progress), folder, kept, progress)
+            if run is not None:
+                cell.note(run)
+                keep(run, kept)
 
 
 def main() -> None:

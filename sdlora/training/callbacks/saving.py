@@ -10,6 +10,7 @@ import torch
 from sdlora.runs.checkpoints import STATE, problem_of, step_folder, steps_on_disk
 from sdlora.runtime.program import message_of
 from sdlora.training.callbacks.every_n_steps import OptimizerStepCallback, every
+from sdlora.training.leavable_ddp import LeavableDDP
 from sdlora.training.module import DiffusionModule, TrainingError
 
 
@@ -79,12 +80,15 @@ class Checkpoints(OptimizerStepCallback):
     ) -> None:
         """Save the last whole step, if something other than the training itself failed.
 
-        Several processes do not agree on a step then, and keep the checkpoint before.
+        Of several processes the first saves what all have alike, its own last whole step, and
+        waits for no other one.
         """
         is_spoilt = self._is_updating or isinstance(exception, TrainingError)
         is_whole = isinstance(exception, Exception) and not is_spoilt and trainer.global_step > 0
-        if not is_whole or trainer.world_size > 1:
+        if not is_whole or not trainer.is_global_zero:
             return
+        if isinstance(trainer.strategy, LeavableDDP):
+            trainer.strategy.leave()
         assert isinstance(pl_module, DiffusionModule)
         try:
             self.save(trainer, pl_module)

@@ -5,7 +5,11 @@ import shlex
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sdlora.assembly.without_effect import unused_in_evaluation, unused_in_training
+from sdlora.assembly.without_effect import (
+    unused_in_evaluation,
+    unused_in_sweep,
+    unused_in_training,
+)
 from sdlora.cli.arguments import prepared_arguments
 from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.cli.set_keys import keys_set
@@ -103,6 +107,18 @@ TRAINING = [
     ("experiment=unconditional sampling.trigger_word=x", "sampling.trigger_word", ""),
     ("experiment=unconditional model.vae_precision=bf16", "model.vae_precision", ""),
     ("model=sd15 model.architecture={a:1}", "model.architecture.a", "model.path"),
+    # the keys that take it are set, or have no effect themselves
+    ("model.recommended.max_steps=9 trainer.max_steps=5", "model.recommended.max_steps", "take it"),
+    ("model.recommended.draw_every_n_steps=9 'sampling.every_n_steps=5'",
+     "model.recommended.draw_every_n_steps", "leave it out"),
+    ("model.recommended.new_word_lr=1", "model.recommended.new_word_lr", "take it"),
+    ("lora=full model.recommended.r=16", "model.recommended.r", "take it"),
+    ("lora.r=16 lora.unet.r=4 lora.text_encoder.r=2", "lora.r", "lora.unet.r=4, lora.text_enc"),
+    ("lora.r=16 lora.unet.r=4 lora.text_encoder.method=frozen", "lora.r", "leave it out"),
+    ("model=kolors lora.r=16 lora.unet.r=4", "lora.r", "lora.unet.r=4"),
+    ("lora.r=16 lora.alpha=3 lora.unet.r=4 lora.text_encoder.method=frozen lora.unet.alpha=8",
+     "lora.r lora.alpha", "lora.unet.alpha=8"),
+    ("model=z_image lora.alpha=3 lora.transformer.alpha=4", "lora.alpha", "lora.transformer.al"),
 ]  # fmt: skip
 
 WITH_EFFECT = [
@@ -127,6 +143,12 @@ WITH_EFFECT = [
     "data.prior.mode=teacher data.class_word=man data.prior.weight=2",
     "objective.noise.pyramid_iterations=6 objective.noise.pyramid_discount=0.2",
     "model.path=a.safetensors model.config=configs",
+    "model.recommended.unet_lr=1e-4 model.recommended.r=4",
+    "optimizer=prodigy model.recommended.precision=bf16",
+    "lora.r=16 lora.unet.r=4",
+    # the strength is that of the others: alpha beside the rank
+    "lora.r=16 lora.alpha=4 lora.unet.r=4 lora.text_encoder.r=2",
+    "lora.alpha=4 lora.unet.alpha=4",
     # what is off anyway is nothing that was lost
     "data.prior.root=null data.captions.shuffle=false evaluation=none evaluation.every_n_steps=0",
     "scheduler=constant optimizer=prodigy",
@@ -174,7 +196,7 @@ def unused(command: str, *, is_sweep: bool = False) -> list[str]:
 @pytest.mark.parametrize(("command", "key", "said"), TRAINING)
 def test_a_key_without_effect_is_named(command: str, key: str, said: str) -> None:
     notes = unused(command)
-    assert [note.partition("=")[0].partition(" ")[0] for note in notes] == [key] * bool(key)
+    assert [note.partition("=")[0].partition(" ")[0] for note in notes] == key.split()
     assert said in "".join(notes)
     assert "leave it out" in "".join(notes) or not key
 
@@ -193,6 +215,31 @@ def test_keys_of_sweeps_have_an_effect_in_one() -> None:
     assert unused("sweep.max_jobs=3 sweep.name=x", is_sweep=True) == []
 
 
+SWEEPS = [
+    ("sweep.max_jobs=9 sweep.name=x", False, "", ""),
+    ("sweep.num_trials=3", False, "sweep.num_trials", "this sweep is a grid"),
+    ("'sweep.objectives=[kid]'", False, "sweep.objectives", "add sweep=search"),
+    ("sweep.trials_at_once=2", False, "sweep.trials_at_once", ""),
+    ("sweep.prune_after=2", False, "sweep.prune_after", ""),
+    ("sweep.prune_after=2 sweep.num_trials=3 sweep.trials_at_once=2", True, "", ""),
+    ("sweep.prune_after=2 'sweep.objectives=[kid,clip_score]'", True, "sweep.prune_after", "one s"),
+    ("sweep.prune_after=2 evaluation.every_n_steps=0", True, "sweep.prune_after", "every_n_steps"),
+]
+
+
+@pytest.mark.parametrize(("command", "is_search", "key", "said"), SWEEPS)
+def test_keys_of_a_sweep_itself(command: str, is_search: bool, key: str, said: str) -> None:
+    given = shlex.split(command)
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("train", ["run_dir=here", *given])
+    keys = [item.partition("=")[0] for item in given]
+    notes = unused_in_sweep(composed, keys, is_search=is_search)
+    assert [note.partition("=")[0] for note in notes] == [key] * bool(key)
+    assert said in "".join(notes)
+    assert "leave it out" in "".join(notes) or not key
+
+
 def test_every_condition_is_tried() -> None:
     conditional = {key for key, conditions in declared_conditions(TrainConfig) if conditions}
     keys = {
@@ -207,7 +254,7 @@ def test_every_condition_is_tried() -> None:
 def tried_by_its_kind(key: str) -> bool:
     """Whether a key has the condition of its group alone, or is refused where it has no effect."""
     same = ("data.captions.", "data.hub.", "evaluation.", "lora.PART.")
-    same += ("trainer.max_steps", "checkpoint.every_n_steps")
+    same += ("model.recommended.", "trainer.max_steps", "checkpoint.every_n_steps")
     return key.startswith(same) or key.endswith("every_n_epochs")
 
 

@@ -119,20 +119,26 @@ def test_what_another_process_runs(config_of: Any) -> None:
     assert command() == [*python, *kept, *silent]
 
 
+def unsaid() -> None:
+    """Says what is safe; unused where errors do."""
+    raise AssertionError
+
+
 def test_an_error_that_another_process_caused_names_it() -> None:
     with (
         pytest.raises(ProcessError, match="process 1 of this run ended with exit code 3") as caught,
-        Followers([sys.executable, "-c", "raise SystemExit(3)"], 1),
+        Followers([sys.executable, "-c", "raise SystemExit(3)"], 1, 60.0, unsaid),
     ):
         raise RuntimeError("connection closed by peer")
     assert isinstance(caught.value.__cause__, RuntimeError)
+    assert "(in this one: RuntimeError: connection closed by peer)" in str(caught.value)
 
 
 def test_an_error_of_its_own_stays_and_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "FAILS_WITHIN_S", 30.0)
     with (
         pytest.raises(ValueError, match="^lora.r=0"),
-        Followers([sys.executable, "-c", SLEEPS], 2) as followers,
+        Followers([sys.executable, "-c", SLEEPS], 2, 60.0, unsaid) as followers,
     ):
         raise ValueError("lora.r=0")
     codes = [process.returncode for process in followers._processes]
@@ -145,13 +151,15 @@ def test_a_process_that_waits_for_a_dead_one_is_ended() -> None:
 import sys, time
 from sdlora.cli import processes
 processes.FAILS_WITHIN_S = 0.1
-with processes.Followers([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], 1):
+killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+with processes.Followers(killed, 1, 60.0, lambda: print("step 3 is saved")):
     time.sleep(60)
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 2
+    assert done.stdout == "step 3 is saved\n"
     assert "error: trainer.devices: process 1 of this run ended with exit code -9" in done.stderr
 
 

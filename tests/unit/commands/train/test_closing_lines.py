@@ -1,5 +1,7 @@
 """The five last lines of a run, from scores that were made up."""
 
+import ast
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,6 +107,16 @@ def test_without_scores_the_command_that_scores_is_said() -> None:
         "How good: unknown, nothing was scored; score it with: sdlora evaluate run=run "
         "evaluation=default"
     )
+
+
+def test_commands_and_calls_hold_for_any_folder_name() -> None:
+    folder = Path("my 'best' \"r\" é")
+    _, score, _, call, _ = lines(Outcome(), None, "evaluation=none", folder=folder)
+    words = shlex.split(score.partition("score it with: ")[2])
+    assert words == ["sdlora", "evaluate", f"run={folder}", "evaluation=default"]
+    given = ast.parse(call.partition(": ")[2], mode="eval").body
+    assert isinstance(given, ast.Call)
+    assert ast.literal_eval(given.args[0]) == f"{folder}/lora"
 
 
 @pytest.mark.parametrize(
