@@ -176,8 +176,11 @@ def test_a_finished_run_says_so_and_a_longer_one_goes_on(
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     before = {path: path.stat().st_mtime_ns for path in (folder / "lora").rglob("*")}
-    train_here(f"resume={folder}")
-    assert f"{folder} is finished: all {LAST} steps are done" in capsys.readouterr().out
+    train_here(f"resume={folder}", "sampling.guidance_scale=2")
+    told = capsys.readouterr().out
+    assert f"{folder} is finished: all {LAST} steps are done" in told
+    assert "note: sampling.guidance_scale=2: without effect on a run that is finished" in told
+    assert f"sdlora evaluate run={folder}" in told
     assert {path: path.stat().st_mtime_ns for path in (folder / "lora").rglob("*")} == before
 
     train_here(f"resume={folder}", f"trainer.max_steps={LAST + 1}")

@@ -15,7 +15,8 @@ from sdlora.assembly import needed_weights
 from sdlora.cli.command_line import run
 from sdlora.cli.composition import to_typed
 from sdlora.cli.set_keys import keys_set, written_overrides
-from sdlora.commands.train.resumed_config import with_stored
+from sdlora.cli.stored_config import given_keys
+from sdlora.commands.train.resumed_config import OF_THIS_START, with_stored
 from sdlora.config.train import TrainConfig
 from sdlora.runtime.kept import Kept
 from sdlora.runtime.program import follow, process_rank
@@ -99,6 +100,12 @@ def train(
                 f"{folder} is finished: all {run.first_step} steps are done and exported; "
                 f"raise trainer.{length} to continue, or start a new run"
             )
+            given = [item for item in overrides if given_keys([item])[0] not in OF_THIS_START]
+            if given:
+                progress.print(
+                    f"note: {', '.join(given)}: without effect on a run that is finished; to draw "
+                    f"and score it anew: {shlex.join(['sdlora', 'evaluate', f'run={folder}'])}"
+                )
             return run
         with told_what_is_safe(folder, progress):
             fitted = fit(run)
