@@ -22,13 +22,10 @@ from diffusers.utils import logging as diffusers_logging
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
-from sdlora.models.checkpoint_file import CheckpointHeader, SingleFileError, read_header
+from sdlora.models.checkpoint_file import HALVES, CheckpointHeader, SingleFileError, read_header
 from sdlora.models.checkpoint_kind import VAE, check_kind
 from sdlora.models.families import description_of
 from sdlora.runtime.files import file_mark, user_cache_folder, whole_folder, write_text
-
-_HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
-"""Names of half precision dtypes in safetensors."""
 
 _MISFITS = (OSError, ValueError, KeyError, AttributeError, RuntimeError)
 """Errors of diffusers for unexpected names, shapes or configs."""
@@ -135,7 +132,7 @@ def _how(dtypes: Mapping[str, str]) -> dict[str, Any]:
         dtype for name, dtype in weights.items() if "." in name and not dtype.startswith(("I", "U"))
     }
     only = precisions.pop() if len(precisions) == 1 else "F32"
-    return {"torch_dtype": _HALVES.get(only, torch.float32), "local_files_only": True}
+    return {"torch_dtype": HALVES.get(only, torch.float32), "local_files_only": True}
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class ModelSource:
         family: ``model.family``: the name of a built-in one, or of one that a package adds.
         revision: Hub branch, tag or commit; ``None`` for the default branch.
         variant: Weight file variant, e.g. ``"fp16"``.
-        frozen_dtype: Precision in which weights that do not train are kept.
+        frozen_dtype: Precision in which weights that do not train are kept; ``None``: their files'.
         trained: Parts whose own weights train; they are kept in float32.
         scratch: Parts that start from random weights instead of the files'.
         clip_skip: Last text-encoder layers to leave out.
@@ -56,7 +56,7 @@ class ModelSource:
     config: str | None = None
     revision: str | None = None
     variant: str | None = None
-    frozen_dtype: torch.dtype = torch.float32
+    frozen_dtype: torch.dtype | None = torch.float32
     trained: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
     clip_skip: int = 0

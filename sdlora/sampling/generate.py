@@ -1,7 +1,7 @@
 """Batched drawing of prompts by a pipeline, with one random generator for each (prompt, seed)."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,15 @@ def generate(
     finally:
         progress.remove(bar)
     return pictures
+
+
+def text_batches(prompts: Sequence[Prompt], config: SamplingConfig) -> Iterator[list[str]]:
+    """The texts that :func:`generate` encodes together, of prompts and of the negative prompt."""
+    for start in range(0, len(prompts), config.batch_size):
+        texts = [prompt.text for prompt in prompts[start : start + config.batch_size]]
+        yield texts
+        if config.guidance_scale > 1.0:
+            yield [config.negative_prompt] * len(texts)
 
 
 def _check_resolution(pipeline: Any, resolution: int, drawing: Drawing) -> None:

@@ -109,7 +109,7 @@ def _of_loras(
                 progress.print(
                     f"warning: {embeddings} is left out: new words are supported with run= only"
                 )
-    family.to(compute_device(config.accelerator))
+    family.place(compute_device(config.accelerator))
     evaluator = Evaluator(
         family=family,
         sampling=config.sampling,

@@ -3,8 +3,9 @@
 import json
 import re
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import yaml
 from omegaconf import OmegaConf
@@ -63,11 +64,14 @@ def base_source(options: Namespace, option: str = "--base") -> ModelSource:
 
 
 def fresh_base(source: ModelSource, option: str = "--base") -> FreshBase:
-    """A function that loads the base at each call, in float32."""
+    """A function that loads the base at each call."""
 
-    def load() -> Family:
+    def load(parts: Collection[str] = (), *, whole: bool = False) -> Family:
+        of_files = replace(source, frozen_dtype=None, vae_dtype=None, trained=tuple(parts))
         with words_of(option):
-            return load_family(source, 0)
+            if not parts:
+                return load_family(source, 0)
+            return load_family(of_files, 0, None if whole else parts)
 
     return load
 

@@ -112,12 +112,17 @@ def prepared(
         checkpoint_gradients(family)
     batches, data = training_batches(config, found, family, device, progress)
     cached = [getattr(batches, name, None) is not None for name in ("latents", "embeddings")]
-    waiting = idle_parts(config, family, device, *cached) if planned.offload else ()
     contact_sheets = sheets_of_used(config, found, data, folder, progress, is_first)
     module = lightning_trainer.module(config, family, batches_per_epoch(batches))
     evaluator = _evaluator(config, data.source, prompts, family, scorer, progress)
     captions, precision = config.data.captions, config.trainer.precision
     validation = validation_loss(captions, precision, module, data, held_out, progress)
+    if is_first:
+        evaluator.encode_prompts()
+    module.encode_prompts(DTYPES[precision])
+    if validation is not None:
+        validation.encode_prompts()
+    family.place(device, idle_parts(config, family, device, *cached) if planned.offload else ())
     return TrainingRun(
         config=config,
         folder=folder,
@@ -135,7 +140,6 @@ def prepared(
         evaluator=with_kept_pictures(evaluator, config, kept),
         validation=validation,
         cost=planned.cost,
-        waiting=[family.get_submodule(name) for name in waiting],
     )
 
 
@@ -208,7 +212,7 @@ def _scorer(
 def _model(
     config: TrainConfig, specs: Mapping[str, LoraSpec], device: torch.device, kept: Kept
 ) -> Family:
-    """The base with its adapters, on the device."""
+    """The base with its adapters, each part in main memory until it is called."""
     family = kept_base(config, kept)
     objective = config.objective
     family.change_noise_schedule(objective.prediction_type, objective.zero_terminal_snr)
@@ -217,7 +221,8 @@ def _model(
     start_from_file(config.lora.init_from, family)
     teach(family, config.lora.new_word)
     memory_and_speed(config.trainer, device, family)
-    return family.to(device)
+    family.keep_prompts(not adapters.trains_text(config.lora, config.model.family))
+    return family.place(device, [name for name, _ in family.named_children()])
 
 
 def _evaluator(
