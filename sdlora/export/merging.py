@@ -150,7 +150,8 @@ def _loaded_back(
         return
     for part, module in parts.items():
         argument = {"dtype" if part.startswith("text_encoder") else "torch_dtype": dtype}
-        yield part, type(module).from_pretrained(path / part, local_files_only=True, **argument)
+        kind: Any = type(module)
+        yield part, kind.from_pretrained(path / part, local_files_only=True, **argument)
 
 
 def _outputs_beside(
