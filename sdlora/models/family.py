@@ -12,6 +12,7 @@ from sdlora.diffusion.noise_schedule import changed_schedule
 from sdlora.models.conditioning import Conditioning, moved
 from sdlora.models.drawing import Drawing
 from sdlora.models.tokens import Tokens, tokenize
+from sdlora.runtime.devices import send
 
 
 class Family(nn.Module, ABC):
@@ -136,8 +137,7 @@ class Family(nn.Module, ABC):
 
     def encode_texts(self, texts: Sequence[str]) -> dict[str, Any]:
         """Texts as arguments of the diffusers pipeline."""
-        ids = self.tokenize(texts).ids.to(self.device)
-        return self.prompt_arguments(self.known_prompts(ids))
+        return self.prompt_arguments(self.known_prompts(self.tokenize(texts).ids))
 
     def keep_prompts(self, keep: bool) -> None:
         """Whether :meth:`known_prompts` keeps what it encodes; whatever is kept is forgotten.
@@ -150,16 +150,19 @@ class Family(nn.Module, ABC):
         """:meth:`encode_prompts` of prompts that come again, encoded once if they are kept.
 
         Kept by the whole batch, on which the last bits depend, and in main memory.
+
+        Args:
+            token_ids: As :meth:`encode_prompts` takes them, on the CPU.
         """
         if self._known is None:
             with self.called(*self.text_encoders):
-                return self.encode_prompts(token_ids)
-        key = token_ids.cpu().numpy().tobytes()
+                return self.encode_prompts(send(token_ids, self.device))
+        key = token_ids.numpy().tobytes()
         if key not in self._known:
             with torch.no_grad(), self.called(*self.text_encoders):
-                found = self.encode_prompts(token_ids)
+                found = self.encode_prompts(send(token_ids, self.device))
             self._known[key] = moved(found, torch.device("cpu"))
-        return moved(self._known[key], token_ids.device)
+        return moved(self._known[key], self.device)
 
     @property
     def device(self) -> torch.device:

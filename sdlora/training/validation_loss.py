@@ -71,7 +71,7 @@ class ValidationLoss:
         with self._in_precision():
             for pictures in (self._held_out, self._training):
                 for ids in pictures.token_ids.split(1):
-                    self._family.known_prompts(ids.to(self._family.device))
+                    self._family.known_prompts(ids)
 
     def _in_precision(self) -> torch.autocast:
         low = self._precision != torch.float32
@@ -99,7 +99,7 @@ class ValidationLoss:
         losses = torch.zeros(len(pictures.moments), NUM_BINS, dtype=torch.float64)
         with self._in_precision():
             for number, moments in enumerate(pictures.moments):
-                ids = pictures.token_ids[number : number + 1].to(device)
+                ids = pictures.token_ids[number : number + 1]
                 sizes = pictures.sizes[number : number + 1].to(device)
                 losses[number] = self._errors(number, moments.to(device), ids, sizes).double().cpu()
         return losses.mean(dim=0)
