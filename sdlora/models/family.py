@@ -223,7 +223,12 @@ class Family(nn.Module, ABC):
 
     def drawing(self) -> Drawing:
         """How the diffusers pipeline is called."""
-        return Drawing(encode=self.encode_texts)
+        return Drawing(encode=self.encode_texts, dtype=self.denoiser_dtype)
+
+    @property
+    def denoiser_dtype(self) -> torch.dtype:
+        """Dtype of the denoiser's inputs; here a UNet's."""
+        return input_dtype(self.denoiser)
 
     def num_tokens(self, z: Tensor) -> int:
         """Image tokens of the denoiser for latents ``[B, C, h, w]``: those of a whole picture."""
@@ -265,7 +270,7 @@ class Family(nn.Module, ABC):
 
 
 def input_dtype(unet: Any) -> torch.dtype:
-    """Input dtype of the UNet: that of its first layer.
+    """Input dtype of a UNet: that of its first layer.
 
     diffusers' ``unet.dtype`` is the same but iterates over every module: 21 ms a step for SDXL.
     """

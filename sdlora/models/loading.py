@@ -13,10 +13,12 @@ from sdlora.models.checkpoint_file import HALVES, read_header
 from sdlora.models.description import FamilyDescription
 from sdlora.models.families import description_of, families
 from sdlora.models.family import Family
+from sdlora.models.flow_transformer import FlowTransformer
 from sdlora.models.source import (
     ModelError,
     ModelSource,
     check_folder,
+    is_distilled,
     part_config,
     part_folder,
     resolve,
@@ -49,12 +51,15 @@ def load_family(source: ModelSource, seed: int, needed: Collection[str] | None =
     _check_kind(source, parts, description)
     tokenizers = load_tokenizers(folder, source.family)
     given: dict[str, Any] = {"clip_skip": source.clip_skip} if description.is_clip else {}
-    return description.make(
+    family = description.make(
         **parts,
         **dict(zip(description.tokenizers, tokenizers, strict=True)),
         noise_schedule_config=noise_schedule_config(source),
         **given,
     )
+    if isinstance(family, FlowTransformer):
+        family.is_distilled = is_distilled(folder)
+    return family
 
 
 def load_tokenizers(folder: Path, family: str) -> list[Any]:
@@ -92,6 +97,16 @@ def empty_part(name: str, source: ModelSource) -> nn.Module:
     check_folder(folder, source)
     with torch.device("meta"):
         return _from_config(name, folder, source)
+
+
+def check_parts(source: ModelSource) -> None:
+    """Refuse models of another family, and parts whose shapes do not match; reads no weight.
+
+    Raises:
+        ModelError: Naming what does not match.
+    """
+    description = description_of(source.family)
+    _check_kind(source, {part: empty_part(part, source) for part in description.parts}, description)
 
 
 def _check_kind(

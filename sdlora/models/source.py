@@ -16,7 +16,14 @@ from sdlora.models.noise_markers import believed, file_markers
 from sdlora.models.single_file import converted_model, converted_vae
 from sdlora.runtime.places import ASSETS, EMBEDDED
 from sdlora.runtime.progress import Progress
-from sdlora.weights.hub_models import CONFIGS, PIPELINE, HubModel, cached_folder, model_fault
+from sdlora.weights.hub_models import (
+    CONFIGS,
+    PIPELINE,
+    HubModel,
+    cached_folder,
+    missing_shards,
+    model_fault,
+)
 
 
 def weights_stem(part: str) -> str:
@@ -93,7 +100,7 @@ def part_folder(part: str, base: Path, source: ModelSource) -> Path:
     file = Path(source.vae).expanduser()
     if file.suffix in ENDINGS and not file.is_dir():
         try:
-            return converted_vae(file, base)
+            return converted_vae(file, base, description_of(source.family).parts["vae"])
         except SingleFileError as error:
             raise ModelError(f"model.vae={source.vae}: {error}") from error
     own = resolve(ModelSource(source.vae, revision=None), key="model.vae")
@@ -201,6 +208,15 @@ def _config_folder(source: ModelSource) -> Path:
     return folder
 
 
+def is_distilled(folder: Path) -> bool:
+    """Whether a pipeline says that it was distilled to draw in few steps, without guidance."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    except (OSError, ValueError):  # which other checks name
+        return False
+    return bool(index.get("is_distilled"))
+
+
 def check_folder(folder: Path, source: ModelSource) -> None:
     """Raise an error naming the first missing file of a whole pipeline."""
     description = description_of(source.family)
@@ -276,8 +292,15 @@ def _check_part(part: str, folder: Path, source: ModelSource) -> None:
     variant = None if own else source.variant
     stem = weights_stem(part) + (f".{variant}" if variant else "")
     names = [path.name for path in place.glob(f"{weights_stem(part)}*.safetensors")]
-    shard = re.compile(rf"{re.escape(weights_stem(part))}.*-\d+-of-\d+.*\.safetensors")
-    if any(name == f"{stem}.safetensors" or shard.fullmatch(name) for name in names):
+    if f"{stem}.safetensors" in names:
+        return
+    shards = [name for name in names if _is_shard(name, weights_stem(part), variant)]
+    if lacking := missing_shards(shards):
+        raise ModelError(
+            f"{where}{lacking[0]} is missing in {place.parent}: its weights are in several files "
+            f"({len(lacking)} of them not there); fetch the model again"
+        )
+    if shards:
         return
     if any(place.glob("*.bin")):
         key, kind = ("vae", "AutoencoderKL") if own else ("path", "DiffusionPipeline")
@@ -294,6 +317,13 @@ def _check_part(part: str, folder: Path, source: ModelSource) -> None:
     raise ModelError(
         f"{where}{stem}.safetensors is missing in {place.parent}{there}; fetch it, or set {way}"
     )
+
+
+def _is_shard(name: str, stem: str, variant: str | None) -> bool:
+    """Whether a file has a share of a part's weights, of this variant."""
+    dotted = re.escape(f".{variant}") if variant else ""
+    one = r"-\d+-of-\d+"
+    return re.fullmatch(rf"{stem}(?:{dotted}{one}|{one}{dotted})\.safetensors", name) is not None
 
 
 def weight_kinds(part: str, place: Path) -> set[str]:

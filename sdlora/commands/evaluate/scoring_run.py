@@ -40,6 +40,7 @@ from sdlora.evaluation.scoring import KnownPictures, Pictures, Scorer
 from sdlora.models.base_noise import base_noise
 from sdlora.models.families import description_of
 from sdlora.models.family import Family
+from sdlora.models.loading import check_parts
 from sdlora.reports.page import write_html_report
 from sdlora.runs.nearest import write_nearest
 from sdlora.runs.report import REPORT, write_report
@@ -100,6 +101,7 @@ def _of_loras(
     prior = prior_prompts(config.sampling, config.evaluation, inputs.captions)
     # merged weights are those of the base as it is
     base = replace(inputs.model, quantise=None) if config.merge else inputs.model
+    check_parts(base_model.model_source(base))
     family = base_model.load(base, None, config.precision, seed=0)
     if config.run is not None:
         _as_trained(family, Path(config.run))

@@ -41,6 +41,7 @@ from sdlora.evaluation.scoring import KnownPictures, Scorer
 from sdlora.models.base_noise import base_noise
 from sdlora.models.base_notes import base_notes
 from sdlora.models.family import Family
+from sdlora.models.loading import check_parts
 from sdlora.models.memory import checkpoint_gradients, memory_and_speed
 from sdlora.runs.checkpoints import CHECKPOINTS, newest_valid
 from sdlora.runs.rewinding import checkpoint_of_step
@@ -162,6 +163,7 @@ def _checkpoint_to_resume(config: TrainConfig, folder: Path, progress: Progress)
 def _check_without_weights(config: TrainConfig) -> list[str]:
     """Check objective, sampler and adapters by the model's configs; returns notes on the base."""
     source, objective = base_model.model_source(config.model), config.objective
+    check_parts(source)
     base = base_noise(source)
     check_retrained(objective, base, source.path)
     check_objective(objective, base.config, config.data.prior.mode == "teacher")
