@@ -17,7 +17,6 @@ from sdlora.models.source import (
     weights_stem,
 )
 
-
 DISTILLED_NAME = re.compile(r"turbo|lightning|schnell|distill", re.IGNORECASE)
 """In names of models of few steps: the files of Z-Image Turbo have no other mark."""
 
