@@ -276,13 +276,14 @@ def test_a_quantised_klein_draws_in_the_dtype_of_its_weights(
     random_klein: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its first floating weights are the adapter's, which diffusers takes for its dtype."""
-    monkeypatch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
-    monkeypatch.setitem(sys.modules, "bitsandbytes.nn", ModuleType("bitsandbytes.nn"))
-    monkeypatch.setattr(quantising, "_packed", Packed)
     source = ModelSource(str(random_klein), "flux2_klein", frozen_dtype=torch.bfloat16)
     family: Any = load_family(source, 0)
-    quantising.quantise(family.transformer, "nf4")
-    add_lora(family.transformer, LoraSpec(r=2, alpha=2, targets=("to_q",)), seed=0)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
+        patch.setitem(sys.modules, "bitsandbytes.nn", ModuleType("bitsandbytes.nn"))
+        patch.setattr(quantising, "_packed", Packed)
+        quantising.quantise(family.transformer, "nf4")
+    add_lora(family.transformer, LoraSpec(r=2, alpha=2.0, dropout=0.0, targets=("to_q",)), seed=0)
     assert family.transformer.dtype == torch.float32
     seen = set()
     family.transformer.x_embedder.register_forward_pre_hook(lambda _, args: seen.add(args[0].dtype))
