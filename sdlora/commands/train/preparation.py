@@ -1,6 +1,7 @@
 """Preparation of a training run: pictures, model, batches, module, evaluator."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import lightning
@@ -8,6 +9,7 @@ import torch
 
 from sdlora.adapters.spec import LoraSpec
 from sdlora.assembly import adapters, base_model, lightning_trainer, scorers
+from sdlora.assembly.class_pictures import draw_missing_class_pictures, lacking_class_pictures
 from sdlora.assembly.data_source import held_out as held_out_folder
 from sdlora.assembly.device import DTYPES
 from sdlora.assembly.hashes import base_hashes, init_hashes
@@ -20,7 +22,7 @@ from sdlora.assembly.validation_set import validation_loss
 from sdlora.commands.train.epochs_to_steps import in_steps
 from sdlora.commands.train.from_lora import compare_with_recipe
 from sdlora.commands.train.kept_plan import as_planned_before, asked
-from sdlora.commands.train.preflight import plan
+from sdlora.commands.train.preflight import Plan, plan
 from sdlora.commands.train.reuse import kept_base, kept_scorer, with_kept_pictures
 from sdlora.commands.train.run_pictures import (
     data_sheet,
@@ -86,11 +88,12 @@ def prepared(
     notes = _check_without_weights(config)
     for line in notes if is_first else ():
         progress.print(line)
+    is_settled = config.resume is not None and bool(read_config(folder)[1])
+    planned = _planned_class_pictures(config, folder, trainer, progress, is_settled)
     found, held_out = run_pictures(config, folder, progress)
     prompts = validation_prompts(config, found, held_out)
     check_new_word(config, found, prompts.drawn, progress)
-    is_settled = config.resume is not None and bool(read_config(folder)[1])
-    planned = plan(config, found, trainer, progress, is_resumed=is_settled)
+    planned = planned or plan(config, found, trainer, progress, is_resumed=is_settled)
     config = in_steps(planned.config, found, progress)
     trainer.fit_loop.epoch_loop.max_steps = config.trainer.max_steps
     trainer.accumulate_grad_batches = config.trainer.accumulate_grad_batches
@@ -158,6 +161,28 @@ def _checkpoint_to_resume(config: TrainConfig, folder: Path, progress: Progress)
     if checkpoint is None:
         progress.print(f"{folder} has no whole checkpoint yet; starting from step 0")
     return checkpoint
+
+
+def _planned_class_pictures(
+    config: TrainConfig,
+    folder: Path,
+    trainer: lightning.Trainer,
+    progress: Progress,
+    is_settled: bool,
+) -> Plan | None:
+    """Draw class pictures that are missing, which can take hours, after the plan is said.
+
+    Returns:
+        The plan, made on the pictures without them; ``None`` if none is missing.
+    """
+    prior = config.data.prior
+    if prior.mode != "class" or not lacking_class_pictures(prior, folder):
+        return None
+    without = replace(config, data=replace(config.data, prior=replace(prior, mode="none")))
+    found, _ = run_pictures(without, folder, Progress(quiet=True))  # they are told with all others
+    planned = plan(config, found, trainer, progress, is_resumed=is_settled)
+    draw_missing_class_pictures(planned.config, folder, progress)
+    return planned
 
 
 def _check_without_weights(config: TrainConfig) -> list[str]:
