@@ -3,17 +3,16 @@
 import re
 from pathlib import Path
 
+from sdlora.models.base_folder import is_distilled, weight_kinds
 from sdlora.models.base_noise import BaseNoise
 from sdlora.models.checkpoint_file import read_header
 from sdlora.models.checkpoint_kind import EMA, UNET, VAE
 from sdlora.models.families import description_of
 from sdlora.models.source import (
     ModelSource,
-    is_distilled,
     part_folder,
     resolve,
     single_file,
-    weight_kinds,
     weights_stem,
 )
 

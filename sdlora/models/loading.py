@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from sdlora.models.base_folder import check_folder, is_distilled
 from sdlora.models.base_noise import noise_schedule_config
 from sdlora.models.checkpoint_file import HALVES, read_header
 from sdlora.models.description import FamilyDescription
@@ -17,8 +18,6 @@ from sdlora.models.flow_transformer import FlowTransformer
 from sdlora.models.source import (
     ModelError,
     ModelSource,
-    check_folder,
-    is_distilled,
     part_config,
     part_folder,
     resolve,

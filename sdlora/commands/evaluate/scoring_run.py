@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from sdlora.adapters.file_content import refuse_other_family
@@ -111,7 +112,6 @@ def _of_loras(
                 progress.print(
                     f"warning: {embeddings} is left out: new words are supported with run= only"
                 )
-    family.place(compute_device(config.accelerator))
     evaluator = Evaluator(
         family=family,
         sampling=config.sampling,
@@ -122,11 +122,24 @@ def _of_loras(
         scorer=scorer,
         progress=progress,
     )
+    _place(evaluator, compute_device(config.accelerator), inputs.model.family)
     rows = {"base": evaluator.draw_base()}
     for lora in progress.track(inputs.loras, "LoRAs"):
         with _applied(family, inputs.model.family, lora, config, progress) as scale:
             rows[lora.label] = evaluator.draw(lora_scale=scale)
     return rows
+
+
+def _place(evaluator: Evaluator, device: torch.device, model: str) -> None:
+    """Put the model on the device; text encoders that no LoRA changes encode all prompts before."""
+    family = evaluator.family
+    if description_of(model).trainable_encoders or not family.text_encoders:
+        family.place(device)
+        return
+    family.keep_prompts(True)
+    family.place(device, [name for name, _ in family.named_children()])
+    evaluator.encode_prompts()
+    family.place(device, family.text_encoders)
 
 
 def _as_trained(family: Family, run: Path) -> None:

@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from sdlora.data.pictures.decode import to_unit_range
 from sdlora.export.layouts import export_pipeline
+from sdlora.models.base_folder import check_folder
 from sdlora.models.ddpm import UnconditionalDiffusion
 from sdlora.models.drawing import Drawing
 from sdlora.models.loading import load_family
-from sdlora.models.source import ModelError, ModelSource, check_folder, pixel_steps
+from sdlora.models.source import ModelError, ModelSource, pixel_steps
 from sdlora.runtime import randomness
 from sdlora.sampling.generate import generate
 from sdlora.sampling.prompts import Prompt
