@@ -21,6 +21,8 @@ def exact(module: nn.Module) -> Iterator[None]:
     """
     modes = [(each, each.training) for each in module.modules()]
     with ExitStack() as stack:
+        if any(each._compiled_call_impl is not None for each in module.modules()):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))  # no graph of the copies
         for each in module.modules():
             kept = _halves(each)
             if kept:

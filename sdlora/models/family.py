@@ -146,6 +146,11 @@ class Family(nn.Module, ABC):
         """
         self._known = {} if keep else None
 
+    @property
+    def keeps_prompts(self) -> bool:
+        """Whether prompts that come again are encoded once."""
+        return self._known is not None
+
     def known_prompts(self, token_ids: Tensor) -> Conditioning:
         """:meth:`encode_prompts` of prompts that come again, encoded once if they are kept.
 

@@ -107,7 +107,7 @@ class DiffusionModule(lightning.LightningModule):
 
     def encode_prompts(self, precision: torch.dtype) -> None:
         """Encode the teacher's prompt as the steps will, where the model keeps it."""
-        if self.teacher is not None and not self._trains_text:
+        if self.teacher is not None:
             device = self.family.device
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
                 self.family.known_prompts(self.teacher.token_ids)

@@ -102,7 +102,7 @@ def _back_on_device(run: TrainingRun) -> None:
     """Bring the model back to where it computes: Lightning leaves all of it in main memory."""
     device = run.trainer.strategy.root_device
     run.family.place(device, run.family.waiting)
-    if device.type != "cpu":  # an optimizer that averages is asked once more
+    if device.type != "cpu" and run.average is not None:  # it may ask the optimizer once more
         for optimizer in run.trainer.optimizers:
             optimizer.load_state_dict(optimizer.state_dict())  # to where its parameters are
 

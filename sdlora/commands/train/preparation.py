@@ -53,6 +53,8 @@ from sdlora.runtime import versions
 from sdlora.runtime.files import write_text
 from sdlora.runtime.kept import Kept
 from sdlora.runtime.progress import Progress
+from sdlora.training.module import DiffusionModule
+from sdlora.training.validation_loss import ValidationLoss
 
 
 def prepared(
@@ -121,11 +123,8 @@ def prepared(
     evaluator = _evaluator(config, data.source, prompts, family, scorer, progress)
     captions, precision = config.data.captions, config.trainer.precision
     validation = validation_loss(captions, precision, module, data, held_out, progress)
-    if is_first:
-        evaluator.encode_prompts()
-    module.encode_prompts(DTYPES[precision])
-    if validation is not None:
-        validation.encode_prompts()
+    if family.keeps_prompts:
+        _encode_prompts(evaluator if is_first else None, module, validation, DTYPES[precision])
     family.place(device, idle_parts(config, family, device, *cached) if planned.offload else ())
     return TrainingRun(
         config=config,
@@ -161,6 +160,20 @@ def _checkpoint_to_resume(config: TrainConfig, folder: Path, progress: Progress)
     if checkpoint is None:
         progress.print(f"{folder} has no whole checkpoint yet; starting from step 0")
     return checkpoint
+
+
+def _encode_prompts(
+    evaluator: Evaluator | None,
+    module: DiffusionModule,
+    validation: ValidationLoss | None,
+    precision: torch.dtype,
+) -> None:
+    """Encode all prompts that come again; the model keeps them, and needs no text encoder then."""
+    if evaluator is not None:
+        evaluator.encode_prompts()
+    module.encode_prompts(precision)
+    if validation is not None:
+        validation.encode_prompts()
 
 
 def _planned_class_pictures(
@@ -248,7 +261,8 @@ def _model(
     start_from_file(config.lora.init_from, family)
     teach(family, config.lora.new_word)
     memory_and_speed(config.trainer, device, family)
-    family.keep_prompts(not adapters.trains_text(config.lora, config.model.family))
+    trains_text = adapters.trains_text(config.lora, config.model.family)
+    family.keep_prompts(bool(family.text_encoders) and not trains_text)
     return family.place(device, [name for name, _ in family.named_children()])
 
 
