@@ -175,16 +175,20 @@ class Family(nn.Module, ABC):
         found: torch.device = self._device or next(self.denoiser.parameters()).device
         return found
 
-    def place(self, device: torch.device, waiting: Collection[str] = ()) -> Self:
+    def place(self, device: torch.device | None, waiting: Collection[str] = ()) -> Self:
         """Put the model on a device, except parts that wait in main memory until they are called.
 
         They wait until the next call of this, whatever moves the model in between. Parts move as a
         whole and by :meth:`called` alone: accelerate's hooks, which move a part when its forward
         runs, leave it on two devices if memory runs out in between.
+
+        Args:
+            device: The device; ``None``: main memory, as it was loaded.
+            waiting: Names of the parts that wait.
         """
         self._device, self.waiting = device, frozenset(waiting)
         self._send_away(self.waiting)
-        return self.to(device)
+        return self.to(device or "cpu")
 
     @contextmanager
     def called(self, *names: str) -> Iterator[None]:
