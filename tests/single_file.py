@@ -73,7 +73,7 @@ def write_single_file(
     """
     found = {
         **_starting("model.diffusion_model.", _unet(pipeline.unet)),
-        **_starting("first_stage_model.", _vae(pipeline.vae)),
+        **_starting("first_stage_model.", original_vae(pipeline.vae)),
     }
     first = {_bare(k): v for k, v in pipeline.text_encoder.state_dict().items()}
     if isinstance(pipeline, StableDiffusionXLPipeline):
@@ -133,7 +133,8 @@ def _unet(unet: Any) -> Weights:
     return weights
 
 
-def _vae(vae: Any) -> Weights:
+def original_vae(vae: Any) -> Weights:
+    """Weights of a VAE under the original code's names."""
     last = len(vae.config.block_out_channels) - 1
     weights = {}
     for key, value in vae.state_dict().items():

@@ -1,5 +1,6 @@
 """Typed config -> the source of the base model, and its loaded parts."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from sdlora.assembly.device import DTYPES
@@ -44,8 +45,22 @@ def model_source(config: ModelConfig) -> ModelSource:
     )
 
 
-def load(config: ModelConfig, lora: LoraConfig | None, precision: str, seed: int) -> Family:
-    """Load the base; frozen weights are kept once, in the compute precision."""
+def load(
+    config: ModelConfig,
+    lora: LoraConfig | None,
+    precision: str,
+    seed: int,
+    needed: Collection[str] | None = None,
+) -> Family:
+    """Load the base; frozen weights are kept once, in the compute precision.
+
+    Args:
+        config: The base.
+        lora: Which of its weights train; ``None``: none.
+        precision: ``fp32``, ``bf16`` or ``fp16`` of the others.
+        seed: Seed of random weights.
+        needed: Parts that are needed; the others have no weights. ``None``: all.
+    """
     check_model(config)
     methods = lora.methods(description_of(config.family).trainable) if lora else {}
     trained = tuple(part for part, method in methods.items() if method == "full")
@@ -56,9 +71,9 @@ def load(config: ModelConfig, lora: LoraConfig | None, precision: str, seed: int
         clip_skip=config.clip_skip,
         vae_dtype=None if config.vae_precision is None else DTYPES[config.vae_precision],
     )
-    family = load_family(source, derive_seed(seed, "init"))
+    family = load_family(source, derive_seed(seed, "init"), needed)
     for part in trained:
         family.parts[part].requires_grad_(True)
-    if config.quantise is not None:
+    if config.quantise is not None and (needed is None or family.denoiser_name in needed):
         quantise(family.denoiser, config.quantise)
     return family

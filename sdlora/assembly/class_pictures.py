@@ -12,7 +12,7 @@ from sdlora.data.pictures.picture_formats import PICTURE_SUFFIXES
 from sdlora.runtime.files import atomic_path
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
-from sdlora.sampling.generate import generate
+from sdlora.sampling.generate import generate, text_batches
 from sdlora.sampling.prompts import Prompt
 
 FOLDER = "class_pictures"
@@ -49,13 +49,18 @@ def draw_missing_class_pictures(config: TrainConfig, folder: Path, progress: Pro
     names = (f"class_{number:05d}" for number in range(prior.num_pictures + there))
     missing = [name for name in names if not (target / f"{name}.png").exists()][:lacking]
     family = base_model.load(config.model, None, config.trainer.precision, config.seed)
-    family.to(compute_device(config.trainer.accelerator))
-    size = config.sampling.batch_size
+    device, size = compute_device(config.trainer.accelerator), config.sampling.batch_size
+    family.place(device, [part for part, _ in family.named_children()])
+    family.keep_prompts(True)
+    prompts = [Prompt(prior.prompt, int(name.rpartition("_")[2])) for name in missing]
+    for texts in text_batches(prompts, config.sampling):
+        family.encode_texts(texts)
+    family.place(device, family.text_encoders)
     for start in range(0, len(missing), size):
         chunk = missing[start : start + size]
         pictures = generate(
             family.pipeline(),
-            [Prompt(prior.prompt, int(name.rpartition("_")[2])) for name in chunk],
+            prompts[start : start + size],
             config.sampling,
             config.data.resolution,
             progress=progress,

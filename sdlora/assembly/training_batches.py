@@ -27,8 +27,17 @@ from sdlora.runtime.progress import Progress
 GIB = 2**30
 
 
-def cache_of(data: DataConfig, device: torch.device, progress: Progress) -> Cache | None:
-    """The cache of encodings; ``None``: no cache."""
+def cache_of(
+    data: DataConfig, device: torch.device, progress: Progress, reserved_bytes: int = 0
+) -> Cache | None:
+    """The cache of encodings; ``None``: no cache.
+
+    Args:
+        data: Its settings.
+        device: Device of the encoders, and of what is kept there.
+        progress: Shows bars.
+        reserved_bytes: What is free on the device and needed for something else.
+    """
     settings = data.cache
     if settings.mode == "off":
         return None
@@ -41,14 +50,14 @@ def cache_of(data: DataConfig, device: torch.device, progress: Progress) -> Cach
         )
     return Cache(
         store=store,
-        resident_bytes=resident_bytes(settings.resident_gib, device),
+        resident_bytes=resident_bytes(settings.resident_gib, device, reserved_bytes),
         device=device,
         progress=progress,
         num_workers=data.num_workers,
     )
 
 
-def resident_bytes(gib: float, device: torch.device) -> int:
+def resident_bytes(gib: float, device: torch.device, reserved_bytes: int = 0) -> int:
     """Largest set that is kept on the device: at most a quarter of a GPU's free memory.
 
     The rest is for activations and for drawing while training.
@@ -57,7 +66,7 @@ def resident_bytes(gib: float, device: torch.device) -> int:
     if device.type != "cuda":
         return wanted
     free, _ = torch.cuda.mem_get_info(device)
-    return min(wanted, free // 4)
+    return min(wanted, max(0, free - reserved_bytes) // 4)
 
 
 def training_batches(
@@ -77,7 +86,8 @@ def training_batches(
     if is_streamed(data):
         rows = streamed_source(data, config.seed, data.hub.shuffle_buffer)
         return StreamedBatches(rows, data, config.seed, tokenize), pictures
-    cache = cache_of(data, device, progress)
+    coming = sum(p.nbytes for p in family.parameters() if p.device.type != device.type)
+    cache = cache_of(data, device, progress, coming)
     if cache is not None:
         encoder = picture_encoder_key(config.model, data, family)
         latents, pictures = encoded_pictures(pictures, data, family, encoder, cache)

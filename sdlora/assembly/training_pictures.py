@@ -26,9 +26,10 @@ from sdlora.data.selection.picture_set import PictureSet, selected_set, whole_se
 from sdlora.data.sources.file_index import FileIndex
 from sdlora.data.sources.folder_source import FolderSource
 from sdlora.data.sources.picture_source import PictureSource
+from sdlora.models.base_folder import check_folder
 from sdlora.models.families import description_of
 from sdlora.models.known_configs import known_configs
-from sdlora.models.source import check_folder, pixel_steps, resolve
+from sdlora.models.source import pixel_steps, resolve
 from sdlora.runtime.places import located
 from sdlora.runtime.progress import Progress
 

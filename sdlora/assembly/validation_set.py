@@ -46,7 +46,7 @@ def validation_loss(
         return None
     count = min(MOST_PICTURES, len(held_out.geometry), len(data.geometry))
     encode = partial(_fixed_set, replace(captions, dropout=0.0), module)
-    with progress.working("encoding validation pictures"):
+    with progress.working("encoding validation pictures"), module.family.called("vae"):
         return ValidationLoss(
             module.family,
             module.objective,

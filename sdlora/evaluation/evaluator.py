@@ -14,7 +14,7 @@ from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.scoring import Pictures, Prior, Scorer
 from sdlora.models.family import Family
 from sdlora.runtime.progress import Progress
-from sdlora.sampling.generate import generate
+from sdlora.sampling.generate import generate, text_batches
 from sdlora.sampling.prompts import Prompt
 
 MOST_REAL_PICTURES = 100
@@ -54,6 +54,17 @@ class Evaluator:
     base: Evaluation | None = field(default=None)
     base_prior: list[Image.Image] = field(default_factory=list)
 
+    def encode_prompts(self) -> None:
+        """Encode all prompts as drawing will, where the model keeps them.
+
+        Drawing then needs no text encoder, which can be larger than the denoiser.
+        """
+        preview = self.prompts[: self.sampling.num_preview]
+        with self._in_precision():
+            for prompts in (self.prompts, preview, self.prior_prompts):
+                for texts in text_batches(prompts, self.sampling):
+                    self.family.encode_texts(texts)
+
     def draw_base(self) -> Evaluation:
         """Draw and score the model with its adapter switched off, once."""
         if self.base is None:
@@ -87,9 +98,7 @@ class Evaluator:
         }
 
     def _pictures(self, prompts: Sequence[Prompt], lora_scale: float = 1.0) -> list[Image.Image]:
-        device = next(self.family.denoiser.parameters()).device.type
-        low = self.precision != torch.float32
-        with torch.autocast(device, dtype=self.precision, enabled=low):
+        with self._in_precision(), self.family.called("vae"):
             return generate(
                 self.family.pipeline(),
                 prompts,
@@ -99,6 +108,10 @@ class Evaluator:
                 lora_scale=lora_scale,
                 drawing=self.family.drawing(),
             )
+
+    def _in_precision(self) -> torch.autocast:
+        low = self.precision != torch.float32
+        return torch.autocast(self.family.device.type, dtype=self.precision, enabled=low)
 
     def _scored(self, images: list[Image.Image], prior: Prior | None = None) -> Evaluation:
         pictures = Pictures(images, [prompt.text for prompt in self.prompts], prior=prior)

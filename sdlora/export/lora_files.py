@@ -1,8 +1,9 @@
 """Files of LoRAs without a training run, each proved before it replaces another."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,14 +11,14 @@ from torch import Tensor
 from sdlora.adapters.family_clues import Size
 from sdlora.adapters.file_writing import write_diffusers_file, write_kohya_file, write_peft_folders
 from sdlora.adapters.folding import folded
-from sdlora.adapters.formats import apply_lora, read_lora
+from sdlora.adapters.formats import apply_lora, read_lora, remove_lora
 from sdlora.adapters.lora_families import find_family
 from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.lora_places import Layout
 from sdlora.adapters.peft_config import DIFFUSERS_CONFIG
 from sdlora.adapters.spec import LoraError
 from sdlora.adapters.weights import SEAL, check_metadata
-from sdlora.export.proof import ExportError, outputs, prove_file
+from sdlora.export.proof import ExportError, expectation, prove_file
 from sdlora.models.description import FamilyDescription
 from sdlora.models.families import families
 from sdlora.models.family import Family
@@ -39,8 +40,17 @@ OF_THE_WEIGHTS = (
 OF_THE_RUN = ("sdlora.config", "sdlora.hashes")
 """Header entries on the training, which are wrong for weights that no run trained."""
 
-FreshBase = Callable[[], Family]
-"""Loads the base model at each call, in float32, without an adapter."""
+
+class FreshBase(Protocol):
+    """Loads the base model at each call, without an adapter."""
+
+    def __call__(self, parts: Collection[str] = (), *, whole: bool = False) -> Family:
+        """The model.
+
+        Args:
+            parts: Parts that are needed, in float32; none named: all.
+            whole: Load the others as well, in the dtype of their files; else they have no weights.
+        """
 
 
 def write_lora(
@@ -178,7 +188,9 @@ def prove_on_base(
         LoraError: If the LoRA does not fit the base.
         ExportError: If outputs, weights or scales differ.
     """
-    family = fresh_base()
-    apply_lora(family.parts, lora)
+    family = fresh_base(tuple(lora.states))
     parts = {part: family.parts[part] for part in lora.states}
-    return prove_file(path, layout, lambda: fresh_base().pipeline(), parts, outputs(parts))
+    apply_lora(parts, lora)
+    expected = expectation(parts)
+    remove_lora(*parts.values())
+    return prove_file(path, layout, family.pipeline(), expected)

@@ -2,9 +2,8 @@
 
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from sdlora.adapters.file_keys import clip_name
 from sdlora.adapters.file_writing import write_diffusers_file
-from sdlora.adapters.formats import apply_lora, remove_lora
+from sdlora.adapters.formats import apply_lora, fit_lora, remove_lora
 from sdlora.adapters.layer_update import LayerUpdate
 from sdlora.adapters.lora import merge, set_scale
 from sdlora.adapters.lora_file import LoraFile
@@ -25,6 +24,7 @@ from sdlora.export.lora_files import FreshBase, family_of, header
 from sdlora.export.original_layout import original_tensors
 from sdlora.export.proof import TOLERANCE, ExportError, outputs
 from sdlora.models.description import FamilyDescription
+from sdlora.models.family import Family
 from sdlora.models.noise_markers import written_markers
 from sdlora.runtime.files import atomic_path, whole_folder
 
@@ -36,7 +36,7 @@ def merged_pipeline(
 ) -> tuple[Any, float]:
     """A base with LoRAs in its float32 weights, proved by diffusers' own loader.
 
-    For the proof diffusers loads the same LoRAs as adapters of a fresh base, at these strengths. A
+    For the proof diffusers first loads the same LoRAs as adapters beside it, at these strengths. A
     merged weight is rounded once, so outputs differ in the last bits; ``TOLERANCE``, relative to
     the largest output, allows for that.
 
@@ -57,7 +57,14 @@ def merged_pipeline(
             "an update that is a function of the base's weights (DoRA, IA3, GLoRA, OFT): merge it "
             "alone first"
         )
-    family = fresh_base()
+    parts = sorted({part for lora in loras for part in lora.parts})
+    family = fresh_base(parts, whole=True)
+    for lora in loras:
+        fit_lora(family.parts, lora)
+    # updates that are no adapters change weights themselves, so that these need a copy of their own
+    beside = fresh_base(parts) if any(lora.updates for lora in loras) else family
+    wanted = _outputs_beside(beside, loras, scales, parts)
+    del beside
     for lora, scale in zip(loras, scales, strict=True):
         apply_lora(family.parts, lora)
         adapted = [family.parts[part] for part in lora.parts]
@@ -67,9 +74,7 @@ def merged_pipeline(
             scale_updates(module, scale)
             keep_updates(module)
         remove_lora(*adapted)
-    parts = {part for lora in loras for part in lora.parts}
-    found = outputs({part: family.parts[part] for part in sorted(parts)})
-    wanted = outputs(_loaded_beside(fresh_base, loras, scales, sorted(parts)))
+    found = outputs({part: family.parts[part] for part in parts})
     worst = 0.0
     for part, expected in wanted.items():
         difference = float((found[part] - expected).abs().max())
@@ -120,10 +125,6 @@ def write_merged(out: Path, pipeline: Any, dtype: torch.dtype, config: Path) -> 
     }
     for part, module in parts.items():
         check_finite(out / part, dict(module.named_parameters()))
-    if is_file:
-        load = partial(type(pipeline).from_single_file, config=str(config), dtype=dtype)
-    else:
-        load = partial(type(pipeline).from_pretrained, dtype=dtype)
     with atomic_path(out) if is_file else whole_folder(out) as temporary:
         if is_file:
             marks, header = written_markers(pipeline.scheduler.config)
@@ -132,20 +133,35 @@ def write_merged(out: Path, pipeline: Any, dtype: torch.dtype, config: Path) -> 
             save_file(tensors | marks, temporary, titles | header)
         else:
             pipeline.save_pretrained(temporary, safe_serialization=True)
-        again = load(temporary, local_files_only=True)
-        for part, module in parts.items():
-            _require_equal(f"{out}: {part}", module, getattr(again, part))
+        for part, loaded in _loaded_back(temporary, pipeline, parts, dtype, config):
+            _require_equal(f"{out}: {part}", parts[part], loaded)
+            del loaded
     return out
 
 
-def _loaded_beside(
-    fresh_base: FreshBase, loras: Sequence[LoraFile], scales: Sequence[float], parts: Sequence[str]
-) -> dict[str, nn.Module]:
-    """A fresh base with the LoRAs as diffusers loads them, in the layout that holds everything.
+def _loaded_back(
+    path: Path, pipeline: Any, parts: Mapping[str, nn.Module], dtype: torch.dtype, config: Path
+) -> Iterator[tuple[str, nn.Module]]:
+    """The parts of what was written: of a folder one at a time, as a second model may not fit."""
+    if path.is_file():
+        load = type(pipeline).from_single_file
+        again = load(path, config=str(config), dtype=dtype, local_files_only=True)
+        yield from ((part, getattr(again, part)) for part in parts)
+        return
+    for part, module in parts.items():
+        argument = {"dtype" if part.startswith("text_encoder") else "torch_dtype": dtype}
+        kind: Any = type(module)
+        yield part, kind.from_pretrained(path / part, local_files_only=True, **argument)
 
-    Updates of single layers, which diffusers does not load, are added to the weights here.
+
+def _outputs_beside(
+    family: Family, loras: Sequence[LoraFile], scales: Sequence[float], parts: Sequence[str]
+) -> dict[str, Tensor]:
+    """Outputs of a base with the LoRAs as diffusers loads them, in the layout that holds all.
+
+    Updates of single layers, which diffusers does not load, are added to the weights here. The base
+    is bare again afterwards, but for those.
     """
-    family = fresh_base()
     for lora, scale in zip(loras, scales, strict=True):
         for part, updates in lora.updates.items():
             _add_in_float64(family.parts[part], updates, scale)
@@ -162,7 +178,10 @@ def _loaded_beside(
                 pipeline.load_lora_weights(folder, weight_name=file, adapter_name=name)
     if plain:
         pipeline.set_adapters(names, [scale for _, scale in plain])
-    return {part: family.parts[part] for part in parts}
+    found = outputs({part: family.parts[part] for part in parts})
+    if plain:
+        pipeline.unload_lora_weights()
+    return found
 
 
 def _needs_base(lora: LoraFile) -> bool:

@@ -1,9 +1,9 @@
 """Proof of an export: files loaded back by their users' loaders must give the trained model."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from itertools import chain
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from sdlora.adapters.file_writing import adapted_parts
 from sdlora.adapters.folding import folded_state
-from sdlora.adapters.formats import apply_lora, read_lora
+from sdlora.adapters.formats import apply_lora, read_lora, remove_lora
 from sdlora.adapters.lora import ADAPTER, lora_parameters
 from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.lora_places import DIFFUSERS_FILE
+from sdlora.export.float32_layers import exact, without_weights
 from sdlora.models.families import families, part_names
 
 PLAIN = "_plain"
@@ -40,14 +41,16 @@ def prove_export(
     """Load an export back by its users' loaders, and compare with the trained model.
 
     Outputs of adapted parts are compared on fixed inputs in float32 (exact for weights kept in 16
-    bits), so that rounding hides nothing. Adapter weights and scales are compared as well: a layer
+    bits), so that rounding hides nothing. One copy of the base serves all layouts, and a layer has
+    float32 weights only while it computes. Adapter weights and scales are compared as well: a layer
     that hardly trained has no effect that an output would show. The kohya file is read by diffusers
     or, where it cannot (DoRA, alphas that differ by layer, text encoders without ``out_proj``), by
     this project's own reader.
 
     Args:
         folder: As ``export_lora`` wrote it.
-        fresh_pipeline: Loads the base model, in the dtype of training, without an adapter.
+        fresh_pipeline: Loads the base model, in the dtype of training, without an adapter; of the
+            others of its parts the weights are not needed.
         parts: The trained parts, by their names as attributes of the pipeline.
 
     Returns:
@@ -59,46 +62,80 @@ def prove_export(
             or scales are not the same.
         LoraError: If no part carries an adapter.
     """
-    expected = outputs(adapted_parts(parts))  # the others are as they were, and may be large
+    return prove_layouts(folder, fresh_pipeline(), expectation(parts))
+
+
+def prove_layouts(folder: Path, pipeline: Any, expected: "Expectation") -> dict[str, float]:
+    """:func:`prove_export` on a base model that is there already, and has no adapter."""
     paths = {"diffusers": folder / DIFFUSERS_FILE, "kohya": _kohya_file(folder), "peft": folder}
     differences: dict[str, float] = {}
     for layout, path in paths.items():
-        differences |= prove_file(path, layout, fresh_pipeline, parts, expected)
+        differences |= prove_file(path, layout, pipeline, expected)
     return differences
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What a file must give when it is loaded.
+
+    Attributes:
+        states: Adapter entries of each part, with alpha in the weights; empty for one without.
+        outputs: :func:`outputs` of the parts with an adapter.
+    """
+
+    states: Mapping[str, Mapping[str, Tensor]]
+    outputs: Mapping[str, Tensor]
+
+
+def expectation(parts: Mapping[str, nn.Module]) -> Expectation:
+    """What a file of these parts' adapters must give.
+
+    Raises:
+        LoraError: If no part carries an adapter.
+    """
+    adapted = adapted_parts(parts)  # the others are as they were, and may be large
+    return Expectation({part: folded_state(each) for part, each in parts.items()}, outputs(adapted))
 
 
 def prove_file(
     path: Path,
     layout: str,
-    fresh_pipeline: Callable[[], DiffusionPipeline],
-    parts: Mapping[str, nn.Module],
-    expected: Mapping[str, Tensor],
+    pipeline: Any,
+    expected: Expectation,
 ) -> dict[str, float]:
     """:func:`prove_export` for one file (peft: folder) of one layout.
 
     Args:
         path: The file or folder.
         layout: ``diffusers``, ``kohya`` or ``peft``, which decides the loader.
-        fresh_pipeline: Loads the base model.
-        parts: The trained parts.
-        expected: :func:`outputs` of the parts with an adapter.
+        pipeline: The base model, which has no adapter before and after.
+        expected: What it must give.
     """
-    pipeline = fresh_pipeline()
-    fresh: dict[str, nn.Module] = {part: getattr(pipeline, part) for part in parts}
-    for part in expected:
-        fresh[part].to(next(parts[part].parameters()).device).float()
-    LOADERS[layout](path, pipeline, fresh)
-    for part, trained in parts.items():
-        _require_same_adapter(f"{path}: {layout}/{part}", trained, fresh[part])
-    found = outputs({part: fresh[part] for part in expected})
+    fresh: dict[str, nn.Module] = {part: getattr(pipeline, part) for part in expected.states}
+    try:
+        with ExitStack() as stack:
+            for part in expected.outputs:
+                stack.enter_context(without_weights(fresh[part]))
+            LOADERS[layout](path, pipeline, fresh)
+        for part, state in expected.states.items():
+            _require_same_adapter(f"{path}: {layout}/{part}", state, fresh[part])
+        found = outputs({part: fresh[part] for part in expected.outputs})
+    finally:
+        remove_lora(*fresh.values())
+    return _differences_of(f"{path}: {layout}", layout, expected.outputs, found)
+
+
+def _differences_of(
+    where: str, layout: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
+) -> dict[str, float]:
     differences = {}
-    for part in expected:
+    for part, wanted in expected.items():
         what = f"{layout}/{part}"
-        differences[what] = float((expected[part] - found[part]).abs().max())
-        limit = TOLERANCE * max(1.0, float(expected[part].abs().max()))
+        differences[what] = float((wanted - found[part]).abs().max())
+        limit = TOLERANCE * max(1.0, float(wanted.abs().max()))
         if not differences[what] <= limit:
             raise ExportError(
-                f"{path}: {what}: loaded back, its output differs by {differences[what]:.3g} "
+                f"{where}/{part}: loaded back, its output differs by {differences[what]:.3g} "
                 f"(allowed {limit:.3g}); is this the base model of the training?"
             )
     return differences
@@ -154,7 +191,7 @@ LOADERS = {"diffusers": _load_diffusers, "kohya": _load_kohya, "peft": _load_pef
 """Layout -> function that loads its file into a pipeline, or into some parts of it."""
 
 
-def _require_same_adapter(what: str, trained: nn.Module, loaded: nn.Module) -> None:
+def _require_same_adapter(what: str, trained: Mapping[str, Tensor], loaded: nn.Module) -> None:
     missing = sorted(key for key, weight in lora_parameters(loaded).items() if weight.is_meta)
     wrong = missing or _differences(trained, loaded)  # diffusers leaves what it lacks on "meta"
     if wrong:
@@ -164,9 +201,9 @@ def _require_same_adapter(what: str, trained: nn.Module, loaded: nn.Module) -> N
         )
 
 
-def _differences(trained: nn.Module, loaded: nn.Module) -> list[str]:
+def _differences(before: Mapping[str, Tensor], loaded: nn.Module) -> list[str]:
     """Entries of two adapters whose weights, with alpha in them, are not the same to the bit."""
-    before, after = folded_state(trained), folded_state(loaded)
+    after = folded_state(loaded)
     wrong = sorted(before.keys() ^ after.keys())
     return wrong + [k for k in before.keys() & after.keys() if not torch.equal(before[k], after[k])]
 
@@ -178,7 +215,7 @@ def outputs(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     found = {}
     with ExitStack() as stack:
         for module in parts.values():
-            stack.enter_context(_exact(module))
+            stack.enter_context(exact(module))
         for part, module in parts.items():
             output = _embedded if hasattr(module.config, "vocab_size") else _denoiser_output(module)
             found[part] = output(module, draws).cpu()
@@ -217,21 +254,3 @@ def _embedded(text_encoder: Any, draws: torch.Generator) -> Tensor:
     pooled = getattr(output, "text_embeds", None)  # of an encoder with projection
     found = [output.last_hidden_state] if pooled is None else [output.last_hidden_state, pooled]
     return torch.cat([each.flatten() for each in found])
-
-
-@contextmanager
-def _exact(module: nn.Module) -> Iterator[None]:
-    """``module`` in float32 and without dropout, inside the block; 16-bit weights lose nothing."""
-    modes = [(m, m.training) for m in module.modules()]
-    tensors = [t for t in chain(module.parameters(), module.buffers()) if t.is_floating_point()]
-    dtypes = [t.dtype for t in tensors]
-    try:
-        module.eval()
-        for tensor in tensors:
-            tensor.data = tensor.data.float()
-        yield
-    finally:
-        for tensor, dtype in zip(tensors, dtypes, strict=True):
-            tensor.data = tensor.data.to(dtype)
-        for part, training in modes:
-            part.training = training

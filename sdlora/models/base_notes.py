@@ -1,7 +1,9 @@
 """Notes on a base before it is loaded: what its files say, and which of several is read."""
 
-import json
+import re
+from pathlib import Path
 
+from sdlora.models.base_folder import is_distilled, weight_kinds
 from sdlora.models.base_noise import BaseNoise
 from sdlora.models.checkpoint_file import read_header
 from sdlora.models.checkpoint_kind import EMA, UNET, VAE
@@ -11,9 +13,11 @@ from sdlora.models.source import (
     part_folder,
     resolve,
     single_file,
-    weight_kinds,
     weights_stem,
 )
+
+DISTILLED_NAME = re.compile(r"turbo|lightning|schnell|distill", re.IGNORECASE)
+"""In names of models of few steps: the files of Z-Image Turbo have no other mark."""
 
 
 def base_notes(source: ModelSource, noise: BaseNoise) -> list[str]:
@@ -40,16 +44,16 @@ def base_notes(source: ModelSource, noise: BaseNoise) -> list[str]:
 
 
 def _distilled_notes(source: ModelSource) -> list[str]:
-    """A pipeline that says that it was distilled to few steps."""
-    try:
-        index = json.loads((resolve(source) / "model_index.json").read_text("utf-8"))
-    except (OSError, ValueError):  # which other checks name
-        return []
-    if not index.get("is_distilled"):
+    """A flow model that was distilled to few steps, as its pipeline says, or else its name."""
+    if is_distilled(resolve(source)):
+        what = "is distilled to draw in few steps"
+    elif description_of(source.family).is_flow and DISTILLED_NAME.search(Path(source.path).name):
+        what = "is distilled to draw in few steps, by its name"
+    else:
         return []
     return [
-        f"note: model.path={source.path}: is distilled to draw in few steps; a LoRA trained on it "
-        "comes out grey or noisy: train the base that it was made from"
+        f"note: model.path={source.path}: {what}; a LoRA trained on it comes out grey or noisy: "
+        f"train the base that it was made from, such as model={source.family} without model.path"
     ]
 
 

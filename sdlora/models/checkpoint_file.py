@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from sdlora.weights.soundness import PICKLE, fault, remedy
@@ -13,6 +14,10 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 
 ENDINGS = (".safetensors", *PICKLES)
 """Endings of single files; other paths are folders or Hub ids."""
+
+
+HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
+"""Names of half precision dtypes in safetensors."""
 
 
 class SingleFileError(ValueError):

@@ -55,6 +55,7 @@ def check_kind(header: CheckpointHeader, family: str, has_vae: bool, file: str) 
             "is a LoRA, not a model; name the model that it belongs to (to score it: "
             "sdlora evaluate lora=FILE)"
         )
+    _check_transformer(header, file)
     for starts, kind in _OTHERS.items():
         if header.has(*starts):
             raise SingleFileError(f"is {kind}, which is not supported; choose another model")
@@ -126,6 +127,32 @@ def _check_inputs(header: CheckpointHeader) -> None:
         channels = header.shapes.get(name, (0, 0))[1]
         if channels in OTHER_INPUTS:
             raise SingleFileError(_other_inputs(channels))
+
+
+def _check_transformer(header: CheckpointHeader, file: str) -> None:
+    """Refuse a transformer of a family that is read from folders, with the way to use it."""
+    for each in families().values():
+        if each.lone_transformer is None:
+            continue
+        own, of_diffusers = each.lone_transformer
+        if not header.has(own, f"{UNET}{own}"):
+            continue
+        what = f"is the transformer of {each.kind}, which is read from a folder"
+        use = f"use model.family={each.name} model.path=FOLDER"
+        if header.has(of_diffusers):
+            raise SingleFileError(
+                f"{what}; copy the folder of its base as FOLDER, put this file there as "
+                f"{each.denoiser}/diffusion_pytorch_model.safetensors in place of its own, and "
+                f"{use}"
+            )
+        kind = each.parts[each.denoiser].__name__
+        raise SingleFileError(
+            f"{what}; copy the folder of its base as FOLDER, put this transformer into it:\n"
+            f'python -c "from diffusers import {kind} as T; '
+            f"T.from_single_file(r'{file}', config='FOLDER', subfolder='{each.denoiser}')"
+            f".save_pretrained('FOLDER/{each.denoiser}')\"\n"
+            f"and {use}"
+        )
 
 
 def _check_parts(header: CheckpointHeader, file: str) -> None:

@@ -18,6 +18,13 @@ def stacked(prompts: Sequence[Tensor]) -> Conditioning:
     return tuple(prompts)
 
 
+def moved(conditioning: Conditioning, device: torch.device) -> Conditioning:
+    """The conditioning on a device."""
+    if isinstance(conditioning, Tensor):
+        return conditioning.to(device)
+    return tuple(prompt.to(device) for prompt in conditioning)
+
+
 def repeated(conditioning: Conditioning, count: int) -> Conditioning:
     """The conditioning of one prompt, for ``count`` samples; nothing is copied."""
     if isinstance(conditioning, Tensor):

@@ -55,6 +55,8 @@ class FamilyDescription:
         from_single_file: Pipeline class that reads the original layout; ``None``: single files are
             not supported.
         single_file_text: Prefixes of the text encoders' weights in that layout.
+        lone_transformer: Of families that are read from folders alone: beginnings of names in a
+            file of their transformer, in any layout and in diffusers' one.
         usual_vae: Hub id of a VAE for such a file without one, for messages.
         is_clip: Whether its text encoders are CLIP, so that clip_skip and several chunks are
             possible.
@@ -87,6 +89,7 @@ class FamilyDescription:
     blank: str | None = None
     from_single_file: Callable[..., Any] | None = None
     single_file_text: str = ""
+    lone_transformer: tuple[str, str] | None = None
     usual_vae: str = ""
     is_clip: bool = False
     unused_clip_layers: int = 0

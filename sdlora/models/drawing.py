@@ -14,16 +14,19 @@ class Drawing:
 
     Attributes:
         encode: Texts -> the pipeline's arguments for them (``prompt_embeds``, and what else it
-            takes), by name; ``None``: a Stable Diffusion pipeline's own way.
+            takes), by name.
+        dtype: Of the denoiser's inputs. diffusers' ``denoiser.dtype`` is that of its first weights:
+            of a quantised one's adapter, or else of a norm.
         scale: Pixels per entry of the starting noise along a side; ``None``: the pipeline's.
         side_step_px: Sides must be multiples of it, in pixels.
         guidance: Guidance scale, of which 1 is off -> the pipeline's own.
-        noise_dtype: Dtype of the starting noise; ``None``: the denoiser's.
+        noise_dtype: Dtype of the starting noise; ``None``: ``dtype``.
         vae_latents: Latents as the pipeline returns them -> input of its VAE, float32; ``None``:
             undo ``scaling_factor`` and ``shift_factor``.
     """
 
-    encode: Callable[[Sequence[str]], dict[str, Any]] | None = None
+    encode: Callable[[Sequence[str]], dict[str, Any]]
+    dtype: torch.dtype
     scale: int | None = None
     side_step_px: int = 8
     guidance: Callable[[float], float] = float

@@ -1,17 +1,18 @@
 """The interface of a family of diffusion models."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from sdlora.diffusion.noise_schedule import changed_schedule
-from sdlora.models.conditioning import Conditioning
+from sdlora.models.conditioning import Conditioning, moved
 from sdlora.models.drawing import Drawing
 from sdlora.models.tokens import Tokens, tokenize
+from sdlora.runtime.devices import send
 
 
 class Family(nn.Module, ABC):
@@ -30,6 +31,7 @@ class Family(nn.Module, ABC):
         patch_size: Side of the square of latents that is one token of the denoiser.
         noise_schedule_config: The noise schedule of training and sampling.
         max_chunks: Length of every caption, in chunks of the tokenizer's length.
+        waiting: Names of parts that lie in main memory while they are not called.
     """
 
     denoiser_name: ClassVar[str] = "unet"
@@ -47,6 +49,10 @@ class Family(nn.Module, ABC):
         self.noise_schedule_config = dict(noise_schedule_config)
         self._own_schedule_config = self.noise_schedule_config
         self.max_chunks = 1
+        self.waiting: frozenset[str] = frozenset()
+        self._called: frozenset[str] = frozenset()
+        self._device: torch.device | None = None
+        self._known: dict[bytes, Conditioning] | None = None
 
     @property
     def denoiser(self) -> Any:
@@ -131,13 +137,107 @@ class Family(nn.Module, ABC):
 
     def encode_texts(self, texts: Sequence[str]) -> dict[str, Any]:
         """Texts as arguments of the diffusers pipeline."""
-        device = next(self.denoiser.parameters()).device
-        ids = self.tokenize(texts).ids.to(device)
-        return self.prompt_arguments(self.encode_prompts(ids))
+        return self.prompt_arguments(self.known_prompts(self.tokenize(texts).ids))
+
+    def keep_prompts(self, keep: bool) -> None:
+        """Whether :meth:`known_prompts` keeps what it encodes; whatever is kept is forgotten.
+
+        Only for text encoders that do not change, in a run whose prompts all have one precision.
+        """
+        self._known = {} if keep else None
+
+    @property
+    def keeps_prompts(self) -> bool:
+        """Whether prompts that come again are encoded once."""
+        return self._known is not None
+
+    def known_prompts(self, token_ids: Tensor) -> Conditioning:
+        """:meth:`encode_prompts` of prompts that come again, encoded once if they are kept.
+
+        Kept by the whole batch, on which the last bits depend, and in main memory.
+
+        Args:
+            token_ids: As :meth:`encode_prompts` takes them, on the CPU.
+        """
+        if self._known is None:
+            with self.called(*self.text_encoders):
+                return self.encode_prompts(send(token_ids, self.device))
+        key = token_ids.numpy().tobytes()
+        if key not in self._known:
+            with torch.no_grad(), self.called(*self.text_encoders):
+                found = self.encode_prompts(send(token_ids, self.device))
+            self._known[key] = moved(found, torch.device("cpu"))
+        return moved(self._known[key], self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the computation, where parts are when they are called."""
+        found: torch.device = self._device or next(self.denoiser.parameters()).device
+        return found
+
+    def place(self, device: torch.device | None, waiting: Collection[str] = ()) -> Self:
+        """Put the model on a device, except parts that wait in main memory until they are called.
+
+        They wait until the next call of this, whatever moves the model in between. Parts move as a
+        whole and by :meth:`called` alone: accelerate's hooks, which move a part when its forward
+        runs, leave it on two devices if memory runs out in between.
+
+        Args:
+            device: The device; ``None``: main memory, as it was loaded.
+            waiting: Names of the parts that wait.
+        """
+        self._device, self.waiting = device, frozenset(waiting)
+        self._send_away(self.waiting)
+        return self.to(device or "cpu")
+
+    @contextmanager
+    def called(self, *names: str) -> Iterator[None]:
+        """Have those of the named parts on the device that wait, inside the block; may be nested.
+
+        Raises:
+            torch.OutOfMemoryError: If there is not enough memory; they wait again then.
+        """
+        coming = self.waiting.intersection(names) - self._called
+        self._called |= coming
+        try:
+            for name in coming:
+                self.get_submodule(name).to(self.device)
+            yield
+        finally:
+            self._called -= coming
+            self._send_away(coming)
+
+    @contextmanager
+    def in_main_memory(self) -> Iterator[Self]:
+        """Have all of the model in main memory, inside the block."""
+        device, waiting = self.device, self.waiting
+        self.place(torch.device("cpu"))
+        try:
+            yield self
+        finally:
+            self.place(device, waiting)
+
+    def _send_away(self, names: Collection[str]) -> None:
+        for name in names:
+            self.get_submodule(name).to("cpu")
+        if names and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast what does not wait: Lightning puts all that it is given on its device."""
+        for name, part in self.named_children():
+            if name not in self.waiting or name in self._called:
+                part._apply(fn, recurse)
+        return self
 
     def drawing(self) -> Drawing:
         """How the diffusers pipeline is called."""
-        return Drawing(encode=self.encode_texts)
+        return Drawing(encode=self.encode_texts, dtype=self.denoiser_dtype)
+
+    @property
+    def denoiser_dtype(self) -> torch.dtype:
+        """Dtype of the denoiser's inputs; here a UNet's."""
+        return input_dtype(self.denoiser)
 
     def num_tokens(self, z: Tensor) -> int:
         """Image tokens of the denoiser for latents ``[B, C, h, w]``: those of a whole picture."""
@@ -179,7 +279,7 @@ class Family(nn.Module, ABC):
 
 
 def input_dtype(unet: Any) -> torch.dtype:
-    """Input dtype of the UNet: that of its first layer.
+    """Input dtype of a UNet: that of its first layer.
 
     diffusers' ``unet.dtype`` is the same but iterates over every module: 21 ms a step for SDXL.
     """

@@ -28,6 +28,7 @@ class FlowTransformer(Family):
 
     Attributes:
         native_side_px: The side that such models draw.
+        is_distilled: Whether it says that it draws in few steps, without guidance.
     """
 
     denoiser_name = "transformer"
@@ -35,6 +36,7 @@ class FlowTransformer(Family):
     vae: Any
     text_encoder: Any
     native_side_px: ClassVar[int] = 1024
+    is_distilled: bool = False
 
     def __init__(
         self,
@@ -123,6 +125,7 @@ class FlowTransformer(Family):
         """How the pipeline is called."""
         return Drawing(
             encode=self.encode_texts,
+            dtype=self.denoiser_dtype,
             scale=self.latent_scale,
             side_step_px=self.resolution_step,
             noise_dtype=torch.float32,

@@ -70,8 +70,7 @@ class Flux2Klein(FlowTransformer):
         self, z_t: Tensor, t: Tensor, conditioning: Conditioning, sizes: Tensor | None = None
     ) -> Tensor:
         """The velocity ``eps - z_0`` at level ``t``, float32; sizes are not used."""
-        norm = self.transformer.single_transformer_blocks[0].attn.norm_q
-        dtype = norm.weight.dtype  # no Linear's, which may be held in 4 bits
+        dtype = self.denoiser_dtype
         assert isinstance(conditioning, Tensor), "all prompts have max_tokens rows"
         found = self.transformer(
             hidden_states=Flux2KleinPipeline._pack_latents(z_t.to(dtype)),
@@ -83,6 +82,13 @@ class Flux2Klein(FlowTransformer):
             return_dict=False,
         )[0]
         return found.float().transpose(1, 2).reshape(z_t.shape)
+
+    @property
+    def denoiser_dtype(self) -> torch.dtype:
+        """Dtype of the transformer: of no Linear, which may be held in 4 bits."""
+        norm = self.transformer.single_transformer_blocks[0].attn.norm_q
+        found: torch.dtype = norm.weight.dtype
+        return found
 
     def prompt_arguments(self, conditioning: Conditioning) -> dict[str, Any]:
         """The embeddings."""
@@ -100,6 +106,7 @@ class Flux2Klein(FlowTransformer):
             text_encoder=self.text_encoder,
             tokenizer=self.chat.tokenizer,
             transformer=self.transformer,
+            is_distilled=self.is_distilled,
         )
 
 
@@ -166,6 +173,7 @@ FLUX2_KLEIN = FamilyDescription(
     has_denoiser=lambda config: "timestep_guidance_channels" in config,
     pipeline="Flux2KleinPipeline",
     hub_tag="flux2-klein",
+    lone_transformer=("single_stream_modulation.", "single_stream_modulation.linear."),
     side_step_px=16,
     max_tokens=MAX_TOKENS,
     is_flow=True,

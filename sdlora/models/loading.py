@@ -1,6 +1,6 @@
 """Loading of the parts of a base model."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +8,16 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from sdlora.models.base_folder import check_folder, is_distilled
 from sdlora.models.base_noise import noise_schedule_config
+from sdlora.models.checkpoint_file import HALVES, read_header
 from sdlora.models.description import FamilyDescription
 from sdlora.models.families import description_of, families
 from sdlora.models.family import Family
+from sdlora.models.flow_transformer import FlowTransformer
 from sdlora.models.source import (
     ModelError,
     ModelSource,
-    check_folder,
     part_config,
     part_folder,
     resolve,
@@ -23,12 +25,14 @@ from sdlora.models.source import (
 from sdlora.weights.soundness import fault
 
 
-def load_family(source: ModelSource, seed: int) -> Family:
+def load_family(source: ModelSource, seed: int, needed: Collection[str] | None = None) -> Family:
     """Load a base model.
 
     Args:
         source: Location and precision.
         seed: Seed of parts with random weights.
+        needed: Parts that are needed; the others have no weights (torch's meta device).
+            ``None``: all.
 
     Raises:
         ConfigError: If the family is unknown.
@@ -38,17 +42,23 @@ def load_family(source: ModelSource, seed: int) -> Family:
     folder = resolve(source)
     check_folder(folder, source)
     parts: dict[str, Any] = {
-        name: _load_part(name, folder, source, seed) for name in description.parts
+        name: _load_part(name, folder, source, seed)
+        if needed is None or name in needed
+        else empty_part(name, source)
+        for name in description.parts
     }
     _check_kind(source, parts, description)
     tokenizers = load_tokenizers(folder, source.family)
     given: dict[str, Any] = {"clip_skip": source.clip_skip} if description.is_clip else {}
-    return description.make(
+    family = description.make(
         **parts,
         **dict(zip(description.tokenizers, tokenizers, strict=True)),
         noise_schedule_config=noise_schedule_config(source),
         **given,
     )
+    if isinstance(family, FlowTransformer):
+        family.is_distilled = is_distilled(folder)
+    return family
 
 
 def load_tokenizers(folder: Path, family: str) -> list[Any]:
@@ -88,6 +98,16 @@ def empty_part(name: str, source: ModelSource) -> nn.Module:
         return _from_config(name, folder, source)
 
 
+def check_parts(source: ModelSource) -> None:
+    """Refuse models of another family, and parts whose shapes do not match; reads no weight.
+
+    Raises:
+        ModelError: Naming what does not match.
+    """
+    description = description_of(source.family)
+    _check_kind(source, {part: empty_part(part, source) for part in description.parts}, description)
+
+
 def _check_kind(
     source: ModelSource, parts: Mapping[str, Any], description: FamilyDescription
 ) -> None:
@@ -124,7 +144,7 @@ def _load_part(name: str, folder: Path, source: ModelSource, seed: int) -> nn.Mo
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            **{argument: torch.float32 if name in source.trained else frozen},
+            **{argument: torch.float32 if name in source.trained else frozen or file_dtype(place)},
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         faults = {path.name: fault(path) for path in sorted(place.glob("*.safetensors"))}
@@ -137,6 +157,13 @@ def _load_part(name: str, folder: Path, source: ModelSource, seed: int) -> nn.Mo
             f"{where}: its files lack {len(keys)} weights ({', '.join(keys[:3])}); fetch it again"
         )
     return part
+
+
+def file_dtype(place: Path) -> torch.dtype:
+    """The dtype of a part's weights in its files; float32 where there are several."""
+    files = sorted(place.glob("*.safetensors"))
+    kinds = {kind for file in files[:1] for kind in read_header(file).dtypes.values()}
+    return HALVES.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32
 
 
 def _random_part(name: str, folder: Path, source: ModelSource, seed: int) -> nn.Module:

@@ -1,12 +1,9 @@
-"""Memory and speed of a model: layout, gradient checkpointing, compilation, offloading."""
+"""Memory and speed of a model: layout, gradient checkpointing, compilation."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
-from torch import nn
 
 from sdlora.config.trainer import TrainerConfig
 from sdlora.models.family import Family
@@ -61,41 +58,3 @@ def keep_activations(family: Family) -> None:
         if text_encoder.is_activation_checkpointing:
             text_encoder.activation_checkpointing_disable()
             text_encoder.disable_input_require_grads()  # which the library forgets at times
-
-
-class Offload:
-    """Parts that are kept in main memory while they are not used.
-
-    Callers use :meth:`called`, so that parts move as a whole and never within a step. accelerate's
-    hooks, which move a part when it is called, leave it on two devices if memory runs out in
-    between.
-
-    Args:
-        parts: Parts that no training step calls.
-        device: Device of the computation.
-    """
-
-    def __init__(self, parts: Sequence[nn.Module], device: torch.device) -> None:
-        self._parts = parts
-        self._device = device
-
-    @contextmanager
-    def called(self) -> Iterator[None]:
-        """Move the parts to the device, inside the block.
-
-        Raises:
-            torch.OutOfMemoryError: If there is not enough memory; they are moved back then, too.
-        """
-        try:
-            for part in self._parts:
-                part.to(self._device)
-            yield
-        finally:
-            self.send_away()
-
-    def send_away(self) -> None:
-        """Move the parts to main memory, and free their memory on the device."""
-        for part in self._parts:
-            part.to("cpu")
-        if self._parts and torch.cuda.is_available():
-            torch.cuda.empty_cache()

@@ -1,5 +1,6 @@
 """Quantisation of the Linear layers of a frozen part, by bitsandbytes."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,10 +25,25 @@ def quantise(module: nn.Module, kind: str) -> None:
     """
     import bitsandbytes.nn as bits
 
+    weights = [each.weight for each in module.modules() if type(each) is nn.Linear]
+    if weights:
+        module.register_forward_pre_hook(partial(_in_dtype, weights[0].dtype), with_kwargs=True)
     for parent in list(module.modules()):
         for name, layer in list(parent.named_children()):
             if type(layer) is nn.Linear:
                 setattr(parent, name, _packed(layer, kind, bits))
+
+
+def _in_dtype(
+    dtype: torch.dtype, module: nn.Module, args: Any, kwargs: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Inputs in the former dtype of the weights.
+
+    Pipelines of transformers cast them to ``module.dtype``, diffusers' first floating weight, which
+    in a quantised part can be an adapter's float32; all of the network would follow it.
+    """
+    states = kwargs.get("hidden_states")
+    return args, kwargs if states is None else {**kwargs, "hidden_states": states.to(dtype)}
 
 
 def saved_bytes(module: nn.Module) -> int:

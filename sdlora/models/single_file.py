@@ -17,18 +17,18 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from diffusers.loaders.single_file_utils import SingleFileComponentError
+from diffusers.loaders.single_file_utils import (
+    SingleFileComponentError,
+    convert_ldm_vae_checkpoint,
+)
 from diffusers.utils import logging as diffusers_logging
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
-from sdlora.models.checkpoint_file import CheckpointHeader, SingleFileError, read_header
+from sdlora.models.checkpoint_file import HALVES, CheckpointHeader, SingleFileError, read_header
 from sdlora.models.checkpoint_kind import VAE, check_kind
 from sdlora.models.families import description_of
 from sdlora.runtime.files import file_mark, user_cache_folder, whole_folder, write_text
-
-_HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
-"""Names of half precision dtypes in safetensors."""
 
 _MISFITS = (OSError, ValueError, KeyError, AttributeError, RuntimeError)
 """Errors of diffusers for unexpected names, shapes or configs."""
@@ -107,25 +107,44 @@ def _add_vae_config(folder: Path, configs: Path) -> None:
     write_text(folder / "model_index.json", json.dumps(index | {"vae": named["vae"]}, indent=2))
 
 
-def converted_vae(file: Path, base: Path) -> Path:
+def converted_vae(file: Path, base: Path, kind: Any = AutoencoderKL) -> Path:
     """The converted folder of a VAE in one file, alone or in a checkpoint.
 
     Args:
         file: A ``.safetensors`` file with the original code's names.
         base: The model that uses it, in the diffusers layout; the config of its own VAE gives the
             shape.
+        kind: Its class.
 
     Raises:
         SingleFileError: If it is missing, pickle, damaged, or has another shape.
     """
     settings = {"config": str(base), "subfolder": "vae", **_how(read_header(file).dtypes)}
     load = partial(AutoencoderKL.from_single_file, str(file), **settings)
+    if kind is not AutoencoderKL:  # whose classes diffusers does not convert by itself
+        load = partial(_converted_of, kind, file, base, settings["torch_dtype"])
 
     def write(folder: Path) -> None:
         with _quiet():
             _load(load).save_pretrained(folder, safe_serialization=True)
 
     return _converted(file, "vae", str(base / "vae"), write)
+
+
+def _converted_of(kind: Any, file: Path, base: Path, dtype: torch.dtype) -> Any:
+    """A VAE with the blocks of ``AutoencoderKL`` and further entries of its own, such as ``bn``."""
+    config = kind.load_config(base, subfolder="vae")
+    weights = load_file(file)
+    found = weights
+    if not any("down_blocks." in name for name in weights):
+        found = convert_ldm_vae_checkpoint(dict(weights), config)
+        found |= {name: value for name, value in weights.items() if name.startswith("bn.")}
+    model = kind.from_config(config).to(dtype)
+    missing, others = model.load_state_dict(found, strict=False)
+    wrong = [*others, *(name for name in missing if not name.endswith("num_batches_tracked"))]
+    if wrong:
+        raise ValueError(f"{len(wrong)} names of weights do not fit, such as {wrong[0]}")
+    return model
 
 
 def _how(dtypes: Mapping[str, str]) -> dict[str, Any]:
@@ -135,7 +154,7 @@ def _how(dtypes: Mapping[str, str]) -> dict[str, Any]:
         dtype for name, dtype in weights.items() if "." in name and not dtype.startswith(("I", "U"))
     }
     only = precisions.pop() if len(precisions) == 1 else "F32"
-    return {"torch_dtype": _HALVES.get(only, torch.float32), "local_files_only": True}
+    return {"torch_dtype": HALVES.get(only, torch.float32), "local_files_only": True}
 
 
 @contextmanager

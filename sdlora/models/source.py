@@ -1,7 +1,6 @@
 """The source of a base model: location, download, completeness; reads no weight."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +9,18 @@ from typing import Any
 import torch
 
 from sdlora.models.checkpoint_file import ENDINGS, SingleFileError, read_header
-from sdlora.models.checkpoint_kind import check_folder_kind
-from sdlora.models.families import description_of, families
+from sdlora.models.families import description_of
 from sdlora.models.noise_markers import believed, file_markers
 from sdlora.models.single_file import converted_model, converted_vae
 from sdlora.runtime.places import ASSETS, EMBEDDED
 from sdlora.runtime.progress import Progress
-from sdlora.weights.hub_models import CONFIGS, PIPELINE, HubModel, cached_folder, model_fault
+from sdlora.weights.hub_models import (
+    CONFIGS,
+    PIPELINE,
+    HubModel,
+    cached_folder,
+    model_fault,
+)
 
 
 def weights_stem(part: str) -> str:
@@ -39,7 +43,7 @@ class ModelSource:
         family: ``model.family``: the name of a built-in one, or of one that a package adds.
         revision: Hub branch, tag or commit; ``None`` for the default branch.
         variant: Weight file variant, e.g. ``"fp16"``.
-        frozen_dtype: Precision in which weights that do not train are kept.
+        frozen_dtype: Precision in which weights that do not train are kept; ``None``: their files'.
         trained: Parts whose own weights train; they are kept in float32.
         scratch: Parts that start from random weights instead of the files'.
         clip_skip: Last text-encoder layers to leave out.
@@ -56,7 +60,7 @@ class ModelSource:
     config: str | None = None
     revision: str | None = None
     variant: str | None = None
-    frozen_dtype: torch.dtype = torch.float32
+    frozen_dtype: torch.dtype | None = torch.float32
     trained: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
     clip_skip: int = 0
@@ -93,7 +97,7 @@ def part_folder(part: str, base: Path, source: ModelSource) -> Path:
     file = Path(source.vae).expanduser()
     if file.suffix in ENDINGS and not file.is_dir():
         try:
-            return converted_vae(file, base)
+            return converted_vae(file, base, description_of(source.family).parts["vae"])
         except SingleFileError as error:
             raise ModelError(f"model.vae={source.vae}: {error}") from error
     own = resolve(ModelSource(source.vae, revision=None), key="model.vae")
@@ -201,27 +205,6 @@ def _config_folder(source: ModelSource) -> Path:
     return folder
 
 
-def check_folder(folder: Path, source: ModelSource) -> None:
-    """Raise an error naming the first missing file of a whole pipeline."""
-    description = description_of(source.family)
-    if "vae" in description.parts:
-        try:
-            check_folder_kind(folder, description.denoiser)
-        except SingleFileError as error:
-            raise ModelError(f"model.path={source.path}: {error}") from error
-    missing = missing_file(folder, source)
-    if missing:
-        raise ModelError(
-            f"model.path={source.path}: {missing} is missing in {folder}; the folder must be a "
-            "whole pipeline in the diffusers layout (half a download? fetch it again)"
-        )
-    for part in description.parts:
-        _check_part(part, folder, source)
-    _check_transformer(folder, source)
-    if not description.tokenizers:
-        _require_unconditional(folder, source)
-
-
 def missing_file(folder: Path, source: ModelSource) -> str | None:
     """Name of the first missing file of a whole pipeline, except weights and their configs."""
     wanted = ["model_index.json", inside("scheduler/scheduler_config.json", folder, source)]
@@ -233,75 +216,6 @@ def missing_file(folder: Path, source: ModelSource) -> str | None:
         if whole is None or not (folder / tokenizer / whole).is_file():
             wanted += [f"{tokenizer}/{name}" for name in names.values()]
     return next((name for name in wanted if not (folder / name).is_file()), None)
-
-
-def _check_transformer(folder: Path, source: ModelSource) -> None:
-    """Refuse the transformer of another family, whose folders have the same names."""
-    description = description_of(source.family)
-    denoiser = description.denoiser
-    wanted, found = description.parts[denoiser].__name__, None
-    if not description.is_flow:
-        return
-    found = part_config(denoiser, folder, source).get("_class_name", wanted)
-    if found == wanted:
-        return
-    others = [each for each in families().values() if denoiser in each.parts]
-    same = [each for each in others if each.parts[denoiser].__name__ == found]
-    remedy = f"set model.family={same[0].name}" if same else "choose another model"
-    raise ModelError(
-        f"model.path={source.path}: its {denoiser} is a {found}, no {description.kind}; {remedy}"
-    )
-
-
-def _require_unconditional(folder: Path, source: ModelSource) -> None:
-    """Refuse a pipeline with further parts, such as a VAE or text encoders."""
-    description = description_of(source.family)
-    index = json.loads((folder / "model_index.json").read_text("utf-8"))
-    there = {name for name, kind in index.items() if isinstance(kind, list) and kind[0]}
-    if others := there - {description.denoiser, "scheduler"}:
-        raise ModelError(
-            f"model.path={source.path}: has {', '.join(sorted(others))}, too: no "
-            f"{description.kind}; choose its own model.family, or another model"
-        )
-
-
-def _check_part(part: str, folder: Path, source: ModelSource) -> None:
-    own = part == "vae" and source.vae is not None
-    where = f"model.vae={source.vae}:" if own else f"model.path={source.path}: {part}/"
-    place = part_folder(part, folder, source)
-    if not (place / "config.json").is_file():
-        raise ModelError(f"{where}config.json is missing in {place.parent}; fetch the model again")
-    if part in source.scratch:
-        return
-    variant = None if own else source.variant
-    stem = weights_stem(part) + (f".{variant}" if variant else "")
-    names = [path.name for path in place.glob(f"{weights_stem(part)}*.safetensors")]
-    shard = re.compile(rf"{re.escape(weights_stem(part))}.*-\d+-of-\d+.*\.safetensors")
-    if any(name == f"{stem}.safetensors" or shard.fullmatch(name) for name in names):
-        return
-    if any(place.glob("*.bin")):
-        key, kind = ("vae", "AutoencoderKL") if own else ("path", "DiffusionPipeline")
-        here = place if own else place.parent
-        raise ModelError(
-            f"{where.removesuffix('/')} has only .bin weights, which are pickle and can run code; "
-            f"convert them, and use model.{key}={here}_safe:\n"
-            f'python -c "from diffusers import {kind} as P; '
-            f"P.from_pretrained(r'{here}').save_pretrained(r'{here}_safe')\""
-        )
-    there = f" (there is {', '.join(sorted(names))})" if names else ""
-    variants = sorted(weight_kinds(part, place))
-    way = " or ".join(f"model.variant={each or 'null'}" for each in variants) or "model.variant"
-    raise ModelError(
-        f"{where}{stem}.safetensors is missing in {place.parent}{there}; fetch it, or set {way}"
-    )
-
-
-def weight_kinds(part: str, place: Path) -> set[str]:
-    """The variants of a part's weights in its folder, such as ``fp16``; ``""`` is none."""
-    stem = weights_stem(part)
-    rests = [path.name.removeprefix(stem) for path in place.glob(f"{stem}*.safetensors")]
-    kinds = (rest.removesuffix(".safetensors").partition("-")[0].strip(".") for rest in rests)
-    return set(kinds)
 
 
 def _fetch(source: ModelSource, key: str, weights: bool) -> Path:

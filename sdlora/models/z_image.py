@@ -58,11 +58,17 @@ class ZImage(FlowTransformer):
         self, z_t: Tensor, t: Tensor, conditioning: Conditioning, sizes: Tensor | None = None
     ) -> Tensor:
         """The velocity ``eps - z_0`` at level ``t``, float32; sizes are not used."""
-        dtype = self.transformer.x_pad_token.dtype
+        dtype = self.denoiser_dtype
         latents = list(z_t.to(dtype)[:, :, None])  # of each picture [C, 1, h, w]
         captions = [prompt.to(dtype) for prompt in conditioning]
         found = self.transformer(latents, 1 - t, captions, return_dict=False)[0]
         return -torch.stack([each.float() for each in found])[:, :, 0]
+
+    @property
+    def denoiser_dtype(self) -> torch.dtype:
+        """Dtype of the transformer: of no Linear, which may be held in 4 bits."""
+        found: torch.dtype = self.transformer.x_pad_token.dtype
+        return found
 
     def prompt_arguments(self, conditioning: Conditioning) -> dict[str, Any]:
         """The embeddings, one tensor for each prompt."""
@@ -136,6 +142,7 @@ Z_IMAGE = FamilyDescription(
     has_denoiser=lambda config: "cap_feat_dim" in config,
     pipeline="ZImagePipeline",
     hub_tag="z-image",
+    lone_transformer=("cap_pad_token", "all_x_embedder."),
     side_step_px=16,
     max_tokens=MAX_TOKENS,
     is_flow=True,

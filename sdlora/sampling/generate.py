@@ -1,7 +1,7 @@
 """Batched drawing of prompts by a pipeline, with one random generator for each (prompt, seed)."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,6 @@ from sdlora.sampling.samplers import find_sampler, prepared, without_text_encode
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
-
-AS_A_UNET = Drawing()
-"""The call of a Stable Diffusion pipeline, or one without a VAE."""
 
 TILED_FROM = 192
 """Latents with a longer side (1536 pixels of Stable Diffusion) are decoded in tiles: in one piece
@@ -46,9 +43,9 @@ def generate(
     config: SamplingConfig,
     resolution: int,
     *,
+    drawing: Drawing,
     progress: Progress | None = None,
     lora_scale: float = 1.0,
-    drawing: Drawing = AS_A_UNET,
 ) -> list[Image.Image]:
     """Draw one picture for each prompt.
 
@@ -64,9 +61,9 @@ def generate(
         config: Sampler, steps, guidance (<= 1 switches it off), negative prompt, and batch size,
             which is halved with a warning when memory runs out.
         resolution: Side of the square pictures in pixels; a multiple of 8, if there is a VAE.
+        drawing: How the family's pipeline is called.
         progress: Shows a bar of the pictures; a half denoised one counts half.
         lora_scale: Factor on the strength of every adapter; 0 is the base model.
-        drawing: How the family's pipeline is called.
 
     Returns:
         RGB pictures in the order of ``prompts``.
@@ -101,6 +98,15 @@ def generate(
     finally:
         progress.remove(bar)
     return pictures
+
+
+def text_batches(prompts: Sequence[Prompt], config: SamplingConfig) -> Iterator[list[str]]:
+    """The texts that :func:`generate` encodes together, of prompts and of the negative prompt."""
+    for start in range(0, len(prompts), config.batch_size):
+        texts = [prompt.text for prompt in prompts[start : start + config.batch_size]]
+        yield texts
+        if config.guidance_scale > 1.0:
+            yield [config.negative_prompt] * len(texts)
 
 
 def _check_resolution(pipeline: Any, resolution: int, drawing: Drawing) -> None:
@@ -157,7 +163,8 @@ def _draw(
     if not hasattr(pipeline, "vae"):
         pixels = denoised(pipeline, noise, generators, config.num_steps, report)
         return [to_picture(each, str(prompt)) for each, prompt in zip(pixels, batch, strict=True)]
-    embeddings = _prompt_arguments(pipeline, [prompt.text for prompt in batch], config, drawing)
+    texts = [prompt.text for prompt in batch]
+    embeddings = _prompt_arguments(texts, config, drawing, denoiser.device)
 
     def on_step_end(pipe: Any, index: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         report(index + 1, pipe.num_timesteps)
@@ -166,9 +173,7 @@ def _draw(
     with without_text_encoders(pipeline):
         latents = pipeline(
             **embeddings,
-            latents=noise.to(
-                denoiser.device, drawing.noise_dtype or denoiser.dtype
-            ),  # [B, C, h, w]
+            latents=noise.to(denoiser.device, drawing.noise_dtype or drawing.dtype),  # [B, C, h, w]
             generator=generators,
             num_inference_steps=config.num_steps,
             guidance_scale=drawing.guidance(config.guidance_scale),
@@ -181,23 +186,14 @@ def _draw(
 
 
 def _prompt_arguments(
-    pipeline: Any, texts: list[str], config: SamplingConfig, drawing: Drawing
+    texts: list[str], config: SamplingConfig, drawing: Drawing, device: torch.device
 ) -> dict[str, Any]:
     """The pipeline's arguments for prompts and, with guidance, for the negative prompt."""
-    denoiser = _denoiser(pipeline)
-    guided = config.guidance_scale > 1.0
-    negatives = [config.negative_prompt] * len(texts)
-    if drawing.encode is None:
-        positive, negative = pipeline.encode_prompt(texts, denoiser.device, 1, guided, negatives)
-        embeddings = {"prompt_embeds": positive}
-        if guided:
-            embeddings["negative_prompt_embeds"] = negative
-    else:
-        embeddings = drawing.encode(texts)
-        if guided:
-            against = drawing.encode(negatives)
-            embeddings |= {f"negative_{name}": value for name, value in against.items()}
-    where = (denoiser.device, denoiser.dtype)
+    embeddings = drawing.encode(texts)
+    if config.guidance_scale > 1.0:
+        against = drawing.encode([config.negative_prompt] * len(texts))
+        embeddings |= {f"negative_{name}": value for name, value in against.items()}
+    where = (device, drawing.dtype)
     return {
         name: value.to(*where) if isinstance(value, Tensor) else [each.to(*where) for each in value]
         for name, value in embeddings.items()

@@ -98,13 +98,19 @@ class DiffusionModule(lightning.LightningModule):
         self, token_ids: Tensor, z_t: Tensor, t: Tensor, sizes: Tensor | None = None
     ) -> Tensor:
         """Loss of the adapted model against the bare base on the class prompt; a scalar."""
-        ids = send(token_ids, z_t.device)
         with torch.no_grad(), disabled(*self.family.parts.values()):
-            prompt = repeated(self.family.encode_prompts(ids), len(z_t))
+            prompt = repeated(self.family.known_prompts(token_ids), len(z_t))
             target = self.family.denoise(z_t, t, prompt, sizes)
         with torch.set_grad_enabled(self._trains_text):
-            prompt = repeated(self.family.encode_prompts(ids), len(z_t))
+            prompt = repeated(self.family.known_prompts(token_ids), len(z_t))
         return self.objective.loss(self.family.denoise(z_t, t, prompt, sizes), target, t)
+
+    def encode_prompts(self, precision: torch.dtype) -> None:
+        """Encode the teacher's prompt as the steps will, where the model keeps it."""
+        if self.teacher is not None:
+            device = self.family.device
+            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                self.family.known_prompts(self.teacher.token_ids)
 
     def latents(self, batch: Batch) -> Tensor:
         """Scaled latents, sampled from the posterior; ``[B, C, h, w]``, float32."""

@@ -66,6 +66,17 @@ class ValidationLoss:
         self._seed = seed
         self._precision = precision
 
+    def encode_prompts(self) -> None:
+        """Encode all captions as :meth:`compute` will, where the model keeps them."""
+        with self._in_precision():
+            for pictures in (self._held_out, self._training):
+                for ids in pictures.token_ids.split(1):
+                    self._family.known_prompts(ids)
+
+    def _in_precision(self) -> torch.autocast:
+        low = self._precision != torch.float32
+        return torch.autocast(self._family.device.type, dtype=self._precision, enabled=low)
+
     def compute(self) -> dict[str, float]:
         """The losses of the current weights; the training's random state is not changed.
 
@@ -84,12 +95,11 @@ class ValidationLoss:
     @torch.no_grad()
     def _quarters(self, pictures: FixedSet) -> Tensor:
         """Mean loss in each quarter of the timesteps, ``[4]``, float64."""
-        device = next(self._family.denoiser.parameters()).device
-        low = self._precision != torch.float32
+        device = self._family.device
         losses = torch.zeros(len(pictures.moments), NUM_BINS, dtype=torch.float64)
-        with torch.autocast(device.type, dtype=self._precision, enabled=low):
+        with self._in_precision():
             for number, moments in enumerate(pictures.moments):
-                ids = pictures.token_ids[number : number + 1].to(device)
+                ids = pictures.token_ids[number : number + 1]
                 sizes = pictures.sizes[number : number + 1].to(device)
                 losses[number] = self._errors(number, moments.to(device), ids, sizes).double().cpu()
         return losses.mean(dim=0)
@@ -104,7 +114,7 @@ class ValidationLoss:
         z_0 = self._family.latents(moments[None], mean)
         z_0 = z_0.expand(NUM_BINS, -1, -1, -1)
         eps = normal(z_0.shape[1:], self._seed, "val/noise", index).to(moments.device)
-        prompt = repeated(self._family.encode_prompts(token_ids), NUM_BINS)
+        prompt = repeated(self._family.known_prompts(token_ids), NUM_BINS)
         same_sizes = sizes.expand(NUM_BINS, -1)
         prediction = self._family.denoise(noise.add(z_0, eps, t), t, prompt, same_sizes)
         return per_sample_error(prediction, self._objective.target(z_0, eps, t))

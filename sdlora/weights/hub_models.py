@@ -23,6 +23,7 @@ _UNUSED = {"safety_checker", "feature_extractor", "image_encoder"}
 _WEIGHTLESS = ("scheduler", "tokenizer")
 """Beginnings of the names of parts without weights."""
 
+_SHARD = re.compile(r"-\d+-of-(?P<count>\d+)(?=\.)")
 _OF_SHARD = r"(?:-\d+-of-\d+)?"
 
 
@@ -163,10 +164,23 @@ def _weights_in(
     pickled = [base for base in here if base.endswith(".bin")]
     if not found and may_be_pickle and "pytorch_model.bin" in pickled:
         return [here["pytorch_model.bin"]]
+    if lacking := missing_shards(found):
+        raise HubError(f"lacks {lacking[0]} of the parts of its weights; fetch it again")
     if not found:
         wanted = f"{place}/{stem}{'' if variant is None else '.' + variant}.safetensors"
         raise HubError(f"has no {wanted.lstrip('/')}{_beside(here, bool(pickled))}")
     return found
+
+
+def missing_shards(names: Collection[str]) -> list[str]:
+    """Files of weights in several files that are not among ``names``, which count their parts."""
+    lacking = set()
+    for name in names:
+        if shard := _SHARD.search(name):
+            begin, end, count = name[: shard.start()], name[shard.end() :], shard["count"]
+            numbers = (f"{number:0{len(count)}}" for number in range(1, int(count) + 1))
+            lacking |= {f"{begin}-{number}-of-{count}{end}" for number in numbers} - set(names)
+    return sorted(lacking)
 
 
 def _beside(here: Collection[str], is_pickled: bool) -> str:

@@ -307,7 +307,9 @@ def test_class_pictures_are_drawn_and_train_along(
         "trainer.max_steps=2",
         f"hydra.run.dir={tmp_path}",
     )
-    assert "the base draws 2 class pictures into" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert told.count("memory: about") == 1
+    assert 0 < told.index("memory: about") < told.index("the base draws 2 class pictures into")
     assert len(list((tmp_path / "class_pictures").glob("*.png"))) == 2
     sheet = json.loads((tmp_path / "dataset.json").read_text("utf-8"))
     kinds = [(item["caption"], item["loss_weight"], item["repeats"]) for item in sheet["pictures"]]

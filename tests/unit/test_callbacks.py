@@ -24,7 +24,6 @@ from sdlora.evaluation.evaluated import Evaluation
 from sdlora.evaluation.evaluator import Evaluator
 from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.selection import Rule
-from sdlora.models.memory import Offload
 from sdlora.models.sd import StableDiffusion
 from sdlora.runs.best import BestAdapter, read_best
 from sdlora.runs.checkpoints import newest_valid, problem_of, step_folder, steps_on_disk
@@ -416,62 +415,6 @@ class Drawer:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-class Part(nn.Module):
-    """Remembers where it was put."""
-
-    place = "gpu"
-
-    def to(self, device: Any) -> "Part":  # type: ignore[override]
-        self.place = device
-        return self
-
-
-class DrawerWith(Drawer):
-    """Notes where a part is whenever something is drawn."""
-
-    def __init__(self, module: DiffusionModule, part: Part) -> None:
-        super().__init__(module)
-        self.part = part
-        self.places: list[str] = []
-
-    def draw_base(self) -> Evaluation:
-        self.places.append(self.part.place)
-        return super().draw_base()
-
-    def draw(self, preview: bool = False) -> Evaluation:
-        self.places.append(self.part.place)
-        return super().draw(preview)
-
-
-class InSteps(Callback):
-    """Notes where a part is before each step."""
-
-    def __init__(self, part: Part) -> None:
-        self.part = part
-        self.places: list[str] = []
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        self.places.append(self.part.place)
-
-
-def test_what_can_wait_is_there_to_draw_and_away_in_steps(
-    family: StableDiffusion, tmp_path: Path
-) -> None:
-    module, part = diffusion_module(adapted(family)), Part()
-    drawer, in_steps = DrawerWith(module, part), InSteps(part)
-    evaluate = Evaluate(
-        cast(Evaluator, drawer),
-        pictures_every_n_steps=1,
-        scores_every_n_steps=2,
-        folder=tmp_path,
-        offload=Offload([part], cast(torch.device, "gpu")),
-    )
-    trainer(tmp_path, 3, [evaluate, in_steps]).fit(module, datamodule=Stream())
-    assert in_steps.places == ["cpu"] * 3
-    assert drawer.places == ["gpu"] * 6  # the base and the adapter, each time
-    assert part.place == "cpu"
 
 
 def test_pictures_and_scores_come_on_time(family: StableDiffusion, tmp_path: Path) -> None:

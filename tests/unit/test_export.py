@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from sdlora.adapters.lora import lora_parameters
 from sdlora.adapters.spec import LoraError
+from sdlora.export import float32_layers, proof
 from sdlora.export.layouts import export_lora, export_pipeline
 from sdlora.export.proof import ExportError, prove_export
 from sdlora.models.sd import SD
@@ -178,6 +179,39 @@ def test_over_a_16_bit_base(dtype: torch.dtype, tmp_path: Path, fresh) -> None:
     assert unet.training
     after = unet.state_dict()  # the proof looked at it in float32 and put it back
     assert all(v.dtype == after[k].dtype and torch.equal(v, after[k]) for k, v in before.items())
+
+
+def test_one_copy_of_the_base_serves_all_layouts_layer_by_layer(
+    tmp_path: Path, fresh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its own dtype: no more than one layer has float32 weights, and the result is the same."""
+    unet = with_lora(tiny_unet().to(torch.bfloat16), "unet", ATTENTION)
+    folder, parts = tmp_path / "lora", both(unet, tiny_text_encoder())
+    export_lora(folder, parts=parts, names=SD.trainable, metadata={}, name="face")
+    loaded, wide, widen = [], [], float32_layers._widen
+
+    def counted():
+        loaded.append(fresh(torch.bfloat16))
+        return loaded[-1]
+
+    def watched(kept, module, args, kwargs):
+        found = widen(kept, module, args, kwargs)
+        frozen = {id(tensor) for tensor, _ in kept}
+        for model in (unet, *(pipeline.unet for pipeline in loaded)):
+            others = [p for n, p in model.named_parameters() if "lora_" not in n]
+            wide.append(sum(p.dtype == torch.float32 and id(p) not in frozen for p in others))
+        return found
+
+    monkeypatch.setattr(float32_layers, "_widen", watched)
+    assert max(prove_export(folder, counted, parts).values()) <= ROUNDED
+    assert len(loaded) == 1
+    assert max(wide) == 0
+    assert all(p.dtype == torch.bfloat16 for p in loaded[0].unet.parameters())
+    exact = {name: value.float() for name, value in unet.state_dict().items()}
+    in_float32 = with_lora(tiny_unet(), "unet", ATTENTION)
+    in_float32.load_state_dict(exact)
+    (whole,) = proof.outputs({"unet": in_float32}).values()
+    assert torch.equal(proof.outputs({"unet": unet})["unet"], whole)
 
 
 def test_a_file_that_lost_something_is_found(tmp_path: Path, fresh) -> None:

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from sdlora.adapters.file_content import refuse_other_family
@@ -40,6 +41,7 @@ from sdlora.evaluation.scoring import KnownPictures, Pictures, Scorer
 from sdlora.models.base_noise import base_noise
 from sdlora.models.families import description_of
 from sdlora.models.family import Family
+from sdlora.models.loading import check_parts
 from sdlora.reports.page import write_html_report
 from sdlora.runs.nearest import write_nearest
 from sdlora.runs.report import REPORT, write_report
@@ -100,6 +102,7 @@ def _of_loras(
     prior = prior_prompts(config.sampling, config.evaluation, inputs.captions)
     # merged weights are those of the base as it is
     base = replace(inputs.model, quantise=None) if config.merge else inputs.model
+    check_parts(base_model.model_source(base))
     family = base_model.load(base, None, config.precision, seed=0)
     if config.run is not None:
         _as_trained(family, Path(config.run))
@@ -109,7 +112,6 @@ def _of_loras(
                 progress.print(
                     f"warning: {embeddings} is left out: new words are supported with run= only"
                 )
-    family.to(compute_device(config.accelerator))
     evaluator = Evaluator(
         family=family,
         sampling=config.sampling,
@@ -120,11 +122,24 @@ def _of_loras(
         scorer=scorer,
         progress=progress,
     )
+    _place(evaluator, compute_device(config.accelerator), inputs.model.family)
     rows = {"base": evaluator.draw_base()}
     for lora in progress.track(inputs.loras, "LoRAs"):
         with _applied(family, inputs.model.family, lora, config, progress) as scale:
             rows[lora.label] = evaluator.draw(lora_scale=scale)
     return rows
+
+
+def _place(evaluator: Evaluator, device: torch.device, model: str) -> None:
+    """Put the model on the device; text encoders that no LoRA changes encode all prompts before."""
+    family = evaluator.family
+    if description_of(model).trainable_encoders or not family.text_encoders:
+        family.place(device)
+        return
+    family.keep_prompts(True)
+    family.place(device, [name for name, _ in family.named_children()])
+    evaluator.encode_prompts()
+    family.place(device, family.text_encoders)
 
 
 def _as_trained(family: Family, run: Path) -> None:

@@ -116,7 +116,11 @@ def _merge(one: argparse.ArgumentParser) -> None:
         required=True,
         help="a folder (diffusers), or FILE.safetensors (the original layout, for ComfyUI, A1111)",
     )
-    one.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp16")
+    one.add_argument(
+        "--dtype",
+        choices=("fp32", "fp16", "bf16"),
+        help="of the written weights: fp16; of Z-Image and FLUX.2 klein bf16",
+    )
     _base(one, "", required=True)
     _skip_unknown(one)
     _overwrite(one)

@@ -3,8 +3,9 @@
 import json
 import re
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import yaml
 from omegaconf import OmegaConf
@@ -18,7 +19,7 @@ from sdlora.models.checkpoint_file import read_header
 from sdlora.models.checkpoint_kind import family_of_file
 from sdlora.models.families import families
 from sdlora.models.family import Family
-from sdlora.models.loading import load_family
+from sdlora.models.loading import check_parts, load_family
 from sdlora.models.source import ModelError, ModelSource, resolve, single_file
 from sdlora.runtime.places import CONF
 
@@ -63,11 +64,20 @@ def base_source(options: Namespace, option: str = "--base") -> ModelSource:
 
 
 def fresh_base(source: ModelSource, option: str = "--base") -> FreshBase:
-    """A function that loads the base at each call, in float32."""
+    """A function that loads the base at each call."""
 
-    def load() -> Family:
+    is_checked = False
+
+    def load(parts: Collection[str] = (), *, whole: bool = False) -> Family:
+        nonlocal is_checked
+        of_files = replace(source, frozen_dtype=None, vae_dtype=None, trained=tuple(parts))
         with words_of(option):
-            return load_family(source, 0)
+            if not is_checked:
+                check_parts(source)
+                is_checked = True
+            if not parts:
+                return load_family(source, 0)
+            return load_family(of_files, 0, None if whole else parts)
 
     return load
 

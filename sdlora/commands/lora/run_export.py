@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from sdlora.adapters.formats import apply_lora, read_lora
+from sdlora.adapters.formats import apply_lora, read_lora, remove_lora
 from sdlora.assembly import base_model
 from sdlora.cli.composition import schema_node, to_typed
 from sdlora.cli.stored_config import literal
@@ -17,9 +17,8 @@ from sdlora.evaluation.scores import Scores
 from sdlora.export.layouts import export_lora
 from sdlora.export.lora_files import header
 from sdlora.export.model_card import write_model_card
-from sdlora.export.proof import prove_export
+from sdlora.export.proof import expectation, prove_layouts
 from sdlora.models.families import description_of
-from sdlora.models.family import Family
 from sdlora.runs.adapter_file import CHOSEN, checkpoint_path
 from sdlora.runs.adapter_file import LAST as LAST_STEP
 from sdlora.runs.best import read_best
@@ -38,12 +37,10 @@ def export_run(options: Namespace) -> None:
     config = _config(options.run, options.licence)
     lora = read_lora(checkpoint_path(str(options.run), options.checkpoint))
 
-    def fresh() -> Family:
-        return base_model.load(config.model, None, "fp32", seed=0)
+    family = base_model.load(config.model, None, "fp32", seed=0, needed=lora.parts)
 
     with Progress() as progress:
         with progress.working("Writing, and loading back"):
-            family = fresh()
             apply_lora(family.parts, lora)
             metadata = header(lora.metadata)
             if config.export.licence is not None:
@@ -56,7 +53,9 @@ def export_run(options: Namespace) -> None:
                     metadata=metadata,
                     name=config.export.name,
                 )
-                differences = prove_export(temporary, lambda: fresh().pipeline(), family.parts)
+                expected = expectation(family.parts)
+                remove_lora(*family.parts.values())
+                differences = prove_layouts(temporary, family.pipeline(), expected)
                 write_model_card(
                     temporary,
                     config=config,

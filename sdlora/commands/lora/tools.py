@@ -136,18 +136,20 @@ def merge(options: Namespace) -> None:
     source, base = base_source(options), _base(options)
     check_merged_out(options.out, description_of(source.family))
     loras = read_files(options, options.files)
+    # flow models are released in bf16, whose range fp16 does not have
+    dtype = options.dtype or ("bf16" if description_of(source.family).is_flow else "fp16")
     with words_of("--base"):
         folder = resolve(source)
     with Progress() as progress:
         with progress.working("Merging"):
             pipeline, worst = merged_pipeline(base, loras, scales)
         with progress.working("Writing, and loading back"):
-            out = write_merged(options.out, pipeline, DTYPES[options.dtype], folder)
+            out = write_merged(options.out, pipeline, DTYPES[dtype], folder)
         reader = "from_single_file" if out.suffix == SINGLE_FILE else "from_pretrained"
         progress.print(
             f"written and proved: {out}\n"
             f"  outputs of LoRA beside base and merged differ by {worst:.2g} at most (float32)\n"
-            f"  {reader} gives every weight back to the bit ({options.dtype})"
+            f"  {reader} gives every weight back to the bit ({dtype})"
         )
 
 

@@ -83,8 +83,15 @@ def _write_and_prove(
     run: TrainingRun, folder: Path, entries: Mapping[str, str]
 ) -> Mapping[str, float]:
     """Write the model's adapter and new word into a folder, and load each file back."""
+    with run.family.in_main_memory() as family:  # beside the base that the proof loads
+        return _proved(run, family, folder, entries)
+
+
+def _proved(
+    run: TrainingRun, family: Family, folder: Path, entries: Mapping[str, str]
+) -> Mapping[str, float]:
     config, word = run.config, run.config.lora.new_word.name
-    trained = run.family.parts
+    trained = family.parts
     names = description_of(config.model.family).trainable
     with run.progress.working("Writing the LoRA"):
         files = export_lora(
@@ -96,8 +103,11 @@ def _write_and_prove(
             new_word=word,
         )
 
+    precision, seed = config.trainer.precision, config.seed
+    needed = {*run.specs, *(description_of(config.model.family).trainable_encoders if word else ())}
+
     def fresh() -> Family:
-        return base_model.load(config.model, config.lora, config.trainer.precision, config.seed)
+        return base_model.load(config.model, config.lora, precision, seed, needed)
 
     with run.progress.working("Proving the export"):
         if word is not None:

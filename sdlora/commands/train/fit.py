@@ -17,7 +17,6 @@ from sdlora.commands.train.safe_end import how_to_go_on
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.config.keys import as_written
 from sdlora.evaluation.evaluated import Evaluation
-from sdlora.models.memory import Offload
 from sdlora.runs.best import BestAdapter
 from sdlora.runs.checkpoints import CHECKPOINTS
 from sdlora.runs.finished import forget_finished
@@ -70,9 +69,8 @@ def fit(run: TrainingRun) -> Fitted:
         run.progress.print(f"continuing from step {run.first_step} of {run.trainer.max_steps}")
     if run.cost is not None:
         run.progress.print(described_time(run, run.cost))
-    offload = Offload(run.waiting, run.trainer.strategy.root_device)
     signals = StopSignals()
-    evaluate = _evaluate(run, offload, signals)
+    evaluate = _evaluate(run, signals)
     _log_start(run)
     # Lightning takes callbacks at construction alone; but its devices are needed to make these
     run.trainer.callbacks.extend(_callbacks(run, signals, evaluate))  # type: ignore[attr-defined]
@@ -91,6 +89,7 @@ def fit(run: TrainingRun) -> Fitted:
             "of it and twice trainer.accumulate_grad_batches, trainer.precision=bf16 or a smaller "
             "data.resolution"
         ) from error
+    _back_on_device(run)
     if run.is_trained:  # Lightning has restored the last step, and begins nothing
         evaluate.catch_up(run.trainer, run.module)
     _say_why_it_stopped(run, signals, evaluate)
@@ -99,13 +98,22 @@ def fit(run: TrainingRun) -> Fitted:
     return Fitted(signals.received, evaluate.last, evaluate.best)
 
 
+def _back_on_device(run: TrainingRun) -> None:
+    """Bring the model back to where it computes: Lightning leaves all of it in main memory."""
+    device = run.trainer.strategy.root_device
+    run.family.place(device, run.family.waiting)
+    if device.type != "cpu" and run.average is not None:  # it may ask the optimizer once more
+        for optimizer in run.trainer.optimizers:
+            optimizer.load_state_dict(optimizer.state_dict())  # to where its parameters are
+
+
 def _go_back(run: TrainingRun, step: int) -> None:
     """Set aside what the run wrote after the step that it is resumed from."""
     if (aside := set_aside_after(run.folder, step)) is not None:
         run.progress.print(f"what came after step {step} is set aside in {aside}")
 
 
-def _evaluate(run: TrainingRun, offload: Offload, signals: StopSignals) -> Evaluate:
+def _evaluate(run: TrainingRun, signals: StopSignals) -> Evaluate:
     config = run.config
     return Evaluate(
         run.evaluator,
@@ -118,7 +126,6 @@ def _evaluate(run: TrainingRun, offload: Offload, signals: StopSignals) -> Evalu
         pruning=pruning(run.folder),
         base_first=trains_base(config.lora, config.model.family),
         validation=run.validation,
-        offload=offload,
         signals=signals,
     )
 

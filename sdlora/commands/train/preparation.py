@@ -1,6 +1,7 @@
 """Preparation of a training run: pictures, model, batches, module, evaluator."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import lightning
@@ -8,6 +9,7 @@ import torch
 
 from sdlora.adapters.spec import LoraSpec
 from sdlora.assembly import adapters, base_model, lightning_trainer, scorers
+from sdlora.assembly.class_pictures import draw_missing_class_pictures, lacking_class_pictures
 from sdlora.assembly.data_source import held_out as held_out_folder
 from sdlora.assembly.device import DTYPES
 from sdlora.assembly.hashes import base_hashes, init_hashes
@@ -20,7 +22,7 @@ from sdlora.assembly.validation_set import validation_loss
 from sdlora.commands.train.epochs_to_steps import in_steps
 from sdlora.commands.train.from_lora import compare_with_recipe
 from sdlora.commands.train.kept_plan import as_planned_before, asked
-from sdlora.commands.train.preflight import plan
+from sdlora.commands.train.preflight import Plan, plan
 from sdlora.commands.train.reuse import kept_base, kept_scorer, with_kept_pictures
 from sdlora.commands.train.run_pictures import (
     data_sheet,
@@ -41,6 +43,7 @@ from sdlora.evaluation.scoring import KnownPictures, Scorer
 from sdlora.models.base_noise import base_noise
 from sdlora.models.base_notes import base_notes
 from sdlora.models.family import Family
+from sdlora.models.loading import check_parts
 from sdlora.models.memory import checkpoint_gradients, memory_and_speed
 from sdlora.runs.checkpoints import CHECKPOINTS, newest_valid
 from sdlora.runs.rewinding import checkpoint_of_step
@@ -50,6 +53,8 @@ from sdlora.runtime import versions
 from sdlora.runtime.files import write_text
 from sdlora.runtime.kept import Kept
 from sdlora.runtime.progress import Progress
+from sdlora.training.module import DiffusionModule
+from sdlora.training.validation_loss import ValidationLoss
 
 
 def prepared(
@@ -85,11 +90,12 @@ def prepared(
     notes = _check_without_weights(config)
     for line in notes if is_first else ():
         progress.print(line)
+    is_settled = config.resume is not None and bool(read_config(folder)[1])
+    planned = _planned_class_pictures(config, folder, trainer, progress, is_settled)
     found, held_out = run_pictures(config, folder, progress)
     prompts = validation_prompts(config, found, held_out)
     check_new_word(config, found, prompts.drawn, progress)
-    is_settled = config.resume is not None and bool(read_config(folder)[1])
-    planned = plan(config, found, trainer, progress, is_resumed=is_settled)
+    planned = planned or plan(config, found, trainer, progress, is_resumed=is_settled)
     config = in_steps(planned.config, found, progress)
     trainer.fit_loop.epoch_loop.max_steps = config.trainer.max_steps
     trainer.accumulate_grad_batches = config.trainer.accumulate_grad_batches
@@ -112,12 +118,14 @@ def prepared(
         checkpoint_gradients(family)
     batches, data = training_batches(config, found, family, device, progress)
     cached = [getattr(batches, name, None) is not None for name in ("latents", "embeddings")]
-    waiting = idle_parts(config, family, device, *cached) if planned.offload else ()
     contact_sheets = sheets_of_used(config, found, data, folder, progress, is_first)
     module = lightning_trainer.module(config, family, batches_per_epoch(batches))
     evaluator = _evaluator(config, data.source, prompts, family, scorer, progress)
     captions, precision = config.data.captions, config.trainer.precision
     validation = validation_loss(captions, precision, module, data, held_out, progress)
+    if family.keeps_prompts:
+        _encode_prompts(evaluator if is_first else None, module, validation, DTYPES[precision])
+    family.place(device, idle_parts(config, family, device, *cached) if planned.offload else ())
     return TrainingRun(
         config=config,
         folder=folder,
@@ -135,7 +143,6 @@ def prepared(
         evaluator=with_kept_pictures(evaluator, config, kept),
         validation=validation,
         cost=planned.cost,
-        waiting=[family.get_submodule(name) for name in waiting],
     )
 
 
@@ -155,9 +162,46 @@ def _checkpoint_to_resume(config: TrainConfig, folder: Path, progress: Progress)
     return checkpoint
 
 
+def _encode_prompts(
+    evaluator: Evaluator | None,
+    module: DiffusionModule,
+    validation: ValidationLoss | None,
+    precision: torch.dtype,
+) -> None:
+    """Encode all prompts that come again; the model keeps them, and needs no text encoder then."""
+    if evaluator is not None:
+        evaluator.encode_prompts()
+    module.encode_prompts(precision)
+    if validation is not None:
+        validation.encode_prompts()
+
+
+def _planned_class_pictures(
+    config: TrainConfig,
+    folder: Path,
+    trainer: lightning.Trainer,
+    progress: Progress,
+    is_settled: bool,
+) -> Plan | None:
+    """Draw class pictures that are missing, which can take hours, after the plan is said.
+
+    Returns:
+        The plan, made on the pictures without them; ``None`` if none is missing.
+    """
+    prior = config.data.prior
+    if prior.mode != "class" or not lacking_class_pictures(prior, folder):
+        return None
+    without = replace(config, data=replace(config.data, prior=replace(prior, mode="none")))
+    found, _ = run_pictures(without, folder, Progress(quiet=True))  # they are told with all others
+    planned = plan(config, found, trainer, progress, is_resumed=is_settled)
+    draw_missing_class_pictures(planned.config, folder, progress)
+    return planned
+
+
 def _check_without_weights(config: TrainConfig) -> list[str]:
     """Check objective, sampler and adapters by the model's configs; returns notes on the base."""
     source, objective = base_model.model_source(config.model), config.objective
+    check_parts(source)
     base = base_noise(source)
     check_retrained(objective, base, source.path)
     check_objective(objective, base.config, config.data.prior.mode == "teacher")
@@ -208,7 +252,7 @@ def _scorer(
 def _model(
     config: TrainConfig, specs: Mapping[str, LoraSpec], device: torch.device, kept: Kept
 ) -> Family:
-    """The base with its adapters, on the device."""
+    """The base with its adapters, each part in main memory until it is called."""
     family = kept_base(config, kept)
     objective = config.objective
     family.change_noise_schedule(objective.prediction_type, objective.zero_terminal_snr)
@@ -217,7 +261,9 @@ def _model(
     start_from_file(config.lora.init_from, family)
     teach(family, config.lora.new_word)
     memory_and_speed(config.trainer, device, family)
-    return family.to(device)
+    trains_text = adapters.trains_text(config.lora, config.model.family)
+    family.keep_prompts(bool(family.text_encoders) and not trains_text)
+    return family.place(device, [name for name, _ in family.named_children()])
 
 
 def _evaluator(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from sdlora.assembly.base_model import model_source
-from sdlora.assembly.class_pictures import draw_missing_class_pictures
 from sdlora.assembly.data_source import held_out as held_out_folder
 from sdlora.assembly.data_source import held_out_fraction
 from sdlora.assembly.new_word import tokenizers
@@ -46,8 +45,6 @@ def run_pictures(
     config: TrainConfig, folder: Path, progress: Progress
 ) -> tuple[PictureSet, PictureSet | None]:
     """The training pictures and the held-out ones of a run; ``None``: nothing is held out."""
-    if config.data.prior.mode == "class" and not config.check:
-        draw_missing_class_pictures(config, folder, progress)
     scores = config.evaluation
     data = training_pictures(
         config.data,

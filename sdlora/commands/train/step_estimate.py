@@ -112,7 +112,7 @@ def idle_parts(
     if device.type != "cuda" or trainer.devices * trainer.num_nodes > 1:
         return ()
     idle: list[str] = []
-    if has_embeddings and config.data.prior.mode != "teacher":
+    if has_embeddings:  # and the teacher's prompt is known
         idle.extend(family.text_encoders)
     if has_latents and hasattr(family, "vae"):
         idle.append("vae")

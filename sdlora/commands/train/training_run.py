@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lightning
-from torch import nn
 
 from sdlora.adapters.spec import LoraSpec
 from sdlora.config.train import TrainConfig
@@ -44,7 +43,6 @@ class TrainingRun:
         evaluator: Draws and scores.
         validation: The validation loss; ``None`` without held-out pictures.
         cost: The estimated cost of a step; ``None``: not known.
-        waiting: Parts of the model that are kept in main memory while training.
     """
 
     config: TrainConfig
@@ -63,7 +61,6 @@ class TrainingRun:
     evaluator: Evaluator
     validation: ValidationLoss | None
     cost: StepCost | None
-    waiting: Sequence[nn.Module]
 
     @property
     def first_step(self) -> int:

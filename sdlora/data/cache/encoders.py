@@ -22,7 +22,11 @@ _WORTH_WORKERS = 256
 """With fewer pictures, starting worker processes takes longer than it saves."""
 
 _BATCH = 16
-"""Pictures, or captions, encoded at a time."""
+"""Most pictures, or captions, encoded at a time."""
+
+_BATCH_PIXELS = 1024 * 1024
+"""Most pixels encoded at a time, by a VAE that takes some GiB for so many: one picture of 1024 px
+keeps a GPU busy."""
 
 _Identity = tuple[str, Geometry]
 """What a latent depends on: the hash of a picture's bytes, and its cut."""
@@ -39,11 +43,17 @@ def batch_sizes(pictures: PictureSet) -> dict[_Identity, int]:
     known = zip(pictures.source.pictures, pictures.geometry, strict=True)
     for identity in dict.fromkeys((picture.content, cut) for picture, cut in known):
         buckets.setdefault(identity[1].bucket, []).append(identity)
-    return {
-        identity: min(_BATCH, len(members) - number // _BATCH * _BATCH)
-        for members in buckets.values()
-        for number, identity in enumerate(members)
-    }
+    sizes = {}
+    for (width, height), members in buckets.items():
+        most = _most_at_a_time(width * height)
+        for number, identity in enumerate(members):
+            sizes[identity] = min(most, len(members) - number // most * most)
+    return sizes
+
+
+def _most_at_a_time(pixels: int) -> int:
+    """Number of pictures of so many pixels that are encoded at a time."""
+    return min(_BATCH, max(1, _BATCH_PIXELS // pixels))
 
 
 def encoded_pictures(
@@ -132,6 +142,11 @@ class PictureEncoder:
     @torch.no_grad()
     def __call__(self, numbers: list[int]) -> Iterator[tuple[int, Tensor]]:
         """Yield ``(number, moments [2C, h, w])``, pictures of one bucket at a time."""
+        if numbers:
+            with self._family.called("vae"):
+                yield from self._all_encoded(numbers)
+
+    def _all_encoded(self, numbers: list[int]) -> Iterator[tuple[int, Tensor]]:
         views: dict[int, list[int]] = {}
         for number in numbers:
             views.setdefault(number // self._views, []).append(number % self._views)
@@ -169,7 +184,8 @@ class PictureEncoder:
         return self._geometry[picture].bucket, -self._size(picture), picture
 
     def _size(self, picture: int) -> int:
-        return self._sizes.get(self._identity(picture), _BATCH)
+        width, height = self._geometry[picture].bucket
+        return self._sizes.get(self._identity(picture), _most_at_a_time(width * height))
 
     def _go_together(self, one: tuple[int, Tensor], other: tuple[int, Tensor]) -> bool:
         return one[1].shape == other[1].shape and self._size(one[0]) == self._size(other[0])
@@ -243,6 +259,11 @@ class CaptionEncoder:
         Raises:
             DataError: If the text encoder gives NaN or infinity.
         """
+        if numbers:
+            with self._family.called(*self._family.text_encoders):
+                yield from self._all_encoded(numbers)
+
+    def _all_encoded(self, numbers: list[int]) -> Iterator[tuple[int, Tensor]]:
         chunks = [numbers[start : start + _BATCH] for start in range(0, len(numbers), _BATCH)]
         for chunk in self._cache.progress.track(chunks, f"encoding captions, {_BATCH} at a time"):
             ids = self._token_ids[chunk].to(self._cache.device)

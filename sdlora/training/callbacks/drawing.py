@@ -11,7 +11,6 @@ from PIL import Image
 
 from sdlora.evaluation.evaluated import Evaluation
 from sdlora.evaluation.evaluator import Evaluator
-from sdlora.models.memory import Offload
 from sdlora.runs.best import BestAdapter
 from sdlora.runs.metrics import MetricsFile, read_metrics
 from sdlora.runs.samples import SAMPLES, step_name, write_grid, write_samples
@@ -43,7 +42,6 @@ class Evaluate(OptimizerStepCallback):
         pruning: Pruning of a search's trial; ``None``: none.
         base_first: Draw the base before training, since its own weights train.
         validation: Measures the validation loss; ``None``: nothing is held out.
-        offload: Parts of the model in main memory, needed on the device for drawing.
         signals: Signals, which end a drawing at once; ``None``: they end nothing.
 
     Attributes:
@@ -64,7 +62,6 @@ class Evaluate(OptimizerStepCallback):
         pruning: Pruning | None = None,
         base_first: bool = False,
         validation: ValidationLoss | None = None,
-        offload: Offload | None = None,
         signals: StopSignals | None = None,
     ) -> None:
         self.evaluator = evaluator
@@ -78,7 +75,6 @@ class Evaluate(OptimizerStepCallback):
         self.pruning = pruning
         self.base_first = base_first
         self.validation = validation
-        self.offload = offload or Offload([], torch.device("cpu"))
         self.signals = signals or StopSignals()
         self.last: Evaluation | None = None
         self.stop_reason: str | None = None
@@ -98,7 +94,6 @@ class Evaluate(OptimizerStepCallback):
         """Write the validation loss before the first step, or draw what a resumed run lacks."""
         assert isinstance(pl_module, DiffusionModule)
         self._begin(trainer)
-        self.offload.send_away()  # Lightning has put the whole model on the device
         self.catch_up(trainer, pl_module)
 
     def catch_up(self, trainer: lightning.Trainer, module: DiffusionModule) -> None:
@@ -240,8 +235,7 @@ class Evaluate(OptimizerStepCallback):
     def _if_memory_allows(self, step: int) -> Iterator[None]:
         """Continue training if not even one picture at a time fits into memory."""
         try:
-            with self.offload.called():
-                yield
+            yield
         except torch.OutOfMemoryError:
             self.evaluator.progress.print(
                 f"warning: step {step}: not enough memory to draw one picture during training; no "

@@ -150,7 +150,8 @@ def test_lora_scale_zero_draws_the_first_meaning(family: StableDiffusion) -> Non
             model.pipeline(), [Prompt("a <zwk>", 0)], sampling_config(guidance_scale=1.0), 32,
             lora_scale=scale,
             drawing=Drawing(
-                encode=lambda texts: model.prompt_arguments(encoded(model, *texts))
+                encode=lambda texts: model.prompt_arguments(encoded(model, *texts)),
+                dtype=torch.float32,
             ),
         )  # fmt: skip
         return picture.tobytes()

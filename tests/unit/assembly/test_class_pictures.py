@@ -12,7 +12,6 @@ from PIL import Image
 from sdlora.assembly import class_pictures
 from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.train import TrainConfig
-from sdlora.models.drawing import Drawing
 from sdlora.runtime.places import CONF
 from sdlora.runtime.progress import Progress
 from sdlora.sampling.prompts import Prompt
@@ -28,7 +27,15 @@ def test_what_lacks_is_drawn(
         drawn.extend(prompts)
         return [Image.new("RGB", (8, 8))] * len(prompts)
 
-    family = SimpleNamespace(to=lambda device: None, pipeline=lambda: None, drawing=Drawing)
+    family = SimpleNamespace(
+        place=lambda device, waiting: None,
+        named_children=lambda: [],
+        text_encoders={},
+        keep_prompts=lambda keep: None,
+        encode_texts=lambda texts: {},
+        pipeline=lambda: None,
+        drawing=lambda: None,
+    )
     monkeypatch.setattr(class_pictures.base_model, "load", lambda *told: family)
     monkeypatch.setattr(class_pictures, "generate", generate)
     register_schemas()

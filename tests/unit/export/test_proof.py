@@ -129,9 +129,9 @@ def test_a_file_that_its_users_read_is_proved_by_their_reader(
         StableDiffusionPipeline, "load_lora_weights", lambda pipeline, *args, **options: None
     )
     path = exported / FILES[layout]
-    expected = proof.outputs(parts)
+    expected = proof.expectation(parts)
     with pytest.raises(ExportError, match=rf"{layout}/unet: .* adapter entries are not the same"):
-        proof.prove_file(path, layout, fresh, parts, expected)
+        proof.prove_file(path, layout, fresh(), expected)
 
 
 @pytest.mark.filterwarnings("ignore:While injecting the PEFT adapters:RuntimeWarning")

@@ -14,10 +14,11 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sdlora.models.base_folder import check_folder
 from sdlora.models.base_noise import base_noise
 from sdlora.models.base_notes import base_notes
 from sdlora.models.loading import load_family
-from sdlora.models.source import ModelError, ModelSource, check_folder, resolve
+from sdlora.models.source import ModelError, ModelSource, resolve
 from tests.single_file import write_single_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_(_ impl|wrap__ must):DeprecationWarning")

@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from sdlora.data.pictures.decode import to_unit_range
 from sdlora.export.layouts import export_pipeline
+from sdlora.models.base_folder import check_folder
 from sdlora.models.ddpm import UnconditionalDiffusion
+from sdlora.models.drawing import Drawing
 from sdlora.models.loading import load_family
-from sdlora.models.source import ModelError, ModelSource, check_folder, pixel_steps
+from sdlora.models.source import ModelError, ModelSource, pixel_steps
 from sdlora.runtime import randomness
 from sdlora.sampling.generate import generate
 from sdlora.sampling.prompts import Prompt
@@ -44,6 +46,7 @@ def draw(
         [Prompt("", seed) for seed in SEEDS],
         sampling_config(num_steps=4, sampler=sampler, batch_size=batch_size),
         resolution,
+        drawing=Drawing(encode=lambda _: {}, dtype=torch.float32),
     )
     return np.stack([np.asarray(picture, dtype=int) for picture in pictures])
 

@@ -2,20 +2,25 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import Flux2KleinPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
+from sdlora.adapters.lora import add_lora
+from sdlora.adapters.spec import LoraSpec
+from sdlora.models import quantising
 from sdlora.models.base_noise import base_noise
 from sdlora.models.base_notes import base_notes
 from sdlora.models.families import FAMILIES
 from sdlora.models.flow_transformer import FlowTransformer
-from sdlora.models.loading import load_family
+from sdlora.models.loading import check_parts, load_family
 from sdlora.models.source import ModelError, ModelSource
 from sdlora.runtime import randomness
 from sdlora.sampling.generate import generate
@@ -221,6 +226,74 @@ def test_a_distilled_pipeline_is_told(random_klein: Path, tmp_path: Path) -> Non
     source = ModelSource(str(folder), "flux2_klein")
     (note,) = base_notes(source, base_noise(source))
     assert "is distilled to draw in few steps" in note
+    family: Any = load_family(source, 0)
+    assert family.pipeline().config.is_distilled  # which its files say after a merge, too
+    assert (
+        not load_family(ModelSource(str(random_klein), "flux2_klein"), 0)
+        .pipeline()
+        .config["is_distilled"]
+    )
+
+
+@pytest.mark.parametrize("name", ["Z-Image-Turbo", "my-z-image-distilled-v2"])
+def test_a_distilled_model_is_told_by_its_name(
+    name: str, random_z_image: Path, tmp_path: Path
+) -> None:
+    """The files of Z-Image Turbo are those of a base of other weights."""
+    folder = shutil.copytree(random_z_image, tmp_path / name)
+    source = ModelSource(str(folder), "z_image")
+    (note,) = base_notes(source, base_noise(source))
+    assert note.startswith(f"note: model.path={folder}: is distilled to draw in few steps, by its")
+    assert note.endswith("such as model=z_image without model.path")
+
+
+def test_parts_that_do_not_match_are_refused_before_a_weight_is_read(
+    random_z_image: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(random_z_image, tmp_path / "z_image")
+    for file in folder.rglob("*.safetensors"):
+        file.write_bytes(b"no weights")
+    config = folder / "text_encoder/config.json"
+    values = json.loads(config.read_text("utf-8")) | {"hidden_size": 32, "head_dim": 16}
+    config.write_text(json.dumps(values), "utf-8")
+    with pytest.raises(ModelError, match="cap_feat_dim is 16, where vae and text encoder give 32"):
+        check_parts(ModelSource(str(folder), "z_image"))
+
+
+class Packed(nn.Linear):
+    """A layer as bitsandbytes leaves it: bytes for weights, unpacked as it computes."""
+
+    def __init__(self, layer: nn.Linear, *_: Any) -> None:
+        super().__init__(layer.in_features, layer.out_features, bias=False, device="meta")
+        self.bias, self.unpacked = layer.bias, [layer.weight]
+        self.weight = nn.Parameter(torch.zeros(1, dtype=torch.uint8), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.unpacked[0], self.bias)
+
+
+def test_a_quantised_klein_draws_in_the_dtype_of_its_weights(
+    random_klein: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first floating weights are the adapter's, which diffusers takes for its dtype."""
+    source = ModelSource(str(random_klein), "flux2_klein", frozen_dtype=torch.bfloat16)
+    family: Any = load_family(source, 0)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "bitsandbytes", ModuleType("bitsandbytes"))
+        patch.setitem(sys.modules, "bitsandbytes.nn", ModuleType("bitsandbytes.nn"))
+        patch.setattr(quantising, "_packed", Packed)
+        quantising.quantise(family.transformer, "nf4")
+    add_lora(family.transformer, LoraSpec(r=2, alpha=2.0, dropout=0.0, targets=("to_q",)), seed=0)
+    assert family.transformer.dtype == torch.float32
+    seen = set()
+    family.transformer.x_embedder.register_forward_pre_hook(lambda _, args: seen.add(args[0].dtype))
+    family.transformer.context_embedder.register_forward_pre_hook(
+        lambda _, args: seen.add(args[0].dtype)
+    )
+    config = sampling_config(sampler="euler", num_steps=1, guidance_scale=1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        generate(family.pipeline(), [Prompt("a man", 3)], config, SIDE, drawing=family.drawing())
+    assert seen == {torch.bfloat16}
 
 
 def test_a_scheduler_of_another_kind_is_refused(random_klein: Path, tmp_path: Path) -> None:

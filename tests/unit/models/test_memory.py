@@ -1,90 +1,171 @@
-"""Parts that wait in main memory, with torch's ``meta`` device as the GPU.
+"""Parts that lie on the device one at a time, with torch's ``meta`` device as the GPU.
 
 It has shapes and no content, and refuses tensors that are elsewhere, as a real one does.
 """
 
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sdlora.models.memory import Offload
+from sdlora.data.cache.encoders import encoded_captions, encoded_pictures
+from sdlora.data.cache.encodings import Cache
+from sdlora.evaluation import evaluator
+from sdlora.evaluation.evaluator import Evaluator
+from sdlora.models.drawing import Drawing
 from sdlora.models.sd import StableDiffusion
+from sdlora.runtime.progress import Progress
+from sdlora.sampling.prompts import Prompt
+from tests.configs import data_config
+from tests.sampling import sampling_config
+from tests.unit.data.stripes import Stripes, dataset, whole
 
 GPU = torch.device("meta")
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def on_gpu(family: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> StableDiffusion:
+def with_gpu(family: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> StableDiffusion:
+    """A model in main memory that can go to the GPU and come back."""
     moved = nn.Module.to
 
     def to(module: nn.Module, device: Any, *args: Any, **kwargs: Any) -> nn.Module:
         if torch.device(device) == CPU:  # torch refuses, as there is no content to bring
-            module.to_empty(device=CPU)
-            for tensor in (*module.parameters(), *module.buffers()):
-                tensor.data.zero_()
+            if any(tensor.is_meta for tensor in module.state_dict().values()):
+                module.to_empty(device=CPU)
+                for tensor in (*module.parameters(), *module.buffers()):
+                    tensor.data.zero_()
             return module
         return moved(module, device, *args, **kwargs)
 
     monkeypatch.setattr(nn.Module, "to", to)
-    family.to(GPU)
     return family
 
 
-def places(family: StableDiffusion) -> dict[str, torch.device]:
-    """Where each part is, all of it."""
-    found = {}
+def on_gpu(family: StableDiffusion) -> list[str]:
+    """The parts that are on the GPU, each of them whole."""
+    found = []
     for name, part in family.named_children():
-        [found[name]] = {tensor.device for tensor in part.state_dict().values()}
+        [device] = {tensor.device for tensor in part.state_dict().values()}
+        found += [name] if device == GPU else []
     return found
 
 
-AWAY = {"vae": CPU, "text_encoder": CPU, "unet": GPU}
-THERE = {"vae": GPU, "text_encoder": GPU, "unet": GPU}
+ALL = ("unet", "vae", "text_encoder")
 
 
-def test_parts_are_there_while_they_are_called(on_gpu: StableDiffusion) -> None:
-    family = on_gpu
-    offload = Offload([family.text_encoder, family.vae], GPU)
-    assert places(family) == THERE
-    offload.send_away()
-    assert places(family) == AWAY
-    with offload.called():
-        assert places(family) == THERE
+def test_parts_are_there_while_they_are_called(with_gpu: StableDiffusion) -> None:
+    family = with_gpu
+    family.place(GPU)
+    assert sorted(on_gpu(family)) == sorted(ALL)
+    family.place(GPU, ("vae", "text_encoder"))
+    assert on_gpu(family) == ["unet"]
+    with family.called("vae", "text_encoder", "unet"):
+        assert sorted(on_gpu(family)) == sorted(ALL)
+        with family.called("vae"):
+            pass
+        assert "vae" in on_gpu(family)  # the outer block has it still
         told = family.encode_prompts(torch.zeros(2, 77, dtype=torch.int64, device=GPU))
         assert told.device == GPU
-    assert places(family) == AWAY
+    assert on_gpu(family) == ["unet"]
+    family.to(GPU)  # as Lightning does with all that it is given
+    assert on_gpu(family) == ["unet"]
     z = torch.zeros(2, family.unet.config.in_channels, 8, 8, device=GPU)
     noise = family.denoise(z, torch.zeros(2, dtype=torch.int64, device=GPU), told)
     assert noise.device == GPU
-    with offload.called():
+    with family.called("vae"):
         assert family.vae.decode(noise).sample.device == GPU
-    with pytest.raises(KeyError), offload.called():
+    with pytest.raises(KeyError), family.called("vae"):
         raise KeyError("whatever ends the block")
-    assert places(family) == AWAY
+    assert on_gpu(family) == ["unet"]
+    with family.in_main_memory():
+        assert on_gpu(family) == []
+    assert on_gpu(family) == ["unet"]
 
 
 def test_where_they_do_not_fit_none_comes(
-    on_gpu: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+    with_gpu: StableDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    offload = Offload([on_gpu.text_encoder, on_gpu.vae], GPU)
-    offload.send_away()
-    usual = on_gpu.vae.to
+    with_gpu.place(GPU, ("text_encoder", "vae"))
+    usual = with_gpu.vae.to
 
     def half(device: Any) -> None:
         if torch.device(device) == GPU:
-            on_gpu.vae.encoder.to(GPU)
+            with_gpu.vae.encoder.to(GPU)
             raise torch.OutOfMemoryError("no room for the rest")
         usual(device)
 
-    monkeypatch.setattr(on_gpu.vae, "to", half)
-    with pytest.raises(torch.OutOfMemoryError), offload.called():
+    monkeypatch.setattr(with_gpu.vae, "to", half)
+    with pytest.raises(torch.OutOfMemoryError), with_gpu.called("text_encoder", "vae"):
         pytest.fail("they are not there")
-    assert places(on_gpu) == AWAY
+    assert on_gpu(with_gpu) == ["unet"]
 
 
-def test_nothing_waits_where_nothing_is_named(family: StableDiffusion) -> None:
-    with Offload([], CPU).called():
-        assert set(places(family).values()) == {CPU}
+def test_the_largest_part_alone_is_there_at_each_phase(
+    with_gpu: StableDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures, captions and prompts are encoded, then it draws: never is all of it there."""
+    family, phases = with_gpu, []
+
+    def encode_images(pixels: Tensor) -> Tensor:
+        phases.append(("pictures", on_gpu(family)))
+        return torch.zeros(len(pixels), 8, 2, 2)
+
+    def encode_prompts(token_ids: Tensor) -> Tensor:
+        phases.append(("prompts", on_gpu(family)))
+        return torch.ones(*token_ids.shape, 4)
+
+    def generate(pipeline: Any, prompts: Sequence[Prompt], *_: Any, drawing: Drawing, **__: Any):  # type: ignore[no-untyped-def]
+        drawing.encode([prompt.text for prompt in prompts])
+        phases.append(("drawing", on_gpu(family)))
+        return []
+
+    monkeypatch.setattr(family, "encode_images", encode_images)
+    monkeypatch.setattr(family, "encode_prompts", encode_prompts)
+    monkeypatch.setattr(evaluator, "generate", generate)
+    monkeypatch.setattr(Evaluator, "_in_precision", lambda _: nullcontext())  # there is none of it
+    family.keep_prompts(True)
+    family.place(GPU, ALL)
+    cache = Cache(store=None, resident_bytes=0, device=CPU)
+    source = Stripes(3)
+    encoded_pictures(whole(source), data_config(flip=False), family, "vae", cache)
+    encoded_captions(dataset(source, bucket=None).captions, family, "text encoder", cache)
+    draws = Evaluator(
+        family=family,
+        sampling=sampling_config(guidance_scale=3.0),
+        prompts=[Prompt("a cat", 0), Prompt("a dog", 1)],
+        resolution=32,
+        precision=torch.float32,
+        scorer=None,  # type: ignore[arg-type]
+        progress=Progress(enabled=False),
+    )
+    draws.encode_prompts()
+    assert {(what, *there) for what, there in phases} == {
+        ("pictures", "vae"),
+        ("prompts", "text_encoder"),
+    }
+    phases.clear()
+    family.place(GPU, ("vae", "text_encoder"))
+    draws._pictures(draws.prompts)
+    [(what, there)] = phases
+    assert what == "drawing"
+    assert sorted(there) == ["unet", "vae"]
+    assert on_gpu(family) == ["unet"]
+
+
+def test_kept_prompts_are_those_that_are_encoded(family: StableDiffusion) -> None:
+    plain = family.encode_texts(["a cat", "a dog"])["prompt_embeds"]
+    family.keep_prompts(True)
+    first, again = (family.encode_texts(["a cat", "a dog"])["prompt_embeds"] for _ in range(2))
+    assert torch.equal(first, plain)
+    assert torch.equal(again, plain)
+    family.text_encoder.requires_grad_(False)
+    for weight in family.text_encoder.parameters():
+        weight.zero_()
+    assert torch.equal(family.encode_texts(["a cat", "a dog"])["prompt_embeds"], plain)
+    family.keep_prompts(False)
+    assert not torch.equal(family.encode_texts(["a cat", "a dog"])["prompt_embeds"], plain)

@@ -74,6 +74,22 @@ def test_shards_a_single_part_and_a_model_without_folders() -> None:
     assert chosen_weights(HubModel("google/ddpm", PIPELINE), flat, ["unet"]) == flat[1:]
 
 
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [
+        (None, "unet/diffusion_pytorch_model-0000{}-of-00003.safetensors"),
+        ("fp16", "unet/diffusion_pytorch_model.fp16-0000{}-of-00003.safetensors"),
+        ("fp16", "unet/diffusion_pytorch_model-0000{}-of-00003.fp16.safetensors"),
+    ],
+)
+def test_a_missing_shard_is_named(variant: str | None, name: str) -> None:
+    model = HubModel("o/n", PIPELINE, part="unet", variant=variant)
+    shards = [name.format(number) for number in (1, 2, 3)]
+    assert chosen_weights(model, shards, None) == shards
+    with pytest.raises(HubError, match=f"lacks {shards[1]} of"):
+        chosen_weights(model, [shards[0], shards[2]], None)
+
+
 def test_a_model_that_scores_may_have_pickled_weights_alone() -> None:
     clip = HubModel("openai/clip", FEATURES)
     both = ["config.json", "pytorch_model.bin", "model.safetensors", "flax_model.msgpack"]

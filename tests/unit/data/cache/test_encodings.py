@@ -1,8 +1,10 @@
 """Cached tensors are what encoding at every step would give, whatever happened to their files."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -42,6 +44,11 @@ class Encoders:
     """Of a family: a fixed linear map, not the same for mirrored pictures."""
 
     encoding_dtype = torch.float32
+    text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+
+    @contextmanager
+    def called(self, *names: str) -> Iterator[None]:
+        yield
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         assert -1.0 <= pixels.min() <= pixels.max() <= 1.0
@@ -99,6 +106,13 @@ def test_cached_samples_equal_encoded_samples(where: str, tmp_path: Path) -> Non
         )
         assert torch.equal(ours.embeddings, FAMILY.encode_prompts(theirs.token_ids))  # type: ignore[arg-type]
         assert ours.names == theirs.names
+
+
+@pytest.mark.parametrize(("side", "most"), [(64, 16), (256, 16), (512, 4), (1024, 1), (1536, 1)])
+def test_a_batch_has_no_more_pixels_than_a_picture_of_1024(side: int, most: int) -> None:
+    sizes = encoders.batch_sizes(whole(Stripes(18, sizes=((side, side),))))
+    assert max(sizes.values()) == most
+    assert sorted(sizes.values()) == sorted([most] * (18 - 18 % most) + [18 % most] * (18 % most))
 
 
 def test_another_run_decodes_nothing(tmp_path: Path) -> None:
