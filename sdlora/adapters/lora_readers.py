@@ -126,7 +126,9 @@ def verdicts(content: FileLayers, has_config_alpha: bool) -> dict[str, str]:
     if rules is None and family not in STABLE_DIFFUSION:
         return {}
     return {
-        reader.name: _verdict(reader, content, has_config_alpha, rules and rules[reader.name])
+        reader.name: _verdict(
+            reader, content, has_config_alpha, None if rules is None else rules[reader.name]
+        )
         for reader in READERS
         if rules is None or reader.name in rules
     }
