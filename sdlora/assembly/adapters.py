@@ -76,6 +76,7 @@ def lora_specs(lora: LoraConfig, family: str) -> dict[str, LoraSpec]:
     """
     description = description_of(family)
     parts = {part: lora.part(part) for part in description.trainable}
+    is_lora = lora.type == "lora"
     return {
         part: LoraSpec(
             r=own.r or lora.r,
@@ -83,11 +84,14 @@ def lora_specs(lora: LoraConfig, family: str) -> dict[str, LoraSpec]:
             dropout=lora.dropout,
             targets=_targets(part, own.targets, description),
             init=lora.init,
-            use_dora=lora.use_dora,
-            use_rslora=lora.use_rslora,
+            use_dora=lora.use_dora and is_lora,
+            use_rslora=lora.use_rslora and is_lora,
             rank_pattern=own.rank_pattern,
             alpha_pattern=own.alpha_pattern,
             rank_dropout=lora.rank_dropout,
+            type=lora.type,
+            decompose_factor=lora.decompose_factor,
+            oft_block_size=lora.oft_block_size,
         )
         for part, own in parts.items()
         if own.method == "lora"
