@@ -13,15 +13,13 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from sdlora.adapters.file_writing import adapted_parts
-from sdlora.adapters.folding import folded_state
 from sdlora.adapters.formats import apply_lora, read_lora
 from sdlora.adapters.lora import ADAPTER, lora_parameters
 from sdlora.adapters.lora_file import LoraFile
-from sdlora.adapters.lora_places import DIFFUSERS_FILE
+from sdlora.adapters.lora_places import DIFFUSERS_FILE, PLAIN
+from sdlora.adapters.trained_updates import has_updates
+from sdlora.export.same_adapters import adapter_differences, adapter_in
 from sdlora.models.families import families, part_names
-
-PLAIN = "_plain"
-"""Ends the name of the plain LoRA beside a DoRA; it is another update, which its writer proves."""
 
 TOLERANCE = 1e-4
 """Largest difference of outputs, relative to the largest output (at least 1). Both sides are the
@@ -36,19 +34,22 @@ def prove_export(
     folder: Path,
     fresh_pipeline: Callable[[], DiffusionPipeline],
     parts: Mapping[str, nn.Module],
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, float]:
     """Load an export back by its users' loaders, and compare with the trained model.
 
     Outputs of adapted parts are compared on fixed inputs in float32 (exact for weights kept in 16
     bits), so that rounding hides nothing. Adapter weights and scales are compared as well: a layer
     that hardly trained has no effect that an output would show. The kohya file is read by diffusers
-    or, where it cannot (DoRA, alphas that differ by layer, text encoders without ``out_proj``), by
-    this project's own reader.
+    or, where it cannot (DoRA, alphas that differ by layer, text encoders without ``out_proj``,
+    other types than LoRA), by this project's own reader. diffusers' file of such a type is a plain
+    LoRA, which its writer proves.
 
     Args:
         folder: As ``export_lora`` wrote it.
         fresh_pipeline: Loads the base model, in the dtype of training, without an adapter.
         parts: The trained parts, by their names as attributes of the pipeline.
+        dtype: Of the files.
 
     Returns:
         Largest absolute difference by ``layout/part`` of adapted parts: layouts ``diffusers``,
@@ -61,9 +62,11 @@ def prove_export(
     """
     expected = outputs(adapted_parts(parts))  # the others are as they were, and may be large
     paths = {"diffusers": folder / DIFFUSERS_FILE, "kohya": _kohya_file(folder), "peft": folder}
+    if any(map(has_updates, parts.values())):
+        del paths["diffusers"]
     differences: dict[str, float] = {}
     for layout, path in paths.items():
-        differences |= prove_file(path, layout, fresh_pipeline, parts, expected)
+        differences |= prove_file(path, layout, fresh_pipeline, parts, expected, dtype)
     return differences
 
 
@@ -73,6 +76,7 @@ def prove_file(
     fresh_pipeline: Callable[[], DiffusionPipeline],
     parts: Mapping[str, nn.Module],
     expected: Mapping[str, Tensor],
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, float]:
     """:func:`prove_export` for one file (peft: folder) of one layout.
 
@@ -82,6 +86,7 @@ def prove_file(
         fresh_pipeline: Loads the base model.
         parts: The trained parts.
         expected: :func:`outputs` of the parts with an adapter.
+        dtype: Of the file.
     """
     pipeline = fresh_pipeline()
     fresh: dict[str, nn.Module] = {part: getattr(pipeline, part) for part in parts}
@@ -89,13 +94,13 @@ def prove_file(
         fresh[part].to(next(parts[part].parameters()).device).float()
     LOADERS[layout](path, pipeline, fresh)
     for part, trained in parts.items():
-        _require_same_adapter(f"{path}: {layout}/{part}", trained, fresh[part])
+        _require_same_adapter(f"{path}: {layout}/{part}", trained, fresh[part], layout, dtype)
     found = outputs({part: fresh[part] for part in expected})
     differences = {}
     for part in expected:
         what = f"{layout}/{part}"
         differences[what] = float((expected[part] - found[part]).abs().max())
-        limit = TOLERANCE * max(1.0, float(expected[part].abs().max()))
+        limit = output_tolerance(dtype) * max(1.0, float(expected[part].abs().max()))
         if not differences[what] <= limit:
             raise ExportError(
                 f"{path}: {what}: loaded back, its output differs by {differences[what]:.3g} "
@@ -133,7 +138,7 @@ def _diffusers_reads(lora_file: LoraFile) -> bool:
     (``convert_state_dict_to_peft``).
     """
     names = part_names()
-    return not any(
+    return not lora_file.updates and not any(
         spec.use_dora
         or spec.alpha_pattern
         or (names[part].is_clip and not any(layer.endswith("out_proj") for layer in spec.targets))
@@ -154,21 +159,21 @@ LOADERS = {"diffusers": _load_diffusers, "kohya": _load_kohya, "peft": _load_pef
 """Layout -> function that loads its file into a pipeline, or into some parts of it."""
 
 
-def _require_same_adapter(what: str, trained: nn.Module, loaded: nn.Module) -> None:
+def output_tolerance(dtype: torch.dtype) -> float:
+    """``TOLERANCE``, and for rounded files some steps of their type."""
+    return TOLERANCE if dtype == torch.float32 else TOLERANCE + 4 * torch.finfo(dtype).eps
+
+
+def _require_same_adapter(
+    what: str, trained: nn.Module, loaded: nn.Module, layout: str, dtype: torch.dtype
+) -> None:
     missing = sorted(key for key, weight in lora_parameters(loaded).items() if weight.is_meta)
-    wrong = missing or _differences(trained, loaded)  # diffusers leaves what it lacks on "meta"
-    if wrong:
+    wrong = missing or adapter_differences(adapter_in(trained), adapter_in(loaded), layout, dtype)
+    if wrong:  # diffusers leaves what it lacks on "meta"
         raise ExportError(
             f"{what}: loaded back, {len(wrong)} adapter entries are not the same, such as "
             f"{wrong[0]}"
         )
-
-
-def _differences(trained: nn.Module, loaded: nn.Module) -> list[str]:
-    """Entries of two adapters whose weights, with alpha in them, are not the same to the bit."""
-    before, after = folded_state(trained), folded_state(loaded)
-    wrong = sorted(before.keys() ^ after.keys())
-    return wrong + [k for k in before.keys() & after.keys() if not torch.equal(before[k], after[k])]
 
 
 @torch.no_grad()
