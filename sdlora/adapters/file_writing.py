@@ -121,9 +121,7 @@ def write_kohya(
     return write_kohya_file(path, adapters_of(parts, metadata), names)
 
 
-def write_peft(
-    folder: Path, module: nn.Module, dtype: torch.dtype = torch.float32
-) -> list[Path]:
+def write_peft(folder: Path, module: nn.Module, dtype: torch.dtype = torch.float32) -> list[Path]:
     """Write the folder that ``PeftModel.from_pretrained`` reads, for one part of a model.
 
     Args:

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 
 NUM_SHOWN = 8
 
+TITLES = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "oft": "OFT"}
+"""``lora.type`` -> its name for people."""
+
 
 class LoraError(ValueError):
     """An adapter that does not fit its model; the message lists names, shapes and remedy."""

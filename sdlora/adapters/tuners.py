@@ -1,4 +1,4 @@
-"""Types of adapters that are trained by peft's tuners: config, layers and initial values of each."""
+"""Types of adapters that peft's tuners train: config, layers and initial values of each."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -157,4 +157,3 @@ def initialise(layer: Any, name: str, spec: LoraSpec, seed: int) -> None:
 def _kaiming_uniform(like: Tensor, draws: torch.Generator) -> Tensor:
     fresh = torch.empty(*like.shape, dtype=torch.float32, device="cpu")
     return nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=draws)
-

@@ -1,6 +1,7 @@
 """Typed config -> adapter specs and adapters, with checks against the model's layers."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -76,22 +77,25 @@ def lora_specs(lora: LoraConfig, family: str) -> dict[str, LoraSpec]:
     """
     description = description_of(family)
     parts = {part: lora.part(part) for part in description.trainable}
-    is_lora = lora.type == "lora"
+    of_lora = {
+        "dropout": lora.dropout,
+        "init": lora.init,
+        "use_dora": lora.use_dora,
+        "use_rslora": lora.use_rslora,
+        "rank_dropout": lora.rank_dropout,
+    }
+    own_values: dict[str, Any] = of_lora if lora.type == "lora" else {"dropout": 0.0}
     return {
         part: LoraSpec(
             r=own.r or lora.r,
             alpha=own.alpha or lora.alpha * (own.r or lora.r) / lora.r,
-            dropout=lora.dropout,
             targets=_targets(part, own.targets, description),
-            init=lora.init,
-            use_dora=lora.use_dora and is_lora,
-            use_rslora=lora.use_rslora and is_lora,
             rank_pattern=own.rank_pattern,
             alpha_pattern=own.alpha_pattern,
-            rank_dropout=lora.rank_dropout,
             type=lora.type,
             decompose_factor=lora.decompose_factor,
             oft_block_size=lora.oft_block_size,
+            **own_values,
         )
         for part, own in parts.items()
         if own.method == "lora"

@@ -132,8 +132,8 @@ class LoraConfig:
     """Initial matrices: ``default`` (A Kaiming uniform) or ``gaussian``, B zero; or both from the
     base's weights, ``pissa`` (largest singular values) or ``olora`` (QR)."""
     init_from: str | None = field(default=None, metadata=where(WITH_ADAPTERS))
-    """File or folder of any layout to start from; type, ranks and layers must match. Its strength is
-    kept, whatever alpha is."""
+    """File or folder of any layout to start from; type, ranks and layers must match. Its strength
+    is kept, whatever alpha is."""
     use_rslora: bool = field(default=MISSING, metadata=where(WITH_ADAPTERS, OF_LORA))
     """Rank-stabilised scale alpha / sqrt(r)."""
     use_dora: bool = field(default=MISSING, metadata=where(WITH_ADAPTERS, OF_LORA))
@@ -168,7 +168,7 @@ class LoraConfig:
         )
         self._refuse_mixtures(methods)
         require(
-            self.init_from is None or self.init == "default",
+            self.init_from is None or self.init == "default" or self.type != "lora",
             "lora.init",
             self.init,
             "has no effect where lora.init_from gives the weights; set it to default",
@@ -199,14 +199,15 @@ class LoraConfig:
             self.new_word.name,
             "goes with adapters or frozen parts only; set all methods to lora or frozen",
         )
+        is_dora = self.use_dora and self.type == "lora"
         require(
-            not (self.use_dora and self.init in FROM_BASE),
+            not (is_dora and self.init in FROM_BASE),
             "lora.init",
             self.init,
             "changes the norm that DoRA divides by; set it to default, or lora.use_dora=false",
         )
         require(
-            not (self.use_dora and self.rank_dropout),
+            not (is_dora and self.rank_dropout),
             "lora.rank_dropout",
             self.rank_dropout,
             "changes the norm that DoRA divides by; set it to 0, or lora.use_dora=false",

@@ -8,6 +8,7 @@ from sdlora.adapters.formats import read_lora, read_metadata, restore_lora
 from sdlora.adapters.lora_places import DIFFUSERS_FILE
 from sdlora.adapters.textual_inversion import load_embeddings
 from sdlora.assembly import base_model
+from sdlora.assembly.device import DTYPES
 from sdlora.assembly.new_word import embeddings_of
 from sdlora.commands.train.lora_header import metadata
 from sdlora.commands.train.training_run import TrainingRun
@@ -84,6 +85,7 @@ def _write_and_prove(
 ) -> Mapping[str, float]:
     """Write the model's adapter and new word into a folder, and load each file back."""
     config, word = run.config, run.config.lora.new_word.name
+    dtype = DTYPES[config.export.dtype]
     trained = run.family.parts
     names = description_of(config.model.family).trainable
     with run.progress.working("Writing the LoRA"):
@@ -94,6 +96,7 @@ def _write_and_prove(
             metadata=entries,
             name=config.export.name,
             new_word=word,
+            dtype=dtype,
         )
 
     def fresh() -> Family:
@@ -109,4 +112,6 @@ def _write_and_prove(
                 word,
                 lambda texts: run.family.tokenize(texts).ids,
             )
-        return prove_export(folder, lambda: fresh().pipeline(), trained) if run.specs else {}
+        if not run.specs:
+            return {}
+        return prove_export(folder, lambda: fresh().pipeline(), trained, dtype)
