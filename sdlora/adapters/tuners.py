@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sdlora.adapters.layer_names import resolved, target_layers
 from sdlora.adapters.oft import Strength, refuse_unfit_layers
+from sdlora.adapters.product_layers import without_draws
 from sdlora.adapters.spec import LoraSpec
 from sdlora.runtime.randomness import generator
 
@@ -141,6 +142,8 @@ def initialise(layer: Any, name: str, spec: LoraSpec, seed: int) -> None:
     """
     if spec.type == "oft":
         layer.register_forward_hook(Strength())
+    else:
+        without_draws(layer)
     zero = TUNERS[spec.type].zero
     own = {
         raw_key(key): each for key, each in layer.named_parameters() if not key.startswith("base_")

@@ -21,7 +21,7 @@ CUT = Cut(r=64, keep=KEEP, is_quick=True)
 turns all of it, so the update has all ranks, few of them large; the bound keeps time and file of a
 wide model small."""
 
-CUT_OF_PRODUCTS = Cut(r=64, keep=1 - 1e-6, is_quick=True)
+CUT_OF_PRODUCTS = Cut(r=128, keep=1 - 1e-6, is_quick=True)
 """The same of LoHa and LoKr, whose factors often give a low rank exactly: nothing but rounding is
 left out then."""
 

@@ -195,7 +195,9 @@ def _lines_of_type(run: TrainingRun, folder: Path) -> list[str]:
         lines.append(f"sd-scripts: {from_here(twin)} ({_nearness(run, folder, twin)})")
     else:
         lines.append(f"OneTrainer, sdlora: {from_here(own)}")
-    part = next(iter(run.specs))
+    part = (
+        denoiser if (denoiser := run.family.denoiser_name) in run.specs else next(iter(run.specs))
+    )
     return [*lines, f'peft: PeftModel.from_pretrained(pipe.{part}, "{from_here(folder / part)}")']
 
 
