@@ -23,8 +23,9 @@ def refuse_unfit_layers(module: nn.Module, names: Sequence[str], block_size: int
     for name in names:
         if not isinstance(modules[name], nn.Linear):
             raise LoraError(
-                f"targets: {name} is a {type(modules[name]).__name__}, and OFT turns the inputs of "
-                "Linear layers only; choose lora=attention or attention_mlp, or another lora.type"
+                f"targets={name}: is a {type(modules[name]).__name__}, and OFT turns the inputs of "
+                "Linear layers only; choose lora=attention or lora=attention_mlp, or another "
+                "lora.type"
             )
     widths: dict[str, Any] = {name: modules[name].in_features for name in names}  # type: ignore[union-attr]
     unfit = next((name for name, width in widths.items() if width % block_size), None)

@@ -1,17 +1,19 @@
 """Adapters of LoHa, LoKr and OFT between a model that trains them and files."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from sdlora.adapters.adapter_kinds import KINDS
+from sdlora.adapters.adapter_kinds import KINDS, oft_side
 from sdlora.adapters.file_keys import clip_name
 from sdlora.adapters.key_roles import role_of
 from sdlora.adapters.layer_paths import CLIP_INSIDE
 from sdlora.adapters.layer_update import LayerUpdate
 from sdlora.adapters.lora import adapted_layers, lora_state_dict
+from sdlora.adapters.spec import LoraSpec
 from sdlora.adapters.tuners import type_of
 from sdlora.models.description import PartNames
 
@@ -28,6 +30,63 @@ _ENDS = {"oft_R": "oft_R.weight"}
 
 Updates = dict[str, LayerUpdate]
 """Layer, in a text encoder without ``text_model.`` -> its update."""
+
+
+_ROLES = {
+    "loha": (frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}),),
+    "lokr": (frozenset({"lokr_w1", "lokr_w2"}), frozenset({"lokr_w1", "lokr_w2_a", "lokr_w2_b"})),
+    "oft_r": (frozenset({"oft_R"}),),
+}
+"""Kind -> sets of roles that its tuner trains here: no cores, magnitudes, biases."""
+
+
+def is_trained_here(updates: Mapping[str, LayerUpdate]) -> bool:
+    """Whether a part's updates are what an adapter of one ``lora.type`` holds."""
+    kinds = {each.kind.name for each in updates.values()}
+    return len(kinds) == 1 and all(
+        each.tensors.keys() in _ROLES.get(each.kind.name, ()) for each in updates.values()
+    )
+
+
+def spec_of(updates: Mapping[str, LayerUpdate]) -> LoraSpec:
+    """The spec of an adapter that holds a part's updates.
+
+    Of a LoKr it is one that has such factors, where one does: files do not say how it was asked
+    for. Its scale is left out, since any alpha can hold it.
+
+    Args:
+        updates: By layer, of one type (:func:`is_trained_here`).
+    """
+    first = next(iter(updates.values()))
+    ranks = {layer: each.kind.rank(each.shapes) for layer, each in updates.items()}
+    found = [rank for rank in ranks.values() if rank is not None]
+    lefts = {side for each in updates.values() for side in each.shapes.get("lokr_w1", ())}
+    if first.kind.name == "lokr":
+        whole = [each.shapes["lokr_w2"] for each in updates.values() if "lokr_w2" in each.shapes]
+        r = found[0] if found else max(max(shape[:2]) for shape in whole)
+        pattern: dict[str, int] = {}
+    else:
+        r = Counter(found or [1]).most_common(1)[0][0]
+        pattern = {layer: rank for layer, rank in ranks.items() if rank not in (None, r)}
+    return LoraSpec(
+        r=r,
+        alpha=float(r),
+        dropout=0.0,
+        targets=tuple(updates),
+        rank_pattern=pattern,
+        type=TYPE_OF[first.kind.name],
+        decompose_factor=lefts.pop() if len(lefts) == 1 else -1,
+        oft_block_size=oft_side(first.shapes["oft_R"][1]) if "oft_R" in first.tensors else 0,
+    )
+
+
+def state_shapes(updates: Mapping[str, LayerUpdate]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the state of an adapter that holds these updates, by raw peft key."""
+    return {
+        f"{layer}.{_ENDS.get(role, role)}": shape
+        for layer, update in updates.items()
+        for role, shape in update.shapes.items()
+    }
 
 
 def has_updates(module: nn.Module) -> bool:

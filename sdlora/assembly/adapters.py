@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from sdlora.adapters.lora import adapted_layers, add_lora
+from sdlora.adapters.lora import adapted_layers, add_lora, lora_parameters
 from sdlora.adapters.spec import LoraError, LoraSpec
 from sdlora.assembly.base_model import model_source
 from sdlora.assembly.init_from import ConfiguredAdapter, require_same, start_file
@@ -48,7 +48,8 @@ def _configured(
     try:
         layers = adapted_layers(add_lora(module, spec, seed=0))
     except LoraError as error:
-        raise ConfigError(f"lora.{part}.{error}") from error
+        of_all = str(error).startswith("oft_block_size=")  # parts have no key of their own for it
+        raise ConfigError(f"lora.{error}" if of_all else f"lora.{part}.{error}") from error
     require(  # by those its convert_state_dict_to_peft knows what kind of names the others have
         not is_text or any(".self_attn." in layer for layer in layers),
         f"lora.{part}.targets",
@@ -56,7 +57,8 @@ def _configured(
         "diffusers cannot load a LoRA of a text encoder without attention layers; add one, such as "
         "q_proj",
     )
-    return ConfiguredAdapter(part, spec, modules, layers)
+    shapes = {key: tuple(each.shape) for key, each in lora_parameters(module).items()}
+    return ConfiguredAdapter(part, spec, modules, layers, shapes)
 
 
 def trains_text(lora: LoraConfig, family: str) -> bool:

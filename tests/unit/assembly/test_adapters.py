@@ -157,9 +157,10 @@ def test_a_file_that_cannot_be_read_is_named(
     assert f"shape {list(wide.shape)}, the layer needs" in told
     stem = "lora_unet_mid_block_attentions_0_proj_in"
     halves = {f"{stem}.hada_w{n}_{m}": torch.ones(2, 2) for n in "12" for m in "ab"}
-    save_file(halves, tmp_path / "loha.safetensors")
+    cores = {f"{stem}.hada_t{n}": torch.ones(2, 2, 3, 3) for n in "12"}
+    save_file(halves | cores, tmp_path / "loha.safetensors")
     told = message(tmp_path / "loha.safetensors")
-    assert "holds LoHa, which is not trained here" in told
+    assert "holds LoHa with a core (CP), which no lora.type trains" in told
     assert f"sdlora lora convert {tmp_path / 'loha.safetensors'} plain.safetensors" in told
 
 
