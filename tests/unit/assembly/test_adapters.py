@@ -156,7 +156,7 @@ def test_the_message_gives_the_overrides_that_fit_a_file_of_another_type(
     start = f"lora.init_from={file}"
     for others in ((), (overrides[0],)):  # of another type, and of other sizes
         with pytest.raises(ConfigError) as caught:
-            checked(config(start, *others, "lora.oft_block_size=16"))
+            checked(config(start, *others, "lora.oft_block_size=4"))
         text = str(caught.value)
         assert ("the file's is of the type" in text) == (not others)
         fitting = shlex.split(text.rpartition("To match the file, set: ")[2])

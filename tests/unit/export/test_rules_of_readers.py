@@ -281,7 +281,7 @@ def test_each_mutant_is_found_by_every_program(
 
 
 def turned(t: Mapping[str, Tensor], weight: Tensor, sign: int = 1) -> Tensor:
-    """OneTrainer's and peft's OFT of a linear layer: inputs turned by blocks, by Cayley's series."""
+    """OneTrainer's and peft's OFT of a linear layer: its inputs turned, by Cayley's series."""
     stored = t["oft_R.weight"].double()
     side = round((1 + (1 + 8 * stored.shape[1]) ** 0.5) / 2)
     rows, columns = torch.triu_indices(side, side, 1)
