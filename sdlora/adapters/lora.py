@@ -273,7 +273,7 @@ def lora_config(module: nn.Module) -> PeftConfig:
     configs: dict[str, Any] = getattr(module, "peft_config", {})
     if ADAPTER not in configs:
         raise LoraError(f"{type(module).__name__} has no adapter; add one with add_lora")
-    config = copy.copy(configs[ADAPTER])
+    config: Any = copy.copy(configs[ADAPTER])
     if isinstance(config, LoraConfig) and any(
         START in layer.r for layer in adapter_layers(module).values()
     ):

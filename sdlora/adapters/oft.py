@@ -27,7 +27,7 @@ def refuse_unfit_layers(module: nn.Module, names: Sequence[str], block_size: int
                 "Linear layers only; choose lora=attention or lora=attention_mlp, or another "
                 "lora.type"
             )
-    widths: dict[str, Any] = {name: modules[name].in_features for name in names}  # type: ignore[union-attr]
+    widths: dict[str, Any] = {name: modules[name].in_features for name in names}
     unfit = next((name for name, width in widths.items() if width % block_size), None)
     if unfit is not None:
         common = gcd(*widths.values())

@@ -109,10 +109,9 @@ def peft_config(module: nn.Module, spec: LoraSpec) -> PeftConfig:
 
 def adapter_layers(module: nn.Module) -> dict[str, Any]:
     """Layers with our adapter; as ``Any``, since peft's layers are typed as their mixins."""
+    layers: list[tuple[str, Any]] = list(module.named_modules())
     return {
-        name: layer
-        for name, layer in module.named_modules()
-        if isinstance(layer, _LAYERS) and ADAPTER in layer.r
+        name: layer for name, layer in layers if isinstance(layer, _LAYERS) and ADAPTER in layer.r
     }
 
 

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from sdlora.adapters.file_writing import adapted_parts
 from sdlora.adapters.formats import apply_lora, read_lora
-from sdlora.adapters.lora import ADAPTER, lora_parameters
+from sdlora.adapters.lora import lora_parameters
 from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.lora_places import DIFFUSERS_FILE, PLAIN
 from sdlora.adapters.trained_updates import has_updates
+from sdlora.adapters.tuners import ADAPTER
 from sdlora.export.same_adapters import adapter_differences, adapter_in
 from sdlora.models.families import families, part_names
 
