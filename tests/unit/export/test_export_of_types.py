@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -17,17 +18,23 @@ from sdlora.adapters.formats import (
     remove_lora,
     restore_lora,
 )
-from sdlora.adapters.lora import lora_state_dict
+from sdlora.adapters.lora import add_lora, lora_state_dict
 from sdlora.adapters.lora_places import trained_file
+from sdlora.adapters.spec import LoraSpec
 from sdlora.export import same_adapters
 from sdlora.export.layouts import export_lora
 from sdlora.export.lora_files import write_lora
 from sdlora.export.plain_twin import MISSING, file_of_others
 from sdlora.export.proof import ExportError, prove_export
+from sdlora.export.proof import outputs as outputs_of
+from sdlora.models.families import description_of
+from sdlora.models.loading import load_family
 from sdlora.models.sd import SD
+from sdlora.models.source import ModelSource
 from tests.unit.adapters.test_adapter_types import TYPES, adapted, both, drawn
 from tests.unit.adapters.tiny_models import (
     ATTENTION,
+    randomise,
     tiny_pipeline,
     tiny_text_encoder,
     tiny_unet,
@@ -159,3 +166,36 @@ def test_applied_beside_the_base_it_is_taken_out_again(tmp_path: Path) -> None:
     assert not torch.equal(drawn(base), before)
     remove_lora(*base.values())
     assert torch.equal(drawn(base), before)
+
+
+@pytest.mark.parametrize("family", ["z_image", "flux2_klein"])
+@pytest.mark.parametrize("name", TYPES)
+def test_on_transformers_of_flow_matching(
+    name: str, family: str, random_bases: dict[str, Path], tmp_path: Path
+) -> None:
+    source = ModelSource(str(random_bases[family]), family)
+    trained, description = load_family(source, 0), description_of(family)
+    part = description.denoiser
+    targets = description.presets["attention"]
+    spec = LoraSpec(2, 3.0, 0.0, targets, type=name, decompose_factor=2, oft_block_size=4)
+    randomise(add_lora(trained.parts[part], spec, seed=1))
+    export_lora(
+        tmp_path / "lora",
+        parts={part: trained.parts[part]},
+        names=description.trainable,
+        metadata={"ss_base_model_version": description.base_names(0, "flow")[0]},
+        name="face",
+    )
+
+    def fresh() -> DiffusionPipeline:
+        return load_family(source, 0).pipeline()
+
+    found = prove_export(tmp_path / "lora", fresh, {part: trained.parts[part]})
+    assert set(found) == {f"kohya/{part}", f"peft/{part}"}
+    pipeline = fresh()
+    pipeline.load_lora_weights(str(tmp_path / "lora"))  # the plain LoRA
+    base, plain, expected = (
+        outputs_of({part: each})[part]
+        for each in (fresh().transformer, pipeline.transformer, trained.parts[part])
+    )
+    assert (plain - expected).norm() < LOST[name] * (base - expected).norm()
