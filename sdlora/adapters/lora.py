@@ -274,9 +274,7 @@ def lora_config(module: nn.Module) -> PeftConfig:
     if ADAPTER not in configs:
         raise LoraError(f"{type(module).__name__} has no adapter; add one with add_lora")
     config: Any = copy.copy(configs[ADAPTER])
-    if isinstance(config, LoraConfig) and any(
-        START in layer.r for layer in adapter_layers(module).values()
-    ):
+    if any(START in layer.r for layer in adapter_layers(module).values()):
         factor = math.sqrt(2) if config.use_rslora else 2  # alpha of twice the rank, same scale
         config.r, config.lora_alpha = 2 * config.r, factor * config.lora_alpha
         config.rank_pattern = {name: 2 * r for name, r in config.rank_pattern.items()}

@@ -90,7 +90,7 @@ TUNERS: Mapping[str, Tuner] = {
 }
 """``lora.type`` -> its tuner."""
 
-_LAYERS = tuple(tuner.layer for tuner in TUNERS.values())
+_LAYERS: tuple[Any, ...] = tuple(tuner.layer for tuner in TUNERS.values())
 
 
 def peft_config(module: nn.Module, spec: LoraSpec) -> PeftConfig:
