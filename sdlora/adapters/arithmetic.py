@@ -175,7 +175,8 @@ def difference_layer(difference: Tensor, cut: Cut) -> tuple[dict[str, Tensor], E
     matrix = difference.flatten(1).float()
     u, s, vh = _largest_singular_values(matrix, cut)
     has_all = len(s) == min(matrix.shape)
-    total = _squares(s) if has_all else float(matrix.double().square().sum())
+    rest = 0.0 if has_all else _rest(matrix, u, s, vh)
+    total = _squares(s) + rest
     rank = cut.rank(s, total)
     root = s[:rank].sqrt()
     ones = [1] * (difference.ndim - 2)
@@ -183,7 +184,15 @@ def difference_layer(difference: Tensor, cut: Cut) -> tuple[dict[str, Tensor], E
         "A": (root[:, None] * vh[:rank]).reshape(rank, *difference.shape[1:]).contiguous(),
         "B": (u[:, :rank] * root).reshape(-1, rank, *ones).contiguous(),
         "alpha": torch.tensor(float(rank), dtype=torch.float64),
-    }, Energy(total, _squares(s[rank:]) if has_all else max(0.0, total - _squares(s[:rank])))
+    }, Energy(total, _squares(s[rank:]) + rest)
+
+
+def _rest(matrix: Tensor, u: Tensor, s: Tensor, vh: Tensor) -> float:
+    """Squared norm of what the singular values that were found leave, in float64.
+
+    Formed, since the small difference of two large sums would be their rounding.
+    """
+    return _squares(matrix.double() - (u.double() * s.double()) @ vh.double())
 
 
 def _largest_singular_values(matrix: Tensor, cut: Cut) -> tuple[Tensor, Tensor, Tensor]:

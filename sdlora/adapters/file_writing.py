@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig
+import torch
+from peft import LoraConfig, PeftConfig
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -18,6 +19,12 @@ from sdlora.adapters.lora_file import LoraFile, renamed
 from sdlora.adapters.lora_places import PEFT_CONFIG, PEFT_FILE
 from sdlora.adapters.peft_config import DIFFUSERS_CONFIG
 from sdlora.adapters.spec import LoraError, LoraSpec
+from sdlora.adapters.trained_updates import (
+    TYPE_OF,
+    has_updates,
+    update_tensors,
+    updates_of,
+)
 from sdlora.adapters.weights import write_weights
 from sdlora.models.description import PartNames
 from sdlora.runtime.files import write_bytes
@@ -58,7 +65,8 @@ def adapters_of(parts: Mapping[str, nn.Module], metadata: Mapping[str, str]) -> 
     Raises:
         LoraError: If there is no adapter, or none that a file can hold.
     """
-    modules = adapted_parts(parts)
+    adapted = adapted_parts(parts)
+    modules = {part: module for part, module in adapted.items() if not has_updates(module)}
     return LoraFile(
         states={
             part: {_nameless(key): value for key, value in lora_state_dict(module).items()}
@@ -69,6 +77,7 @@ def adapters_of(parts: Mapping[str, nn.Module], metadata: Mapping[str, str]) -> 
         },
         metadata=dict(metadata),
         layout="diffusers",
+        updates={p: updates_of(module) for p, module in adapted.items() if p not in modules},
     )
 
 
@@ -112,21 +121,32 @@ def write_kohya(
     return write_kohya_file(path, adapters_of(parts, metadata), names)
 
 
-def write_peft(folder: Path, module: nn.Module) -> list[Path]:
+def write_peft(folder: Path, module: nn.Module, dtype: torch.dtype = torch.float32) -> list[Path]:
     """Write the folder that ``PeftModel.from_pretrained`` reads, for one part of a model.
+
+    Args:
+        folder: For the part alone.
+        module: The part.
+        dtype: Of the tensors.
 
     Raises:
         LoraError: If the part has no adapter, or it holds NaN or infinity.
     """
-    return _write_peft(folder, lora_state_dict(module), _spec(lora_config(module)), {})
+    state = {key: value.to(dtype) for key, value in lora_state_dict(module).items()}
+    config = lora_config(module)
+    is_lora = isinstance(config, LoraConfig)
+    fields = _fields(_spec(config)) if is_lora else _json_fields(config)
+    return _write_peft(folder, state, fields, {})
 
 
 def write_diffusers_file(path: Path, lora: LoraFile, names: Mapping[str, PartNames]) -> Path:
     """As :func:`write_diffusers`, for a LoRA without a model."""
     _refuse_what_no_file_holds(lora, names)
     lora = folded(lora)
-    header = {**lora.metadata, DIFFUSERS_CONFIG: _diffusers_config(lora)}
-    write_weights(path, to_diffusers(lora.states, names), header)
+    tensors = to_diffusers(lora.states, names)
+    tensors |= update_tensors(lora.updates, names, kohya=False)
+    config = {DIFFUSERS_CONFIG: _diffusers_config(lora)} if lora.specs else {}
+    write_weights(path, tensors, {**lora.metadata, **config})
     return path
 
 
@@ -140,26 +160,11 @@ def write_kohya_file(path: Path, lora: LoraFile, names: Mapping[str, PartNames])
         for part, found in layers.items()
     }
     tensors = to_kohya(lora.states, alphas, names)
-    kinds = {
-        (t["A"].shape[0], alphas[part][layer])
-        for part, found in layers.items()
-        for layer, t in found.items()
-    }
-    first = next(iter(layers))
-    spec = lora.specs[first]
-    args = {
-        "mixed_ranks": len(kinds) > 1,
-        "use_dora": spec.use_dora,
-        "use_rslora": spec.use_rslora,
-    }
+    tensors |= update_tensors(lora.updates, names, kohya=True)
     is_one = any(not names[part].kohya for part in layers)  # diffusers reads this file as well
     header = {
         **({DIFFUSERS_CONFIG: _diffusers_config(lora)} if is_one else {}),
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(spec.r),
-        "ss_network_alpha": str(next(iter(alphas[first].values()))),
-        "ss_network_args": json.dumps(args),
-        "ss_network_dropout": str(spec.dropout),
+        **(_network(lora, alphas) if layers else _lycoris_network(lora)),
         "ss_output_name": path.stem,
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.implementation": "diffusers",
@@ -170,6 +175,42 @@ def write_kohya_file(path: Path, lora: LoraFile, names: Mapping[str, PartNames])
     return path
 
 
+def _network(lora: LoraFile, alphas: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """Header entries of kohya's trainer on a LoRA."""
+    kinds = {
+        (tensors["A"].shape[0], alphas[part][layer])
+        for part in alphas
+        for layer, tensors in lora.layers(part).items()
+    }
+    first = next(iter(alphas))
+    spec = lora.specs[first]
+    args = {
+        "mixed_ranks": len(kinds) > 1,
+        "use_dora": spec.use_dora,
+        "use_rslora": spec.use_rslora,
+    }
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(spec.r),
+        "ss_network_alpha": str(next(iter(alphas[first].values()))),
+        "ss_network_args": json.dumps(args),
+        "ss_network_dropout": str(spec.dropout),
+    }
+
+
+def _lycoris_network(lora: LoraFile) -> dict[str, str]:
+    """The same of LyCORIS, and of OFT, which it trains otherwise."""
+    updates = [each for layers in lora.updates.values() for each in layers.values()]
+    ranks = [rank for each in updates if (rank := each.kind.rank(each.shapes)) is not None]
+    algo = TYPE_OF[updates[0].kind.name]
+    return {
+        "ss_network_module": "peft.tuners.oft" if algo == "oft" else "lycoris.kohya",
+        "ss_network_dim": str(max(ranks, default=None)),
+        "ss_network_alpha": str(max(ranks, default=None)),  # folded: a scale of 1
+        "ss_network_args": json.dumps({"algo": algo}),
+    }
+
+
 def write_peft_folders(folder: Path, lora: LoraFile, names: Mapping[str, PartNames]) -> list[Path]:
     """As :func:`write_peft` for each part of a LoRA without a model, in a folder by its name."""
     files = []
@@ -177,16 +218,17 @@ def write_peft_folders(folder: Path, lora: LoraFile, names: Mapping[str, PartNam
         rename = clip_name if names[part].is_nested else str
         named = renamed(lora.specs[part], rename)
         files += _write_peft(
-            folder / part, {rename(k): v for k, v in state.items()}, named, lora.metadata
+            folder / part, {rename(k): v for k, v in state.items()}, _fields(named), lora.metadata
         )
     return files
 
 
 def _refuse_what_no_file_holds(lora: LoraFile, names: Mapping[str, PartNames]) -> None:
     """Refuse parts without a name in files, and text encoder DoRAs, which are read in part only."""
-    for part, spec in lora.specs.items():
+    for part in lora.parts:
         if part not in names:
             raise LoraError(f"{part}: files hold adapters of {', '.join(names)} only; freeze it")
+    for part, spec in lora.specs.items():
         if names[part].is_clip and spec.use_dora:
             raise LoraError(
                 f"{part}: a DoRA, whose magnitudes diffusers does not load; train it without DoRA"
@@ -194,9 +236,9 @@ def _refuse_what_no_file_holds(lora: LoraFile, names: Mapping[str, PartNames]) -
 
 
 def _write_peft(
-    folder: Path, state: Mapping[str, Tensor], spec: LoraSpec, metadata: Mapping[str, str]
+    folder: Path, state: Mapping[str, Tensor], own: Mapping[str, Any], metadata: Mapping[str, str]
 ) -> list[Path]:
-    fields = {**_fields(spec), "inference_mode": True}
+    fields = {**own, "inference_mode": True}
     fields["base_model_name_or_path"] = None  # a path of this machine says nothing on another
     text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
     tensors = {f"base_model.model.{key}": value for key, value in state.items()}
@@ -209,8 +251,9 @@ def _nameless(key: str) -> str:
     return key.removeprefix(CLIP_INSIDE)
 
 
-def _spec(config: LoraConfig) -> LoraSpec:
-    """The spec of an adapter from its peft config."""
+def _spec(config: PeftConfig) -> LoraSpec:
+    """The spec of a LoRA from its peft config."""
+    assert isinstance(config, LoraConfig)
     assert isinstance(config.target_modules, set | list), "a spec lists its targets"
     return LoraSpec(
         r=config.r,
@@ -236,6 +279,10 @@ def _fields(spec: LoraSpec) -> dict[str, Any]:
         rank_pattern=dict(spec.rank_pattern),
         alpha_pattern=dict(spec.alpha_pattern),
     )
+    return _json_fields(config)
+
+
+def _json_fields(config: PeftConfig) -> dict[str, Any]:
     fields = config.to_dict()
     return {k: sorted(v) if isinstance(v, set) else v for k, v in fields.items()}
 

@@ -11,6 +11,13 @@ from sdlora.adapters.layer_paths import CLIP_INSIDE
 from sdlora.adapters.lora import adapted_layers, lora_state_dict
 from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.spec import LoraSpec
+from sdlora.adapters.trained_updates import (
+    TYPE_OF,
+    folded_update,
+    has_updates,
+    state_of,
+    updates_of,
+)
 
 
 def folded(lora: LoraFile) -> LoraFile:
@@ -23,6 +30,31 @@ def folded(lora: LoraFile) -> LoraFile:
         lora,
         states={part: _scaled(state, _scales(lora, part)) for part, state in lora.states.items()},
         specs={part: _with_alpha_as_rank(spec) for part, spec in lora.specs.items()},
+        updates={
+            part: {
+                layer: folded_update(update) if update.kind.name in TYPE_OF else update
+                for layer, update in layers.items()
+            }
+            for part, layers in lora.updates.items()
+        },
+    )
+
+
+def in_dtype(lora: LoraFile, dtype: torch.dtype) -> LoraFile:
+    """The same LoRA with all its tensors rounded to a float type."""
+    return replace(
+        lora,
+        states={
+            part: {key: value.to(dtype) for key, value in state.items()}
+            for part, state in lora.states.items()
+        },
+        updates={
+            part: {
+                layer: replace(each, tensors={r: t.to(dtype) for r, t in each.tensors.items()})
+                for layer, each in layers.items()
+            }
+            for part, layers in lora.updates.items()
+        },
     )
 
 
@@ -30,8 +62,8 @@ def with_alphas_of(lora: LoraFile, parts: Mapping[str, nn.Module]) -> LoraFile:
     """The states that make the same update in adapters of other alphas; specs stay as they are.
 
     Args:
-        lora: A LoRA.
-        parts: The model's parts, with adapters of the same ranks.
+        lora: A LoRA, or updates of a type that is trained here; these become states, too.
+        parts: The model's parts, with adapters of the same type and ranks.
     """
     states = dict(lora.states)
     for part, state in lora.states.items():
@@ -44,11 +76,19 @@ def with_alphas_of(lora: LoraFile, parts: Mapping[str, nn.Module]) -> LoraFile:
                 if _nameless(layer) in own
             },
         )
-    return replace(lora, states=states)
+    for part, updates in lora.updates.items():
+        states[part] = state_of(updates, parts[part])
+    return replace(lora, states=states, updates={})
 
 
 def folded_state(module: nn.Module) -> dict[str, Tensor]:
     """The adapter of a model's part with alphas folded, by raw peft key; see :func:`folded`."""
+    if has_updates(module):
+        return {
+            f"{layer}.{role}": tensor
+            for layer, update in updates_of(module).items()
+            for role, tensor in folded_update(update).tensors.items()
+        }
     layers = adapted_layers(module).items()
     return _scaled(lora_state_dict(module), {_nameless(n): alpha / r for n, (r, alpha) in layers})
 

@@ -81,13 +81,21 @@ class LayerUpdate:
         Returns:
             The norm; ``None`` if it is a function of the layer's own weight.
         """
-        if self.kind.of_base:
+        if self.kind.of_base or self.kind.name == "bias":
             return None
+        return float(self.update().norm())
+
+    def update(self) -> Tensor:
+        """The update of a weight that it is no function of, magnitudes left out, in float32.
+
+        The kernel of a convolution may be flat.
+        """
         outputs, inputs = self.kind.size(self.shapes)
         shape = torch.zeros(outputs or 1, inputs or 1)
         tensors = {role: tensor.float() for role, tensor in self.tensors.items()}
         update = UPDATES[self.kind.name](tensors, shape, self._numbers)
-        return None if update is None else float(update.norm())
+        assert update is not None
+        return update
 
     def change(self, weight: Tensor) -> Change:
         """The change at strength 1.

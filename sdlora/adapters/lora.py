@@ -1,4 +1,4 @@
-"""LoRA on a part of a model by peft, in place: add, load strictly, scale, disable, merge."""
+"""An adapter on a part of a model by peft, in place: add, load strictly, scale, disable, merge."""
 
 import copy
 import math
@@ -7,20 +7,27 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, PeftConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from sdlora.adapters.fused_linear import FusedLinear
-from sdlora.adapters.layer_names import resolved, target_layers
 from sdlora.adapters.learned_embedding import learned
+from sdlora.adapters.oft import merge_turned, strength_of
 from sdlora.adapters.rank_dropout import RankDropout
 from sdlora.adapters.spec import LoraError, LoraSpec, listing
 from sdlora.adapters.start import drawn_start, largest_rank, start_from_base
+from sdlora.adapters.tuners import (
+    ADAPTER,
+    PARAMETERS,
+    adapter_layers,
+    initialise,
+    peft_config,
+    raw_key,
+)
 from sdlora.config.lora import FROM_BASE
 from sdlora.runtime.randomness import generator
 
-ADAPTER = "default"
 START = "start"
 """The frozen adapter that subtracts the initial values of PiSSA and OLoRA in ``default``."""
 
@@ -32,13 +39,13 @@ def add_lora(module: nn.Module, spec: LoraSpec, seed: int) -> nn.Module:
     second, frozen adapter subtracts the initial update, and the base is unchanged. So such an
     adapter can be disabled, merged or written as one of the original base.
 
-    Adapter weights are float32, whatever the base's dtype. Matrix A of each layer is drawn from
+    Adapter weights are float32, whatever the base's dtype. What of a layer is drawn comes from
     its own generator, keyed by ``seed`` and the layer's name, so it depends neither on the device
     nor on which other layers have an adapter; the global random state is not changed.
 
     Args:
         module: A UNet, text encoder or any other module with Linear and Conv2d layers.
-        spec: Rank, alpha, targets.
+        spec: Type, rank, alpha, targets.
         seed: Seed of the initial weights.
 
     Returns:
@@ -47,19 +54,23 @@ def add_lora(module: nn.Module, spec: LoraSpec, seed: int) -> nn.Module:
     Raises:
         LoraError: If it has an adapter already, if a target matches nothing or a layer that cannot
             be adapted, if a pattern matches no adapted layer, or a layer is too small for an init
-            from its weights.
+            from its weights, or not divided by OFT's blocks.
     """
-    if _layers(module):
+    if adapter_layers(module):
         raise LoraError(f"{type(module).__name__} has an adapter already; add one to a fresh model")
-    config = _peft_config(module, spec)
-    config._register_custom_module({nn.Linear: FusedLinear})  # peft's documented way to do so
+    config: Any = peft_config(module, spec)
+    if spec.type == "lora":
+        config._register_custom_module({nn.Linear: FusedLinear})  # peft's documented way to do so
     with torch.random.fork_rng(devices=[]):
         door: Any = getattr(module, "add_adapter", None)  # diffusers' and transformers' to peft
         if door is not None:
             door(config, adapter_name=ADAPTER)
         else:
             inject_adapter_in_model(config, module, adapter_name=ADAPTER)
-        for name, layer in _layers(module).items():
+        for name, layer in adapter_layers(module).items():
+            if spec.type != "lora":
+                initialise(layer, name, spec, seed)
+                continue
             _initialise(layer, name, spec, seed)
             if spec.rank_dropout:
                 layer.lora_A[ADAPTER].register_forward_hook(RankDropout(spec.rank_dropout))
@@ -71,9 +82,9 @@ def add_lora(module: nn.Module, spec: LoraSpec, seed: int) -> nn.Module:
 def lora_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Adapter parameters by raw peft key, such as ``mid_block.to_q.lora_A.weight``, if any."""
     return {
-        _raw_key(name): parameter
+        raw_key(name): parameter
         for name, parameter in module.named_parameters()
-        if ".lora_" in f".{name}" and f".{ADAPTER}" in name
+        if f".{ADAPTER}" in name and any(each in f".{name}" for each in PARAMETERS)
     }
 
 
@@ -85,7 +96,7 @@ def lora_state_dict(module: nn.Module) -> dict[str, Tensor]:
     the model is in ``channels_last``.
     """
     state = {name: weight.detach() for name, weight in lora_parameters(module).items()}
-    for name, layer in _layers(module).items():
+    for name, layer in adapter_layers(module).items():
         if START in layer.r:
             a, b = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
             state[a] = torch.cat([state[a], layer.lora_A[START].weight])
@@ -138,7 +149,7 @@ def load_written(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     parameters = lora_parameters(module)
     started = {
         f"{name}.{matrix}.weight"
-        for name, layer in _layers(module).items()
+        for name, layer in adapter_layers(module).items()
         if START in layer.r
         for matrix in ("lora_A", "lora_B")
     }
@@ -158,7 +169,10 @@ def set_scale(module: nn.Module, scale: float) -> None:
     if not math.isfinite(scale):
         raise LoraError(f"scale={scale}: must be a finite number")
     _require_unmerged(module, "set its scale")
-    for layer in _layers(module).values():
+    for layer in adapter_layers(module).values():
+        if hasattr(layer, "oft_R"):
+            strength_of(layer).value = scale
+            continue
         layer.set_scale(ADAPTER, scale)
         layer.set_scale(START, scale)  # does nothing where there is none
 
@@ -174,7 +188,7 @@ def disabled(*modules: nn.Module) -> Iterator[None]:
     """
     for module in modules:
         _require_unmerged(module, "switch it off")
-    layers = [layer for module in modules for layer in _layers(module).values()]
+    layers = [layer for module in modules for layer in adapter_layers(module).values()]
     before = [layer.disable_adapters for layer in layers]
     parameters = [p for layer in layers for p in layer.parameters()]
     trained = [(p, p.requires_grad) for p in parameters]
@@ -200,8 +214,11 @@ def merge(module: nn.Module) -> None:
     Raises:
         ValueError: If a merged weight would be NaN or infinite.
     """
-    for layer in _layers(module).values():
-        layer.merge(safe_merge=True)
+    for layer in adapter_layers(module).values():
+        if hasattr(layer, "oft_R"):
+            merge_turned(layer, ADAPTER)
+        else:
+            layer.merge(safe_merge=True)
 
 
 @contextmanager
@@ -211,7 +228,7 @@ def merged(module: nn.Module) -> Iterator[nn.Module]:
     They are restored from a copy, since subtracting the update would leave rounding errors.
     """
     _require_unmerged(module, "merge it again")
-    layers = list(_layers(module).values())
+    layers = list(adapter_layers(module).values())
     weights = [layer.get_base_layer().weight for layer in layers]
     kept = [weight.detach().clone() for weight in weights]
     try:
@@ -226,10 +243,14 @@ def merged(module: nn.Module) -> Iterator[nn.Module]:
 def adapted_layers(module: nn.Module) -> dict[str, tuple[int, float]]:
     """Rank and effective alpha (scale times rank, as trained) of each adapted layer, by name.
 
-    They match ``lora_state_dict``: twice the trained ones for PiSSA and OLoRA.
+    They match ``lora_state_dict``: twice the trained ones for PiSSA and OLoRA. OFT has neither:
+    both are the side of its blocks, a scale of 1.
     """
     found = {}
-    for name, layer in _layers(module).items():
+    for name, layer in adapter_layers(module).items():
+        if not isinstance(layer, LoraLayer):
+            found[name] = _size_and_alpha(layer)
+            continue
         r, alpha = layer.r[ADAPTER], float(layer.lora_alpha[ADAPTER])
         factor = 2 if START in layer.r else 1
         effective = alpha * math.sqrt(r) if layer.use_rslora.get(ADAPTER) else alpha
@@ -237,7 +258,13 @@ def adapted_layers(module: nn.Module) -> dict[str, tuple[int, float]]:
     return found
 
 
-def lora_config(module: nn.Module) -> LoraConfig:
+def _size_and_alpha(layer: Any) -> tuple[int, float]:
+    if hasattr(layer, "oft_R"):
+        return layer.oft_block_size[ADAPTER], float(layer.oft_block_size[ADAPTER])
+    return layer.r[ADAPTER], float(layer.alpha[ADAPTER])
+
+
+def lora_config(module: nn.Module) -> PeftConfig:
     """A copy of the peft config that matches ``lora_state_dict``.
 
     Raises:
@@ -246,43 +273,13 @@ def lora_config(module: nn.Module) -> LoraConfig:
     configs: dict[str, Any] = getattr(module, "peft_config", {})
     if ADAPTER not in configs:
         raise LoraError(f"{type(module).__name__} has no adapter; add one with add_lora")
-    config = copy.copy(configs[ADAPTER])
-    if any(START in layer.r for layer in _layers(module).values()):
+    config: Any = copy.copy(configs[ADAPTER])
+    if any(START in layer.r for layer in adapter_layers(module).values()):
         factor = math.sqrt(2) if config.use_rslora else 2  # alpha of twice the rank, same scale
         config.r, config.lora_alpha = 2 * config.r, factor * config.lora_alpha
         config.rank_pattern = {name: 2 * r for name, r in config.rank_pattern.items()}
         config.alpha_pattern = {n: factor * alpha for n, alpha in config.alpha_pattern.items()}
     return config
-
-
-def _peft_config(module: nn.Module, spec: LoraSpec) -> LoraConfig:
-    names = target_layers(module, spec.targets)
-    has_pattern = any("*" in target for target in spec.targets)
-    return LoraConfig(
-        r=spec.r,
-        lora_alpha=spec.alpha,  # type: ignore[arg-type]  # peft divides it, so a float is right
-        lora_dropout=spec.dropout,
-        target_modules=names if has_pattern else list(spec.targets),
-        init_lora_weights="gaussian" if spec.init == "gaussian" else True,
-        use_dora=spec.use_dora,
-        use_rslora=spec.use_rslora,
-        rank_pattern=resolved("rank_pattern", spec.rank_pattern, spec.r, names),
-        alpha_pattern=resolved("alpha_pattern", spec.alpha_pattern, spec.alpha, names),
-    )
-
-
-def _layers(module: nn.Module) -> dict[str, Any]:
-    """Layers with our adapter; as ``Any``, since peft's layers are typed as their mixins."""
-    return {
-        name: layer
-        for name, layer in module.named_modules()
-        if isinstance(layer, LoraLayer) and ADAPTER in layer.r
-    }
-
-
-def _raw_key(name: str) -> str:
-    key = name.replace(f".{ADAPTER}", "")
-    return key.removesuffix(".weight") if "lora_magnitude_vector" in key else key
 
 
 def _initialise(layer: Any, name: str, spec: LoraSpec, seed: int) -> None:
@@ -316,5 +313,5 @@ def _start_from_base(layer: Any, name: str, init: str) -> None:
 
 
 def _require_unmerged(module: nn.Module, what: str) -> None:
-    if any(layer.merged for layer in _layers(module).values()):
+    if any(layer.merged for layer in adapter_layers(module).values()):
         raise LoraError(f"the adapter is merged into the weights; {what} before merging")

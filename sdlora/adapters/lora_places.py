@@ -11,6 +11,9 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
 
+PLAIN = "_plain"
+"""Ends the name of the plain LoRA beside a DoRA, LoHa, LoKr or OFT: nearly the same update."""
+
 _PEFT_PICKLE = "adapter_model.bin"
 
 
@@ -48,12 +51,25 @@ def weights_file(path: Path) -> Path:
     if not path.is_dir():
         return path
     if (path / DIFFUSERS_FILE).is_file():
-        return path / DIFFUSERS_FILE
+        return trained_file(path)
     found = sorted(path.glob("*.safetensors"))
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
         raise LoraError(f"{path}: holds no {DIFFUSERS_FILE}; name one file of it (found: {names})")
     return found[0]
+
+
+def trained_file(folder: Path) -> Path:
+    """The file of an export that has the adapter as it was trained.
+
+    It is diffusers' one, unless a plain LoRA stands in for what diffusers does not read: then the
+    one that has a twin.
+    """
+    for twin in sorted(folder.glob(f"*{PLAIN}.safetensors")):
+        own = twin.with_stem(twin.stem.removesuffix(PLAIN))
+        if own.is_file():
+            return own
+    return folder / DIFFUSERS_FILE
 
 
 def peft_folders(path: Path, parts: Collection[str]) -> list[Path]:

@@ -134,6 +134,11 @@ def verdicts(content: FileLayers, has_config_alpha: bool) -> dict[str, str]:
     }
 
 
+def programs_that_read(kind: str) -> list[str]:
+    """The programs that read a kind of adapter by kohya's names."""
+    return [each.name for each in READERS if kind in each.kinds and KOHYA in each.ways]
+
+
 def way_of(name: str) -> str:
     """The way in which a layer is named."""
     return next((way for start, way in _WAYS.items() if re.match(start, name)), BARE)

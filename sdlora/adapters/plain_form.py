@@ -84,7 +84,7 @@ def plain_form(
             weight = None if base is None else _weight(base, part, layer)
             made = _layer(update, weight, cut, found)
             if made is not None:
-                parts[part][layer] = _with_kernel(layer, made)
+                parts[part][layer] = _with_kernel(layer, made, weight)
             found.not_held += _not_held(f"{part}.{layer}", update)
     metadata = lora.metadata
     plain_lora = from_layers("the plain form", parts, metadata, lora.layout)
@@ -171,9 +171,13 @@ def _exact(factors: Factors, scale: float, cut: Cut | None) -> dict[str, Tensor]
     }
 
 
-def _with_kernel(layer: str, made: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A layer whose flat A gets the kernel that layers of its name have in a U-Net."""
+def _with_kernel(layer: str, made: dict[str, Tensor], weight: Tensor | None) -> dict[str, Tensor]:
+    """A layer whose flat A gets the kernel of its weight, or of layers of its name in a U-Net."""
     a, b = made["A"], made["B"]
+    if weight is not None:
+        ones = [1] * (weight.ndim - 2)
+        shaped = {"A": a.reshape(-1, *weight.shape[1:]), "B": b.reshape(*b.shape[:2], *ones)}
+        return {**made, **shaped}
     if a.ndim > 2 or a.shape[1] % 9 or not _OF_3X3.search(layer):
         return made
     return {**made, "A": a.reshape(a.shape[0], -1, 3, 3), "B": b.reshape(*b.shape[:2], 1, 1)}

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 
 NUM_SHOWN = 8
 
+TITLES = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "oft": "OFT"}
+"""``lora.type`` -> its name for people."""
+
 
 class LoraError(ValueError):
     """An adapter that does not fit its model; the message lists names, shapes and remedy."""
@@ -30,6 +33,9 @@ class LoraSpec:
         rank_pattern: Ranks of layers that differ from ``r``, by pattern (see ``by_pattern``).
         alpha_pattern: Alphas of layers that differ from ``alpha``, by pattern.
         rank_dropout: Probability that a rank of a sample's update is dropped.
+        type: ``"lora"``, ``"loha"``, ``"lokr"`` or ``"oft"``.
+        decompose_factor: LoKr: size of the left factor; -1: nearest to the square root.
+        oft_block_size: OFT: side of the blocks that turn a layer's inputs; it has no rank.
     """
 
     r: int
@@ -42,6 +48,9 @@ class LoraSpec:
     rank_pattern: Mapping[str, int] = field(default_factory=dict, hash=False)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict, hash=False)
     rank_dropout: float = 0.0
+    type: str = "lora"
+    decompose_factor: int = -1
+    oft_block_size: int = 32
 
 
 def listing(lines: list[str]) -> str:

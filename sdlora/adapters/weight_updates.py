@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdlora.adapters.layer_paths import CLIP_INSIDE
 from sdlora.adapters.layer_update import LayerUpdate
 from sdlora.adapters.spec import LoraError
 
@@ -106,6 +107,13 @@ def remove_updates(module: nn.Module) -> None:
     for name, before in applied.before.items():
         _set(parameters[name], before.to(parameters[name].device))
     delattr(module, _APPLIED)
+
+
+def applied_updates(module: nn.Module) -> dict[str, LayerUpdate]:
+    """The updates that are in the weights of a part, by layer as in files; none without."""
+    applied: _Applied | None = getattr(module, _APPLIED, None)
+    updates = {} if applied is None else applied.updates
+    return {layer.removeprefix(CLIP_INSIDE): update for layer, update in updates.items()}
 
 
 def keep_updates(module: nn.Module) -> None:

@@ -1,10 +1,11 @@
 """Typed config -> adapter specs and adapters, with checks against the model's layers."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
-from sdlora.adapters.lora import adapted_layers, add_lora
+from sdlora.adapters.lora import adapted_layers, add_lora, lora_parameters
 from sdlora.adapters.spec import LoraError, LoraSpec
 from sdlora.assembly.base_model import model_source
 from sdlora.assembly.init_from import ConfiguredAdapter, require_same, start_file
@@ -47,7 +48,8 @@ def _configured(
     try:
         layers = adapted_layers(add_lora(module, spec, seed=0))
     except LoraError as error:
-        raise ConfigError(f"lora.{part}.{error}") from error
+        of_all = str(error).startswith("oft_block_size=")  # parts have no key of their own for it
+        raise ConfigError(f"lora.{error}" if of_all else f"lora.{part}.{error}") from error
     require(  # by those its convert_state_dict_to_peft knows what kind of names the others have
         not is_text or any(".self_attn." in layer for layer in layers),
         f"lora.{part}.targets",
@@ -55,7 +57,8 @@ def _configured(
         "diffusers cannot load a LoRA of a text encoder without attention layers; add one, such as "
         "q_proj",
     )
-    return ConfiguredAdapter(part, spec, modules, layers)
+    shapes = {key: tuple(each.shape) for key, each in lora_parameters(module).items()}
+    return ConfiguredAdapter(part, spec, modules, layers, shapes)
 
 
 def trains_text(lora: LoraConfig, family: str) -> bool:
@@ -76,18 +79,25 @@ def lora_specs(lora: LoraConfig, family: str) -> dict[str, LoraSpec]:
     """
     description = description_of(family)
     parts = {part: lora.part(part) for part in description.trainable}
+    of_lora = {
+        "dropout": lora.dropout,
+        "init": lora.init,
+        "use_dora": lora.use_dora,
+        "use_rslora": lora.use_rslora,
+        "rank_dropout": lora.rank_dropout,
+    }
+    own_values: dict[str, Any] = of_lora if lora.type == "lora" else {"dropout": 0.0}
     return {
         part: LoraSpec(
             r=own.r or lora.r,
             alpha=own.alpha or lora.alpha * (own.r or lora.r) / lora.r,
-            dropout=lora.dropout,
             targets=_targets(part, own.targets, description),
-            init=lora.init,
-            use_dora=lora.use_dora,
-            use_rslora=lora.use_rslora,
             rank_pattern=own.rank_pattern,
             alpha_pattern=own.alpha_pattern,
-            rank_dropout=lora.rank_dropout,
+            type=lora.type,
+            decompose_factor=lora.decompose_factor,
+            oft_block_size=lora.oft_block_size,
+            **own_values,
         )
         for part, own in parts.items()
         if own.method == "lora"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from sdlora.adapters.spec import TITLES
 from sdlora.assembly.flow_limits import check_flow_limits
 from sdlora.config.captions import CaptionsConfig
 from sdlora.config.lora import FROM_BASE, LoraConfig
@@ -119,7 +120,7 @@ def _check_methods(lora: LoraConfig, description: FamilyDescription) -> None:
     )
     adapted = [part for part in description.trainable_encoders if methods[part] == "lora"]
     require(
-        not (lora.use_dora and adapted),
+        not (lora.use_dora and lora.type == "lora" and adapted),
         "lora.use_dora",
         True,
         f"works on {denoiser} only; set lora.{adapted[0] if adapted else ''}.method=frozen",
@@ -136,13 +137,21 @@ def _check_weights(model: ModelConfig, lora: LoraConfig, description: FamilyDesc
             f"random weights must all train; set lora.{part}.method=full",
         )
     denoiser = description.denoiser
-    needs_weights = lora.part(denoiser).method == "full" or lora.init in FROM_BASE
+    has_start = lora.type == "lora" and lora.init in FROM_BASE
+    needs_weights = lora.part(denoiser).method == "full" or has_start
     require(
         model.quantise is None or not needs_weights,
         "model.quantise",
         model.quantise,
         f"rounded weights can neither train (lora.{denoiser}.method=full) nor initialise an "
         "adapter (lora.init=pissa or olora); set it to null",
+    )
+    require(
+        model.quantise is None or lora.type == "lora" or lora.part(denoiser).method != "lora",
+        "model.quantise",
+        model.quantise,
+        f"a {TITLES[lora.type]} computes with the weights themselves, which are rounded; set it "
+        "to null, or lora.type=lora",
     )
 
 

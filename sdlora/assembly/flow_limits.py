@@ -51,7 +51,7 @@ def _check_flow(config: TrainConfig, kind: str) -> None:
     for key, (value, needed, remedy) in rules.items():
         require(value == needed, key, value, remedy)
     require(
-        not config.lora.use_dora,
+        not config.lora.use_dora or config.lora.type != "lora",
         "lora.use_dora",
         True,
         f"diffusers drops the magnitudes from files of {kind}; set it to false",

@@ -9,9 +9,11 @@ from torch import nn
 
 from sdlora.adapters.folding import with_alphas_of
 from sdlora.adapters.formats import fit_lora, read_lora
+from sdlora.adapters.layer_update import LayerUpdate
 from sdlora.adapters.lora import load_lora_state_dict
 from sdlora.adapters.lora_file import LoraFile
-from sdlora.adapters.spec import LoraError, LoraSpec, listing
+from sdlora.adapters.spec import TITLES, LoraError, LoraSpec, listing
+from sdlora.adapters.trained_updates import is_trained_here, spec_of, state_shapes
 from sdlora.config.rules import ConfigError
 from sdlora.models.family import Family
 
@@ -39,12 +41,14 @@ class ConfiguredAdapter:
         spec: Spec of the adapter.
         modules: Names of all modules of the bare part.
         layers: Rank and effective alpha of the adapted layers.
+        shapes: Shapes of its parameters by raw peft key.
     """
 
     part: str
     spec: LoraSpec
     modules: Sequence[str]
     layers: Mapping[str, tuple[int, float]]
+    shapes: Mapping[str, tuple[int, ...]]
 
 
 def start_file(path: str | None, parts: Mapping[str, nn.Module], denoiser: str) -> LoraFile | None:
@@ -58,10 +62,13 @@ def start_file(path: str | None, parts: Mapping[str, nn.Module], denoiser: str) 
     shape: Any = parts[denoiser].config
     try:
         lora = read_lora(path, int(shape.get("layers_per_block", 2)))
-        kinds = {each.title for updates in lora.updates.values() for each in updates.values()}
-        if kinds:
+        others = [each for each in lora.updates.values() if not is_trained_here(each)]
+        if others or (lora.updates and lora.states):
+            found = [*others, *lora.updates.values()][: len(others) or None]
+            kinds = {each.title for updates in found for each in updates.values()}
+            kinds |= {"LoRA"} if lora.states and not others else set()
             raise LoraError(
-                f"holds {', '.join(sorted(kinds))}, which is not trained here; make a plain LoRA "
+                f"holds {', '.join(sorted(kinds))}, which no lora.type trains; make a plain LoRA "
                 "of it: "
                 f"sdlora lora convert {shlex.quote(str(path))} plain.safetensors --layout diffusers"
             )
@@ -77,15 +84,16 @@ def require_same(
 ) -> None:
     """Refuse a file whose adapter differs from the config, with the overrides that match it."""
     lines, overrides = [], []
-    for part in sorted(start.specs.keys() - {each.part for each in configured}):
+    specs = {**start.specs, **{part: spec_of(each) for part, each in start.updates.items()}}
+    for part in sorted(specs.keys() - {each.part for each in configured}):
         lines.append(f"{part}: in the file, but lora.{part}.method is not lora")
         overrides.append(f"lora.{part}.method=lora")
     for each in configured:
-        if each.part not in start.specs:
+        if each.part not in specs:
             lines.append(f"{each.part}: not in the file")
             overrides.append(f"lora.{each.part}.method=frozen")
             continue
-        found, remedies = _differences(each, start.specs[each.part])
+        found, remedies = _differences(each, specs[each.part], start.updates.get(each.part, {}))
         lines += [f"{each.part}: {line}" for line in found]
         overrides += remedies
     if lines:
@@ -96,28 +104,60 @@ def require_same(
         )
 
 
-def _differences(configured: ConfiguredAdapter, spec: LoraSpec) -> tuple[list[str], list[str]]:
+def _differences(
+    configured: ConfiguredAdapter, spec: LoraSpec, updates: Mapping[str, LayerUpdate]
+) -> tuple[list[str], list[str]]:
     """Differences of a part, one line each, and the overrides that match the file."""
-    ours = configured.layers
-    theirs = {name: spec.rank_pattern.get(name, spec.r) for name in spec.targets}
     lines, overrides, key = [], [], f"lora.{configured.part}"
-    lacking, more = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
+    lacking = sorted(configured.layers.keys() - set(spec.targets))
+    more = sorted(set(spec.targets) - configured.layers.keys())
     if lacking:
         lines.append(f"the file lacks {len(lacking)} layers, such as {lacking[0]}")
     if more:
         lines.append(f"the file has {len(more)} layers more, such as {more[0]}")
     if lacking or more:
-        overrides.append(f"{key}.targets=[{','.join(_targets(configured.modules, theirs))}]")
-    other = [name for name in ours if name in theirs and ours[name][0] != theirs[name]]
+        targets = _targets(configured.modules, dict.fromkeys(spec.targets))
+        overrides.append(f"{key}.targets=[{','.join(targets)}]")
+    if configured.spec.type != spec.type:
+        lines.append(f"the file's is of the type {TITLES[spec.type]}")
+        overrides += [f"lora.type={spec.type}", *_size_overrides(key, spec)]
+        return lines, overrides
+    other = _other_shapes(configured, updates) if updates else _other_ranks(configured, spec)
+    lines += other
     if other or more:
-        overrides += _rank_overrides(key, spec)
-    if other:
-        own, its = ours[other[0]][0], theirs[other[0]]
-        lines.append(f"{other[0]}: rank {own} configured, rank {its} in the file")
+        overrides += _size_overrides(key, spec)
     if configured.spec.use_dora != spec.use_dora:
         lines.append("the file's is " + ("a DoRA" if spec.use_dora else "no DoRA"))
         overrides.append(f"lora.use_dora={str(spec.use_dora).lower()}")
     return lines, overrides
+
+
+def _other_ranks(configured: ConfiguredAdapter, spec: LoraSpec) -> list[str]:
+    """A line on a layer of another rank, if there is one."""
+    for name, (own, _) in configured.layers.items():
+        rank = spec.rank_pattern.get(name, spec.r)
+        if name in spec.targets and own != rank:
+            return [f"{name}: rank {own} configured, rank {rank} in the file"]
+    return []
+
+
+def _other_shapes(configured: ConfiguredAdapter, updates: Mapping[str, LayerUpdate]) -> list[str]:
+    """A line on a layer of other matrices, if there is one; of a type without plain ranks."""
+    layers = {name: each for name, each in updates.items() if name in configured.layers}
+    for key, shape in state_shapes(layers).items():
+        own = configured.shapes.get(key)
+        if own != shape:
+            has = "nothing" if own is None else list(own)
+            return [f"{key}: {has} configured, {list(shape)} in the file"]
+    return []
+
+
+def _size_overrides(key: str, spec: LoraSpec) -> list[str]:
+    """Overrides for the sizes of the file's matrices."""
+    if spec.type == "oft":
+        return [f"lora.oft_block_size={spec.oft_block_size}"]
+    factor = [f"lora.decompose_factor={spec.decompose_factor}"] * (spec.type == "lokr")
+    return [*_rank_overrides(key, spec), *factor]
 
 
 def _rank_overrides(key: str, spec: LoraSpec) -> list[str]:

@@ -1,18 +1,18 @@
-"""The typed schema of ``export.*``: what the trained LoRA is called."""
+"""The typed schema of ``export.*``: name, licence and precision of the LoRA."""
 
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
 from sdlora.config.effect import given, of, where
-from sdlora.config.rules import (
-    require,
-)
+from sdlora.config.rules import require, require_choice
+
+DTYPES = ("fp32", "fp16", "bf16")
 
 
 @dataclass(slots=True, kw_only=True)
 class ExportConfig:
-    """Name and licence of the exported LoRA."""
+    """Name, licence and precision of the exported LoRA."""
 
     name: str = MISSING
     """Title of the LoRA, and name of the file for ComfyUI / A1111."""
@@ -22,7 +22,12 @@ class ExportConfig:
     """Licence of the LoRA, for its model card and header, as the Hugging Face Hub names them, such
     as ``apache-2.0`` or ``creativeml-openrail-m``; ``null``: not chosen (``unknown``)."""
 
+    dtype: str = field(default=MISSING, metadata=where(of("lora.*.method", "lora")))
+    """Precision of the adapter in exported files: ``fp32``, as trained, or ``fp16`` or ``bf16``, of
+    half the size. What training resumes from is always fp32."""
+
     def __post_init__(self) -> None:
+        require_choice("export.dtype", self.dtype, DTYPES)
         allowed = all(letter.isalnum() or letter in "-_. " for letter in self.name)
         require(
             bool(self.name.strip(" .")) and allowed and len(self.name) <= 100,

@@ -31,6 +31,11 @@ ALPHA_APART = Condition(
     meaning="a `lora.alpha` that does not follow it",
 )
 
+TYPES = ("lora", "loha", "lokr", "oft")
+OF_LORA = of("lora.type", "lora")
+WITH_RANKS = of("lora.type", "lora", "loha", "lokr")
+"""Types whose update is made of matrices of low rank; OFT turns weights by blocks."""
+
 METHODS = ("lora", "full", "frozen")
 FROM_BASE = ("pissa", "olora")
 """Inits that take both matrices of an adapter from the base's weights."""
@@ -45,18 +50,18 @@ class LoraPartConfig:
     a part that the model's family can train."""
     targets: list[str] = field(default_factory=list, metadata=where(of(".method", "lora")))
     """Names, or ends of names, of the layers that get an adapter."""
-    r: int | None = field(default=None, metadata=where(of(".method", "lora")))
+    r: int | None = field(default=None, metadata=where(of(".method", "lora"), WITH_RANKS))
     """Rank in this part; ``null``: ``lora.r``. >= 1."""
-    alpha: float | None = field(default=None, metadata=where(of(".method", "lora")))
+    alpha: float | None = field(default=None, metadata=where(of(".method", "lora"), WITH_RANKS))
     """Alpha in this part; ``null``: as large beside its rank as ``lora.alpha`` is beside
     ``lora.r``. > 0."""
     rank_pattern: dict[str, int] = field(
-        default_factory=dict, metadata=where(of(".method", "lora"))
+        default_factory=dict, metadata=where(of(".method", "lora"), WITH_RANKS)
     )
     """Ranks of single layers, by pattern: a part of the name between dots, with ``*``, such as
     ``{mid_block: 16, down_blocks.*.attn1: 4}``; a later pattern wins."""
     alpha_pattern: dict[str, float] = field(
-        default_factory=dict, metadata=where(of(".method", "lora"))
+        default_factory=dict, metadata=where(of(".method", "lora"), WITH_RANKS)
     )
     """Alphas of single layers, by pattern as in ``rank_pattern``. > 0."""
 
@@ -115,38 +120,56 @@ class LoraConfig:
     itself, such as ``lora.unet.r``; here they are a mapping.
     """
 
+    type: str = field(default=MISSING, metadata=where(WITH_ADAPTERS))
+    """Type of the adapters: ``lora``, ``loha`` (Hadamard product), ``lokr`` (Kronecker product) or
+    ``oft`` (orthogonal turns of a layer's inputs)."""
     r: int = field(
         default=MISSING,
-        metadata=where(
-            WITH_ADAPTERS,
-            (NO_RANK, NO_ALPHA),
-            (NO_RANK, ALPHA_APART),
-        ),
+        metadata=where(WITH_ADAPTERS, WITH_RANKS, (NO_RANK, NO_ALPHA), (NO_RANK, ALPHA_APART)),
     )
-    """Rank of the update matrices; >= 1."""
-    alpha: float = field(default=MISSING, metadata=where(WITH_ADAPTERS, NO_ALPHA))
+    """Rank of the update matrices; >= 1. LoHa: of both its products, so that the update has rank up
+    to r²; LoKr: of the right factor, which is whole from half its side on."""
+    alpha: float = field(default=MISSING, metadata=where(WITH_ADAPTERS, WITH_RANKS, NO_ALPHA))
     """The update is scaled by alpha / r (rsLoRA: alpha / sqrt(r)); > 0."""
-    dropout: float = field(default=MISSING, metadata=where(WITH_ADAPTERS))
+    decompose_factor: int = field(
+        default=MISSING, metadata=where(WITH_ADAPTERS, of("lora.type", "lokr"))
+    )
+    """LoKr: side of the left factor, where it divides the layer's width; a smaller one leaves more
+    to the right factor. >= 2, or -1: nearest to the square root of the width."""
+    oft_block_size: int = field(
+        default=MISSING, metadata=where(WITH_ADAPTERS, of("lora.type", "oft"))
+    )
+    """OFT: side of the blocks by which a layer's inputs are turned, in place of a rank: more is
+    more to learn. Divides the inputs of every adapted layer; >= 2."""
+    dropout: float = field(default=MISSING, metadata=where(WITH_ADAPTERS, OF_LORA))
     """Probability that an adapter's input is dropped while training; [0, 1)."""
-    rank_dropout: float = field(default=MISSING, metadata=where(WITH_ADAPTERS))
+    rank_dropout: float = field(default=MISSING, metadata=where(WITH_ADAPTERS, OF_LORA))
     """Probability that a rank of an adapter's update is dropped for a sample; [0, 1)."""
-    init: str = field(default=MISSING, metadata=where(WITH_ADAPTERS))
+    init: str = field(default=MISSING, metadata=where(WITH_ADAPTERS, OF_LORA))
     """Initial matrices: ``default`` (A Kaiming uniform) or ``gaussian``, B zero; or both from the
     base's weights, ``pissa`` (largest singular values) or ``olora`` (QR)."""
     init_from: str | None = field(default=None, metadata=where(WITH_ADAPTERS))
-    """LoRA file or folder of any layout to start from; ranks and layers must match. Its strength is
-    kept, whatever alpha is."""
-    use_rslora: bool = field(default=MISSING, metadata=where(WITH_ADAPTERS))
+    """File or folder of any layout to start from; type, ranks and layers must match. Its strength
+    is kept, whatever alpha is."""
+    use_rslora: bool = field(default=MISSING, metadata=where(WITH_ADAPTERS, OF_LORA))
     """Rank-stabilised scale alpha / sqrt(r)."""
-    use_dora: bool = field(default=MISSING, metadata=where(WITH_ADAPTERS))
+    use_dora: bool = field(default=MISSING, metadata=where(WITH_ADAPTERS, OF_LORA))
     """Weight-decomposed LoRA; denoiser only (a text encoder's magnitudes do not survive export)."""
     parts: dict[str, LoraPartConfig] = field(default_factory=dict)
     """The parts by name, such as ``unet``."""
     new_word: NewWordConfig = MISSING
 
     def __post_init__(self) -> None:
+        require_choice("lora.type", self.type, TYPES)
         require_count("lora.r", self.r)
         require_rate("lora.alpha", self.alpha)
+        require(
+            self.decompose_factor == -1 or self.decompose_factor >= 2,
+            "lora.decompose_factor",
+            self.decompose_factor,
+            "must be a whole number >= 2, or -1 (nearest to the square root of each width)",
+        )
+        require_count("lora.oft_block_size", self.oft_block_size, least=2)
         require_fraction("lora.dropout", self.dropout)
         require_fraction("lora.rank_dropout", self.rank_dropout)
         require_choice("lora.init", self.init, ("default", "gaussian", *FROM_BASE))
@@ -162,7 +185,7 @@ class LoraConfig:
         )
         self._refuse_mixtures(methods)
         require(
-            self.init_from is None or self.init == "default",
+            self.init_from is None or self.init == "default" or self.type != "lora",
             "lora.init",
             self.init,
             "has no effect where lora.init_from gives the weights; set it to default",
@@ -193,14 +216,15 @@ class LoraConfig:
             self.new_word.name,
             "goes with adapters or frozen parts only; set all methods to lora or frozen",
         )
+        is_dora = self.use_dora and self.type == "lora"
         require(
-            not (self.use_dora and self.init in FROM_BASE),
+            not (is_dora and self.init in FROM_BASE),
             "lora.init",
             self.init,
             "changes the norm that DoRA divides by; set it to default, or lora.use_dora=false",
         )
         require(
-            not (self.use_dora and self.rank_dropout),
+            not (is_dora and self.rank_dropout),
             "lora.rank_dropout",
             self.rank_dropout,
             "changes the norm that DoRA divides by; set it to 0, or lora.use_dora=false",

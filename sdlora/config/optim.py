@@ -35,7 +35,7 @@ class OptimConfig:
     """Learning rate of the text encoder's trained weights; > 0."""
     new_word_lr: float = field(default=MISSING, metadata=where(given("lora.new_word.name")))
     """Learning rate of a new word's embeddings (``lora.new_word``); > 0."""
-    lora_plus_ratio: float | None = None
+    lora_plus_ratio: float | None = field(default=None, metadata=where(of("lora.type", "lora")))
     """LoRA+: the rate of an adapter's matrices B is this many times that of its A, > 0 (16 in the
     paper); ``null``: the same."""
     options: dict[str, Any] = field(default_factory=dict)

@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
 from sdlora.adapters.file_writing import (
     adapted_parts,
     adapters_of,
-    write_diffusers,
-    write_kohya,
+    write_diffusers_file,
+    write_kohya_file,
     write_peft,
 )
+from sdlora.adapters.folding import folded, in_dtype
 from sdlora.adapters.lora import lora_parameters
 from sdlora.adapters.lora_places import DIFFUSERS_FILE
 from sdlora.adapters.spec import LoraError
@@ -32,12 +33,14 @@ def export_lora(
     metadata: Mapping[str, str],
     name: str,
     new_word: str | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> list[Path]:
     """Write a LoRA in three layouts; an older export is replaced only by a whole one.
 
     ``pytorch_lora_weights.safetensors`` (diffusers), ``<name>.safetensors`` (kohya: ComfyUI, A1111)
-    and a peft folder for each adapted part, such as ``unet/``. Of a DoRA also
-    ``<name>_plain.safetensors``, the nearest plain LoRA.
+    and a peft folder for each adapted part, such as ``unet/``. Of a DoRA, LoHa, LoKr and OFT also
+    ``<name>_plain.safetensors``, the nearest plain LoRA; of the latter three diffusers' file is
+    that one, since diffusers reads no other.
 
     Args:
         folder: Target folder; replaced as a whole.
@@ -47,9 +50,10 @@ def export_lora(
         name: The LoRA's title and the kohya file's name.
         new_word: A learned word, alone or with the LoRA; its embeddings are written into
             ``embeddings/``.
+        dtype: Of the adapter in the files; alpha is folded before it is rounded.
 
     Returns:
-        The files, in the order above, embeddings last.
+        The files, embeddings last.
 
     Raises:
         LoraError: If there is no adapter, it holds NaN or infinity, or a text encoder's is a DoRA
@@ -58,20 +62,21 @@ def export_lora(
     kohya = f"{name}.safetensors"
     if kohya == DIFFUSERS_FILE:
         raise LoraError(f"name={name}: is the diffusers file's name; choose another")
-    content: Any = {"parts": parts, "names": names, "metadata": metadata}
     files: list[Path] = []
     with whole_folder(folder) as temporary:
         if new_word is None or any(lora_parameters(module) for module in parts.values()):
-            files += [
-                write_diffusers(temporary / DIFFUSERS_FILE, **content),
-                write_kohya(temporary / kohya, **content),
-            ]
+            lora = adapters_of(parts, metadata)
+            written = in_dtype(folded(lora), dtype)
+            if not lora.updates:
+                files.append(write_diffusers_file(temporary / DIFFUSERS_FILE, written, names))
+            files.append(write_kohya_file(temporary / kohya, written, names))
             for part, module in adapted_parts(parts).items():
-                files += write_peft(temporary / part, module)
-            twin = write_plain_twin(temporary, name, adapters_of(parts, metadata), parts)
-            files += [] if twin is None else [twin]
+                files += write_peft(temporary / part, module, dtype)
+            files += write_plain_twin(temporary, name, lora, parts)
         if new_word is not None:
-            files += write_embeddings(temporary, word=new_word, **content)
+            files += write_embeddings(
+                temporary, word=new_word, parts=parts, names=names, metadata=metadata
+            )
     return [folder / file.relative_to(temporary) for file in files]
 
 

@@ -19,6 +19,7 @@ from sdlora.adapters.peft_config import DIFFUSERS_CONFIG
 from sdlora.adapters.spec import LoraError
 from sdlora.adapters.weights import SEAL, check_metadata
 from sdlora.export.proof import ExportError, expectation, prove_file
+from sdlora.export.same_adapters import FOLDED, different_updates
 from sdlora.models.description import FamilyDescription
 from sdlora.models.families import families
 from sdlora.models.family import Family
@@ -61,7 +62,8 @@ def write_lora(
 ) -> dict[str, float]:
     """Write a LoRA in one layout and load it back; ``out`` is replaced only if the proof succeeds.
 
-    Read back, tensors must be the same to the bit, and alphas within ``ALPHA_TOLERANCE``.
+    Read back, tensors must be the same to the bit, and alphas within ``ALPHA_TOLERANCE``; and the
+    update of each layer must be that of before alpha was folded into the tensors.
 
     Args:
         out: A ``.safetensors`` file; for peft a folder, with one more folder for each part.
@@ -84,8 +86,7 @@ def write_lora(
     lora = replace(lora, metadata={**titles, **header(lora.metadata)})
     check_metadata(out, lora.metadata)
     names = family_of(lora).trainable
-    if layout != "peft":
-        lora = folded(lora)
+    given, lora = lora, lora if layout == "peft" else folded(lora)
     with whole_folder(out) if layout == "peft" else atomic_path(out) as temporary:
         if layout == "peft":
             write_peft_folders(temporary, lora, names)
@@ -93,7 +94,13 @@ def write_lora(
             write_kohya_file(temporary, lora, names)
         else:
             write_diffusers_file(temporary, lora, names)
-        require_same(lora, read_lora(temporary), out)
+        again = read_lora(temporary)
+        require_same(lora, again, out)
+        if wrong := different_updates(given, again, FOLDED):
+            raise ExportError(
+                f"{out}: read back, the update of {len(wrong)} layers is another one, such as "
+                f"{wrong[0]}; nothing was written"
+            )
         return {} if prove is None else prove(temporary)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sdlora import __version__
 from sdlora.adapters.lora_places import DIFFUSERS_FILE
-from sdlora.adapters.spec import LoraSpec
+from sdlora.adapters.spec import TITLES, LoraSpec
 from sdlora.config.data import DataConfig
 from sdlora.config.evaluation import EvaluationConfig
 from sdlora.config.lora import FROM_BASE
@@ -77,7 +77,9 @@ def write_model_card(
     }
     schedule = _schedule_lines(metadata)
     name = config.export.name
-    uses = _uses(hub_id(base), trigger, file_of_others(folder, name).name, schedule)
+    adapter = next((spec.type for spec in specs.values()), "lora")
+    file = file_of_others(folder, name, adapter).name
+    uses = _uses(hub_id(base), trigger, file, schedule)
     text = _text(name, uses, trigger, facts) + _score_table(scores)
     write_text(folder / CARD, f"---\n{data.to_yaml()}\n---\n\n{text}")
     return [folder / CARD, *pictures]
@@ -134,8 +136,11 @@ def hub_id(path: str) -> str | None:
 
 
 def adapter_facts(spec: LoraSpec) -> str:
-    """Rank, alpha and variant of an adapter, for the model card."""
+    """Type, rank, alpha and variant of an adapter, for the model card."""
+    if spec.type == "oft":
+        return f"OFT, blocks of {spec.oft_block_size}"
     facts = [f"rank {spec.r}", f"alpha {spec.alpha:g}"]
+    facts = facts if spec.type == "lora" else [TITLES[spec.type], *facts]
     if spec.rank_pattern or spec.alpha_pattern:
         facts.append("others by layer")
     if spec.init in FROM_BASE:

@@ -1,26 +1,35 @@
-"""A DoRA as a plain LoRA in a file beside it, for programs that draw a DoRA otherwise or not."""
+"""A plain LoRA in files beside an adapter that some programs read otherwise or not."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from sdlora.adapters.arithmetic import Cut, Energy
+from sdlora.adapters.folding import in_dtype
 from sdlora.adapters.lora_file import LoraFile
+from sdlora.adapters.lora_places import DIFFUSERS_FILE, PLAIN
+from sdlora.adapters.lora_readers import programs_that_read
 from sdlora.adapters.plain_form import KEEP, plain_form
+from sdlora.adapters.trained_updates import KIND_OF
 from sdlora.export.lora_files import OF_THE_WEIGHTS, header, write_lora
-from sdlora.export.proof import PLAIN
 
 CUT = Cut(r=64, keep=KEEP, is_quick=True)
-"""What of a layer's update is kept. A DoRA changes the length of every row of a weight, so its
-update has all ranks, few of them large; the bound keeps time and file of a wide model small."""
+"""What of a layer's update is kept. A DoRA changes the length of every row of a weight, and OFT
+turns all of it, so the update has all ranks, few of them large; the bound keeps time and file of a
+wide model small."""
+
+CUT_OF_PRODUCTS = Cut(r=128, keep=1 - 1e-6, is_quick=True)
+"""The same of LoHa and LoKr, whose factors often give a low rank exactly: nothing but rounding is
+left out then."""
 
 NEAR = 0.1
-"""Share that may be missing before the end of a run advises to merge the DoRA instead."""
+"""Share that may be missing before the end of a run advises to merge the adapter instead."""
 
 MISSING = "sdlora.missing_share"
-"""Header entry: Frobenius norm of what the file lacks of the DoRA's update, relative to it."""
+"""Header entry: Frobenius norm of what the file lacks of the adapter's update, relative to it."""
 
 
 def twin_name(name: str) -> str:
@@ -28,44 +37,63 @@ def twin_name(name: str) -> str:
     return f"{name}{PLAIN}.safetensors"
 
 
-def file_of_others(folder: Path, name: str) -> Path:
-    """The file for all programs but diffusers and peft: the plain LoRA where there is one."""
+def is_read_by_others(adapter: str) -> bool:
+    """Whether ComfyUI and A1111 read ``NAME.safetensors`` of a ``lora.type`` as it is."""
+    return {"ComfyUI", "A1111"} <= set(programs_that_read(KIND_OF.get(adapter, adapter)))
+
+
+def file_of_others(folder: Path, name: str, adapter: str) -> Path:
+    """The file for ComfyUI and A1111: the plain LoRA, where they do not read the other right.
+
+    Args:
+        folder: An export.
+        name: Of its files.
+        adapter: ``lora.type``; a DoRA is a LoRA with such a file.
+    """
     twin = folder / twin_name(name)
-    return twin if twin.is_file() else folder / f"{name}.safetensors"
+    is_native = adapter != "lora" and is_read_by_others(adapter)
+    return twin if twin.is_file() and not is_native else folder / f"{name}.safetensors"
 
 
 def write_plain_twin(
     folder: Path, name: str, lora: LoraFile, parts: Mapping[str, nn.Module]
-) -> Path | None:
-    """Write the plain LoRA nearest to a DoRA in the kohya layout, in fp16, and read it back.
+) -> list[Path]:
+    """Write the plain LoRA nearest to an adapter, in fp16, and read it back.
+
+    In the kohya layout beside ``NAME.safetensors``; of another type than LoRA, which diffusers does
+    not read, in its layout too, under the name that it looks for.
 
     Args:
         folder: Where it is written.
-        name: Name of the DoRA's file, without its ending.
+        name: Name of the adapter's file, without its ending.
         lora: The adapters.
         parts: The model's parts, with or without the adapters; their own weights count.
 
     Returns:
-        The file; ``None`` for an adapter that is no DoRA, or over weights that are quantised, of
-        which the update is a function.
+        The files, diffusers' one first; none for a plain LoRA, or over weights that are quantised,
+        of which the update is a function.
 
     Raises:
-        ExportError: If the file, read back, is not what was written.
+        ExportError: If a file, read back, is not what was written.
     """
-    adapted = [parts[part] for part, spec in lora.specs.items() if spec.use_dora]
+    doras = [part for part, spec in lora.specs.items() if spec.use_dora]
+    adapted = [parts[part] for part in (*doras, *lora.updates)]
     if not adapted or any(_is_quantised(part) for part in adapted):
-        return None
-    found = plain_form(lora, CUT, parts, with_doras=True)
+        return []
+    updates = [each for layers in lora.updates.values() for each in layers.values()]
+    is_product = bool(updates) and not any(each.needs_base for each in updates)
+    found = plain_form(lora, CUT_OF_PRODUCTS if is_product else CUT, parts, with_doras=True)
     energy = sum(found.by_svd.values(), Energy())
-    halves = {
-        part: {key: value.half() for key, value in state.items()}
-        for part, state in found.lora.states.items()
-    }
     entries = header(lora.metadata, OF_THE_WEIGHTS)
     entries[MISSING] = f"{energy.relative_error:.4f}"
-    out = folder / twin_name(name)
-    write_lora(out, replace(found.lora, states=halves, metadata=entries), "kohya")
-    return out
+    plain = replace(in_dtype(found.lora, torch.float16), metadata=entries)
+    files = []
+    if updates:
+        files.append(folder / DIFFUSERS_FILE)
+        write_lora(files[0], plain, "diffusers")
+    files.append(folder / twin_name(name))
+    write_lora(files[-1], plain, "kohya")
+    return files
 
 
 def _is_quantised(module: nn.Module) -> bool:

@@ -13,16 +13,14 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from sdlora.adapters.file_writing import adapted_parts
-from sdlora.adapters.folding import folded_state
 from sdlora.adapters.formats import apply_lora, read_lora, remove_lora
-from sdlora.adapters.lora import ADAPTER, lora_parameters
+from sdlora.adapters.lora import lora_parameters
 from sdlora.adapters.lora_file import LoraFile
-from sdlora.adapters.lora_places import DIFFUSERS_FILE
+from sdlora.adapters.lora_places import DIFFUSERS_FILE, PLAIN
+from sdlora.adapters.tuners import ADAPTER
 from sdlora.export.float32_layers import exact, without_weights
+from sdlora.export.same_adapters import adapter_differences, adapter_in
 from sdlora.models.families import families, part_names
-
-PLAIN = "_plain"
-"""Ends the name of the plain LoRA beside a DoRA; it is another update, which its writer proves."""
 
 TOLERANCE = 1e-4
 """Largest difference of outputs, relative to the largest output (at least 1). Both sides are the
@@ -37,6 +35,7 @@ def prove_export(
     folder: Path,
     fresh_pipeline: Callable[[], DiffusionPipeline],
     parts: Mapping[str, nn.Module],
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, float]:
     """Load an export back by its users' loaders, and compare with the trained model.
 
@@ -44,14 +43,16 @@ def prove_export(
     bits), so that rounding hides nothing. One copy of the base serves all layouts, and a layer has
     float32 weights only while it computes. Adapter weights and scales are compared as well: a layer
     that hardly trained has no effect that an output would show. The kohya file is read by diffusers
-    or, where it cannot (DoRA, alphas that differ by layer, text encoders without ``out_proj``), by
-    this project's own reader.
+    or, where it cannot (DoRA, alphas that differ by layer, text encoders without ``out_proj``,
+    other types than LoRA), by this project's own reader. diffusers' file of such a type is a plain
+    LoRA, which its writer proves.
 
     Args:
         folder: As ``export_lora`` wrote it.
         fresh_pipeline: Loads the base model, in the dtype of training, without an adapter; of the
             others of its parts the weights are not needed.
         parts: The trained parts, by their names as attributes of the pipeline.
+        dtype: Of the files.
 
     Returns:
         Largest absolute difference by ``layout/part`` of adapted parts: layouts ``diffusers``,
@@ -62,15 +63,19 @@ def prove_export(
             or scales are not the same.
         LoraError: If no part carries an adapter.
     """
-    return prove_layouts(folder, fresh_pipeline(), expectation(parts))
+    return prove_layouts(folder, fresh_pipeline(), expectation(parts), dtype)
 
 
-def prove_layouts(folder: Path, pipeline: Any, expected: "Expectation") -> dict[str, float]:
+def prove_layouts(
+    folder: Path, pipeline: Any, expected: "Expectation", dtype: torch.dtype = torch.float32
+) -> dict[str, float]:
     """:func:`prove_export` on a base model that is there already, and has no adapter."""
     paths = {"diffusers": folder / DIFFUSERS_FILE, "kohya": _kohya_file(folder), "peft": folder}
+    if any(adapter.updates for adapter in expected.adapters.values()):
+        del paths["diffusers"]
     differences: dict[str, float] = {}
     for layout, path in paths.items():
-        differences |= prove_file(path, layout, pipeline, expected)
+        differences |= prove_file(path, layout, pipeline, expected, dtype)
     return differences
 
 
@@ -79,11 +84,11 @@ class Expectation:
     """What a file must give when it is loaded.
 
     Attributes:
-        states: Adapter entries of each part, with alpha in the weights; empty for one without.
+        adapters: The adapter of each part; empty for one without.
         outputs: :func:`outputs` of the parts with an adapter.
     """
 
-    states: Mapping[str, Mapping[str, Tensor]]
+    adapters: Mapping[str, LoraFile]
     outputs: Mapping[str, Tensor]
 
 
@@ -94,7 +99,7 @@ def expectation(parts: Mapping[str, nn.Module]) -> Expectation:
         LoraError: If no part carries an adapter.
     """
     adapted = adapted_parts(parts)  # the others are as they were, and may be large
-    return Expectation({part: folded_state(each) for part, each in parts.items()}, outputs(adapted))
+    return Expectation({part: adapter_in(each) for part, each in parts.items()}, outputs(adapted))
 
 
 def prove_file(
@@ -102,6 +107,7 @@ def prove_file(
     layout: str,
     pipeline: Any,
     expected: Expectation,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, float]:
     """:func:`prove_export` for one file (peft: folder) of one layout.
 
@@ -110,29 +116,38 @@ def prove_file(
         layout: ``diffusers``, ``kohya`` or ``peft``, which decides the loader.
         pipeline: The base model, which has no adapter before and after.
         expected: What it must give.
+        dtype: Of the file.
     """
-    fresh: dict[str, nn.Module] = {part: getattr(pipeline, part) for part in expected.states}
+    fresh: dict[str, nn.Module] = {part: getattr(pipeline, part) for part in expected.adapters}
     try:
         with ExitStack() as stack:
-            for part in expected.outputs:
-                stack.enter_context(without_weights(fresh[part]))
+            for part, adapter in expected.adapters.items():
+                if adapter.updates and layout == "kohya":
+                    fresh[part].float()  # it changes the weights themselves; 16 bits would round it
+                elif part in expected.outputs:
+                    stack.enter_context(without_weights(fresh[part]))
             LOADERS[layout](path, pipeline, fresh)
-        for part, state in expected.states.items():
-            _require_same_adapter(f"{path}: {layout}/{part}", state, fresh[part])
+        for part, adapter in expected.adapters.items():
+            what = f"{path}: {layout}/{part}"
+            _require_same_adapter(what, adapter, fresh[part], layout, dtype)
         found = outputs({part: fresh[part] for part in expected.outputs})
     finally:
         remove_lora(*fresh.values())
-    return _differences_of(f"{path}: {layout}", layout, expected.outputs, found)
+    return _differences_of(f"{path}: {layout}", layout, expected.outputs, found, dtype)
 
 
 def _differences_of(
-    where: str, layout: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
+    where: str,
+    layout: str,
+    expected: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    dtype: torch.dtype,
 ) -> dict[str, float]:
     differences = {}
     for part, wanted in expected.items():
         what = f"{layout}/{part}"
         differences[what] = float((wanted - found[part]).abs().max())
-        limit = TOLERANCE * max(1.0, float(wanted.abs().max()))
+        limit = output_tolerance(dtype) * max(1.0, float(wanted.abs().max()))
         if not differences[what] <= limit:
             raise ExportError(
                 f"{where}/{part}: loaded back, its output differs by {differences[what]:.3g} "
@@ -170,7 +185,7 @@ def _diffusers_reads(lora_file: LoraFile) -> bool:
     (``convert_state_dict_to_peft``).
     """
     names = part_names()
-    return not any(
+    return not lora_file.updates and not any(
         spec.use_dora
         or spec.alpha_pattern
         or (names[part].is_clip and not any(layer.endswith("out_proj") for layer in spec.targets))
@@ -191,21 +206,21 @@ LOADERS = {"diffusers": _load_diffusers, "kohya": _load_kohya, "peft": _load_pef
 """Layout -> function that loads its file into a pipeline, or into some parts of it."""
 
 
-def _require_same_adapter(what: str, trained: Mapping[str, Tensor], loaded: nn.Module) -> None:
+def output_tolerance(dtype: torch.dtype) -> float:
+    """``TOLERANCE``, and for rounded files some steps of their type."""
+    return TOLERANCE if dtype == torch.float32 else TOLERANCE + 4 * torch.finfo(dtype).eps
+
+
+def _require_same_adapter(
+    what: str, trained: LoraFile, loaded: nn.Module, layout: str, dtype: torch.dtype
+) -> None:
     missing = sorted(key for key, weight in lora_parameters(loaded).items() if weight.is_meta)
-    wrong = missing or _differences(trained, loaded)  # diffusers leaves what it lacks on "meta"
-    if wrong:
+    wrong = missing or adapter_differences(trained, adapter_in(loaded), layout, dtype)
+    if wrong:  # diffusers leaves what it lacks on "meta"
         raise ExportError(
             f"{what}: loaded back, {len(wrong)} adapter entries are not the same, such as "
             f"{wrong[0]}"
         )
-
-
-def _differences(before: Mapping[str, Tensor], loaded: nn.Module) -> list[str]:
-    """Entries of two adapters whose weights, with alpha in them, are not the same to the bit."""
-    after = folded_state(loaded)
-    wrong = sorted(before.keys() ^ after.keys())
-    return wrong + [k for k in before.keys() & after.keys() if not torch.equal(before[k], after[k])]
 
 
 @torch.no_grad()

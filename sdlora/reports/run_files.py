@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdlora.adapters.lora_places import DIFFUSERS_FILE
-from sdlora.export.proof import PLAIN
+from sdlora.adapters.lora_places import DIFFUSERS_FILE, PLAIN
 from sdlora.runs.checkpoints import CHECKPOINTS
 from sdlora.runs.finished import FINISHED
 from sdlora.runs.identity import CONFIG
@@ -15,7 +14,10 @@ from sdlora.runs.samples import SAMPLES
 
 PURPOSES = (
     (f"{LORA}/{DIFFUSERS_FILE}", "diffusers: pipe.load_lora_weights"),
-    (f"{LORA}/*{PLAIN}.safetensors", "all other programs: the DoRA as a plain LoRA"),
+    (
+        f"{LORA}/*{PLAIN}.safetensors",
+        "programs that do not read the trained type: the same as a plain LoRA",
+    ),
     (f"{LORA}/*.safetensors", "ComfyUI and A1111"),
     (f"{LORA}/embeddings/*.safetensors", "diffusers, ComfyUI and A1111: the new word"),
     (f"{LORA}/*/adapter_model.safetensors", "peft: PeftModel.from_pretrained of the folder"),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sdlora.adapters.lora_places import DIFFUSERS_FILE
+from sdlora.adapters.lora_places import trained_file
 from sdlora.config.rules import ConfigError
 from sdlora.runs.best import SCORES, chosen_folder
 from sdlora.runs.checkpoints import CHECKPOINTS, step_folder, steps_on_disk
@@ -27,12 +27,12 @@ def checkpoint_path(folder: str, checkpoint: str) -> Path:
     if checkpoint in (CHOSEN, "best"):
         chosen = chosen_folder(run)
         if chosen is not None:
-            return chosen / DIFFUSERS_FILE
+            return trained_file(chosen)
         if checkpoint == "best":
             raise ConfigError(f"checkpoint=best: {run} has none; choose last or a step number")
     last = _last_folder(run)
     if checkpoint in (CHOSEN, LAST) and last is not None:
-        return last / DIFFUSERS_FILE
+        return trained_file(last)
     return _step_path(run, LAST if checkpoint in (CHOSEN, "all") else checkpoint)
 
 
@@ -52,4 +52,4 @@ def _step_path(run: Path, checkpoint: str) -> Path:
         known = ", ".join(map(str, steps))
         raise ConfigError(f"checkpoint={checkpoint}: not in {run}; choose last or one of {known}")
     step = steps[-1] if checkpoint == LAST else int(checkpoint)
-    return step_folder(run / CHECKPOINTS, step) / DIFFUSERS_FILE
+    return trained_file(step_folder(run / CHECKPOINTS, step))

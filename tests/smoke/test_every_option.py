@@ -55,6 +55,9 @@ VARIANTS: dict[str, list[Option]] = {
         ("lora.init=gaussian", "lora.unet.r=4", "lora.text_encoder.alpha=2"),
         ("lora.init=pissa", "lora.unet.alpha_pattern={attn1: 2}"),
         ("lora.init=olora", "lora.unet.rank_pattern={mid_block: 2}"),
+        ("lora.type=loha", "lora=conv", "export.dtype=fp16"),
+        ("lora.type=lokr", "lora.decompose_factor=8", "lora.unet.rank_pattern={mid_block: 2}"),
+        ("lora.type=oft", "lora.oft_block_size=16"),
     ],
     "objective": [
         ("objective.error.name=huber", "objective.noise.offset=0.1"),

@@ -7,8 +7,11 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from sdlora.adapters.formats import apply_lora, read_lora, remove_lora
+from sdlora.adapters.formats import apply_lora, read_lora, remove_lora, restore_lora
+from sdlora.adapters.lora_file import LoraFile
 from sdlora.assembly import base_model
+from sdlora.assembly.adapters import add_adapters, lora_specs
+from sdlora.assembly.device import DTYPES
 from sdlora.cli.composition import schema_node, to_typed
 from sdlora.cli.stored_config import literal
 from sdlora.config.rules import ConfigError
@@ -19,6 +22,7 @@ from sdlora.export.lora_files import header
 from sdlora.export.model_card import write_model_card
 from sdlora.export.proof import expectation, prove_layouts
 from sdlora.models.families import description_of
+from sdlora.models.family import Family
 from sdlora.runs.adapter_file import CHOSEN, checkpoint_path
 from sdlora.runs.adapter_file import LAST as LAST_STEP
 from sdlora.runs.best import read_best
@@ -36,12 +40,13 @@ def export_run(options: Namespace) -> None:
         raise ConfigError(f"out={out}: exists already; choose another, or use --overwrite")
     config = _config(options.run, options.licence)
     lora = read_lora(checkpoint_path(str(options.run), options.checkpoint))
+    dtype = DTYPES[config.export.dtype]
 
     family = base_model.load(config.model, None, "fp32", seed=0, needed=lora.parts)
 
     with Progress() as progress:
         with progress.working("Writing, and loading back"):
-            apply_lora(family.parts, lora)
+            _apply(family, lora, config)
             metadata = header(lora.metadata)
             if config.export.licence is not None:
                 metadata["modelspec.license"] = config.export.licence
@@ -52,21 +57,34 @@ def export_run(options: Namespace) -> None:
                     names=description_of(config.model.family).trainable,
                     metadata=metadata,
                     name=config.export.name,
+                    dtype=dtype,
                 )
                 expected = expectation(family.parts)
                 remove_lora(*family.parts.values())
-                differences = prove_layouts(temporary, family.pipeline(), expected)
+                differences = prove_layouts(temporary, family.pipeline(), expected, dtype)
                 write_model_card(
                     temporary,
                     config=config,
                     base=base_model.model_source(config.model).path,
                     metadata=metadata,
-                    specs=lora.specs,
+                    specs=lora.specs or lora_specs(config.lora, config.model.family),
                     samples=_samples(options.run, options.checkpoint),
                     scores=_scores(options.run, options.checkpoint),
                 )
         worst = max(differences.values())
-        progress.print(f"written and proved in 3 layouts, largest difference {worst:.2g}: {out}")
+        layouts = len({name.partition("/")[0] for name in differences})
+        progress.print(
+            f"written and proved in {layouts} layouts, largest difference {worst:.2g}: {out}"
+        )
+
+
+def _apply(family: Family, lora: LoraFile, config: TrainConfig) -> None:
+    """Put the adapter on the model as it was trained; other types than LoRA by the run's config."""
+    if not lora.updates:
+        apply_lora(family.parts, lora)
+        return
+    add_adapters(family, lora_specs(config.lora, config.model.family), seed=0)
+    restore_lora(family.parts, lora)
 
 
 def _config(run: Path, licence: str | None) -> TrainConfig:

@@ -7,13 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sdlora.adapters.formats import read_metadata
+from sdlora.adapters.spec import TITLES
 from sdlora.assembly.new_word import embeddings_of
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.config.score_kinds import KINDS, PROMPT_SCORE, kind
 from sdlora.evaluation.comparison import gap_closed_by
 from sdlora.evaluation.scores import Scores
 from sdlora.export.model_card import trigger_phrase
-from sdlora.export.plain_twin import MISSING, NEAR, file_of_others
+from sdlora.export.plain_twin import (
+    MISSING,
+    NEAR,
+    file_of_others,
+    is_read_by_others,
+    twin_name,
+)
 from sdlora.reports.page import FILE_NAME as PAGE
 from sdlora.runs.best import BestAdapter
 from sdlora.runs.run_folder import LAST_STEP, LORA, PIPELINE
@@ -38,7 +45,7 @@ class Outcome:
 
 
 def closing_lines(run: TrainingRun, keeper: BestAdapter | None, outcome: Outcome) -> list[str]:
-    """Five lines: the chosen step, how good it is, the files by program, and where to look."""
+    """The chosen step, how good it is, the files by program, and where to look."""
     folder = run.folder / (LORA if run.has_adapter else PIPELINE)
     return [
         _choice(run, keeper, outcome, folder.name),
@@ -152,19 +159,48 @@ def _strength(run: TrainingRun, outcome: Outcome) -> tuple[float, str]:
 
 
 def _file_of_others(run: TrainingRun, folder: Path) -> str:
-    """The file for all programs but diffusers and peft; of a DoRA the plain one, and how near."""
-    file = file_of_others(folder, run.config.export.name)
-    if not any(spec.use_dora for spec in run.specs.values()):
+    """The file for ComfyUI and A1111; of a plain LoRA beside another type, how near it is."""
+    adapter, name = _type(run), run.config.export.name
+    file = file_of_others(folder, name, adapter)
+    is_dora = any(spec.use_dora for spec in run.specs.values())
+    if not is_dora and (adapter == "lora" or is_read_by_others(adapter)):
         return from_here(file)
+    return f"{from_here(file)} ({_nearness(run, folder, file)})"
+
+
+def _type(run: TrainingRun) -> str:
+    return next(iter(run.specs.values())).type
+
+
+def _nearness(run: TrainingRun, folder: Path, file: Path) -> str:
+    """What a plain LoRA lacks of the adapter beside it, and how to use it exactly."""
+    title = "DoRA" if _type(run) == "lora" else TITLES[_type(run)]
     share = read_metadata(file).get(MISSING)
     if share is None:  # of a quantised base
-        return f"{from_here(file)} (a DoRA, which they draw otherwise: docs/lora_files.md)"
-    near = f"the DoRA as a plain LoRA, {float(share):.1%} of its update missing"
+        return f"a {title}, which they draw otherwise: docs/lora_files.md"
+    near = f"the {title} as a plain LoRA, {float(share):.1%} of its update missing"
     if float(share) > NEAR:
-        dora = shlex.quote(from_here(folder / f"{run.config.export.name}.safetensors"))
+        own = shlex.quote(from_here(folder / f"{run.config.export.name}.safetensors"))
         base = shlex.quote(str(run.config.model.path))
-        near += f"; exactly: sdlora lora merge {dora} --base {base} --out merged.safetensors"
-    return f"{from_here(file)} ({near})"
+        near += f"; exactly: sdlora lora merge {own} --base {base} --out merged.safetensors"
+    return near
+
+
+def _lines_of_type(run: TrainingRun, folder: Path) -> list[str]:
+    """Where each exact file goes, of another type than LoRA; diffusers has the plain one."""
+    adapter, name = _type(run), run.config.export.name
+    if adapter == "lora":
+        return []
+    own, twin = folder / f"{name}.safetensors", folder / twin_name(name)
+    lines = []
+    if is_read_by_others(adapter):
+        lines.append(f"sd-scripts: {from_here(twin)} ({_nearness(run, folder, twin)})")
+    else:
+        lines.append(f"OneTrainer, sdlora: {from_here(own)}")
+    part = (
+        denoiser if (denoiser := run.family.denoiser_name) in run.specs else next(iter(run.specs))
+    )
+    return [*lines, f'peft: PeftModel.from_pretrained(pipe.{part}, "{from_here(folder / part)}")']
 
 
 def _in_python(path: Path) -> str:
@@ -183,6 +219,8 @@ def _uses(run: TrainingRun, folder: Path, outcome: Outcome) -> list[str]:
         scale, strength = _strength(run, outcome)
         programs.append(f"{_file_of_others(run, folder)}, {strength}")
         calls.append(f'pipe.load_lora_weights({shown}, adapter_name="lora")')
+        if _type(run) != "lora":
+            calls[-1] += " (the plain LoRA)"
         calls += [f'pipe.set_adapters("lora", {scale:g})'] * (scale != 1)
     if embeddings is not None:
         programs.append(f"{from_here(embeddings)} (an embedding; {word} in the prompt)")
@@ -191,4 +229,8 @@ def _uses(run: TrainingRun, folder: Path, outcome: Outcome) -> list[str]:
     trigger = trigger_phrase(run.config.evaluation, run.config.data)
     if run.specs and trigger is not None and trigger != word:
         programs[0] += f', "{trigger}" in the prompt'
-    return [f"ComfyUI, A1111: {'; '.join(programs)}", f"diffusers: {'; '.join(calls)}"]
+    return [
+        f"ComfyUI, A1111: {'; '.join(programs)}",
+        f"diffusers: {'; '.join(calls)}",
+        *(_lines_of_type(run, folder) if run.specs else ()),
+    ]

@@ -8,6 +8,7 @@ from sdlora.adapters.formats import read_lora, read_metadata, restore_lora
 from sdlora.adapters.lora_places import DIFFUSERS_FILE
 from sdlora.adapters.textual_inversion import load_embeddings
 from sdlora.assembly import base_model
+from sdlora.assembly.device import DTYPES
 from sdlora.assembly.new_word import embeddings_of
 from sdlora.commands.train.lora_header import metadata
 from sdlora.commands.train.training_run import TrainingRun
@@ -91,6 +92,7 @@ def _proved(
     run: TrainingRun, family: Family, folder: Path, entries: Mapping[str, str]
 ) -> Mapping[str, float]:
     config, word = run.config, run.config.lora.new_word.name
+    dtype = DTYPES[config.export.dtype]
     trained = family.parts
     names = description_of(config.model.family).trainable
     with run.progress.working("Writing the LoRA"):
@@ -101,6 +103,7 @@ def _proved(
             metadata=entries,
             name=config.export.name,
             new_word=word,
+            dtype=dtype,
         )
 
     precision, seed = config.trainer.precision, config.seed
@@ -119,4 +122,6 @@ def _proved(
                 word,
                 lambda texts: run.family.tokenize(texts).ids,
             )
-        return prove_export(folder, lambda: fresh().pipeline(), trained) if run.specs else {}
+        if not run.specs:
+            return {}
+        return prove_export(folder, lambda: fresh().pipeline(), trained, dtype)

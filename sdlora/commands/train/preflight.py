@@ -194,6 +194,7 @@ def _choose(
         quantise=not is_settled
         and _can_round(config)
         and lora.init not in FROM_BASE
+        and lora.type == "lora"
         and find_spec("bitsandbytes") is not None,
     )
     return *chosen(memory, present(config), allowed, room), room

@@ -104,8 +104,9 @@ def _say_proved(run: TrainingRun, differences: Mapping[str, float]) -> None:
     if (word := run.config.lora.new_word.name) is not None:
         run.progress.print(f"export proved: diffusers loads the embeddings of {word} exactly")
     if differences:
+        layouts = len({name.partition("/")[0] for name in differences})
         run.progress.print(
-            "export proved: loaded back in 3 layouts, largest difference "
+            f"export proved: loaded back in {layouts} layouts, largest difference "
             f"{max(differences.values()):.2g}"
         )
 

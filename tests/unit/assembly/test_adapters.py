@@ -135,6 +135,42 @@ def test_parts_dora_and_rank_are_told_apart(
         checked(config(*frozen[:-1], "lora.r=4"))
 
 
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("loha", ("lora.type=loha", "lora.r=3")),
+        ("lokr", ("lora.type=lokr", "lora.r=1", "lora.decompose_factor=4")),
+        ("oft", ("lora.type=oft", "lora.oft_block_size=8")),
+    ],
+)
+def test_the_message_gives_the_overrides_that_fit_a_file_of_another_type(
+    name: str, overrides: tuple[str, ...], config: Config, tmp_path: Path
+) -> None:
+    written = adapted(config(*overrides, "lora.unet.targets=[to_q]", "lora.alpha=5"))
+    for part in written.parts.values():
+        for parameter in lora_parameters(part).values():
+            parameter.data = torch.randn_like(parameter)
+    file = write_kohya(
+        tmp_path / "k.safetensors", parts=written.parts, names=SD.trainable, metadata={}
+    )
+    start = f"lora.init_from={file}"
+    for others in ((), (overrides[0],)):  # of another type, and of other sizes
+        with pytest.raises(ConfigError) as caught:
+            checked(config(start, *others, "lora.oft_block_size=4"))
+        text = str(caught.value)
+        assert ("the file's is of the type" in text) == (not others)
+        fitting = shlex.split(text.rpartition("To match the file, set: ")[2])
+        checked(config(start, *others, *fitting))
+    again = config(start, *overrides[:1], *fitting)
+    family = adapted(again)
+    start_from_file(again.lora.init_from, family)
+    for part, module in family.parts.items():
+        if lora_parameters(module):
+            expected = folded_state(written.parts[part])
+            for key, value in folded_state(module).items():
+                torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-7)
+
+
 def test_a_file_that_cannot_be_read_is_named(
     files: dict[str, Path], config: Config, tmp_path: Path
 ) -> None:
@@ -157,9 +193,10 @@ def test_a_file_that_cannot_be_read_is_named(
     assert f"shape {list(wide.shape)}, the layer needs" in told
     stem = "lora_unet_mid_block_attentions_0_proj_in"
     halves = {f"{stem}.hada_w{n}_{m}": torch.ones(2, 2) for n in "12" for m in "ab"}
-    save_file(halves, tmp_path / "loha.safetensors")
+    cores = {f"{stem}.hada_t{n}": torch.ones(2, 2, 3, 3) for n in "12"}
+    save_file(halves | cores, tmp_path / "loha.safetensors")
     told = message(tmp_path / "loha.safetensors")
-    assert "holds LoHa, which is not trained here" in told
+    assert "holds LoHa with a core (CP), which no lora.type trains" in told
     assert f"sdlora lora convert {tmp_path / 'loha.safetensors'} plain.safetensors" in told
 
 

@@ -33,7 +33,7 @@ def exported(folder: Path, *, use_dora: bool) -> dict[str, torch.nn.Module]:
 
 def test_it_draws_like_the_dora_in_a_program_that_knows_none(tmp_path: Path) -> None:
     parts = exported(tmp_path / "lora", use_dora=True)
-    twin = file_of_others(tmp_path / "lora", "face")
+    twin = file_of_others(tmp_path / "lora", "face", "lora")
     assert twin.name == "face_plain.safetensors"
     assert not any("dora" in key or "magnitude" in key for key in load_file(twin))
     expected = outputs(parts["unet"], parts["text_encoder"])
@@ -67,5 +67,5 @@ def test_over_quantised_weights_there_is_none(tmp_path: Path) -> None:
     packed.weight = torch.nn.Parameter(
         torch.zeros(packed.weight.numel(), 1, dtype=torch.uint8), requires_grad=False
     )
-    assert write_plain_twin(tmp_path, "face", lora, {"unet": unet}) is None
+    assert write_plain_twin(tmp_path, "face", lora, {"unet": unet}) == []
     assert list(tmp_path.iterdir()) == []

@@ -21,8 +21,9 @@ from PIL import Image, ImageFilter
 from safetensors.torch import load_file, save_file
 
 from sdlora.adapters.file_writing import write_diffusers
-from sdlora.adapters.lora import ADAPTER, add_lora, lora_parameters
+from sdlora.adapters.lora import add_lora, lora_parameters
 from sdlora.adapters.spec import LoraSpec
+from sdlora.adapters.tuners import ADAPTER
 from sdlora.assembly import base_model, family_limits, training_pictures
 from sdlora.assembly.lightning_trainer import trainer
 from sdlora.cli.composition import register_schemas, to_typed

@@ -37,14 +37,15 @@ def lines(
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = to_typed(compose("train", ["run_dir=here", *overrides]), TrainConfig)
     adapted = "lora.unet.method=full" not in overrides
+    own = config.lora
+    spec = LoraSpec(4, 4.0, 0.0, ("to_q",), use_dora=own.use_dora, type=own.type)
     run = SimpleNamespace(
         config=config,
         folder=folder,
         has_adapter=adapted,
-        specs={"unet": LoraSpec(4, 4.0, 0.0, ("to_q",), use_dora=config.lora.use_dora)}
-        if adapted
-        else {},
+        specs={"unet": spec} if adapted else {},
         trainer=SimpleNamespace(global_step=30),
+        family=SimpleNamespace(denoiser_name="unet"),
     )
     keeper: Any = None
     if config.evaluation.select != "none":
@@ -170,6 +171,21 @@ def test_of_a_dora_the_plain_file_is_named_with_what_it_lacks(
     assert f"{float(share):.1%} of its update missing" in line
     command = f"sdlora lora merge {tmp_path}/lora/my_lora.safetensors --base embedded:tiny-sd"
     assert (command in line) == advised
+
+
+def test_of_another_type_each_program_has_its_file(tmp_path: Path) -> None:
+    (tmp_path / "lora").mkdir()
+    folder, twin = tmp_path / "lora", tmp_path / "lora" / "my_lora_plain.safetensors"
+    line = lines_of_files(tmp_path, "lora.type=lokr", "evaluation=none", twin=twin, share="0.0500")
+    assert line == f"ComfyUI, A1111: {folder}/my_lora.safetensors, strength 1"
+    said = lines(Outcome(), None, "lora.type=lokr", "evaluation=none", folder=tmp_path)
+    assert said[3].endswith(' adapter_name="lora") (the plain LoRA)')
+    assert said[4] == (f"sd-scripts: {twin} (the LoKr as a plain LoRA, 5.0% of its update missing)")
+    assert said[5] == f'peft: PeftModel.from_pretrained(pipe.unet, "{folder}/unet")'
+    line = lines_of_files(tmp_path, "lora.type=oft", "evaluation=none", twin=twin, share="0.0500")
+    assert line.startswith(f"ComfyUI, A1111: {twin} (the OFT as a plain LoRA, 5.0% of its")
+    said = lines(Outcome(), None, "lora.type=oft", "evaluation=none", folder=tmp_path)
+    assert said[4] == f"OneTrainer, sdlora: {folder}/my_lora.safetensors"
 
 
 def lines_of_files(folder: Path, *overrides: str, twin: Path, share: str) -> str:

@@ -804,10 +804,21 @@ HERE = "unit/commands/train/test_every_key.py"
 WITHOUT_EFFECT = {"word": {"optim.unet_lr"}}
 """What is seen there is that the key has none."""
 
+OF_TYPES = (
+    "unit/assembly/test_adapters.py::"
+    "test_the_message_gives_the_overrides_that_fit_a_file_of_another_type"
+)
+
 ELSEWHERE = {
     "resume_step": "smoke/test_run_end.py::test_a_run_goes_back_to_a_chosen_step",
     "resume": "smoke/test_resume.py::test_stopped_and_resumed_ends_as_if_never_stopped",
     "from_lora": "smoke/test_from_lora.py::test_it_gives_the_same_bits",
+    "lora.type": OF_TYPES,
+    "lora.decompose_factor": OF_TYPES,
+    "lora.oft_block_size": OF_TYPES,
+    "export.dtype": (
+        "unit/export/test_export_of_types.py::test_files_of_16_bits_hold_the_rounded_weights"
+    ),
     "check": "smoke/test_train.py::test_the_check_alone_decodes_everything_and_trains_nothing",
     "run_dir": "smoke/test_train.py::test_a_run_writes_everything_that_it_promises",
     "trainer.max_epochs": "smoke/test_epochs.py::test_epochs_become_steps",
