@@ -11,8 +11,8 @@ import pytest
 MessageOf = Callable[..., str]
 
 KEYS = [
-    ("lora.rr=16", "lora.rr=16: unknown key; did you mean lora.r? lora has r, alpha, dropout"),
-    ("+lora.rr=16", "lora.rr=16: unknown key; did you mean lora.r? lora has r, alpha, dropout"),
+    ("lora.rr=16", "lora.rr=16: unknown key; did you mean lora.r? lora has type, r, alpha"),
+    ("+lora.rr=16", "lora.rr=16: unknown key; did you mean lora.r? lora has type, r, alpha"),
     ("lora.unet.rr=4", "lora.unet.rr=4: unknown key; did you mean lora.unet.r?"),
     ("lora.parts.unet.r=4", "lora.parts.unet.r=4: unknown key; did you mean lora.unet.r?"),
     ("+data.captions.r=4", "data.captions.r=4: unknown key; did you mean data.captions."),
@@ -126,7 +126,7 @@ def test_wrong_key_in_a_file(message_of: MessageOf, garbage_base: Path, tmp_path
             "defaults: [attention]\nunet: {r: many}\n",
             "lora.unet.r=many in lora/mine.yaml: must be a whole",
         ),
-        ("r: 8\n", "lora.alpha: has no value; set it with lora.alpha=VALUE"),
+        ("r: 8\n", "lora.type: has no value; set it with lora.type=VALUE"),
         ("r: [3\n", "a config file cannot be read: while parsing"),
     ],
 )

@@ -92,7 +92,7 @@ def test_evaluate(name: str, tmp_path: Path) -> None:
 def test_merge(name: str, tmp_path: Path) -> None:
     """Merged weights are the formula's; others stay to the bit."""
     made, lora = read(name, tmp_path)
-    merged, _ = merged_pipeline(lambda: family(tmp_path / "tokenizer"), [lora], [1.0])
+    merged, _ = merged_pipeline(lambda *_, **__: family(tmp_path / "tokenizer"), [lora], [1.0])
     for part, values in ((merged.unet, made.unet), (merged.text_encoder, made.text)):
         own = UNET if part is merged.unet else TE
         for key, value in part.named_parameters():

@@ -60,6 +60,7 @@ def text_config(tokenizer: Qwen2Tokenizer) -> Qwen3Config:
         head_dim=WIDTH // 4,
         max_position_embeddings=MAX_LENGTH,
         tie_word_embeddings=True,
+        initializer_range=WIDTH**-0.5,  # Qwen's 0.02 is for wide layers: words would begin alike
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,

@@ -1,4 +1,4 @@
-"""Training of the small flow base's language model: the next token of captions in a chat."""
+"""Training of the small flow base's language model: a chat that repeats captions."""
 
 from pathlib import Path
 
@@ -6,23 +6,30 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from sdlora.models.chat import ChatTokenizer
 from sdlora.world.portraits import TRAIN_SEEDS, caption, random_scene
 from sdlora.world.training.fitting import Fit, Recipe, fit
-from sdlora.world.training.flow_outline import MAX_LENGTH, write_flow_outline
+from sdlora.world.training.flow_outline import write_flow_outline
 
 NUM_CAPTIONS = 12_000
-RECIPE = Recipe(num_steps=150, batch_size=64, max_lr=3e-3)
+RECIPE = Recipe(num_steps=400, batch_size=64, max_lr=3e-3)
 LONGEST = 96
-"""Tokens of a caption with its template; the drawn world's are shorter."""
+"""Tokens of a chat about a caption; the drawn world's are shorter."""
 
 
-def written_captions(tokenizer: Qwen2Tokenizer, seeds: list[int]) -> Tensor:
-    """Token ids of captions as turns of a chat, ``[N, LONGEST]``."""
-    chat = ChatTokenizer(tokenizer, True, MAX_LENGTH)
-    ids, _ = chat.encode([caption(random_scene(seed), seed) for seed in seeds])
-    assert max(chat.lengths(ids)) <= LONGEST, "a caption is longer than LONGEST"
-    return ids[:, :LONGEST]
+def repeated_captions(tokenizer: Qwen2Tokenizer, seeds: list[int]) -> Tensor:
+    """Token ids of chats in which a caption is said and repeated, ``[N, LONGEST]``.
+
+    One who only guesses the next word of a caption need not tell colours apart: any may follow. To
+    repeat it, its states must hold which one it was, and that is what the transformer reads.
+    """
+    texts = []
+    for seed in seeds:
+        said = caption(random_scene(seed), seed)
+        chat = [{"role": role, "content": said} for role in ("user", "assistant")]
+        texts.append(str(tokenizer.apply_chat_template(chat, tokenize=False)))
+    ids: Tensor = tokenizer(texts, padding=True, return_tensors="pt").input_ids
+    assert ids.shape[1] <= LONGEST, "a chat is longer than LONGEST"
+    return ids
 
 
 class LanguageFit(Fit):
@@ -55,7 +62,7 @@ def train_language_model(folder: Path, recipe: Recipe = RECIPE) -> float:
     tokenizer = Qwen2Tokenizer.from_pretrained(folder.parent / "tokenizer")
     torch.manual_seed(recipe.seed)
     net = Qwen3ForCausalLM(Qwen3Config.from_pretrained(folder))
-    ids = written_captions(tokenizer, list(TRAIN_SEEDS[:NUM_CAPTIONS]))
+    ids = repeated_captions(tokenizer, list(TRAIN_SEEDS[:NUM_CAPTIONS]))
     padding = tokenizer.pad_token_id
     assert isinstance(padding, int)
     seconds = fit(LanguageFit(net, ids, padding, recipe), NUM_CAPTIONS, "language")

@@ -116,7 +116,7 @@ def drawing_of(pipeline) -> Drawing:
     def encode(texts):
         return {"prompt_embeds": pipeline.encode_prompt(list(texts), "cpu", 1, False)[0]}
 
-    return Drawing(encode=encode, dtype=torch.float32)
+    return Drawing(encode=encode, dtype=pipeline.unet.dtype)
 
 
 def draw(pipeline, prompts=PROMPTS, resolution=32, lora_scale=1.0, **changed) -> np.ndarray:

@@ -11,7 +11,7 @@ from sdlora.models.chat import ChatTokenizer
 from sdlora.world.portraits import caption, random_scene
 from sdlora.world.training.fitting import Recipe
 from sdlora.world.training.flow_outline import MAX_LENGTH, write_flow_outline
-from sdlora.world.training.language_model import LanguageFit, written_captions
+from sdlora.world.training.language_model import LanguageFit, repeated_captions
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_the_parts_fit_each_other(folder: Path) -> None:
 
 def test_the_language_model_learns_captions(folder: Path) -> None:
     tokenizer = tokenizer_of(folder)
-    ids = written_captions(tokenizer, list(range(32)))
+    ids = repeated_captions(tokenizer, list(range(32)))
     padding = tokenizer.pad_token_id
     assert isinstance(padding, int)
     torch.manual_seed(0)
@@ -66,4 +66,4 @@ def test_the_language_model_learns_captions(folder: Path) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
-    assert caption(random_scene(0), 0) in tokenizer.decode(ids[0])
+    assert tokenizer.decode(ids[0]).count(caption(random_scene(0), 0)) == 2
