@@ -58,7 +58,7 @@ def unused_in_training(
         **{key: value for key, value in every.items() if not _is_of(key, others)},
         COMMAND: TRAIN,
         MULTIRUN: GRID if is_sweep else False,  # of the sweep itself, its keys are noted there
-        ALPHA_AS_WRITTEN: plain["lora.alpha"],
+        ALPHA_AS_WRITTEN: plain.get("lora.alpha"),
     }
 
     def reason(key: str) -> str | None:

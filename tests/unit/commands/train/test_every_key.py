@@ -965,7 +965,7 @@ def test_of_what_is_seen_nothing_is_said_to_have_no_effect(
     config = config_of(variant, places)
     keys = {key for key in VARIANTS[variant] if not key.startswith(ROOTS)}
     keys -= WITHOUT_EFFECT.get(variant, set())
-    assert unused_in_training(config, OmegaConf.create({}), keys, is_sweep=False) == []
+    assert unused_in_training(config, shown_runs.composed(), keys, is_sweep=False) == []
 
 
 def test_every_key_is_seen_somewhere() -> None:
