@@ -153,9 +153,9 @@ def test_only_what_no_step_calls_can_wait(random_base: Path) -> None:
     assert idle_parts(config, family, gpu, True, True) == ("text_encoder", "vae")
     assert idle_parts(config, family, gpu, False, True) == ("text_encoder",)
     assert idle_parts(config, family, gpu, True, False) == ("vae",)
-    # the teacher reads the class prompt at every step
+    # the teacher's prompt is encoded once, before the first step
     taught = train_config(random_base, "data.prior.mode=teacher", "data.prior.prompt=a man")
-    assert idle_parts(taught, family, gpu, True, True) == ("vae",)
+    assert idle_parts(taught, family, gpu, True, True) == ("text_encoder", "vae")
     several = replace(config, trainer=replace(config.trainer, devices=2))
     assert idle_parts(several, family, gpu, True, True) == ()
     assert idle_parts(config, family, torch.device("cpu"), True, True) == ()
