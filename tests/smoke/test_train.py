@@ -60,7 +60,7 @@ def test_cfg_job_shows_the_config_and_writes_nothing(train_process: Train, tmp_p
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("lora.rr=16", "error: lora.rr=16: unknown key; did you mean lora.r? lora has r, alpha"),
+        ("lora.rr=16", "error: lora.rr=16: unknown key; did you mean lora.r? lora has type, r"),
         ("lora.r=0", "error: lora.r=0: must be a whole number >= 1\n"),
         ("optim.name=adamq", "error: optim.name=adamq: unknown; did you mean adamw? choices: ada"),
     ],
