@@ -106,7 +106,7 @@ def test_a_training_from_an_empty_folder(scripts: Path, tmp_path: Path) -> None:
     for place in (scripts.parent, tmp_path, REPOSITORY):
         assert str(place) not in json.dumps(header)
     facts = json.loads(run(sdlora, "lora", "inspect", file, "--json", "--weights", cwd=tmp_path))
-    assert (facts["layout"], facts["weights"]["unet"]["not_finite"]) == ("kohya", [])
+    assert (facts["layout"], facts["is_finite"]) == ("kohya", True)
     assert [path.name for path in tmp_path.iterdir()] == ["first"]
 
 
