@@ -20,7 +20,7 @@ import pytest
 from safetensors.torch import load_file
 
 from sdlora.runs.checkpoints import newest_valid, step_of
-from tests.smoke.conftest import SMALL, Train, TrainHere
+from tests.smoke.conftest import SMALL, Train
 from tests.smoke.forked_train import started
 from tests.smoke.hits import Hit
 
@@ -50,15 +50,6 @@ def settings(pictures: Path, random_base: Path, tmp_path_factory: pytest.TempPat
         "trainer.log_every_n_steps=1",
         f"data.cache.dir={tmp_path_factory.mktemp('cache')}",
     )
-
-
-@pytest.fixture(scope="module")
-def whole(
-    settings: tuple[str, ...], train_here: TrainHere, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    train_here(*settings, f"hydra.run.dir={folder}")
-    return folder
 
 
 def files(run: Path) -> set[str]:

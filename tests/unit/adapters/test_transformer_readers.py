@@ -126,6 +126,8 @@ FILES = [
     ("flux2_klein", "diffusion_model.", NAMES["flux2_klein"][3], "down", True, (NOTHING, WHOLE)),
     ("flux2_klein", "lora_unet_", NAMES["flux2_klein"][3], "down", True, (WHOLE, WHOLE)),
     ("flux2_klein", "lora_transformer_", UNFUSED, "down", True, (NOTHING, WHOLE)),
+    ("flux2_klein", "lycoris_", UNFUSED, "down", True, (NOTHING, WHOLE)),
+    ("z_image", "", "layers.0.attention.to_q", "AB", True, (WHOLE, WHOLE)),
 ]
 """Spellings that are in use -> what diffusers and ComfyUI make of them, by its key maps."""
 
