@@ -6,15 +6,12 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
-from hydra import compose, initialize_config_dir
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from sdlora.adapters.lora import adapted_layers, add_lora, lora_parameters
 from sdlora.adapters.spec import LoraSpec
-from sdlora.cli.composition import register_schemas, to_typed
-from sdlora.config.train import TrainConfig
-from sdlora.runtime.places import CONF
 from tests.architectures import SD15_UNET, SDXL_UNET
+from tests.composed import train_config
 
 
 @pytest.fixture
@@ -137,10 +134,8 @@ def unconditional_by_hand(widths: list[int], attended: int, layers: int = 2) -> 
 def test_parameters_of_the_unconditional_experiments(
     experiment: str, attended: int, expected: int
 ) -> None:
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        given = [f"experiment={experiment}", "data.root=here", "run_dir=here"]
-        config = to_typed(compose("train", given), TrainConfig)
+    given = [f"experiment={experiment}", "data.root=here"]
+    config = train_config(*given)
     options = config.model.architecture
     assert (options["sample_size"], config.data.resolution, config.data.batch_size) == (
         128,

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from sdlora.cli.arguments import prepared_arguments
-from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.cli.composition import register_schemas
 from sdlora.config.train import TrainConfig
-from sdlora.runtime.places import CONF
+from tests.composed import train_config
 from tests.places import REPOSITORY
 
 FOLDER = REPOSITORY / "notebooks"
@@ -98,10 +97,9 @@ def test_the_commands_of_the_other_fit_the_schema() -> None:
         if program not in ("python", "sdlora") or given[1].startswith("resume="):
             continue
         overrides = [item for item in given[1:] if not item.startswith("hydra.")]
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            arguments = prepared_arguments(overrides, TrainConfig)
-            config = to_typed(compose("train", ["run_dir=here", *arguments]), TrainConfig)
-            composed.append(config)
+        arguments = prepared_arguments(overrides, TrainConfig)
+        config = train_config(*arguments)
+        composed.append(config)
     assert [config.check for config in composed] == [True, False, False]
     assert {config.data.root for config in composed} == {names["PHOTOS"]}
     trained = composed[-1]

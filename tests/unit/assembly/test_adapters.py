@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 
 from sdlora.adapters.file_writing import write_diffusers, write_kohya, write_peft
@@ -18,12 +17,12 @@ from sdlora.assembly.adapters import check_adapters
 from sdlora.assembly.hashes import init_hashes
 from sdlora.assembly.init_from import start_from_file
 from sdlora.cli.arguments import opened_options
-from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.cli.composition import register_schemas
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.models.family import Family
 from sdlora.models.sd import SD
-from sdlora.runtime.places import CONF
+from tests.composed import train_config
 
 Config = Callable[..., TrainConfig]
 
@@ -33,9 +32,8 @@ def config(random_base: Path) -> Config:
     register_schemas()
 
     def make(*overrides: str) -> TrainConfig:
-        given = ["run_dir=here", f"model.path={random_base}", *overrides]
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return to_typed(compose("train", opened_options(given, TrainConfig)), TrainConfig)
+        given = [f"model.path={random_base}", *overrides]
+        return train_config(*opened_options(given, TrainConfig))
 
     return make
 

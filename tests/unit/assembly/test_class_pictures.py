@@ -6,15 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from sdlora.assembly import class_pictures
-from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.cli.composition import to_typed
 from sdlora.config.train import TrainConfig
-from sdlora.runtime.places import CONF
 from sdlora.runtime.progress import Progress
 from sdlora.sampling.prompts import Prompt
+from tests.composed import composed_train, train_config
 
 
 @pytest.mark.parametrize(("there", "seeds"), [(0, [0, 1, 2]), (2, [2]), (3, []), (4, [])])
@@ -38,10 +37,8 @@ def test_what_lacks_is_drawn(
     )
     monkeypatch.setattr(class_pictures.base_model, "load", lambda *told: family)
     monkeypatch.setattr(class_pictures, "generate", generate)
-    register_schemas()
-    own = ["run_dir=here", "data.prior.mode=class", "data.prior.prompt=a man"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("train", [*own, "data.prior.num_pictures=3", "sampling.batch_size=2"])
+    own = ["data.prior.mode=class", "data.prior.prompt=a man"]
+    composed = composed_train(*own, "data.prior.num_pictures=3", "sampling.batch_size=2")
     config = to_typed(composed, TrainConfig)
     folder = class_pictures.class_folder(config.data.prior, tmp_path)
     folder.mkdir(parents=True)
@@ -56,12 +53,10 @@ def test_what_lacks_is_drawn(
 def test_families_draw_them_with_prompts_of_their_own(
     model: str, random_bases: dict[str, Path], tmp_path: Path
 ) -> None:
-    register_schemas()
     own = [f"model={model}", f"model.path={random_bases[model]}", "data.resolution=32"]
     own += ["data.prior.mode=class", "data.prior.prompt=a man", "data.prior.num_pictures=2"]
-    own += ["run_dir=here", "data.root=here", "sampling.num_steps=1", "trainer.precision=fp32"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = to_typed(compose("train", own), TrainConfig)
+    own += ["data.root=here", "sampling.num_steps=1", "trainer.precision=fp32"]
+    config = train_config(*own)
     class_pictures.draw_missing_class_pictures(config, tmp_path, Progress(enabled=False))
     folder = class_pictures.class_folder(config.data.prior, tmp_path)
     drawn = [path.read_bytes() for path in sorted(folder.glob("*.png"))]

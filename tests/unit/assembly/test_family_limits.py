@@ -1,21 +1,17 @@
 """What a family cannot do is said before any weight is read."""
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from sdlora.assembly.family_limits import check_family_limits, check_model, check_side
-from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.models.source import ModelSource, resolve
-from sdlora.runtime.places import CONF
 from sdlora.sampling.prompts import Prompt, prompts_of
+from tests.composed import train_config
 
 
 def config_of(*given: str) -> TrainConfig:
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return to_typed(compose("train", ["run_dir=here", *given]), TrainConfig)
+    return train_config(*given)
 
 
 ALONE = "experiment=unconditional"

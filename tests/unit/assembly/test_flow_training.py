@@ -7,19 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from sdlora.assembly import adapters, base_model, lightning_trainer
 from sdlora.assembly.adapters import check_adapters
 from sdlora.assembly.optimizer import trained_rates
-from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.cli.composition import register_schemas
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.data.batches.dataset import Batch
-from sdlora.runtime.places import CONF
 from sdlora.runtime.randomness import normal, uniform
 from sdlora.training.module import DiffusionModule
+from tests.composed import train_config
 
 Config = Callable[..., TrainConfig]
 
@@ -31,10 +30,9 @@ def config(random_bases: dict[str, Path]) -> Config:
     register_schemas()
 
     def make(family: str, *overrides: str) -> TrainConfig:
-        given = ["run_dir=here", "data.root=pictures", f"model={family}", *overrides]
+        given = ["data.root=pictures", f"model={family}", *overrides]
         given += [f"model.path={random_bases[family]}", "trainer.precision=fp32"]
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return to_typed(compose("train", given), TrainConfig)
+        return train_config(*given)
 
     return make
 

@@ -3,14 +3,12 @@
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from sdlora.assembly import hashes
 from sdlora.assembly.hashes import base_hashes, file_hashes, part_key
-from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.train import TrainConfig
 from sdlora.runtime.files import sha256
-from sdlora.runtime.places import CONF
+from tests.composed import train_config
 
 
 @pytest.fixture
@@ -20,10 +18,8 @@ def config(tmp_path: Path) -> TrainConfig:
         (base / part).mkdir(parents=True)
         (base / part / "config.json").write_text(f"{{{part}}}", "utf-8")
         (base / part / "weights.safetensors").write_text(f"weights of {part}", "utf-8")
-    register_schemas()
-    given = [f"model.path={base}", "run_dir=here", f"data.cache.dir={tmp_path / 'cache'}"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return to_typed(compose("train", given), TrainConfig)
+    given = [f"model.path={base}", f"data.cache.dir={tmp_path / 'cache'}"]
+    return train_config(*given)
 
 
 def test_weights_are_known_by_their_bytes(config: TrainConfig) -> None:

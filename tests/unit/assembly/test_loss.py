@@ -4,17 +4,15 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
 from sdlora.assembly.loss import check_objective, objective
-from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.commands.train.config_checks import check
 from sdlora.config.rules import ConfigError
-from sdlora.config.train import TrainConfig
 from sdlora.diffusion.huber import Huber
 from sdlora.diffusion.objective import Objective
 from sdlora.diffusion.training_noise import TrainingNoise
 from sdlora.models.sd import StableDiffusion
+from tests.composed import train_config
 from tests.places import REPOSITORY
 
 CONF = REPOSITORY / "conf"
@@ -26,16 +24,6 @@ EPSILON: dict[str, Any] = {
 }
 V = {**EPSILON, "prediction_type": "v_prediction"}
 SNR = torch.tensor([0.25, 4.0])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _schemas() -> None:
-    register_schemas()
-
-
-def train_config(*overrides: str) -> TrainConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return to_typed(compose("train", ["run_dir=here", *overrides]), TrainConfig)
 
 
 def built(family: StableDiffusion, *overrides: str) -> Objective:

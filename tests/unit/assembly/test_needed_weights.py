@@ -5,15 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from sdlora.assembly.needed_weights import needed_for_training, require_weights
 from sdlora.cli.arguments import opened_options
-from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
-from sdlora.runtime.places import CONF
 from sdlora.weights.hub_models import CONFIGS
+from tests.composed import train_config
 from tests.places import REPOSITORY
 
 FETCH = ["sdlora", "fetch", "model=sd15", "data.root=my photos"]
@@ -26,10 +24,8 @@ def _empty_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def typed(*given: str) -> TrainConfig:
-    register_schemas()
-    arguments = opened_options(["run_dir=here", *given], TrainConfig)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return to_typed(compose("train", arguments), TrainConfig)
+    arguments = opened_options([*given], TrainConfig)
+    return train_config(*arguments)
 
 
 def needed(*given: str) -> dict[str, str]:

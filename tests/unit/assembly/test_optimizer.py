@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch import nn
 
 from sdlora.assembly.lightning_trainer import average
 from sdlora.assembly.optimizer import check_schedule, optimizer, schedule, trained_rates
-from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.cli.composition import register_schemas
 from sdlora.commands.train.config_checks import check
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
@@ -25,6 +24,7 @@ from sdlora.training.optimizers import (
     averages_itself,
     optimizer_factory,
 )
+from tests.composed import train_config
 
 PROMPTS = CONF.parent / "examples" / "prompts.txt"
 
@@ -52,9 +52,8 @@ def config(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainConfig]:
     register_schemas()
 
     def make(*overrides: str) -> TrainConfig:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            given = ["run_dir=here", "trainer.accelerator=cpu", *overrides]
-            return to_typed(compose("train", given), TrainConfig)
+        given = ["trainer.accelerator=cpu", *overrides]
+        return train_config(*given)
 
     return make
 

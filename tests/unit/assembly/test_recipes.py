@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
 from sdlora.assembly import adapters, base_model, lightning_trainer
 from sdlora.assembly.adapters import check_adapters
@@ -20,6 +19,7 @@ from sdlora.models.family import Family
 from sdlora.runtime.places import CONF
 from sdlora.training.module import DiffusionModule
 from sdlora.training.optimizers import CUDA_ONLY, PACKAGES
+from tests.composed import composed_train
 from tests.models import TINY_PIXELS
 
 GROUPS = ("experiment", "lora", "objective", "optimizer", "scheduler")
@@ -35,10 +35,9 @@ def config(random_bases: dict[str, Path]) -> Config:
     register_schemas()
 
     def make(*overrides: str) -> TrainConfig:
-        given = ["run_dir=here", "data.root=pictures", *overrides]
+        given = ["data.root=pictures", *overrides]
         given += ["trainer.accelerator=cpu", "trainer.precision=fp32"]
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = compose("train", given)
+        composed = composed_train(*given)
         if composed.model.family == "ddpm":  # has no base: its architecture is the config's
             composed.model.architecture = TINY_PIXELS
         else:

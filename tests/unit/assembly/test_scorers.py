@@ -5,21 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from sdlora.assembly.scorers import check_choice, pictures_in, scorer
 from sdlora.cli.arguments import opened_options, opened_shortcuts
-from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.evaluation import EvaluationConfig
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.scoring import KnownPictures, Pictures
 from sdlora.evaluation.strangers import STRANGERS
-from sdlora.runtime.places import CONF
 from sdlora.runtime.progress import Progress
 from sdlora.world.portraits import EXAMPLE_IDENTITY_SEED, portrait
+from tests.composed import train_config
 
 PERSON = [portrait(seed, EXAMPLE_IDENTITY_SEED).image for seed in range(4)]
 TRAINING = KnownPictures(["a.png", "b.png"], PERSON[:2])
@@ -27,10 +25,8 @@ HELD_OUT = KnownPictures(["c.png"], PERSON[2:3])
 
 
 def evaluation_config(*given: str) -> EvaluationConfig:
-    register_schemas()
     arguments = opened_options(opened_shortcuts(given), TrainConfig)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return to_typed(compose("train", ["run_dir=here", *arguments]), TrainConfig).evaluation
+    return train_config(*arguments).evaluation
 
 
 def found(
@@ -206,10 +202,8 @@ def test_a_folder_of_references(tmp_path: Path) -> None:
 
 
 def check_choice_of(*given: str) -> None:
-    register_schemas()
-    arguments = ["run_dir=here", "data.root=photos", "model=sd15", *given]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = to_typed(compose("train", arguments), TrainConfig)
+    arguments = ["data.root=photos", "model=sd15", *given]
+    config = train_config(*arguments)
     select = config.evaluation.select
     check_choice(config.evaluation, "evaluation.select", [select], instead="image_similarity")
 

@@ -5,7 +5,6 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from PIL import Image, ImageDraw
 
 from sdlora.assembly.data_source import held_out_fraction
@@ -14,23 +13,20 @@ from sdlora.assembly.training_pictures import (
     training_pictures,
 )
 from sdlora.cli.arguments import opened_shortcuts
-from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.commands.train.run_pictures import data_sheet, refuse_findings
 from sdlora.config.train import TrainConfig
 from sdlora.data.batches.plan import plan_of
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sources.picture_source import DataError
-from sdlora.runtime.places import CONF
 from sdlora.runtime.progress import Progress
+from tests.composed import train_config
 from tests.places import PHOTOS
 from tests.unit.data.hub_sets import write_parquet
 
 
 def config_of(tmp_path: Path, *overrides: str) -> TrainConfig:
-    register_schemas()
     given = opened_shortcuts([f"data.cache.dir={tmp_path / 'cache'}", *overrides])
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return to_typed(compose("train", ["run_dir=here", *given]), TrainConfig)
+    return train_config(*given)
 
 
 def found_by(config: TrainConfig, folder: Path, progress: Progress) -> PictureSet:

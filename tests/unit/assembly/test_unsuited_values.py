@@ -4,7 +4,6 @@ import re
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
 from sdlora.assembly.scorers import scorer
 from sdlora.assembly.unsuited_values import (
@@ -13,20 +12,17 @@ from sdlora.assembly.unsuited_values import (
     training_notes,
 )
 from sdlora.cli.arguments import prepared_arguments
-from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.train import TrainConfig
 from sdlora.evaluation.scoring import KnownPictures, Pictures
 from sdlora.runtime.places import CONF
 from sdlora.runtime.progress import Progress
-from tests.composed import evaluate_config
+from tests.composed import evaluate_config, train_config
 
 
 def typed(*given: str) -> TrainConfig:
-    register_schemas()
     last = dict(item.split("=", 1) for item in ["data.root=photos", *given])
     arguments = prepared_arguments([f"{k}={v}" for k, v in last.items()], TrainConfig)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return to_typed(compose("train", ["++run_dir=here", *arguments]), TrainConfig)
+    return train_config(*arguments)
 
 
 def remedy_of(note: str) -> str:

@@ -5,22 +5,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from sdlora.assembly.validation_prompts import validation_prompts
-from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.data.pictures.picture import Picture
 from sdlora.data.sources.picture_source import CLASS_PICTURES
-from sdlora.runtime.places import CONF
+from tests.composed import train_config
 
 
 def typed(*given: str) -> TrainConfig:
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        arguments = ["run_dir=here", "sampling.prompts=captions", *given]
-        return to_typed(compose("train", arguments), TrainConfig)
+    arguments = ["sampling.prompts=captions", *given]
+    return train_config(*arguments)
 
 
 def pictures(*texts: str, name: str = "{}.png") -> Any:

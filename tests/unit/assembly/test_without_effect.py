@@ -3,7 +3,6 @@
 import shlex
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from sdlora.assembly.without_effect import (
     unused_in_evaluation,
@@ -11,13 +10,12 @@ from sdlora.assembly.without_effect import (
     unused_in_training,
 )
 from sdlora.cli.arguments import prepared_arguments
-from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.cli.composition import to_typed
 from sdlora.cli.set_keys import keys_set
 from sdlora.config.effect import declared_conditions
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.train import TrainConfig
-from sdlora.runtime.places import CONF
-from tests.composed import composed_evaluate
+from tests.composed import composed_evaluate, composed_train
 
 TRAINING = [
     # a command, the key in it that has no effect there, and what of the reason must be said
@@ -191,10 +189,8 @@ EVALUATION = [
 
 def unused(command: str, *, is_sweep: bool = False) -> list[str]:
     """The notes of a command of ``train.py``."""
-    register_schemas()
     arguments = prepared_arguments(shlex.split(command), TrainConfig)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("train", ["run_dir=here", *arguments])
+    composed = composed_train(*arguments)
     config = to_typed(composed, TrainConfig)
     return unused_in_training(config, composed, keys_set(arguments, {}), is_sweep=is_sweep)
 
@@ -236,9 +232,7 @@ SWEEPS = [
 @pytest.mark.parametrize(("command", "is_search", "key", "said"), SWEEPS)
 def test_keys_of_a_sweep_itself(command: str, is_search: bool, key: str, said: str) -> None:
     given = shlex.split(command)
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("train", ["run_dir=here", *given])
+    composed = composed_train(*given)
     keys = [item.partition("=")[0] for item in given]
     notes = unused_in_sweep(composed, keys, is_search=is_search)
     assert [note.partition("=")[0] for note in notes] == [key] * bool(key)

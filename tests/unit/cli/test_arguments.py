@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, MissingConfigException
@@ -17,7 +16,7 @@ from sdlora.cli.arguments import (
     prepared_arguments,
     resumed_arguments,
 )
-from sdlora.cli.composition import register_evaluate, register_schemas, to_typed
+from sdlora.cli.composition import register_evaluate, to_typed
 from sdlora.cli.composition_errors import explain
 from sdlora.commands.evaluate.run_settings import with_run_settings
 from sdlora.config.evaluate import EvaluateConfig
@@ -26,7 +25,7 @@ from sdlora.config.train import TrainConfig
 from sdlora.runs.run_config import write_config
 from sdlora.runs.run_folder import RunFolderError
 from sdlora.runtime.places import CONF
-from tests.composed import composed_evaluate, store_left_as_found
+from tests.composed import composed_evaluate, store_left_as_found, train_config
 
 EXCLUDED = "hydra.job.config.override_dirname.exclude_keys"
 
@@ -197,17 +196,14 @@ def test_files_and_strengths_are_read_as_they_were_given() -> None:
 @pytest.fixture
 def finished_run(tmp_path: Path) -> Path:
     """A run that was drawn and scored unlike the defaults."""
-    register_schemas()
     given = [
-        "run_dir=here",
         "sampling.num_steps=7",
         "sampling.seeds=[4,5]",
         "evaluation.every_n_steps=33",
         "evaluation.kid=true",
         "evaluation.face.options.threshold=0.25",
     ]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = to_typed(compose("train", opened_options(given, TrainConfig)), TrainConfig)
+    config = train_config(*opened_options(given, TrainConfig))
     write_config(tmp_path, as_written(config), {})
     return tmp_path
 
@@ -222,9 +218,7 @@ def test_a_run_is_drawn_and_scored_as_it_was(finished_run: Path) -> None:
 
 def test_the_options_of_a_run_are_its_own(tmp_path: Path) -> None:
     """Other scorers than the default ones take other options; none of the default ones is left."""
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = to_typed(compose("train", ["run_dir=here", "evaluation=photos"]), TrainConfig)
+    config = train_config("evaluation=photos")
     config.evaluation.clip.options = {}
     write_config(tmp_path, as_written(config), {})
     found = evaluate_config(f"run={tmp_path}").evaluation
@@ -251,10 +245,8 @@ def test_a_group_that_is_chosen_now_is_taken_whole(finished_run: Path) -> None:
 
 
 def test_a_group_that_is_chosen_now_suits_the_model_of_the_run(tmp_path: Path) -> None:
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        given = ["run_dir=here", "model=sdxl", "model.recommended.num_steps=33"]
-        config = to_typed(compose("train", given), TrainConfig)
+    given = ["model=sdxl", "model.recommended.num_steps=33"]
+    config = train_config(*given)
     write_config(tmp_path, as_written(config), {})
     found = evaluate_config(f"run={tmp_path}", "sampling=default", "evaluation=default")
     assert (found.sampling.guidance_scale, found.sampling.num_steps) == (5.0, 33)

@@ -1,11 +1,10 @@
 """What happens to a composed config before it is used."""
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.cli.composition import to_typed
 from sdlora.cli.composition_errors import explain, unknown_key, unknown_keys
 from sdlora.config.field_words import KEY_OF, WORDS
 from sdlora.config.keys import all_keys, schema_key
@@ -13,6 +12,7 @@ from sdlora.config.optim import OptimConfig
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.runtime.places import CONF
+from tests.composed import composed_train
 
 
 def test_unknown_keys_are_found_at_every_depth_but_in_options() -> None:
@@ -33,10 +33,8 @@ def test_unknown_keys_are_found_at_every_depth_but_in_options() -> None:
 
 def test_a_product_of_another_value() -> None:
     """In a process that has not composed the config, too: a worker of a sweep gets it composed."""
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        given = ["run_dir=here", "lora.r=12", "lora.alpha='${times:2,${lora.r}}'"]
-        composed = compose("train", given)
+    given = ["lora.r=12", "lora.alpha='${times:2,${lora.r}}'"]
+    composed = composed_train(*given)
     OmegaConf.clear_resolver("times")
     config = to_typed(composed, TrainConfig)
     assert (config.lora.r, config.lora.alpha) == (12, 24.0)
@@ -50,9 +48,7 @@ def test_to_typed_names_an_added_key() -> None:
 
 
 def test_a_model_file_without_numbers_is_told_where_to_begin() -> None:
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("train", ["run_dir=here"])
+    composed = composed_train()
     composed.model.recommended = "???"
     with pytest.raises(OmegaConfBaseException) as error:
         to_typed(composed, TrainConfig)
@@ -62,9 +58,7 @@ def test_a_model_file_without_numbers_is_told_where_to_begin() -> None:
 
 
 def test_a_removed_key_that_another_follows_is_named() -> None:
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("train", ["run_dir=here", "~lora.r"])
+    composed = composed_train("~lora.r")
     with pytest.raises(OmegaConfBaseException) as error:
         to_typed(composed, TrainConfig)
     told = explain(error.value, TrainConfig, ["~lora.r"], [CONF])

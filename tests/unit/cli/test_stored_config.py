@@ -3,21 +3,18 @@
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.cli.composition import to_typed
 from sdlora.cli.stored_config import laid_under, literal
 from sdlora.config.keys import as_written
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
-from sdlora.runtime.places import CONF
+from tests.composed import composed_train
 
 
 def composed(*given: str) -> DictConfig:
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        found = compose("train", list(given))
+    found = composed_train(*given)
     OmegaConf.update(found, "run_dir", "run")
     return found
 

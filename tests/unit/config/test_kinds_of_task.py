@@ -3,15 +3,14 @@
 from dataclasses import fields
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from sdlora.assembly.unsuited_values import training_notes
-from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.cli.composition import to_typed
 from sdlora.commands.train import config_checks
 from sdlora.config.recommended import RecommendedConfig
 from sdlora.config.train import TrainConfig
-from sdlora.runtime.places import CONF
+from tests.composed import composed_train
 
 TASKS = ("person", "style", "object")
 MODELS = ("tiny", "sd15", "sd21", "sdxl", "kolors")
@@ -20,9 +19,7 @@ OF_THE_TASK = {"prompts", "select", "face", "attributes", "text_encoder_method"}
 
 
 def composed(*given: str) -> DictConfig:
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        found = compose("train", ["run_dir=here", "data.root=example:portraits", *given])
+    found = composed_train("data.root=example:portraits", *given)
     OmegaConf.resolve(found)
     return found
 

@@ -7,19 +7,16 @@ import inspect
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from sdlora.cli.arguments import prepared_arguments
-from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.keys import as_written, flat
 from sdlora.config.recommended import RecommendedConfig
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.evaluation.deepface_model import DeepFaceModel
 from sdlora.evaluation.hw10 import TUTORIAL_PARTS
-from sdlora.runtime.places import CONF
-from tests.composed import evaluate_config
+from tests.composed import composed_train, evaluate_config, train_config
 
 KEYS = {
     "resolution": "data.resolution",
@@ -176,10 +173,8 @@ TABLE: dict[str, dict[str, Any]] = {
 
 
 def typed(*given: str) -> TrainConfig:
-    register_schemas()
     arguments = prepared_arguments([*given, "data.root=photos"], TrainConfig)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return to_typed(compose("train", ["++run_dir=here", *arguments]), TrainConfig)
+    return train_config(*arguments)
 
 
 def values(*given: str) -> dict[str, Any]:
@@ -200,9 +195,7 @@ def test_the_model_alone_sets_them(given: str) -> None:
 @pytest.mark.parametrize("name", KEYS)
 def test_the_model_is_where_the_value_comes_from(name: str) -> None:
     """Composed, the key holds a reference and no number of its own."""
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        written = OmegaConf.to_container(compose("train"), resolve=False)
+    written = OmegaConf.to_container(composed_train(), resolve=False)
     assert flat(written)[KEYS[name]] == f"${{model.recommended.{name}}}"  # type: ignore[arg-type]
 
 

@@ -5,28 +5,17 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from sdlora.cli.composition import register_schemas, schema_node, to_typed
+from sdlora.cli.composition import schema_node, to_typed
 from sdlora.config.keys import all_keys, as_written, nearest_key
 from sdlora.config.rules import ConfigError, require, require_choice
 from sdlora.config.train import TrainConfig
-from tests.composed import evaluate_config
+from tests.composed import evaluate_config, train_config
 from tests.places import REPOSITORY
 
 CONF = REPOSITORY / "conf"
 GROUPS = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name != "hydra")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _schemas() -> None:
-    register_schemas()
-
-
-def train_config(*overrides: str) -> TrainConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return to_typed(compose("train", ["run_dir=here", *overrides]), TrainConfig)
 
 
 @pytest.mark.parametrize("path", GROUPS, ids=lambda path: f"{path.parent.name}/{path.stem}")

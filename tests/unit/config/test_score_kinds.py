@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 from sdlora.assembly.search_goal import search_goal
-from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.cli.composition import to_typed
 from sdlora.config.evaluation import EvaluationConfig
 from sdlora.config.rules import ConfigError
 from sdlora.config.score_kinds import HIGHER, KINDS, NEITHER, ScoreKind, kind
@@ -19,9 +18,9 @@ from sdlora.evaluation.comparison import score_table
 from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.selection import Rule
 from sdlora.reports import score_tables
-from sdlora.runtime.places import CONF
 from sdlora.sweep.cells import read_sweep
 from sdlora.sweep.table import write_results
+from tests.composed import composed_train
 from tests.sweep_folders import scores, write_cell, write_json, write_sweep
 from tests.unit.export.test_model_card import card as written_card
 
@@ -36,9 +35,7 @@ def warmth(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def evaluation(*given: str) -> EvaluationConfig:
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("train", ["run_dir=here", *given])
+    composed = composed_train(*given)
     return to_typed(composed, TrainConfig).evaluation
 
 

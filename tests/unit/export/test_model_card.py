@@ -8,15 +8,13 @@ from types import SimpleNamespace
 import pytest
 from diffusers import DDIMScheduler, PNDMScheduler
 from huggingface_hub import ModelCard
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from sdlora.adapters.spec import LoraSpec
-from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.train import TrainConfig
 from sdlora.evaluation.scores import Scores
 from sdlora.export.model_card import adapter_facts, hub_id, trigger_phrase, write_model_card
-from sdlora.runtime.places import CONF
+from tests.composed import train_config
 
 PROMPTS = ('a man: "smiling"', "ein Hut \u2014 rot", "", "- a\n- list", "a fifth")
 
@@ -25,11 +23,7 @@ METADATA = {"ss_num_train_images": "5", "ss_steps": "7", "ss_total_batch_size": 
 
 
 def config(*given: str) -> TrainConfig:
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return to_typed(
-            compose("train", ["run_dir=here", "export.name='my face'", *given]), TrainConfig
-        )
+    return train_config("export.name='my face'", *given)
 
 
 def card(folder: Path, *overrides: str, **given: object) -> tuple[ModelCard, list[Path]]:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -18,7 +17,6 @@ from sdlora.adapters.lora import lora_state_dict
 from sdlora.adapters.lora_file import from_layers
 from sdlora.assembly import adapters, base_model, lightning_trainer
 from sdlora.assembly.family_limits import check_family_limits
-from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.export.lora_files import family_of
@@ -30,7 +28,7 @@ from sdlora.models.kolors import KOLORS
 from sdlora.models.sd import SD, StableDiffusion
 from sdlora.models.sdxl import SDXL
 from sdlora.models.source import ModelSource, resolve
-from sdlora.runtime.places import CONF
+from tests.composed import train_config
 
 
 class Toy(StableDiffusion):
@@ -90,10 +88,8 @@ def toy(random_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def config_of(base: Path, *given: str) -> TrainConfig:
-    register_schemas()
-    told = ["run_dir=here", "model.family=toy", f"model.path={base}", *given]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return to_typed(compose("train", told), TrainConfig)
+    told = ["model.family=toy", f"model.path={base}", *given]
+    return train_config(*told)
 
 
 ADAPTED = ("lora.dit.method=lora", "lora.dit.targets=[to_q,to_v]")

@@ -16,19 +16,17 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
-from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sdlora.assembly.loss import check_retrained, check_sampler_of_base
-from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.objective import ObjectiveConfig
 from sdlora.config.rules import ConfigError
-from sdlora.config.train import TrainConfig
 from sdlora.models.base_noise import base_noise
 from sdlora.models.base_notes import base_notes
 from sdlora.models.loading import load_family
 from sdlora.models.source import ModelError, ModelSource, resolve
+from tests.composed import train_config
 from tests.places import REPOSITORY
 from tests.single_file import write_single_file
 
@@ -41,9 +39,7 @@ UNET = "model.diffusion_model."
 
 
 def objective_config(*overrides: str) -> ObjectiveConfig:
-    register_schemas()
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        return to_typed(compose("train", ["run_dir=here", *overrides]), TrainConfig).objective
+    return train_config(*overrides).objective
 
 
 def levels(rescaled: bool, end: float = 0.012) -> Tensor:

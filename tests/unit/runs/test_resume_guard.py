@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.cli.composition import to_typed
 from sdlora.config.keys import as_written, flat
 from sdlora.config.train import TrainConfig
 from sdlora.runs.run_config import refuse_changes, write_config
 from sdlora.runs.run_folder import RunFolderError
-from sdlora.runtime.places import CONF
+from tests.composed import composed_train
 
 FREE_GROUPS = (
     *("sampling.", "evaluation.", "checkpoint.", "logger.", "export.", "sweep."),
@@ -48,9 +47,7 @@ FREE_KEYS = {
 @pytest.fixture(scope="module")
 def config() -> dict[str, Any]:
     """The default config, with a text encoder's and a scorer's open mappings filled."""
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("train", ["++optim.options={eps:1e-6}"])
+    composed = composed_train("++optim.options={eps:1e-6}")
     OmegaConf.update(composed, "run_dir", "run")
     return as_written(to_typed(composed, TrainConfig))
 

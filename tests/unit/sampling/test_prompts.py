@@ -3,12 +3,10 @@
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.cli.composition import to_typed
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
-from sdlora.runtime.places import CONF
 from sdlora.sampling.prompts import (
     Prompt,
     picture_name,
@@ -17,6 +15,7 @@ from sdlora.sampling.prompts import (
     read_prompts,
     with_class_word,
 )
+from tests.composed import composed_train
 from tests.sampling import sampling_config
 
 WORDS = ("evaluation.trigger_word=sks", "evaluation.class_word=man")
@@ -30,15 +29,10 @@ def prompt_file(tmp_path: Path) -> Path:
 
 
 def class_prompts(path: Path, num: int, *given: str) -> tuple[Prompt, ...]:
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose(
-            "train",
-            [
-                *("run_dir=here", f"sampling.prompts={path}", "sampling.seeds=[7,8]"),
-                *(f"evaluation.prior_prompts={num}", *WORDS, *given),
-            ],
-        )
+    composed = composed_train(
+        *(f"sampling.prompts={path}", "sampling.seeds=[7,8]"),
+        *(f"evaluation.prior_prompts={num}", *WORDS, *given),
+    )
     config = to_typed(composed, TrainConfig)
     return prior_prompts(config.sampling, config.evaluation)
 

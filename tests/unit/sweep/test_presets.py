@@ -10,9 +10,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from sdlora.cli.composition import register_schemas, to_typed
-from sdlora.config.train import TrainConfig
+from sdlora.cli.composition import register_schemas
 from sdlora.runtime.places import CONF
+from tests.composed import train_config
 
 PRESETS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
 CELLS = {"alpha": 5, "rank_lr": 8, "seeds": 5, "style_ranks": 4}
@@ -42,9 +42,7 @@ def test_a_preset_is_a_grid_of_runs(name: str) -> None:
     grid = list(itertools.product(*choices))
     assert len(grid) == CELLS[name]
     for cell in (grid[0], grid[-1]):
-        run = composed(*cell)
-        del run.hydra
-        to_typed(run, TrainConfig)
+        train_config(*cell)
 
 
 @pytest.mark.parametrize("experiment", ["anime_style", "ink_style"])
@@ -53,9 +51,7 @@ def test_the_ranks_of_a_style_have_twice_as_much_alpha(experiment: str) -> None:
     params = composed("sweep=style_ranks").hydra.sweeper.params
     assert params == {"lora.r": "4,8,16,32"}
     for rank in (4, 8, 16, 32):
-        run = composed(f"experiment={experiment}", "data.root=ink", f"lora.r={rank}")
-        del run.hydra
-        config = to_typed(run, TrainConfig)
+        config = train_config(f"experiment={experiment}", "data.root=ink", f"lora.r={rank}")
         assert (config.lora.r, config.lora.alpha) == (rank, 2.0 * rank)
         assert (config.data.captions.endings, config.data.captions.default) == ([], "")
 

@@ -5,10 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.cli.composition import to_typed
 from sdlora.commands.evaluate.run_settings import with_run_settings
 from sdlora.commands.evaluate.scoring_inputs import (
     labels_of_folders,
@@ -18,12 +17,10 @@ from sdlora.commands.evaluate.scoring_inputs import (
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.keys import as_written
 from sdlora.config.rules import ConfigError
-from sdlora.config.train import TrainConfig
 from sdlora.evaluation.scores import Scores
 from sdlora.runs.run_config import write_config
-from sdlora.runtime.places import CONF
 from sdlora.runtime.progress import Progress
-from tests.composed import composed_evaluate, evaluate_config
+from tests.composed import composed_evaluate, evaluate_config, train_config
 
 
 @pytest.mark.parametrize(
@@ -92,10 +89,8 @@ def test_without_training_pictures_there_is_nothing_to_compare_with() -> None:
 
 
 def run_on(tmp_path: Path, root: Path, *given: str) -> Path:
-    register_schemas()
-    settings = ["run_dir=here", f"data.root={root}", "data.resolution=48", *given]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = to_typed(compose("train", settings), TrainConfig)
+    settings = [f"data.root={root}", "data.resolution=48", *given]
+    config = train_config(*settings)
     run = tmp_path / "run"
     (run / "lora").mkdir(parents=True)
     write_config(run, as_written(config), {})

@@ -6,18 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from sdlora import __main__
 from sdlora.assembly.needed_weights import Need, require_weights
-from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.rules import ConfigError
-from sdlora.config.train import TrainConfig
-from sdlora.runtime.places import CONF
 from sdlora.weights import downloads, face_files
 from sdlora.weights.face_files import Source
-from tests.composed import store_left_as_found
+from tests.composed import store_left_as_found, train_config
 from tests.unit.weights.servers import serving
 
 FILE = "face_detection_yunet_2023mar.onnx"
@@ -92,9 +88,7 @@ def test_the_overrides_of_an_evaluation(home: Path, capsys: pytest.CaptureFixtur
 
 def test_the_command_of_a_run_that_stopped_is_its_remedy(home: Path) -> None:
     needs = [Need("data.face_detector", "yunet", files=(FILE,))]
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        evaluation = to_typed(compose("train", ["run_dir=here"]), TrainConfig).evaluation
+    evaluation = train_config().evaluation
     with pytest.raises(ConfigError) as error:
         require_weights(needs, evaluation, ["sdlora", "fetch", *CROP])
     command = shlex.split(str(error.value).splitlines()[-1].partition("network: ")[2])

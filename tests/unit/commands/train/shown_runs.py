@@ -15,7 +15,6 @@ from unittest.mock import patch
 import lightning
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image, ImageFilter
 from safetensors.torch import load_file, save_file
@@ -26,7 +25,7 @@ from sdlora.adapters.spec import LoraSpec
 from sdlora.adapters.tuners import ADAPTER
 from sdlora.assembly import base_model, family_limits, training_pictures
 from sdlora.assembly.lightning_trainer import trainer
-from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.cli.composition import to_typed
 from sdlora.commands.train import adapter_files, fit, preparation
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.config.data import RootConfig
@@ -40,8 +39,9 @@ from sdlora.models.loading import load_family
 from sdlora.models.sd import SD
 from sdlora.models.source import ModelSource
 from sdlora.runtime.kept import Kept
-from sdlora.runtime.places import ASSETS, CONF
+from sdlora.runtime.places import ASSETS
 from sdlora.runtime.progress import Progress
+from tests.composed import composed_train
 from tests.single_file import write_single_file
 from tests.unit.data.hub_sets import png, rows, write_parquet
 
@@ -60,9 +60,7 @@ def keys_of_a_run() -> set[str]:
 @cache
 def composed(*groups: str) -> DictConfig:
     """The config of ``train.py`` with these options of groups."""
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", ["run_dir=here", *groups])
+    return composed_train(*groups)
 
 
 def default_of(config: DictConfig, key: str) -> Any:

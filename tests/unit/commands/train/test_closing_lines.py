@@ -9,18 +9,15 @@ from typing import Any, cast
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from safetensors.torch import save_file
 
 from sdlora.adapters.spec import LoraSpec
-from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.commands.train.closing_lines import Outcome, closing_lines
 from sdlora.commands.train.training_run import TrainingRun
-from sdlora.config.train import TrainConfig
 from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.selection import Rule
 from sdlora.runs.best import Best, BestAdapter
-from sdlora.runtime.places import CONF
+from tests.composed import train_config
 
 BASE = Scores(2, {"face_distance": 1.3, "clip_score": 86.0})
 GOOD = Scores(2, {"face_distance": 0.5, "clip_score": 87.25})
@@ -33,9 +30,7 @@ def lines(
     outcome: Outcome, best: int | None = None, *overrides: str, folder: Path = Path("run")
 ) -> list[str]:
     """The lines of a run that ended at step 30 and keeps its best by the face distance."""
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = to_typed(compose("train", ["run_dir=here", *overrides]), TrainConfig)
+    config = train_config(*overrides)
     adapted = "lora.unet.method=full" not in overrides
     own = config.lora
     spec = LoraSpec(4, 4.0, 0.0, ("to_q",), use_dora=own.use_dora, type=own.type)

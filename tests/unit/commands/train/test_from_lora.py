@@ -5,17 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from safetensors.torch import save_file
 
 from sdlora.cli.arguments import opened_options
-from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.cli.composition import to_typed
 from sdlora.commands.train.from_lora import compare_with_recipe, read_recipe, with_recipe
 from sdlora.config.keys import as_written
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
-from sdlora.runtime.places import CONF
 from sdlora.runtime.progress import Progress
+from tests.composed import composed_train
 
 HASHES = {"data": "aa", "unet/diffusion_pytorch_model.safetensors": "bb"}
 VERSIONS = {"sdlora": "0.1", "torch": "2"}
@@ -23,10 +22,8 @@ VERSIONS = {"sdlora": "0.1", "torch": "2"}
 
 def config(*given: str) -> TrainConfig:
     """As ``train.py`` has it, of its command line."""
-    register_schemas()
-    arguments = ["run_dir=here", *opened_options(given, TrainConfig)]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("train", arguments)
+    arguments = [*opened_options(given, TrainConfig)]
+    composed = composed_train(*arguments)
     return to_typed(with_recipe(composed, arguments), TrainConfig)
 
 

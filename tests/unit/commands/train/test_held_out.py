@@ -3,14 +3,11 @@
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.commands.train import run_pictures
-from sdlora.config.train import TrainConfig
-from sdlora.runtime.places import CONF
 from sdlora.runtime.progress import Progress
+from tests.composed import train_config
 
 
 @pytest.fixture
@@ -25,10 +22,8 @@ def photos(tmp_path: Path) -> Path:
 
 def prepared(photos: Path, *given: str) -> tuple[int, int, str]:
     """Number of training and of held-out pictures, and what was printed."""
-    register_schemas()
-    arguments = ["run_dir=here", f"data.root={photos}", "data.cache.mode=memory", *given]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = to_typed(compose("train", arguments), TrainConfig)
+    arguments = [f"data.root={photos}", "data.cache.mode=memory", *given]
+    config = train_config(*arguments)
     progress = Progress(enabled=False)
     with progress.console.capture() as said:
         data, held_out = run_pictures.run_pictures(config, photos.parent, progress)

@@ -5,16 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
 from sdlora.assembly import adapters, base_model
-from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.commands.train.reuse import FAMILY, kept_base, restored_base
 from sdlora.config.train import TrainConfig
 from sdlora.models.family import Family
 from sdlora.models.memory import checkpoint_gradients, memory_and_speed
 from sdlora.runtime.kept import Kept
-from sdlora.runtime.places import CONF
+from tests import composed
 
 METHODS = {
     "plain": (),
@@ -25,10 +23,8 @@ METHODS = {
 
 
 def train_config(base: Path, *overrides: str, family: str = "sd") -> TrainConfig:
-    register_schemas()
-    given = ["run_dir=here", f"model.path={base}", f"model.family={family}", *overrides]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return to_typed(compose("train", given), TrainConfig)
+    given = [f"model.path={base}", f"model.family={family}", *overrides]
+    return composed.train_config(*given)
 
 
 def load(config: TrainConfig) -> Family:

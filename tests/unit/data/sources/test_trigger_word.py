@@ -3,26 +3,21 @@
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from sdlora.assembly.training_pictures import held_out_pictures, training_pictures
-from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.data.captions.recipe import static_caption
 from sdlora.data.captions.trigger_word import has_word, with_trigger_word
 from sdlora.data.sources.picture_source import PictureSource
-from sdlora.runtime.places import CONF
 from sdlora.runtime.progress import Progress
 from sdlora.sampling.prompts import prior_prompts, prompts_of
-from tests.composed import evaluate_config
+from tests.composed import evaluate_config, train_config
 
 
 def typed(*given: str) -> TrainConfig:
-    register_schemas()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return to_typed(compose("train", ["run_dir=here", *given]), TrainConfig)
+    return train_config(*given)
 
 
 def write(folder: Path, **captions: str) -> Path:
