@@ -6,10 +6,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
@@ -18,6 +19,7 @@ import train
 from sdlora.runtime.program import TRACEBACK
 from tests.composed import store_left_as_found
 from tests.smoke.browsers import BROWSERS, TIMEOUT_MS
+from tests.smoke.forked_train import MOST_S, run_script
 
 SMALL = (
     "sampling.num_steps=2",
@@ -38,26 +40,34 @@ def train_process(repository: Path, random_base: Path) -> Train:
     """``train_process(*arguments)`` runs ``python train.py`` on the random base and waits for it.
 
     ``script`` is another file to run with the same arguments; ``environment`` is added to.
+    ``fresh=True`` takes a new interpreter, which needs seconds for imports; without it the process
+    is forked from one that has them.
     """
 
     def call(
-        *arguments: str, script: str = "train.py", environment: Mapping[str, str] | None = None
+        *arguments: str,
+        script: str = "train.py",
+        environment: Mapping[str, str] | None = None,
+        fresh: bool = False,
     ) -> Process:
         brings_base = any(item.startswith(("resume=", "from_lora=")) for item in arguments)
-        base = () if brings_base else (f"model.path={random_base}",)
+        words = (*(() if brings_base else (f"model.path={random_base}",)), *arguments)
+        given = {
+            **{k: v for k, v in os.environ.items() if k != TRACEBACK},
+            "OMP_NUM_THREADS": "1",  # so that two can run side by side, with equal sums
+            "COLUMNS": "200",
+            **(environment or {}),
+        }
+        if not fresh and os.name != "nt":
+            return run_script(script, words, given)
         return subprocess.run(
-            [sys.executable, script, *base, *arguments],
+            [sys.executable, script, *words],
             cwd=repository,
-            env={
-                **{k: v for k, v in os.environ.items() if k != TRACEBACK},
-                "OMP_NUM_THREADS": "1",  # so that two can run side by side, with equal sums
-                "COLUMNS": "200",
-                **(environment or {}),
-            },
+            env=given,
             capture_output=True,
             text=True,
             encoding="utf-8",
-            timeout=300,
+            timeout=MOST_S,
             check=False,
         )
 
@@ -116,6 +126,28 @@ def train_here(repository: Path) -> TrainHere:
     return call
 
 
+@pytest.fixture(scope="session")
+def train_only(train_here: TrainHere) -> TrainHere:
+    """``train_here`` without estimate of a step and proof of the export: nearly half of its time.
+
+    For runs of which a test looks at something else; ``train_here`` has both, as users have them.
+    """
+
+    def call(*arguments: str, evaluate: bool = False) -> None:
+        from sdlora.commands.train import exported_files, preflight
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(preflight, "step_memory", _not_estimated)
+            patched.setattr(exported_files, "prove_export", lambda *given: {})
+            train_here(*arguments, evaluate=evaluate)
+
+    return call
+
+
+def _not_estimated(*given: object) -> NoReturn:
+    raise RuntimeError("left out of this test")
+
+
 @pytest.fixture(scope="module")
 def whole(
     settings: tuple[str, ...], train_here: TrainHere, tmp_path_factory: pytest.TempPathFactory
@@ -135,6 +167,9 @@ def run_here(repository: Path, arguments: Sequence[str], evaluate: bool, traceba
         patched.setenv("COLUMNS", "200")
         patched.setenv(TRACEBACK, "1" if traceback else "0")
         patched.chdir(repository)
+        if not any(item.startswith("sweep=") for item in arguments):
+            # Hydra composes all once more to read hydra.mode, which only presets of sweeps set
+            patched.setattr(Hydra, "get_mode", lambda *given, **named: None)
         if evaluate:
             evaluation.main()
         else:

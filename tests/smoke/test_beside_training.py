@@ -65,7 +65,7 @@ def test_what_fails_beside_the_training_ends_no_training(
     settings: tuple[str, ...],
     whole: Path,
     message_of: MessageOf,
-    train_here: TrainHere,
+    train_only: TrainHere,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -76,14 +76,14 @@ def test_what_fails_beside_the_training_ends_no_training(
     assert told.startswith(f"run_dir={tmp_path}: the LoRA is exported, but not everything could")
     assert f"\n  {what}: OSError: [Errno 28] No space left on device" in told
     assert_same_lora(tmp_path, whole)
-    train_here(f"resume={tmp_path}")
+    train_only(f"resume={tmp_path}")
     assert (tmp_path / "report.html").is_file()
     assert (tmp_path / "lora" / "README.md").is_file()
     assert_same_lora(tmp_path, whole)
 
 
 def test_curves_and_pictures_that_vanish_are_made_again(
-    settings: tuple[str, ...], whole: Path, train_here: TrainHere, monkeypatch: Any, tmp_path: Path
+    settings: tuple[str, ...], whole: Path, train_only: TrainHere, monkeypatch: Any, tmp_path: Path
 ) -> None:
     def vanish(self: Any, *given: Any, real: Any = drawing.Evaluate.on_optimizer_step) -> None:
         for name in ("tensorboard", "csv", "samples"):
@@ -91,7 +91,7 @@ def test_curves_and_pictures_that_vanish_are_made_again(
         real(self, *given)
 
     monkeypatch.setattr(drawing.Evaluate, "on_optimizer_step", vanish)
-    train_here(*settings, f"hydra.run.dir={tmp_path}")
+    train_only(*settings, f"hydra.run.dir={tmp_path}")
     assert_same_lora(tmp_path, whole)
 
 
@@ -99,7 +99,7 @@ def test_an_error_in_training_saves_the_step_before_and_tells_how_to_go_on(
     settings: tuple[str, ...],
     whole: Path,
     message_of: MessageOf,
-    train_here: TrainHere,
+    train_only: TrainHere,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -117,7 +117,7 @@ def test_an_error_in_training_saves_the_step_before_and_tells_how_to_go_on(
         patched.setattr(DiffusionModule, "training_step", step)
         patched.setattr("builtins.print", lambda *given, **named: None)
         with pytest.raises(RuntimeError, match="the device is gone"):
-            train_here(*settings, f"hydra.run.dir='{run}'")
+            train_only(*settings, f"hydra.run.dir='{run}'")
     told = capsys.readouterr().out
     saved = sorted(path.name for path in (run / "checkpoints").iterdir())
     assert len(saved) == 1
@@ -125,7 +125,7 @@ def test_an_error_in_training_saves_the_step_before_and_tells_how_to_go_on(
     assert 1 <= step_number <= 2
     hint = f"sdlora train 'resume={run}'"
     assert f"step {step_number} is saved; continue with: {hint}" in told
-    train_here(f"resume='{run}'")
+    train_only(f"resume='{run}'")
     assert_same_lora(run, whole)
 
 
@@ -133,7 +133,7 @@ def test_a_disk_that_is_full_at_the_export_is_named(
     settings: tuple[str, ...],
     whole: Path,
     message_of: MessageOf,
-    train_here: TrainHere,
+    train_only: TrainHere,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -149,14 +149,14 @@ def test_a_disk_that_is_full_at_the_export_is_named(
         f"{tmp_path}/last: cannot be written (No space left on device); free space on that disk, "
         "or choose a folder on another"
     )
-    train_here(f"resume={tmp_path}")
+    train_only(f"resume={tmp_path}")
     assert_same_lora(tmp_path, whole)
 
 
 def test_memory_that_runs_out_is_resumed_as_it_says(
     settings: tuple[str, ...],
     message_of: MessageOf,
-    train_here: TrainHere,
+    train_only: TrainHere,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -170,13 +170,13 @@ def test_memory_that_runs_out_is_resumed_as_it_says(
         patched.setattr(DiffusionModule, "training_step", step)
         told = message_of(*settings, f"hydra.run.dir={tmp_path}")
     assert "out of memory at step 2; add trainer.gradient_checkpointing=true or " in told
-    train_here(f"resume={tmp_path}", "trainer.gradient_checkpointing=true")
+    train_only(f"resume={tmp_path}", "trainer.gradient_checkpointing=true")
     assert "continuing from step 2 of 3" in capsys.readouterr().out
 
 
 def test_a_loss_that_is_no_number_starts_a_new_run_from_the_last_weights(
     settings: tuple[str, ...],
-    train_here: TrainHere,
+    train_only: TrainHere,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -190,8 +190,8 @@ def test_a_loss_that_is_no_number_starts_a_new_run_from_the_last_weights(
     with monkeypatch.context() as patched:
         patched.setattr(DiffusionModule, "training_step", step)
         with pytest.raises(TrainingError):
-            train_here(*settings, "checkpoint.every_n_steps=1", f"hydra.run.dir={run}")
+            train_only(*settings, "checkpoint.every_n_steps=1", f"hydra.run.dir={run}")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "is saved" in line]
     remedy = line.rpartition(" ")[2]
     assert line.startswith(f"{run}: step 2 is saved; a new run starts from its weights with lora.")
-    train_here(*settings, remedy, f"hydra.run.dir={tmp_path}/new")
+    train_only(*settings, remedy, f"hydra.run.dir={tmp_path}/new")

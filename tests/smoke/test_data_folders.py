@@ -47,7 +47,7 @@ def test_all_that_stops_a_run_is_one_list(
 def test_a_run_below_the_data_folder_is_no_part_of_the_next(
     tmp_path: Path,
     random_base: Path,
-    train_here: TrainHere,
+    train_only: TrainHere,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     root, runs = tmp_path / "photos", tmp_path / "photos" / "outputs"
@@ -60,25 +60,25 @@ def test_a_run_below_the_data_folder_is_no_part_of_the_next(
         f"data.root={root}",
         "trainer.max_steps=1",
     )
-    train_here(*common, f"run_dir={runs / 'first'}")
+    train_only(*common, f"run_dir={runs / 'first'}")
     assert list((runs / "first").rglob("*.png")), "it draws pictures"
     capsys.readouterr()
-    train_here(*common, f"run_dir={runs / 'second'}")
+    train_only(*common, f"run_dir={runs / 'second'}")
     told = capsys.readouterr().out
     assert "2 pictures, 2 samples an epoch" in told
     assert "folder of a run outputs/first is not read (" in told
-    train_here(f"resume={runs / 'first'}", "trainer.max_steps=2")
+    train_only(f"resume={runs / 'first'}", "trainer.max_steps=2")
     assert "continuing from step 1 of 2" in capsys.readouterr().out
 
 
 def test_a_changed_caption_is_named_on_resume(
-    tmp_path: Path, random_base: Path, train_here: TrainHere, message_of: Callable[..., str]
+    tmp_path: Path, random_base: Path, train_only: TrainHere, message_of: Callable[..., str]
 ) -> None:
     root = tmp_path / "photos"
     photo(root / "a.png")
     (root / "a.txt").write_text("a man", "utf-8")
     run = tmp_path / "run"
-    train_here(
+    train_only(
         *SMALL,
         f"model.path={random_base}",
         f"data.root={root}",
@@ -91,11 +91,11 @@ def test_a_changed_caption_is_named_on_resume(
 
 
 def test_who_has_no_face_is_named_where_faces_are_cut(
-    tmp_path: Path, train_here: TrainHere, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, train_only: TrainHere, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "photos"
     photo(root / "noise.png")
-    train_here(
+    train_only(
         *CHECK,
         f"data.root={root}",
         "data.crop=face",
@@ -111,7 +111,7 @@ def test_who_has_no_face_is_named_where_faces_are_cut(
 
 def test_several_folders_as_a_list_and_by_a_pattern(
     tmp_path: Path,
-    train_here: TrainHere,
+    train_only: TrainHere,
     message_of: Callable[..., str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -120,7 +120,7 @@ def test_several_folders_as_a_list_and_by_a_pattern(
         photo(folder / f"{number}.png", number)
     items = ",".join(quoted(str(folder)) for folder in folders)
     for asked in (f"data.root=[{items}]", f"data.root='{tmp_path}/sets/*'"):
-        train_here(*CHECK, asked, f"run_dir={tmp_path / 'run'}")
+        train_only(*CHECK, asked, f"run_dir={tmp_path / 'run'}")
         sheet = json.loads((tmp_path / "run" / "dataset.json").read_text("utf-8"))
         names = [each["name"] for each in sheet["pictures"]]
         assert names == ["her, in Paris/0.png", "it's [2]/1.png"]
@@ -139,22 +139,22 @@ def test_several_folders_as_a_list_and_by_a_pattern(
 
 
 def test_folders_of_another_trainer(
-    tmp_path: Path, train_here: TrainHere, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, train_only: TrainHere, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photo(tmp_path / "img" / "10_ohwx woman" / "a.png")
-    train_here("check=true", f"data.root={tmp_path / 'img'}", f"run_dir={tmp_path / 'run'}")
+    train_only("check=true", f"data.root={tmp_path / 'img'}", f"run_dir={tmp_path / 'run'}")
     told = capsys.readouterr().out
     assert "1 picture, 10 samples an epoch" in told
     assert "folder 10_ohwx woman: 10 repeats by its name, and 'ohwx woman' is the caption" in told
 
 
 def test_file_names_as_captions(
-    tmp_path: Path, train_here: TrainHere, message_of: Callable[..., str]
+    tmp_path: Path, train_only: TrainHere, message_of: Callable[..., str]
 ) -> None:
     photo(tmp_path / "photos" / "a_red_car (2).png")
     asked = ("check=true", f"data.root={tmp_path / 'photos'}", f"run_dir={tmp_path / 'run'}")
     assert "or set data.captions.from_name=true, or data.captions.default" in message_of(*asked)
-    train_here(*asked, "data.captions.from_name=true")  # as it says
+    train_only(*asked, "data.captions.from_name=true")  # as it says
     sheet = json.loads((tmp_path / "run" / "dataset.json").read_text("utf-8"))
     assert [each["caption"] for each in sheet["pictures"]] == ["a red car"]
     told = message_of(*asked, "data.captions.from_name=true", "data.captions.default=a car")
@@ -165,14 +165,14 @@ def test_file_names_as_captions(
 def test_names_of_any_letters_and_prompts_on_the_command_line(
     tmp_path: Path,
     random_base: Path,
-    train_here: TrainHere,
+    train_only: TrainHere,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     for number in range(2):
         photo(tmp_path / "été (1)" / f"{number}.png", number)
-    train_here(
+    train_only(
         *SMALL[:1],
         *SMALL[2:],
         f"model.path={random_base}",
@@ -186,5 +186,5 @@ def test_names_of_any_letters_and_prompts_on_the_command_line(
     assert "un café" in json.dumps(prompts, ensure_ascii=False)
     sheet = json.loads((tmp_path / "out" / "dataset.json").read_text("utf-8"))
     assert [each["caption"] for each in sheet["pictures"]] == ["it's a café"] * 2
-    train_here("resume=~/out", "trainer.max_steps=2")
+    train_only("resume=~/out", "trainer.max_steps=2")
     assert (tmp_path / "out" / "checkpoints" / "step_0000002").is_dir()

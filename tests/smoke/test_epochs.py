@@ -19,12 +19,12 @@ def test_epochs_become_steps(
     tmp_path: Path,
     pictures: Path,
     random_base: Path,
-    train_here: TrainHere,
+    train_only: TrainHere,
     message_of: Callable[..., str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = tmp_path / "run"
-    train_here(
+    train_only(
         *COMMON,
         f"model.path={random_base}",
         f"data.root={pictures}",
@@ -46,12 +46,12 @@ def test_epochs_become_steps(
     assert stored["trainer"]["max_epochs"] is None
     assert stored["sampling"]["every_n_steps"] == 2
     for asked, key in (((), "max_steps"), (("trainer.max_epochs=2",), "max_epochs")):
-        train_here(f"resume={run}", *asked)
+        train_only(f"resume={run}", *asked)
         said = f"is finished: all 6 steps are done and exported; raise trainer.{key} to"
         assert said in capsys.readouterr().out
-    train_here(f"resume={run}", "trainer.max_epochs=3")
+    train_only(f"resume={run}", "trainer.max_epochs=3")
     assert "continuing from step 6 of 9" in capsys.readouterr().out
-    train_here(f"resume={run}", "trainer.max_steps=10")  # in the other unit
+    train_only(f"resume={run}", "trainer.max_steps=10")  # in the other unit
     assert "continuing from step 9 of 10" in capsys.readouterr().out
 
 

@@ -60,7 +60,7 @@ def test_a_run_and_its_files_draw_the_same(
     for name, arguments in what.items():
         given = (*arguments, *DRAW, f"hydra.run.dir={tmp_path / name}")
         if name == "run":
-            done = train_process(*given, script="evaluate.py")
+            done = train_process(*given, script="evaluate.py", fresh=True)
             assert done.returncode == 0, done.stdout + done.stderr
         else:
             evaluate_here(*given)

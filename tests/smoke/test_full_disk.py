@@ -89,7 +89,7 @@ def test_a_run_on_a_full_disk_goes_on_when_there_is_space(
     whole: Path,
     disk: Path,
     repository: Path,
-    train_here: TrainHere,
+    train_only: TrainHere,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -115,7 +115,7 @@ def test_a_run_on_a_full_disk_goes_on_when_there_is_space(
     os.unlink(disk / "filler")
     is_begun = (run / "config.json").exists()
     assert (f"resume={run}" in told.out) is is_begun, told.out
-    train_here(*((f"resume={run}",) if is_begun else given))
+    train_only(*((f"resume={run}",) if is_begun else given))
     for file in FILES:
         ours, theirs = load_file(run / file), load_file(whole / file)
         assert all(ours[key].equal(theirs[key]) for key in theirs)

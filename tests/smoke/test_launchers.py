@@ -25,7 +25,7 @@ def states(sweep: Path) -> dict[str, str]:
 
 
 def test_cells_run_in_other_processes(
-    train_here: TrainHere, random_base: Path, pictures: Path, tmp_path: Path
+    train_only: TrainHere, random_base: Path, pictures: Path, tmp_path: Path
 ) -> None:
     """Two side by side by joblib, of which one fails; submitit runs that one again, alone."""
     loky = pytest.importorskip("joblib.externals.loky", reason="joblib is not installed")
@@ -40,7 +40,7 @@ def test_cells_run_in_other_processes(
         f"hydra.sweep.dir={sweep}",
     )
     with pytest.raises(ValueError, match="photos"):
-        train_here(*command, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+        train_only(*command, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     loky.get_reusable_executor().shutdown()
     assert sorted(states(sweep).values()) == ["done", "failed"]
     page = (sweep / "report.html").read_text("utf-8")
@@ -50,7 +50,7 @@ def test_cells_run_in_other_processes(
     [done] = [cell for cell, state in states(sweep).items() if state == "done"]
     before = (sweep / done / "cell.json").stat().st_mtime_ns
     shutil.copytree(pictures, photos, dirs_exist_ok=True)
-    train_here(*command, "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5")
+    train_only(*command, "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5")
     assert set(states(sweep).values()) == {"done"}
     assert (sweep / done / "cell.json").stat().st_mtime_ns == before
 
@@ -61,7 +61,7 @@ MOST_S = 60.0
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has none of these signals")
 def test_a_signal_loses_no_step_of_cells_in_other_processes(
-    train_here: TrainHere,
+    train_only: TrainHere,
     train_process: Train,
     random_base: Path,
     pictures: Path,
@@ -75,12 +75,14 @@ def test_a_signal_loses_no_step_of_cells_in_other_processes(
         *("data.resolution=32", "data.batch_size=2", "trainer.max_steps=5", "lora.dropout=0.1"),
         *("checkpoint.every_n_steps=0", f"data.cache.dir={tmp_path}/cache"),
     )
-    train_here(*given, f"hydra.sweep.dir={whole}")
+    train_only(*given, f"hydra.sweep.dir={whole}")
     words = [*given, f"hydra.sweep.dir='{sweep}'"]
     words += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     for number, step in ((signal.SIGTERM, 2), (signal.SIGINT, 4)):
         hit = {"HIT": f"{int(number)} {step} {tmp_path}", "PYTHONPATH": "."}
-        ended = train_process(*words, script="tests/smoke/hit_cells.py", environment=hit)
+        ended = train_process(
+            *words, script="tests/smoke/hit_cells.py", environment=hit, fresh=True
+        )
         seconds = time.monotonic() - float((tmp_path / "hit.txt").read_text("utf-8"))
         told = ended.stdout + ended.stderr
         assert ended.returncode == 128 + number, told
@@ -91,7 +93,7 @@ def test_a_signal_loses_no_step_of_cells_in_other_processes(
         assert states(sweep) == {"seed=1": "running", "seed=2": "running"}
         hint = told.partition(f"sweep {sweep}: 0 of 3 cells done; go on with: ")[2]
         words = shlex.split(hint.splitlines()[0])[2:]
-    ended = train_process(*words)
+    ended = train_process(*words, fresh=True)
     assert ended.returncode == 0, ended.stderr
     for cell in ("seed=1", "seed=2", "seed=3"):
         assert states(sweep)[cell] == "done"
@@ -101,14 +103,14 @@ def test_a_signal_loses_no_step_of_cells_in_other_processes(
 
 
 def test_a_cell_runs_on_ray(
-    train_here: TrainHere, random_base: Path, pictures: Path, tmp_path: Path
+    train_only: TrainHere, random_base: Path, pictures: Path, tmp_path: Path
 ) -> None:
     """A Ray of this machine alone, as hydra.launcher.ray.init.address names that of a cluster."""
     package = "hydra_plugins.hydra_ray_launcher.ray_launcher"
     pytest.importorskip(package, reason="ray and hydra-ray-launcher are not installed")
     ray = pytest.importorskip("ray")
     init = ("num_cpus=1", "include_dashboard=false")
-    train_here(
+    train_only(
         *("-m", *SMALL, f"model.path={random_base}", f"data.root={pictures}"),
         *("data.resolution=32", "data.batch_size=2", "trainer.max_steps=1"),
         *("hydra/launcher=ray", *(f"+hydra.launcher.ray.init.{item}" for item in init)),

@@ -78,7 +78,7 @@ def test_a_run_in_the_folder_above_leaves_the_one_below_alone(
 
 
 def test_a_folder_that_moved_is_gone_on_with(
-    settings: tuple[str, ...], whole: Path, train_here: TrainHere, tmp_path: Path
+    settings: tuple[str, ...], whole: Path, train_only: TrainHere, tmp_path: Path
 ) -> None:
     before, after = tmp_path / "before", tmp_path / "elsewhere" / "it's moved"
     hit = Hit("TERM", "step", 5)
@@ -86,6 +86,6 @@ def test_a_folder_that_moved_is_gone_on_with(
     assert together(stopped) == [143]
     after.parent.mkdir()
     before.rename(after)
-    train_here(f"resume={after}")
+    train_only(f"resume={after}")
     assert not before.exists()
     assert_same(after, whole)

@@ -52,11 +52,11 @@ def settings(pictures: Path, random_base: Path) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def whole(
-    settings: tuple[str, ...], train_here: TrainHere, tmp_path_factory: pytest.TempPathFactory
+    settings: tuple[str, ...], train_only: TrainHere, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The run that was never stopped; read it, never write in it."""
     folder = tmp_path_factory.mktemp("whole")
-    train_here(*settings, f"hydra.run.dir={folder}")
+    train_only(*settings, f"hydra.run.dir={folder}")
     return folder
 
 
@@ -125,7 +125,7 @@ def test_stopped_and_resumed_ends_as_if_never_stopped(
     settings: tuple[str, ...],
     whole: Path,
     train_process: Train,
-    train_here: TrainHere,
+    train_only: TrainHere,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
@@ -135,7 +135,7 @@ def test_stopped_and_resumed_ends_as_if_never_stopped(
     cut = list(tmp_path.rglob(".writing-*"))
     assert len(cut) == (1 if "KILL" in how and "step" not in how else 0)
 
-    train_here(f"resume={tmp_path}")
+    train_only(f"resume={tmp_path}")
     told = capsys.readouterr().out
     if goes_on_from is None:
         assert "no whole checkpoint yet; starting from step 0" in told
@@ -150,7 +150,7 @@ def test_stopped_and_resumed_ends_as_if_never_stopped(
 def test_a_damaged_newest_checkpoint_is_passed_over(
     damage: str,
     whole: Path,
-    train_here: TrainHere,
+    train_only: TrainHere,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
@@ -163,7 +163,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
     content[len(content) // 2] ^= 1
     newest.write_bytes(content[:500] if damage == "cut" else content)
 
-    train_here(f"resume={folder}")
+    train_only(f"resume={folder}")
     told = capsys.readouterr().out
     assert f"skipped {newest.parent}: trainer.ckpt is not what was written" in told
     assert "continuing from step 4" in told
@@ -171,19 +171,19 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
 
 
 def test_a_finished_run_says_so_and_a_longer_one_goes_on(
-    whole: Path, train_here: TrainHere, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    whole: Path, train_only: TrainHere, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     before = {path: path.stat().st_mtime_ns for path in (folder / "lora").rglob("*")}
-    train_here(f"resume={folder}", "sampling.guidance_scale=2")
+    train_only(f"resume={folder}", "sampling.guidance_scale=2")
     told = capsys.readouterr().out
     assert f"{folder} is finished: all {LAST} steps are done" in told
     assert "note: sampling.guidance_scale=2: without effect on a run that is finished" in told
     assert f"sdlora evaluate run={folder}" in told
     assert {path: path.stat().st_mtime_ns for path in (folder / "lora").rglob("*")} == before
 
-    train_here(f"resume={folder}", f"trainer.max_steps={LAST + 1}")
+    train_only(f"resume={folder}", f"trainer.max_steps={LAST + 1}")
     assert f"continuing from step {LAST} of {LAST + 1}" in capsys.readouterr().out
     assert checkpoint(folder, LAST + 1)["global_step"] == LAST + 1
 
@@ -214,7 +214,7 @@ def test_what_cannot_change_is_named(
 def test_a_full_disk_costs_one_checkpoint(
     settings: tuple[str, ...],
     whole: Path,
-    train_here: TrainHere,
+    train_only: TrainHere,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
@@ -225,7 +225,7 @@ def test_a_full_disk_costs_one_checkpoint(
         real(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    train_here(*settings, f"hydra.run.dir={tmp_path}")
+    train_only(*settings, f"hydra.run.dir={tmp_path}")
     told = capsys.readouterr().out
     named = "step_0000004/trainer.ckpt: cannot be written (No space left on device); free space on"
     assert "no checkpoint at step 4 (" in told

@@ -52,13 +52,13 @@ def content(run: Path) -> dict[Path, bytes]:
 
 
 def test_what_is_given_at_a_resume_is_kept(
-    run: Path, train_here: TrainHere, capsys: pytest.CaptureFixture[str]
+    run: Path, train_only: TrainHere, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moved = (run.parent / "photos").rename(run.parent / "moved photos")
     shutil.rmtree(run / ".hydra")
-    train_here(f"resume={run}", "trainer.max_steps=3", f"data.root='{moved}'")
+    train_only(f"resume={run}", "trainer.max_steps=3", f"data.root='{moved}'")
     assert "continuing from step 2 of 3" in capsys.readouterr().out
-    train_here(f"resume={run}")
+    train_only(f"resume={run}")
     assert "is finished: all 3 steps are done" in capsys.readouterr().out
     record = json.loads((run / "config.json").read_text("utf-8"))
     assert record["config"]["trainer"]["max_steps"] == 3
@@ -74,7 +74,7 @@ def test_a_refused_start_leaves_the_run_as_it_was(
     settings: tuple[str, ...],
     pictures: Path,
     message_of: MessageOf,
-    train_here: TrainHere,
+    train_only: TrainHere,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = content(run)
@@ -88,12 +88,12 @@ def test_a_refused_start_leaves_the_run_as_it_was(
     assert "lora.r: was 8, now 2" in told
     assert "starts a new run" in message_of(f"resume={run}", "from_lora=a.safetensors")
     assert content(run) == before
-    train_here(f"resume={run}", f"data.root={pictures}", "trainer.max_steps=3")
+    train_only(f"resume={run}", f"data.root={pictures}", "trainer.max_steps=3")
     assert "continuing from step 2 of 3" in capsys.readouterr().out
 
 
 def test_the_folder_of_a_stranger_runs_no_code(
-    run: Path, pictures: Path, train_here: TrainHere, tmp_path: Path, monkeypatch: Any
+    run: Path, pictures: Path, train_only: TrainHere, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setenv("TOKEN", "secret")
     code = f"+hydra.callbacks.x={{_target_: pathlib.Path.touch, self: {tmp_path}/ran}}"
@@ -103,7 +103,7 @@ def test_the_folder_of_a_stranger_runs_no_code(
     record["given"] = [overrides]
     record["config"]["sampling"]["negative_prompt"] = "${oc.env:TOKEN}"
     (run / "config.json").write_text(json.dumps(record), "utf-8")
-    train_here(f"resume={run}", f"data.root={pictures}", "trainer.max_steps=3")
+    train_only(f"resume={run}", f"data.root={pictures}", "trainer.max_steps=3")
     assert not (tmp_path / "ran").exists()
     written = json.loads((run / "config.json").read_text("utf-8"))
     assert written["config"]["sampling"]["negative_prompt"] == "${oc.env:TOKEN}"
@@ -126,16 +126,16 @@ def test_a_run_goes_on_from_another_working_folder(
 def test_a_rate_that_more_steps_change_is_said(
     settings: tuple[str, ...],
     pictures: Path,
-    train_here: TrainHere,
+    train_only: TrainHere,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A line from 0.003 to 0 in two steps, and in four: at step 2 it is 0, and 0.0015."""
     line = ("scheduler=linear", "scheduler.warmup_steps=0", "optim.unet_lr=3e-3")
     given = (*settings, *line, f"data.root={pictures}", f"run_dir={tmp_path}/run")
-    train_here(*given, "trainer.max_steps=2", "lora.text_encoder.method=frozen")
+    train_only(*given, "trainer.max_steps=2", "lora.text_encoder.method=frozen")
     assert "learning-rate schedule" not in capsys.readouterr().out
-    train_here(f"resume={tmp_path}/run", "trainer.max_steps=4")
+    train_only(f"resume={tmp_path}/run", "trainer.max_steps=4")
     told = (
         "note: 4 steps stretch the learning-rate schedule: the rate of unet goes from 0 to 0.0015;"
     )
@@ -145,18 +145,18 @@ def test_a_rate_that_more_steps_change_is_said(
 def test_a_command_that_is_repeated_whole_goes_on(
     run: Path,
     settings: tuple[str, ...],
-    train_here: TrainHere,
+    train_only: TrainHere,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     photos = run.parent / "photos"
-    train_here(*settings, f"data.root={photos}", "trainer.max_steps=3", f"resume={run}")
+    train_only(*settings, f"data.root={photos}", "trainer.max_steps=3", f"resume={run}")
     assert "continuing from step 2 of 3" in capsys.readouterr().out
 
 
 def test_a_start_that_ended_before_its_data_were_read_can_be_resumed(
     settings: tuple[str, ...],
     message_of: MessageOf,
-    train_here: TrainHere,
+    train_only: TrainHere,
     tmp_path: Path,
 ) -> None:
     empty = tmp_path / "photos"
@@ -164,5 +164,5 @@ def test_a_start_that_ended_before_its_data_were_read_can_be_resumed(
     given = (*settings, f"data.root={empty}", "trainer.max_steps=1", f"hydra.run.dir={tmp_path}/r")
     assert "no usable picture" in message_of(*given)
     write_pictures(empty)
-    train_here(f"resume={tmp_path}/r")
+    train_only(f"resume={tmp_path}/r")
     assert (tmp_path / "r" / "lora").is_dir()

@@ -47,7 +47,7 @@ def best_value(cell: Path) -> float:
 
 
 def test_a_search_that_is_cut_ends_as_if_it_never_was(
-    train_here: TrainHere,
+    train_only: TrainHere,
     settings: tuple[str, ...],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -55,7 +55,7 @@ def test_a_search_that_is_cut_ends_as_if_it_never_was(
 ) -> None:
     """Ctrl-C in its second trial, after the training."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train_here(*settings, "sweep.num_trials=2", f"hydra.sweep.dir={whole}")
+    train_only(*settings, "sweep.num_trials=2", f"hydra.sweep.dir={whole}")
     assert f"sweep {whole}: 1 of 2 cells done" in capsys.readouterr().out  # none asks for more yet
 
     finish, calls = results.finish, []
@@ -68,9 +68,9 @@ def test_a_search_that_is_cut_ends_as_if_it_never_was(
 
     monkeypatch.setattr(results, "finish", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train_here(*settings, "sweep.num_trials=2", f"hydra.sweep.dir={cut}")
+        train_only(*settings, "sweep.num_trials=2", f"hydra.sweep.dir={cut}")
     assert [state for state, _, _ in trials(cut)] == ["COMPLETE", "RUNNING"]
-    train_here(*settings, "sweep.num_trials=2", f"hydra.sweep.dir={cut}")
+    train_only(*settings, "sweep.num_trials=2", f"hydra.sweep.dir={cut}")
     assert trials(cut) == trials(whole)
     assert len(calls) == 3  # the first once, the second twice
 
@@ -84,14 +84,14 @@ def test_a_search_that_is_cut_ends_as_if_it_never_was(
 
 
 def test_a_trial_that_fails_is_marked_and_the_others_go_on(
-    train_here: TrainHere, settings: tuple[str, ...], tmp_path: Path, pictures: Path
+    train_only: TrainHere, settings: tuple[str, ...], tmp_path: Path, pictures: Path
 ) -> None:
     empty, folder = tmp_path / "empty", tmp_path / "s"
     empty.mkdir()
     searched = f"data.root=choice({empty},{pictures})"
     command = (*settings, searched, "sweep.num_trials=3", f"hydra.sweep.dir={folder}")
     with pytest.raises(ValueError, match="empty"):
-        train_here(*command)
+        train_only(*command)
     found = trials(folder)
     assert len(found) == 3
     assert [state for state, _, _ in found] == [

@@ -110,6 +110,7 @@ def test_a_process_of_its_own_ends_with_the_code_of_the_shell(
         f"hydra.run.dir={tmp_path}",
         script="tests/smoke/signalled_train.py",
         environment={"STOP": f"{name} drawing 2", "PYTHONPATH": "."},
+        fresh=True,
     )
     assert stopped.returncode == 128 + signal.Signals[f"SIG{name}"], stopped.stderr
     assert "stopped at step 2 of 4 and saved" in stopped.stdout

@@ -38,7 +38,7 @@ def script(repository: Path, outputs: Path, given: tuple[str, ...]) -> str:
 
 
 def test_a_job_that_is_warned_is_requeued_and_ends_as_if_it_had_not_been(
-    random_base: Path, pictures: Path, repository: Path, train_here: TrainHere, tmp_path: Path
+    random_base: Path, pictures: Path, repository: Path, train_only: TrainHere, tmp_path: Path
 ) -> None:
     submitit = pytest.importorskip("submitit", reason="submitit is not installed")
     given = (
@@ -46,7 +46,7 @@ def test_a_job_that_is_warned_is_requeued_and_ends_as_if_it_had_not_been(
         *(f"model.path={random_base}", f"data.root={pictures}", "data.resolution=32"),
         *("data.batch_size=2", "trainer.max_steps=5", "lora.dropout=0.1"),
     )
-    train_here(*given, f"run_dir={tmp_path}/whole")
+    train_only(*given, f"run_dir={tmp_path}/whole")
     programs = {"sdlora": SDLORA, "scontrol": SCONTROL}
     for name, text in programs.items():
         path = tmp_path / "bin" / name

@@ -23,10 +23,10 @@ SECRET = "a line that only this user may read"
 
 
 @pytest.fixture
-def made(train_here: TrainHere, random_base: Path, pictures: Path, tmp_path: Path) -> Path:
+def made(train_only: TrainHere, random_base: Path, pictures: Path, tmp_path: Path) -> Path:
     """The folder of a finished run."""
     run = tmp_path / "run"
-    train_here(*FEW, f"model.path={random_base}", f"data.root={pictures}", f"run_dir={run}")
+    train_only(*FEW, f"model.path={random_base}", f"data.root={pictures}", f"run_dir={run}")
     return run
 
 
@@ -51,7 +51,7 @@ def in_the_message(told: str) -> list[str]:
 
 def test_a_strangers_run_goes_on_once_its_places_are_given(
     made: Path,
-    train_here: TrainHere,
+    train_only: TrainHere,
     message_of: Callable[..., str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -71,7 +71,7 @@ def test_a_strangers_run_goes_on_once_its_places_are_given(
     assert "data.root" not in told
     of_model = [item for item in in_the_message(told) if item.startswith("model.")]
     own = ["sampling.prompts=example:prompts.txt", f"run_dir={tmp_path / 'scores'}"]
-    train_here(f"run={made}", "evaluation=none", *of_model, *own, evaluate=True)
+    train_only(f"run={made}", "evaluation=none", *of_model, *own, evaluate=True)
     assert (
         "left out: the training pictures, since you did not make this run"
         in capsys.readouterr().out
@@ -83,14 +83,14 @@ def test_a_strangers_run_goes_on_once_its_places_are_given(
 
     right = [item for item in given if not item.startswith(("data.cache", "sampling."))]
     right += ["data.cache.dir=null", f"sampling.prompts={before['sampling']['prompts']}"]
-    train_here(f"resume={made}", "trainer.max_steps=2", *right)
-    train_here(f"resume={made}", "trainer.max_steps=3")  # it is this user's own from now on
+    train_only(f"resume={made}", "trainer.max_steps=2", *right)
+    train_only(f"resume={made}", "trainer.max_steps=3")  # it is this user's own from now on
     assert not cache.exists()
 
 
 def test_a_strangers_lora_is_repeated_once_its_places_are_given(
     made: Path,
-    train_here: TrainHere,
+    train_only: TrainHere,
     message_of: Callable[..., str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -108,9 +108,9 @@ def test_a_strangers_lora_is_repeated_once_its_places_are_given(
 
     told = message_of(f"from_lora={other}", f"run_dir={tmp_path / 'again'}")
     assert told.startswith(f"from_lora={other}: was not made by you on this machine")
-    train_here(f"from_lora={other}", *in_the_message(told), f"run_dir={tmp_path / 'again'}")
+    train_only(f"from_lora={other}", *in_the_message(told), f"run_dir={tmp_path / 'again'}")
     written = [path for path in (tmp_path / "again").rglob("*") if path.is_file()]
     assert not any(SECRET.encode() in path.read_bytes() for path in written)
     now = json.loads((tmp_path / "again" / "config.json").read_text("utf-8"))["config"]
     assert now["sampling"]["negative_prompt"] == "${oc.env:A_TOKEN}"  # as text
-    train_here(f"from_lora={made / 'lora' / DIFFUSERS_FILE}", f"run_dir={tmp_path / 'own'}")
+    train_only(f"from_lora={made / 'lora' / DIFFUSERS_FILE}", f"run_dir={tmp_path / 'own'}")

@@ -63,7 +63,7 @@ def state_of(cell: Path) -> dict[str, Any]:
 
 
 def test_a_cell_equals_the_same_run_alone(
-    train_here: TrainHere,
+    train_only: TrainHere,
     settings: tuple[str, ...],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -83,8 +83,8 @@ def test_a_cell_equals_the_same_run_alone(
         "objective.zero_terminal_snr=true",
         "trainer.gradient_checkpointing=true",
     )
-    train_here("-m", *given, "lora.init=pissa,default", f"hydra.sweep.dir={sweep}")
-    train_here(*given, "sampling.batch_size=1", f"hydra.run.dir={alone}")
+    train_only("-m", *given, "lora.init=pissa,default", f"hydra.sweep.dir={sweep}")
+    train_only(*given, "sampling.batch_size=1", f"hydra.run.dir={alone}")
     first, second, third = bases
     assert first is second  # one load for both cells
     assert third is not first
@@ -100,7 +100,7 @@ def test_a_cell_equals_the_same_run_alone(
 
 
 def test_a_killed_sweep_goes_on_and_ends_as_if_it_never_was(
-    train_here: TrainHere,
+    train_only: TrainHere,
     train_process: Train,
     settings: tuple[str, ...],
     tmp_path: Path,
@@ -120,17 +120,17 @@ def test_a_killed_sweep_goes_on_and_ends_as_if_it_never_was(
         return {path: path.stat().st_mtime_ns for path in files if path.is_file()}
 
     before = written()
-    train_here(*command)
+    train_only(*command)
     assert written() == before
     told = capsys.readouterr().out
     assert f"continuing from step 1 of {STEPS}" in told
     assert f"sweep {sweep}: 3 of 3 cells done" in told.replace("\n", "")
-    train_here(*settings, "seed=3", f"hydra.run.dir={tmp_path}/alone")
+    train_only(*settings, "seed=3", f"hydra.run.dir={tmp_path}/alone")
     assert_same_weights(sweep / "seed=3", tmp_path / "alone")
 
 
 def test_a_signal_ends_the_sweep_and_the_same_command_goes_on(
-    train_here: TrainHere,
+    train_only: TrainHere,
     settings: tuple[str, ...],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -150,18 +150,18 @@ def test_a_signal_ends_the_sweep_and_the_same_command_goes_on(
         with monkeypatch.context() as patched:
             patched.setattr("sdlora.commands.train.fit.StopSignals", Stopped)
             with pytest.raises(SystemExit) as stop:
-                train_here(*command)
+                train_only(*command)
         assert stop.value.code == 128 + number
         assert f"stopped at step {step} of {STEPS} and saved" in capsys.readouterr().out
         assert state_of(tmp_path / "seed=1")["state"] == "running"
         assert not (tmp_path / "seed=2").exists()
-    train_here(*command)
+    train_only(*command)
     assert f"continuing from step 2 of {STEPS}" in capsys.readouterr().out
     assert [state_of(tmp_path / f"seed={seed}")["state"] for seed in (1, 2)] == ["done", "done"]
 
 
 def test_a_cell_that_another_process_trains_is_left_to_it(
-    train_here: TrainHere, settings: tuple[str, ...], tmp_path: Path
+    train_only: TrainHere, settings: tuple[str, ...], tmp_path: Path
 ) -> None:
     """As where a killed sweep's jobs live on, and the same command is given again."""
     cell = tmp_path / "run"  # nothing is swept
@@ -176,13 +176,13 @@ def test_a_cell_that_another_process_trains_is_left_to_it(
         assert other.stdout.readline() == "held\n"
         (cell / "cell.json").write_text('{"state": "running", "started": "then"}', "utf-8")
         with pytest.raises(RunFolderError, match=rf"another .* \(process {other.pid} on .*, since"):
-            train_here("-m", *settings, "seed=1", f"hydra.sweep.dir={tmp_path}")
+            train_only("-m", *settings, "seed=1", f"hydra.sweep.dir={tmp_path}")
         other.kill()
     assert state_of(cell) == {"state": "running", "started": "then"}
 
 
 def test_a_cell_that_fails_is_marked_and_tried_again(
-    train_here: TrainHere, settings: tuple[str, ...], tmp_path: Path, pictures: Path
+    train_only: TrainHere, settings: tuple[str, ...], tmp_path: Path, pictures: Path
 ) -> None:
     """It fails for want of pictures; once they are there, the same command trains it alone."""
     photos, sweep = tmp_path / "photos", tmp_path / "sweep"
@@ -190,7 +190,7 @@ def test_a_cell_that_fails_is_marked_and_tried_again(
     given = [item for item in settings if not item.startswith("data.root=")]
     command = ("-m", *given, f"data.root={photos},{pictures}", f"hydra.sweep.dir={sweep}")
     with pytest.raises(ValueError, match="photos"):
-        train_here(*command)
+        train_only(*command)
     listed = yaml.safe_load((sweep / "sweep.yaml").read_text("utf-8"))["cells"]
     bad, good = (sweep / cell["folder"] for cell in listed)
     assert state_of(bad)["state"] == "failed"
@@ -198,7 +198,7 @@ def test_a_cell_that_fails_is_marked_and_tried_again(
     before = state_of(good)
     assert before["state"] == "done"
     shutil.copytree(pictures, photos, dirs_exist_ok=True)
-    train_here(*command)
+    train_only(*command)
     assert state_of(bad)["state"] == "done"
     assert state_of(good) == before
     assert_same_weights(bad, good)  # they differ in where equal pictures lie

@@ -28,7 +28,7 @@ def small(random_base: Path) -> tuple[str, ...]:
 
 
 def test_help_lists_groups_and_the_ten_most_used_keys(train_process: Train) -> None:
-    shown = train_process("--help")
+    shown = train_process("--help", fresh=True)
     assert shown.returncode == 0, shown.stderr
     optimizers = "adafactor, adamw, adamw8bit, came, lion, paged_adamw8bit, prodigy, "
     assert f"optimizer: {optimizers}schedule_free_adamw, sgd" in shown.stdout
@@ -49,7 +49,9 @@ def test_help_lists_groups_and_the_ten_most_used_keys(train_process: Train) -> N
 
 
 def test_cfg_job_shows_the_config_and_writes_nothing(train_process: Train, tmp_path: Path) -> None:
-    shown = train_process("--cfg", "job", "experiment=tiny_base", f"hydra.run.dir={tmp_path}/run")
+    shown = train_process(
+        "--cfg", "job", "experiment=tiny_base", f"hydra.run.dir={tmp_path}/run", fresh=True
+    )
     assert shown.returncode == 0, shown.stderr
     config = yaml.safe_load(shown.stdout)
     assert config["lora"]["unet"]["method"] == "full"
@@ -77,7 +79,7 @@ def test_bad_input_stops_with_one_message(
 
 def test_the_traceback_is_there_when_asked_for(train_process: Train, tmp_path: Path) -> None:
     arguments = ("lora.r=0", f"hydra.run.dir={tmp_path}")
-    stopped = train_process(*arguments, environment={"HYDRA_FULL_ERROR": "1"})
+    stopped = train_process(*arguments, environment={"HYDRA_FULL_ERROR": "1"}, fresh=True)
     assert stopped.returncode == 1
     assert "Traceback" in stopped.stderr
     assert "lora.r=0: must be a whole number >= 1" in stopped.stderr
@@ -100,6 +102,7 @@ def test_a_run_writes_everything_that_it_promises(
         "evaluation=none",
         f"data.root={pictures}",
         f"hydra.run.dir={tmp_path}",
+        fresh=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     end = done.stdout.strip().splitlines()[-5:]

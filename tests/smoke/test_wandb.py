@@ -24,10 +24,10 @@ def test_what_a_run_logs_lies_in_its_folder(
     settings: tuple[str, ...], train_process: Train, tmp_path: Path
 ) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed")
-    ended = train_process(*settings)
+    ended = train_process(*settings, fresh=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "warning" not in (ended.stdout + ended.stderr).lower()
-    again = train_process(f"resume={tmp_path}/run", "trainer.max_steps=3")
+    again = train_process(f"resume={tmp_path}/run", "trainer.max_steps=3", fresh=True)
     assert again.returncode == 0, again.stdout + again.stderr
     first, second = sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))
     for start in (first, second):
@@ -42,7 +42,7 @@ def test_what_fails_in_it_ends_no_training(
     settings: tuple[str, ...], train_process: Train, tmp_path: Path
 ) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed")
-    ended = train_process(*settings, environment={"WANDB_MODE": "sideways"})
+    ended = train_process(*settings, environment={"WANDB_MODE": "sideways"}, fresh=True)
     assert ended.returncode == 2
     assert ended.stdout.count("warning: wandb: ") == 1
     assert "the LoRA is exported, but not everything could be made:\n  wandb: " in ended.stderr
