@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 
@@ -19,8 +20,13 @@ def public(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, Defini
                 yield from public(node.body, f"{prefix}{node.name}.")
 
 
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text("utf-8"))
+
+
 def definitions(module: str) -> list[tuple[str, Definition, bool]]:
-    return list(public(ast.parse(MODULES[module].read_text("utf-8")).body))
+    return list(public(tree_of(module).body))
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -31,8 +37,10 @@ def test_everything_public_has_a_docstring(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_first_line_of_a_docstring_is_a_sentence_of_its_own(module: str) -> None:
-    tree = ast.parse(MODULES[module].read_text("utf-8"))
-    for name, node in [("", tree), *((name, node) for name, node, _ in definitions(module))]:
+    for name, node in [
+        ("", tree_of(module)),
+        *((name, node) for name, node, _ in definitions(module)),
+    ]:
         first, _, rest = (ast.get_docstring(node) or ".").partition("\n")
         assert first.endswith((".", ":")), f"{module}.{name}: {first}"
         assert not rest or rest.startswith("\n"), f"{module}.{name}: {first}"
