@@ -13,7 +13,12 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, open_dict
 
 from sdlora.cli.arguments import prepared_arguments
-from sdlora.cli.composition import register_evaluate, register_schemas, to_typed
+from sdlora.cli.composition import (
+    register_evaluate,
+    register_resolvers,
+    register_schemas,
+    to_typed,
+)
 from sdlora.cli.stored_config import OVERLAYS
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.train import TrainConfig
@@ -50,6 +55,7 @@ def _composed(
 
     Keys are set in a copy, by the function with which Hydra sets them in what it has composed.
     """
+    register_resolvers()
     choices: list[str] = []
     keys: list[Override] = []
     for item in OverridesParser.create().parse_overrides(list(given)):

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from sdlora.cli.arguments import prepared_arguments
-from sdlora.cli.composition import register_schemas
 from sdlora.config.train import TrainConfig
 from tests.composed import train_config
 from tests.places import REPOSITORY
@@ -90,7 +89,6 @@ def test_the_commands_of_the_other_fit_the_schema() -> None:
     exec(cells[1], names)
     commands = [line[1:] for cell in cells for line in cell.splitlines() if line.startswith("!")]
     assert INSTALL in commands
-    register_schemas()
     composed = []
     for line in commands:
         program, *given = shlex.split(line.format(**names))

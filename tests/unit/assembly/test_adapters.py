@@ -17,7 +17,6 @@ from sdlora.assembly.adapters import check_adapters
 from sdlora.assembly.hashes import init_hashes
 from sdlora.assembly.init_from import start_from_file
 from sdlora.cli.arguments import opened_options
-from sdlora.cli.composition import register_schemas
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.models.family import Family
@@ -29,8 +28,6 @@ Config = Callable[..., TrainConfig]
 
 @pytest.fixture
 def config(random_base: Path) -> Config:
-    register_schemas()
-
     def make(*overrides: str) -> TrainConfig:
         given = [f"model.path={random_base}", *overrides]
         return train_config(*opened_options(given, TrainConfig))

@@ -12,7 +12,6 @@ from torch import Tensor
 from sdlora.assembly import adapters, base_model, lightning_trainer
 from sdlora.assembly.adapters import check_adapters
 from sdlora.assembly.optimizer import trained_rates
-from sdlora.cli.composition import register_schemas
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.data.batches.dataset import Batch
@@ -27,8 +26,6 @@ NAMES = ("z_image", "flux2_klein")
 
 @pytest.fixture
 def config(random_bases: dict[str, Path]) -> Config:
-    register_schemas()
-
     def make(family: str, *overrides: str) -> TrainConfig:
         given = ["data.root=pictures", f"model={family}", *overrides]
         given += [f"model.path={random_bases[family]}", "trainer.precision=fp32"]

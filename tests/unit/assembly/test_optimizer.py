@@ -11,7 +11,6 @@ from torch import nn
 
 from sdlora.assembly.lightning_trainer import average
 from sdlora.assembly.optimizer import check_schedule, optimizer, schedule, trained_rates
-from sdlora.cli.composition import register_schemas
 from sdlora.commands.train.config_checks import check
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
@@ -49,7 +48,6 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def config(monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainConfig]:
     monkeypatch.chdir(CONF.parent)
-    register_schemas()
 
     def make(*overrides: str) -> TrainConfig:
         given = ["trainer.accelerator=cpu", *overrides]

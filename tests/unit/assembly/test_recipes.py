@@ -10,7 +10,7 @@ from sdlora.assembly import adapters, base_model, lightning_trainer
 from sdlora.assembly.adapters import check_adapters
 from sdlora.assembly.loss import check_objective
 from sdlora.assembly.new_word import teach
-from sdlora.cli.composition import register_schemas, to_typed
+from sdlora.cli.composition import to_typed
 from sdlora.config.train import TrainConfig
 from sdlora.data.batches.dataset import Batch
 from sdlora.models.base_noise import noise_schedule_config
@@ -32,7 +32,6 @@ Built = tuple[Family, DiffusionModule]
 @pytest.fixture
 def config(random_bases: dict[str, Path]) -> Config:
     """A config whose base is the tiny one of its family, and which a CPU can run."""
-    register_schemas()
 
     def make(*overrides: str) -> TrainConfig:
         given = ["data.root=pictures", *overrides]
