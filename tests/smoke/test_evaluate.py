@@ -29,11 +29,11 @@ def few(random_base: Path, pictures: Path) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def run_folder(
-    few: tuple[str, ...], train_here: TrainHere, tmp_path_factory: pytest.TempPathFactory
+    few: tuple[str, ...], train_only: TrainHere, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A run; read it, never write in it."""
     folder = tmp_path_factory.mktemp("run")
-    train_here(*few, "scheduler=constant", f"hydra.run.dir={folder}")
+    train_only(*few, "scheduler=constant", f"hydra.run.dir={folder}")
     return folder
 
 
@@ -75,11 +75,11 @@ def test_a_run_and_its_files_draw_the_same(
 
 
 def test_a_run_of_another_schedule_is_drawn_as_it_was_trained(
-    few: tuple[str, ...], train_here: TrainHere, evaluate_here: TrainHere, tmp_path: Path
+    few: tuple[str, ...], train_only: TrainHere, evaluate_here: TrainHere, tmp_path: Path
 ) -> None:
     """v-prediction and zero-terminal SNR on a base that has neither: the run's own pictures."""
     run = tmp_path / "run"
-    train_here(*few, "objective=zero_terminal_snr", f"hydra.run.dir={run}")
+    train_only(*few, "objective=zero_terminal_snr", f"hydra.run.dir={run}")
     evaluate_here(f"run={run}", *DRAW, f"hydra.run.dir={tmp_path / 'drawn'}")
     assert pngs(tmp_path / "drawn" / "lora") == pngs(run / "samples" / "last")
     assert pngs(tmp_path / "drawn" / "base") == pngs(run / "samples" / "base")
@@ -233,14 +233,14 @@ def test_a_training_picture_that_cannot_be_read_is_named(
 def test_captions_that_a_run_drew_are_drawn_again(
     random_base: Path,
     pictures: Path,
-    train_here: TrainHere,
+    train_only: TrainHere,
     evaluate_here: TrainHere,
     message_of: Callable[..., str],
     tmp_path: Path,
 ) -> None:
     """What suits real models: prompts are captions, precision is the machine's."""
     run, root = tmp_path / "run", shutil.copytree(pictures, tmp_path / "pictures")
-    train_here(
+    train_only(
         "model=sd15",
         f"model.path={random_base}",
         f"data.root={root}",

@@ -170,6 +170,7 @@ def test_every_option_trains_stops_resumes_and_exports(
     settings: Option,
     pipeline: Any,
     train_here: TrainHere,
+    train_only: TrainHere,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
@@ -182,9 +183,9 @@ def test_every_option_trains_stops_resumes_and_exports(
     with monkeypatch.context() as patched:
         patched.setattr("sdlora.commands.train.fit.StopSignals", HalfWay)
         with pytest.raises(SystemExit) as stop:
-            train_here(*settings, *chosen, *given, f"run_dir={parted}")
+            train_only(*settings, *chosen, *given, f"run_dir={parted}")
     assert stop.value.code == 143
-    train_here(f"resume={parted}")
+    train_only(f"resume={parted}")  # its files are those of the other run, which are proved
     assert f"continuing from step {STOP} of {LAST}" in capsys.readouterr().out
     assert_same_files(parted, whole)
     assert_loads(whole, pipeline)

@@ -12,7 +12,7 @@ MessageOf = Callable[..., str]
 
 @pytest.mark.slow
 def test_its_run_is_resumed_without_it(
-    train_here: TrainHere,
+    train_only: TrainHere,
     pictures: Path,
     random_base: Path,
     tmp_path: Path,
@@ -21,18 +21,18 @@ def test_its_run_is_resumed_without_it(
     mine = tmp_path / "mine.yaml"
     mine.write_text("data: {resolution: 32, batch_size: 2}\ntrainer: {max_steps: 1}\n", "utf-8")
     given = (*SMALL, f"model.path={random_base}", f"data.root={pictures}", f"experiment={mine}")
-    train_here(*given, f"hydra.run.dir={tmp_path}/run")
+    train_only(*given, f"hydra.run.dir={tmp_path}/run")
     again = (*given, f"resume={tmp_path}/run", "trainer.max_steps=2")
-    train_here(*again)
+    train_only(*again)
     assert "continuing from step 1 of 2" in capsys.readouterr().out
     mine.unlink()
-    train_here(f"resume={tmp_path}/run")
+    train_only(f"resume={tmp_path}/run")
     assert "all 2 steps are done" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_its_keys_without_effect_are_named(
-    train_here: TrainHere, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    train_only: TrainHere, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text(
@@ -40,7 +40,7 @@ def test_its_keys_without_effect_are_named(
         "utf-8",
     )
     given = (f"experiment={mine}", "data.prior.root=classes", "check=true")
-    train_here(*given, f"hydra.run.dir={tmp_path}/run")
+    train_only(*given, f"hydra.run.dir={tmp_path}/run")
     notes = [line for line in capsys.readouterr().out.splitlines() if "no effect" in line]
     assert [line.partition("=")[0] for line in notes] == [
         "note: scheduler.num_cycles",
