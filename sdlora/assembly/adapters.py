@@ -34,7 +34,7 @@ def check_adapters(model: ModelConfig, lora: LoraConfig) -> None:
     description = description_of(model.family)
     source = model_source(model)
     parts = {part: empty_part(part, source) for part in description.trainable}
-    start = start_file(lora.init_from, parts, description.denoiser)
+    start = start_file(lora.init_from, parts, description.denoiser, source.path)
     specs = lora_specs(lora, model.family)
     _refuse_unfit_blocks(specs, parts)
     configured = [
