@@ -15,9 +15,9 @@ from sdlora.adapters.file_keys import clip_name
 from sdlora.adapters.file_writing import write_diffusers_file
 from sdlora.adapters.formats import apply_lora, fit_lora, remove_lora
 from sdlora.adapters.layer_update import LayerUpdate
-from sdlora.adapters.lora import merge, set_scale
 from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.spec import LoraError
+from sdlora.adapters.strength import merge, set_scale
 from sdlora.adapters.weight_updates import keep_updates, scale_updates
 from sdlora.adapters.weights import check_finite
 from sdlora.export.lora_files import FreshBase, family_of, header

@@ -9,16 +9,10 @@ from torch import nn
 
 from sdlora.adapters.file_writing import adapters_of
 from sdlora.adapters.formats import restore_lora
-from sdlora.adapters.lora import (
-    add_lora,
-    disabled,
-    lora_parameters,
-    lora_state_dict,
-    merged,
-    set_scale,
-)
+from sdlora.adapters.lora import add_lora, lora_parameters, lora_state_dict
 from sdlora.adapters.oft import refuse_unfit_blocks
 from sdlora.adapters.spec import LoraError, LoraSpec
+from sdlora.adapters.strength import disabled, merged, set_scale
 from tests.unit.adapters.tiny_models import (
     ATTENTION,
     EVERYTHING,

@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sdlora.adapters.formats import read_metadata
-from sdlora.adapters.lora import add_lora, merged
+from sdlora.adapters.lora import add_lora
 from sdlora.adapters.spec import LoraSpec
+from sdlora.adapters.strength import merged
 from sdlora.export.layouts import export_lora
 from sdlora.export.plain_twin import MISSING
 from sdlora.models.sd import SD
