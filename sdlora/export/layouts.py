@@ -85,7 +85,8 @@ def _write_layouts(
     dtype: torch.dtype,
 ) -> list[Path]:
     """Write diffusers' file, of a LoRA alone, and kohya's."""
-    written, files = in_dtype(folded(lora), dtype), []
+    written = in_dtype(folded(lora), dtype)
+    files: list[Path] = []
     if not lora.updates:
         files.append(write_diffusers_file(folder / DIFFUSERS_FILE, written, names))
     return [*files, write_kohya_file(folder / f"{name}.safetensors", written, names)]
