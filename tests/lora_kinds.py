@@ -22,6 +22,7 @@ Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"  # [16, 16]
 K = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"  # [32, 16]
 FF = "mid_block.attentions.0.transformer_blocks.0.ff.net.2"  # [32, 128]
 CONV = "mid_block.resnets.0.conv1"  # [32, 32, 3, 3]
+PROJ = "mid_block.attentions.0.proj_in"  # [32, 32, 1, 1]
 NORM = "mid_block.attentions.0.norm"  # [32]
 TEXT = "encoder.layers.1.self_attn.q_proj"  # [16, 16]
 SGM = {
@@ -630,6 +631,13 @@ def peft_lokr_whole() -> Made:
 @row("peft folder, OFT", "OFT on the inputs", "base svd", "Cayley's transform as a series")
 def peft_oft() -> Made:
     return by_peft(OFTConfig(r=0, oft_block_size=8, target_modules=[FF]))
+
+
+@row(
+    "peft folder, OFT of a convolution", "OFT on the inputs", "base svd", "1x1: as of linear layers"
+)
+def peft_oft_of_a_convolution() -> Made:
+    return by_peft(OFTConfig(r=0, oft_block_size=8, target_modules=[PROJ]))
 
 
 @row("peft folder, IA3", "IA3", "base svd", "factors of inputs of feed-forward layers")

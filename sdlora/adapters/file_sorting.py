@@ -78,7 +78,7 @@ def sorted_tensors(
         if plain is not None:
             found.parts.setdefault(part, {})[target] = plain
         else:
-            update = _update(layer, own, alpha_of(part, target))
+            update = _update(layer, own, alpha_of(part, target), name.startswith("base_model."))
             found.updates.setdefault(part, {})[target] = update
     for part in list(found.parts):
         _move_what_peft_does_not_hold(found, part, layers, taken, alpha_of)
@@ -125,7 +125,7 @@ def _plain(path: Path, name: str, own: Mapping[str, Tensor]) -> dict[str, Tensor
     return {**found, "magnitude": magnitude.reshape(shape)}
 
 
-def _update(layer: FileLayer, own: Mapping[str, Tensor], alpha: Any) -> LayerUpdate:
+def _update(layer: FileLayer, own: Mapping[str, Tensor], alpha: Any, of_peft: bool) -> LayerUpdate:
     numbers = {role: float(own[role].item()) for role in _NUMBERS & own.keys()}
     kept = {role: value for role, value in own.items() if role not in _NUMBERS}
     if "oft_scaled" in own:
@@ -135,7 +135,7 @@ def _update(layer: FileLayer, own: Mapping[str, Tensor], alpha: Any) -> LayerUpd
         tensors=kept,
         alpha=numbers.get("alpha", None if alpha is None else float(alpha)),
         scalar=numbers.get("scalar", 1.0),
-        on_input=bool(numbers.get("on_input", 0.0)),
+        on_input=bool(numbers.get("on_input", 0.0)) or of_peft,
     )
 
 

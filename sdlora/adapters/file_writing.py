@@ -1,6 +1,5 @@
 """Writers of LoRA files in each layout, for adapters on a model and for LoRAs without one."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from sdlora.adapters.file_keys import clip_name, to_diffusers, to_kohya
@@ -19,13 +17,9 @@ from sdlora.adapters.lora_file import LoraFile, renamed
 from sdlora.adapters.lora_places import PEFT_CONFIG, PEFT_FILE
 from sdlora.adapters.peft_config import DIFFUSERS_CONFIG
 from sdlora.adapters.spec import LoraError, LoraSpec
-from sdlora.adapters.trained_updates import (
-    TYPE_OF,
-    has_updates,
-    update_tensors,
-    updates_of,
-)
+from sdlora.adapters.trained_updates import has_updates, update_tensors, updates_of
 from sdlora.adapters.weights import write_weights
+from sdlora.adapters.written_header import hashes, lycoris_network, network
 from sdlora.models.description import PartNames
 from sdlora.runtime.files import write_bytes
 
@@ -164,51 +158,15 @@ def write_kohya_file(path: Path, lora: LoraFile, names: Mapping[str, PartNames])
     is_one = any(not names[part].kohya for part in layers)  # diffusers reads this file as well
     header = {
         **({DIFFUSERS_CONFIG: _diffusers_config(lora)} if is_one else {}),
-        **(_network(lora, alphas) if layers else _lycoris_network(lora)),
+        **(network(lora, alphas) if layers else lycoris_network(lora)),
         "ss_output_name": path.stem,
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.implementation": "diffusers",
         "modelspec.title": path.stem,
         **lora.metadata,
     }
-    write_weights(path, tensors, {**header, **_hashes(tensors, header)})
+    write_weights(path, tensors, {**header, **hashes(tensors, header)})
     return path
-
-
-def _network(lora: LoraFile, alphas: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
-    """Header entries of kohya's trainer on a LoRA."""
-    kinds = {
-        (tensors["A"].shape[0], alphas[part][layer])
-        for part in alphas
-        for layer, tensors in lora.layers(part).items()
-    }
-    first = next(iter(alphas))
-    spec = lora.specs[first]
-    args = {
-        "mixed_ranks": len(kinds) > 1,
-        "use_dora": spec.use_dora,
-        "use_rslora": spec.use_rslora,
-    }
-    return {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(spec.r),
-        "ss_network_alpha": str(next(iter(alphas[first].values()))),
-        "ss_network_args": json.dumps(args),
-        "ss_network_dropout": str(spec.dropout),
-    }
-
-
-def _lycoris_network(lora: LoraFile) -> dict[str, str]:
-    """The same of LyCORIS, and of OFT, which it trains otherwise."""
-    updates = [each for layers in lora.updates.values() for each in layers.values()]
-    ranks = [rank for each in updates if (rank := each.kind.rank(each.shapes)) is not None]
-    algo = TYPE_OF[updates[0].kind.name]
-    return {
-        "ss_network_module": "peft.tuners.oft" if algo == "oft" else "lycoris.kohya",
-        "ss_network_dim": str(max(ranks, default=None)),
-        "ss_network_alpha": str(max(ranks, default=None)),  # folded: a scale of 1
-        "ss_network_args": json.dumps({"algo": algo}),
-    }
 
 
 def write_peft_folders(folder: Path, lora: LoraFile, names: Mapping[str, PartNames]) -> list[Path]:
@@ -294,20 +252,3 @@ def _diffusers_config(lora: LoraFile) -> str:
         fields = _fields(spec)
         config |= {f"{part}.{key}": fields[key] for key in CONFIG_FIELDS}
     return json.dumps(config, sort_keys=True)
-
-
-def _hashes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[str, str]:
-    """Hashes by which model managers identify a file, independent of other metadata.
-
-    Source:
-        kohya-ss/sd-scripts, library/train_util.py, ``precalculate_safetensors_hashes``; ModelSpec
-        1.0.1, ``hash_sha256``.
-    """
-    data = save(dict(tensors), {k: v for k, v in header.items() if k.startswith("ss_")})
-    content = hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
-    legacy = hashlib.sha256(data[0x100000:0x110000]).hexdigest()[:8]
-    return {
-        "sshs_model_hash": content,
-        "sshs_legacy_hash": legacy,
-        "modelspec.hash_sha256": f"0x{content}",
-    }

@@ -12,13 +12,7 @@ from sdlora.adapters.file_content import Content
 from sdlora.adapters.file_header import read_file_header
 from sdlora.adapters.file_keys import clip_name, parse_key
 from sdlora.adapters.folding import with_alphas_of
-from sdlora.adapters.lora import (
-    add_lora,
-    load_lora_state_dict,
-    load_written,
-    lora_parameters,
-    set_scale,
-)
+from sdlora.adapters.lora import add_lora, load_lora_state_dict, load_written, lora_parameters
 from sdlora.adapters.lora_file import LoraFile, renamed
 from sdlora.adapters.lora_places import (
     layout_of,
@@ -34,6 +28,7 @@ from sdlora.adapters.peft_config import (
 )
 from sdlora.adapters.peft_folder import read_peft
 from sdlora.adapters.spec import LoraError, listing
+from sdlora.adapters.strength import set_scale
 from sdlora.adapters.weight_updates import apply_updates, fit_updates, remove_updates
 from sdlora.adapters.weights import read_weights
 from sdlora.models.families import part_names

@@ -32,7 +32,7 @@ class LayerUpdate:
         tensors: Role (:mod:`sdlora.adapters.key_roles`) -> tensor; single numbers are below.
         alpha: As its kind understands it: divided by the rank, or OFT's bound; ``None``: not said.
         scalar: LyCORIS' trained factor.
-        on_input: Whether IA3's factors are those of the inputs.
+        on_input: Whether IA3's factors are those of the inputs, or ``oft_R`` is peft's.
     """
 
     kind: AdapterKind

@@ -1,9 +1,8 @@
-"""An adapter on a part of a model by peft, in place: add, load strictly, scale, disable, merge."""
+"""An adapter on a part of a model by peft, in place: added, its weights taken and loaded."""
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,8 +11,6 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from sdlora.adapters.fused_linear import FusedLinear
-from sdlora.adapters.learned_embedding import learned
-from sdlora.adapters.oft import merge_turned, strength_of
 from sdlora.adapters.rank_dropout import RankDropout
 from sdlora.adapters.spec import LoraError, LoraSpec, listing
 from sdlora.adapters.start import drawn_start, largest_rank, start_from_base
@@ -160,86 +157,6 @@ def load_written(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     load_lora_state_dict(module, own)
 
 
-def set_scale(module: nn.Module, scale: float) -> None:
-    """Set the adapter's strength: 1 as trained, 0 none, negative values invert it.
-
-    Raises:
-        LoraError: If the adapter is merged, or ``scale`` is not finite.
-    """
-    if not math.isfinite(scale):
-        raise LoraError(f"scale={scale}: must be a finite number")
-    _require_unmerged(module, "set its scale")
-    for layer in adapter_layers(module).values():
-        if hasattr(layer, "oft_R"):
-            strength_of(layer).value = scale
-            continue
-        layer.set_scale(ADAPTER, scale)
-        layer.set_scale(START, scale)  # does nothing where there is none
-
-
-@contextmanager
-def disabled(*modules: nn.Module) -> Iterator[None]:
-    """Disable the adapters of the modules, inside the block; may be nested.
-
-    A new word has its initial embeddings.
-
-    Raises:
-        LoraError: If an adapter is merged, so that the base's weights are gone.
-    """
-    for module in modules:
-        _require_unmerged(module, "switch it off")
-    layers = [layer for module in modules for layer in adapter_layers(module).values()]
-    before = [layer.disable_adapters for layer in layers]
-    parameters = [p for layer in layers for p in layer.parameters()]
-    trained = [(p, p.requires_grad) for p in parameters]
-    words = [(word, word.strength) for word in learned(*modules)]
-    try:
-        for layer in layers:
-            layer.enable_adapters(False)
-        for word, _ in words:
-            word.strength = 0.0
-        yield
-    finally:
-        for layer, was_disabled in zip(layers, before, strict=True):
-            layer.enable_adapters(not was_disabled)
-        for word, strength in words:
-            word.strength = strength
-        for parameter, requires_grad in trained:  # peft's switch sets it as it likes
-            parameter.requires_grad_(requires_grad)
-
-
-def merge(module: nn.Module) -> None:
-    """Add the adapter into the base weights, in their dtype, for good.
-
-    Raises:
-        ValueError: If a merged weight would be NaN or infinite.
-    """
-    for layer in adapter_layers(module).values():
-        if hasattr(layer, "oft_R"):
-            merge_turned(layer, ADAPTER)
-        else:
-            layer.merge(safe_merge=True)
-
-
-@contextmanager
-def merged(module: nn.Module) -> Iterator[nn.Module]:
-    """Merge the adapter of ``module``, inside the block; then restore the base weights.
-
-    They are restored from a copy, since subtracting the update would leave rounding errors.
-    """
-    _require_unmerged(module, "merge it again")
-    layers = list(adapter_layers(module).values())
-    weights = [layer.get_base_layer().weight for layer in layers]
-    kept = [weight.detach().clone() for weight in weights]
-    try:
-        merge(module)
-        yield module
-    finally:
-        for layer, weight, copy in zip(layers, weights, kept, strict=True):
-            weight.data.copy_(copy)
-            layer.merged_adapters.clear()
-
-
 def adapted_layers(module: nn.Module) -> dict[str, tuple[int, float]]:
     """Rank and effective alpha (scale times rank, as trained) of each adapted layer, by name.
 
@@ -310,8 +227,3 @@ def _start_from_base(layer: Any, name: str, init: str) -> None:
     for matrices, value in zip((layer.lora_A, layer.lora_B), start, strict=True):
         for adapter in (ADAPTER, START):
             matrices[adapter].weight.data = value.to(weight.device, copy=True)
-
-
-def _require_unmerged(module: nn.Module, what: str) -> None:
-    if any(layer.merged for layer in adapter_layers(module).values()):
-        raise LoraError(f"the adapter is merged into the weights; {what} before merging")

@@ -1,118 +1,22 @@
 """Model families of LoRA files, recognised by the names and sizes of their layers: one table."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from sdlora.adapters.family_clues import Clues, FoundFamily, LoraFamily, Size
+from sdlora.adapters.family_fits import (
+    DIFFUSERS_OF_Z_IMAGE,
+    SIZED,
+    flux_1,
+    flux_2,
+    kolors,
+    qwen_image,
+    stable_diffusion,
+    width,
+    xl,
+    z_image,
+)
 
 _U_NET = r"^(?:down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)_"
-
-
-def _stable_diffusion(own_cross: int, own_text: int) -> Callable[[Clues], bool | None]:
-    """Stable Diffusion 1 or 2: inputs of its cross attention, and of its text encoder."""
-
-    def fits(clues: Clues) -> bool | None:
-        if clues.has(_DEEP) or clues.has(_SIZED):
-            return False
-        cross, texts = clues.inputs(_CROSS) & _CROSS_WIDTHS, clues.inputs(_TEXT) & {768, 1024}
-        if not cross and texts == {768} == {own_text} and clues.has(r"^text_encoder_"):
-            return None  # SDXL's first text encoder has these names and this size, too
-        found = cross | texts
-        return found <= {own_cross, own_text} if found else None
-
-    return fits
-
-
-def _xl(clues: Clues) -> bool | None:
-    if clues.has(r"encoder_hid_proj") or clues.inputs(_SIZED) & {5632}:
-        return False
-    is_two = "text_encoder_2" in clues.parts or clues.has(r"^lora_te1_")  # so its first is called
-    if is_two or 2816 in clues.inputs(_SIZED):
-        return True
-    if clues.parts == {"text_encoder"}:
-        return False if clues.inputs(_TEXT) & {1024} else None
-    return _of_xl_layout(clues)
-
-
-def _kolors(clues: Clues) -> bool | None:
-    if "text_encoder" in clues.parts or "text_encoder_2" in clues.parts:
-        return False
-    if clues.has(r"encoder_hid_proj") or 5632 in clues.inputs(_SIZED):
-        return True
-    if 2816 in clues.inputs(_SIZED):
-        return False
-    return _of_xl_layout(clues)
-
-
-def _of_xl_layout(clues: Clues) -> bool | None:
-    """``False`` where the U-Net is none of SDXL's layout, which Kolors shares."""
-    found = clues.inputs(_CROSS) & _CROSS_WIDTHS
-    if found and found != {2048}:
-        return False
-    if clues.has(
-        r"^down_blocks_3_|^up_blocks_3_|^input_blocks_(?:9|1\d)_|^output_blocks_(?:9|1\d)_"
-    ):
-        return False
-    if 320 in clues.inputs(r"attn1_to_q"):  # SDXL has no attention at this width
-        return False
-    return None
-
-
-_DEEP = r"_transformer_blocks_[1-9]"
-_SIZED = r"(?:add_embedding_linear_1|label_emb_0_0)$"
-_CROSS = r"attn2_to_[kv]$"
-_CROSS_WIDTHS = {768, 1024, 2048}
-_TEXT = r"^(?:lora_te_|text_encoder_|.*clip_[lh]_).*self_attn_q_proj$"
-
-
-def _flux_1(clues: Clues) -> bool | None:
-    ratios = clues.ratios(r"_(?:img|txt)_mlp_0$|ff(?:_context)?_net_0_proj$")
-    singles = clues.ratios(r"single_blocks_\d+_linear1$")
-    if ratios & {6.0} or singles & {9.0}:
-        return False
-    if clues.has(r"_(?:img|txt)_mod_lin$|single_blocks_\d+_modulation_lin$|norm1_context_linear$"):
-        return True
-    return None
-
-
-def _flux_2(clues: Clues) -> bool | None:
-    if clues.has(r"to_qkv_mlp_proj$|(?:double|single)_stream_modulation|ff_context_linear_in$"):
-        return True
-    if clues.ratios(r"_(?:img|txt)_mlp_0$") & {6.0} or clues.ratios(
-        r"single_blocks_\d+_linear1$"
-    ) & {9.0}:
-        return True
-    widths = clues.inputs(r"_attn_qkv$|_attn_to_q$|_attn_add_q_proj$")
-    if widths & {4096, 6144}:
-        return True
-    if widths and not widths & {3072}:
-        return False
-    return False if clues.ratios(r"_mlp_0$|single_blocks_\d+_linear1$") else None
-
-
-def _width(*widths: int, of: str) -> Callable[[Clues], bool | None]:
-    """Whether the layers of a name have one of these numbers of inputs."""
-
-    def fits(clues: Clues) -> bool | None:
-        found = clues.inputs(of)
-        return None if not found else bool(found & set(widths))
-
-    return fits
-
-
-def _z_image(clues: Clues) -> bool | None:
-    if clues.has(_DIFFUSERS_OF_Z_IMAGE):
-        return True
-    return _width(3840, of=r"_attention_(?:qkv|out)$|_feed_forward_w[13]$")(clues)
-
-
-_DIFFUSERS_OF_Z_IMAGE = r"_attention_to_(?:[qkv]|out_0)$"
-"""Names that Lumina Image 2, whose others it shares, does not have."""
-
-
-def _qwen_image(clues: Clues) -> bool | None:
-    found = _width(3072, of=r"_attn_(?:to_q|add_q_proj)$|_(?:img|txt)_mlp_net_0_proj$")(clues)
-    # its attention has names and sizes of others
-    return found if clues.has(r"_(?:img|txt)_(?:mlp|mod)_") or found is False else None
 
 
 _JOINT = r"^transformer_blocks_\d+_attn_(?:add_[qkv]_proj|to_add_out)$"
@@ -128,7 +32,7 @@ LORA_FAMILIES = (
             r"^(?:conv_in|conv_out)$",
         ),
         unless=(r"^lora_te2_|double_blocks|transformer_blocks_\d+_attn_to",),
-        fits=_stable_diffusion(768, 768),
+        fits=stable_diffusion(768, 768),
         versions=("sd_v1", "stable-diffusion-v1"),
     ),
     LoraFamily(
@@ -140,7 +44,7 @@ LORA_FAMILIES = (
             r"^(?:conv_in|conv_out)$",
         ),
         unless=(r"^lora_te2_|double_blocks|transformer_blocks_\d+_attn_to",),
-        fits=_stable_diffusion(1024, 1024),
+        fits=stable_diffusion(1024, 1024),
         versions=("sd_v2", "stable-diffusion-v2"),
     ),
     LoraFamily(
@@ -150,16 +54,16 @@ LORA_FAMILIES = (
             _U_NET,
             r"self_attn_\w+_proj|mlp_fc[12]$|text_projection",
             r"^(?:conv_in|conv_out)$",
-            _SIZED,
+            SIZED,
         ),
-        fits=_xl,
+        fits=xl,
         versions=("sdxl", "stable-diffusion-xl"),
     ),
     LoraFamily(
         name="kolors",
         title="Kolors",
-        marks=(_U_NET, _SIZED, r"encoder_hid_proj"),
-        fits=_kolors,
+        marks=(_U_NET, SIZED, r"encoder_hid_proj"),
+        fits=kolors,
         versions=("kolors",),
     ),
     LoraFamily(
@@ -167,7 +71,7 @@ LORA_FAMILIES = (
         title="FLUX.1",
         marks=(r"^double_blocks_\d+_img_", r"^single_blocks_\d+_linear", _SINGLE),
         unless=(r"_img_mlp_fc|_img_mod_linear|to_qkv_mlp_proj|distilled_guidance|token_refiner",),
-        fits=_flux_1,
+        fits=flux_1,
         versions=("flux1", "flux-1", "flux.1"),
     ),
     LoraFamily(
@@ -177,7 +81,7 @@ LORA_FAMILIES = (
         unless=(
             r"_img_mlp_fc|_(?:img|txt)_mod_|_net_\d_|_mod_lin$|modulation_lin$|distilled_guidance|norm1_context|proj_mlp$",
         ),
-        fits=_flux_2,
+        fits=flux_2,
         versions=("flux2", "flux-2", "flux.2"),
     ),
     LoraFamily(
@@ -191,7 +95,7 @@ LORA_FAMILIES = (
         name="z_image",
         title="Z-Image",
         marks=(r"^(?:layers|noise_refiner|context_refiner)_\d+_(?:attention|feed_forward|adaLN)_",),
-        fits=_z_image,
+        fits=z_image,
         versions=("zimage", "z-image", "z_image"),
     ),
     LoraFamily(
@@ -201,8 +105,8 @@ LORA_FAMILIES = (
             r"^(?:layers|noise_refiner|context_refiner)_\d+_(?:attention|feed_forward|adaLN)_",
             r"^layers_\d+_attn_to_q$",
         ),
-        unless=(_DIFFUSERS_OF_Z_IMAGE,),
-        fits=_width(2304, of=r"_attention_(?:qkv|out)$|_feed_forward_w[13]$|_attn_to_q$"),
+        unless=(DIFFUSERS_OF_Z_IMAGE,),
+        fits=width(2304, of=r"_attention_(?:qkv|out)$|_feed_forward_w[13]$|_attn_to_q$"),
         versions=("lumina",),
     ),
     LoraFamily(
@@ -210,7 +114,7 @@ LORA_FAMILIES = (
         title="Stable Diffusion 3",
         marks=(r"^joint_blocks_\d+_(?:x|context)_block_", _JOINT),
         unless=(_SINGLE, r"_(?:img|txt)_(?:mlp|mod)_"),
-        fits=_width(1536, 2432, of=r"_attn_(?:qkv|to_q|add_q_proj)$"),
+        fits=width(1536, 2432, of=r"_attn_(?:qkv|to_q|add_q_proj)$"),
         versions=("sd3", "stable-diffusion-3"),
     ),
     LoraFamily(
@@ -218,7 +122,7 @@ LORA_FAMILIES = (
         title="Qwen-Image",
         marks=(_JOINT, r"^transformer_blocks_\d+_(?:img|txt)_(?:mlp|mod)_"),
         unless=(_SINGLE, r"norm1_context|ff_context"),
-        fits=_qwen_image,
+        fits=qwen_image,
         versions=("qwen",),
     ),
     LoraFamily(
@@ -261,7 +165,7 @@ LORA_FAMILIES = (
         name="pixart",
         title="PixArt",
         marks=(r"^transformer_blocks_\d+_attn1_to_q$", r"^blocks_\d+_cross_attn_(?:q|kv)_linear$"),
-        fits=_width(1152, of=r"_attn1_to_q$|_q_linear$"),
+        fits=width(1152, of=r"_attn1_to_q$|_q_linear$"),
         versions=("pixart",),
     ),
     LoraFamily(
@@ -269,7 +173,7 @@ LORA_FAMILIES = (
         title="LTX-Video",
         marks=(r"^transformer_blocks_\d+_attn1_to_q$",),
         unless=(r"_ff_conv_",),
-        fits=_width(2048, 4096, of=r"_attn1_to_q$"),
+        fits=width(2048, 4096, of=r"_attn1_to_q$"),
         versions=("ltx",),
     ),
     LoraFamily(

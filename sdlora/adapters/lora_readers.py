@@ -40,6 +40,11 @@ class LoraReader:
             not here is read right.
         alpha: What it does with a config in the header that says alpha.
         refuses: Whether a key that it does not know makes it refuse the file.
+        needs_kinds: Whether a layer by kohya's names that it cannot read makes it refuse the file.
+        passes_over: Pattern of layers by kohya's names that it never reads.
+        drops_alpha: Pattern of the ends of a plain LoRA's keys beside which it drops alpha.
+        needs_base: Whether it takes no file of Stable Diffusion 1 and 2 of which no layer tells it
+            the base (:func:`_tells_base`).
     """
 
     name: str
@@ -50,6 +55,10 @@ class LoraReader:
     dora: Mapping[str, str]
     alpha: str = "ignores the alpha of the header: another strength"
     refuses: bool = False
+    needs_kinds: bool = False
+    passes_over: str | None = None
+    drops_alpha: str | None = None
+    needs_base: bool = False
 
 
 PEFT = "magnitude"
@@ -87,9 +96,11 @@ READERS = (
         name="A1111",
         ways=frozenset({KOHYA}),
         text_ways=frozenset({KOHYA}),
-        endings=_DOWN_UP,
+        endings=r"\.lora_(?:down|up|mid|A|B)\.weight$",
         kinds=_LYCORIS_KINDS | {"lora", "glora", "oft", "ia3"},
         dora={OUT: "takes the length over the other axis: wrong", PEFT: DROPPED},
+        needs_kinds=True,
+        drops_alpha=r"\.lora_[AB]\.weight$",
     ),
     LoraReader(
         name="InvokeAI",
@@ -98,6 +109,8 @@ READERS = (
         endings=_DOWN_UP,
         kinds=_LYCORIS_KINDS | {"lora", "ia3"},
         dora={OUT: "takes the length over the other axis: wrong", PEFT: DROPPED},
+        needs_kinds=True,
+        needs_base=True,
     ),
     LoraReader(
         name="sd-scripts",
@@ -106,12 +119,21 @@ READERS = (
         endings=_DOWN_UP,
         kinds=frozenset({"lora"}),
         dora={axis: DROPPED for axis in (IN, OUT, PEFT)},
+        passes_over="lora_unet_(?:conv_in|conv_out|time_embedding)",
     ),
 )
 """Source: huggingface/diffusers ``loaders/lora_pipeline.py`` (0.42); comfyanonymous/ComfyUI
 ``comfy/lora.py`` and ``comfy/weight_adapter``; AUTOMATIC1111/stable-diffusion-webui
-``extensions-builtin/Lora``; invoke-ai/InvokeAI ``invokeai/backend/patches``; kohya-ss/sd-scripts
+``extensions-builtin/Lora`` (``networks.py``, ``network_*.py``); invoke-ai/InvokeAI
+``invokeai/backend/patches``, ``model_manager/configs/lora.py``; kohya-ss/sd-scripts
 ``networks/lora.py``."""
+
+_TELLING = re.compile(r"lora_unet_.*_attn2_to_[kv]$|lora_te_.*_self_attn_")
+"""Layers by whose inputs InvokeAI knows Stable Diffusion 1 from 2."""
+
+_WITH_INPUTS = ({"A"}, {"hada_w1_b"}, {"lokr_w1", "lokr_w2"}, {"diff"})
+"""Roles in which it finds them. It looks for a LoKr's factors under a name that none has, so a
+factored one tells it nothing (``model_manager/util/model_util.py``)."""
 
 
 def verdicts(content: FileLayers, has_config_alpha: bool) -> dict[str, str]:
@@ -135,7 +157,7 @@ def verdicts(content: FileLayers, has_config_alpha: bool) -> dict[str, str]:
 
 
 def programs_that_read(kind: str) -> list[str]:
-    """The programs that read a kind of adapter by kohya's names."""
+    """The programs that read a kind of adapter by kohya's names, some of them only some files."""
     return [each.name for each in READERS if kind in each.kinds and KOHYA in each.ways]
 
 
@@ -149,6 +171,13 @@ def _verdict(
 ) -> str:
     if reader.refuses and rule is None and (why := _refusal(reader, content)):
         return f"refuses it, for {why}"
+    if rule is None and (why := _unread_kind(reader, content)):
+        return f"refuses it, for {why}"
+    if rule is None and reader.needs_base and not _tells_base(content):
+        return (
+            "does not recognise it: no layer tells it the base (attn2.to_k, attn2.to_v, or a text "
+            "encoder's self-attention; a LoKr's only where both matrices are whole)"
+        )
     family = content.family.name or ""
     lost = [
         name
@@ -174,6 +203,8 @@ def _verdict(
     faults += [f"DoRA: {what}" for axis, what in reader.dora.items() if axis in axes]
     if has_config_alpha and reader.alpha:
         faults.append(reader.alpha)
+    if rule is None and _loses_alpha(reader, content):
+        faults.append("drops alpha: another strength unless it is the rank")
     return "; ".join(faults) or "reads it whole"
 
 
@@ -199,14 +230,40 @@ def _refusal(reader: LoraReader, content: FileLayers) -> str | None:
     return None
 
 
+def _unread_kind(reader: LoraReader, content: FileLayers) -> str | None:
+    """A key of a layer by kohya's names that makes a program refuse the file."""
+    if reader.needs_kinds:
+        for name, layer in content.layers.items():
+            if way_of(name) == KOHYA and not _reads(reader, name, layer):
+                return next(iter(layer.keys.values()))
+    return None
+
+
+def _tells_base(content: FileLayers) -> bool:
+    return content.family.name != "sd" or any(
+        _TELLING.match(name) and any(roles <= layer.shapes.keys() for roles in _WITH_INPUTS)
+        for name, layer in content.layers.items()
+    )
+
+
+def _loses_alpha(reader: LoraReader, content: FileLayers) -> bool:
+    return reader.drops_alpha is not None and any(
+        "alpha" in layer.keys and re.search(reader.drops_alpha, layer.keys.get("A", ""))
+        for name, layer in content.layers.items()
+        if way_of(name) == KOHYA
+    )
+
+
 def _reads(reader: LoraReader, name: str, layer: FileLayer) -> bool:
     way = way_of(name)
     ways = reader.text_ways if re.match(r"lora_te|text_encoder", name) else reader.ways
     if way not in ways or layer.kind.name not in reader.kinds:
         return False
+    if reader.passes_over is not None and re.match(reader.passes_over, name):
+        return False
     if layer.kind.name != "lora" or reader.endings == ".":
         return True
-    ends = _DOWN_UP if way == KOHYA else reader.endings
+    ends = _DOWN_UP if way == KOHYA and reader.refuses else reader.endings
     return re.search(ends, layer.keys["A"]) is not None
 
 

@@ -1,6 +1,6 @@
 """OFT's own: which layers it fits, its strength, and its merged weight."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import gcd
 from typing import Any
 
@@ -10,16 +10,15 @@ from torch import Tensor, nn
 from sdlora.adapters.spec import LoraError
 
 
-def refuse_unfit_layers(module: nn.Module, names: Sequence[str], block_size: int) -> None:
-    """Refuse layers whose inputs OFT cannot turn in blocks of this size.
-
-    peft would take another size, by itself; and of a convolution it turns what it cuts out of the
-    input and adds the overlaps up, which is another function than that of a turned weight.
+def turned_widths(module: nn.Module, names: Sequence[str]) -> dict[str, int]:
+    """Inputs of the layers that OFT turns, by name.
 
     Raises:
-        LoraError: Naming a layer, and the key and value that fit.
+        LoraError: Naming a layer that is not Linear: of a convolution peft turns what it cuts out
+            of the input and adds the overlaps up, which is another function than that of a turned
+            weight.
     """
-    modules = dict(module.named_modules())
+    modules: dict[str, Any] = dict(module.named_modules())
     for name in names:
         if not isinstance(modules[name], nn.Linear):
             raise LoraError(
@@ -27,15 +26,36 @@ def refuse_unfit_layers(module: nn.Module, names: Sequence[str], block_size: int
                 "Linear layers only; choose lora=attention or lora=attention_mlp, or another "
                 "lora.type"
             )
-    widths: dict[str, Any] = {name: modules[name].in_features for name in names}
+    return {name: modules[name].in_features for name in names}
+
+
+def refuse_unfit_blocks(widths: Mapping[str, int], block_size: int) -> None:
+    """Refuse layers whose inputs blocks of this size do not divide; peft would take another size.
+
+    Args:
+        widths: Inputs by name, of all layers that the size holds for.
+        block_size: Side of a block.
+
+    Raises:
+        LoraError: Naming a layer, and a size that fits all; or a type, if none does.
+    """
     unfit = next((name for name, width in widths.items() if width % block_size), None)
-    if unfit is not None:
-        common = gcd(*widths.values())
-        fits = max(size for size in range(1, block_size) if common % size == 0)
+    if unfit is None:
+        return
+    common = gcd(*widths.values())
+    fitting = [size for size in range(2, common + 1) if common % size == 0]
+    if not fitting:
+        odd = min(widths, key=lambda name: gcd(widths[unfit], widths[name]))
         raise LoraError(
-            f"oft_block_size={block_size}: {unfit} has {widths[unfit]} inputs, which blocks of "
-            f"{block_size} do not divide; set lora.oft_block_size={fits}"
+            f"oft_block_size={block_size}: {unfit} has {widths[unfit]} inputs, {odd} "
+            f"{widths[odd]}, and no size divides those of all layers; set lora.type=lora, or leave "
+            "layers out of the targets"
         )
+    smaller = [size for size in fitting if size < block_size]
+    raise LoraError(
+        f"oft_block_size={block_size}: {unfit} has {widths[unfit]} inputs, which blocks of "
+        f"{block_size} do not divide; set lora.oft_block_size={max(smaller, default=fitting[0])}"
+    )
 
 
 class Strength:

@@ -14,7 +14,7 @@ from peft.tuners.oft import OFTLayer
 from torch import Tensor, nn
 
 from sdlora.adapters.layer_names import resolved, target_layers
-from sdlora.adapters.oft import Strength, refuse_unfit_layers
+from sdlora.adapters.oft import Strength, refuse_unfit_blocks, turned_widths
 from sdlora.adapters.product_layers import without_draws
 from sdlora.adapters.spec import LoraSpec
 from sdlora.runtime.randomness import generator
@@ -101,7 +101,7 @@ def peft_config(module: nn.Module, spec: LoraSpec) -> PeftConfig:
     """
     names = target_layers(module, spec.targets)
     if spec.type == "oft":
-        refuse_unfit_layers(module, names, spec.oft_block_size)
+        refuse_unfit_blocks(turned_widths(module, names), spec.oft_block_size)
     has_pattern = any("*" in target for target in spec.targets)
     targets = names if has_pattern else list(spec.targets)
     return TUNERS[spec.type].config(spec, names, targets)

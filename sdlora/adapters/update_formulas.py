@@ -19,12 +19,17 @@ class Numbers:
     Attributes:
         scale: Factor of the product of its matrices.
         alpha: OFT's bound; ``None``: none.
-        on_input: Whether IA3's factors are those of the inputs.
+        on_input: Whether IA3's factors are those of the inputs; whether ``oft_R`` turns the input
+            of a convolution, as peft does, and not its weight.
     """
 
     scale: float
     alpha: float | None
     on_input: bool
+
+
+class NoUpdateError(RuntimeError):
+    """An adapter that is no change of its layer's weight; the message says why."""
 
 
 def core_product(core: Tensor, up: Tensor, down: Tensor) -> Tensor:
@@ -164,13 +169,22 @@ def _by_stages(turns: Tensor, weight: Tensor) -> Tensor:
 def _oft_r(t: Mapping[str, Tensor], weight: Tensor, numbers: Numbers) -> Tensor:
     """Inputs (with the kernel) turned by blocks, stored as the numbers above the diagonal.
 
-    Inputs of a linear layer are turned before it; the weight of a convolution is turned itself,
-    the other way round.
+    Inputs of a linear layer are turned before it. The weight of a convolution is turned itself by
+    OneTrainer, which is the other way round; peft turns its inputs, too.
+
+    Raises:
+        NoUpdateError: For peft's of a kernel of more than 1x1: it turns what it cuts out of the
+            input and adds the overlaps up, which no turned weight does.
 
     Source:
-        huggingface/peft ``tuners/oft/layer.py`` (linear layers); Nerogar/OneTrainer
+        huggingface/peft ``tuners/oft/layer.py``; Nerogar/OneTrainer
         ``LoRAModule.py``, whose ``scaled_oft`` divides the numbers by ``2 sqrt(side - 1)``.
     """
+    if numbers.on_input and max(weight.shape[2:], default=1) > 1:
+        raise NoUpdateError(
+            "peft's OFT of a convolution with a kernel, which no change of its weight gives; train "
+            "it without this layer"
+        )
     stored = t["oft_R"]
     side = oft_side(stored.shape[1])
     if "oft_scaled" in t:
@@ -187,7 +201,7 @@ def _oft_r(t: Mapping[str, Tensor], weight: Tensor, numbers: Numbers) -> Tensor:
     flat = weight.flatten(1)
     number = flat.shape[1] // side
     turn = turn.expand(number, side, side) if len(turn) == 1 else turn
-    turn = turn if weight.ndim > 2 else turn.mT
+    turn = turn if weight.ndim > 2 and not numbers.on_input else turn.mT
     turned = torch.einsum("okm,kmn->okn", flat.reshape(-1, number, side), turn)
     return turned.reshape(weight.shape) - weight
 

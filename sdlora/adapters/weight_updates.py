@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sdlora.adapters.layer_paths import CLIP_INSIDE
 from sdlora.adapters.layer_update import LayerUpdate
 from sdlora.adapters.spec import LoraError
+from sdlora.adapters.update_formulas import NoUpdateError
 
 _APPLIED = "_sdlora_applied_updates"
 """Attribute of a part whose weights are changed."""
@@ -39,6 +40,9 @@ def fit_updates(module: nn.Module, updates: Mapping[str, LayerUpdate]) -> list[s
             continue
         try:
             change = update.to("meta").change(weight.detach().to("meta"))
+        except NoUpdateError as error:
+            problems.append(f"{layer}: {error}")
+            continue
         except RuntimeError:
             shapes = ", ".join(f"{role} {list(shape)}" for role, shape in update.shapes.items())
             problems.append(

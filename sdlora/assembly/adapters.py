@@ -1,11 +1,14 @@
 """Typed config -> adapter specs and adapters, with checks against the model's layers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
+from sdlora.adapters.layer_names import target_layers
 from sdlora.adapters.lora import adapted_layers, add_lora, lora_parameters
+from sdlora.adapters.oft import refuse_unfit_blocks, turned_widths
 from sdlora.adapters.spec import LoraError, LoraSpec
 from sdlora.assembly.base_model import model_source
 from sdlora.assembly.init_from import ConfiguredAdapter, require_same, start_file
@@ -31,13 +34,39 @@ def check_adapters(model: ModelConfig, lora: LoraConfig) -> None:
     description = description_of(model.family)
     source = model_source(model)
     parts = {part: empty_part(part, source) for part in description.trainable}
-    start = start_file(lora.init_from, parts, description.denoiser)
+    start = start_file(lora.init_from, parts, description.denoiser, source.path)
+    specs = lora_specs(lora, model.family)
+    _refuse_unfit_blocks(specs, parts)
     configured = [
         _configured(part, spec, parts[part], is_text=part in description.trainable_encoders)
-        for part, spec in lora_specs(lora, model.family).items()
+        for part, spec in specs.items()
     ]
     if start is not None:
         require_same(lora.init_from, configured, start)
+
+
+@contextmanager
+def _naming(part: str) -> Iterator[None]:
+    """Errors of an adapter name the config key of its part."""
+    try:
+        yield
+    except LoraError as error:
+        raise ConfigError(f"lora.{part}.{error}") from error
+
+
+def _refuse_unfit_blocks(specs: Mapping[str, LoraSpec], parts: Mapping[str, nn.Module]) -> None:
+    """Refuse a size of OFT's blocks that some layer of some part does not take: it is one key."""
+    widths: dict[str, int] = {}
+    for part, spec in specs.items():
+        if spec.type == "oft":
+            with _naming(part):
+                own = turned_widths(parts[part], target_layers(parts[part], spec.targets))
+            widths |= {f"{part}.{name}": width for name, width in own.items()}
+    if widths:
+        try:
+            refuse_unfit_blocks(widths, next(iter(specs.values())).oft_block_size)
+        except LoraError as error:
+            raise ConfigError(f"lora.{error}") from error
 
 
 def _configured(
@@ -45,11 +74,8 @@ def _configured(
 ) -> ConfiguredAdapter:
     """Put an adapter on a part without weights; an error names the config key."""
     modules = [name for name, _ in module.named_modules()]
-    try:
+    with _naming(part):
         layers = adapted_layers(add_lora(module, spec, seed=0))
-    except LoraError as error:
-        of_all = str(error).startswith("oft_block_size=")  # parts have no key of their own for it
-        raise ConfigError(f"lora.{error}" if of_all else f"lora.{part}.{error}") from error
     require(  # by those its convert_state_dict_to_peft knows what kind of names the others have
         not is_text or any(".self_attn." in layer for layer in layers),
         f"lora.{part}.targets",

@@ -51,8 +51,16 @@ class ConfiguredAdapter:
     shapes: Mapping[str, tuple[int, ...]]
 
 
-def start_file(path: str | None, parts: Mapping[str, nn.Module], denoiser: str) -> LoraFile | None:
+def start_file(
+    path: str | None, parts: Mapping[str, nn.Module], denoiser: str, base: str
+) -> LoraFile | None:
     """The file of ``lora.init_from`` with names and shapes of these parts; ``None``: not set.
+
+    Args:
+        path: The file.
+        parts: Parts of the model, without weights.
+        denoiser: Name of that part.
+        base: Path of the model, for the command of a message.
 
     Raises:
         ConfigError: If it cannot be read, or belongs to another model.
@@ -67,10 +75,13 @@ def start_file(path: str | None, parts: Mapping[str, nn.Module], denoiser: str) 
             found = [*others, *lora.updates.values()][: len(others) or None]
             kinds = {each.title for updates in found for each in updates.values()}
             kinds |= {"LoRA"} if lora.states and not others else set()
+            command = ["sdlora", "lora", "convert", path, "plain.safetensors"]
+            command += ["--layout", "diffusers"]
+            if any(each.needs_base for updates in found for each in updates.values()):
+                command += ["--base", base]
             raise LoraError(
                 f"holds {', '.join(sorted(kinds))}, which no lora.type trains; make a plain LoRA "
-                "of it: "
-                f"sdlora lora convert {shlex.quote(str(path))} plain.safetensors --layout diffusers"
+                f"of it: {shlex.join(command)}"
             )
         return fit_lora(parts, lora)
     except LoraError as error:

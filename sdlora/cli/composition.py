@@ -5,6 +5,7 @@ import operator
 from dataclasses import fields
 from typing import TypeVar, get_type_hints
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
@@ -50,6 +51,13 @@ def register_evaluate() -> None:
         for path in sorted((CONF / group).glob("*.yaml")):
             if f"{group}/{path.stem}" not in EvaluateConfig.REFUSED:
                 store.store(name=path.stem, node=OmegaConf.load(path), group=group)
+
+
+def defaults_of_training() -> DictConfig:
+    """The config of training as ``conf/`` composes it, without a command line."""
+    register_schemas()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train")
 
 
 def schema_node(schema: type) -> DictConfig:

@@ -7,12 +7,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-import yaml
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sdlora.cli.option_files import as_given, file_that_gives, groups_in, has_group, searched
 from sdlora.cli.stored_config import OVERLAYS
 from sdlora.cli.written_values import for_shell
 from sdlora.config.field_words import KEY_OF
@@ -67,7 +66,7 @@ def explain(
     for item in chain:
         if message := _in_list(item, schema, where):
             return message
-    key, value = _as_given(key, arguments, file, [*folders, *_searched()])
+    key, value = as_given(key, arguments, file, [*folders, *searched()])
     if lacking := re.search(r"issing mandatory value: (model\.recommended[\w.]*)", text):
         return (
             f"{lacking[1]}: has no value; begin the file of your model with defaults: [sd15], or "
@@ -101,7 +100,7 @@ def unknown_key(
         )
     if key.startswith("hydra."):
         return f"{shown(key, value)}{where}: unknown key; --cfg hydra shows all of Hydra's"
-    taken = _groups(folders) & set(getattr(schema, "GROUPS", _groups(folders)))
+    taken = groups_in(folders) & set(getattr(schema, "GROUPS", groups_in(folders)))
     groups = [] if "." in key else sorted(taken)
     near = (
         _of_the_field(key, schema, groups)
@@ -111,7 +110,7 @@ def unknown_key(
     hint = f"did you mean {near}? " if near else ""
     known = all_keys(schema)
     parent, _, name = key.rpartition(".")
-    if schema_key(key, known).endswith(ANY_NAME) and _is_group(parent, name, folders):
+    if schema_key(key, known).endswith(ANY_NAME) and has_group(parent, name, folders):
         return f"{shown(key, value)}{where}: {_is_no_value(key)}"
     inside = [each for each in known if each.rpartition(".")[0] == schema_key(parent, known)]
     names = [each.rpartition(".")[2] for each in inside]
@@ -216,71 +215,13 @@ def _file_of(text: str) -> str | None:
     return found[1] if found else None
 
 
-def file_that_gives(key: str) -> str | None:
-    """The chosen option file that holds a key of the composed config; ``None``: not known."""
-    if not HydraConfig.initialized():
-        return None
-    job = HydraConfig.get()
-    given: Any = OmegaConf.to_container(job.overrides.task, resolve=False)  # ${...} stays
-    if any(str(item).lstrip("+~").startswith((f"{key}=", f"{key}.")) for item in given):
-        return None
-    group = key.partition(".")[0]
-    file = f"{group}/{job.runtime.choices.get(group)}"
-    return None if _value_in(file, key, _searched()) is None else file
-
-
-def _searched() -> list[Path]:
-    """The folders that Hydra composed the config from, those of ``--config-dir`` included."""
-    if not HydraConfig.initialized():
-        return []
-    sources = HydraConfig.get().runtime.config_sources
-    return [Path(each.path) for each in sources if each.schema == "file"]
-
-
-def _as_given(
-    key: str, arguments: Sequence[str], file: str | None, folders: Sequence[Path]
-) -> tuple[str, str | None]:
-    """The key with its value as written on the command line or in the file."""
-    if file is not None:
-        return key, _value_in(file, key, folders)
-    for argument in reversed(arguments):
-        given, equals, value = argument.lstrip("+~").partition("=")
-        if given == key or given.startswith(f"{key}."):
-            return given, value if equals else None
-    return key, None
-
-
-def _value_in(file: str, key: str, folders: Sequence[Path]) -> str | None:
-    names = key.split(".")
-    for folder in folders:
-        path = folder / f"{file}.yaml"
-        if not path.is_file():
-            continue
-        try:
-            content = _as_it_stands(path)
-        except (OmegaConfBaseException, yaml.YAMLError):
-            return None
-        for start in range(len(names)):  # the file's own package is not part of its keys
-            value: Any = content
-            for name in names[start:]:
-                value = value.get(name) if isinstance(value, dict) else None
-            if value is not None:
-                return str(value)
-    return None
-
-
-def _as_it_stands(path: Path) -> Any:
-    """The content of a config file; an interpolation refers to other files and stays."""
-    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-
-
 def _missing_choice(error: MissingConfigException, folders: Sequence[Path]) -> str:
     group, _, name = str(error.missing_cfg_file).rpartition("/")
     options = list(error.options or [])
     if not group:
         return f"{name}: no such config file in {', '.join(map(str, folders))}"
     if not options:
-        near = get_close_matches(group, _groups(folders), n=1)
+        near = get_close_matches(group, groups_in(folders), n=1)
         hint = f"did you mean {near[0]}?" if near else "--help lists the groups"
         return f"{group}={name}: there is no group {group}; {hint}"
     if (group, name) in RENAMED:
@@ -300,18 +241,8 @@ def _unreadable(override: str) -> str:
     )
 
 
-def _is_group(group: str, name: str, folders: Sequence[Path]) -> bool:
-    """Whether an option file of a group has a group of this name in it."""
-    files = [path for folder in folders for path in (folder / group).glob("*.yaml")]
-    return any(isinstance(_as_it_stands(path).get(name), dict) for path in files)
-
-
 def _is_no_value(key: str) -> str:
     return f"is a group of keys, not one value; set {key}.KEY=VALUE"
-
-
-def _groups(folders: Sequence[Path]) -> set[str]:
-    return {p.name for folder in folders if folder.is_dir() for p in folder.iterdir() if p.is_dir()}
 
 
 def _reason(key: str, chain: Sequence[BaseException], schema: type) -> str:

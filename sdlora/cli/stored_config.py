@@ -24,7 +24,7 @@ def laid_under(
     stored: Mapping[str, Any],
     arguments: Sequence[str],
     origin: str,
-    made_with: str = "another version",
+    made_with: str = "of another version",
 ) -> DictConfig:
     """The stored config, with what the command line gives over it.
 
@@ -37,7 +37,7 @@ def laid_under(
         stored: Plain values by key.
         arguments: The command line's overrides.
         origin: What the config was stored in, for messages, such as ``resume=FOLDER``.
-        made_with: The version of sdlora that stored it.
+        made_with: The version of sdlora that stored it, if it is known.
 
     Raises:
         ConfigError: If it has unknown keys, or an overlay is given.

@@ -1,4 +1,4 @@
-"""The typed schema of ``export.*``: name, licence and precision of the LoRA."""
+"""The typed schema of ``export.*``: name, licence, precision and picture of the LoRA."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ DTYPES = ("fp32", "fp16", "bf16")
 
 @dataclass(slots=True, kw_only=True)
 class ExportConfig:
-    """Name, licence and precision of the exported LoRA."""
+    """Name, licence, precision and picture of the exported LoRA."""
 
     name: str = MISSING
     """Title of the LoRA, and name of the file for ComfyUI / A1111."""
@@ -25,6 +25,10 @@ class ExportConfig:
     dtype: str = field(default=MISSING, metadata=where(of("lora.*.method", "lora")))
     """Precision of the adapter in exported files: ``fp32``, as trained, or ``fp16`` or ``bf16``, of
     half the size. What training resumes from is always fp32."""
+
+    thumbnail: bool = field(default=MISSING, metadata=where(of("lora.*.method", "lora")))
+    """A small validation picture of the chosen step in the files' headers, where lists of models in
+    ComfyUI and A1111 look for one. Who gets the file sees it."""
 
     def __post_init__(self) -> None:
         require_choice("export.dtype", self.dtype, DTYPES)

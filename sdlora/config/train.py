@@ -37,7 +37,8 @@ class TrainConfig:
     """LoRA file of this project whose run is repeated: its header holds the config, and other
     overrides win over it."""
     check: bool = MISSING
-    """Only check the data: decode every picture, write the data sheet, and stop."""
+    """Only check the adapters' layers, as far as the base is on this machine, and the data: decode
+    every picture, write the data sheet, and stop."""
     run_dir: str = MISSING
     """Folder of the run; set by Hydra, change it with ``hydra.run.dir``."""
     model: ModelConfig = MISSING

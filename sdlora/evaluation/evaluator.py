@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from PIL import Image
 
-from sdlora.adapters.lora import disabled
+from sdlora.adapters.strength import disabled
 from sdlora.config.sampling import SamplingConfig
 from sdlora.data.sources.picture_source import PictureSource, readable
 from sdlora.evaluation.evaluated import Evaluation

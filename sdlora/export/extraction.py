@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from sdlora.adapters.arithmetic import Cut, Energy, difference_layer
 from sdlora.adapters.file_keys import Layers
 from sdlora.adapters.layer_paths import CLIP_INSIDE
-from sdlora.adapters.lora import merge
 from sdlora.adapters.lora_places import Layout
 from sdlora.adapters.spec import LoraError, listing
+from sdlora.adapters.strength import merge
 from sdlora.export.lora_files import FreshBase
 from sdlora.export.proof import LOADERS, ExportError
 from sdlora.runtime.progress import Progress

@@ -16,6 +16,7 @@ from sdlora.adapters.file_writing import (
 )
 from sdlora.adapters.folding import folded, in_dtype
 from sdlora.adapters.lora import lora_parameters
+from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.lora_places import DIFFUSERS_FILE
 from sdlora.adapters.spec import LoraError
 from sdlora.adapters.textual_inversion import write_embeddings
@@ -59,17 +60,13 @@ def export_lora(
         LoraError: If there is no adapter, it holds NaN or infinity, or a text encoder's is a DoRA
             (whose magnitudes diffusers does not load).
     """
-    kohya = f"{name}.safetensors"
-    if kohya == DIFFUSERS_FILE:
+    if f"{name}.safetensors" == DIFFUSERS_FILE:
         raise LoraError(f"name={name}: is the diffusers file's name; choose another")
     files: list[Path] = []
     with whole_folder(folder) as temporary:
         if new_word is None or any(lora_parameters(module) for module in parts.values()):
             lora = adapters_of(parts, metadata)
-            written = in_dtype(folded(lora), dtype)
-            if not lora.updates:
-                files.append(write_diffusers_file(temporary / DIFFUSERS_FILE, written, names))
-            files.append(write_kohya_file(temporary / kohya, written, names))
+            files += _write_layouts(temporary, name, lora, names, dtype)
             for part, module in adapted_parts(parts).items():
                 files += write_peft(temporary / part, module, dtype)
             files += write_plain_twin(temporary, name, lora, parts)
@@ -78,6 +75,21 @@ def export_lora(
                 temporary, word=new_word, parts=parts, names=names, metadata=metadata
             )
     return [folder / file.relative_to(temporary) for file in files]
+
+
+def _write_layouts(
+    folder: Path,
+    name: str,
+    lora: LoraFile,
+    names: Mapping[str, PartNames],
+    dtype: torch.dtype,
+) -> list[Path]:
+    """Write diffusers' file, of a LoRA alone, and kohya's."""
+    written = in_dtype(folded(lora), dtype)
+    files: list[Path] = []
+    if not lora.updates:
+        files.append(write_diffusers_file(folder / DIFFUSERS_FILE, written, names))
+    return [*files, write_kohya_file(folder / f"{name}.safetensors", written, names)]
 
 
 def export_pipeline(folder: Path, pipeline: DiffusionPipeline) -> Path:

@@ -15,9 +15,9 @@ from sdlora.adapters.file_keys import clip_name
 from sdlora.adapters.file_writing import write_diffusers_file
 from sdlora.adapters.formats import apply_lora, fit_lora, remove_lora
 from sdlora.adapters.layer_update import LayerUpdate
-from sdlora.adapters.lora import merge, set_scale
 from sdlora.adapters.lora_file import LoraFile
 from sdlora.adapters.spec import LoraError
+from sdlora.adapters.strength import merge, set_scale
 from sdlora.adapters.weight_updates import keep_updates, scale_updates
 from sdlora.adapters.weights import check_finite
 from sdlora.export.lora_files import FreshBase, family_of, header
@@ -75,17 +75,19 @@ def merged_pipeline(
             keep_updates(module)
         remove_lora(*adapted)
     found = outputs({part: family.parts[part] for part in parts})
-    worst = 0.0
-    for part, expected in wanted.items():
-        difference = float((found[part] - expected).abs().max())
-        limit = TOLERANCE * max(1.0, float(expected.abs().max()))
-        if not difference <= limit:
-            raise ExportError(
-                f"{part}: merged, its output differs by {difference:.3g} from the LoRA beside the "
-                f"base (allowed {limit:.3g}); nothing was written"
-            )
-        worst = max(worst, difference)
-    return family.pipeline(), worst
+    return family.pipeline(), max(_proved(part, found[part], wanted[part]) for part in wanted)
+
+
+def _proved(part: str, merged: Tensor, beside: Tensor) -> float:
+    """The largest difference of two outputs of a part, which must be small."""
+    difference = float((merged - beside).abs().max())
+    limit = TOLERANCE * max(1.0, float(beside.abs().max()))
+    if not difference <= limit:
+        raise ExportError(
+            f"{part}: merged, its output differs by {difference:.3g} from the LoRA beside the "
+            f"base (allowed {limit:.3g}); nothing was written"
+        )
+    return difference
 
 
 def check_merged_out(out: Path, description: FamilyDescription) -> None:

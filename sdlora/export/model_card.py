@@ -63,8 +63,23 @@ def write_model_card(
         for (prompt, _), path in zip(shown, pictures, strict=True)
     ]
     data = card_data(config.model.family, hub_id(base), trigger, config.export.licence, widget)
+    facts = _facts(config, base, metadata, specs)
+    schedule = _schedule_lines(metadata)
+    name = config.export.name
+    adapter = next((spec.type for spec in specs.values()), "lora")
+    file = file_of_others(folder, name, adapter).name
+    uses = _uses(hub_id(base), trigger, file, schedule)
+    text = _text(name, uses, trigger, facts) + _score_table(scores)
+    write_text(folder / CARD, f"---\n{data.to_yaml()}\n---\n\n{text}")
+    return [folder / CARD, *pictures]
+
+
+def _facts(
+    config: TrainConfig, base: str, metadata: Mapping[str, str], specs: Mapping[str, LoraSpec]
+) -> dict[str, str]:
+    """Rows of the card's table."""
     denoiser = description_of(config.model.family).denoiser
-    facts = {
+    return {
         "Base model": hub_id(base) or Path(base).name,  # no path of this machine
         "Adapted parts": ", ".join(f"{part} ({adapter_facts(s)})" for part, s in specs.items()),
         "Training pictures": metadata["ss_num_train_images"],
@@ -75,14 +90,6 @@ def write_model_card(
         "Licence": config.export.licence or "not chosen yet",
         "Made with": f"sdlora {__version__}",
     }
-    schedule = _schedule_lines(metadata)
-    name = config.export.name
-    adapter = next((spec.type for spec in specs.values()), "lora")
-    file = file_of_others(folder, name, adapter).name
-    uses = _uses(hub_id(base), trigger, file, schedule)
-    text = _text(name, uses, trigger, facts) + _score_table(scores)
-    write_text(folder / CARD, f"---\n{data.to_yaml()}\n---\n\n{text}")
-    return [folder / CARD, *pictures]
 
 
 def card_data(

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sdlora.config.keys import all_keys, flat
+from sdlora.config.train import TrainConfig
 from sdlora.runs.identity import CONFIG, read_record, weight_settings
 from sdlora.runs.origin import ORIGIN, seal
 from sdlora.runs.partial_files import is_number, mapping
@@ -116,13 +118,18 @@ def refuse_changes(
         details: Name of a hash -> its changes, one line each.
 
     Raises:
-        RunFolderError: Listing key, old and new value of each difference.
+        RunFolderError: Listing key, old and new value of each difference; or that another version
+            made the run, whose config lacks keys.
     """
     before, hashes_before = read_config(folder)
-    changed = [
-        f"{key}: was {old!r}, now {new!r}"
-        for key, old, new in differences(weight_settings(before), weight_settings(config))
-    ]
+    found = differences(weight_settings(before), weight_settings(config))
+    known, written = all_keys(TrainConfig), flat(before)
+    if new_keys := [key for key, _, _ in found if key in known and key not in written]:
+        raise RunFolderError(
+            f"resume={folder}: was made by another version of sdlora, which has no "
+            f"{', '.join(new_keys)}; continue it with that version, or start a new run"
+        )
+    changed = [f"{key}: was {old!r}, now {new!r}" for key, old, new in found]
     if hashes is not None and hashes_before:
         for key, old, new in differences(hashes_before, hashes):
             marks = f"(SHA-256 {str(old)[:12]} -> {str(new)[:12]})"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from sdlora.adapters.lora import disabled
+from sdlora.adapters.strength import disabled
 from sdlora.data.batches.dataset import Batch
 from sdlora.diffusion.objective import Objective
 from sdlora.models.conditioning import Conditioning, repeated

@@ -46,6 +46,7 @@ def test_it_needs_no_model(
     assert "the files of model.path=owner/elsewhere are not on this machine" in told
     assert "sides are multiples of 64 px" in told
     assert "not checked: whether captions fit its tokenizer" in told
+    assert "not checked, without the base's files: objective, sampler and the layers" in told
     assert "the run will draw 100 class pictures into" in told
     held_out = next(line for line in told.splitlines() if "are held out (data.val_fr" in line)
     sheet = json.loads((run / "dataset.json").read_text("utf-8"))
@@ -92,6 +93,20 @@ def test_a_resolution_that_the_family_cannot_take_is_refused_without_its_files(
     given = ("check=true", *NOT_HERE, f"data.root={photos}", f"run_dir={tmp_path / 'check'}")
     told = message_of(*given, "data.resolution=504", "evaluation=none")
     assert told.startswith("data.resolution=504: this model needs a multiple of 64")
+
+
+def test_what_training_would_refuse_before_it_reads_weights_is_refused(
+    photos: Path, message_of: Callable[..., str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "check"
+    given = ("check=true", f"data.root={photos}", f"run_dir={folder}", "evaluation=none")
+    told = message_of(*given, "lora.unet.targets=[to_queries]")
+    assert told.startswith("lora.unet.targets=to_queries: ")
+    told = message_of(*given, "lora.type=oft", "lora.oft_block_size=48")
+    assert "set lora.oft_block_size=32" in told
+    assert not (folder / "dataset.json").exists()  # before any picture is decoded
+    told = message_of(*given, "lora.new_word.name=zq", "lora.new_word.init=person")
+    assert told.startswith("lora.new_word.name=zq: ")
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from sdlora.export.thumbnail import THUMBNAIL, thumbnail_uri
 from tests.places import PHOTOS
 from tests.smoke.conftest import SMALL, Train, TrainHere, write_pictures
 
@@ -100,6 +101,7 @@ def test_a_run_writes_everything_that_it_promises(
         "checkpoint.every_n_steps=2",
         "checkpoint.keep_last=1",
         "evaluation=none",
+        "export.thumbnail=true",
         f"data.root={pictures}",
         f"hydra.run.dir={tmp_path}",
         fresh=True,
@@ -123,6 +125,9 @@ def test_a_run_writes_everything_that_it_promises(
     assert sum(json.loads(header["ss_tag_frequency"])["my_lora"].values()) >= 1
     started, finished = (float(header[f"ss_training_{w}_at"]) for w in ("started", "finished"))
     assert 1.7e9 < started <= finished
+    assert not any(str(tmp_path) in text for text in header.values())
+    drawn = min((tmp_path / "samples" / "last").glob("*.png"))  # the last step is the chosen one
+    assert header[THUMBNAIL] == thumbnail_uri(Image.open(drawn))
     card = ModelCard.load(tmp_path / "lora" / "README.md")
     assert len(card.data.widget) == 2
     assert all((tmp_path / "lora" / each["output"]["url"]).is_file() for each in card.data.widget)

@@ -25,28 +25,7 @@ def check_evaluation(config: EvaluateConfig) -> None:
     check_sampling(config.sampling)
     check_scores(config.evaluation, config.sampling)
     check_device(config.accelerator, config.precision)
-    for key, paths in (("lora", config.lora), ("images", config.images)):
-        for path in paths:
-            if not located(path).exists():
-                raise ConfigError(f"{key}={path}: no such file or folder")
-    if config.data.root is not None and not located(config.data.root).is_dir():
-        raise ConfigError(f"data.root={config.data.root}: no such folder; name one, or null")
-    scorers = ("face", "clip", "attributes", "image", "aesthetic")
-    require(
-        not config.images or any(getattr(config.evaluation, key).name != "none" for key in scorers),
-        "images",
-        config.images,
-        "is to be scored, but evaluation has no scorer; choose one, such as evaluation=photos",
-    )
-    if config.run is not None and not config.images:
-        adapter = checkpoint_path(config.run, config.checkpoint)
-        require(
-            adapter.is_file() or (adapter.parent / EMBEDDINGS).is_dir(),
-            "run",
-            config.run,
-            "holds no LoRA, since it trained all weights; its own report.html has their scores, "
-            "and images=FOLDER scores pictures",
-        )
+    _check_what_is_scored(config)
     description = description_of(config.model.family)
     require(
         bool(config.images) or config.precision != "fp16" or not description.is_flow,
@@ -69,3 +48,29 @@ def check_evaluation(config: EvaluateConfig) -> None:
         f"{lacking}; name a text file with one prompt for each line"
         + ("" if config.run else ", or the training pictures with data.root=FOLDER"),
     )
+
+
+def _check_what_is_scored(config: EvaluateConfig) -> None:
+    """Check that files and folders exist, and that a run has an adapter."""
+    for key, paths in (("lora", config.lora), ("images", config.images)):
+        for path in paths:
+            if not located(path).exists():
+                raise ConfigError(f"{key}={path}: no such file or folder")
+    if config.data.root is not None and not located(config.data.root).is_dir():
+        raise ConfigError(f"data.root={config.data.root}: no such folder; name one, or null")
+    scorers = ("face", "clip", "attributes", "image", "aesthetic")
+    require(
+        not config.images or any(getattr(config.evaluation, key).name != "none" for key in scorers),
+        "images",
+        config.images,
+        "is to be scored, but evaluation has no scorer; choose one, such as evaluation=photos",
+    )
+    if config.run is not None and not config.images:
+        adapter = checkpoint_path(config.run, config.checkpoint)
+        require(
+            adapter.is_file() or (adapter.parent / EMBEDDINGS).is_dir(),
+            "run",
+            config.run,
+            "holds no LoRA, since it trained all weights; its own report.html has their scores, "
+            "and images=FOLDER scores pictures",
+        )

@@ -12,7 +12,8 @@ from PIL import Image
 from sdlora.adapters.file_content import refuse_other_family
 from sdlora.adapters.formats import apply_lora, read_lora, remove_lora
 from sdlora.adapters.learned_embedding import learned
-from sdlora.adapters.lora import lora_parameters, merged, set_scale
+from sdlora.adapters.lora import lora_parameters
+from sdlora.adapters.strength import merged, set_scale
 from sdlora.adapters.textual_inversion import load_embeddings
 from sdlora.adapters.weight_updates import scale_updates
 from sdlora.assembly import base_model, scorers

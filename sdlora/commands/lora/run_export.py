@@ -4,7 +4,6 @@ from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from sdlora.adapters.formats import apply_lora, read_lora, remove_lora, restore_lora
@@ -12,8 +11,8 @@ from sdlora.adapters.lora_file import LoraFile
 from sdlora.assembly import base_model
 from sdlora.assembly.adapters import add_adapters, lora_specs
 from sdlora.assembly.device import DTYPES
-from sdlora.cli.composition import schema_node, to_typed
-from sdlora.cli.stored_config import literal
+from sdlora.cli.composition import defaults_of_training, to_typed
+from sdlora.cli.stored_config import laid_under
 from sdlora.config.rules import ConfigError
 from sdlora.config.train import TrainConfig
 from sdlora.evaluation.scores import Scores
@@ -21,6 +20,7 @@ from sdlora.export.layouts import export_lora
 from sdlora.export.lora_files import header
 from sdlora.export.model_card import write_model_card
 from sdlora.export.proof import expectation, prove_layouts
+from sdlora.export.thumbnail import add_thumbnail
 from sdlora.models.families import description_of
 from sdlora.models.family import Family
 from sdlora.runs.adapter_file import CHOSEN, checkpoint_path
@@ -38,7 +38,7 @@ def export_run(options: Namespace) -> None:
     out = options.out or options.run / f"export_{options.checkpoint}"
     if out.exists() and not options.overwrite:
         raise ConfigError(f"out={out}: exists already; choose another, or use --overwrite")
-    config = _config(options.run, options.licence)
+    config = run_config(options.run, options.licence)
     lora = read_lora(checkpoint_path(str(options.run), options.checkpoint))
     dtype = DTYPES[config.export.dtype]
 
@@ -62,13 +62,16 @@ def export_run(options: Namespace) -> None:
                 expected = expectation(family.parts)
                 remove_lora(*family.parts.values())
                 differences = prove_layouts(temporary, family.pipeline(), expected, dtype)
+                samples = _samples(options.run, options.checkpoint)
+                if config.export.thumbnail and samples:
+                    add_thumbnail(sorted(temporary.glob("*.safetensors")), samples[0][1])
                 write_model_card(
                     temporary,
                     config=config,
                     base=base_model.model_source(config.model).path,
                     metadata=metadata,
                     specs=lora.specs or lora_specs(config.lora, config.model.family),
-                    samples=_samples(options.run, options.checkpoint),
+                    samples=samples,
                     scores=_scores(options.run, options.checkpoint),
                 )
         worst = max(differences.values())
@@ -87,11 +90,11 @@ def _apply(family: Family, lora: LoraFile, config: TrainConfig) -> None:
     restore_lora(family.parts, lora)
 
 
-def _config(run: Path, licence: str | None) -> TrainConfig:
+def run_config(run: Path, licence: str | None) -> TrainConfig:
+    """The run's config; keys that an older version did not write keep the values of ``conf/``."""
     stored, _ = read_config(run, key="run")
-    merged = OmegaConf.merge(schema_node(TrainConfig), literal(stored))
-    assert isinstance(merged, DictConfig)
-    config = to_typed(merged, TrainConfig)
+    whole = laid_under(defaults_of_training(), stored, [], f"run={run}")
+    config = to_typed(whole, TrainConfig)
     if licence is not None:
         config.export = replace(config.export, licence=licence)
     return config

@@ -8,13 +8,12 @@ import lightning
 import torch
 
 from sdlora.adapters.spec import LoraSpec
-from sdlora.assembly import adapters, base_model, lightning_trainer, scorers
+from sdlora.assembly import adapters, lightning_trainer, scorers
 from sdlora.assembly.class_pictures import draw_missing_class_pictures, lacking_class_pictures
 from sdlora.assembly.data_source import held_out as held_out_folder
 from sdlora.assembly.device import DTYPES
 from sdlora.assembly.hashes import base_hashes, init_hashes
 from sdlora.assembly.init_from import start_from_file
-from sdlora.assembly.loss import check_objective, check_retrained, check_sampler_of_base
 from sdlora.assembly.new_word import check_new_word, teach
 from sdlora.assembly.training_batches import batches_per_epoch, datamodule, training_batches
 from sdlora.assembly.validation_prompts import ValidationPrompts, validation_prompts
@@ -22,6 +21,7 @@ from sdlora.assembly.validation_set import validation_loss
 from sdlora.commands.train.epochs_to_steps import in_steps
 from sdlora.commands.train.from_lora import compare_with_recipe
 from sdlora.commands.train.kept_plan import as_planned_before, asked
+from sdlora.commands.train.model_checks import check_without_weights
 from sdlora.commands.train.preflight import Plan, plan
 from sdlora.commands.train.reuse import kept_base, kept_scorer, with_kept_pictures
 from sdlora.commands.train.run_pictures import (
@@ -40,10 +40,7 @@ from sdlora.data.sheet.sheet_output import FILE_NAME, changed_pictures
 from sdlora.data.sources.picture_source import PictureSource
 from sdlora.evaluation.evaluator import Evaluator
 from sdlora.evaluation.scoring import KnownPictures, Scorer
-from sdlora.models.base_noise import base_noise
-from sdlora.models.base_notes import base_notes
 from sdlora.models.family import Family
-from sdlora.models.loading import check_parts
 from sdlora.models.memory import checkpoint_gradients, memory_and_speed
 from sdlora.runs.checkpoints import CHECKPOINTS, newest_valid
 from sdlora.runs.rewinding import checkpoint_of_step
@@ -87,7 +84,7 @@ def prepared(
     checkpoint = _checkpoint_to_resume(config, folder, progress)
     if is_first and not config.resume:  # from here on it can be resumed
         write_config(folder, as_written(config), {}, given=overrides)
-    notes = _check_without_weights(config)
+    notes = check_without_weights(config)
     for line in notes if is_first else ():
         progress.print(line)
     is_settled = config.resume is not None and bool(read_config(folder)[1])
@@ -196,19 +193,6 @@ def _planned_class_pictures(
     planned = plan(config, found, trainer, progress, is_resumed=is_settled)
     draw_missing_class_pictures(planned.config, folder, progress)
     return planned
-
-
-def _check_without_weights(config: TrainConfig) -> list[str]:
-    """Check objective, sampler and adapters by the model's configs; returns notes on the base."""
-    source, objective = base_model.model_source(config.model), config.objective
-    check_parts(source)
-    base = base_noise(source)
-    check_retrained(objective, base, source.path)
-    check_objective(objective, base.config, config.data.prior.mode == "teacher")
-    trained_to = objective.prediction_type, objective.zero_terminal_snr
-    check_sampler_of_base(config.sampling.sampler, base, *trained_to)
-    adapters.check_adapters(config.model, config.lora)
-    return base_notes(source, base)
 
 
 def _refuse_changed_content(

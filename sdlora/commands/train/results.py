@@ -20,6 +20,7 @@ from sdlora.evaluation.evaluated import Evaluation
 from sdlora.evaluation.evaluator import score_training
 from sdlora.evaluation.scores import Scores
 from sdlora.export.model_card import write_model_card
+from sdlora.export.thumbnail import add_thumbnail
 from sdlora.reports.page import FILE_NAME as PAGE
 from sdlora.reports.page import write_html_report
 from sdlora.runs.best import Best, BestAdapter
@@ -56,6 +57,8 @@ def finish(run: TrainingRun, fitted: Fitted) -> None:
         with tolerating("pictures and scores"):
             outcome = _compare(run, fitted, last, differences)
     if run.specs:
+        with tolerating("thumbnail"):
+            _thumbnail(run, fitted)
         with tolerating("model card"):
             _card(run, fitted, outcome)
     with tolerating(PAGE), run.progress.working(f"Writing {PAGE}"):
@@ -114,7 +117,6 @@ def _say_proved(run: TrainingRun, differences: Mapping[str, float]) -> None:
 def _card(run: TrainingRun, fitted: Fitted, outcome: Outcome) -> None:
     """Write the model card of the chosen LoRA, with its pictures and scores if there are any."""
     chosen = _other_choice(run, fitted)
-    state = LAST if chosen is None else step_name(chosen.step)
     scored = {"base": outcome.base, LORA_ROW: outcome.chosen}
     write_model_card(
         run.folder / LORA,
@@ -122,9 +124,25 @@ def _card(run: TrainingRun, fitted: Fitted, outcome: Outcome) -> None:
         base=base_model.model_source(run.config.model).path,
         metadata={**metadata(run), **({} if chosen is None else {"ss_steps": str(chosen.step)})},
         specs=run.specs,
-        samples=read_samples(run.folder, state),
+        samples=read_samples(run.folder, _chosen_state(run, fitted)),
         scores={name: scores for name, scores in scored.items() if scores is not None},
     )
+
+
+def _thumbnail(run: TrainingRun, fitted: Fitted) -> None:
+    """Put the first picture of the chosen step into the headers of the chosen LoRA's files."""
+    if not run.config.export.thumbnail:
+        return
+    drawn = read_samples(run.folder, _chosen_state(run, fitted))
+    if drawn:
+        add_thumbnail(sorted((run.folder / LORA).glob("*.safetensors")), drawn[0][1])
+    else:
+        run.progress.print("note: export.thumbnail: no picture of the chosen step was drawn")
+
+
+def _chosen_state(run: TrainingRun, fitted: Fitted) -> str:
+    chosen = _other_choice(run, fitted)
+    return LAST if chosen is None else step_name(chosen.step)
 
 
 def _other_choice(run: TrainingRun, fitted: Fitted) -> Best | None:

@@ -7,8 +7,9 @@ from typing import Any
 from sdlora.assembly.base_model import model_source
 from sdlora.assembly.data_source import held_out as held_out_folder
 from sdlora.assembly.data_source import held_out_fraction
-from sdlora.assembly.new_word import tokenizers
+from sdlora.assembly.new_word import check_new_word, tokenizers
 from sdlora.assembly.training_pictures import held_out_pictures, training_pictures
+from sdlora.assembly.validation_prompts import validation_prompts
 from sdlora.config.data import DataConfig
 from sdlora.config.train import TrainConfig
 from sdlora.data.pictures.picture import ERROR, listed
@@ -29,8 +30,9 @@ def check_data(config: TrainConfig, folder: Path, progress: Progress) -> None:
 
     Raises:
         DataError: Listing all pictures that cannot be trained on.
+        ConfigError: If prompts or captions lack a word that they need.
     """
-    data, _ = run_pictures(config, folder, progress)
+    data, held_out = run_pictures(config, folder, progress)
     sheet = data_sheet(config, data)
     write_data_sheet(sheet, config.data, folder, progress)
     sheets = draw_contact_sheets(data, sheet, folder, progress, whole=True)
@@ -39,6 +41,8 @@ def check_data(config: TrainConfig, folder: Path, progress: Progress) -> None:
         progress.print(f"Look at: {from_here(path)} (dark: what training cuts away)")
     progress.print(f"All by name: {from_here(folder / check.FILE_NAME)}")
     refuse_findings(config.data, sheet)
+    prompts = validation_prompts(config, data, held_out)
+    check_new_word(config, data, prompts.drawn, progress)
 
 
 def run_pictures(

@@ -69,10 +69,10 @@ def checked(composed: DictConfig, progress: Progress) -> TrainConfig:
 def train(
     config: TrainConfig, folder: Path, kept: Kept, progress: Progress
 ) -> "TrainingRun | None":
-    """Check the data only; or prepare, fit, export and summarise a run."""
+    """Check base, adapters and data only; or prepare, fit, export and summarise a run."""
     from sdlora.assembly.lightning_trainer import skips_trained_layers, trainer
     from sdlora.cli import processes
-    from sdlora.commands.train import preparation, results, run_pictures
+    from sdlora.commands.train import model_checks, preparation, results, run_pictures
     from sdlora.commands.train.fit import fit
     from sdlora.commands.train.safe_end import say_what_is_safe, told_what_is_safe
     from sdlora.runs.run_folder import refuse_check
@@ -82,6 +82,8 @@ def train(
     if config.check:
         if is_first:
             refuse_check(folder)
+            for line in model_checks.check_what_is_here(config):
+                progress.print(f"note: {line}" if line.startswith("not checked") else line)
             run_pictures.check_data(config, folder, progress)
             given = [
                 item for item in overrides if item.partition("=")[0] not in ("check", "run_dir")

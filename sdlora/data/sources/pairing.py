@@ -11,7 +11,6 @@ from sdlora.data.pictures.picture_formats import PICTURE_SUFFIXES
 from sdlora.data.sources.caption_table import (
     METADATA_NAMES,
     TABLE_SUFFIXES,
-    Columns,
     Row,
     columns_of,
     is_table,
@@ -27,6 +26,7 @@ from sdlora.data.sources.companions import (
 )
 from sdlora.data.sources.file_index import FileKey
 from sdlora.data.sources.scan import PICTURE, Folder, Listing
+from sdlora.data.sources.table_rows import Columns
 
 
 class Endings:

@@ -9,15 +9,10 @@ from torch import nn
 
 from sdlora.adapters.file_writing import adapters_of
 from sdlora.adapters.formats import restore_lora
-from sdlora.adapters.lora import (
-    add_lora,
-    disabled,
-    lora_parameters,
-    lora_state_dict,
-    merged,
-    set_scale,
-)
+from sdlora.adapters.lora import add_lora, lora_parameters, lora_state_dict
+from sdlora.adapters.oft import refuse_unfit_blocks
 from sdlora.adapters.spec import LoraError, LoraSpec
+from sdlora.adapters.strength import disabled, merged, set_scale
 from tests.unit.adapters.tiny_models import (
     ATTENTION,
     EVERYTHING,
@@ -129,6 +124,26 @@ def test_sizes_that_do_not_fit_are_refused_with_one_that_does() -> None:
     with pytest.raises(LoraError, match=r"oft_block_size=12: .* set lora.oft_block_size=8$"):
         adapted("oft", tiny_unet(), "unet", oft_block_size=12)
     adapted("oft", tiny_unet(), "unet", oft_block_size=8)
+
+
+@pytest.mark.parametrize(
+    ("widths", "size", "told"),
+    [
+        ((9, 27), 4, "set lora.oft_block_size=3"),
+        ((9, 27), 2, "set lora.oft_block_size=3"),  # none below fits
+        ((9, 18, 16), 4, "0 has 9 inputs, 2 16, and no size divides .* set lora.type=lora"),
+        ((6, 10, 15), 2, "2 has 15 inputs, 0 6, and no size divides"),
+        ((320, 768), 40, "1 has 768 inputs, .* set lora.oft_block_size=32"),
+    ],
+)
+def test_the_remedy_of_a_block_size_can_be_followed(
+    widths: tuple[int, ...], size: int, told: str
+) -> None:
+    named = {str(index): width for index, width in enumerate(widths)}
+    with pytest.raises(LoraError, match=told):
+        refuse_unfit_blocks(named, size)
+    if "block_size=" in told:
+        refuse_unfit_blocks(named, int(told.rpartition("=")[2]))
 
 
 @pytest.mark.parametrize("name", TYPES)

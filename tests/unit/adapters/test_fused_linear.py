@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdlora.adapters.fused_linear import FusedLinear
-from sdlora.adapters.lora import add_lora, disabled
+from sdlora.adapters.lora import add_lora
 from sdlora.adapters.spec import LoraSpec
+from sdlora.adapters.strength import disabled
 
 R, ALPHA = 3, 4.5
 

@@ -108,8 +108,15 @@ def test_blocks() -> None:
 
 
 READERS = {
-    "LoCon": dict.fromkeys(("diffusers", "ComfyUI", "A1111", "InvokeAI", "sd-scripts"), "whole"),
-    "kohya": {"ComfyUI": "whole", "diffusers": "refuses it, for a text encoder without out_proj"},
+    "LoCon": {
+        **dict.fromkeys(("diffusers", "ComfyUI", "A1111", "sd-scripts"), "whole"),
+        "InvokeAI": "does not recognise it",  # of convolutions alone
+    },
+    "kohya": {
+        **dict.fromkeys(("ComfyUI", "A1111", "InvokeAI"), "whole"),
+        "diffusers": "refuses it, for a text encoder without out_proj",
+    },
+    "kohya, lora_A": {"A1111": "drops alpha", "InvokeAI": "refuses it", "sd-scripts": "nothing"},
     "diffusers": {
         "diffusers": "whole",
         "ComfyUI": "leaves out 2 of 3 layers",  # the U-Net's
@@ -120,12 +127,13 @@ READERS = {
     "ComfyUI LoraSave": {"ComfyUI": "whole", "diffusers": "nothing", "A1111": "nothing"},
     "SimpleTuner LoKr": {"ComfyUI": "whole", "diffusers": "refuses", "A1111": "nothing"},
     "LoHa": {"ComfyUI": "whole", "A1111": "whole", "diffusers": "refuses", "sd-scripts": "nothing"},
-    "IA3 on inputs": {"A1111": "whole", "InvokeAI": "whole", "ComfyUI": "nothing"},
-    "GLoRA": {"ComfyUI": "whole", "A1111": "whole", "InvokeAI": "nothing"},
+    "IA3 on inputs": {"A1111": "whole", "InvokeAI": "does not recog", "ComfyUI": "nothing"},
+    "GLoRA": {"ComfyUI": "whole", "A1111": "whole", "InvokeAI": "refuses it"},
     "DoRA by outputs": {
         "diffusers": "drops its magnitudes",
         "ComfyUI": "length of W alone",
         "A1111": "over the other axis",
+        "InvokeAI": "over the other axis",
         "sd-scripts": "drops its magnitudes",
     },
     "DoRA by inputs": {"ComfyUI": "whole", "A1111": "whole", "diffusers": "drops"},
@@ -137,3 +145,25 @@ def test_what_programs_make_of_a_file(name: str, tmp_path: Path) -> None:
     found = inspect_lora(ROWS[name].make().file(tmp_path)).readers
     for program, part in READERS[name].items():
         assert part in found[program], (program, found[program])
+
+
+@pytest.mark.parametrize(("right", "said"), [("lokr_w2", "whole"), ("lokr_w2_a", "recognise")])
+def test_a_lokr_of_factors_tells_invokeai_no_base(right: str, said: str, tmp_path: Path) -> None:
+    layer = STEM.replace("attn1_to_q", "attn2_to_k")
+    tensors = {f"{layer}.lokr_w1": torch.ones(2, 2), f"{layer}.{right}": torch.ones(4, 8)}
+    if right == "lokr_w2_a":
+        tensors[f"{layer}.lokr_w2_b"] = torch.ones(8, 384)
+    path = tmp_path / "lokr.safetensors"
+    save_file(tensors, path, {"ss_base_model_version": "sd_v1"})
+    found = inspect_lora(path).readers
+    assert said in found["InvokeAI"]
+    assert "whole" in found["A1111"]
+
+
+def test_sd_scripts_passes_over_layers_around_the_blocks(tmp_path: Path) -> None:
+    ends = {"lora_down.weight": torch.ones(2, 320), "lora_up.weight": torch.ones(1280, 2)}
+    layers = ("lora_unet_time_embedding_linear_1", f"{STEM[:-5]}_to_k")
+    path = tmp_path / "around.safetensors"
+    tensors = {f"{each}.{end}": v.clone() for each in layers for end, v in ends.items()}
+    save_file(tensors, path)
+    assert "leaves out 1 of 2 layers" in inspect_lora(path).readers["sd-scripts"]

@@ -11,16 +11,13 @@ from torch import nn
 from sdlora.adapters.lora import (
     adapted_layers,
     add_lora,
-    disabled,
     load_lora_state_dict,
     lora_config,
     lora_parameters,
     lora_state_dict,
-    merge,
-    merged,
-    set_scale,
 )
 from sdlora.adapters.spec import LoraError, LoraSpec
+from sdlora.adapters.strength import disabled, merge, merged, set_scale
 from tests.unit.adapters.tiny_models import (
     ATTENTION,
     EVERYTHING,

@@ -10,16 +10,14 @@ from torch import nn
 from sdlora.adapters.lora import (
     adapted_layers,
     add_lora,
-    disabled,
     load_written,
     lora_config,
     lora_parameters,
     lora_state_dict,
-    merged,
-    set_scale,
 )
 from sdlora.adapters.spec import LoraError, LoraSpec
 from sdlora.adapters.start import drawn_start
+from sdlora.adapters.strength import disabled, merged, set_scale
 from sdlora.runtime.randomness import generator
 from tests.unit.adapters.tiny_models import EVERYTHING, outputs, randomise, tiny_unet
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sdlora.adapters.learned_embedding import LearnedEmbedding, learned
-from sdlora.adapters.lora import disabled
+from sdlora.adapters.strength import disabled
 from sdlora.adapters.textual_inversion import (
     EmbeddingError,
     NewWord,

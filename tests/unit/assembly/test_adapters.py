@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from sdlora.adapters.file_writing import write_diffusers, write_kohya, write_peft
 from sdlora.adapters.folding import folded_state
@@ -270,3 +271,17 @@ def test_one_of_two_text_encoders(config: Config, random_xl: Path) -> None:
     frozen = config(*xl, "lora.text_encoder.method=frozen")
     assert not trains_text(frozen)
     assert not trains_text(config("lora.text_encoder.method=frozen"))
+
+
+def test_a_block_size_of_oft_fits_all_parts_at_once(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone the text encoder would take blocks of 24, of which the UNet knows nothing."""
+    widths = {"unet": 320, "text_encoder": 768}
+    parts = {name: nn.Sequential(nn.Linear(width, 4)) for name, width in widths.items()}
+    monkeypatch.setattr(adapters, "empty_part", lambda part, source: parts[part])
+    targets = ("lora.unet.targets=[0]", "lora.text_encoder.targets=[0]")
+    asked = (*targets, "lora.type=oft", "lora.oft_block_size=48")
+    with pytest.raises(ConfigError, match=r"text_encoder.0 has 768|unet.0 has 320") as refused:
+        checked(config(*asked))
+    assert str(refused.value).endswith("set lora.oft_block_size=32")

@@ -35,6 +35,7 @@ TRAINING = [
     ("lora.oft_block_size=16", "lora.oft_block_size", "set lora.type=oft"),
     ("lora.type=loha optim.lora_plus_ratio=4", "optim.lora_plus_ratio", "lora.type"),
     ("lora=full export.dtype=fp16", "export.dtype", ""),
+    ("lora=full export.thumbnail=true", "export.thumbnail", ""),
     ("lora.text_encoder.method=frozen lora.text_encoder.r=4", "lora.text_encoder.r", "frozen"),
     ("lora=full lora.unet.targets=[to_q]", "lora.unet.targets", ""),
     ("lora=full lora.unet.alpha=2", "lora.unet.alpha", ""),

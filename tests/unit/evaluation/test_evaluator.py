@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sdlora.adapters.lora import lora_parameters, set_scale
+from sdlora.adapters.lora import lora_parameters
+from sdlora.adapters.strength import set_scale
 from sdlora.data.sources.portrait_source import PortraitSource
 from sdlora.evaluation.evaluated import Evaluation
 from sdlora.evaluation.evaluator import Evaluator, score_training

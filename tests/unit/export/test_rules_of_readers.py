@@ -5,9 +5,7 @@ and give the trained update; and each mutant of the file must turn it red. diffu
 rules here: the libraries themselves read the files in ``test_export.py`` and
 ``test_export_of_types.py``.
 
-Sources: comfyanonymous/ComfyUI ``comfy/lora.py``, ``comfy/weight_adapter``; AUTOMATIC1111
-``extensions-builtin/Lora/networks.py``, ``network_*.py``; invoke-ai/InvokeAI
-``backend/patches``; kohya-ss/sd-scripts ``networks/lora.py``; Nerogar/OneTrainer ``LoRAModule.py``.
+Each rule names the files of the program that it follows, read in November 2026.
 """
 
 import re
@@ -22,8 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sdlora.adapters.formats import read_metadata
-from sdlora.adapters.lora import add_lora, merged
+from sdlora.adapters.lora import add_lora
 from sdlora.adapters.spec import LoraSpec
+from sdlora.adapters.strength import merged
 from sdlora.export.layouts import export_lora
 from sdlora.export.plain_twin import MISSING
 from sdlora.models.sd import SD
@@ -70,13 +69,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
     return {name: train(name, tmp_path_factory.mktemp(name)) for name in TYPES}
 
 
-def train(name: str, folder: Path) -> Trained:
+def train(name: str, folder: Path, r: int = R) -> Trained:
     parts: dict[str, nn.Module] = {"unet": small_unet(), "text_encoder": tiny_text_encoder()}
     updates: Updates = {}
     for part, prefix in (("unet", "lora_unet_"), ("text_encoder", "lora_te_text_model_")):
-        module, convolutions = parts[part], ("conv1", "conv_shortcut", "proj_in")
+        module, convolutions = parts[part], ("conv1", "conv_shortcut", "conv", "proj_in")
         targets = (*ATTENTION[part], *(convolutions if part == "unet" and name != "oft" else ()))
-        spec = LoraSpec(R, ALPHA, 0.0, targets, type=name, decompose_factor=2, oft_block_size=8)
+        spec = LoraSpec(r, ALPHA, 0.0, targets, type=name, decompose_factor=2, oft_block_size=8)
         before = {key: value.clone() for key, value in module.state_dict().items()}
         randomise(add_lora(module, spec, seed=1))
         with merged(module):
@@ -134,44 +133,73 @@ class Rule:
     """How a program reads a file.
 
     Attributes:
-        name: Its name for a layer -> whether the base has it.
+        knows: kohya's name of a layer -> whether the program finds that layer of the base. What it
+            does not find, each program passes over with a line in its log.
         kinds: Ends of keys -> formula.
-        is_strict: Whether what it does not know is an error, and not passed over.
+        needs_kind: Whether a layer that it finds, of a kind that it does not know, is an error.
+        identifies: File -> whether it sees which base the file is for; else it does not take it.
     """
 
     knows: Callable[[str], bool]
     kinds: Mapping[str, Callable[[Mapping[str, Tensor]], Tensor]]
-    is_strict: bool = False
+    needs_kind: bool = False
+    identifies: Callable[[Weights], bool] = lambda weights: True
 
     def read(self, weights: Weights) -> tuple[Updates, int]:
         """Updates by kohya's name, and the number of tensors that were used."""
+        if not self.identifies(weights):
+            raise KeyError("of an unknown base")
         updates, used = {}, 0
         for ends, formula in self.kinds.items():
             for layer, tensors in layers_of(weights, ends).items():
                 if self.knows(layer) and len(tensors) > 1:
                     updates[layer] = formula(tensors)
                     used += len(tensors)
-        if self.is_strict and used != len(weights):
-            raise KeyError("unexpected keys")
+        found = {key.partition(".")[0] for key in weights}
+        if self.needs_kind and any(self.knows(layer) for layer in found - updates.keys()):
+            raise KeyError("a layer of an unknown kind")
         return updates, used
 
 
-def diffusers_names() -> set[str]:
-    """All layers with a weight, with ``_`` for dots: the map of ComfyUI, InvokeAI, sd-scripts."""
+def diffusers_names(*inside: str) -> set[str]:
+    """All layers with a weight, with ``_`` for dots.
+
+    Args:
+        inside: Only those in modules of these classes; all if there are none.
+    """
     found = set()
     for prefix, module in (
         ("lora_unet_", small_unet()),
         ("lora_te_text_model_", tiny_text_encoder()),
     ):
-        for name, layer in module.named_modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d):
-                found.add(prefix + name.removeprefix("text_model.").replace(".", "_"))
+        for name, owner in module.named_modules():
+            if type(owner).__name__ not in inside and (inside or name):
+                continue
+            for child, layer in owner.named_modules():
+                if isinstance(layer, nn.Linear | nn.Conv2d):
+                    own = ".".join(each for each in (name, child) if each)
+                    found.add(prefix + own.removeprefix("text_model.").replace(".", "_"))
     return found
 
 
 NAMES = diffusers_names()
 
+_CLIP = re.compile(r"lora_te_text_model_encoder_layers_\d+_(self_attn_(q|k|v|out)_proj|mlp_fc[12])")
+
+
+def comfyui_knows(layer: str) -> bool:
+    """Its map of names: the U-Net's of diffusers, and six layers of each of CLIP's blocks.
+
+    Source: comfyanonymous/ComfyUI ``comfy/lora.py`` (``model_lora_keys_unet``,
+    ``model_lora_keys_clip``).
+    """
+    return layer in NAMES and (layer.startswith("lora_unet_") or bool(_CLIP.fullmatch(layer)))
+
+
 _RESNET = "conv1|conv2|conv_shortcut|time_emb_proj"
+_AROUND = (
+    r"conv_in|conv_out|time_embedding_linear_[12]|(down|up)_blocks_[012]_(down|up)samplers_0_conv"
+)
 
 
 def a1111_knows(layer: str) -> bool:
@@ -179,6 +207,9 @@ def a1111_knows(layer: str) -> bool:
 
     ``input_blocks`` 1 to 11 and ``output_blocks`` 0 to 11 are three in each of four blocks; the
     lowest has no attention.
+
+    Source: AUTOMATIC1111/stable-diffusion-webui ``extensions-builtin/Lora/networks.py``
+    (``convert_diffusers_name_to_compvis``).
     """
     if found := re.fullmatch(
         r"lora_unet_(down|up)_blocks_(\d)_(attentions|resnets)_(\d)_(.+)", layer
@@ -190,22 +221,62 @@ def a1111_knows(layer: str) -> bool:
         if what == "resnets":
             return fits and re.fullmatch(_RESNET, rest) is not None
         return fits and has_attention and layer in NAMES
-    if found := re.fullmatch(r"lora_unet_mid_block_(attentions|resnets)_(\d)_(.+)", layer):
+    if re.fullmatch(rf"lora_unet_(mid_block_(attentions|resnets)_\d_.+|{_AROUND})", layer):
         return layer in NAMES
     return bool(re.fullmatch(r"lora_te_text_model_encoder_layers_\d+_.+", layer)) and layer in NAMES
 
 
-def is_known(layer: str) -> bool:
+def invokeai_finds(layer: str) -> bool:
+    """It goes down the modules of diffusers' model by the parts of the name.
+
+    Source: invoke-ai/InvokeAI ``invokeai/backend/patches/layer_patcher.py`` (``_get_submodule``).
+    """
     return layer in NAMES
 
 
+def invokeai_identifies(weights: Weights) -> bool:
+    """It tells the base by the inputs of a layer behind the text encoder, else of the encoder.
+
+    They stand in the first matrix; of a LoKr only where both matrices are whole, since it looks
+    for the name of the factors without its dot.
+
+    Source: invoke-ai/InvokeAI ``invokeai/backend/model_manager/util/model_util.py``
+    (``lora_token_vector_length``), ``model_manager/configs/lora.py`` (``_get_base_or_raise``).
+    """
+    width = 16  # of the small base's text encoder; 768 of Stable Diffusion 1
+    for key in weights:
+        layer, _, end = key.partition(".")
+        if not re.search(r"^lora_unet_.*_attn2_to_[kv]$|^lora_te_.*_self_attn_", layer):
+            continue
+        found = None
+        if end in ("lora_down.weight", "hada_w1_b", "hada_w2_b", "diff"):
+            found = weights[key].shape[1]
+        elif end.startswith("lokr_") and {f"{layer}.lokr_w1", f"{layer}.lokr_w2"} <= weights.keys():
+            found = weights[f"{layer}.lokr_w1"].shape[1] * weights[f"{layer}.lokr_w2"].shape[1]
+        if found is not None:
+            return found == width
+    return False
+
+
+SD_SCRIPTS = diffusers_names(
+    *("Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D"),
+    *("CLIPAttention", "CLIPSdpaAttention", "CLIPMLP"),
+)
+"""Source: kohya-ss/sd-scripts ``networks/lora.py`` (``LoRANetwork``, ``*_TARGET_REPLACE_MODULE``);
+its ``load_weights`` is not strict."""
+
 ALL = {LORA: low_rank, LOHA: hadamard, LOKR: kronecker}
 RULES = {
-    "ComfyUI": Rule(is_known, ALL),
-    "A1111": Rule(a1111_knows, ALL),
-    "InvokeAI": Rule(is_known, ALL, is_strict=True),
-    "sd-scripts": Rule(is_known, {LORA: low_rank}, is_strict=True),
+    "ComfyUI": Rule(comfyui_knows, ALL),
+    "A1111": Rule(a1111_knows, ALL, needs_kind=True),
+    "InvokeAI": Rule(invokeai_finds, ALL, needs_kind=True, identifies=invokeai_identifies),
+    "sd-scripts": Rule(SD_SCRIPTS.__contains__, {LORA: low_rank}),
 }
+"""Sources of formulas and errors, in these repositories: ComfyUI ``comfy/weight_adapter/lora.py``,
+``loha.py``, ``lokr.py``; A1111 ``extensions-builtin/Lora/network.py`` (``calc_scale``),
+``network_lora.py``, ``network_hada.py``, ``network_lokr.py``, ``networks.py`` (``load_network``);
+InvokeAI ``invokeai/backend/patches/layers/lora_layer_base.py`` (``scale``), ``lora_layer.py``,
+``loha_layer.py``, ``lokr_layer.py``, ``utils.py``."""
 
 
 def faults(rule: Rule, weights: Weights, expected: Updates, share: float = NEAR) -> list[str]:
@@ -237,6 +308,13 @@ def test_a_program_reads_the_file_that_it_is_told(
     file = found.folder / "face_plain.safetensors"
     limit = 1e-3 + 8 * float(read_metadata(file)[MISSING])  # fp16; a layer may lack more than all
     assert faults(RULES[program], load_file(file), found.updates, limit) == []
+
+
+def test_a_lokr_of_factors_alone_names_no_base_to_invokeai(tmp_path: Path) -> None:
+    weights = load_file(train("lokr", tmp_path, r=1).folder / "face.safetensors")
+    assert not any(key.endswith(("to_k.lokr_w2", "q_proj.lokr_w2")) for key in weights)
+    assert invokeai_identifies(load_file(tmp_path / "x" / "face_plain.safetensors"))
+    assert not invokeai_identifies(weights)
 
 
 def matrix(key: str) -> bool:
@@ -281,7 +359,11 @@ def test_each_mutant_is_found_by_every_program(
 
 
 def turned(t: Mapping[str, Tensor], weight: Tensor, sign: int = 1) -> Tensor:
-    """OneTrainer's and peft's OFT of a linear layer: its inputs turned, by Cayley's series."""
+    """OFT of a linear layer: its inputs turned, by Cayley's series.
+
+    Source: Nerogar/OneTrainer ``modules/module/oft_utils.py``, ``modules/module/LoRAModule.py``
+    (``OFTModule``); huggingface/peft ``tuners/oft/layer.py``.
+    """
     stored = t["oft_R.weight"].double()
     side = round((1 + (1 + 8 * stored.shape[1]) ** 0.5) / 2)
     rows, columns = torch.triu_indices(side, side, 1)
@@ -307,7 +389,7 @@ def test_an_oft_turns_inputs_as_onetrainer_does(trained: dict[str, Trained]) -> 
         for name, layer in module.named_modules()
         if isinstance(layer, nn.Linear)
     }
-    layers = layers_of(weights, r"oft_R\.weight")
+    layers = layers_of(weights, r"oft_R\.weight")  # of names that its load_lora_util.py unflattens
     assert layers.keys() == found.updates.keys()
     assert sum(map(len, layers.values())) == len(weights)
     for layer, tensors in layers.items():

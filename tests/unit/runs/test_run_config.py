@@ -1,6 +1,7 @@
 """A run's config: written once, and what a resumed run may change."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from sdlora.runs.run_config import (
 )
 from sdlora.runs.run_folder import RunFolderError
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "seed": 0,
     "run_dir": "a",
     "lora": {"r": 8, "unet": {"targets": ["to_q"]}},
@@ -76,6 +77,17 @@ def test_changes_are_listed_with_key_old_and_new(folder: Path) -> None:
         "  data: its content has changed (SHA-256 0123456789ab -> fedcba987654)",
         "Set it back, or start a new run.",
     ]
+
+
+def test_a_run_of_a_version_without_a_key_is_not_continued(folder: Path) -> None:
+    """Its weights depend on a key whose value nobody chose, and nothing can set it back."""
+    now = {**CONFIG, "lora": {**CONFIG["lora"], "type": "lora", "oft_block_size": 32}}
+    with pytest.raises(RunFolderError) as caught:
+        refuse_changes(folder, now, HASHES)
+    assert str(caught.value) == (
+        f"resume={folder}: was made by another version of sdlora, which has no "
+        "lora.oft_block_size, lora.type; continue it with that version, or start a new run"
+    )
 
 
 def test_flat_and_differences() -> None:

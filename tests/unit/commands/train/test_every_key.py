@@ -819,6 +819,7 @@ ELSEWHERE = {
     "export.dtype": (
         "unit/export/test_export_of_types.py::test_files_of_16_bits_hold_the_rounded_weights"
     ),
+    "export.thumbnail": "smoke/test_train.py::test_a_run_writes_everything_that_it_promises",
     "check": "smoke/test_train.py::test_the_check_alone_decodes_everything_and_trains_nothing",
     "run_dir": "smoke/test_train.py::test_a_run_writes_everything_that_it_promises",
     "trainer.max_epochs": "smoke/test_epochs.py::test_epochs_become_steps",

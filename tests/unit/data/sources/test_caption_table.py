@@ -6,14 +6,8 @@ from pathlib import Path
 import pytest
 
 from sdlora.data.pictures.picture import ERROR, WARNING
-from sdlora.data.sources.caption_table import (
-    Columns,
-    Row,
-    RowFault,
-    columns_of,
-    is_table,
-    read_metadata,
-)
+from sdlora.data.sources.caption_table import Row, columns_of, is_table, read_metadata
+from sdlora.data.sources.table_rows import Columns, RowFault
 
 
 def jsonl(*rows: dict[str, object] | str) -> bytes:
