@@ -48,7 +48,7 @@ def draw_missing_class_pictures(config: TrainConfig, folder: Path, progress: Pro
     progress.print(f"the base draws {lacking} class pictures into {target}")
     names = (f"class_{number:05d}" for number in range(prior.num_pictures + there))
     missing = [name for name in names if not (target / f"{name}.png").exists()][:lacking]
-    family = base_model.load(config.model, None, config.trainer.precision, config.seed)
+    family = base_model.load_to_draw(config.model, config.trainer.precision, config.seed)
     device, size = compute_device(config.trainer.accelerator), config.sampling.batch_size
     family.place(device, [part for part, _ in family.named_children()])
     family.keep_prompts(True)

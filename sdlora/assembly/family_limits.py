@@ -51,6 +51,20 @@ def check_model(config: ModelConfig) -> None:
         config.clip_skip,
         f"{description.kind} has no CLIP to leave layers out of; set it to 0",
     )
+    require(
+        description.is_flow or config.draw_with is None,
+        "model.draw_with",
+        config.draw_with,
+        f"another base draws for transformers of flow matching; {description.kind} draws by itself:"
+        " leave it out",
+    )
+    require(
+        config.draw_with is None or config.draw_with != config.path,
+        "model.draw_with",
+        config.draw_with,
+        "is the base itself, which draws anyway; leave it out, or name the checkpoint of few steps "
+        "that was distilled from it",
+    )
     for part in config.scratch:
         require_choice("model.scratch", part, tuple(description.trainable))
     require(
@@ -145,6 +159,13 @@ def _check_weights(model: ModelConfig, lora: LoraConfig, description: FamilyDesc
         model.quantise,
         f"rounded weights can neither train (lora.{denoiser}.method=full) nor initialise an "
         "adapter (lora.init=pissa or olora); set it to null",
+    )
+    require(
+        model.draw_with is None or lora.part(denoiser).method == "lora",
+        "model.draw_with",
+        model.draw_with,
+        f"draws with the adapter of the trained base, and lora.{denoiser}.method="
+        f"{lora.part(denoiser).method} trains none; leave it out",
     )
     require(
         model.quantise is None or lora.type == "lora" or lora.part(denoiser).method != "lora",

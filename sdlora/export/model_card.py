@@ -66,6 +66,7 @@ def write_model_card(
     denoiser = description_of(config.model.family).denoiser
     facts = {
         "Base model": hub_id(base) or Path(base).name,  # no path of this machine
+        **_drawn_with(config),
         "Adapted parts": ", ".join(f"{part} ({adapter_facts(s)})" for part, s in specs.items()),
         "Training pictures": metadata["ss_num_train_images"],
         "Resolution": f"{config.data.resolution} px",
@@ -83,6 +84,15 @@ def write_model_card(
     text = _text(name, uses, trigger, facts) + _score_table(scores)
     write_text(folder / CARD, f"---\n{data.to_yaml()}\n---\n\n{text}")
     return [folder / CARD, *pictures]
+
+
+def _drawn_with(config: TrainConfig) -> dict[str, str]:
+    """What drew the pictures and scores, where it is another base than the trained one."""
+    name, sampling = config.model.draw_with, config.sampling
+    if name is None:
+        return {}
+    how = f"{sampling.num_steps} steps, guidance {sampling.guidance_scale:g}"
+    return {"Pictures drawn with": f"{hub_id(name) or Path(name).name}, {how}"}
 
 
 def card_data(

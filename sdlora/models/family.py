@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from sdlora.models.conditioning import Conditioning, moved
 from sdlora.models.drawing import Drawing
 from sdlora.models.tokens import Tokens, tokenize
 from sdlora.runtime.devices import send
+
+if TYPE_CHECKING:
+    from sdlora.models.drawing_base import DrawingBase
 
 
 class Family(nn.Module, ABC):
@@ -32,6 +35,7 @@ class Family(nn.Module, ABC):
         noise_schedule_config: The noise schedule of training and sampling.
         max_chunks: Length of every caption, in chunks of the tokenizer's length.
         waiting: Names of parts that lie in main memory while they are not called.
+        drawing_base: What draws in place of the trained base; ``None``: that base.
     """
 
     denoiser_name: ClassVar[str] = "unet"
@@ -50,6 +54,7 @@ class Family(nn.Module, ABC):
         self._own_schedule_config = self.noise_schedule_config
         self.max_chunks = 1
         self.waiting: frozenset[str] = frozenset()
+        self.drawing_base: DrawingBase | None = None
         self._called: frozenset[str] = frozenset()
         self._device: torch.device | None = None
         self._known: dict[bytes, Conditioning] | None = None

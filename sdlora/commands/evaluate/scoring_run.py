@@ -61,7 +61,7 @@ def evaluate(config: EvaluateConfig, folder: Path, progress: Progress) -> Path:
     """
     inputs = scoring_inputs(config, progress)
     if not config.images:
-        base, run = base_noise(base_model.model_source(inputs.model)), config.run
+        base, run = base_noise(base_model.drawing_source(inputs.model)), config.run
         trained_to = (None, False) if run is None else _trained_to(Path(run))
         check_sampler_of_base(config.sampling.sampler, base, *trained_to)
     prompts = None if config.images else config.sampling.prompts
@@ -102,8 +102,8 @@ def _of_loras(
     prior = prior_prompts(config.sampling, config.evaluation, inputs.captions)
     # merged weights are those of the base as it is
     base = replace(inputs.model, quantise=None) if config.merge else inputs.model
-    check_parts(base_model.model_source(base))
-    family = base_model.load(base, None, config.precision, seed=0)
+    check_parts(base_model.drawing_source(base))
+    family = base_model.load_to_draw(base, config.precision, seed=0)
     if config.run is not None:
         _as_trained(family, Path(config.run))
     else:

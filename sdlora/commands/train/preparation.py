@@ -42,6 +42,7 @@ from sdlora.evaluation.evaluator import Evaluator
 from sdlora.evaluation.scoring import KnownPictures, Scorer
 from sdlora.models.base_noise import base_noise
 from sdlora.models.base_notes import base_notes
+from sdlora.models.drawing_base import check_drawing_base
 from sdlora.models.family import Family
 from sdlora.models.loading import check_parts
 from sdlora.models.memory import checkpoint_gradients, memory_and_speed
@@ -113,7 +114,7 @@ def prepared(
         write_text(folder / PROMPTS, "".join(f"{line}\n" for line in prompts.captions))
     scorer = _scorer(config, found, held_out, device, progress, kept) if is_first else Scorer([])
     specs = adapters.lora_specs(config.lora, config.model.family)
-    family = _model(config, specs, device, kept)
+    family = _model(config, specs, device, kept, draws=is_first)
     if planned.gradient_checkpointing:
         checkpoint_gradients(family)
     batches, data = training_batches(config, found, family, device, progress)
@@ -208,6 +209,10 @@ def _check_without_weights(config: TrainConfig) -> list[str]:
     trained_to = objective.prediction_type, objective.zero_terminal_snr
     check_sampler_of_base(config.sampling.sampler, base, *trained_to)
     adapters.check_adapters(config.model, config.lora)
+    if config.model.draw_with is not None:
+        drawing = base_model.drawing_source(config.model)
+        check_parts(drawing)
+        check_drawing_base(source, drawing)
     return base_notes(source, base)
 
 
@@ -250,10 +255,22 @@ def _scorer(
 
 
 def _model(
-    config: TrainConfig, specs: Mapping[str, LoraSpec], device: torch.device, kept: Kept
+    config: TrainConfig,
+    specs: Mapping[str, LoraSpec],
+    device: torch.device,
+    kept: Kept,
+    *,
+    draws: bool,
 ) -> Family:
-    """The base with its adapters, each part in main memory until it is called."""
+    """The base with its adapters, each part in main memory until it is called.
+
+    Of several processes one draws; ``model.draw_with`` is loaded there alone.
+    """
     family = kept_base(config, kept)
+    if draws and family.drawing_base is None:
+        family.drawing_base = base_model.load_drawing_base(
+            config.model, config.trainer.precision, config.seed
+        )
     objective = config.objective
     family.change_noise_schedule(objective.prediction_type, objective.zero_terminal_snr)
     family.max_chunks = config.data.captions.max_chunks

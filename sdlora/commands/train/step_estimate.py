@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sdlora.assembly import adapters, lightning_trainer
@@ -141,14 +141,15 @@ def _step_memory(
     precision: Callable[[], AbstractContextManager[Any]],
 ) -> StepMemory:
     module = lightning_trainer.module(config, family, None)
-    saved = saved_bytes(family.denoiser)
+    copies = 1 + _draws_from_main_memory(config, family)
+    saved = saved_bytes(family.denoiser) * copies
+    drawing = (copies - 1) * held_bytes(frozen_weights(family.denoiser))
     measured = cache(partial(_estimate, config, module, shape, precision))
 
     def estimate(is_recomputed: bool) -> StepCost:
         cost: StepCost = measured(is_recomputed)
-        if config.model.quantise is not None:
-            return replace(cost, weights=cost.weights - saved)
-        return cost
+        rounded = saved if config.model.quantise is not None else 0
+        return replace(cost, weights=cost.weights + drawing - rounded)
 
     return StepMemory(
         batch_size=shape.num_pictures,
@@ -157,6 +158,19 @@ def _step_memory(
         quantised_bytes=saved if config.model.quantise is None else 0,
         resolution_step=family.resolution_step,
     )
+
+
+def _draws_from_main_memory(config: TrainConfig, family: Family) -> bool:
+    """Whether the denoiser of ``model.draw_with`` waits in the memory that steps are planned for.
+
+    That is the main memory, which a CUDA device does not share.
+    """
+    return config.model.draw_with is not None and family.device.type != "cuda"
+
+
+def frozen_weights(module: nn.Module) -> list[Tensor]:
+    """The weights of a network that do not train."""
+    return [weight for weight in tensors([module]) if not weight.requires_grad]
 
 
 def _estimate(
