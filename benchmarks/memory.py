@@ -26,10 +26,11 @@ from sdlora.cli.composition import register_schemas, to_typed
 from sdlora.commands.train.preflight import changed_values, present
 from sdlora.config.train import TrainConfig
 from sdlora.config.trainer import RESERVED_GIB
+from sdlora.models.block_stream import streamed_bytes
 from sdlora.models.families import description_of
 from sdlora.models.family import Family
 from sdlora.models.memory import checkpoint_gradients
-from sdlora.models.quantising import saved_bytes
+from sdlora.models.quantising import KINDS, saved_bytes
 from sdlora.runtime.places import CONF
 from sdlora.training.memory_settings import Allowed, MemorySettings, StepMemory, chosen
 from sdlora.training.module import DiffusionModule
@@ -136,7 +137,8 @@ def main() -> None:
         batch_size=1,
         estimate=costs.__getitem__,
         idle_bytes=held_bytes(tensors(waiting)),
-        quantised_bytes=saved_bytes(family.denoiser),
+        quantised_bytes={kind: saved_bytes(family.denoiser, kind) for kind in KINDS},
+        streamed_bytes={kind: streamed_bytes(family.denoiser, kind) for kind in (None, "int8")},
         resolution_step=family.resolution_step,
     )
     for checkpointing, found in costs.items():

@@ -36,6 +36,13 @@ def check_family_limits(config: TrainConfig) -> None:
     _check_captions(config.data.captions, description)
     _check_weights(config.model, config.lora, description)
     _check_methods(config.lora, description)
+    require(
+        config.trainer.offload != "blocks" or config.model.quantise != "nf4",
+        "trainer.offload",
+        "blocks",
+        "brings no layers of bitsandbytes, which keep their weights until the backward pass; set "
+        "model.quantise=int8, or this to true",
+    )
 
 
 def check_model(config: ModelConfig) -> None:
@@ -68,10 +75,11 @@ def check_model(config: ModelConfig) -> None:
     for part in config.scratch:
         require_choice("model.scratch", part, tuple(description.trainable))
     require(
-        config.quantise is None or find_spec("bitsandbytes") is not None,
+        config.quantise != "nf4" or find_spec("bitsandbytes") is not None,
         "model.quantise",
         config.quantise,
-        "needs a package that is not installed; pip install bitsandbytes, or set it to null",
+        "needs a package that is not installed; pip install bitsandbytes, or set it to int8, which "
+        "needs none, or to null",
     )
 
 

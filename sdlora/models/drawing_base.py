@@ -95,14 +95,20 @@ def drawing_weights(family: Family) -> Iterator[None]:
         return
     assert isinstance(family, FlowTransformer), "no other family has a drawing base"
     trained = family.noise_schedule_config, family.is_distilled
-    exchange_weights(family.denoiser, other.denoiser)
+    _change(family, other)
     try:
         family.noise_schedule_config = other.noise_schedule_config
         family.is_distilled = other.is_distilled
         yield
     finally:
         family.noise_schedule_config, family.is_distilled = trained
-        exchange_weights(family.denoiser, other.denoiser)
+        _change(family, other)
+
+
+def _change(family: Family, other: DrawingBase) -> None:
+    if family.stream is not None:
+        family.stream.forget()
+    exchange_weights(family.denoiser, other.denoiser)
 
 
 def exchange_weights(adapted: nn.Module, bare: nn.Module) -> None:

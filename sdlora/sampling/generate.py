@@ -164,7 +164,8 @@ def _draw(
         pixels = denoised(pipeline, noise, generators, config.num_steps, report)
         return [to_picture(each, str(prompt)) for each, prompt in zip(pixels, batch, strict=True)]
     texts = [prompt.text for prompt in batch]
-    embeddings = _prompt_arguments(texts, config, drawing, denoiser.device)
+    device = drawing.device or denoiser.device
+    embeddings = _prompt_arguments(texts, config, drawing, device)
 
     def on_step_end(pipe: Any, index: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         report(index + 1, pipe.num_timesteps)
@@ -173,7 +174,7 @@ def _draw(
     with without_text_encoders(pipeline):
         latents = pipeline(
             **embeddings,
-            latents=noise.to(denoiser.device, drawing.noise_dtype or drawing.dtype),  # [B, C, h, w]
+            latents=noise.to(device, drawing.noise_dtype or drawing.dtype),  # [B, C, h, w]
             generator=generators,
             num_inference_steps=config.num_steps,
             guidance_scale=drawing.guidance(config.guidance_scale),

@@ -126,6 +126,8 @@ def prepared(
     validation = validation_loss(captions, precision, module, data, held_out, progress)
     if family.keeps_prompts:
         _encode_prompts(evaluator if is_first else None, module, validation, DTYPES[precision])
+    if planned.blocks:
+        family.stream_blocks()
     family.place(device, idle_parts(config, family, device, *cached) if planned.offload else ())
     return TrainingRun(
         config=config,
