@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from sdlora.assembly import adapters, lightning_trainer
 from sdlora.assembly.data_source import is_streamed
+from sdlora.assembly.device import DTYPES
 from sdlora.assembly.empty_model import empty_family
 from sdlora.assembly.optimizer import optimizer
 from sdlora.config.train import TrainConfig
@@ -147,6 +148,9 @@ def _step_memory(
     precision: Callable[[], AbstractContextManager[Any]],
 ) -> StepMemory:
     module = lightning_trainer.module(config, family, None)
+    if family.text_encoders and not adapters.trains_text(config.lora, config.model.family):
+        family.keep_prompts(True)  # as the run does: no step asks them for the teacher's prompt
+        module.encode_prompts(DTYPES[config.trainer.precision])
     denoiser, copies = family.denoiser, 1 + _draws_from_main_memory(config, family)
     drawing = (copies - 1) * held_bytes(frozen_weights(denoiser))
     measured = cache(partial(_estimate, config, module, shape, precision))
