@@ -92,14 +92,14 @@ class TrainerConfig:
             is_known = is_known or (name == "offload" and value == "blocks")
             known = "true, false, auto or blocks" if name == "offload" else "true, false or auto"
             require(is_known, f"trainer.{name}", value, f"must be {known}")
-        for name, value in (("gradient_checkpointing", False), ("compile", True)):
-            require(
-                self.offload != "blocks" or getattr(self, name) is not value,
-                "trainer.offload",
-                "blocks",
-                "brings the weights of a block again to compute it again in the backward pass; set "
-                f"trainer.{name}={str(not value).lower()}, or this to true",
-            )
+        reasons = {
+            "brings a block's weights again where its activations are computed again; set "
+            "trainer.gradient_checkpointing=true": self.gradient_checkpointing is False,
+            "changes weights under compiled blocks; set trainer.compile=false": self.compile,
+        }
+        for reason, is_so in reasons.items():
+            is_fine = self.offload != "blocks" or not is_so
+            require(is_fine, "trainer.offload", "blocks", f"{reason}, or this to true")
         if self.memory_gb is not None:
             require(
                 math.isfinite(self.memory_gb) and self.memory_gb > RESERVED_GIB,

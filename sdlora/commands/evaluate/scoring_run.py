@@ -17,6 +17,7 @@ from sdlora.adapters.textual_inversion import load_embeddings
 from sdlora.adapters.weight_updates import scale_updates
 from sdlora.assembly import base_model, scorers
 from sdlora.assembly.device import DTYPES, compute_device
+from sdlora.assembly.family_limits import check_model
 from sdlora.assembly.loss import check_sampler_of_base
 from sdlora.assembly.new_word import embeddings_of, teach
 from sdlora.assembly.unsuited_values import drawn_scorers_note, drawn_world_notes
@@ -61,6 +62,7 @@ def evaluate(config: EvaluateConfig, folder: Path, progress: Progress) -> Path:
     """
     inputs = scoring_inputs(config, progress)
     if not config.images:
+        check_model(inputs.model)
         base, run = base_noise(base_model.drawing_source(inputs.model)), config.run
         trained_to = (None, False) if run is None else _trained_to(Path(run))
         check_sampler_of_base(config.sampling.sampler, base, *trained_to)

@@ -197,7 +197,7 @@ def _planned_class_pictures(
     without = replace(config, data=replace(config.data, prior=replace(prior, mode="none")))
     found, _ = run_pictures(without, folder, Progress(quiet=True))  # they are told with all others
     planned = plan(config, found, trainer, progress, is_resumed=is_settled)
-    draw_missing_class_pictures(planned.config, folder, progress)
+    draw_missing_class_pictures(planned.config, folder, progress, blocks=planned.blocks)
     return planned
 
 

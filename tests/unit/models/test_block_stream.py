@@ -182,7 +182,7 @@ def test_bytes_that_need_not_be_there(random_bases: dict[str, Path]) -> None:
     [
         (
             ("trainer.gradient_checkpointing=false",),
-            "brings the weights of a block again to compute it again in the backward pass; set "
+            "brings a block's weights again where its activations are computed again; set "
             "trainer.gradient_checkpointing=true, or this to true",
         ),
         (("trainer.compile=true",), "trainer.compile=false, or this to true"),
