@@ -75,6 +75,7 @@ def check_drawing_base(training: ModelSource, drawing: ModelSource) -> None:
             f"({differing[0]}), so no adapter fits both; name the checkpoint that was distilled "
             "from that base, of the same size"
         )
+    noise_schedule_config(drawing)
 
 
 def _shapes(description: FamilyDescription, source: ModelSource) -> dict[str, tuple[int, ...]]:

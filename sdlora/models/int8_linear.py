@@ -44,6 +44,11 @@ class Int8Linear(nn.Linear):
         made.bias = layer.bias
         return made
 
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The former dtype of the weights, which diffusers asks rounded layers for by this name."""
+        return self.scale.dtype
+
     def forward(self, x: Tensor) -> Tensor:
         """``[..., in]`` -> ``[..., out]``."""
         device = x.device.type

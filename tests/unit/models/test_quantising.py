@@ -97,6 +97,20 @@ def test_whole_numbers_by_hand() -> None:
     assert not layer.weight.requires_grad
 
 
+def test_z_image_in_eight_bits_stays_in_its_dtype(random_z_image: Path) -> None:
+    """Its embedding of time asks a rounded layer for the dtype that it computes in."""
+    given = ("model=z_image", "trainer.precision=bf16", "model.quantise=int8")
+    family = load(train_config(random_z_image, *given, family="z_image"))
+    seen = set()
+    for layer in family.denoiser.modules():
+        if isinstance(layer, Int8Linear):
+            layer.register_forward_hook(lambda _, __, out: seen.add(out.dtype))
+    told = family.encode_prompts(family.tokenize(["a man"]).ids)
+    z = torch.randn(1, family.denoiser.config.in_channels, 4, 4)
+    family.denoise(z, torch.tensor([0.5]), told)
+    assert seen == {torch.bfloat16}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_products_and_gradients_are_those_of_the_rounded_weights(dtype: torch.dtype) -> None:
     draws = torch.Generator().manual_seed(0)
