@@ -135,9 +135,8 @@ def test_a_teacher_costs_two_more_passes_and_no_text_encoder(
         with_size = pictures((config.data.resolution, config.data.resolution))
         return step_memory(config, with_size, trainer())[0].estimate(False).forward_flops
 
-    # Z-Image's own caption is as long as the teacher's, and the adapter is off in one pass
-    assert flops(*taught) == pytest.approx(3 * flops(), rel=0.02)
-    assert flops(*taught) < 3 * flops()
+    # the captions are as long as the teacher's, and the adapter is off in one pass
+    assert 2 * flops() < flops(*taught) < 3 * flops()
 
 
 def test_the_shape_is_that_of_the_largest_cached_batch(random_base: Path) -> None:
