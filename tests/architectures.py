@@ -72,3 +72,45 @@ SD_VAE: dict[str, Any] = {  # vae/config.json of Stable Diffusion 1.5; XL differ
     "sample_size": 512,
     "scaling_factor": 0.18215,
 }
+
+FLUX_VAE: dict[str, Any] = {  # vae/config.json of FLUX.1 and Z-Image
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "latent_channels": 16,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "sample_size": 1024,
+    "scaling_factor": 0.3611,
+    "shift_factor": 0.1159,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+
+KLEIN: dict[str, dict[str, Any]] = {  # transformer/config.json of FLUX.2 klein's bases
+    "4B": {"num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24},
+    "9B": {"num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32},
+}
+
+QWEN3: dict[str, dict[str, Any]] = {  # config.json of Qwen3-4B and 8B
+    "4B": {
+        "vocab_size": 151936,
+        "hidden_size": 2560,
+        "intermediate_size": 9728,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "tie_word_embeddings": True,
+    },
+    "8B": {
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "tie_word_embeddings": False,
+    },
+}

@@ -158,7 +158,12 @@ def sdxl(bench: Bench, findings: Findings) -> None:
         "sampling.every_n_steps=0",
     )
     saving = ("trainer.offload=true", "trainer.gradient_checkpointing=true")
-    ways = {"as it is": (), "offload, checkpointing": saving, **_quantised(findings, ("nf4",))}
+    ways = {
+        "as it is": (),
+        "offload, checkpointing": saving,
+        "blocks wait": ("trainer.offload=blocks",),
+        **_quantised(findings, ("int8", "nf4")),
+    }
     _variants(bench, findings, "sdxl", common, ways)
 
 
@@ -178,6 +183,7 @@ def options(bench: Bench, findings: Findings) -> None:
         "as it is": (),
         "checkpointing": ("trainer.gradient_checkpointing=true",),
         "offload": ("trainer.offload=true",),
+        "blocks wait": ("trainer.offload=blocks",),
     }
     if not bench.is_tiny:  # a CPU refuses it
         ways["compile"] = ("trainer.compile=true",)
@@ -186,12 +192,12 @@ def options(bench: Bench, findings: Findings) -> None:
 
 
 def _quantised(findings: Findings, kinds: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """The base in few bits, where the package for it is installed."""
-    if find_spec("bitsandbytes") is not None:
-        return {kind: (f"model.quantise={kind}",) for kind in kinds}
-    why = "bitsandbytes is not installed; pip install bitsandbytes"
-    findings.not_measured(", ".join(kinds), why)
-    return {}
+    """The base in few bits; in 4 where the package for it is installed."""
+    ways = {kind: (f"model.quantise={kind}",) for kind in kinds}
+    if "nf4" in ways and find_spec("bitsandbytes") is None:
+        del ways["nf4"]
+        findings.not_measured("nf4", "bitsandbytes is not installed; pip install bitsandbytes")
+    return ways
 
 
 def _variants(

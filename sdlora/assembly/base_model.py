@@ -8,6 +8,8 @@ from sdlora.assembly.family_limits import check_model
 from sdlora.config.lora import LoraConfig
 from sdlora.config.model import ModelConfig
 from sdlora.config.rules import require
+from sdlora.models import drawing_base
+from sdlora.models.drawing_base import DrawingBase
 from sdlora.models.families import description_of
 from sdlora.models.family import Family
 from sdlora.models.loading import load_family
@@ -45,6 +47,27 @@ def model_source(config: ModelConfig) -> ModelSource:
     )
 
 
+def drawing_source(config: ModelConfig) -> ModelSource:
+    """The source of what draws: the base, with the denoiser of ``model.draw_with`` if it is set."""
+    return replace(model_source(config), draw_with=config.draw_with)
+
+
+def load_to_draw(config: ModelConfig, precision: str, seed: int) -> Family:
+    """Load what draws: nothing of it trains."""
+    return _load(drawing_source(config), config, None, precision, seed, None)
+
+
+def load_drawing_base(config: ModelConfig, precision: str, seed: int) -> DrawingBase | None:
+    """Load what of ``model.draw_with`` draws while the base trains; ``None``: the base draws."""
+    if config.draw_with is None:
+        return None
+    source = replace(drawing_source(config), frozen_dtype=DTYPES[precision])
+    found = drawing_base.load_drawing_base(source, derive_seed(seed, "init"))
+    if config.quantise is not None:
+        quantise(found.denoiser, config.quantise)
+    return found
+
+
 def load(
     config: ModelConfig,
     lora: LoraConfig | None,
@@ -61,11 +84,22 @@ def load(
         seed: Seed of random weights.
         needed: Parts that are needed; the others have no weights. ``None``: all.
     """
+    return _load(model_source(config), config, lora, precision, seed, needed)
+
+
+def _load(
+    source: ModelSource,
+    config: ModelConfig,
+    lora: LoraConfig | None,
+    precision: str,
+    seed: int,
+    needed: Collection[str] | None,
+) -> Family:
     check_model(config)
     methods = lora.methods(description_of(config.family).trainable) if lora else {}
     trained = tuple(part for part, method in methods.items() if method == "full")
     source = replace(
-        model_source(config),
+        source,
         frozen_dtype=DTYPES[precision],
         trained=trained,
         clip_skip=config.clip_skip,

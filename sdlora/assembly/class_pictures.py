@@ -33,10 +33,18 @@ def _num_pictures(folder: Path) -> int:
     return sum(path.suffix.casefold() in PICTURE_SUFFIXES for path in folder.rglob("*"))
 
 
-def draw_missing_class_pictures(config: TrainConfig, folder: Path, progress: Progress) -> None:
+def draw_missing_class_pictures(
+    config: TrainConfig, folder: Path, progress: Progress, *, blocks: bool = False
+) -> None:
     """Fill the folder of class pictures up to ``data.prior.num_pictures``, as DreamBooth does.
 
     Each picture has a seed of its own, so a resumed run draws only missing ones.
+
+    Args:
+        config: The run's config.
+        folder: The run folder.
+        progress: Prints, and shows a bar.
+        blocks: Whether the denoiser's blocks wait in main memory.
     """
     prior = config.data.prior
     target = class_folder(prior, folder)
@@ -48,13 +56,15 @@ def draw_missing_class_pictures(config: TrainConfig, folder: Path, progress: Pro
     progress.print(f"the base draws {lacking} class pictures into {target}")
     names = (f"class_{number:05d}" for number in range(prior.num_pictures + there))
     missing = [name for name in names if not (target / f"{name}.png").exists()][:lacking]
-    family = base_model.load(config.model, None, config.trainer.precision, config.seed)
+    family = base_model.load_to_draw(config.model, config.trainer.precision, config.seed)
     device, size = compute_device(config.trainer.accelerator), config.sampling.batch_size
     family.place(device, [part for part, _ in family.named_children()])
     family.keep_prompts(True)
     prompts = [Prompt(prior.prompt, int(name.rpartition("_")[2])) for name in missing]
     for texts in text_batches(prompts, config.sampling):
         family.encode_texts(texts)
+    if blocks:
+        family.stream_blocks()
     family.place(device, family.text_encoders)
     for start in range(0, len(missing), size):
         chunk = missing[start : start + size]

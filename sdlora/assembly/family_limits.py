@@ -36,6 +36,13 @@ def check_family_limits(config: TrainConfig) -> None:
     _check_captions(config.data.captions, description)
     _check_weights(config.model, config.lora, description)
     _check_methods(config.lora, description)
+    require(
+        config.trainer.offload != "blocks" or config.model.quantise != "nf4",
+        "trainer.offload",
+        "blocks",
+        "brings no layers of bitsandbytes, which keep their weights until the backward pass; set "
+        "model.quantise=int8, or this to true",
+    )
 
 
 def check_model(config: ModelConfig) -> None:
@@ -51,13 +58,28 @@ def check_model(config: ModelConfig) -> None:
         config.clip_skip,
         f"{description.kind} has no CLIP to leave layers out of; set it to 0",
     )
+    require(
+        description.is_flow or config.draw_with is None,
+        "model.draw_with",
+        config.draw_with,
+        f"another base draws for transformers of flow matching; {description.kind} draws by itself:"
+        " leave it out",
+    )
+    require(
+        config.draw_with is None or config.draw_with != config.path,
+        "model.draw_with",
+        config.draw_with,
+        "is the base itself, which draws anyway; leave it out, or name the checkpoint of few steps "
+        "that was distilled from it",
+    )
     for part in config.scratch:
         require_choice("model.scratch", part, tuple(description.trainable))
     require(
-        config.quantise is None or find_spec("bitsandbytes") is not None,
+        config.quantise != "nf4" or find_spec("bitsandbytes") is not None,
         "model.quantise",
         config.quantise,
-        "needs a package that is not installed; pip install bitsandbytes, or set it to null",
+        "needs a package that is not installed; pip install bitsandbytes, or set it to int8, which "
+        "needs none, or to null",
     )
 
 
@@ -145,6 +167,13 @@ def _check_weights(model: ModelConfig, lora: LoraConfig, description: FamilyDesc
         model.quantise,
         f"rounded weights can neither train (lora.{denoiser}.method=full) nor initialise an "
         "adapter (lora.init=pissa or olora); set it to null",
+    )
+    require(
+        model.draw_with is None or lora.part(denoiser).method == "lora",
+        "model.draw_with",
+        model.draw_with,
+        f"draws with the adapter of the trained base, and lora.{denoiser}.method="
+        f"{lora.part(denoiser).method} trains none; leave it out",
     )
     require(
         model.quantise is None or lora.type == "lora" or lora.part(denoiser).method != "lora",

@@ -135,6 +135,9 @@ def _of_model(config: ModelConfig) -> Iterator[Need]:
         without = (*config.scratch, *(["vae"] if config.vae is not None else []))
         whole = HubModel(path, PIPELINE, config.revision, config.variant, without=without)
         yield Need("model.path", path, whole)
+    if config.draw_with is not None and is_hub_id(config.draw_with):
+        denoiser = HubModel(config.draw_with, PIPELINE, part="transformer")
+        yield Need("model.draw_with", config.draw_with, denoiser)
     if config.vae is not None and is_hub_id(config.vae):
         yield Need("model.vae", config.vae, HubModel(config.vae, PIPELINE, part="vae"))
 

@@ -28,10 +28,16 @@ def register_schemas() -> None:
 
 
 def register_resolvers() -> None:
-    """Register what ``conf/`` computes with: ``${times:2,${lora.r}}``, ``${first:A,B}``."""
+    """Register what ``conf/`` computes with, such as ``${times:2,${lora.r}}``.
+
+    ``${either:A,B,C}`` is B where A is given, and C where it is null.
+    """
     OmegaConf.register_new_resolver("times", operator.mul, replace=True)
     OmegaConf.register_new_resolver(
         "filled", lambda form, word: form.format(word) if word else "", replace=True
+    )
+    OmegaConf.register_new_resolver(
+        "either", lambda given, one, other: other if given is None else one, replace=True
     )
     # the first that is known: Hydra has no output folder yet where --cfg shows a config
     OmegaConf.register_new_resolver(

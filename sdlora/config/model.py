@@ -81,15 +81,20 @@ class ModelConfig:
     zero_terminal_snr: bool | None = None
     """Whether the base's noise ends in pure noise, where its files do not say it or contradict
     themselves; ``null``: as they say."""
+    draw_with: str | None = None
+    """Hub id or folder of the checkpoint of few steps that was distilled from the base, such as
+    Z-Image-Turbo or klein: its transformer draws and scores, with the adapter and with steps and
+    guidance of its own, and the base trains. ``null``: the base draws. For transformers of flow
+    matching."""
     quantise: str | None = None
-    """``nf4``: the denoiser's Linear layers are held in 4 bits, so that a large base fits a small
-    GPU (needs bitsandbytes); the LoRA is one for the unquantised base. ``null``: in the run's
-    precision."""
+    """The denoiser's Linear layers are held in 8 bits (``int8``) or 4 (``nf4``, which needs
+    bitsandbytes), so that a large base fits a small GPU; the LoRA is one for the unquantised base.
+    ``null``: in the run's precision."""
     recommended: RecommendedConfig = field(default=MISSING, metadata=where(TAKEN))
 
     def __post_init__(self) -> None:
         if self.quantise is not None:
-            require_choice("model.quantise", self.quantise, ("nf4",))
+            require_choice("model.quantise", self.quantise, ("int8", "nf4"))
         if self.prediction_type is not None:
             known = ("epsilon", "v_prediction", "sample")
             require_choice("model.prediction_type", self.prediction_type, known)

@@ -54,14 +54,16 @@ class TrainerConfig:
     result. ``true``, ``false``, or ``auto``: if a step would not fit the device's memory."""
     offload: Any = MISSING
     """Keep text encoders and VAE in main memory while everything that they compute is cached;
-    drawing brings them back. ``true``, ``false``, or ``auto``: if a step would not fit the device's
+    drawing brings them back. ``blocks``: the denoiser's frozen blocks wait there as well, and each
+    comes to the device while it computes (with ``gradient_checkpointing``): the same result, and
+    time. ``true``, ``false``, or ``auto``: as much of this as a step needs to fit the device's
     memory. It has an effect with one CUDA GPU."""
     memory_gb: float | None = None
     """Memory that the run plans for, in GiB: that of the card, such as 8; > 0.5. ``null``: what is
     free. Where a step would not fit, the plan switches on ``offload`` and
     ``gradient_checkpointing`` if they are ``auto``, then splits the batch and averages as many
-    more, then rounds the base to 4 bits (``model.quantise``), and says so. A resumed run keeps
-    batches and base."""
+    more, then lets blocks of the denoiser wait, then rounds the base to 8 or 4 bits
+    (``model.quantise``), and says so. A resumed run keeps batches and base."""
     compile: bool = MISSING
     """``torch.compile`` what repeats in the UNet: the first step of each size of picture, and the
     first drawing, take long; see docs/speed.md for what it brings. Not on a CPU."""
@@ -87,7 +89,17 @@ class TrainerConfig:
         for name in ("gradient_checkpointing", "offload"):
             value = getattr(self, name)
             is_known = isinstance(value, bool) or value == "auto"
-            require(is_known, f"trainer.{name}", value, "must be true, false or auto")
+            is_known = is_known or (name == "offload" and value == "blocks")
+            known = "true, false, auto or blocks" if name == "offload" else "true, false or auto"
+            require(is_known, f"trainer.{name}", value, f"must be {known}")
+        reasons = {
+            "brings a block's weights again where its activations are computed again; set "
+            "trainer.gradient_checkpointing=true": self.gradient_checkpointing is False,
+            "changes weights under compiled blocks; set trainer.compile=false": self.compile,
+        }
+        for reason, is_so in reasons.items():
+            is_fine = self.offload != "blocks" or not is_so
+            require(is_fine, "trainer.offload", "blocks", f"{reason}, or this to true")
         if self.memory_gb is not None:
             require(
                 math.isfinite(self.memory_gb) and self.memory_gb > RESERVED_GIB,

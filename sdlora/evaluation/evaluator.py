@@ -12,6 +12,7 @@ from sdlora.data.sources.picture_source import PictureSource, readable
 from sdlora.evaluation.evaluated import Evaluation
 from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.scoring import Pictures, Prior, Scorer
+from sdlora.models.drawing_base import drawing_weights
 from sdlora.models.family import Family
 from sdlora.runtime.progress import Progress
 from sdlora.sampling.generate import generate, text_batches
@@ -98,15 +99,16 @@ class Evaluator:
         }
 
     def _pictures(self, prompts: Sequence[Prompt], lora_scale: float = 1.0) -> list[Image.Image]:
-        with self._in_precision(), self.family.called("vae"):
+        family = self.family
+        with self._in_precision(), family.called("vae"), drawing_weights(family):
             return generate(
-                self.family.pipeline(),
+                family.pipeline(),
                 prompts,
                 self.sampling,
                 self.resolution,
                 progress=self.progress,
                 lora_scale=lora_scale,
-                drawing=self.family.drawing(),
+                drawing=family.drawing(),
             )
 
     def _in_precision(self) -> torch.autocast:

@@ -81,6 +81,7 @@ def _facts(
     denoiser = description_of(config.model.family).denoiser
     return {
         "Base model": hub_id(base) or Path(base).name,  # no path of this machine
+        **_drawn_with(config),
         "Adapted parts": ", ".join(f"{part} ({adapter_facts(s)})" for part, s in specs.items()),
         "Training pictures": metadata["ss_num_train_images"],
         "Resolution": f"{config.data.resolution} px",
@@ -90,6 +91,15 @@ def _facts(
         "Licence": config.export.licence or "not chosen yet",
         "Made with": f"sdlora {__version__}",
     }
+
+
+def _drawn_with(config: TrainConfig) -> dict[str, str]:
+    """What drew the pictures and scores, where it is another base than the trained one."""
+    name, sampling = config.model.draw_with, config.sampling
+    if name is None:
+        return {}
+    how = f"{sampling.num_steps} steps, guidance {sampling.guidance_scale:g}"
+    return {"Pictures drawn with": f"{hub_id(name) or Path(name).name}, {how}"}
 
 
 def card_data(

@@ -61,9 +61,8 @@ def _check_transformer(folder: Path, source: ModelSource) -> None:
     others = [each for each in families().values() if denoiser in each.parts]
     same = [each for each in others if each.parts[denoiser].__name__ == found]
     remedy = f"set model.family={same[0].name}" if same else "choose another model"
-    raise ModelError(
-        f"model.path={source.path}: its {denoiser} is a {found}, no {description.kind}; {remedy}"
-    )
+    key, value = source.instead(denoiser) or ("model.path", source.path)
+    raise ModelError(f"{key}={value}: its {denoiser} is a {found}, no {description.kind}; {remedy}")
 
 
 def _require_unconditional(folder: Path, source: ModelSource) -> None:
@@ -79,14 +78,16 @@ def _require_unconditional(folder: Path, source: ModelSource) -> None:
 
 
 def _check_part(part: str, folder: Path, source: ModelSource) -> None:
-    own = part == "vae" and source.vae is not None
-    where = f"model.vae={source.vae}:" if own else f"model.path={source.path}: {part}/"
+    other = source.instead(part)
+    own = other is not None and other[0] == "model.vae"
+    key, value = other or ("model.path", source.path)
+    where = f"{key}={value}:" if own else f"{key}={value}: {part}/"
     place = part_folder(part, folder, source)
     if not (place / "config.json").is_file():
         raise ModelError(f"{where}config.json is missing in {place.parent}; fetch the model again")
     if part in source.scratch:
         return
-    variant = None if own else source.variant
+    variant = None if other is not None else source.variant
     stem = weights_stem(part) + (f".{variant}" if variant else "")
     names = [path.name for path in place.glob(f"{weights_stem(part)}*.safetensors")]
     if f"{stem}.safetensors" in names:
@@ -100,20 +101,19 @@ def _check_part(part: str, folder: Path, source: ModelSource) -> None:
     if shards:
         return
     if any(place.glob("*.bin")):
-        key, kind = ("vae", "AutoencoderKL") if own else ("path", "DiffusionPipeline")
+        kind = "AutoencoderKL" if own else "DiffusionPipeline"
         here = place if own else place.parent
         raise ModelError(
             f"{where.removesuffix('/')} has only .bin weights, which are pickle and can run code; "
-            f"convert them, and use model.{key}={here}_safe:\n"
+            f"convert them, and use {key}={here}_safe:\n"
             f'python -c "from diffusers import {kind} as P; '
             f"P.from_pretrained(r'{here}').save_pretrained(r'{here}_safe')\""
         )
     there = f" (there is {', '.join(sorted(names))})" if names else ""
     variants = sorted(weight_kinds(part, place))
     way = " or ".join(f"model.variant={each or 'null'}" for each in variants) or "model.variant"
-    raise ModelError(
-        f"{where}{stem}.safetensors is missing in {place.parent}{there}; fetch it, or set {way}"
-    )
+    way = "fetch it" if other is not None and not own else f"fetch it, or set {way}"
+    raise ModelError(f"{where}{stem}.safetensors is missing in {place.parent}{there}; {way}")
 
 
 def _is_shard(name: str, stem: str, variant: str | None) -> bool:

@@ -19,7 +19,13 @@ from sdlora.models.noise_markers import (
     level_markers,
     looks_like_v,
 )
-from sdlora.models.source import ModelError, ModelSource, inside, resolve, single_file
+from sdlora.models.source import (
+    ModelError,
+    ModelSource,
+    inside,
+    schedule_folder,
+    single_file,
+)
 
 RESCALE = "rescale_betas_zero_snr"
 FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
@@ -69,7 +75,7 @@ def _flow_config(source: ModelSource, config: dict[str, Any]) -> dict[str, Any]:
     """The config of a scheduler of flow matching, which says nothing that could be otherwise."""
     if config.get("_class_name") != FLOW_SCHEDULER:
         raise ModelError(
-            f"model.path={source.path}: its scheduler is a {config.get('_class_name')}, where "
+            f"{_where(source)}: its scheduler is a {config.get('_class_name')}, where "
             f"{description_of(source.family).kind} has a {FLOW_SCHEDULER}; choose another model"
         )
     return config
@@ -109,16 +115,22 @@ def scheduler_config(source: ModelSource) -> dict[str, Any]:
     Raises:
         ModelError: If it is missing or no JSON.
     """
-    folder = resolve(source)
+    folder = schedule_folder(source)
     name = inside("scheduler/scheduler_config.json", folder, source)
     try:
         config: dict[str, Any] = json.loads((folder / name).read_text("utf-8"))
     except (OSError, ValueError) as error:
         fault = "is missing" if isinstance(error, OSError) else "is no JSON"
-        raise ModelError(
-            f"model.path={source.path}: {name} {fault} ({error}); fetch it again"
-        ) from error
+        raise ModelError(f"{_where(source)}: {name} {fault} ({error}); fetch it again") from error
     return config
+
+
+def _where(source: ModelSource) -> str:
+    key, value = source.instead(description_of(source.family).denoiser) or (
+        "model.path",
+        source.path,
+    )
+    return f"{key}={value}"
 
 
 def schedule_markers(config: Mapping[str, Any], where: str) -> list[Marker]:

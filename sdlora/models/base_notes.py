@@ -53,7 +53,8 @@ def _distilled_notes(source: ModelSource) -> list[str]:
         return []
     return [
         f"note: model.path={source.path}: {what}; a LoRA trained on it comes out grey or noisy: "
-        f"train the base that it was made from, such as model={source.family} without model.path"
+        f"train the base that it was made from, such as model={source.family} without model.path, "
+        f"and draw with this one: model.draw_with={source.path}"
     ]
 
 

@@ -23,6 +23,8 @@ class Drawing:
         noise_dtype: Dtype of the starting noise; ``None``: ``dtype``.
         vae_latents: Latents as the pipeline returns them -> input of its VAE, float32; ``None``:
             undo ``scaling_factor`` and ``shift_factor``.
+        device: Where it computes, which of streamed weights cannot be seen; ``None``: where the
+            denoiser's first weights are.
     """
 
     encode: Callable[[Sequence[str]], dict[str, Any]]
@@ -32,3 +34,4 @@ class Drawing:
     guidance: Callable[[float], float] = float
     noise_dtype: torch.dtype | None = None
     vae_latents: Callable[[Tensor], Tensor] | None = None
+    device: torch.device | None = None

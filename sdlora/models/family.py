@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, ClassVar, Self
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,10 @@ from sdlora.models.conditioning import Conditioning, moved
 from sdlora.models.drawing import Drawing
 from sdlora.models.tokens import Tokens, tokenize
 from sdlora.runtime.devices import send
+
+if TYPE_CHECKING:
+    from sdlora.models.block_stream import BlockStream
+    from sdlora.models.drawing_base import DrawingBase
 
 
 class Family(nn.Module, ABC):
@@ -32,6 +36,8 @@ class Family(nn.Module, ABC):
         noise_schedule_config: The noise schedule of training and sampling.
         max_chunks: Length of every caption, in chunks of the tokenizer's length.
         waiting: Names of parts that lie in main memory while they are not called.
+        stream: Brings the denoiser's blocks to the device one by one; ``None``: all are there.
+        drawing_base: What draws in place of the trained base; ``None``: that base.
     """
 
     denoiser_name: ClassVar[str] = "unet"
@@ -50,6 +56,8 @@ class Family(nn.Module, ABC):
         self._own_schedule_config = self.noise_schedule_config
         self.max_chunks = 1
         self.waiting: frozenset[str] = frozenset()
+        self.stream: BlockStream | None = None
+        self.drawing_base: DrawingBase | None = None
         self._called: frozenset[str] = frozenset()
         self._device: torch.device | None = None
         self._known: dict[bytes, Conditioning] | None = None
@@ -187,8 +195,21 @@ class Family(nn.Module, ABC):
             waiting: Names of the parts that wait.
         """
         self._device, self.waiting = device, frozenset(waiting)
+        if self.stream is not None:
+            self.stream.forget()
         self._send_away(self.waiting)
         return self.to(device or "cpu")
+
+    def stream_blocks(self, on: bool = True) -> None:
+        """Keep the denoiser's frozen blocks in main memory; each comes when it is called.
+
+        The denoiser must lie in main memory when that begins.
+        """
+        from sdlora.models.block_stream import BlockStream
+
+        if self.stream is not None:
+            self.stream.close()
+        self.stream = BlockStream(self.denoiser, lambda: self.device) if on else None
 
     @contextmanager
     def called(self, *names: str) -> Iterator[None]:
@@ -225,14 +246,15 @@ class Family(nn.Module, ABC):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move or cast what does not wait: Lightning puts all that it is given on its device."""
-        for name, part in self.named_children():
-            if name not in self.waiting or name in self._called:
-                part._apply(fn, recurse)
+        with nullcontext() if self.stream is None else self.stream.left_out():
+            for name, part in self.named_children():
+                if name not in self.waiting or name in self._called:
+                    part._apply(fn, recurse)
         return self
 
     def drawing(self) -> Drawing:
         """How the diffusers pipeline is called."""
-        return Drawing(encode=self.encode_texts, dtype=self.denoiser_dtype)
+        return Drawing(encode=self.encode_texts, dtype=self.denoiser_dtype, device=self.device)
 
     @property
     def denoiser_dtype(self) -> torch.dtype:

@@ -126,6 +126,7 @@ class FlowTransformer(Family):
         return Drawing(
             encode=self.encode_texts,
             dtype=self.denoiser_dtype,
+            device=self.device,
             scale=self.latent_scale,
             side_step_px=self.resolution_step,
             noise_dtype=torch.float32,

@@ -21,6 +21,7 @@ from sdlora.models.source import (
     part_config,
     part_folder,
     resolve,
+    schedule_folder,
 )
 from sdlora.weights.soundness import fault
 
@@ -57,7 +58,7 @@ def load_family(source: ModelSource, seed: int, needed: Collection[str] | None =
         **given,
     )
     if isinstance(family, FlowTransformer):
-        family.is_distilled = is_distilled(folder)
+        family.is_distilled = is_distilled(schedule_folder(source))
     return family
 
 
@@ -84,6 +85,17 @@ def load_tokenizers(folder: Path, family: str) -> list[Any]:
                 "model again"
             )
     return [description.chat(each) for each in found]
+
+
+def load_part(name: str, source: ModelSource, seed: int) -> nn.Module:
+    """One part of a model, with its weights.
+
+    Raises:
+        ModelError: If a file is missing or incomplete.
+    """
+    folder = resolve(source)
+    check_folder(folder, source)
+    return _load_part(name, folder, source, seed)
 
 
 def empty_part(name: str, source: ModelSource) -> nn.Module:
@@ -113,34 +125,37 @@ def _check_kind(
 ) -> None:
     """Refuse models of another family, and parts whose shapes do not match."""
     config = parts[description.denoiser].config
+    key, value = source.instead(description.denoiser) or ("model.path", source.path)
+    where = f"{key}={value}"
     if not description.has_denoiser(config):
         found = [each for each in families().values() if each.has_denoiser(config)]
         kind, remedy = "no known family", "choose another model"
         if found:
             kind, remedy = found[0].kind, f"set model.family={found[0].name}"
         raise ModelError(
-            f"model.path={source.path}: its {description.denoiser} is that of {kind}, no "
-            f"{description.kind}; {remedy}"
+            f"{where}: its {description.denoiser} is that of {kind}, no {description.kind}; "
+            f"{remedy}"
         )
     misfit = description.misfit(parts)
     if misfit is not None:
-        key = "model.architecture" if source.architecture else f"model.path={source.path}"
-        raise ModelError(f"{key}: {misfit}: no {description.kind}; choose another")
+        where = "model.architecture" if source.architecture else where
+        raise ModelError(f"{where}: {misfit}: no {description.kind}; choose another")
 
 
 def _load_part(name: str, folder: Path, source: ModelSource, seed: int) -> nn.Module:
     kind = description_of(source.family).parts[name]
     if name in source.scratch:
         return _random_part(name, folder, source, seed)
-    own = name == "vae" and source.vae is not None
-    where = f"model.vae={source.vae}" if own else f"model.path={source.path}: {name}"
+    other = source.instead(name)
+    key, value = other or ("model.path", source.path)
+    where = f"{key}={value}" if key == "model.vae" else f"{key}={value}: {name}"
     frozen = source.vae_dtype if name == "vae" and source.vae_dtype else source.frozen_dtype
     argument = "dtype" if name.startswith("text_encoder") else "torch_dtype"
     place = part_folder(name, folder, source)
     try:
         part, report = kind.from_pretrained(
             place,
-            variant=None if own else source.variant,
+            variant=None if other is not None else source.variant,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,

@@ -53,6 +53,8 @@ class ModelSource:
         architecture: Options of a denoiser from random weights, over those of the folder's config.
         prediction_type: What the model predicts, if that is given by hand.
         zero_terminal_snr: Whether its noise ends in pure noise, if that is given by hand.
+        draw_with: Another model whose denoiser and noise schedule are taken in place of its own:
+            Hub id or folder; ``None``: its own.
     """
 
     path: str
@@ -69,6 +71,15 @@ class ModelSource:
     architecture: Mapping[str, Any] = field(default_factory=dict)
     prediction_type: str | None = None
     zero_terminal_snr: bool | None = None
+    draw_with: str | None = None
+
+    def instead(self, part: str) -> tuple[str, str] | None:
+        """Key and value of the model that a part is taken from; ``None``: the model's own."""
+        if part == "vae" and self.vae is not None:
+            return "model.vae", self.vae
+        if self.draw_with is not None and part == description_of(self.family).denoiser:
+            return "model.draw_with", self.draw_with
+        return None
 
     @property
     def said(self) -> dict[str, str | bool | None]:
@@ -87,21 +98,32 @@ def single_file(source: ModelSource) -> Path | None:
 
 
 def part_folder(part: str, base: Path, source: ModelSource) -> Path:
-    """The folder of a part's files, which for ``model.vae`` is elsewhere.
+    """The folder of a part's files, which for ``model.vae`` and ``model.draw_with`` is elsewhere.
 
     Raises:
-        ModelError: If that VAE is neither a folder nor a Hub id that can be fetched.
+        ModelError: If that other model is neither a folder nor a Hub id that can be fetched.
     """
-    if part != "vae" or source.vae is None:
+    other = source.instead(part)
+    if other is None:
         return (base / inside(f"{part}/config.json", base, source)).parent
-    file = Path(source.vae).expanduser()
+    key, value = other
+    if key == "model.draw_with":
+        return schedule_folder(source) / part
+    file = Path(value).expanduser()
     if file.suffix in ENDINGS and not file.is_dir():
         try:
             return converted_vae(file, base, description_of(source.family).parts["vae"])
         except SingleFileError as error:
-            raise ModelError(f"model.vae={source.vae}: {error}") from error
-    own = resolve(ModelSource(source.vae, revision=None), key="model.vae")
+            raise ModelError(f"{key}={value}: {error}") from error
+    own = resolve(ModelSource(value, revision=None), key=key)
     return own if (own / "config.json").is_file() else own / "vae"
+
+
+def schedule_folder(source: ModelSource) -> Path:
+    """The folder of the model whose denoiser is taken, with its noise schedule."""
+    if source.draw_with is None:
+        return resolve(source)
+    return resolve(ModelSource(source.draw_with, source.family), key="model.draw_with")
 
 
 def inside(name: str, folder: Path, source: ModelSource) -> str:
@@ -220,13 +242,13 @@ def missing_file(folder: Path, source: ModelSource) -> str | None:
 
 def _fetch(source: ModelSource, key: str, weights: bool) -> Path:
     """The folder of a model of the Hub in the local cache, whole; fetched if it is not there."""
-    kind = PIPELINE if weights else CONFIGS
+    kind, description = PIPELINE if weights else CONFIGS, description_of(source.family)
     model = HubModel(
         source.path,
         kind,
         source.revision,
         source.variant,
-        part="vae" if key == "model.vae" else None,
+        part={"model.vae": "vae", "model.draw_with": description.denoiser}.get(key),
         without=(*source.scratch, *(["vae"] if source.vae is not None else [])),
     )
     if (what := model_fault(model)) is not None:
@@ -235,11 +257,13 @@ def _fetch(source: ModelSource, key: str, weights: bool) -> Path:
         try:
             fetch_model(model, Progress(enabled=False))
         except DownloadError as error:
-            family = f" model.family={source.family}" if key == "model.path" else ""
+            needed = {"model.path": "", "model.draw_with": " model.path=BASE"}.get(key)
+            family = "" if needed is None else f" model.family={source.family}{needed}"
+            words = f"{key if key == 'model.draw_with' else 'model.path'}={source.path}{family}"
             raise ModelError(
                 f"{key}={source.path}: {what}, and it could not be fetched from the Hub ({error}); "
                 "check the id, give a folder, or get it once on a machine with network: "
-                f"sdlora fetch model.path={source.path}{family}"
+                f"sdlora fetch {words}"
             ) from error
     folder = cached_folder(model)
     assert folder is not None, "it was fetched"

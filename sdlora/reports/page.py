@@ -170,6 +170,7 @@ def _head(
     is_frozen = _at(config, "lora.text_encoder.method") == "frozen"
     rows = {
         "Base": _at(config, "model.path"),
+        "Drawn with": _at(config, "model.draw_with"),
         "Pictures": counts.get("pictures"),
         "From": ", ".join(str(root) for root in roots if root),
         "Resolution": _at(config, "data.resolution"),
@@ -204,6 +205,7 @@ def _evaluation_head(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not rows["Pictures"]:
         rows |= {
             "Base": _at(config, "model.path"),
+            "Drawn with": _at(config, "model.draw_with"),
             "Strength": _at(config, "lora_scale"),
             "Resolution": _at(config, "resolution"),
             "Sampling steps": _at(config, "sampling.num_steps"),

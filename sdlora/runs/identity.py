@@ -21,6 +21,7 @@ FREE_KEYS = (
     "resume_step",
     "from_lora",
     "run_dir",
+    "model.draw_with",
     "model.recommended",
     "sampling",
     "evaluation",

@@ -6,7 +6,7 @@ from typing import Any
 
 PATHS = (
     *("data.root", "data.roots.path", "data.val_root", "data.prior.root", "data.cache.dir"),
-    *("model.path", "model.config", "model.vae", "lora.init_from"),
+    *("model.path", "model.config", "model.vae", "model.draw_with", "lora.init_from"),
     *("sampling.prompts", "evaluation.references"),
     *(f"evaluation.{scorer}.options.model" for scorer in ("clip", "image", "aesthetic")),
     "evaluation.aesthetic.options.head",

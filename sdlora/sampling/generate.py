@@ -1,7 +1,7 @@
 """Batched drawing of prompts by a pipeline, with one random generator for each (prompt, seed)."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -75,29 +75,65 @@ def generate(
     _check_resolution(pipeline, resolution, drawing)
     if not prompts:
         return []
-    batch_size = config.batch_size
-    draw = partial(_draw, pipeline, config, resolution, drawing)
     progress = progress or Progress(enabled=False)
     bar = progress.add("sampling", total=len(prompts))
     pictures: list[Image.Image] = []
+    size, report = config.batch_size, partial(_report, progress, bar)
+    draw = partial(_draw, pipeline, config, resolution, drawing)
     try:
         with prepared(pipeline, build, lora_scale):
-            while len(pictures) < len(prompts):
-                batch = prompts[len(pictures) : len(pictures) + batch_size]
-                report = partial(_report, progress, bar, len(pictures), len(batch))
-                drawn = _drawn_if_memory_allows(draw, batch, report)
-                if drawn is None:
-                    batch_size = len(batch) // 2
-                    warnings.warn(
-                        f"sampling.batch_size: out of memory with {len(batch)} pictures at a time; "
-                        f"continuing with {batch_size}.",
-                        stacklevel=2,
-                    )
-                    continue
+            for start in range(0, len(prompts), config.batch_size):
+                chunk = prompts[start : start + config.batch_size]
+                told = _told(pipeline, chunk, config, drawing)
+                drawn, size = _drawn_in_parts(draw, chunk, told, size, partial(report, start))
                 pictures += drawn
     finally:
         progress.remove(bar)
     return pictures
+
+
+def _told(
+    pipeline: Any, prompts: Sequence[Prompt], config: SamplingConfig, drawing: Drawing
+) -> dict[str, Any]:
+    """The pipeline's arguments for prompts; none for a pipeline that takes no prompts."""
+    if not hasattr(pipeline, "vae"):
+        return {}
+    device = drawing.device or _denoiser(pipeline).device
+    return _prompt_arguments([prompt.text for prompt in prompts], config, drawing, device)
+
+
+def _drawn_in_parts(
+    draw: Callable[..., list[Image.Image]],
+    prompts: Sequence[Prompt],
+    told: Mapping[str, Any],
+    size: int,
+    report: Callable[..., None],
+) -> tuple[list[Image.Image], int]:
+    """Draw prompts that were encoded together, fewer at a time where memory runs out.
+
+    The arguments of a part are rows of those of all, so that no text encoder is asked again, and
+    pictures do not depend on the parts.
+
+    Returns:
+        The pictures, and the number at a time that memory allows.
+    """
+    pictures: list[Image.Image] = []
+    while len(pictures) < len(prompts):
+        first = len(pictures)
+        part = slice(first, first + size)
+        batch = prompts[part]
+        rows = {name: value[part] for name, value in told.items()}
+        drawn = _drawn_if_memory_allows(draw, rows, batch, partial(report, first, len(batch)))
+        if drawn is None:
+            size = len(batch) // 2
+            warnings.warn(
+                f"sampling.batch_size: out of memory with {len(batch)} pictures at a time; "
+                f"continuing with {size}.",
+                stacklevel=3,
+            )
+            continue
+        pictures += drawn
+    return pictures, size
 
 
 def text_batches(prompts: Sequence[Prompt], config: SamplingConfig) -> Iterator[list[str]]:
@@ -128,17 +164,20 @@ def _denoiser(pipeline: Any) -> Any:
     return pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
 
 
-def _report(progress: Progress, bar: Any, done: int, num_now: int, step: int, steps: int) -> None:
-    progress.update(bar, done + num_now * step // steps, note=f"step {step}/{steps}")
+def _report(
+    progress: Progress, bar: Any, start: int, done: int, num_now: int, step: int, steps: int
+) -> None:
+    progress.update(bar, start + done + num_now * step // steps, note=f"step {step}/{steps}")
 
 
 def _drawn_if_memory_allows(
     draw: Callable[..., list[Image.Image]],
+    told: Mapping[str, Any],
     batch: Sequence[Prompt],
     report: Callable[[int, int], None],
 ) -> list[Image.Image] | None:
     try:
-        return draw(batch, report)
+        return draw(told, batch, report)
     except torch.OutOfMemoryError:
         if len(batch) == 1:
             raise
@@ -152,6 +191,7 @@ def _draw(
     config: SamplingConfig,
     resolution: int,
     drawing: Drawing,
+    told: Mapping[str, Any],
     batch: Sequence[Prompt],
     report: Callable[[int, int], None],
 ) -> list[Image.Image]:
@@ -163,8 +203,7 @@ def _draw(
     if not hasattr(pipeline, "vae"):
         pixels = denoised(pipeline, noise, generators, config.num_steps, report)
         return [to_picture(each, str(prompt)) for each, prompt in zip(pixels, batch, strict=True)]
-    texts = [prompt.text for prompt in batch]
-    embeddings = _prompt_arguments(texts, config, drawing, denoiser.device)
+    device = drawing.device or denoiser.device
 
     def on_step_end(pipe: Any, index: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         report(index + 1, pipe.num_timesteps)
@@ -172,8 +211,8 @@ def _draw(
 
     with without_text_encoders(pipeline):
         latents = pipeline(
-            **embeddings,
-            latents=noise.to(denoiser.device, drawing.noise_dtype or drawing.dtype),  # [B, C, h, w]
+            **told,
+            latents=noise.to(device, drawing.noise_dtype or drawing.dtype),  # [B, C, h, w]
             generator=generators,
             num_inference_steps=config.num_steps,
             guidance_scale=drawing.guidance(config.guidance_scale),

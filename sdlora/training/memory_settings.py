@@ -1,7 +1,7 @@
 """Settings that reduce the memory of a training step, in the order in which they are worth it."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from sdlora.training.step_cost import StepCost
 
@@ -19,12 +19,14 @@ class MemorySettings:
         gradient_checkpointing: ``trainer.gradient_checkpointing``.
         batch_size: ``data.batch_size``.
         quantise: ``model.quantise``.
+        blocks: ``trainer.offload=blocks``: the denoiser's blocks wait as well.
     """
 
     offload: bool
     gradient_checkpointing: bool
     batch_size: int
     quantise: str | None
+    blocks: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,21 +37,26 @@ class StepMemory:
         batch_size: Pictures of the batch that ``estimate`` is about: the largest that occurs.
         estimate: Whether activations are recomputed -> the cost of a step with all weights.
         idle_bytes: Weights that no step calls.
-        quantised_bytes: Bytes of weights that quantisation saves.
+        quantised_bytes: ``model.quantise`` -> bytes of weights that it saves.
+        streamed_bytes: ``model.quantise`` -> bytes of weights that waiting blocks save.
         resolution_step: Sides of pictures are multiples of it, in pixels.
     """
 
     batch_size: int
     estimate: Callable[[bool], StepCost]
     idle_bytes: int
-    quantised_bytes: int
+    quantised_bytes: Mapping[str, int]
+    streamed_bytes: Mapping[str | None, int] = field(default_factory=dict)
     resolution_step: int
 
     def cost(self, settings: MemorySettings) -> StepCost:
         """The cost of a step; activations and operations grow with the pictures of a batch."""
         whole = self.estimate(settings.gradient_checkpointing)
         saved = self.idle_bytes * settings.offload
-        saved += self.quantised_bytes * (settings.quantise is not None)
+        if settings.quantise is not None:
+            saved += self.quantised_bytes[settings.quantise]
+        if settings.blocks:
+            saved += self.streamed_bytes.get(settings.quantise, 0)
         num_pictures = min(settings.batch_size, self.batch_size)
         return replace(
             whole,
@@ -68,20 +75,25 @@ class Allowed:
         offload: Parts of the model may wait in main memory.
         gradient_checkpointing: Activations may be computed again.
         smaller_batches: The batch may be split; the optimizer's step averages as many more.
-        quantise: The base may be rounded to 4 bits.
+        quantise: What the base may be rounded to, the finest first.
+        blocks: The denoiser's blocks may wait in main memory.
     """
 
     offload: bool
     gradient_checkpointing: bool
     smaller_batches: bool
-    quantise: bool
+    quantise: Sequence[str]
+    blocks: bool = False
 
 
 def candidates(now: MemorySettings, allowed: Allowed) -> Iterator[MemorySettings]:
     """Settings in the order in which they are tried, from the present ones on.
 
     What changes no result comes first, then what costs time, and rounded weights last: offload,
-    recomputed activations, the largest part of the batch, the base in 4 bits.
+    recomputed activations, the largest part of the batch, blocks that wait in main memory, the base
+    in 8 bits, in 4. Blocks come after smaller batches, since they cross the bus twice for each
+    batch, the more slowly the smaller it is; so they are tried with the whole batch again. Both
+    come before rounding, since a run on a smaller card should give what a larger one does.
     """
     yield now
     if allowed.offload:
@@ -93,9 +105,18 @@ def candidates(now: MemorySettings, allowed: Allowed) -> Iterator[MemorySettings
     sizes = smaller_batches(now.batch_size) if allowed.smaller_batches else []
     for size in sizes:
         yield replace(now, batch_size=size)
-    if allowed.quantise:
+    if allowed.blocks:
+        now = replace(now, offload=allowed.offload or now.offload, blocks=True)
         for size in (now.batch_size, *sizes):
-            yield replace(now, batch_size=size, quantise="nf4")
+            yield replace(now, gradient_checkpointing=True, batch_size=size)
+    for kind in allowed.quantise:
+        for size in (now.batch_size, *sizes):
+            yield replace(now, batch_size=size, quantise=kind, blocks=streams(kind, now.blocks))
+
+
+def streams(kind: str | None, blocks: bool) -> bool:
+    """Whether blocks can be streamed: layers of bitsandbytes keep weights for the backward pass."""
+    return blocks and kind != "nf4"
 
 
 def smaller_batches(batch_size: int) -> list[int]:

@@ -1,7 +1,5 @@
 """The numbers of the real Z-Image and FLUX.2 klein, on torch's meta device: shapes, no weights."""
 
-from typing import Any
-
 import pytest
 import torch
 from diffusers import Flux2Transformer2DModel, ZImageTransformer2DModel
@@ -10,11 +8,8 @@ from torch import nn
 from sdlora.adapters.lora import add_lora
 from sdlora.adapters.spec import LoraSpec
 from sdlora.models.families import FAMILIES
+from tests.architectures import KLEIN
 
-KLEIN: dict[str, dict[str, Any]] = {  # transformer/config.json of the bases
-    "4B": {"num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24},
-    "9B": {"num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32},
-}
 WIDTH_OF_TEXT = {"4B": 3 * 2560, "9B": 3 * 4096}
 
 

@@ -1,6 +1,7 @@
 """``train.py`` and ``evaluate.py`` on Z-Image and FLUX.2 klein: resume, one file, refusals."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.smoke.conftest import SMALL, TrainHere
@@ -62,12 +63,13 @@ def test_training_resume_export_and_drawing(
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     train_here(*flow, "trainer.max_steps=3", f"run_dir={whole}")
     train_here(*flow, "trainer.max_steps=1", f"run_dir={parted}")
-    train_here(f"resume={parted}", "trainer.max_steps=3")
+    few = few_steps(path_of(flow), tmp_path / "few")  # draws from here on, and changes no weight
+    train_here(f"resume={parted}", "trainer.max_steps=3", f"model.draw_with={few}")
     expected, resumed = load_file(whole / FILE), load_file(parted / FILE)
     assert expected.keys() == resumed.keys()
     assert all(torch.equal(resumed[key], value) for key, value in expected.items())
 
-    path = flow[1].partition("=")[2]
+    path = path_of(flow)
     pipeline = DiffusionPipeline.from_pretrained(path)
     found = without_knowledge(whole / FILE, {"transformer": pipeline.transformer})
     assert all(update.abs().max() > 0 for update in found.values())
@@ -94,6 +96,41 @@ def test_training_resume_export_and_drawing(
         for name in ("base", "LoRA x0", "LoRA x1")
     )
     assert base == off != on
+    of_base, of_lora = drawn_by(parted, tmp_path / "few_drawn", train_here)
+    for state, own in (("base", of_base), ("last", of_lora)):
+        of_run = pixels(min((parted / "samples" / state).glob("*.png")))
+        assert np.abs(of_run - own).max() <= 1  # a file's strength lies in its weights
+    assert np.abs(of_base - of_lora).max() > 1
+    assert np.abs(of_base - pixels(min((whole / "samples/base").glob("*.png")))).max() > 1
+    card = (parted / "lora/README.md").read_text("utf-8")
+    assert "| Pictures drawn with | few, 2 steps, guidance " in card
+    assert "Drawn with" in (parted / "report.html").read_text("utf-8")
+
+
+def path_of(flow: list[str]) -> Path:
+    return Path(flow[1].partition("=")[2])
+
+
+def few_steps(base: Path, target: Path) -> Path:
+    """A checkpoint of other weights that has what it draws with, and nothing else."""
+    for part in ("transformer", "scheduler"):
+        shutil.copytree(base / part, target / part)
+    shutil.copy(base / "model_index.json", target)
+    file = target / "transformer/diffusion_pytorch_model.safetensors"
+    save_file({key: 0.8 * value for key, value in load_file(file).items()}, file, {"format": "pt"})
+    return target
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"), dtype=int)
+
+
+def drawn_by(run: Path, folder: Path, train_here: TrainHere) -> list[np.ndarray]:
+    """Pictures of base and LoRA of one prompt, as ``evaluate.py`` draws them."""
+    train_here(f"run={run}", "sampling.num_prompts=1", f"run_dir={folder}", evaluate=True)
+    folders = json.loads((folder / "report.json").read_text("utf-8"))["pictures"]
+    return [pixels(min((folder / folders[name]).glob("*.png"))) for name in ("base", "LoRA")]
 
 
 def test_options_go_together(flow: list[str], train_here: TrainHere, tmp_path: Path) -> None:

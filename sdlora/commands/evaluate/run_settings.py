@@ -15,6 +15,7 @@ from sdlora.runs.identity import read_record
 from sdlora.runs.origin import ORIGIN, refuse_strange
 from sdlora.runs.run_config import read_config
 from sdlora.runs.run_folder import PROMPTS
+from sdlora.runtime.places import CONF
 
 GROUPS = ("model", "sampling", "evaluation")
 """Groups that a run brings, the one that others refer to first."""
@@ -42,10 +43,27 @@ def with_run_settings(composed: DictConfig, arguments: Sequence[str]) -> DictCon
     for group in GROUPS:
         if group not in given:
             _lay_under(composed, group, literal(stored[group]), given)
+    if "model.draw_with" in given and "sampling" not in given:
+        _take_steps_of_drawing(composed, given)
     own = folder / PROMPTS
     if composed.sampling.prompts == CAPTIONS and own.is_file():
         composed.sampling.prompts = str(own)
     return composed
+
+
+def _take_steps_of_drawing(composed: DictConfig, given: Sequence[str]) -> None:
+    """Steps and guidance that suit what draws, where it is another than the run's was.
+
+    The run's own numbers are those of what it drew with; the model's file has both.
+    """
+    files = {path.stem: path for path in (CONF / "model").glob("*.yaml")}
+    if composed.model.family not in files:  # a package adds it
+        return
+    known = OmegaConf.create({"model": OmegaConf.load(files[composed.model.family])})
+    known.model.draw_with = composed.model.draw_with
+    for key in ("num_steps", "guidance_scale"):
+        if f"sampling.{key}" not in given:
+            composed.sampling[key] = known.model.recommended[key]
 
 
 def _lay_under(

@@ -18,6 +18,7 @@ from sdlora.adapters.textual_inversion import load_embeddings
 from sdlora.adapters.weight_updates import scale_updates
 from sdlora.assembly import base_model, scorers
 from sdlora.assembly.device import DTYPES, compute_device
+from sdlora.assembly.family_limits import check_model
 from sdlora.assembly.loss import check_sampler_of_base
 from sdlora.assembly.new_word import embeddings_of, teach
 from sdlora.assembly.unsuited_values import drawn_scorers_note, drawn_world_notes
@@ -62,7 +63,8 @@ def evaluate(config: EvaluateConfig, folder: Path, progress: Progress) -> Path:
     """
     inputs = scoring_inputs(config, progress)
     if not config.images:
-        base, run = base_noise(base_model.model_source(inputs.model)), config.run
+        check_model(inputs.model)
+        base, run = base_noise(base_model.drawing_source(inputs.model)), config.run
         trained_to = (None, False) if run is None else _trained_to(Path(run))
         check_sampler_of_base(config.sampling.sampler, base, *trained_to)
     prompts = None if config.images else config.sampling.prompts
@@ -103,8 +105,8 @@ def _of_loras(
     prior = prior_prompts(config.sampling, config.evaluation, inputs.captions)
     # merged weights are those of the base as it is
     base = replace(inputs.model, quantise=None) if config.merge else inputs.model
-    check_parts(base_model.model_source(base))
-    family = base_model.load(base, None, config.precision, seed=0)
+    check_parts(base_model.drawing_source(base))
+    family = base_model.load_to_draw(base, config.precision, seed=0)
     if config.run is not None:
         _as_trained(family, Path(config.run))
     else:

@@ -85,9 +85,9 @@ def fit(run: TrainingRun) -> Fitted:
         raise MemoryUsedUpError(
             f"data.batch_size={run.config.data.batch_size}: out of memory at step "
             f"{run.trainer.global_step}; add trainer.gradient_checkpointing=true or "
-            "trainer.offload=true, with which this run can continue, or start a new one with half "
-            "of it and twice trainer.accumulate_grad_batches, trainer.precision=bf16 or a smaller "
-            "data.resolution"
+            "trainer.offload=blocks, with which this run can continue, or start a new one with "
+            "half of it and twice trainer.accumulate_grad_batches, trainer.precision=bf16 or a "
+            "smaller data.resolution"
         ) from error
     _back_on_device(run)
     if run.is_trained:  # Lightning has restored the last step, and begins nothing

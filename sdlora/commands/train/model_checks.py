@@ -8,6 +8,7 @@ from sdlora.assembly.loss import check_objective, check_retrained, check_sampler
 from sdlora.config.train import TrainConfig
 from sdlora.models.base_noise import base_noise
 from sdlora.models.base_notes import base_notes
+from sdlora.models.drawing_base import check_drawing_base
 from sdlora.models.known_configs import known_configs
 from sdlora.models.loading import check_parts
 from sdlora.models.source import ModelSource, single_file
@@ -31,6 +32,10 @@ def check_without_weights(config: TrainConfig) -> list[str]:
     trained_to = objective.prediction_type, objective.zero_terminal_snr
     check_sampler_of_base(config.sampling.sampler, base, *trained_to)
     adapters.check_adapters(config.model, config.lora)
+    if config.model.draw_with is not None:
+        drawing = base_model.drawing_source(config.model)
+        check_parts(drawing)
+        check_drawing_base(source, drawing)
     return base_notes(source, base)
 
 
@@ -48,7 +53,7 @@ def check_what_is_here(config: TrainConfig) -> list[str]:
         return [
             "not checked, without the base's files: objective, sampler and the layers of adapters"
         ]
-    model = replace(config.model, vae=None)  # it may be elsewhere
+    model = replace(config.model, vae=None, draw_with=None)  # they may be elsewhere
     if _is_folder(source):
         return check_without_weights(replace(config, model=model))
     model = replace(model, path=str(configs), config=None, revision=None)

@@ -11,11 +11,12 @@ import lightning
 import psutil
 import torch
 
-from sdlora.commands.train.step_estimate import denoiser_of, step_memory
+from sdlora.commands.train.step_estimate import denoiser_of, is_one_gpu, step_memory
 from sdlora.config.lora import FROM_BASE
 from sdlora.config.train import TrainConfig
 from sdlora.config.trainer import RESERVED_GIB, TrainerConfig
 from sdlora.data.selection.picture_set import PictureSet
+from sdlora.models.quantising import KINDS
 from sdlora.runtime.progress import Progress
 from sdlora.training.memory_settings import (
     HEADROOM,
@@ -25,12 +26,14 @@ from sdlora.training.memory_settings import (
     chosen,
     fits,
     smaller_batches,
+    streams,
 )
 from sdlora.training.step_cost import StepCost
 
 GIB = 2**30
 
 OFFLOAD_NEEDS = "one CUDA GPU, and pictures or captions that are cached"
+BLOCKS_NEED = "one CUDA GPU, and a denoiser with blocks that repeat"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +45,14 @@ class Plan:
         cost: The estimated cost of a step; ``None``: not known.
         offload: Whether parts that no step calls are kept in main memory while training.
         gradient_checkpointing: Whether activations are recomputed.
+        blocks: Whether the denoiser's blocks wait in main memory, too.
     """
 
     config: TrainConfig
     cost: StepCost | None
     offload: bool
     gradient_checkpointing: bool
+    blocks: bool = False
 
 
 def plan(
@@ -67,10 +72,11 @@ def plan(
         progress: Prints.
         is_resumed: Keep batches and base as they are.
     """
-    device, now = trainer.strategy.root_device, present(config)
+    device = trainer.strategy.root_device
+    now = present(config, can_stream=is_one_gpu(config.trainer, device))
     try:
         memory, idle = step_memory(config, pictures, trainer)
-        settings, is_enough, room = _choose(config, memory, bool(idle), device, is_resumed)
+        settings, is_enough, room = _choose(config, memory, now, bool(idle), device, is_resumed)
         before, cost = memory.cost(now), memory.cost(settings)
     except Exception as error:  # whatever fails here, the run itself may do well
         told = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -82,10 +88,13 @@ def plan(
             cost=None,
             offload=now.offload,
             gradient_checkpointing=now.gradient_checkpointing,
+            blocks=now.blocks,
         )
     progress.print(f"memory: {described(before)}; {_room(config.trainer, room, device)}")
     if config.trainer.offload is True and not idle:
         progress.print(f"trainer.offload=true has no effect; it needs {OFFLOAD_NEEDS}")
+    if config.trainer.offload == "blocks" and not any(memory.streamed_bytes.values()):
+        progress.print(f"trainer.offload=blocks has no effect; it needs {BLOCKS_NEED}")
     planned = with_settings(config, settings)
     if settings != now:
         changes = " ".join(changed_values(config, now, settings))
@@ -97,16 +106,24 @@ def plan(
         cost=cost,
         offload=settings.offload,
         gradient_checkpointing=settings.gradient_checkpointing,
+        blocks=settings.blocks,
     )
 
 
-def present(config: TrainConfig) -> MemorySettings:
-    """The settings before the plan; what is ``auto`` is off."""
+def present(config: TrainConfig, *, can_stream: bool = True) -> MemorySettings:
+    """The settings before the plan; what is ``auto`` is off, but what others need.
+
+    Args:
+        config: The run's config.
+        can_stream: Whether blocks can wait in a memory other than the device's.
+    """
+    blocks = config.trainer.offload == "blocks" and can_stream
     return MemorySettings(
-        offload=config.trainer.offload is True,
-        gradient_checkpointing=config.trainer.gradient_checkpointing is True,
+        offload=config.trainer.offload in (True, "blocks"),
+        gradient_checkpointing=config.trainer.gradient_checkpointing is True or blocks,
         batch_size=config.data.batch_size,
         quantise=config.model.quantise,
+        blocks=blocks,
     )
 
 
@@ -129,7 +146,9 @@ def with_settings(config: TrainConfig, settings: MemorySettings) -> TrainConfig:
 def changed_values(config: TrainConfig, now: MemorySettings, then: MemorySettings) -> list[str]:
     """``key=value`` of each setting that a plan changes."""
     values = []
-    if now.offload != then.offload:
+    if now.blocks != then.blocks:
+        values.append("trainer.offload=blocks")
+    elif now.offload != then.offload:
         values.append("trainer.offload=true")
     if now.gradient_checkpointing != then.gradient_checkpointing:
         values.append("trainer.gradient_checkpointing=true")
@@ -172,6 +191,7 @@ def free_bytes(device: torch.device) -> int:
 def _choose(
     config: TrainConfig,
     memory: StepMemory,
+    now: MemorySettings,
     has_idle: bool,
     device: torch.device,
     is_resumed: bool,
@@ -181,7 +201,7 @@ def _choose(
     Several devices must have the same batches, so these follow ``trainer.memory_gb`` alone, which
     is one for all, and not what is free on each.
     """
-    trainer, lora = config.trainer, config.lora
+    trainer = config.trainer
     room = free_bytes(device)
     if trainer.memory_gb is not None:
         room = round((trainer.memory_gb - RESERVED_GIB) * GIB)
@@ -191,17 +211,25 @@ def _choose(
         offload=trainer.offload == "auto" and has_idle,
         gradient_checkpointing=trainer.gradient_checkpointing == "auto",
         smaller_batches=not is_settled,
-        quantise=not is_settled
-        and _can_round(config)
-        and lora.init not in FROM_BASE
-        and lora.type == "lora"
-        and find_spec("bitsandbytes") is not None,
+        quantise=_kinds(config) if not is_settled else (),
+        blocks=trainer.offload == "auto"
+        and trainer.gradient_checkpointing is not False
+        and not trainer.compile
+        and streams(config.model.quantise, any(memory.streamed_bytes.values())),
     )
-    return *chosen(memory, present(config), allowed, room), room
+    return *chosen(memory, now, allowed, room), room
+
+
+def _kinds(config: TrainConfig) -> tuple[str, ...]:
+    """What a plan may round the base to."""
+    lora = config.lora
+    if not _can_round(config) or lora.init in FROM_BASE or lora.type != "lora":
+        return ()
+    return tuple(kind for kind in KINDS if kind == "int8" or find_spec("bitsandbytes") is not None)
 
 
 def _can_round(config: TrainConfig) -> bool:
-    """Whether the denoiser is frozen, and not in 4 bits already."""
+    """Whether the denoiser is frozen, and not rounded already."""
     is_frozen = config.lora.part(denoiser_of(config)).method != "full"
     return is_frozen and config.model.quantise is None
 
@@ -234,15 +262,19 @@ def _further(
     if has_idle and not now.offload:
         yield "trainer.offload=true", memory.cost(replace(now, offload=True))
     if not now.gradient_checkpointing:
-        changed = memory.cost(replace(now, gradient_checkpointing=True))
-        yield "trainer.gradient_checkpointing=true", changed
+        cost = memory.cost(replace(now, gradient_checkpointing=True))
+        yield "trainer.gradient_checkpointing=true", cost
     for num in smaller_batches(now.batch_size):
-        changed = memory.cost(replace(now, batch_size=num))
-        if fits(changed, room) or num == 1:
-            yield _batches(config, num), changed
+        cost = memory.cost(replace(now, batch_size=num))
+        if fits(cost, room) or num == 1:
+            yield _batches(config, num), cost
             break
-    if now.quantise is None and _can_round(config):
-        yield "model.quantise=nf4", memory.cost(replace(now, quantise="nf4"))
+    if any(memory.streamed_bytes.values()) and streams(now.quantise, not now.blocks):
+        changed = replace(now, offload=True, blocks=True, gradient_checkpointing=True)
+        yield "trainer.offload=blocks trainer.gradient_checkpointing=true", memory.cost(changed)
+    for kind in KINDS if now.quantise is None and _can_round(config) else ():
+        changed = replace(now, quantise=kind, blocks=streams(kind, now.blocks))
+        yield f"model.quantise={kind}", memory.cost(changed)
     half = config.data.resolution // 2
     if half % memory.resolution_step == 0:
         cost = memory.cost(now)

@@ -110,7 +110,7 @@ def prepared(
         write_text(folder / PROMPTS, "".join(f"{line}\n" for line in prompts.captions))
     scorer = _scorer(config, found, held_out, device, progress, kept) if is_first else Scorer([])
     specs = adapters.lora_specs(config.lora, config.model.family)
-    family = _model(config, specs, device, kept)
+    family = _model(config, specs, device, kept, draws=is_first)
     if planned.gradient_checkpointing:
         checkpoint_gradients(family)
     batches, data = training_batches(config, found, family, device, progress)
@@ -122,6 +122,8 @@ def prepared(
     validation = validation_loss(captions, precision, module, data, held_out, progress)
     if family.keeps_prompts:
         _encode_prompts(evaluator if is_first else None, module, validation, DTYPES[precision])
+    if planned.blocks:
+        family.stream_blocks()
     family.place(device, idle_parts(config, family, device, *cached) if planned.offload else ())
     return TrainingRun(
         config=config,
@@ -191,7 +193,7 @@ def _planned_class_pictures(
     without = replace(config, data=replace(config.data, prior=replace(prior, mode="none")))
     found, _ = run_pictures(without, folder, Progress(quiet=True))  # they are told with all others
     planned = plan(config, found, trainer, progress, is_resumed=is_settled)
-    draw_missing_class_pictures(planned.config, folder, progress)
+    draw_missing_class_pictures(planned.config, folder, progress, blocks=planned.blocks)
     return planned
 
 
@@ -234,10 +236,22 @@ def _scorer(
 
 
 def _model(
-    config: TrainConfig, specs: Mapping[str, LoraSpec], device: torch.device, kept: Kept
+    config: TrainConfig,
+    specs: Mapping[str, LoraSpec],
+    device: torch.device,
+    kept: Kept,
+    *,
+    draws: bool,
 ) -> Family:
-    """The base with its adapters, each part in main memory until it is called."""
+    """The base with its adapters, each part in main memory until it is called.
+
+    Of several processes one draws; ``model.draw_with`` is loaded there alone.
+    """
     family = kept_base(config, kept)
+    if draws and family.drawing_base is None:
+        family.drawing_base = base_model.load_drawing_base(
+            config.model, config.trainer.precision, config.seed
+        )
     objective = config.objective
     family.change_noise_schedule(objective.prediction_type, objective.zero_terminal_snr)
     family.max_chunks = config.data.captions.max_chunks

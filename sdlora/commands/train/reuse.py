@@ -88,6 +88,7 @@ def restored_base(family: Family) -> Family:
     remove_lora(*family.parts.values())
     keep_activations(family)
     family.keep_prompts(False)
+    family.stream_blocks(False)
     family.place(None)
     for part in family.children():
         part.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

@@ -9,21 +9,24 @@ from typing import Any
 
 import lightning
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sdlora.assembly import adapters, lightning_trainer
 from sdlora.assembly.data_source import is_streamed
+from sdlora.assembly.device import DTYPES
 from sdlora.assembly.empty_model import empty_family
 from sdlora.assembly.optimizer import optimizer
 from sdlora.config.train import TrainConfig
+from sdlora.config.trainer import TrainerConfig
 from sdlora.data.captions.recipe import is_static
 from sdlora.data.pictures.cuts import Size
 from sdlora.data.selection.picture_set import PictureSet
+from sdlora.models.block_stream import streamed_bytes
 from sdlora.models.families import description_of
 from sdlora.models.family import Family
 from sdlora.models.memory import checkpoint_gradients, keep_activations
-from sdlora.models.quantising import saved_bytes
+from sdlora.models.quantising import KINDS, saved_bytes
 from sdlora.training.memory_settings import StepMemory
 from sdlora.training.module import DiffusionModule
 from sdlora.training.step_cost import BatchShape, StepCost, held_bytes, step_cost, tensors
@@ -108,8 +111,7 @@ def idle_parts(
         has_latents: Whether latents are cached.
         has_embeddings: Whether the captions' embeddings are cached.
     """
-    trainer = config.trainer
-    if device.type != "cuda" or trainer.devices * trainer.num_nodes > 1:
+    if not is_one_gpu(config.trainer, device):
         return ()
     idle: list[str] = []
     if has_embeddings:  # and the teacher's prompt is known
@@ -117,6 +119,11 @@ def idle_parts(
     if has_latents and hasattr(family, "vae"):
         idle.append("vae")
     return tuple(idle)
+
+
+def is_one_gpu(trainer: TrainerConfig, device: torch.device) -> bool:
+    """Whether the run has one device, with memory of its own."""
+    return device.type == "cuda" and trainer.devices * trainer.num_nodes == 1
 
 
 def denoiser_of(config: TrainConfig) -> str:
@@ -141,22 +148,41 @@ def _step_memory(
     precision: Callable[[], AbstractContextManager[Any]],
 ) -> StepMemory:
     module = lightning_trainer.module(config, family, None)
-    saved = saved_bytes(family.denoiser)
+    if family.text_encoders and not adapters.trains_text(config.lora, config.model.family):
+        family.keep_prompts(True)  # as the run does: no step asks them for the teacher's prompt
+        module.encode_prompts(DTYPES[config.trainer.precision])
+    denoiser, copies = family.denoiser, 1 + _draws_from_main_memory(config, family)
+    drawing = (copies - 1) * held_bytes(frozen_weights(denoiser))
     measured = cache(partial(_estimate, config, module, shape, precision))
+    streamed = {}
+    if is_one_gpu(config.trainer, family.device):
+        streamed = {kind: streamed_bytes(denoiser, kind) for kind in (None, "int8")}
 
     def estimate(is_recomputed: bool) -> StepCost:
         cost: StepCost = measured(is_recomputed)
-        if config.model.quantise is not None:
-            return replace(cost, weights=cost.weights - saved)
-        return cost
+        return replace(cost, weights=cost.weights + drawing)
 
     return StepMemory(
         batch_size=shape.num_pictures,
         estimate=estimate,
         idle_bytes=held_bytes(tensors([family.get_submodule(name) for name in idle])),
-        quantised_bytes=saved if config.model.quantise is None else 0,
+        quantised_bytes={kind: copies * saved_bytes(denoiser, kind) for kind in KINDS},
+        streamed_bytes=streamed,
         resolution_step=family.resolution_step,
     )
+
+
+def _draws_from_main_memory(config: TrainConfig, family: Family) -> bool:
+    """Whether the denoiser of ``model.draw_with`` waits in the memory that steps are planned for.
+
+    That is the main memory, which a CUDA device does not share.
+    """
+    return config.model.draw_with is not None and family.device.type != "cuda"
+
+
+def frozen_weights(module: nn.Module) -> list[Tensor]:
+    """The weights of a network that do not train."""
+    return [weight for weight in tensors([module]) if not weight.requires_grad]
 
 
 def _estimate(

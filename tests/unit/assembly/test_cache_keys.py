@@ -59,6 +59,7 @@ CHANGES: dict[str, tuple[Any, set[str], dict[str, Any]]] = {
 
 SAME: dict[str, tuple[Any, dict[str, Any]]] = {
     "model.quantise": ("nf4", {}),  # of the UNet
+    "model.draw_with": ("owner/few", {}),  # another denoiser
     "model.prediction_type": ("v_prediction", {}),  # of the denoiser
     "model.zero_terminal_snr": (True, {"model.prediction_type": "v_prediction"}),
     "model.revision": ("main", {}),  # of the Hub: the files' bytes count

@@ -67,6 +67,14 @@ def test_a_file_brings_weights_and_its_config_the_rest(tmp_path: Path) -> None:
     assert (vae.key, vae.model.name, vae.model.part) == ("model.vae", "owner/vae", "vae")
 
 
+def test_of_what_draws_the_transformer_is_needed() -> None:
+    config = typed("model=z_image", "model.draw_with=owner/few", "evaluation=none")
+    _, few = needed_for_training(config)
+    assert few.model is not None
+    found = (few.key, few.model.name, few.model.part)
+    assert found == ("model.draw_with", "owner/few", "transformer")
+
+
 def message(*given: str) -> str:
     config = typed(*given)
     with pytest.raises(ConfigError) as error:

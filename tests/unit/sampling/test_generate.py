@@ -240,9 +240,13 @@ def test_out_of_memory_halves_the_batch(pipeline, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(*arguments)
 
+    asked = []
     monkeypatch.setattr(generate_module, "_draw", small_machine)
+    hook = pipeline.text_encoder.register_forward_pre_hook(lambda *_: asked.append(1))
     with pytest.warns(UserWarning, match="out of memory") as warned:
         got = draw(pipeline)
+    hook.remove()
+    assert len(asked) == 2  # for the whole batch, and for its negative prompts
     assert "with 8 pictures at a time; continuing with 4" in str(warned[0].message)
     assert sizes == [8, 4, 2, 2, 2, 2]
     assert np.abs(got - expected).max() <= 2

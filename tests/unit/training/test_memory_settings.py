@@ -17,8 +17,9 @@ from sdlora.training.step_cost import StepCost
 
 GIB = 2**30
 NOW = MemorySettings(offload=False, gradient_checkpointing=False, batch_size=6, quantise=None)
-ALL = Allowed(offload=True, gradient_checkpointing=True, smaller_batches=True, quantise=True)
-NONE = Allowed(offload=False, gradient_checkpointing=False, smaller_batches=False, quantise=False)
+KINDS = ("int8", "nf4")
+ALL = Allowed(offload=True, gradient_checkpointing=True, smaller_batches=True, quantise=KINDS)
+NONE = Allowed(offload=False, gradient_checkpointing=False, smaller_batches=False, quantise=())
 
 
 def estimate(is_recomputed: bool) -> StepCost:
@@ -34,14 +35,23 @@ def estimate(is_recomputed: bool) -> StepCost:
 
 
 MEMORY = StepMemory(
-    batch_size=6, estimate=estimate, idle_bytes=GIB, quantised_bytes=2 * GIB, resolution_step=8
+    batch_size=6,
+    estimate=estimate,
+    idle_bytes=GIB,
+    quantised_bytes={"int8": GIB, "nf4": 2 * GIB},
+    streamed_bytes={None: 2 * GIB, "int8": GIB // 2},
+    resolution_step=8,
 )
 
 
 def test_the_cost_of_each_setting() -> None:
     assert MEMORY.cost(NOW) == estimate(False)
     assert MEMORY.cost(replace(NOW, offload=True)).weights == 3 * GIB
+    assert MEMORY.cost(replace(NOW, quantise="int8")).weights == 3 * GIB
     assert MEMORY.cost(replace(NOW, quantise="nf4")).weights == 2 * GIB
+    assert MEMORY.cost(replace(NOW, blocks=True)).weights == 2 * GIB
+    assert MEMORY.cost(replace(NOW, blocks=True, offload=True)).weights == GIB
+    assert MEMORY.cost(replace(NOW, blocks=True, quantise="int8")).weights == 2.5 * GIB
     assert MEMORY.cost(replace(NOW, gradient_checkpointing=True)) == estimate(True)
     third = MEMORY.cost(replace(NOW, batch_size=2))
     assert (third.activations, third.forward_flops) == (2 * GIB, 200)
@@ -49,6 +59,9 @@ def test_the_cost_of_each_setting() -> None:
     assert third.num_pictures == 2
     # a batch of more pictures than an epoch shows of one size does not occur
     assert MEMORY.cost(replace(NOW, batch_size=64)) == estimate(False)
+
+
+CHEAP = {"offload": True, "gradient_checkpointing": True}
 
 
 # weights + 1.2 * (0.5 + activations), in GiB
@@ -61,16 +74,36 @@ def test_the_cost_of_each_setting() -> None:
         (7.1, {"offload": True, "gradient_checkpointing": True, "batch_size": 3}),  # 5.4
         (5.3, {"offload": True, "gradient_checkpointing": True, "batch_size": 2}),  # 4.8
         (4.3, {"offload": True, "gradient_checkpointing": True, "batch_size": 1}),  # 4.2
-        (
-            3.4,
-            {"offload": True, "gradient_checkpointing": True, "batch_size": 3, "quantise": "nf4"},
-        ),
+        (3.3, {**CHEAP, "batch_size": 1, "quantise": "int8"}),  # 3.2
+        (3.1, {**CHEAP, "batch_size": 2, "quantise": "nf4"}),  # 2.8
     ],
 )
 def test_the_first_that_fits_is_chosen(room: float, expected: dict[str, object]) -> None:
     settings, is_enough = chosen(MEMORY, NOW, ALL, round(room * GIB))
     assert settings == replace(NOW, **expected)  # type: ignore[arg-type]
     assert is_enough
+
+
+@pytest.mark.parametrize(
+    ("room", "expected"),
+    [
+        (4.3, {"batch_size": 1}),  # which costs less time
+        (4.1, {"batch_size": 3, "blocks": True}),  # 3.4
+        (2.5, {"batch_size": 1, "blocks": True}),  # 2.2
+    ],
+)
+def test_blocks_wait_after_smaller_batches_and_before_rounding(
+    room: float, expected: dict[str, object]
+) -> None:
+    settings, is_enough = chosen(MEMORY, NOW, replace(ALL, blocks=True), round(room * GIB))
+    assert settings == replace(NOW, **CHEAP, **expected)  # type: ignore[arg-type]
+    assert is_enough
+
+
+def test_layers_of_bitsandbytes_are_not_streamed() -> None:
+    found = list(candidates(NOW, replace(ALL, blocks=True)))
+    assert {each.blocks for each in found if each.quantise == "int8"} == {True}
+    assert {each.blocks for each in found if each.quantise == "nf4"} == {False}
 
 
 def test_where_none_fits_it_is_the_smallest() -> None:
@@ -83,7 +116,7 @@ def test_where_none_fits_it_is_the_smallest() -> None:
 
 @pytest.mark.parametrize("name", ["offload", "gradient_checkpointing", "quantise"])
 def test_what_is_not_allowed_stays(name: str) -> None:
-    kept = replace(ALL, **{name: False})  # type: ignore[arg-type]
+    kept = replace(ALL, **{name: () if name == "quantise" else False})  # type: ignore[arg-type]
     assert {getattr(each, name) for each in candidates(NOW, kept)} == {getattr(NOW, name)}
 
 

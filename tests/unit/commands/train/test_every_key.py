@@ -831,6 +831,8 @@ ELSEWHERE = {
     "model.revision": f"{HERE}::test_a_revision_is_asked_of_the_hub",
     "data.captions.from_name": "smoke/test_data_folders.py::test_file_names_as_captions",
     "data.hub.revision": f"{HERE}::test_a_revision_is_asked_of_the_hub",
+    "model.draw_with": "unit/models/test_drawing_base.py::"
+    "test_it_draws_with_the_adapter_and_the_base_is_as_it_was",
     "trainer.offload": "unit/commands/train/test_preflight.py::test_parts_wait_when_told_to",
     "trainer.memory_gb": "unit/commands/train/test_preflight.py::test_a_card_is_planned_for",
     "objective.timesteps.shift": (

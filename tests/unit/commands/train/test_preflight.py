@@ -45,12 +45,14 @@ class Run:
         idle: Sequence[str] = (),
         is_resumed: bool = False,
         has_bitsandbytes: bool = False,
+        streamed_gib: int = 0,
     ) -> Plan:
         memory = StepMemory(
             batch_size=6,
             estimate=estimate,
             idle_bytes=GIB * bool(idle),
-            quantised_bytes=GIB,
+            quantised_bytes={"int8": GIB // 2, "nf4": GIB},
+            streamed_bytes={None: GIB * streamed_gib, "int8": 0} if streamed_gib else {},
             resolution_step=8,
         )
         monkeypatch.setattr(preflight, "step_memory", lambda *_: (memory, tuple(idle)))
@@ -143,24 +145,67 @@ def test_a_card_is_planned_for(random_base: Path, monkeypatch: pytest.MonkeyPatc
     assert found.config.model.quantise is None
 
 
+ALL_WEIGHTS = ("lora.unet.method=full", "lora.text_encoder.method=frozen")
+
+
 @pytest.mark.parametrize(
-    ("overrides", "expected"),
+    ("card_gb", "overrides", "has_bitsandbytes", "expected"),
     [
-        ((), "nf4"),
-        (("lora.unet.method=full", "lora.text_encoder.method=frozen"), None),
-        (("lora.init=pissa",), None),
+        (3.4, (), True, None),  # 2 of weights, and 1.2 (0.5 + 1 / 6) of a step with one picture
+        (3, (), True, "int8"),
+        (3, (), False, "int8"),
+        (2.5, (), True, "nf4"),
+        (2.5, (), False, "int8"),
+        (3, ALL_WEIGHTS, True, None),
+        (3, ("lora.init=pissa",), True, None),
     ],
-    ids=["adapter", "trains all", "pissa"],
 )
 def test_the_base_is_rounded_last_and_only_where_it_can_be(
+    card_gb: float,
     overrides: tuple[str, ...],
+    has_bitsandbytes: bool,
     expected: str | None,
     random_base: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = Run(random_base, "trainer.memory_gb=3", *overrides)
-    found = run.plan(monkeypatch, free_gib=99.0, has_bitsandbytes=True)
+    run = Run(random_base, f"trainer.memory_gb={card_gb}", *overrides)
+    found = run.plan(monkeypatch, free_gib=99.0, has_bitsandbytes=has_bitsandbytes)
     assert found.config.model.quantise == expected
+
+
+def test_blocks_wait_before_the_base_is_rounded(
+    random_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(random_base, "trainer.memory_gb=3", device="cuda")
+    found = run.plan(monkeypatch, free_gib=99.0, streamed_gib=1)
+    assert run.lines[1].startswith(
+        "plan: trainer.offload=blocks trainer.gradient_checkpointing=true data.batch_size=3 "
+        "trainer.accumulate_grad_batches=2, so that a step fits: about 2.0 GiB at the peak"
+    )
+    assert (found.blocks, found.gradient_checkpointing) == (True, True)
+    assert found.config.model.quantise is None
+    for given in ("trainer.offload=true", "trainer.gradient_checkpointing=false"):
+        kept = Run(random_base, "trainer.memory_gb=3", given, device="cuda")
+        assert not kept.plan(monkeypatch, free_gib=99.0, streamed_gib=1).blocks
+        listed = [line.partition(":")[0].strip() for line in kept.lines]
+        is_listed = "trainer.offload=blocks trainer.gradient_checkpointing=true" in listed
+        assert is_listed == (given != "trainer.offload=true")  # that one fits, in 8 bits
+
+
+def test_blocks_wait_when_told_to(random_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(random_base, "trainer.offload=blocks", device="cuda")
+    found = run.plan(monkeypatch, free_gib=99.0, idle=IDLE, streamed_gib=1)
+    [line] = run.lines
+    assert "about 1.5 GiB at the peak of a step (weights 0 MiB," in line
+    assert (found.offload, found.blocks, found.gradient_checkpointing) == (True, True, True)
+    assert found.config == run.config
+    elsewhere = Run(random_base, "trainer.offload=blocks")
+    found = elsewhere.plan(monkeypatch, free_gib=99.0)
+    assert elsewhere.lines[1] == (
+        "trainer.offload=blocks has no effect; it needs one CUDA GPU, and a denoiser with blocks "
+        "that repeat"
+    )
+    assert (found.blocks, found.gradient_checkpointing) == (False, False)
 
 
 def test_a_resumed_run_keeps_its_batches(
@@ -178,7 +223,7 @@ def test_several_devices_follow_what_is_the_same_for_all(
 ) -> None:
     run = Run(random_base, "trainer.devices=2")
     assert run.plan(monkeypatch, free_gib=1.0).config == run.config
-    told = Run(random_base, "trainer.devices=2", "trainer.memory_gb=3")
+    told = Run(random_base, "trainer.devices=2", "trainer.memory_gb=3.4")
     assert told.plan(monkeypatch, free_gib=1.0).config.data.batch_size == 1
 
 
@@ -191,10 +236,10 @@ def test_parts_that_may_not_wait_are_a_change_to_make(
     assert [line.partition(":")[0].strip() for line in run.lines[2:]] == [
         "warning",
         "trainer.offload=true",
-        "model.quantise=nf4",
         "data.resolution=32",
     ]
     assert not found.offload
+    assert found.config.model.quantise == "int8"
 
 
 def test_what_to_change_comes_with_what_each_would_take(
@@ -207,6 +252,7 @@ def test_what_to_change_comes_with_what_each_would_take(
         "  trainer.gradient_checkpointing=true: about 3.5 GiB, fits",
         # 6 / 3 = 2 pictures hold 2 GiB, with 0.5 and a fifth: 3.0
         "  data.batch_size=2 trainer.accumulate_grad_batches=3: about 4.5 GiB, fits",
+        "  model.quantise=int8: about 8.0 GiB, not enough alone",
         "  model.quantise=nf4: about 7.5 GiB, not enough alone",
         "  data.resolution=32: about 4.0 GiB, fits",
     ]

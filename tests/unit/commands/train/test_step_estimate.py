@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from sdlora.assembly import adapters, lightning_trainer
+from sdlora.assembly.device import DTYPES
 from sdlora.assembly.new_word import teach
 from sdlora.commands.train.step_estimate import batch_shape, idle_parts, step_memory
 from sdlora.config.train import TrainConfig
@@ -63,8 +64,12 @@ def of_loaded(config: TrainConfig, shape: BatchShape, is_recomputed: bool) -> St
     teach(family, config.lora.new_word)
     if is_recomputed:
         checkpoint_gradients(family)
+    module = lightning_trainer.module(config, family, None)
+    if family.text_encoders and not adapters.trains_text(config.lora, config.model.family):
+        family.keep_prompts(True)
+        module.encode_prompts(DTYPES[config.trainer.precision])
     return step_cost(
-        lightning_trainer.module(config, family, None),
+        module,
         shape,
         nullcontext(),
         lambda weight: torch.optim.AdamW([weight]),
@@ -115,6 +120,23 @@ def test_it_needs_no_weights(case: str, is_recomputed: bool, random_bases: dict[
     # DoRA's identity matrix lives a little longer on the one than on the other: 0.3 %
     assert found.activations == pytest.approx(expected.activations, rel=0.005)
     assert found == replace(expected, activations=found.activations)
+
+
+@pytest.mark.parametrize("family", ["sd", "z_image"])
+def test_a_teacher_costs_two_more_passes_and_no_text_encoder(
+    family: str, random_bases: dict[str, Path]
+) -> None:
+    """Its prompt is encoded once, before the first step."""
+    own = (FROZEN,) if family == "sd" else ("model=z_image", "trainer.precision=fp32")
+    taught = ("data.prior.mode=teacher", "data.prior.prompt=a man")
+
+    def flops(*overrides: str) -> int:
+        config = train_config(random_bases[family], *own, *overrides, family=family)
+        with_size = pictures((config.data.resolution, config.data.resolution))
+        return step_memory(config, with_size, trainer())[0].estimate(False).forward_flops
+
+    # the captions are as long as the teacher's, and the adapter is off in one pass
+    assert 2 * flops() < flops(*taught) < 3 * flops()
 
 
 def test_the_shape_is_that_of_the_largest_cached_batch(random_base: Path) -> None:
