@@ -163,7 +163,7 @@ def _kind_of(folder: Path) -> CaptionerKind:
         kind = str(config["model_type"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"--model={folder}: has no config.json of a model of transformers that can be read, and "
-            f"no {TAGS_FILE} of a tagger ({type(error).__name__}); give the folder of a whole model"
+            f"--model={folder}: has no readable config.json of a model of transformers, and no "
+            f"{TAGS_FILE} of a tagger ({type(error).__name__}); give the folder of a whole model"
         ) from error
     return CAPTIONERS[_BY_MODEL_TYPE.get(kind, "vlm")]

@@ -1,4 +1,4 @@
-"""Loading of a transformers model and its processor from files on this machine, whole or not at all."""
+"""Loading of a transformers model and its processor from local files, whole or not at all."""
 
 from pathlib import Path
 from typing import Any

@@ -82,8 +82,8 @@ def load_vision_language(folder: Path, compute: Compute) -> VisionLanguageModel:
     processor = load_processor(folder)
     if not getattr(processor, "chat_template", None):
         raise CaptionerError(
-            f"--model: the model in {folder} has no chat template, so it cannot be asked; choose an "
-            "instruct model, such as Qwen/Qwen3-VL-4B-Instruct"
+            f"--model: the model in {folder} has no chat template, so it cannot be asked; choose "
+            "an instruct model, such as Qwen/Qwen3-VL-4B-Instruct"
         )
     network = load_network(AutoModelForImageTextToText, folder, compute)
     return VisionLanguageModel(network, processor)

@@ -1,4 +1,4 @@
-"""The captioner of WD taggers: tags of Danbooru, in the layout of SmilingWolf's ``wd-*-tagger-*``."""
+"""The captioner of WD taggers: tags of Danbooru, in the layout of SmilingWolf's models."""
 
 import csv
 from collections.abc import Callable, Sequence

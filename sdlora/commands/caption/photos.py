@@ -11,7 +11,7 @@ from sdlora.runtime.progress import Progress
 
 
 def note_on_photos(pictures: Sequence[Path], progress: Progress) -> None:
-    """Say how many pictures are hardly drawn portraits, by their size, and what describes photos."""
+    """Say how many pictures are no drawn portraits, by their size, and what describes photos."""
     sizes = [size for path in pictures if (size := _size(path)) is not None]
     others = [size for size in sizes if size != SIZE]
     if not others:
@@ -19,8 +19,8 @@ def note_on_photos(pictures: Sequence[Path], progress: Progress) -> None:
     names = ", ".join(name for name, kind in CAPTIONERS.items() if kind.model is not None)
     wide, high = SIZE
     progress.print(
-        f"note: {len(others)} of {len(sizes)} picture(s) are not {wide}x{high} pixels. --model tiny "
-        "knows the drawn portraits of this project alone, and its captions of photos are wrong; "
+        f"note: {len(others)} of {len(sizes)} picture(s) are not {wide}x{high} pixels. --model "
+        "tiny knows drawn portraits alone, and its captions of photos are wrong; "
         f"for photos choose --model {names}, a Hub id or a folder"
     )
 

@@ -125,9 +125,9 @@ def _to_caption(options: Namespace, found: FolderPictures, progress: Progress) -
     option = "--overwrite" if options.overwrite else "--append"
     if found.in_tables and changes:
         raise ConfigError(
-            f"{option}: the captions of {len(found.in_tables)} picture(s) stand in a table of their "
-            f"folder, which this command does not change ({listed(found.in_tables)}); take the table "
-            f"away, or leave {option} out"
+            f"{option}: the captions of {len(found.in_tables)} picture(s) stand in a table of "
+            f"their folder, which this command does not change ({listed(found.in_tables)}); take "
+            f"the table away, or leave {option} out"
         )
     if found.in_tables:
         progress.print(f"{len(found.in_tables)} picture(s) have a caption in a table, and are left")

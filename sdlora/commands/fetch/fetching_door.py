@@ -25,7 +25,8 @@ HELP = """usage: sdlora fetch [KEY=VALUE ...]
 
 Gets what a run needs from elsewhere: the base model, the models of the scorers, the face
 detector. Give it the same overrides as sdlora train, or after the word evaluate those of
-sdlora evaluate, or after the word caption the --model of sdlora caption. What is there already is checked and kept; what is damaged is got again.
+sdlora evaluate, or after the word caption the --model of sdlora caption. What is there already
+is checked and kept; what is damaged is got again.
 
   sdlora fetch model=sd15 data.root=photos
   sdlora fetch evaluate images=pictures data.root=photos evaluation=photos
