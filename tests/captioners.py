@@ -22,25 +22,10 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-WORDS = [
-    "a",
-    "the",
-    "man",
-    "woman",
-    "with",
-    "red",
-    "blue",
-    "green",
-    "hair",
-    "shirt",
-    "hat",
-    "picture",
-    "of",
-    "on",
-    "in",
-    "sky",
-    "tree",
-]
+WORDS = (
+    *("a", "the", "man", "woman", "with", "red", "blue", "green", "hair"),
+    *("shirt", "hat", "picture", "of", "on", "in", "sky", "tree"),
+)
 
 CHAT = (
     "{% for turn in messages %}<|im_start|>{{ turn['role'] }}\n{% for part in turn['content'] %}"

@@ -48,7 +48,9 @@ class CaptionRules:
         text = tidy(text)
         if not any(letter.isalnum() for letter in text):
             return ""
-        return tidy(self.template.replace(CAPTION, text))
+        before, _, behind = self.template.partition(CAPTION)
+        text = text.removesuffix(".") if behind.startswith(",") else text
+        return tidy(f"{before}{text}{behind}")
 
     def with_trigger(self, caption: str) -> str:
         """A caption with the trigger word in front, unless it has it."""

@@ -26,7 +26,7 @@ def test_words_are_replaced_forbidden_and_framed() -> None:
         trigger_word="ohwx",
     )
     text = rules.applied("A picture of a guy, blurry , in a guyana shirt.")
-    assert text == "a man, in a guyana shirt., ink drawing"
+    assert text == "a man, in a guyana shirt, ink drawing"
     assert rules.with_trigger(text) == f"ohwx, {text}"
     assert rules.with_trigger("portrait of OHWX") == "portrait of OHWX"
     assert rules.applied("a picture of") == "", "the template alone is no caption"
