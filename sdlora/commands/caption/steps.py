@@ -3,6 +3,8 @@
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 
+from transformers.utils import logging as transformers_logging
+
 from sdlora.assembly.needed_weights import needed_for_captions
 from sdlora.captioning.caption_files import (
     APPEND,
@@ -44,7 +46,7 @@ def caption(options: Namespace) -> None:
     config = config_of_check(options.folder, base)
     with Progress() as progress:
         found = folder_pictures(options.folder, config.data.captions.endings)
-        for note in found.notes:
+        for note in found.notes if options.no_sheet else ():  # the sheet has them
             progress.print(f"note: {note}")
         pictures = _to_caption(options, found, progress)
         outcome = Outcome()
@@ -165,6 +167,7 @@ def _captioned(
     given = {name: value for name in named if (value := getattr(options, name)) is not None}
     place = chosen.place()
     where = "" if place is None else f" from {place}"
+    transformers_logging.disable_progress_bar()  # it would draw over the command's own
     with progress.working(f"loading {chosen.given}"):
         captioner = chosen.kind.loader()(place, compute, Wishes(**given))
     progress.print(f"{len(pictures)} picture(s) by {chosen.given}{where} on {compute.device.type}")
