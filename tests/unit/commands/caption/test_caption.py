@@ -85,7 +85,8 @@ def test_it_captions_shows_goes_on_and_changes_nothing_that_is_there(
     assert "2 caption(s) written" in said
     assert "note: " not in said, "they are drawn portraits"
     sheet = Path("outputs/captions/drawn")
-    assert Image.open(sheet / "contact_sheet.png").width > 3 * 256
+    with Image.open(sheet / "contact_sheet.png") as page:
+        assert page.width > 3 * 256
     shown = {
         each["name"]: each["text"]
         for each in json.loads((sheet / "dataset.json").read_text())["pictures"]
