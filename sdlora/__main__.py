@@ -11,6 +11,7 @@ COMMANDS = {
     "train": ("sdlora.commands.train.training_door:main", "fine-tune a model on your pictures"),
     "evaluate": ("sdlora.commands.evaluate.scoring_door:main", "score a LoRA beside the bare base"),
     "fetch": ("sdlora.commands.fetch.fetching_door:main", "get what a run needs from elsewhere"),
+    "caption": ("sdlora.commands.caption.arguments:main", "write captions beside your pictures"),
     "lora": ("sdlora.commands.lora.arguments:main", "look at LoRA files, and change them"),
 }
 """Name -> function (imported when it is run), help line."""

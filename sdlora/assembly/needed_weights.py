@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdlora.captioning.captioners import ChosenCaptioner
 from sdlora.config.data import DataConfig
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.evaluation import STOP, EvaluationConfig, ScorerConfig
@@ -96,6 +97,13 @@ def needed_for_evaluation(config: EvaluateConfig, model: ModelConfig) -> list[Ne
     """
     drawn = [] if config.images else _of_model(model)
     return [*drawn, *_of_scores(config.evaluation)]
+
+
+def needed_for_captions(chosen: ChosenCaptioner) -> list[Need]:
+    """What a captioner needs from elsewhere."""
+    library = Needs(library=chosen.kind.library, package=chosen.kind.package)
+    need = Need("--model", chosen.given, chosen.hub, library=library)
+    return [need] if chosen.hub is not None or library.library is not None else []
 
 
 def require_weights(

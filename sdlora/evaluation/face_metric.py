@@ -5,17 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from sdlora.evaluation.picture_mean import PictureMean
 from sdlora.evaluation.strangers import RIGHT_ANGLE, Stranger
-
-SIDE_PX = 64
-"""Side of the drawn world's pictures."""
+from sdlora.world.convolutions import square_pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +84,6 @@ class TinyFace:
         if not vectors:
             return no_faces()
         return as_faces(torch.cat(vectors), torch.cat(probabilities) >= self._threshold)
-
-
-def square_pixels(image: Image.Image) -> Tensor:
-    """A picture as the nets of the drawn world read it: ``[3, 64, 64]`` in [-1, 1], cropped."""
-    square = ImageOps.fit(image.convert("RGB"), (SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1.0
 
 
 def no_faces() -> Faces:

@@ -7,11 +7,11 @@ from typing import ClassVar
 import torch
 from PIL import Image
 
-from sdlora.evaluation.face_metric import square_pixels
 from sdlora.evaluation.picture_mean import PictureMean
 from sdlora.evaluation.scoring import Measured, Pictures, Unavailable
 from sdlora.runtime.progress import Progress
 from sdlora.world.attributes import FOLLOWED, AttributeClassifier
+from sdlora.world.convolutions import square_pixels
 from sdlora.world.portraits import attributes_named
 
 PROMPT_FOLLOWED = "prompt_followed"

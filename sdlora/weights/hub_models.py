@@ -8,11 +8,19 @@ from pathlib import Path, PurePosixPath
 
 from sdlora.weights.soundness import fault
 
-PIPELINE, CONFIGS, FEATURES = "pipeline", "configs", "features"
-"""A base model; the configs and tokenizers of one; a model that scores pictures."""
+PIPELINE, CONFIGS, FEATURES, TAGGER = "pipeline", "configs", "features", "tagger"
+"""A base model; the configs and tokenizers of one; a model of transformers that reads pictures; one
+of onnxruntime that tags them."""
 
-_FIRST = {PIPELINE: "model_index.json", CONFIGS: "model_index.json", FEATURES: "config.json"}
+_FIRST = {
+    PIPELINE: "model_index.json",
+    CONFIGS: "model_index.json",
+    FEATURES: "config.json",
+    TAGGER: "selected_tags.csv",
+}
 """File that every model of a kind has."""
+
+_NETWORK_OF_TAGGER = "model.onnx"
 
 _SMALL = (".json", ".txt", ".model", ".jinja")
 """Endings of configs, tokenizers and their chat templates."""
@@ -37,7 +45,7 @@ class HubModel:
 
     Attributes:
         name: Its id, ``owner/name``.
-        kind: ``PIPELINE``, ``CONFIGS`` or ``FEATURES``.
+        kind: ``PIPELINE``, ``CONFIGS``, ``FEATURES`` or ``TAGGER``.
         revision: Branch, tag or commit; ``None`` for the default branch.
         variant: Variant of the weight files, such as ``fp16``.
         part: The only part that is needed, such as ``vae``; ``None``: all.
@@ -82,6 +90,16 @@ def model_fault(model: HubModel) -> str | None:
     folder = cached_folder(model)
     if folder is None:
         return f"is no folder here, and no model of the Hub that was fetched (to {cache_place()})"
+    return folder_fault(model, folder)
+
+
+def folder_fault(model: HubModel, folder: Path) -> str | None:
+    """What is wrong with the files of a model in a folder, as the end of a sentence; None: nothing.
+
+    Args:
+        model: What is needed of it.
+        folder: Where its files are.
+    """
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     parts = parts_of(folder) if model.kind == PIPELINE else None
     try:
@@ -122,6 +140,8 @@ def chosen_files(
         HubError: If weights are not among them.
     """
     small = [name for name in files if name.endswith(_SMALL) and not _is_unused(name)]
+    if model.kind == TAGGER:
+        small = [_FIRST[TAGGER]]
     return sorted({*small, *chosen_weights(model, files, parts)})
 
 
@@ -135,6 +155,10 @@ def chosen_weights(
     """
     if model.kind == CONFIGS:
         return []
+    if model.kind == TAGGER:
+        if lacking := {_FIRST[TAGGER], _NETWORK_OF_TAGGER} - set(files):
+            raise HubError(f"has no {' and no '.join(sorted(lacking))}")
+        return [_NETWORK_OF_TAGGER]
     if model.kind == FEATURES:
         return _weights_in("", files, None, ("model",), may_be_pickle=True)
     if model.part is not None:

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +14,13 @@ from torch.nn import functional as F
 from sdlora.runtime.files import atomic_path, write_json
 
 SIZE_PX = 64
+"""Side of the drawn world's pictures."""
+
+
+def square_pixels(image: Image.Image) -> Tensor:
+    """A picture as the nets of the drawn world read it: ``[3, 64, 64]`` in [-1, 1], cropped."""
+    square = ImageOps.fit(image.convert("RGB"), (SIZE_PX, SIZE_PX), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1.0
 
 
 class Convolutions(nn.Module):

@@ -21,6 +21,7 @@ ROOMS = (
     "adapters",
     "world",
     "data",
+    "captioning",
     "sampling",
     "evaluation",
     "runs",

@@ -6,6 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from sdlora.assembly import needed_weights
+from sdlora.captioning.captioners import CAPTIONERS, chosen_captioner
 from sdlora.cli.arguments import MULTIRUN
 from sdlora.cli.command_line import run
 from sdlora.cli.composition import to_typed
@@ -20,20 +21,23 @@ from sdlora.runtime.progress import Progress
 
 HELP = """usage: sdlora fetch [KEY=VALUE ...]
        sdlora fetch evaluate [KEY=VALUE ...]
+       sdlora fetch caption MODEL
 
 Gets what a run needs from elsewhere: the base model, the models of the scorers, the face
 detector. Give it the same overrides as sdlora train, or after the word evaluate those of
-sdlora evaluate. What is there already is checked and kept; what is damaged is got again.
+sdlora evaluate, or after the word caption the --model of sdlora caption. What is there already
+is checked and kept; what is damaged is got again.
 
   sdlora fetch model=sd15 data.root=photos
   sdlora fetch evaluate images=pictures data.root=photos evaluation=photos
+  sdlora fetch caption blip
 
 The files lie where runs look for them, in the Hub's cache (HF_HOME chooses it) and in
 .deepface (DEEPFACE_HOME chooses its parent); both folders can be copied to a machine without
 network. It ends with 2 if something could not be got.
 """
 
-EVALUATE = "evaluate"
+EVALUATE, CAPTION = "evaluate", "caption"
 
 OWN_FOLDER = ("run_dir=", "hydra.run.dir=", "hydra.sweep.dir=")
 """Overrides of where a run writes, which fetching does not."""
@@ -57,11 +61,23 @@ def fetch_for_evaluation(composed: DictConfig) -> None:
         fetch(needed_weights.needed_for_evaluation(config, model_of(config)), progress)
 
 
+def fetch_captioner(words: list[str]) -> None:
+    """Get what a captioner needs, named as ``sdlora caption --model`` takes it."""
+    if len(words) != 1:
+        known = ", ".join(CAPTIONERS)
+        raise ConfigError(f"sdlora fetch caption MODEL: give one of {known}, or a Hub id")
+    with Progress() as progress:
+        fetch(needed_weights.needed_for_captions(chosen_captioner(words[0])), progress)
+
+
 def main() -> None:
     """Read the command line as that of a run, which is not started."""
     words = sys.argv[1:]
     if {"-h", "--help"} & set(words):
         print(HELP, end="")
+        return
+    if words[:1] == [CAPTION]:
+        run_task(lambda: fetch_captioner(words[1:]))
         return
     run_task(lambda: _require_one_run(words))
     is_evaluation = words[:1] == [EVALUATE]

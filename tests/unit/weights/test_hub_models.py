@@ -11,6 +11,7 @@ from sdlora.weights.hub_models import (
     CONFIGS,
     FEATURES,
     PIPELINE,
+    TAGGER,
     HubError,
     HubModel,
     cached_folder,
@@ -64,6 +65,14 @@ def test_a_variant_and_parts_that_are_not_needed() -> None:
         "text_encoder/model.fp16.safetensors",
     ]
     assert chosen_weights(HubModel("owner/sd", CONFIGS), SMALL, None) == []
+
+
+def test_a_tagger_needs_its_network_and_its_tags() -> None:
+    tagger = HubModel("owner/wd-tagger", TAGGER)
+    files = ["config.json", "model.onnx", "model.safetensors", "selected_tags.csv", "sw_jax.json"]
+    assert chosen_files(tagger, files, None) == ["model.onnx", "selected_tags.csv"]
+    with pytest.raises(HubError, match=r"has no model\.onnx and no selected_tags\.csv"):
+        chosen_weights(tagger, files[:1], None)
 
 
 def test_shards_a_single_part_and_a_model_without_folders() -> None:
