@@ -21,7 +21,6 @@ from sdlora.evaluation.evaluator import score_training
 from sdlora.evaluation.scores import Scores
 from sdlora.export.model_card import write_model_card
 from sdlora.reports.page import FILE_NAME as PAGE
-from sdlora.reports.page import write_html_report
 from sdlora.runs.best import Best, BestAdapter
 from sdlora.runs.finished import write_finished
 from sdlora.runs.nearest import write_nearest
@@ -59,7 +58,7 @@ def finish(run: TrainingRun, fitted: Fitted) -> None:
         with tolerating("model card"):
             _card(run, fitted, outcome)
     with tolerating(PAGE), run.progress.working(f"Writing {PAGE}"):
-        write_html_report(run.folder)
+        fitted.page.write_end()
     if not run.progress.failing:
         write_finished(run.folder, run.trainer.global_step, (REPORT, PAGE))
     run.progress.print("")

@@ -18,9 +18,10 @@ from sdlora.evaluation.scores import Scores
 from sdlora.reports import page as html_report
 from sdlora.reports.charts import charts
 from sdlora.reports.columns import row_columns, step_columns
-from sdlora.reports.gallery import MAX_PNG_BYTES, Gallery, data_uri, read_gallery
+from sdlora.reports.gallery import Gallery, read_gallery
 from sdlora.reports.nearest_pairs import read_pairs
 from sdlora.reports.page import MAX_BYTES, write_html_report
+from sdlora.reports.thumbnails import MAX_PNG_BYTES, data_uri
 
 EVIL = """</script><script>alert(1)</script><img src=x onerror='alert(2)'>"&amp;"""
 PROMPTS = ("a red square", "a blue square", EVIL)
