@@ -39,6 +39,9 @@ from sdlora.runtime import versions
 from sdlora.sweep.cells import swept_values
 from sdlora.training.loggers import RunTensorBoard
 
+_FINAL, _BEST = "results_final", "results_best"
+"""Groups of the HParams' numbers, after those of the losses in TensorBoard's order."""
+
 
 def finish(run: TrainingRun, fitted: Fitted) -> None:
     """Export the last and the chosen adapter, compare them with the base, and say which to use."""
@@ -204,15 +207,15 @@ def log_hparams(
         last: Scores of the last step.
         real: Scores of the training pictures, for the gap closed.
     """
-    metrics = {f"final/{name}": value for name, value in last.values.items()}
+    metrics = {f"{_FINAL}/{name}": value for name, value in last.values.items()}
     if real is not None:
-        metrics["final/gap_closed"] = gap_closed_by(last, base, real)
+        metrics[f"{_FINAL}/gap_closed"] = gap_closed_by(last, base, real)
     if keeper is not None:
         best = keeper.best
         # TensorBoard takes the columns of all runs from the first one, so no run leaves them out
         chosen = dict.fromkeys(last.values, math.nan) if best is None else best.scores.values
-        metrics |= {f"best/{name}": chosen.get(name) for name in last.values}
-        metrics["best/step"] = math.nan if best is None else best.step
+        metrics |= {f"{_BEST}/{name}": chosen.get(name) for name in last.values}
+        metrics[f"{_BEST}/step"] = math.nan if best is None else best.step
     known = {name: float(value) for name, value in metrics.items() if value is not None}
     for logger in run.trainer.loggers:
         if isinstance(logger, RunTensorBoard):

@@ -266,22 +266,15 @@ class Evaluate(OptimizerStepCallback):
         numbers = {name: value for name, value in scores.items() if isinstance(value, float | int)}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step)
+            if grid is None:
+                continue
             if isinstance(logger, RunTensorBoard):
-                logger.tolerant(_log_pictures, logger, step, numbers, grid)
-            elif isinstance(logger, RunWandb) and grid is not None:
+                logger.tolerant(_log_picture, logger, step, grid)
+            elif isinstance(logger, RunWandb):
                 logger.log_grid(grid, step)
 
 
-def _log_pictures(
-    logger: RunTensorBoard, step: int, numbers: Mapping[str, float | int], grid: Any
-) -> None:
-    """Log the grid, and under Custom Scalars each score in one chart with the base's."""
-    if grid is not None:
-        pixels = torch.frombuffer(bytearray(grid.tobytes()), dtype=torch.uint8)
-        picture = pixels.view(grid.height, grid.width, 3)
-        logger.experiment.add_image("samples", picture, step, dataformats="HWC")
-    names = [name.removeprefix("base/") for name in numbers if name.startswith("base/")]
-    if step == 0 and names:
-        shown = [name for name in names if not name.endswith(("_low", "_high"))]
-        charts = {name: ["Multiline", [f"eval/{name}", f"base/{name}"]] for name in shown}
-        logger.experiment.add_custom_scalars({"scores": charts})
+def _log_picture(logger: RunTensorBoard, step: int, grid: Image.Image) -> None:
+    pixels = torch.frombuffer(bytearray(grid.tobytes()), dtype=torch.uint8)
+    picture = pixels.view(grid.height, grid.width, 3)
+    logger.experiment.add_image("samples", picture, step, dataformats="HWC")
