@@ -159,7 +159,9 @@ def _compare(
     rows = {"base": base.scores}
     rows |= {f"{label} x{scale:g}": scores for scale, scores in strengths.items()}
     rows |= {label: chosen, last_title: last.scores}
-    print_scores(rows, real, run.progress)
+    # a screenful: the page has the other strengths and steps
+    shown = {"base": base.scores, label: chosen}
+    print_scores(shown, real, run.progress, judged_only=True)
     state = LAST if other is None else step_name(other.step)
     pictures = {"base": BASE, label: state, last_title: LAST}
     folders = {name: f"{SAMPLES}/{folder}" for name, folder in pictures.items()}

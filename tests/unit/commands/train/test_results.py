@@ -60,7 +60,8 @@ def test_the_cells_of_a_sweep_are_a_table_of_swept_keys(tmp_path: Path) -> None:
     assert list(table) == ["lora.r=2,seed=1/tensorboard", "lora.r=4,seed=1/tensorboard"]
     assert table["lora.r=4,seed=1/tensorboard"] == pytest.approx(
         {
-            **{"lora.r": 4, "seed": 1, "results_final/face_distance": 0.5, "results_final/gap_closed": 0.75},
+            **{"lora.r": 4, "seed": 1},
+            **{"results_final/face_distance": 0.5, "results_final/gap_closed": 0.75},
             **{"results_best/face_distance": 0.25, "results_best/step": 10},
         }
     )
