@@ -105,6 +105,7 @@ class Progress:
         enabled: Whether bars are drawn; the console stays usable either way.
         quiet: Whether nothing at all is shown, as in all processes of a run except the first.
         clock: Gives the time in seconds.
+        console: Where it is shown; ``None``: standard output.
     """
 
     def __init__(
@@ -112,8 +113,9 @@ class Progress:
         enabled: bool = True,
         quiet: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        console: Console | None = None,
     ) -> None:
-        self.console = Console(quiet=quiet)
+        self.console = console or Console(quiet=quiet)
         self.failing: dict[str, str] = {}
         self._said: set[tuple[str, str]] = set()
         self._clock = clock
@@ -269,7 +271,7 @@ def _columns(width: int) -> list[ProgressColumn]:
 def _left_s(task: Task) -> float | None:
     """Seconds left at the mean rate since the bar began; ``None``: unknown."""
     done = task.completed - task.fields["began"]
-    if task.total is None or task.elapsed is None or done <= 0:
+    if task.total is None or task.elapsed is None or done < min(3, task.total):
         return None
     return task.elapsed / done * (task.total - task.completed)
 

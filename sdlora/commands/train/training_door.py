@@ -115,8 +115,8 @@ def train(
     if is_first:
         with told_what_is_safe(folder, progress):
             results.finish(run, fitted)
-            if HydraConfig.get().runtime.choices.get("debug") == "overfit":
-                require_learnt(run)
+        if HydraConfig.get().runtime.choices.get("debug") == "overfit":
+            require_learnt(run)
     return run
 
 
