@@ -18,7 +18,7 @@ const shared = (() => {
     stage.classList.toggle("sides", shown.length > 1);
     one("p", viewer).replaceChildren(...[text].flat());
     one("#previous").hidden = one("#next").hidden = !turn;
-    one("#up").hidden = one("#down").hidden = !turn || turn.length < 2;
+    one("#viewer-up").hidden = one("#viewer-down").hidden = !turn || turn.length < 2;
     if (!viewer.open) viewer.showModal();
   }
 
@@ -28,8 +28,8 @@ const shared = (() => {
 
   one("#previous").addEventListener("click", () => move(-1, 0));
   one("#next").addEventListener("click", () => move(1, 0));
-  one("#up").addEventListener("click", () => move(0, -1));
-  one("#down").addEventListener("click", () => move(0, 1));
+  one("#viewer-up").addEventListener("click", () => move(0, -1));
+  one("#viewer-down").addEventListener("click", () => move(0, 1));
   one("#close").addEventListener("click", () => viewer.close());
   viewer.addEventListener("click", (event) => { if (event.target === viewer) viewer.close(); });
 
