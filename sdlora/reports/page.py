@@ -145,7 +145,7 @@ def _screen(
     said = verdict_on(judged, so_far=state.name != FINISHED)
     return Screen(
         verdict=said,
-        usage=usage_of(run, config, said.strength) if state.name == FINISHED else None,
+        usage=usage_of(run, config, said.strength),
         compared=compared(gallery, f"step {step}"),
         training=training_pictures(run, thumbnails, notes),
         offers=offers(run, judged, lines, step if isinstance(step, int) else None, said.strength),

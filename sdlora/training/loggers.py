@@ -8,7 +8,6 @@ from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
 from sdlora.runtime.program import message_of
 from sdlora.runtime.progress import Progress
@@ -67,7 +66,9 @@ class RunTensorBoard(TensorBoardLogger):
     def __init__(self, folder: Path, progress: Progress) -> None:
         super().__init__(folder, name="tensorboard", version="", default_hp_metric=False)
         self._progress = progress
-        self._base: SummaryWriter | None = None
+        self._base = TensorBoardLogger(
+            folder, name="tensorboard", version="base", default_hp_metric=False
+        )
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log numbers of a step."""
@@ -80,11 +81,8 @@ class RunTensorBoard(TensorBoardLogger):
             self.tolerant(self._log_base, of_base, step)
 
     def _log_base(self, values: Mapping[str, float], step: int | None) -> None:
-        if self._base is None:
-            self._base = SummaryWriter(str(Path(self.log_dir) / "base"))
-        for tag, value in values.items():
-            self._base.add_scalar(tag, value, step)
-        self._base.flush()
+        self._base.log_metrics(values, step)
+        self._base.experiment.flush()
 
     def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
         """Log settings and final numbers."""
@@ -97,9 +95,9 @@ class RunTensorBoard(TensorBoardLogger):
     def finalize(self, status: str) -> None:
         """Write what waits, and close the files."""
         self.tolerant(super().finalize, status)
-        if self._base is not None:
-            self.tolerant(self._base.close)
-            self._base = None
+        if self._base._experiment is not None:
+            self.tolerant(self._base.experiment.close)
+            self._base._experiment = None
 
     def tolerant(self, write: Any, *values: Any, **named: Any) -> None:
         """Call a function that writes; where it fails, its writer is let go of."""
@@ -107,7 +105,7 @@ class RunTensorBoard(TensorBoardLogger):
             try:
                 write(*values, **named)
             except Exception:
-                self._experiment = self._base = None
+                self._experiment = self._base._experiment = None
                 raise
 
 
