@@ -78,6 +78,7 @@ class _TimeLeft(ProgressColumn):
     """Time left at the mean rate since the bar began, with all that came between."""
 
     def render(self, task: Task) -> Text:
+        """The text of a bar."""
         left = _left_s(task)
         return Text("" if left is None else f"{timedelta(seconds=round(left))} left")
 
