@@ -146,7 +146,8 @@
   const details = all("details");
 
   function keep() {
-    const state = { open: details.map((each) => each.open), at: columns[at] };
+    const isLast = at === columns.length - 1; // then the newest pictures are shown
+    const state = { open: details.map((each) => each.open), at: isLast ? null : columns[at] };
     try { sessionStorage.setItem(kept, JSON.stringify(state)); } catch { /* closed */ }
   }
 
@@ -158,7 +159,7 @@
       if (state.open.length === details.length) {
         details.forEach((each, index) => { each.open = state.open[index]; });
       }
-      if (columns.includes(state.at) && state.at !== columns.at(-2)) choose(columns.indexOf(state.at));
+      if (columns.includes(state.at)) choose(columns.indexOf(state.at));
     } catch { /* closed, or of another page */ }
   }
 
