@@ -139,7 +139,7 @@ def advantage_words(name: str, own: Measured, base: Measured) -> tuple[str, str]
 
 
 def _headline(name: str, judged: Judged, base: Measured, chosen: Measured) -> tuple[str, str]:
-    words, tone = advantage_words(name, chosen, base)
+    _, tone = advantage_words(name, chosen, base)
     what = "likeness" if name in IDENTITY_SCORES else kind(name).title
     if tone == BAD:
         return f"Do not use this one: its {what} is no better than the base's.", BAD
@@ -150,7 +150,7 @@ def _headline(name: str, judged: Judged, base: Measured, chosen: Measured) -> tu
         return f"Partly: {what} is better than the base's, but prompts suffer.", OPEN
     if (chosen.values.get("copying") or 0) > 0:
         return f"Partly: {what} is better than the base's, but pictures are copied.", OPEN
-    return f"Yes, use it: {what} is {words.replace('the base', 'the base’s')}.", GOOD
+    return f"Yes, use it: {what} is better than the base's.", GOOD
 
 
 def _likeness(name: str, judged: Judged, chosen: Measured) -> str:
