@@ -42,7 +42,7 @@ from sdlora.runs.samples import BASE, LAST, SAMPLES
 
 FILE_NAME = "report.html"
 MAX_BYTES = 15 * 1024 * 1024
-SHOWN_PROMPTS = 6
+SHOWN_PROMPTS = 4
 """Prompts of the gallery that are not folded."""
 
 _PICTURES_BYTES = 9 * 1024 * 1024
