@@ -21,6 +21,7 @@ from sdlora.cli.composition_errors import explain
 from sdlora.cli.own_files import with_own_files
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.rules import ConfigError
+from sdlora.runtime.log_file import libraries_in_log
 from sdlora.runtime.places import CONF
 from sdlora.runtime.program import INTERRUPTED, TRACEBACK, USER_ERROR, report, settle_libraries
 
@@ -40,13 +41,14 @@ def run(task: Callable[[DictConfig], None], config_name: str, schema: type) -> N
     arguments = sys.argv[1:]
     if os.environ.get(TRACEBACK) == "1":
         sys.argv[1:] = prepared_arguments(with_own_files(arguments), schema)
-        _hydra_main(task, config_name)()
+        with libraries_in_log():
+            _hydra_main(task, config_name)()
         return
     failed: list[BaseException] = []
     try:
         arguments = sys.argv[1:] = prepared_arguments(with_own_files(arguments), schema)
         # Hydra hands errors on instead of printing its own
-        with _environment(TRACEBACK, "1"), _named_folder():
+        with _environment(TRACEBACK, "1"), _named_folder(), libraries_in_log():
             _hydra_main(_reporting(task, schema, failed), config_name)()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

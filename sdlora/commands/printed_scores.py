@@ -38,10 +38,12 @@ def print_scores(
     progress: Progress,
     *,
     has_base: bool = True,
+    judged_only: bool = False,
 ) -> None:
     """Print the table of all scores, and the homework's line of each model."""
     if any(value is not None for row in scores.values() for value in row.values.values()):
-        progress.print(score_table(scores, floor=real, has_base=has_base))
+        table = score_table(scores, floor=real, has_base=has_base, judged_only=judged_only)
+        progress.print(table)
     for name, row in scores.items():
         if FACE in row.values:
             progress.print(f"{name}: {tutorial_line(row)}")

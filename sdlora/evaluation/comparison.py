@@ -36,6 +36,7 @@ def score_table(
     floor: Scores | None = None,
     title: str = "Scores",
     has_base: bool = True,
+    judged_only: bool = False,
 ) -> Group:
     """Tables of scores for the terminal.
 
@@ -48,6 +49,7 @@ def score_table(
         floor: Scores of real pictures of the person; adds them and the gap closed.
         title: Title of the tables.
         has_base: Whether the first row is the base; there is no gap without one.
+        judged_only: Leave out scores without a better direction.
 
     Returns:
         A rich renderable; below the tables, the reasons of missing scores.
@@ -58,7 +60,7 @@ def score_table(
     if not rows:
         raise ValueError("rows: no scores to show.")
     shown = dict(rows) if floor is None else {**rows, "real pictures": floor}
-    lines = score_lines(rows, shown, floor if has_base else None)
+    lines = score_lines(rows, shown, floor if has_base else None, judged_only=judged_only)
     if len(shown) <= MOST_COLUMNS:
         tables = [_table(lines, list(shown), title)]
     else:
@@ -81,7 +83,11 @@ def _table(lines: Mapping[str, Sequence[str]], columns: Sequence[str], title: st
 
 
 def score_lines(
-    rows: Mapping[str, Scores], shown: Mapping[str, Scores], floor: Scores | None
+    rows: Mapping[str, Scores],
+    shown: Mapping[str, Scores],
+    floor: Scores | None,
+    *,
+    judged_only: bool = False,
 ) -> dict[str, list[str]]:
     """Header of a score -> its cells, one for each model.
 
@@ -89,11 +95,14 @@ def score_lines(
         rows: Name -> scores, the base first.
         shown: Models with a cell: ``rows``, and perhaps the real pictures.
         floor: Scores of the real pictures, for the gap closed.
+        judged_only: Leave out scores without a better direction.
     """
     base = next(iter(rows.values()))
     lines = {"pictures": [str(scores.num_pictures) for scores in shown.values()]}
     for name in measured_names(shown.values()):
         look = kind(name)
+        if judged_only and not look.sign:
+            continue
         header = f"{look.title} {look.arrow}".strip()
         lines[header] = [_cell(name, scores) for scores in shown.values()]
     if floor is not None:

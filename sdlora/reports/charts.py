@@ -61,6 +61,13 @@ class _Group:
     mark: Mapping[str, Any] = field(default_factory=lambda: _DOT)
 
 
+def live_charts(lines: Lines, trained: str = "LoRA") -> list[Chart]:
+    """The few charts of a run that still trains: bokeh takes long for all, at every writing."""
+    names = [name for name in MAIN_SCORES if name in scored_names(lines)]
+    made = [_loss(lines), *(_score(lines, name, trained) for name in names)]
+    return [chart for chart in made if chart is not None]
+
+
 def charts(lines: Lines, best_step: int | None, trained: str = "LoRA") -> list[Chart]:
     """The charts of these numbers, without empty ones.
 
@@ -113,8 +120,13 @@ def state_charts(states: Sequence[State]) -> list[Chart]:
     return [_trade_off(groups)]
 
 
-def _losses(lines: Lines) -> list[Chart | None]:
+def _loss(lines: Lines) -> Chart | None:
     training = _Curve("training", LORA, _points(lines, "train/loss"))
+    held_out = _Curve("held out", HELD_OUT, _points(lines, "val/loss"))
+    return _curves("loss", "Loss ↓", "Loss", [training, held_out])
+
+
+def _losses(lines: Lines) -> list[Chart | None]:
     held_out = _Curve("held out", HELD_OUT, _points(lines, "val/loss"))
     quarters = [
         _Curve(label, color, _points(lines, f"val/loss_q{number}"))
@@ -124,7 +136,7 @@ def _losses(lines: Lines) -> list[Chart | None]:
     ]
     gap = _Curve("training minus held out", HELD_OUT, _points(lines, "val/gap"))
     return [
-        _curves("loss", "Loss ↓", "Loss", [training, held_out]),
+        _loss(lines),
         _curves("val_loss", "Loss on held-out pictures ↓", "Loss", [held_out]),
         _curves(
             "val_quarters",

@@ -1,7 +1,5 @@
 """The gallery of a page: pictures as data URIs, a row for each prompt, a column for each state."""
 
-import base64
-import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -9,18 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from sdlora.reports.columns import Column
 from sdlora.reports.score_tables import PictureScores, picture_scores
+from sdlora.reports.thumbnails import Thumbnail, Thumbnails
 from sdlora.runs.samples import PROMPTS
 
 SIDES_PX = (384, 256, 192, 128, 96)
 """Longest sides to try, until all pictures fit the page."""
-
-JPEG_QUALITY = 85
-MAX_PNG_BYTES = 24 * 1024
-"""Largest PNG; larger ones become JPEG."""
 
 _MIN_COLUMNS = 6
 _PROBED = 24
@@ -82,13 +75,17 @@ class _Plan:
     side: int
     columns: list[Column]
     files: list[str]
+    thumbnails: Thumbnails
 
     def paths(self) -> list[Path]:
         found = (column.folder / file for file in self.files for column in self.columns)
         return [path for path in found if path.is_file()]
 
     def encoded(self, path: Path) -> str:
-        return data_uri(read_picture(path, self.side, self.side))
+        return self.thumbnail(path).uri
+
+    def thumbnail(self, path: Path) -> Thumbnail:
+        return self.thumbnails.of(path, self.side, self.side)
 
 
 def read_gallery(
@@ -96,6 +93,7 @@ def read_gallery(
     columns: Sequence[Column],
     max_bytes: int,
     scores: Mapping[str, Mapping[str, Any]] | None = None,
+    thumbnails: Thumbnails | None = None,
 ) -> Gallery:
     """Read the pictures of all columns; ``prompts.json`` beside their folders names the rows.
 
@@ -107,11 +105,12 @@ def read_gallery(
         columns: Columns to read; those without pictures are left out.
         max_bytes: Size of all data URIs together.
         scores: Label of a column -> its scores of single pictures.
+        thumbnails: Those of the page's last writing.
     """
     gallery = Gallery()
     prompts = read_prompts(run, columns, gallery.notes)
     columns = [column for column in columns if any((column.folder / n).is_file() for n in prompts)]
-    whole = plan = _Plan(SIDES_PX[0], list(columns), list(prompts))
+    whole = plan = _Plan(SIDES_PX[0], list(columns), list(prompts), thumbnails or Thumbnails())
     while plan.paths():
         if estimated_bytes(plan.paths(), plan.encoded) <= max_bytes:
             notes: list[str] = []
@@ -129,33 +128,6 @@ def read_gallery(
         if whole.paths():
             gallery.notes.append("The pictures do not fit this page; they are in their folders.")
     return gallery
-
-
-def data_uri(image: Image.Image, quality: int = JPEG_QUALITY) -> str:
-    """The picture as PNG if that is small, else as JPEG."""
-    buffer = io.BytesIO()
-    kind = "png"
-    if image.width * image.height <= SIDES_PX[-2] ** 2:
-        image.save(buffer, "PNG", optimize=True)
-    if not 0 < buffer.tell() <= MAX_PNG_BYTES:
-        kind, buffer = "jpeg", io.BytesIO()
-        image.save(buffer, "JPEG", quality=quality, optimize=True)
-    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def read_picture(path: Path, max_width: int, max_height: int) -> Image.Image:
-    """Read a picture as RGB and reduce it to fit, keeping its shape.
-
-    Raises:
-        OSError: If it cannot be read.
-    """
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise OSError(f"{path.name}: {error}") from error
-    image.thumbnail((max_width, max_height), Image.Resampling.LANCZOS)
-    return image
 
 
 def estimated_bytes(paths: Sequence[Path], encoded: Callable[[Path], str]) -> float:
@@ -212,12 +184,12 @@ def _row(
         if not path.is_file():
             continue
         try:
-            image = read_picture(path, plan.side, plan.side)
+            image = plan.thumbnail(path)
         except OSError as error:
             notes.append(f"{_name(run, path)} cannot be read ({error}).")
             continue
         numbers = picture_scores(scores.get(column.label, {}), prompt.index, prompt.text)
-        pictures.append(Shown(column, data_uri(image), image.width, image.height, numbers))
+        pictures.append(Shown(column, image.uri, image.width, image.height, numbers))
     return Row(prompt.text, prompt.seed, tuple(pictures))
 
 

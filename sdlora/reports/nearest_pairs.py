@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdlora.reports.gallery import data_uri, read_picture
 from sdlora.reports.score_tables import State
+from sdlora.reports.thumbnails import Thumbnail, Thumbnails
 from sdlora.runs.nearest import NEAREST, read_nearest
 from sdlora.runs.partial_files import inside, is_number
 from sdlora.runs.report import handed_over
@@ -14,15 +14,6 @@ from sdlora.runs.report import handed_over
 MAX_PAIRS = 8
 
 _SIDE_PX = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture on the page: a data URI and its size in pixels."""
-
-    uri: str
-    width: int
-    height: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +28,23 @@ class Pair:
         similarity: Their cosine, at most 1.
     """
 
-    generated: Picture
-    training: Picture
+    generated: Thumbnail
+    training: Thumbnail
     prompt: str
     name: str
     similarity: float
 
 
-def read_pairs(run: Path, notes: list[str]) -> list[Pair]:
+def read_pairs(run: Path, notes: list[str], thumbnails: Thumbnails | None = None) -> list[Pair]:
     """Read ``nearest.json`` of a run folder, in its order; empty without the file.
 
     Args:
         run: The folder; paths in the file are relative to it and must stay inside.
         notes: Gets what cannot be read.
+        thumbnails: Those of the page's last writing.
     """
-    entries = read_nearest(run, notes)
-    return [pair for entry in entries[:MAX_PAIRS] if (pair := _pair(run, entry, notes))]
+    entries, made = read_nearest(run, notes)[:MAX_PAIRS], thumbnails or Thumbnails()
+    return [pair for entry in entries if (pair := _pair(run, entry, notes, made))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,26 +79,27 @@ def copying(states: Sequence[State]) -> Copying | None:
     return Copying(f"{sentence}: {share:.0%} of the {count} pictures are copies.", True)
 
 
-def _pair(run: Path, entry: dict[str, Any], notes: list[str]) -> Pair | None:
+def _pair(
+    run: Path, entry: dict[str, Any], notes: list[str], thumbnails: Thumbnails
+) -> Pair | None:
     similarity = entry.get("similarity")
     if not is_number(similarity):
         return None
-    generated = _picture(run, entry.get("picture"), notes)
-    training = _picture(run, entry.get("training"), notes)
+    generated = _picture(run, entry.get("picture"), notes, thumbnails)
+    training = _picture(run, entry.get("training"), notes, thumbnails)
     if generated is None or training is None:
         return None
     prompt, name = (str(entry.get(key, "")) for key in ("prompt", "name"))
     return Pair(generated, training, prompt, name, similarity)
 
 
-def _picture(run: Path, name: Any, notes: list[str]) -> Picture | None:
+def _picture(run: Path, name: Any, notes: list[str], thumbnails: Thumbnails) -> Thumbnail | None:
     path = inside(run, name)
     if path is None:
         notes.append(f"{NEAREST}: {name!r} does not lie in this folder.")
         return None
     try:
-        image = read_picture(path, _SIDE_PX, _SIDE_PX)
+        return thumbnails.of(path, _SIDE_PX, _SIDE_PX)
     except OSError as error:
         notes.append(f"{name} cannot be read ({error}).")
         return None
-    return Picture(data_uri(image), image.width, image.height)

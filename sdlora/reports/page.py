@@ -5,35 +5,52 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdlora.data.sheet.sheet_output import FILE_NAME as DATA_SHEET
-from sdlora.reports.charts import charts, state_charts
+from sdlora.reports.charts import charts, live_charts, state_charts
 from sdlora.reports.columns import Column, row_columns, step_columns
-from sdlora.reports.gallery import data_uri, read_gallery, read_picture
+from sdlora.reports.data_part import (
+    SHOWN_FINDINGS,
+    contact_sheet,
+    findings_by_kind,
+    read_sheet,
+)
+from sdlora.reports.first_screen import (
+    Lines,
+    Screen,
+    compared,
+    judged_run,
+    offers,
+    training_pictures,
+)
+from sdlora.reports.gallery import Gallery, read_gallery
 from sdlora.reports.how_it_was_made import command, versions
 from sdlora.reports.nearest_pairs import copying, read_pairs
-from sdlora.reports.plots import library_script
+from sdlora.reports.page_head import at, evaluation_head, run_head, trained_name
+from sdlora.reports.plots import Chart, library_script
 from sdlora.reports.rendering import write_page
 from sdlora.reports.run_files import run_files
+from sdlora.reports.run_state import FINISHED, RUNNING, Progressed, RunState, progressed
 from sdlora.reports.score_tables import State, read_states, reasons, score_table, step_table
+from sdlora.reports.thumbnails import Thumbnails
+from sdlora.reports.usage import usage_of
+from sdlora.reports.verdict import verdict_on
 from sdlora.runs.best import CHOSEN_IN, SCORES
 from sdlora.runs.identity import CONFIG
 from sdlora.runs.metrics import read_steps
 from sdlora.runs.partial_files import inside, mapping, read_mapping
 from sdlora.runs.report import LORA_ROW, REPORT, WHOLE_ROW
-from sdlora.runs.run_folder import LORA
 from sdlora.runs.samples import BASE, LAST, SAMPLES
 
 FILE_NAME = "report.html"
 MAX_BYTES = 15 * 1024 * 1024
-SHOWN_FINDINGS = 40
-"""Number of listed findings of each kind; ``dataset.json`` has all."""
+SHOWN_PROMPTS = 4
+"""Prompts of the gallery that are not folded."""
 
 _PICTURES_BYTES = 9 * 1024 * 1024
-_SHEET_BYTES = 2 * 1024 * 1024
-_SHEET_PX = (1600, 12000)
 
 
-def write_html_report(run: Path) -> Path:
+def write_html_report(
+    run: Path, state: RunState | None = None, thumbnails: Thumbnails | None = None
+) -> Path:
     """Write ``report.html`` into the folder of a run or of an evaluation, whole or not at all.
 
     Every part is optional: the page says what the folder lacks, and names files that cannot be
@@ -41,57 +58,98 @@ def write_html_report(run: Path) -> Path:
 
     Args:
         run: The folder, of training or of ``sdlora evaluate``.
+        state: What the run says of itself; ``None``: it has ended.
+        thumbnails: Those of the page's last writing, which are not encoded again.
 
     Returns:
         The page, one file under 15 MiB.
     """
-    facts = _facts(run)
+    facts = _facts(run, state or RunState(FINISHED), thumbnails or Thumbnails())
     libraries = [library_script()] if facts["charts"] else []
     return write_page(run / FILE_NAME, "page", facts, libraries=libraries)
 
 
-def _facts(run: Path) -> dict[str, Any]:
+def _facts(run: Path, state: RunState, thumbnails: Thumbnails) -> dict[str, Any]:
     notes: list[str] = []
     stored = read_mapping(run, CONFIG, notes)
     config = mapping(stored.get("config"))
-    report = read_mapping(run, REPORT, notes)
-    dataset = _sheet(read_mapping(run, DATA_SHEET, notes))
+    report = {} if state.name == RUNNING else read_mapping(run, REPORT, notes)  # of an earlier end
+    dataset = read_sheet(run, notes)
     choices = [f"{name}/{SCORES}" for name in CHOSEN_IN if (run / name / SCORES).is_file()]
-    best = read_mapping(run, choices[0], notes).get("step") if choices else None
+    best = read_mapping(run, choices[0], notes) if choices else {}
     lines = read_steps(run, notes)
-    last = max((line["step"] for line in lines), default=None)
     states = read_states(report)
     is_run = bool(stored or lines or not mapping(report.get("pictures")))
     if not is_run:
         config = mapping(mapping(report.get("settings")).get("config"))
+    step, last = best.get("step"), max((line["step"] for line in lines), default=None)
     columns = _columns(run, report, states, last, notes, is_run=is_run)
     numbers = _numbers(run, report, states, columns, is_run=is_run)
-    gallery = read_gallery(run, columns, _PICTURES_BYTES, numbers)
-    return {
-        "title": str(_at(config, "export.name") or run.resolve().name),
+    gallery = read_gallery(run, columns, _PICTURES_BYTES, numbers, thumbnails)
+    facts = {
         "what": "run" if is_run else "evaluation",
-        "head": _head(run, config, dataset, best, last) if is_run else _evaluation_head(config),
+        "head": run_head(config, dataset, step, last) if is_run else evaluation_head(config),
         "table": score_table(states),
         "reasons": reasons(states),
         "base": states[0].name if len(states) > 1 else None,  # what others are compared with
         "gallery": gallery,
-        "best": None if best is None else f"step {best}",
-        "pairs": read_pairs(run, notes),
+        "best": None if step is None else f"step {step}",
+        "pairs": read_pairs(run, notes, thumbnails),
         "copying": copying(states),
-        "charts": charts(lines, best, _trained(config)) if is_run else state_charts(states),
-        "trained": _trained(config),
-        "steps": step_table(lines, best),
+        "charts": _charts(config, lines, step, state) if is_run else state_charts(states),
+        "trained": trained_name(config),
+        "steps": step_table(lines, step),
         "dataset": dataset,
-        "findings": _findings(dataset),
+        "findings": findings_by_kind(dataset),
         "shown_findings": SHOWN_FINDINGS,
-        "contact_sheet": _contact_sheet(run, notes),
+        "contact_sheet": contact_sheet(run, thumbnails, notes),
         "files": run_files(run) if is_run else [],
         "command": command(run, "train" if is_run else "evaluate", notes),
         "config": json.dumps(config, indent=2, ensure_ascii=False) if config else None,
         "hashes": mapping(stored.get("hashes")),
         "versions": versions(),
-        "notes": notes + gallery.notes,
+        "shown_prompts": SHOWN_PROMPTS,
     }
+    name = str(at(config, "export.name") or run.resolve().name)
+    facts |= {"title": name, "folder": run.absolute().as_posix(), "progress": None, "screen": None}
+    if is_run:
+        far = progressed(run, state, lines, at(config, "trainer.max_steps"))
+        screen = _screen(run, config, states, best, lines, gallery, state, thumbnails, notes)
+        facts |= {"progress": far, "screen": screen, "title": _title(run, name, far)}
+    return facts | {"notes": notes + gallery.notes}
+
+
+def _charts(config: Mapping[str, Any], lines: Lines, step: Any, state: RunState) -> list[Chart]:
+    trained = trained_name(config)
+    return live_charts(lines, trained) if state.name == RUNNING else charts(lines, step, trained)
+
+
+def _title(run: Path, name: str, far: Progressed) -> str:
+    """The title of a run's page: what tells it from others in a row of tabs."""
+    done = f"{far.step}/{far.max_steps} " if far.state.name == RUNNING and far.max_steps else ""
+    return " · ".join(filter(None, (f"{done}{name}", far.began, run.resolve().name)))
+
+
+def _screen(
+    run: Path,
+    config: Mapping[str, Any],
+    states: list[State],
+    best: Mapping[str, Any],
+    lines: Lines,
+    gallery: Gallery,
+    state: RunState,
+    thumbnails: Thumbnails,
+    notes: list[str],
+) -> Screen:
+    judged, step = judged_run(config, states, best, lines), best.get("step")
+    said = verdict_on(judged, so_far=state.name != FINISHED)
+    return Screen(
+        verdict=said,
+        usage=usage_of(run, config, said.strength),
+        compared=compared(gallery, f"step {step}"),
+        training=training_pictures(run, thumbnails, notes),
+        offers=offers(run, judged, lines, step if isinstance(step, int) else None, said.strength),
+    )
 
 
 def _columns(
@@ -130,119 +188,3 @@ def _numbers(
         if (folder := inside(run, folders.get(state.name))) is not None
     }
     return {column.label: of_folder.get(column.folder.resolve(), {}) for column in columns}
-
-
-def _sheet(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of ``dataset.json`` on the page, in the expected shapes."""
-    shown: dict[str, Any] = {
-        name: found for name in ("counts", "faces") if (found := mapping(dataset.get(name)))
-    }
-    for name, kind in (("buckets", dict), ("findings", dict), ("notes", str)):
-        listed = dataset.get(name)
-        if isinstance(listed, list):
-            shown[name] = [entry for entry in listed if isinstance(entry, kind)]
-    return shown
-
-
-def _at(config: Mapping[str, Any], key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        value = mapping(value).get(part)
-    return value
-
-
-def _head(
-    run: Path,
-    config: Mapping[str, Any],
-    dataset: Mapping[str, Any],
-    best: Any,
-    last: int | None,
-) -> list[tuple[str, str]]:
-    """Facts of a training run as (name, value); unknown ones are left out."""
-    counts = mapping(dataset.get("counts"))
-    max_steps = _at(config, "trainer.max_steps")
-    roots = [_at(config, "data.root")] + [
-        mapping(root).get("path", root) for root in _at(config, "data.roots") or []
-    ]
-    steps = None if last is None and max_steps is None else f"{last if last is not None else 0}"
-    if steps is not None and max_steps is not None and max_steps != last:
-        steps += f" of {max_steps}"
-    is_frozen = _at(config, "lora.text_encoder.method") == "frozen"
-    rows = {
-        "Base": _at(config, "model.path"),
-        "Drawn with": _at(config, "model.draw_with"),
-        "Pictures": counts.get("pictures"),
-        "From": ", ".join(str(root) for root in roots if root),
-        "Resolution": _at(config, "data.resolution"),
-        "Rank": _at(config, "lora.r") if _trained(config) == LORA_ROW else None,
-        "Batch": _at(config, "data.batch_size"),
-        "Denoiser rate": _at(config, "optim.transformer_lr") or _at(config, "optim.unet_lr"),
-        "Text encoder rate": None if is_frozen else _at(config, "optim.text_encoder_lr"),
-        "Steps": steps,
-        "Chosen step": best,
-    }
-    kohya = Path(LORA, f"{_at(config, 'export.name')}.safetensors")
-    if (run / kohya).is_file():
-        rows["For ComfyUI, A1111"] = kohya.as_posix()
-    return _known(rows)
-
-
-def _trained(config: Mapping[str, Any]) -> str:
-    """Name of the trained model: a LoRA, unless all weights trained."""
-    methods = [mapping(part).get("method") for part in mapping(_at(config, "lora")).values()]
-    return WHOLE_ROW if "full" in methods else LORA_ROW
-
-
-def _evaluation_head(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Facts of an evaluation as (name, value); unknown ones are left out."""
-    rows = {
-        "Run": _at(config, "run"),
-        "LoRA": _at(config, "lora"),
-        "Pictures": _at(config, "images"),
-    }
-    if rows["Run"]:
-        rows["Checkpoint"] = _at(config, "checkpoint")
-    if not rows["Pictures"]:
-        rows |= {
-            "Base": _at(config, "model.path"),
-            "Drawn with": _at(config, "model.draw_with"),
-            "Strength": _at(config, "lora_scale"),
-            "Resolution": _at(config, "resolution"),
-            "Sampling steps": _at(config, "sampling.num_steps"),
-            "Guidance": _at(config, "sampling.guidance_scale"),
-        }
-    return _known(rows)
-
-
-def _known(rows: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [
-        (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-        for name, value in rows.items()
-        if value not in (None, "", [])
-    ]
-
-
-def _findings(dataset: Mapping[str, Any]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """By severity and kind, errors first."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for finding in dataset.get("findings", []):
-        key = str(finding.get("severity", "")), str(finding.get("kind", "")).replace("_", " ")
-        groups.setdefault(key, []).append(finding)
-    return dict(sorted(groups.items(), key=lambda item: (item[0][0] != "error", item[0])))
-
-
-def _contact_sheet(run: Path, notes: list[str]) -> dict[str, Any] | None:
-    path = run / "contact_sheet.png"
-    if not path.is_file():
-        return None
-    width, height = _SHEET_PX
-    while True:
-        try:
-            image = read_picture(path, width, height)
-        except OSError as error:
-            notes.append(f"contact_sheet.png cannot be read ({error}).")
-            return None
-        uri = data_uri(image)
-        if len(uri) <= _SHEET_BYTES:
-            return {"uri": uri, "width": image.width, "height": image.height}
-        width, height = width * 3 // 4, height * 3 // 4

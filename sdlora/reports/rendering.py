@@ -21,6 +21,7 @@ def write_page(
     *,
     libraries: Sequence[str] = (),
     parts: Sequence[str] = (),
+    styles: Sequence[str] = ("page",),
 ) -> Path:
     """Write the page, whole or not at all.
 
@@ -30,6 +31,7 @@ def write_page(
         facts: Values of the template.
         libraries: Scripts before the page's own.
         parts: Names of further scripts, before the template's own.
+        styles: Names of style sheets, before the template's own if it has one.
 
     Returns:
         The file.
@@ -41,7 +43,7 @@ def write_page(
     scripts = [*libraries, *_read("js", "shared", *parts, template)]
     page = environment.get_template(f"{template}.html").render(
         **facts,
-        style=Markup("".join(_read("css", *dict.fromkeys(("page", template))))),  # ours
+        style=Markup("".join(_read("css", *dict.fromkeys((*styles, template))))),  # ours
         scripts=[Markup(script) for script in scripts],
         script_hashes=[_script_hash(script) for script in scripts],
     )

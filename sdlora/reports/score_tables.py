@@ -75,9 +75,9 @@ def read_states(report: Mapping[str, Any]) -> list[State]:
     states: list[State] = []
     for name, row in mapping(report.get("scores")).items():
         gap = closed.get(name) if states else None  # the base has none of its own
-        states.append(_state(name, row, {_GAP_CLOSED: gap}))
+        states.append(state_of(name, row, {_GAP_CLOSED: gap}))
     if real := mapping(report.get("real_pictures")):
-        states.append(_state("real pictures", real, {}, is_real=True))
+        states.append(state_of("real pictures", real, is_real=True))
     return states
 
 
@@ -194,9 +194,19 @@ def ends(value: Any) -> tuple[float, float] | None:
     return None
 
 
-def _state(name: str, row: Any, more: Mapping[str, Any], is_real: bool = False) -> State:
+def state_of(
+    name: str, row: Any, more: Mapping[str, Any] | None = None, is_real: bool = False
+) -> State:
+    """The state of a stored row, in the expected shapes.
+
+    Args:
+        name: Its name.
+        row: The row as in ``report.json``; of another shape it is empty.
+        more: Further values.
+        is_real: Whether it is about real pictures.
+    """
     row = mapping(row)
-    values = {_NUM_PICTURES: row.get(_NUM_PICTURES), **mapping(row.get("values")), **more}
+    values = {_NUM_PICTURES: row.get(_NUM_PICTURES), **mapping(row.get("values")), **(more or {})}
     intervals = mapping(row.get("intervals"))
     return State(
         name=name,

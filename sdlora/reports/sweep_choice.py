@@ -4,11 +4,12 @@ import shlex
 from pathlib import Path
 
 from sdlora.config.score_kinds import LOWER, PROMPT_SCORE, kind
+from sdlora.evaluation.advantage import Advantage
 from sdlora.reports.score_tables import score_text
 from sdlora.runs.run_folder import LORA
 from sdlora.runtime.places import from_here
 from sdlora.sweep.cells import SEED, Cell, Sweep, value_text
-from sdlora.sweep.choice import Advantage, Candidate, Choice, candidates, rule_of
+from sdlora.sweep.choice import Candidate, Choice, candidates, rule_of
 
 _MOST_REFUSED = 10
 """Number of refused cells that are named."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from sdlora.reports.columns import step_columns
-from sdlora.reports.gallery import estimated_bytes, read_picture, read_prompts
+from sdlora.reports.gallery import estimated_bytes, read_prompts
+from sdlora.reports.thumbnails import read_picture
 from sdlora.runs.samples import SAMPLES
 from sdlora.sweep.cells import Cell, Sweep
 

@@ -17,6 +17,9 @@ SAMPLES = "samples"
 BASE, LAST = "base", "last"
 """States of the model: without its adapter, and with its final weights."""
 
+TRAINING = "training"
+"""Folder of the first training pictures, as they are cut."""
+
 PROMPTS = "prompts.json"
 
 
@@ -93,6 +96,13 @@ def write_pictures(folder: Path, evaluation: Evaluation) -> None:
         zip(evaluation.prompts, evaluation.images, strict=True)
     ):
         with atomic_path(folder / picture_name(index, prompt.text)) as temporary:
+            image.save(temporary)
+
+
+def write_training(run: Path, images: Sequence[Image.Image]) -> None:
+    """Write the first training pictures, which pages show beside the generated ones."""
+    for index, image in enumerate(images):
+        with atomic_path(run / SAMPLES / TRAINING / f"{index:02d}.png") as temporary:
             image.save(temporary)
 
 

@@ -6,15 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdlora.config.score_kinds import kind
-from sdlora.evaluation.interval import bootstrap_interval
+from sdlora.evaluation.advantage import LEVEL, Advantage, advantage_by_picture
 from sdlora.evaluation.scores import Scores
 from sdlora.evaluation.selection import Rule
-from sdlora.runs.best import Best
-from sdlora.runs.partial_files import is_number
 from sdlora.sweep.cells import SEED, Cell, Sweep
 from sdlora.sweep.state import DONE
-
-LEVEL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,30 +31,6 @@ class Candidate:
     def cell(self) -> Cell:
         """The cell to take."""
         return self.cells[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Advantage:
-    """Difference of two candidates, in units of the score.
-
-    Attributes:
-        mean: Mean difference; > 0 is better, whichever direction the score has.
-        low: Lower end of the 95 % interval of the mean.
-        high: Upper end.
-        count: Number of pairs.
-        over: What is paired: ``pictures`` (of the same prompt and noise) or ``seeds``.
-    """
-
-    mean: float
-    low: float
-    high: float
-    count: int
-    over: str
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether the interval does not contain 0."""
-        return self.low > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +120,11 @@ def advantage(rule: Rule, winner: Candidate, other: Candidate) -> Advantage | No
         mean, error = statistics.mean(by_seed), statistics.stdev(by_seed) / len(by_seed) ** 0.5
         margin = float(stats.t.ppf((1 + LEVEL) / 2, len(by_seed) - 1)) * error
         return Advantage(mean, mean - margin, mean + margin, len(by_seed), "seeds")
-    by_picture = _by_picture(rule, winner.cell.chosen, other.cell.chosen)
-    if not by_picture:
+    own, theirs = winner.cell.chosen, other.cell.chosen
+    if own is None or theirs is None:
         return None
-    low, high = bootstrap_interval(by_picture, LEVEL)
-    return Advantage(statistics.mean(by_picture), low, high, len(by_picture), "pictures")
+    tables = own.scores.per_picture, theirs.scores.per_picture
+    return advantage_by_picture(rule.score, *tables)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -199,20 +171,3 @@ def _by_seed(rule: Rule, winner: Candidate, other: Candidate) -> list[float]:
     )
     pairs = [(first[seed], second[seed]) for seed in first if seed in second]
     return [theirs - own for own, theirs in pairs if own is not None and theirs is not None]
-
-
-def _by_picture(rule: Rule, own: Best | None, theirs: Best | None) -> list[float]:
-    """Score differences of the pictures scored by both; none if the pictures differ."""
-    if own is None or theirs is None:
-        return []
-    tables = own.scores.per_picture, theirs.scores.per_picture
-    prompts = [table.get("prompt") for table in tables]
-    columns = [table.get(rule.score) for table in tables]
-    if prompts[0] != prompts[1] or columns[0] is None or columns[1] is None:
-        return []
-    pairs = zip(columns[0], columns[1], strict=False)
-    return [
-        kind(rule.score).sign * (second - first)
-        for first, second in pairs
-        if is_number(first) and is_number(second)
-    ]

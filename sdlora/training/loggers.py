@@ -30,8 +30,33 @@ class LoggerError(AttributeError):
     """A logger that cannot begin; Lightning, which asks for its ``experiment``, goes on then."""
 
 
+_GROUPS = {"val/": "loss_held_out/", "train/": "training/", "eval/": "scores/", "base/": "scores/"}
+_LOSSES = {"train/loss": "loss/training", "val/loss": "loss/held_out"}
+_ENDS = ("_low", "_high")
+
+
+def tensorboard_tag(name: str) -> str | None:
+    """The tag of a number, whose first word is its group; ``None``: it is shown nowhere.
+
+    TensorBoard sorts groups by name: the loss comes first. Ends of intervals have a group of their
+    own, and Lightning's ``epoch`` is ``train/epoch`` already.
+    """
+    if name == "epoch":
+        return None
+    if name in _LOSSES:
+        return _LOSSES[name]
+    for group, shown in _GROUPS.items():
+        if name.startswith(group):
+            is_end = shown == "scores/" and name.endswith(_ENDS)
+            return ("scores_intervals/" if is_end else shown) + name.removeprefix(group)
+    return name
+
+
 class RunTensorBoard(TensorBoardLogger):
     """Curves in ``tensorboard/``; after a failure the next number goes into a new events file.
+
+    The base's scores are a run of their own, ``tensorboard/base``, so that each score's chart has
+    the base's line in it.
 
     Args:
         folder: The run folder.
@@ -41,10 +66,23 @@ class RunTensorBoard(TensorBoardLogger):
     def __init__(self, folder: Path, progress: Progress) -> None:
         super().__init__(folder, name="tensorboard", version="", default_hp_metric=False)
         self._progress = progress
+        self._base = TensorBoardLogger(
+            folder, name="tensorboard", version="base", default_hp_metric=False
+        )
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log numbers of a step."""
-        self.tolerant(super().log_metrics, metrics, step)
+        tagged = {name: tag for name in metrics if (tag := tensorboard_tag(name)) is not None}
+        of_base = {tag: metrics[name] for name, tag in tagged.items() if name.startswith("base/")}
+        own = {tag: metrics[name] for name, tag in tagged.items() if not name.startswith("base/")}
+        if own:
+            self.tolerant(super().log_metrics, own, step)
+        if of_base:
+            self.tolerant(self._log_base, of_base, step)
+
+    def _log_base(self, values: Mapping[str, float], step: int | None) -> None:
+        self._base.log_metrics(values, step)
+        self._base.experiment.flush()
 
     def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
         """Log settings and final numbers."""
@@ -55,8 +93,11 @@ class RunTensorBoard(TensorBoardLogger):
         self.tolerant(super().save)
 
     def finalize(self, status: str) -> None:
-        """Write what waits, and close the file."""
+        """Write what waits, and close the files."""
         self.tolerant(super().finalize, status)
+        if self._base._experiment is not None:
+            self.tolerant(self._base.experiment.close)
+            self._base._experiment = None
 
     def tolerant(self, write: Any, *values: Any, **named: Any) -> None:
         """Call a function that writes; where it fails, its writer is let go of."""
@@ -64,7 +105,7 @@ class RunTensorBoard(TensorBoardLogger):
             try:
                 write(*values, **named)
             except Exception:
-                self._experiment = None
+                self._experiment = self._base._experiment = None
                 raise
 
 

@@ -62,6 +62,9 @@ def test_it_needs_no_model(
     }
     assert 0 < sheet["counts"]["pictures"] < 12
     assert f"Look at: {(run / 'contact_sheet.png').as_posix()}" in told
+    assert f"Look at: {(run / 'data.html').as_posix()}" in told
+    page = (run / "data.html").read_text("utf-8")
+    assert page.count('data-enlarge="one"') == sheet["counts"]["pictures"]
     assert not (run / "class_pictures").exists()
 
 

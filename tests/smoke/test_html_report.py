@@ -1,6 +1,7 @@
 """``report.html`` in a browser: headless Chromium, where it and playwright are installed."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from PIL import Image
 
 from sdlora.config.score_kinds import KINDS
 from sdlora.reports.page import write_html_report
+from sdlora.reports.run_state import RUNNING, RunState
 from tests.smoke.browsers import WIDTHS_PX, opened, require_no_overflow
 
 EVIL = """a dog </script><script>alert(1)</script><img src=x onerror='alert(2)'>"""
@@ -162,8 +164,18 @@ def test_the_arrows_move_the_step_of_all_rows(page: Any) -> None:
 def test_a_click_enlarges_and_the_arrows_turn(page: Any) -> None:
     page.locator(".prompt .frame").first.click()
     assert page.inner_text("#viewer p").startswith("step 200: a red cat")
-    assert page.locator("#viewer img").bounding_box()["width"] > 300
+    sides = page.locator("#viewer img")
+    left, right = (sides.nth(place).bounding_box() for place in (0, 1))
+    assert page.locator("#viewer figcaption").all_inner_texts() == ["base", "step 200"]
+    assert left["y"] == right["y"]
+    assert left["x"] + left["width"] <= right["x"]
+    assert min(left["width"], right["width"]) > 150
     page.keyboard.press("ArrowLeft")
+    assert page.inner_text("#viewer p").startswith("step 150: a red cat")
+    page.keyboard.press("ArrowDown")
+    assert page.inner_text("#viewer p").startswith("step 150: a blue cat")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowUp")  # stays at the first
     assert page.inner_text("#viewer p").startswith("step 150: a red cat")
     page.keyboard.press("Escape")
     assert not page.locator("#viewer").is_visible()
@@ -184,6 +196,7 @@ def test_the_names_of_the_scores_stay_in_view(page: Any) -> None:
     def left() -> float:
         return page.locator("#scores tbody th").nth(1).bounding_box()["x"]
 
+    page.get_by_text("All scores, one row each").click()
     before = left()
     page.evaluate("document.querySelector('#scores .scroll').scrollLeft = 150")
     assert left() == before
@@ -192,6 +205,7 @@ def test_the_names_of_the_scores_stay_in_view(page: Any) -> None:
 def test_pairs_and_copies_are_shown(page: Any) -> None:
     assert page.locator("#nearest .flag").is_visible()
     assert page.locator("#nearest .pair img").count() == 6
+    page.get_by_text("The most alike pairs").click()
     page.locator("#nearest .pair button").nth(1).click()
     assert page.inner_text("#viewer p") == "training picture " + "v" * 100
     assert page.locator("#viewer img").bounding_box()["width"] > 300
@@ -229,6 +243,50 @@ def test_the_copy_button_copies(page: Any) -> None:
     page.click(".copy")
     page.locator(".copy", has_text="Copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()").startswith("sdlora train sampling.")
+
+
+def test_the_first_screen_is_short_of_stops_and_large_enough(page: Any) -> None:
+    """Focus stops, size of what is pressed in px, and size of text in px."""
+    seen = page.evaluate(
+        """() => {
+          const shown = (each) => each.checkVisibility();
+          const stops = [...document.querySelectorAll("a, button, input, summary, [tabindex='0']")]
+            .filter((each) => shown(each) && each.tabIndex >= 0);
+          const pressed = stops.filter((each) => !each.matches(".skip, [tabindex='0']"));
+          const texts = [...document.querySelectorAll("body *")].filter((each) => shown(each)
+            && [...each.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim()));
+          return [
+            stops.length,
+            Math.min(...pressed.map((each) => each.getBoundingClientRect().height)),
+            Math.min(...texts.map((each) => parseFloat(getComputedStyle(each).fontSize))),
+          ];
+        }"""
+    )
+    assert seen[0] < 60
+    assert seen[1] >= 24
+    assert seen[2] >= 12
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # the skip link is the first stop
+    assert page.evaluate("document.activeElement.id") == "content"
+
+
+def test_a_page_of_a_killed_run_says_so_when_it_is_looked_at(
+    browser: Any, report: Path, tmp_path: Path
+) -> None:
+    running = tmp_path / "running.html"
+    state = RunState(RUNNING, go_on="sdlora train resume=a")
+    running.write_bytes(write_html_report(report.parent, state).read_bytes())
+    write_html_report(report.parent)
+    with opened(browser, running, 1280) as page:
+        assert not page.locator("#silent").is_visible()
+        assert page.inner_text("#age").endswith("s ago.")
+    text = running.read_text("utf-8")
+    old = re.sub(r'data-written="[0-9.]+"', 'data-written="1700000000"', text)
+    running.write_text(old, "utf-8")
+    with opened(browser, running, 1280) as page:
+        page.locator("#silent").wait_for()
+        assert "days ago" in page.inner_text("#silent")
+        assert page.inner_text("#go-on code") == "sdlora train resume=a"
 
 
 def test_dark_is_dark_also_in_the_charts(page: Any) -> None:

@@ -161,7 +161,8 @@ def test_a_run_writes_everything_that_it_promises(
 
     events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0}).Reload()
     tags = events.Tags()
-    assert {"train/loss", "train/grad_norm", "train/lr_unet"} <= set(tags["scalars"])
+    assert {"loss/training", "training/grad_norm", "training/lr_unet"} <= set(tags["scalars"])
+    assert min(tags["scalars"]).startswith("loss/")  # the group that TensorBoard opens on
     assert "samples" in tags["images"]
     assert any(tag.startswith("config") for tag in tags["tensors"])
 

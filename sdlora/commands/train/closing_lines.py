@@ -10,7 +10,7 @@ from sdlora.adapters.formats import read_metadata
 from sdlora.adapters.spec import TITLES
 from sdlora.assembly.new_word import embeddings_of
 from sdlora.commands.train.training_run import TrainingRun
-from sdlora.config.score_kinds import KINDS, PROMPT_SCORE, kind
+from sdlora.config.score_kinds import PROMPT_SCORE, kind
 from sdlora.evaluation.comparison import gap_closed_by
 from sdlora.evaluation.scores import Scores
 from sdlora.export.model_card import trigger_phrase
@@ -22,6 +22,7 @@ from sdlora.export.plain_twin import (
     twin_name,
 )
 from sdlora.reports.page import FILE_NAME as PAGE
+from sdlora.reports.verdict import best_strength, is_better, telling_score
 from sdlora.runs.best import BestAdapter
 from sdlora.runs.run_folder import LAST_STEP, LORA, PIPELINE
 from sdlora.runtime.places import from_here
@@ -120,21 +121,14 @@ def _how_to_score(run: TrainingRun) -> str:
 
 def _main_score(run: TrainingRun, outcome: Outcome) -> str | None:
     """The score that chooses, else the first with a direction that both have."""
-    if outcome.base is None or outcome.chosen is None:
-        return None
-    selected = run.config.evaluation.select
-    names = [selected] * (selected != "none") + [name for name, each in KINDS.items() if each.sign]
-    for name in names:
-        if None not in (outcome.base.value(name), outcome.chosen.value(name)):
-            return name
-    return None
+    return telling_score(run.config.evaluation.select, outcome.base, outcome.chosen)
 
 
 def _is_better(name: str, scores: Scores, base: Scores) -> bool:
     now, before = scores.value(name), base.value(name)
     assert now is not None
     assert before is not None
-    return kind(name).sign * now < kind(name).sign * before
+    return is_better(name, now, before)
 
 
 def _text(name: str, scores: Scores) -> str:
@@ -147,14 +141,15 @@ def _strength(run: TrainingRun, outcome: Outcome) -> tuple[float, str]:
     name = _main_score(run, outcome)
     scored = {1.0: outcome.chosen, **outcome.strengths}
     found = {
-        scale: (value, _text(name, scores))
+        scale: _text(name, scores)
         for scale, scores in sorted(scored.items())
-        if name is not None and scores is not None and (value := scores.value(name)) is not None
+        if name is not None and scores is not None and scores.value(name) is not None
     }
     if name is None or len(found) < 2:
         return 1.0, "strength 1"
-    best = min(found, key=lambda scale: (kind(name).sign * found[scale][0], scale != 1))
-    listed = ", ".join(f"{scale:g}: {text}" for scale, (_, text) in found.items())
+    known = {scale: scores for scale, scores in scored.items() if scores is not None}
+    best = best_strength(name, known)
+    listed = ", ".join(f"{scale:g}: {text}" for scale, text in found.items())
     return best, f"strength {best:g} ({kind(name).title} at {listed})"
 
 

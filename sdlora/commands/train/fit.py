@@ -13,6 +13,7 @@ from PIL import Image
 from sdlora.assembly.adapters import trains_base
 from sdlora.commands.train.adapter_files import best_adapter, write_adapter
 from sdlora.commands.train.duration import described_time
+from sdlora.commands.train.live_page import LivePage
 from sdlora.commands.train.safe_end import how_to_go_on
 from sdlora.commands.train.training_run import TrainingRun
 from sdlora.config.keys import as_written
@@ -41,11 +42,13 @@ class Fitted:
         signal: Number of the signal that stopped it; ``None``: no signal.
         last: Pictures and scores of the final weights; ``None``: not enough memory.
         best: The best adapter; ``None``: none is kept.
+        page: Writes the run's page.
     """
 
     signal: int | None
     last: Evaluation | None
     best: BestAdapter | None
+    page: LivePage
 
 
 def fit(run: TrainingRun) -> Fitted:
@@ -70,10 +73,10 @@ def fit(run: TrainingRun) -> Fitted:
     if run.cost is not None:
         run.progress.print(described_time(run, run.cost))
     signals = StopSignals()
-    evaluate = _evaluate(run, signals)
+    evaluate, page = _evaluate(run, signals), LivePage(run)
     _log_start(run)
     # Lightning takes callbacks at construction alone; but its devices are needed to make these
-    run.trainer.callbacks.extend(_callbacks(run, signals, evaluate))  # type: ignore[attr-defined]
+    run.trainer.callbacks.extend([*_callbacks(run, signals, evaluate), page])  # type: ignore[attr-defined]
     try:
         run.trainer.fit(
             run.module,
@@ -93,9 +96,11 @@ def fit(run: TrainingRun) -> Fitted:
     if run.is_trained:  # Lightning has restored the last step, and begins nothing
         evaluate.catch_up(run.trainer, run.module)
     _say_why_it_stopped(run, signals, evaluate)
+    if signals.received is not None and run.trainer.is_global_zero:
+        page.write_stopped(f"Signal {signals.received} came at step {run.trainer.global_step}.")
     if run.average is not None and signals.received is None:
         run.average.settle(run.module.all_trained_parameters())
-    return Fitted(signals.received, evaluate.last, evaluate.best)
+    return Fitted(signals.received, evaluate.last, evaluate.best, page)
 
 
 def _back_on_device(run: TrainingRun) -> None:

@@ -22,7 +22,6 @@ from sdlora.evaluation.scores import Scores
 from sdlora.export.model_card import write_model_card
 from sdlora.export.thumbnail import add_thumbnail
 from sdlora.reports.page import FILE_NAME as PAGE
-from sdlora.reports.page import write_html_report
 from sdlora.runs.best import Best, BestAdapter
 from sdlora.runs.finished import write_finished
 from sdlora.runs.nearest import write_nearest
@@ -40,6 +39,9 @@ from sdlora.runs.samples import (
 from sdlora.runtime import versions
 from sdlora.sweep.cells import swept_values
 from sdlora.training.loggers import RunTensorBoard
+
+_FINAL, _BEST = "results_final", "results_best"
+"""Groups of the HParams' numbers, after those of the losses in TensorBoard's order."""
 
 
 def finish(run: TrainingRun, fitted: Fitted) -> None:
@@ -62,7 +64,7 @@ def finish(run: TrainingRun, fitted: Fitted) -> None:
         with tolerating("model card"):
             _card(run, fitted, outcome)
     with tolerating(PAGE), run.progress.working(f"Writing {PAGE}"):
-        write_html_report(run.folder)
+        fitted.page.write_end()
     if not run.progress.failing:
         write_finished(run.folder, run.trainer.global_step, (REPORT, PAGE))
     run.progress.print("")
@@ -175,7 +177,9 @@ def _compare(
     rows = {"base": base.scores}
     rows |= {f"{label} x{scale:g}": scores for scale, scores in strengths.items()}
     rows |= {label: chosen, last_title: last.scores}
-    print_scores(rows, real, run.progress)
+    # a screenful: the page has the other strengths and steps
+    shown = {"base": base.scores, label: chosen}
+    print_scores(shown, real, run.progress, judged_only=True)
     state = LAST if other is None else step_name(other.step)
     pictures = {"base": BASE, label: state, last_title: LAST}
     folders = {name: f"{SAMPLES}/{folder}" for name, folder in pictures.items()}
@@ -223,15 +227,15 @@ def log_hparams(
         last: Scores of the last step.
         real: Scores of the training pictures, for the gap closed.
     """
-    metrics = {f"final/{name}": value for name, value in last.values.items()}
+    metrics = {f"{_FINAL}/{name}": value for name, value in last.values.items()}
     if real is not None:
-        metrics["final/gap_closed"] = gap_closed_by(last, base, real)
+        metrics[f"{_FINAL}/gap_closed"] = gap_closed_by(last, base, real)
     if keeper is not None:
         best = keeper.best
         # TensorBoard takes the columns of all runs from the first one, so no run leaves them out
         chosen = dict.fromkeys(last.values, math.nan) if best is None else best.scores.values
-        metrics |= {f"best/{name}": chosen.get(name) for name in last.values}
-        metrics["best/step"] = math.nan if best is None else best.step
+        metrics |= {f"{_BEST}/{name}": chosen.get(name) for name in last.values}
+        metrics[f"{_BEST}/step"] = math.nan if best is None else best.step
     known = {name: float(value) for name, value in metrics.items() if value is not None}
     for logger in run.trainer.loggers:
         if isinstance(logger, RunTensorBoard):

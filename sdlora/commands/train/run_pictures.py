@@ -16,9 +16,15 @@ from sdlora.data.pictures.picture import ERROR, listed
 from sdlora.data.selection.picture_set import PictureSet
 from sdlora.data.sheet import data_sheet as sheet
 from sdlora.data.sheet import sheet_output as check
-from sdlora.data.sheet.contact_sheet import contact_pages, write_contact_sheets
+from sdlora.data.sheet.contact_sheet import (
+    contact_pages,
+    contact_tiles,
+    pages_of,
+    write_contact_sheets,
+)
 from sdlora.data.sources.picture_source import DataError
 from sdlora.models.known_configs import known_configs
+from sdlora.reports.data_page import write_data_page
 from sdlora.runtime.places import from_here
 from sdlora.runtime.progress import Progress
 
@@ -35,8 +41,11 @@ def check_data(config: TrainConfig, folder: Path, progress: Progress) -> None:
     data, held_out = run_pictures(config, folder, progress)
     sheet = data_sheet(config, data)
     write_data_sheet(sheet, config.data, folder, progress)
-    sheets = draw_contact_sheets(data, sheet, folder, progress, whole=True)
+    tiles = contact_tiles(sheet.rows, data, progress, whole=True)
+    sheets = write_contact_sheets(folder, pages_of(tiles, len(sheet.rows)))
+    page = write_data_page(folder, config.data, [(each.number, each.image) for each in tiles])
     progress.print("")
+    progress.print(f"Look at: {from_here(page)} (pictures as cut, captions, findings by file)")
     for path in sheets:
         progress.print(f"Look at: {from_here(path)} (dark: what training cuts away)")
     progress.print(f"All by name: {from_here(folder / check.FILE_NAME)}")
@@ -121,26 +130,6 @@ def refuse_findings(data: DataConfig, found: sheet.Sheet) -> None:
         raise DataError(f"{data.named_source}: no usable picture{reason}{notes}")
 
 
-def draw_contact_sheets(
-    data: PictureSet,
-    found: sheet.Sheet,
-    folder: Path,
-    progress: Progress,
-    *,
-    whole: bool = False,
-) -> list[Path]:
-    """Write the contact sheets: pictures as training cuts them, with captions.
-
-    Args:
-        data: The pictures.
-        found: Their data sheet.
-        folder: The run folder.
-        progress: Shows a bar.
-        whole: Show whole pictures, with what the cut takes away darkened.
-    """
-    return write_contact_sheets(folder, contact_pages(found.rows, data, progress, whole=whole))
-
-
 def sheets_of_used(
     config: TrainConfig,
     found: PictureSet,
@@ -155,4 +144,6 @@ def sheets_of_used(
         if is_first:
             say_left_out(sheet, found, folder, progress)
         refuse_findings(config.data, sheet)
-    return draw_contact_sheets(used, sheet, folder, progress) if is_first else []
+    if not is_first:
+        return []
+    return write_contact_sheets(folder, contact_pages(sheet.rows, used, progress))

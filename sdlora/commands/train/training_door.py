@@ -74,6 +74,7 @@ def train(
     from sdlora.cli import processes
     from sdlora.commands.train import model_checks, preparation, results, run_pictures
     from sdlora.commands.train.fit import fit
+    from sdlora.commands.train.learnt import require_learnt
     from sdlora.commands.train.safe_end import say_what_is_safe, told_what_is_safe
     from sdlora.runs.run_folder import refuse_check
 
@@ -116,6 +117,8 @@ def train(
     if is_first:
         with told_what_is_safe(folder, progress):
             results.finish(run, fitted)
+        if HydraConfig.get().runtime.choices.get("debug") == "overfit":
+            require_learnt(run)
     return run
 
 

@@ -1,6 +1,7 @@
 """The contact sheet: the pictures as training cuts them, each with its caption."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -84,13 +85,28 @@ def contact_sheet(
     return page
 
 
-def contact_pages(
-    rows: Sequence[Row], pictures: PictureSet, progress: Progress, *, whole: bool = False
-) -> list[Image.Image]:
-    """The contact sheet of a set, 64 pictures a page and at most four pages.
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A picture of a contact sheet.
 
-    Pictures of a larger set are chosen evenly, and the pages say so. A picture that cannot be
-    decoded is a grey tile with the reason.
+    Attributes:
+        number: Its number in the set.
+        image: As training cuts it, or whole with what the cut takes away darkened.
+        label: Name, facts and caption, in lines.
+    """
+
+    number: int
+    image: Image.Image
+    label: str
+
+
+def contact_tiles(
+    rows: Sequence[Row], pictures: PictureSet, progress: Progress, *, whole: bool = False
+) -> list[Tile]:
+    """The pictures of a set, at most 64 a page on four pages.
+
+    Pictures of a larger set are chosen evenly. A picture that cannot be decoded is a grey tile with
+    the reason.
 
     Args:
         rows: Rows of the data sheet.
@@ -98,28 +114,45 @@ def contact_pages(
         progress: Shows a bar.
         whole: Show whole pictures, with what the cut takes away darkened.
     """
-    chosen = _evenly(len(rows), TILES_A_PAGE * MAX_PAGES)
-    tiles, labels = [], []
-    for number in progress.track(chosen, "contact sheet"):
+    tiles = []
+    for number in progress.track(_evenly(len(rows), TILES_A_PAGE * MAX_PAGES), "contact sheet"):
         try:
             image, geometry = pictures.source.image(number), pictures.geometry[number]
             is_marked = whole and rows[number].cut > 0
             tile = _marked(image, geometry) if is_marked else _fitted(cut_out(image, geometry))
-            tiles.append(tile)
-            labels.append(_label(rows[number]))
+            tiles.append(Tile(number, tile, _label(rows[number])))
         except (PictureError, DataError, OSError) as error:
-            tiles.append(Image.new("RGB", (TILE_PX, TILE_PX), _FRAME))
-            labels.append(f"{quoted(rows[number].picture.name)}\ncannot be shown\n{error}")
+            grey = Image.new("RGB", (TILE_PX, TILE_PX), _FRAME)
+            label = f"{quoted(rows[number].picture.name)}\ncannot be shown\n{error}"
+            tiles.append(Tile(number, grey, label))
+    return tiles
+
+
+def contact_pages(
+    rows: Sequence[Row], pictures: PictureSet, progress: Progress, *, whole: bool = False
+) -> list[Image.Image]:
+    """The contact sheet of a set; arguments as for :func:`contact_tiles`."""
+    return pages_of(contact_tiles(rows, pictures, progress, whole=whole), len(rows))
+
+
+def pages_of(tiles: Sequence[Tile], total: int) -> list[Image.Image]:
+    """The contact sheets of these tiles, which say whether there are more.
+
+    Args:
+        tiles: From :func:`contact_tiles`.
+        total: Number of pictures of the set.
+    """
     starts = range(0, len(tiles), TILES_A_PAGE)
     pages = []
     for page, start in enumerate(starts, start=1):
-        own = slice(start, start + TILES_A_PAGE)
-        title = f"{len(rows):,} picture{'s' * (len(rows) != 1)}"
-        if len(chosen) < len(rows):
-            title = f"{len(chosen)} of {title}, evenly chosen"
+        own = tiles[start : start + TILES_A_PAGE]
+        title = f"{total:,} picture{'s' * (total != 1)}"
+        if len(tiles) < total:
+            title = f"{len(tiles)} of {title}, evenly chosen"
         if len(starts) > 1:
             title += f" (page {page} of {len(starts)})"
-        pages.append(contact_sheet(tiles[own], labels[own], title=title))
+        images, labels = [tile.image for tile in own], [tile.label for tile in own]
+        pages.append(contact_sheet(images, labels, title=title))
     return pages
 
 

@@ -15,7 +15,7 @@
   const columns = slider
     ? JSON.parse(slider.dataset.columns)
     : [...new Set(all(".strip button").filter((button) => !isBase(button)).map(nameOf))];
-  let at = columns.length - 1;
+  let at = slider ? Number(slider.value) : columns.length - 1;
 
   // The picture of the column, else of the nearest one that the row has.
   function nearest(row, index) {
@@ -63,17 +63,34 @@
     one("#state-name").textContent = `${columns[at]}${best}`;
   }
 
-  function view(row, index) {
-    const button = row.pictures[index];
-    const scores = button.dataset.scores ? ` (${button.dataset.scores})` : "";
-    const text = `${nameOf(button)}: ${one("h3", row.article).textContent}${scores}`;
-    enlarge(copyOf(button, "one"), text, (by) => turn(row, index + by));
+  function captioned(button) {
+    const figure = document.createElement("figure");
+    const caption = document.createElement("figcaption");
+    caption.textContent = nameOf(button);
+    figure.append(copyOf(button, "one"), caption);
+    return figure;
   }
 
-  function turn(row, index) {
+  // The picture beside the base's; ← and → change the step, ↑ and ↓ the prompt.
+  function view(row, index) {
     const button = row.pictures[index];
+    const base = row.pictures.find(isBase);
+    const pair = base && button !== base ? [base, button] : [button];
+    const scores = button.dataset.scores ? ` (${button.dataset.scores})` : "";
+    const text = `${nameOf(button)}: ${one("h3", row.article).textContent}${scores}`;
+    const images = pair.length > 1 ? pair.map(captioned) : copyOf(button, "one");
+    enlarge(images, text, (across, down) => turn(row, index, across, down));
+  }
+
+  function turn(row, index, across, down) {
+    const shown = rows.filter((each) => !each.article.hidden);
+    const to = down ? shown[shown.indexOf(row) + down] : row;
+    if (!to) return;
+    const same = to.pictures.findIndex((each) => nameOf(each) === nameOf(row.pictures[index]));
+    const next = down ? (same < 0 ? to.pictures.length - 1 : same) : index + across;
+    const button = to.pictures[next];
     if (!button) return;
-    view(row, index);
+    view(to, next);
     const column = columns.indexOf(nameOf(button));
     if (column >= 0 && !isBase(button)) choose(column);
   }
@@ -98,8 +115,68 @@
       row.article.hidden = !words.every((word) => row.text.includes(word));
     });
     const left = rows.filter((row) => !row.article.hidden).length;
+    const more = one("#more-prompts");
+    if (more && words.length) more.open = true;
     one("#found").textContent = words.length ? `${left} of ${rows.length} prompts` : "";
   });
+
+  // A page of a run that trains: how old it is, and the newest one from the disk now and then.
+  const live = one("#live[data-state='running']");
+
+  function spoken(seconds) {
+    const minutes = Math.round(seconds / 60);
+    if (seconds < 90) return `${Math.round(seconds)} s ago`;
+    if (minutes < 90) return `${minutes} min ago`;
+    const hours = Math.round(minutes / 60);
+    return hours < 36 ? `${hours} h ago` : `${Math.round(hours / 24)} days ago`;
+  }
+
+  function tellAge() {
+    const seconds = Math.max(0, Date.now() / 1000 - Number(live.dataset.written));
+    const isSilent = seconds > Number(live.dataset.quiet);
+    one("#age").textContent = `Written ${spoken(seconds)}.`;
+    one("#silent").hidden = !isSilent;
+    one("#silence").textContent = spoken(seconds);
+    const command = one("#go-on");
+    if (command) command.hidden = !isSilent;
+  }
+
+  // What was opened and chosen is kept over a reload; where storage is closed, it is not.
+  const kept = `sdlora:${location.pathname}`;
+  const details = all("details");
+
+  function keep() {
+    const isLast = at === columns.length - 1; // then the newest pictures are shown
+    const state = { open: details.map((each) => each.open), at: isLast ? null : columns[at] };
+    try { sessionStorage.setItem(kept, JSON.stringify(state)); } catch { /* closed */ }
+  }
+
+  function restore() {
+    try {
+      const state = JSON.parse(sessionStorage.getItem(kept));
+      sessionStorage.removeItem(kept);
+      if (!state) return;
+      if (state.open.length === details.length) {
+        details.forEach((each, index) => { each.open = state.open[index]; });
+      }
+      if (columns.includes(state.at)) choose(columns.indexOf(state.at));
+    } catch { /* closed, or of another page */ }
+  }
+
+  if (live) {
+    let touched = 0;
+    ["pointerdown", "keydown", "scroll", "input"].forEach((name) =>
+      addEventListener(name, () => { touched = Date.now(); }, { passive: true, capture: true }));
+    tellAge();
+    setInterval(tellAge, 1000);
+    setInterval(() => {
+      const isBusy = one("#viewer").open || Date.now() - touched < 10_000 || document.hidden;
+      if (isBusy || String(getSelection())) return;
+      keep();
+      location.reload();
+    }, 20_000);
+  }
+  restore();
 
   // Charts: bokeh draws on a canvas, which knows nothing of the page's colours.
   const dark = matchMedia("(prefers-color-scheme: dark)");

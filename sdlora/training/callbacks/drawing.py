@@ -9,11 +9,12 @@ import lightning
 import torch
 from PIL import Image
 
-from sdlora.evaluation.evaluated import Evaluation
+from sdlora.evaluation.evaluated import Evaluation, short_scores
 from sdlora.evaluation.evaluator import Evaluator
 from sdlora.runs.best import BestAdapter
 from sdlora.runs.metrics import MetricsFile, read_metrics
-from sdlora.runs.samples import SAMPLES, step_name, write_grid, write_samples
+from sdlora.runs.samples import BASE, SAMPLES, step_name, write_grid, write_samples
+from sdlora.runtime.places import from_here
 from sdlora.sweep.pruning import Pruning
 from sdlora.training.callbacks.averaging import Average
 from sdlora.training.callbacks.every_n_steps import OptimizerStepCallback, every
@@ -168,6 +169,14 @@ class Evaluate(OptimizerStepCallback):
             self._log(trainer, step, {**base.named("base"), **values}, grid)
         else:
             self._log(trainer, step, {}, grid)
+        self._say(step, base, evaluation, is_best=is_best)
+
+    def _say(self, step: int, base: Evaluation, evaluation: Evaluation, *, is_best: bool) -> None:
+        """One line: the scores of the step beside the base's, and where its pictures are."""
+        grid = self._grid(step)
+        parts = list(short_scores(evaluation, base)) + [from_here(grid)] * grid.is_file()
+        best = " (the best so far)" * is_best
+        self.evaluator.progress.print(f"step {step}{best}: {', '.join(parts)}")
 
     def _grid(self, step: int) -> Path:
         return self.folder / SAMPLES / f"{step_name(step)}.png"
@@ -202,6 +211,8 @@ class Evaluate(OptimizerStepCallback):
             known = {name for line in read_metrics(self.folder) for name in line}
             if not known.issuperset(scores):  # a resumed run may have it
                 self._note(trainer, 0, scores)
+            with self.evaluator.progress.tolerating(f"{SAMPLES}/"):
+                write_samples(self.folder, BASE, base, self.evaluator.prompts)
             self._base_is_noted = True
         return base
 
@@ -255,22 +266,15 @@ class Evaluate(OptimizerStepCallback):
         numbers = {name: value for name, value in scores.items() if isinstance(value, float | int)}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step)
+            if grid is None:
+                continue
             if isinstance(logger, RunTensorBoard):
-                logger.tolerant(_log_pictures, logger, step, numbers, grid)
-            elif isinstance(logger, RunWandb) and grid is not None:
+                logger.tolerant(_log_picture, logger, step, grid)
+            elif isinstance(logger, RunWandb):
                 logger.log_grid(grid, step)
 
 
-def _log_pictures(
-    logger: RunTensorBoard, step: int, numbers: Mapping[str, float | int], grid: Any
-) -> None:
-    """Log the grid, and under Custom Scalars each score in one chart with the base's."""
-    if grid is not None:
-        pixels = torch.frombuffer(bytearray(grid.tobytes()), dtype=torch.uint8)
-        picture = pixels.view(grid.height, grid.width, 3)
-        logger.experiment.add_image("samples", picture, step, dataformats="HWC")
-    names = [name.removeprefix("base/") for name in numbers if name.startswith("base/")]
-    if step == 0 and names:
-        shown = [name for name in names if not name.endswith(("_low", "_high"))]
-        charts = {name: ["Multiline", [f"eval/{name}", f"base/{name}"]] for name in shown}
-        logger.experiment.add_custom_scalars({"scores": charts})
+def _log_picture(logger: RunTensorBoard, step: int, grid: Image.Image) -> None:
+    pixels = torch.frombuffer(bytearray(grid.tobytes()), dtype=torch.uint8)
+    picture = pixels.view(grid.height, grid.width, 3)
+    logger.experiment.add_image("samples", picture, step, dataformats="HWC")

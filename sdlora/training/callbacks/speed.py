@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from sdlora.data.batches.dataset import Batch
 from sdlora.runs.metrics import MetricsFile
-from sdlora.runtime.progress import Progress
+from sdlora.runtime.progress import STEPS_A_LINE, Progress
 from sdlora.training.callbacks.every_n_steps import OptimizerStepCallback, every
 from sdlora.training.module import DiffusionModule
 
@@ -52,7 +52,9 @@ class Throughput(OptimizerStepCallback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Start the bar at the current step, and say where a resumed run's rate leaps."""
-        self._bar = self.progress.add("Training", trainer.max_steps, trainer.global_step)
+        self._bar = self.progress.add(
+            "Training", trainer.max_steps, trainer.global_step, STEPS_A_LINE
+        )
         if leaps := list(_leaps(trainer)):
             self.progress.print(
                 f"note: {trainer.max_steps} steps stretch the learning-rate schedule: "

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from sdlora.runtime.progress import Progress
+from sdlora.runtime.progress import STEPS_A_LINE, Progress, wrapped
 
 
 def shown(progress: Progress) -> list[tuple[str, float, float | None, str]]:
@@ -81,9 +81,9 @@ def test_brackets_in_a_message_are_no_markup(capsys: pytest.CaptureFixture[str])
 
 def test_it_draws_on_a_terminal_and_only_there_when_disabled() -> None:
     for enabled in (True, False):
-        progress = Progress(enabled=enabled)
         screen = io.StringIO()
-        progress._bars.live.console = Console(file=screen, force_terminal=True, width=100)
+        console = Console(file=screen, force_terminal=True, width=100)
+        progress = Progress(enabled=enabled, console=console)
         with progress:
             bar = progress.add("Training", 4)
             progress.update(bar, 3, "loss 0.5")
@@ -144,6 +144,47 @@ def test_without_a_terminal_a_bar_is_a_line_now_and_then(
     assert all(line.endswith(("gone", "left")) for line in lines)
 
 
+def test_fifty_training_steps_are_a_line_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(clock=Clock()) as progress:
+        bar = progress.add("Training", 300, 100, STEPS_A_LINE)
+        for step in range(101, 301):
+            progress.update(bar, step)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Training: ")]
+    assert [line.split(",")[0] for line in lines] == [
+        f"Training: {step}/300" for step in (150, 200, 250, 300)
+    ]
+
+
+def test_in_a_notebook_one_line_is_written_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JPY_PARENT_PID", "1")  # as a kernel gives it to the commands of a cell
+    clock, screen = Clock(), io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100)
+    with Progress(clock=clock, console=console) as progress:
+        bar = progress.add("Training", 300)
+        for second in range(8):
+            clock.now = second / 2
+            progress.update(bar, second, "loss 0.5")
+        progress.print("step 7: face 0.55")
+        progress.remove(bar)
+    assert "\x1b" not in screen.getvalue()
+    assert screen.getvalue().count("\rTraining: ") == 3  # one a second
+    # what a notebook shows in the end: letters since the last return of a line stand over others
+    shown = [line.rpartition("\r")[2] for line in screen.getvalue().split("\n")]
+    assert [line for line in shown if line.strip()] == ["step 7: face 0.55"]
+
+
+def test_lines_on_a_terminal_break_between_words_and_commands_stay_whole() -> None:
+    command = "sdlora evaluate run=outputs/a evaluation=default " + "x" * 60
+    message = f"How good: unknown, {'nothing was scored, ' * 4}score it with: {command}"
+    *text, last = wrapped(message, 80).split("\n")
+    assert all(len(line) <= 80 for line in text)
+    assert " ".join(" ".join(text).split()) == message.removesuffix(f" {command}")
+    assert last.strip() == command
+    path = "outputs/" + "y" * 90
+    assert path in wrapped(f"Look at: {path}", 80)  # a path is not broken
+    assert wrapped("short", 80) == "short"
+
+
 @pytest.mark.parametrize("options", [{"enabled": False}, {"quiet": True}])
 def test_what_shows_no_bars_writes_no_lines(
     options: dict[str, bool], capsys: pytest.CaptureFixture[str]
@@ -162,8 +203,8 @@ def test_what_is_said_stands_in_the_log_file(tmp_path: Path) -> None:
     logging.getLogger().addHandler(handler)
     try:
         clock = Clock()
-        with Progress(clock=clock) as progress:
-            progress.console = Console(file=io.StringIO(), force_terminal=True)
+        terminal = Console(file=io.StringIO(), force_terminal=True)
+        with Progress(clock=clock, console=terminal) as progress:
             progress.print("left out: a[red].png")
             table = Table("name", "score")
             table.add_row("face distance", "0.5")

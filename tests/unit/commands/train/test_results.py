@@ -60,8 +60,9 @@ def test_the_cells_of_a_sweep_are_a_table_of_swept_keys(tmp_path: Path) -> None:
     assert list(table) == ["lora.r=2,seed=1/tensorboard", "lora.r=4,seed=1/tensorboard"]
     assert table["lora.r=4,seed=1/tensorboard"] == pytest.approx(
         {
-            **{"lora.r": 4, "seed": 1, "final/face_distance": 0.5, "final/gap_closed": 0.75},
-            **{"best/face_distance": 0.25, "best/step": 10},
+            **{"lora.r": 4, "seed": 1},
+            **{"results_final/face_distance": 0.5, "results_final/gap_closed": 0.75},
+            **{"results_best/face_distance": 0.25, "results_best/step": 10},
         }
     )
 
@@ -72,5 +73,5 @@ def test_a_cell_without_a_best_step_hides_no_other_cells(tmp_path: Path) -> None
     write_events(folders[0], 0.75, has_best=False)
     write_events(folders[1], 0.5)
     first, second = hparams_table(tmp_path).values()
-    assert math.isnan(first["best/face_distance"])
-    assert (second["best/face_distance"], second["best/step"]) == (0.25, 10)
+    assert math.isnan(first["results_best/face_distance"])
+    assert (second["results_best/face_distance"], second["results_best/step"]) == (0.25, 10)
