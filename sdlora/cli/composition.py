@@ -1,7 +1,7 @@
 """Registered schemas, and a composed config -> its checked dataclass."""
 
 import copy
-import operator
+import math
 from dataclasses import fields
 from typing import TypeVar, get_type_hints
 
@@ -28,7 +28,9 @@ def register_schemas() -> None:
 
 def register_resolvers() -> None:
     """Register what ``conf/`` computes with: ``${times:2,${lora.r}}``, ``${first:A,B}``."""
-    OmegaConf.register_new_resolver("times", operator.mul, replace=True)
+    OmegaConf.register_new_resolver("times", lambda *factors: math.prod(factors), replace=True)
+    # of a table, such as {lora: 1, oft: 0.3}; a name that it has not is an error of another key
+    OmegaConf.register_new_resolver("pick", lambda name, table: table.get(name, 1.0), replace=True)
     OmegaConf.register_new_resolver(
         "filled", lambda form, word: form.format(word) if word else "", replace=True
     )

@@ -22,6 +22,7 @@ FREE_KEYS = (
     "from_lora",
     "run_dir",
     "model.recommended",
+    "lora.relative_rate",
     "sampling",
     "evaluation",
     "checkpoint",
