@@ -2,7 +2,7 @@
 
 The face gap comes from the run's own report; whether its prompts are still followed is read off its
 pictures, base and LoRA, by the shipped attribute classifier. ``--write`` puts the table and the
-run's picture grid into the README.
+run's picture grid into the README, where those of its base are.
 """
 
 import argparse
@@ -21,7 +21,8 @@ from sdlora.world.attributes import AttributeClassifier
 from sdlora.world.training.assets_check import prompts_followed
 
 ROOT = Path(__file__).resolve().parents[1]
-OPENING, CLOSING = "<!-- results:begin -->", "<!-- results:end -->"
+PLACES = {"embedded:tiny-sd": "default_run", "embedded:tiny-flow": "flow_run"}
+"""``model.path`` of a shipped base -> its marks in the README, and its picture in ``docs/``."""
 
 
 def followed(folder: Path, prompts: list[str]) -> dict[str, float]:
@@ -55,6 +56,27 @@ def measure(run: Path) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def write(run: Path, rows: list[tuple[str, str, str, str]]) -> None:
+    """Put a run's table and picture into the README.
+
+    Raises:
+        SystemExit: If its base has no place there.
+    """
+    config = json.loads((run / "config.json").read_text("utf-8"))["config"]
+    base = config["model"]["path"]
+    if base not in PLACES:
+        raise SystemExit(f"{run}: the README has numbers of {', '.join(PLACES)}, not of {base}")
+    lines = ["| | base | LoRA | wanted |", "|---|---|---|---|"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    opening, closing = f"<!-- {PLACES[base]}:begin -->", f"<!-- {PLACES[base]}:end -->"
+    before, _, rest = (ROOT / "README.md").read_text("utf-8").partition(opening)
+    after = rest.partition(closing)[2]
+    text = "\n".join([opening, *lines, closing])
+    write_text(ROOT / "README.md", before + text + after)
+    with atomic_path(ROOT / "docs" / f"{PLACES[base]}.png") as temporary:
+        shutil.copyfile(run / "samples" / "last.png", temporary)
+
+
 def main() -> None:
     """Measure, print, and write if asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.default_run", description=__doc__)
@@ -62,21 +84,12 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the results into the README")
     options = parser.parse_args()
     rows = measure(options.run)
-    table = Table("", "base", "LoRA", "wanted", title="The default run")
+    table = Table("", "base", "LoRA", "wanted", title=str(options.run))
     for row in rows:
         table.add_row(*row)
     Console().print(table)
-    if not options.write:
-        return
-    lines = ["| | base | LoRA | wanted |", "|---|---|---|---|"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-    readme = (ROOT / "README.md").read_text("utf-8")
-    before, _, rest = readme.partition(OPENING)
-    after = rest.partition(CLOSING)[2]
-    text = "\n".join([OPENING, *lines, CLOSING])
-    write_text(ROOT / "README.md", before + text + after)
-    with atomic_path(ROOT / "docs" / "default_run.png") as temporary:
-        shutil.copyfile(options.run / "samples" / "last.png", temporary)
+    if options.write:
+        write(options.run, rows)
 
 
 if __name__ == "__main__":

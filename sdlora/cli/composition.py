@@ -1,7 +1,7 @@
 """Registered schemas, and a composed config -> its checked dataclass."""
 
 import copy
-import operator
+import math
 from dataclasses import fields
 from typing import TypeVar, get_type_hints
 
@@ -30,9 +30,11 @@ def register_schemas() -> None:
 def register_resolvers() -> None:
     """Register what ``conf/`` computes with, such as ``${times:2,${lora.r}}``.
 
-    ``${either:A,B,C}`` is B where A is given, and C where it is null.
+    ``${either:A,B,C}`` is B where A is given, and C where it is null. ``${pick:A,{a:1,b:2}}`` is
+    the table's value of A, or 1: a name that it has not is an error of another key.
     """
-    OmegaConf.register_new_resolver("times", operator.mul, replace=True)
+    OmegaConf.register_new_resolver("times", lambda *factors: math.prod(factors), replace=True)
+    OmegaConf.register_new_resolver("pick", lambda name, table: table.get(name, 1.0), replace=True)
     OmegaConf.register_new_resolver(
         "filled", lambda form, word: form.format(word) if word else "", replace=True
     )

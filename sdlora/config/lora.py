@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from sdlora.config.effect import Condition, given, of, unset, where
+from sdlora.config.effect import TAKEN, Condition, given, of, unset, where
 from sdlora.config.rules import (
     require,
     require_choice,
@@ -123,6 +123,8 @@ class LoraConfig:
     type: str = field(default=MISSING, metadata=where(WITH_ADAPTERS))
     """Type of the adapters: ``lora``, ``loha`` (Hadamard product), ``lokr`` (Kronecker product) or
     ``oft`` (orthogonal turns of a layer's inputs)."""
+    relative_rate: float = field(default=MISSING, metadata=where(TAKEN))
+    """Rates for adapters of this type, relative to the model's; > 0."""
     r: int = field(
         default=MISSING,
         metadata=where(WITH_ADAPTERS, WITH_RANKS, (NO_RANK, NO_ALPHA), (NO_RANK, ALPHA_APART)),
@@ -161,6 +163,7 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         require_choice("lora.type", self.type, TYPES)
+        require_rate("lora.relative_rate", self.relative_rate)
         require_count("lora.r", self.r)
         require_rate("lora.alpha", self.alpha)
         require(

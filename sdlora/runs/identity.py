@@ -23,6 +23,7 @@ FREE_KEYS = (
     "run_dir",
     "model.draw_with",
     "model.recommended",
+    "lora.relative_rate",
     "sampling",
     "evaluation",
     "checkpoint",

@@ -8,7 +8,7 @@ import lightning
 import torch
 
 from sdlora.adapters.spec import LoraSpec
-from sdlora.assembly import adapters, lightning_trainer, scorers
+from sdlora.assembly import adapters, base_model, lightning_trainer, scorers
 from sdlora.assembly.class_pictures import draw_missing_class_pictures, lacking_class_pictures
 from sdlora.assembly.data_source import held_out as held_out_folder
 from sdlora.assembly.device import DTYPES

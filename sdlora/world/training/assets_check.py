@@ -4,9 +4,10 @@ import argparse
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
 from rich.table import Table
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
@@ -30,6 +31,28 @@ OPENING, CLOSING = "<!-- quality -->", "<!-- /quality -->"
 DRAWING_SEEDS = list(HELD_OUT_SEEDS[20_000:20_500])
 PROMPT_SEEDS = list(HELD_OUT_SEEDS[30_000:30_200])
 NUM_PEOPLE, PICTURES_EACH = 100, 6
+SIDE_PX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A shipped base, and how it is drawn here.
+
+    Attributes:
+        folder: Its folder in the assets.
+        num_steps: Steps of its pipeline's own sampler.
+        guidance_scale: Scale of classifier-free guidance as its pipeline counts it.
+    """
+
+    folder: str
+    num_steps: int
+    guidance_scale: float
+
+
+BASES = (
+    Base("tiny-sd", num_steps=30, guidance_scale=4.0),
+    Base("tiny-flow", num_steps=28, guidance_scale=2.0),  # Z-Image's counts from 0: our 3
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,30 +90,29 @@ class Row:
         return self.name, shown(self.value), bound
 
 
-def draw_prompts(
-    prompts: list[str], num_steps: int, guidance_scale: float, progress: Progress
-) -> Tensor:
-    """Draw prompts with the base, 25 at a time, one generator for each.
+def draw_prompts(prompts: list[str], base: Base, progress: Progress) -> Tensor:
+    """Draw prompts with a base, 25 at a time, one generator for each.
 
     Args:
         prompts: N texts.
-        num_steps: DDIM steps.
-        guidance_scale: Scale of classifier-free guidance.
+        base: What draws.
         progress: Shows a bar.
 
     Returns:
         ``[N, 3, 64, 64]`` in [-1, 1].
     """
-    pipeline = StableDiffusionPipeline.from_pretrained(ASSETS / "tiny-sd")
+    pipeline: Any = DiffusionPipeline.from_pretrained(ASSETS / base.folder)
     pipeline.set_progress_bar_config(disable=True)
     parts = []
-    for start in progress.track(range(0, len(prompts), 25), "drawing prompts"):
+    for start in progress.track(range(0, len(prompts), 25), f"drawing with {base.folder}"):
         some = prompts[start : start + 25]
         sources = [generator(0, "check", start + i) for i in range(len(some))]
         drawn = pipeline(
             some,
-            num_inference_steps=num_steps,
-            guidance_scale=guidance_scale,
+            height=SIDE_PX,
+            width=SIDE_PX,
+            num_inference_steps=base.num_steps,
+            guidance_scale=base.guidance_scale,
             generator=sources,
             output_type="pt",
         ).images
@@ -147,18 +169,18 @@ def measure_nets(num_drawings: int = 500) -> list[Row]:
     ]
 
 
-def measure_base(num_prompts: int, num_steps: int, progress: Progress) -> list[Row]:
-    """Measure how well the base follows unseen prompts at guidance 4."""
+def measure_base(base: Base, num_prompts: int, progress: Progress) -> list[Row]:
+    """Measure how well a base follows unseen prompts."""
     prompts = [caption(random_scene(seed), seed) for seed in PROMPT_SEEDS[:num_prompts]]
-    pictures = draw_prompts(prompts, num_steps, 4.0, progress)
+    pictures = draw_prompts(prompts, base, progress)
     classifier = AttributeClassifier.from_pretrained(ASSETS / "tiny-attributes")
     embedder = FaceEmbedder.from_pretrained(ASSETS / "tiny-face")
     shares = prompts_followed(classifier, pictures, prompts)
     with torch.no_grad():
         faces = embedder(pictures).face_probability > 0.5
-    rows = [Row("base: named attributes, all", shares.pop("overall"), 0.92)]
-    rows += [Row(f"base: {name}", share) for name, share in shares.items()]
-    return [*rows, Row("base: pictures with a face", float(faces.float().mean()))]
+    rows = [Row(f"{base.folder}: named attributes, all", shares.pop("overall"), 0.92)]
+    rows += [Row(f"{base.folder}: {name}", share) for name, share in shares.items()]
+    return [*rows, Row(f"{base.folder}: pictures with a face", float(faces.float().mean()))]
 
 
 def write_table(rows: list[Row], readme: Path = README) -> None:
@@ -183,16 +205,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m sdlora.world.training.assets_check", description=__doc__
     )
-    parser.add_argument("--prompts", type=int, default=200, help="drawn by the base; 0: none")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--prompts", type=int, default=200, help="drawn by each base; 0: none")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--write", action="store_true", help="the table into the assets' README")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with Progress() as progress:
         rows = measure_nets()
-        if options.prompts:
-            rows += measure_base(options.prompts, options.steps, progress)
+        for base in BASES if options.prompts else ():
+            rows += measure_base(base, options.prompts, progress)
         table = Table("what", "measured", "meant", "")
         for row in rows:
             table.add_row(*row.words(), "" if row.is_kept else "[red]missed")

@@ -118,6 +118,7 @@ TRAINING = [
      "model.recommended.draw_every_n_steps", "leave it out"),
     ("model.recommended.new_word_lr=1", "model.recommended.new_word_lr", "take it"),
     ("lora=full model.recommended.r=16", "model.recommended.r", "take it"),
+    ("optimizer=prodigy lora.relative_rate=2", "lora.relative_rate", "take it"),
     ("lora.r=16 lora.unet.r=4 lora.text_encoder.r=2", "lora.r", "lora.unet.r=4, lora.text_enc"),
     ("lora.r=16 lora.unet.r=4 lora.text_encoder.method=frozen", "lora.r", "leave it out"),
     ("model=kolors lora.r=16 lora.unet.r=4", "lora.r", "lora.unet.r=4"),
@@ -150,6 +151,7 @@ WITH_EFFECT = [
     "model.path=a.safetensors model.config=configs",
     "model.recommended.unet_lr=1e-4 model.recommended.r=4",
     "optimizer=prodigy model.recommended.precision=bf16",
+    "lora.relative_rate=2",
     "lora.r=16 lora.unet.r=4",
     # the strength is that of the others: alpha beside the rank
     "lora.r=16 lora.alpha=4 lora.unet.r=4 lora.text_encoder.r=2",

@@ -138,6 +138,37 @@ TABLE: dict[str, dict[str, Any]] = {
         "sampling.every_n_steps": 100,
         "evaluation.every_n_steps": 100,
     },
+    "model=tiny_flow": {  # measured by the project
+        "data.resolution": 64,
+        "data.batch_size": 8,
+        "data.val_fraction": 0.0,
+        "data.captions.dropout": 0.0,
+        "trainer.max_steps": 150,
+        "trainer.precision": "fp32",
+        "optim.unet_lr": 2e-3,
+        "optim.text_encoder_lr": 1e-5,
+        "optim.new_word_lr": 5e-4,
+        "objective.min_snr_gamma": None,
+        "objective.timesteps.name": "uniform",
+        "objective.timesteps.shift": "constant",
+        "objective.timesteps.shift_factor": 3.0,
+        "lora.r": 8,
+        "lora.alpha": 8.0,
+        "lora.text_encoder.method": "frozen",
+        "sampling.prompts": "example:prompts.txt",
+        "sampling.sampler": "euler",
+        "sampling.num_steps": 28,
+        "sampling.guidance_scale": 3.0,
+        "sampling.batch_size": 8,
+        "sampling.every_n_steps": 50,
+        "evaluation.every_n_steps": 50,
+        "evaluation.face.name": "tiny_face",
+        "data.face_detector": "opencv",
+        "evaluation.attributes.name": "tiny_attributes",
+        "evaluation.clip.options.model": "tiny",
+        "evaluation.image.options.model": "tiny",
+        "evaluation.select": "face_distance",
+    },
     "experiment=unconditional": {  # diffusers, examples/unconditional_image_generation/README.md
         "data.resolution": 64,
         "data.batch_size": 16,
@@ -196,7 +227,10 @@ def test_the_model_alone_sets_them(given: str) -> None:
 def test_the_model_is_where_the_value_comes_from(name: str) -> None:
     """Composed, the key holds a reference and no number of its own."""
     written = OmegaConf.to_container(composed_train(), resolve=False)
-    assert flat(written)[KEYS[name]] == f"${{model.recommended.{name}}}"  # type: ignore[arg-type]
+    found = flat(written)[KEYS[name]]  # type: ignore[arg-type]
+    own = f"${{model.recommended.{name}}}"
+    assert found in (own, f"${{times:${{lora.relative_rate}},{own}}}")
+    assert (found == own) == (name not in ("unet_lr", "text_encoder_lr"))
 
 
 def test_evaluate_takes_them_too() -> None:
@@ -273,6 +307,24 @@ def test_rates_of_another_size_are_the_optimizers_own(
 ) -> None:
     optim = typed("model=sdxl", f"optimizer={optimizer}").optim
     assert (optim.unet_lr, optim.text_encoder_lr) == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(
+    ("given", "rate"),
+    [
+        (["lora.type=loha"], 3.33e-4),
+        (["lora.type=lokr"], 3.33e-4),
+        (["lora.type=oft"], 3.3e-5),
+        (["lora.type=oft", "optimizer=schedule_free_adamw"], 6.6e-5),
+        (["lora.type=oft", "lora.relative_rate=0.1"], 1e-5),
+        (["lora.type=oft", "optim.unet_lr=2e-4"], 2e-4),
+        (["lora.type=oft", "optimizer=prodigy"], 1.0),
+        (["lora.type=loha", "lora=full"], 1e-4),
+        (["lora.use_dora=true"], 1e-4),
+    ],
+)
+def test_rates_of_a_type_are_relative_to_the_models(given: list[str], rate: float) -> None:
+    assert typed("model=sd15", *given).optim.unet_lr == pytest.approx(rate)
 
 
 def test_an_option_of_a_scorer_leaves_the_rest() -> None:

@@ -814,6 +814,9 @@ ELSEWHERE = {
     "resume": "smoke/test_resume.py::test_stopped_and_resumed_ends_as_if_never_stopped",
     "from_lora": "smoke/test_from_lora.py::test_it_gives_the_same_bits",
     "lora.type": OF_TYPES,
+    "lora.relative_rate": (
+        "unit/config/test_recommended.py::test_rates_of_a_type_are_relative_to_the_models"
+    ),
     "lora.decompose_factor": OF_TYPES,
     "lora.oft_block_size": OF_TYPES,
     "export.dtype": (
