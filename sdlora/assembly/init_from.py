@@ -52,7 +52,7 @@ class ConfiguredAdapter:
 
 
 def start_file(
-    path: str | None, parts: Mapping[str, nn.Module], denoiser: str, base: str
+    path: str | None, parts: Mapping[str, nn.Module], denoiser: str, base: str = "BASE"
 ) -> LoraFile | None:
     """The file of ``lora.init_from`` with names and shapes of these parts; ``None``: not set.
 

@@ -7,10 +7,10 @@ from sdlora.config.evaluation import EvaluationConfig, ScorerConfig
 from sdlora.config.model import ModelConfig
 from sdlora.config.sampling import CAPTIONS
 from sdlora.config.train import TrainConfig
-from sdlora.evaluation.face_metric import SIDE_PX
 from sdlora.models.families import description_of
 from sdlora.runtime.places import EMBEDDED
 from sdlora.training.optimizers import FINDS_ITS_STEP, RATES_LIKE_ADAMW
+from sdlora.world.convolutions import SIZE_PX
 
 TINY = "tiny"
 """What scorers of the drawn world are called in ``options.model``."""
@@ -18,7 +18,7 @@ TINY = "tiny"
 DRAWN_PROMPTS = "example:prompts.txt"
 """Prompts of the drawn world."""
 
-DRAWN_SIZE = (SIDE_PX, SIDE_PX)
+DRAWN_SIZE = (SIZE_PX, SIZE_PX)
 """Width and height of the drawn world's pictures."""
 
 LOWEST_SIDE, HIGHEST_SIDE = 2 / 3, 3 / 2

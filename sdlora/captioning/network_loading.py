@@ -63,7 +63,7 @@ def _without_films(folder: Path) -> Any:
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     kind: Any = PROCESSOR_MAPPING[type(config)]
 
-    class PicturesOnly(kind):  # type: ignore[misc]
+    class PicturesOnly(kind):
         """The model's own processor, whose part for films may be missing."""
 
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:

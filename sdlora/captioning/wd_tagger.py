@@ -69,7 +69,8 @@ def tagger_pixels(image: Image.Image, side: int) -> np.ndarray:
     """A picture as the network reads it: square on white, ``[side, side, 3]``, BGR, 0 to 255."""
     longest = max(image.size)
     square = Image.new("RGB", (longest, longest), "white")
-    square.paste(image, tuple((longest - length) // 2 for length in image.size))
+    left, top = ((longest - length) // 2 for length in image.size)
+    square.paste(image, (left, top))
     if longest != side:
         square = square.resize((side, side), Image.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(square, dtype=np.float32)[:, :, ::-1])

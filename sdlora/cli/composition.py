@@ -9,7 +9,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from sdlora.cli.composition_errors import file_that_gives, unknown_key, unknown_keys
+from sdlora.cli.composition_errors import unknown_key, unknown_keys
+from sdlora.cli.option_files import file_that_gives
 from sdlora.config.evaluate import EvaluateConfig
 from sdlora.config.keys import open_groups
 from sdlora.config.rules import ConfigError

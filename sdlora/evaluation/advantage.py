@@ -45,14 +45,14 @@ def advantage_by_picture(
         own: Columns of one state, as ``Scores.per_picture``.
         theirs: Those of the other.
     """
-    columns = own.get(name), theirs.get(name)
+    mine, others = own.get(name), theirs.get(name)
     if own.get("prompt") != theirs.get("prompt"):
         return None
-    if not isinstance(columns[0], list | tuple) or not isinstance(columns[1], list | tuple):
+    if not isinstance(mine, list | tuple) or not isinstance(others, list | tuple):
         return None
     differences = [
         kind(name).sign * (second - first)
-        for first, second in zip(*columns, strict=False)
+        for first, second in zip(mine, others, strict=False)
         if isinstance(first, int | float) and isinstance(second, int | float)
     ]
     if not differences:

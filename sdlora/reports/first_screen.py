@@ -104,6 +104,8 @@ def judged_run(
     real = next((state for state in states if state.is_real), None)
     name = handed_over(rows)
     strengths: dict[float, State] = {}
+    base: State | None
+    chosen: State | None
     if name is not None:
         base, chosen = states[0], rows[name]
         for label, state in rows.items():

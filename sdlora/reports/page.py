@@ -86,7 +86,7 @@ def _facts(run: Path, state: RunState, thumbnails: Thumbnails) -> dict[str, Any]
     columns = _columns(run, report, states, last, notes, is_run=is_run)
     numbers = _numbers(run, report, states, columns, is_run=is_run)
     gallery = read_gallery(run, columns, _PICTURES_BYTES, numbers, thumbnails)
-    facts = {
+    facts: dict[str, Any] = {
         "what": "run" if is_run else "evaluation",
         "head": run_head(config, dataset, step, last) if is_run else evaluation_head(config),
         "table": score_table(states),

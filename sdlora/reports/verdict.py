@@ -125,12 +125,11 @@ def advantage_words(name: str, own: Measured, base: Measured) -> tuple[str, str]
     if not is_better(name, values[0], values[1]):
         return "not better than the base", BAD
     found = advantage_by_picture(name, own.per_picture, base.per_picture)
-    ends = own.intervals.get(name), base.intervals.get(name)
+    ends, base_ends = own.intervals.get(name), base.intervals.get(name)
     if found is not None:
         is_clear = found.is_clear
-    elif ends[0] is not None and ends[1] is not None:  # the pictures' own numbers are not kept
-        (low, high), (base_low, base_high) = ends
-        is_clear = high < base_low or low > base_high
+    elif ends is not None and base_ends is not None:  # the pictures' own numbers are not kept
+        is_clear = ends[1] < base_ends[0] or ends[0] > base_ends[1]
     else:
         return "better than the base (not tested)", GOOD
     if is_clear:
