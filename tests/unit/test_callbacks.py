@@ -430,7 +430,7 @@ def test_pictures_and_scores_come_on_time(family: StableDiffusion, tmp_path: Pat
     states = [f"step_000000{step}" for step in (2, 3, 4, 5)]
     written = sorted(path.name for path in (tmp_path / "samples").iterdir())
     pages = [f"{state}{ending}" for state in states for ending in ("", ".png")]
-    assert written == ["prompts.json", *pages]
+    assert written == ["base", "prompts.json", *pages]
     rest = {"faceless": 1, "clip_score": None, "clip_score_reason": "no CLIP model"}
 
     def distance(value: float) -> dict[str, float]:
@@ -674,7 +674,11 @@ def test_no_memory_for_pictures_costs_them_and_nothing_of_the_training(
     alone = trained(None)
     capsys.readouterr()
     cramped = trained({0, 2, 3})  # the base in step 1, drawings in steps 3 and 4
-    warned = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr().out.splitlines()
+    warned = [line for line in said if line.startswith("warning")]
+    (drawn,) = [line for line in said if line not in warned]
+    assert drawn.startswith("step 2: face 1.00 (base 1.25), ")
+    assert drawn.endswith("step_0000002.png")
     assert cramped.keys() == alone.keys()
     assert all(torch.equal(cramped[name], value) for name, value in alone.items())
     words = "warning: step {}: not enough memory to draw one picture during training; no pictures"
@@ -684,7 +688,7 @@ def test_no_memory_for_pictures_costs_them_and_nothing_of_the_training(
     assert "trainer.gradient_checkpointing=true or a smaller data.batch_size" in warned[0]
     assert [line["step"] for line in lines(tmp_path / "run" / "metrics.jsonl")] == [0, 2]
     samples = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
-    assert samples == ["prompts.json", "step_0000002", "step_0000002.png"]
+    assert samples == ["base", "prompts.json", "step_0000002", "step_0000002.png"]
 
 
 def test_a_step_keeps_its_preview_and_the_best_one_all_its_pictures(

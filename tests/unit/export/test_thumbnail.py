@@ -18,7 +18,7 @@ def picture(path: Path, side: int = 1024) -> Image.Image:
     image.paste("blue", (side // 2, 0, side, side // 2))
     said = PngImagePlugin.PngInfo()
     for key in ("parameters", "comment"):
-        said.add_text(key, "/home/somebody/photos")
+        said.add_text(key, "/somebody/photos")
     image.save(path, pnginfo=said)
     return Image.open(path)
 

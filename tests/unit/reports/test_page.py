@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from sdlora.evaluation.scores import Scores
+from sdlora.reports import data_part
 from sdlora.reports import page as html_report
 from sdlora.reports.charts import charts
 from sdlora.reports.columns import row_columns, step_columns
@@ -427,4 +428,4 @@ def test_the_page_keeps_its_size(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for file in (run / "samples").glob("*/*.png"):
         Image.fromarray(noise[:512, :512]).save(file)
     assert write_html_report(run).stat().st_size < 4_500_000  # library, sheet of 2 MiB, pictures
-    assert html_report._SHEET_BYTES + 9 * 2**20 + 2 * 2**20 < MAX_BYTES
+    assert data_part._SHEET_BYTES + 9 * 2**20 + 2 * 2**20 < MAX_BYTES
