@@ -244,7 +244,8 @@ def test_a_distilled_model_is_told_by_its_name(
     source = ModelSource(str(folder), "z_image")
     (note,) = base_notes(source, base_noise(source))
     assert note.startswith(f"note: model.path={folder}: is distilled to draw in few steps, by its")
-    assert note.endswith("such as model=z_image without model.path")
+    assert "such as model=z_image without model.path" in note
+    assert note.endswith(f"draw with this one: model.draw_with={folder}")
 
 
 def test_parts_that_do_not_match_are_refused_before_a_weight_is_read(
