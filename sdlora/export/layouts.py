@@ -1,5 +1,6 @@
 """Export of a trained model: a LoRA in all layouts, or a pipeline folder."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +24,10 @@ from sdlora.adapters.textual_inversion import write_embeddings
 from sdlora.adapters.weights import check_finite
 from sdlora.export.plain_twin import write_plain_twin
 from sdlora.models.description import PartNames
-from sdlora.runtime.files import whole_folder
+from sdlora.runtime.files import whole_folder, write_json
+
+READ_FROM = "_name_or_path"
+"""Key of a part's config with the folder that it was read from."""
 
 
 def export_lora(
@@ -119,4 +123,18 @@ def write_pipeline(folder: Path, pipeline: DiffusionPipeline) -> None:
         if lora_parameters(module):
             raise LoraError(f"{part} carries an adapter; write it with export_lora")
         check_finite(folder / part, dict(module.named_parameters()))
+    save_pipeline(folder, pipeline)
+
+
+def save_pipeline(folder: Path, pipeline: DiffusionPipeline) -> None:
+    """Save a pipeline in diffusers' layout, without the places that its parts were read from.
+
+    Args:
+        folder: Gets the files.
+        pipeline: Any.
+    """
     pipeline.save_pretrained(folder, safe_serialization=True)
+    for path in (folder / "model_index.json", *folder.glob("*/config.json")):
+        values = json.loads(path.read_text("utf-8"))
+        if values.pop(READ_FROM, None) is not None:
+            write_json(path, values)

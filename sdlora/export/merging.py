@@ -20,6 +20,7 @@ from sdlora.adapters.spec import LoraError
 from sdlora.adapters.strength import merge, set_scale
 from sdlora.adapters.weight_updates import keep_updates, scale_updates
 from sdlora.adapters.weights import check_finite
+from sdlora.export.layouts import save_pipeline
 from sdlora.export.lora_files import FreshBase, family_of, header
 from sdlora.export.original_layout import original_tensors
 from sdlora.export.proof import TOLERANCE, ExportError, outputs
@@ -134,7 +135,7 @@ def write_merged(out: Path, pipeline: Any, dtype: torch.dtype, config: Path) -> 
             titles = {"format": "pt", "modelspec.title": out.stem}
             save_file(tensors | marks, temporary, titles | header)
         else:
-            pipeline.save_pretrained(temporary, safe_serialization=True)
+            save_pipeline(temporary, pipeline)
         for part, loaded in _loaded_back(temporary, pipeline, parts, dtype, config):
             _require_equal(f"{out}: {part}", parts[part], loaded)
             del loaded

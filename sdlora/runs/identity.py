@@ -45,8 +45,8 @@ FREE_KEYS = (
 )
 """Keys that a resumed run may change: length, pictures and scores, and locations.
 ``data.root`` and ``data.roots`` are here because a folder may move; their content, repeats and
-prefixes are compared by hash. ``model.recommended`` acts through other keys only, which are
-compared themselves."""
+prefixes are compared by hash. ``model.recommended`` and ``lora.relative_rate`` act through other
+keys only, which are compared themselves."""
 
 
 BATCHES_A_STEP = (

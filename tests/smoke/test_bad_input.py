@@ -11,8 +11,14 @@ import pytest
 MessageOf = Callable[..., str]
 
 KEYS = [
-    ("lora.rr=16", "lora.rr=16: unknown key; did you mean lora.r? lora has type, relative_rate, r, alpha"),
-    ("+lora.rr=16", "lora.rr=16: unknown key; did you mean lora.r? lora has type, relative_rate, r, alpha"),
+    (
+        "lora.rr=16",
+        "lora.rr=16: unknown key; did you mean lora.r? lora has type, relative_rate, r, alpha",
+    ),
+    (
+        "+lora.rr=16",
+        "lora.rr=16: unknown key; did you mean lora.r? lora has type, relative_rate, r, alpha",
+    ),
     ("lora.unet.rr=4", "lora.unet.rr=4: unknown key; did you mean lora.unet.r?"),
     ("lora.parts.unet.r=4", "lora.parts.unet.r=4: unknown key; did you mean lora.unet.r?"),
     ("+data.captions.r=4", "data.captions.r=4: unknown key; did you mean data.captions."),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sdlora.commands.train import results
+from sdlora.commands.train import live_page, results
 from sdlora.evaluation.evaluator import Evaluator
 from sdlora.training.callbacks import drawing
 from sdlora.training.module import DiffusionModule, TrainingError
@@ -54,7 +54,7 @@ def assert_same_lora(run: Path, whole: Path) -> None:
 BESIDE = {
     "drawing": (Evaluator, "draw", "pictures and scores"),
     "pictures": (drawing, "write_samples", "samples/"),
-    "page": (results, "write_html_report", "report.html"),
+    "page": (live_page, "write_html_report", "report.html"),
     "card": (results, "write_model_card", "model card"),
 }
 

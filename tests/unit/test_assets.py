@@ -1,5 +1,6 @@
 """The shipped nets are whole, and within looser bounds than ``assets_check`` asks for."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from transformers import CLIPModel, CLIPTextConfig, CLIPTokenizer
 
+from sdlora.runtime.progress import Progress
 from sdlora.world import examples
 from sdlora.world.attributes import AttributeClassifier
 from sdlora.world.face import FaceEmbedder
-from sdlora.world.portraits import HELD_OUT_SEEDS
+from sdlora.world.portraits import HELD_OUT_SEEDS, caption, random_scene
 from sdlora.world.training import assets_check as check
 from sdlora.world.training import attribute_classifier as attributes_training
 from sdlora.world.training import clip_model as clip
@@ -47,6 +49,13 @@ def pictures() -> torch.Tensor:
         "tiny-sd/unet/config.json",
         "tiny-sd/vae/config.json",
         "tiny-sd/vae/diffusion_pytorch_model.safetensors",
+        "tiny-flow/model_index.json",
+        "tiny-flow/scheduler/scheduler_config.json",
+        "tiny-flow/text_encoder/model.safetensors",
+        "tiny-flow/tokenizer/chat_template.jinja",
+        "tiny-flow/tokenizer/tokenizer.json",
+        "tiny-flow/transformer/diffusion_pytorch_model.safetensors",
+        "tiny-flow/vae/diffusion_pytorch_model.safetensors",
         "tiny-clip/model.safetensors",
         "tiny-face/model.safetensors",
         "tiny-attributes/model.safetensors",
@@ -58,9 +67,11 @@ def test_file_is_shipped(assets: Path, name: str) -> None:
 
 
 def test_assets_are_small(assets: Path) -> None:
-    total = sum(path.stat().st_size for path in assets.rglob("*") if path.is_file())
+    def size(folder: Path) -> int:
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
-    assert total <= 40 * 2**20
+    assert size(assets) <= 56 * 2**20
+    assert size(assets / "tiny-flow") <= 20 * 2**20
 
 
 def test_text_encoder_knows_the_tokenizer(assets: Path) -> None:
@@ -77,6 +88,18 @@ def test_autoencoder_reconstructs_unseen_drawings(assets: Path, pictures: torch.
 
     assert reconstruction_psnr(vae, pictures[:24]) >= 29
     assert latents_std(vae, pictures[:24]) * vae.config.scaling_factor == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", check.BASES, ids=lambda base: base.folder)
+def test_base_follows_unseen_prompts(assets: Path, base: check.Base) -> None:
+    quick = dataclasses.replace(base, num_steps=14)
+    prompts = [caption(random_scene(seed), seed) for seed in HELD_OUT_SEEDS[30_000:30_012]]
+    with Progress() as progress:
+        drawn = check.draw_prompts(prompts, quick, progress)
+
+    classifier = AttributeClassifier.from_pretrained(assets / "tiny-attributes")
+    assert check.prompts_followed(classifier, drawn, prompts)["overall"] >= 0.9
 
 
 def test_classifier_reads_unseen_drawings(assets: Path, pictures: torch.Tensor) -> None:

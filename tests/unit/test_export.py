@@ -296,6 +296,9 @@ def test_a_whole_model(tmp_path: Path, fresh) -> None:
     expected = outputs(pipeline.unet, pipeline.text_encoder)
     assert torch.equal(outputs(again.unet, again.text_encoder), expected)
     assert not list(folder.rglob("*.bin"))
+    twice = export_pipeline(tmp_path / "again", again)
+    for path in twice.rglob("*.json"):
+        assert str(tmp_path) not in path.read_text("utf-8"), path
     if os.name != "nt":
         plain = tmp_path / "plain"
         plain.touch()  # as the umask has it

@@ -18,6 +18,11 @@ from sdlora.runtime.places import CONF
 from sdlora.runtime.progress import Progress
 from tests.composed import evaluate_config, train_config
 
+WITH_PROMPTS = [
+    path.stem for path in sorted((CONF / "model").glob("*.yaml")) if path.stem != "ddpm"
+]
+"""Models by name; ``experiment=unconditional`` has the other one."""
+
 
 def typed(*given: str) -> TrainConfig:
     last = dict(item.split("=", 1) for item in ["data.root=photos", *given])
@@ -93,7 +98,7 @@ def test_a_path_alone_has_the_numbers_of_the_embedded_base() -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        *([f"model={name}"] for name in ("tiny", "sd15", "sd21", "sdxl", "kolors")),
+        *([f"model={name}"] for name in WITH_PROMPTS),
         ["experiment=unconditional"],
         *(
             [f"experiment={path.stem}"]

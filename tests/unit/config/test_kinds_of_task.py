@@ -13,7 +13,7 @@ from sdlora.config.train import TrainConfig
 from tests.composed import composed_train
 
 TASKS = ("person", "style", "object")
-MODELS = ("tiny", "sd15", "sd21", "sdxl", "kolors")
+MODELS = ("tiny", "tiny_flow", "sd15", "sd21", "sdxl", "kolors", "z_image", "flux2_klein")
 OF_THE_TASK = {"prompts", "select", "face", "attributes", "text_encoder_method"}
 """Recommended values of a model that a kind of task may replace."""
 

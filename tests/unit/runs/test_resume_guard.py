@@ -21,6 +21,8 @@ FREE_GROUPS = (
 """What is shown and kept of a run, and never its weights; and what acts through other keys only."""
 
 FREE_KEYS = {
+    "model.draw_with",
+    "lora.relative_rate",  # acts through the rates
     "check",
     "resume",
     "resume_step",
