@@ -68,7 +68,8 @@ def write_model_card(
     name = config.export.name
     adapter = next((spec.type for spec in specs.values()), "lora")
     file = file_of_others(folder, name, adapter).name
-    uses = _uses(hub_id(base), trigger, file, schedule)
+    programs = " or ".join(description_of(config.model.family).programs)
+    uses = f"In {programs}: `{file}`. {_in_diffusers(hub_id(base), trigger, schedule)}"
     text = _text(name, uses, trigger, facts) + _score_table(scores)
     write_text(folder / CARD, f"---\n{data.to_yaml()}\n---\n\n{text}")
     return [folder / CARD, *pictures]
@@ -190,10 +191,10 @@ def _schedule_lines(metadata: Mapping[str, str]) -> str:
     )
 
 
-def _uses(base_model: str | None, trigger: str | None, file: str, schedule: str) -> str:
-    """How other programs and diffusers use the files."""
+def _in_diffusers(base_model: str | None, trigger: str | None, schedule: str) -> str:
+    """How diffusers uses the files."""
     names = "AutoPipelineForText2Image" + (", DDIMScheduler" if schedule else "")
-    return f"""In ComfyUI or A1111: `{file}`. With diffusers:
+    return f"""With diffusers:
 
 ```python
 from diffusers import {names}

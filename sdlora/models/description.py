@@ -107,6 +107,14 @@ class FamilyDescription:
         return self.make.denoiser_name
 
     @property
+    def programs(self) -> tuple[str, ...]:
+        """Programs other than diffusers that draw with a LoRA of this family.
+
+        Source: A1111's own model classes, none of which is a transformer of flow matching.
+        """
+        return ("ComfyUI",) if self.is_flow else ("ComfyUI", "A1111")
+
+    @property
     def trainable_encoders(self) -> tuple[str, ...]:
         """Trainable text encoders."""
         return tuple(part for part in self.trainable if part != self.denoiser)

@@ -9,6 +9,7 @@ from typing import Any
 from sdlora.adapters.formats import read_metadata
 from sdlora.adapters.spec import LoraError
 from sdlora.export.plain_twin import file_of_others
+from sdlora.models.families import FAMILIES
 from sdlora.runs.partial_files import mapping
 from sdlora.runs.run_folder import LORA, PIPELINE
 
@@ -52,7 +53,7 @@ def usage_of(run: Path, config: Mapping[str, Any], strength: float) -> Usage | N
         return None
     file = file_of_others(run / LORA, name, _adapter_type(config))
     if file.is_file():
-        return _usage_of_lora(run, file, strength)
+        return _usage_of_lora(run, file, strength, _draws_in_a1111(config))
     words = sorted((run / LORA / "embeddings").glob("*.safetensors"))
     return _usage_of_word(run, words[0]) if words else None
 
@@ -61,30 +62,31 @@ def _adapter_type(config: Mapping[str, Any]) -> str:
     return str(mapping(config.get("lora")).get("type") or "lora")
 
 
-def _usage_of_lora(run: Path, file: Path, strength: float) -> Usage:
+def _draws_in_a1111(config: Mapping[str, Any]) -> bool:
+    """Whether A1111 draws with a base of the run's family, as far as that is known here."""
+    found = FAMILIES.get(str(mapping(config.get("model")).get("family")))
+    return found is None or "A1111" in found.programs
+
+
+def _usage_of_lora(run: Path, file: Path, strength: float, in_a1111: bool) -> Usage:
     trigger = _trigger(file)
     word = f", and write “{trigger}” in the prompt" if trigger else ""
     at = f"strength {strength:g}"
     folder = json.dumps((run / LORA).absolute().as_posix(), ensure_ascii=False)
     lines = [f'pipe.load_lora_weights({folder}, adapter_name="lora")']
     lines += [f'pipe.set_adapters("lora", {strength:g})'] * (strength != 1)
-    return Usage(
-        file.relative_to(run).as_posix(),
-        file.absolute().as_posix(),
-        (
-            Use(
-                "ComfyUI",
-                f"Copy the file into ComfyUI/models/loras, load it with the node Load LoRA at {at}"
-                f"{word}.",
-            ),
-            Use(
-                "A1111, Forge",
-                f"Copy the file into models/Lora, and put this into the prompt{word}:",
-                f"<lora:{file.stem}:{strength:g}>",
-            ),
-            Use("diffusers", f"In Python, at {at}{word}:", "\n".join(lines)),
-        ),
+    comfy = Use(
+        "ComfyUI",
+        f"Copy the file into ComfyUI/models/loras, load it with the node Load LoRA at {at}{word}.",
     )
+    a1111 = Use(
+        "A1111, Forge",
+        f"Copy the file into models/Lora, and put this into the prompt{word}:",
+        f"<lora:{file.stem}:{strength:g}>",
+    )
+    python = Use("diffusers", f"In Python, at {at}{word}:", "\n".join(lines))
+    uses = (comfy, a1111, python) if in_a1111 else (comfy, python)
+    return Usage(file.relative_to(run).as_posix(), file.absolute().as_posix(), uses)
 
 
 def _usage_of_word(run: Path, file: Path) -> Usage:

@@ -21,6 +21,7 @@ from sdlora.export.plain_twin import (
     is_read_by_others,
     twin_name,
 )
+from sdlora.models.families import description_of
 from sdlora.reports.page import FILE_NAME as PAGE
 from sdlora.reports.verdict import best_strength, is_better, telling_score
 from sdlora.runs.best import BestAdapter
@@ -225,7 +226,7 @@ def _uses(run: TrainingRun, folder: Path, outcome: Outcome) -> list[str]:
     if run.specs and trigger is not None and trigger != word:
         programs[0] += f', "{trigger}" in the prompt'
     return [
-        f"ComfyUI, A1111: {'; '.join(programs)}",
+        f"{', '.join(description_of(run.config.model.family).programs)}: {'; '.join(programs)}",
         f"diffusers: {'; '.join(calls)}",
         *(_lines_of_type(run, folder) if run.specs else ()),
     ]

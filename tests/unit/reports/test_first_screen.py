@@ -145,6 +145,13 @@ def test_the_file_has_a_place_in_each_program(tmp_path: Path) -> None:
     assert 'set_adapters("lora", 0.8)' in texts[2]
 
 
+def test_a1111_is_named_for_models_that_it_draws(tmp_path: Path) -> None:
+    exported(tmp_path)
+    usage = usage_of(tmp_path, CONFIG | {"model": {"family": "z_image"}}, 1.0)
+    assert usage is not None
+    assert [use.program for use in usage.uses] == ["ComfyUI", "diffusers"]
+
+
 @pytest.mark.parametrize("name", ["../my_lora", "/etc/passwd", None])
 def test_a_foreign_name_is_not_followed(name: Any, tmp_path: Path) -> None:
     assert usage_of(tmp_path, {"export": {"name": name}}, 1.0) is None
