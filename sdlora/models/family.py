@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from sdlora.diffusion.noise_schedule import changed_schedule
 from sdlora.models.conditioning import Conditioning, moved
@@ -170,7 +171,8 @@ class Family(nn.Module, ABC):
         if self._known is None:
             with self.called(*self.text_encoders):
                 return self.encode_prompts(send(token_ids, self.device))
-        key = token_ids.numpy().tobytes()
+        with _disable_current_modes():  # a step is estimated on tensors without content
+            key = token_ids.numpy().tobytes()
         if key not in self._known:
             with torch.no_grad(), self.called(*self.text_encoders):
                 found = self.encode_prompts(send(token_ids, self.device))
