@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from sdlora.assembly import training_batches
-from sdlora.commands.train import preparation, results
+from sdlora.commands.train import live_page, preparation, results
 from sdlora.runs import metrics
 from sdlora.training.callbacks import drawing
 from sdlora.training.callbacks.saving import Checkpoints
@@ -77,7 +77,7 @@ PLACES: dict[str, tuple[Any, str, int]] = {
     "pictures": (drawing, "write_samples", 2),
     "export": (results, "export_last", 1),
     "choice": (results, "export_chosen", 1),
-    "page": (results, "write_html_report", 1),
+    "page": (live_page, "write_html_report", 1),
     "end": (results, "write_finished", 1),
 }
 
