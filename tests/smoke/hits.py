@@ -11,6 +11,7 @@ from typing import Any
 import sdlora.commands.train.results
 from sdlora.assembly import training_batches
 from sdlora.commands.train import preparation
+from sdlora.commands.train.live_page import LivePage
 from sdlora.evaluation.scoring import Scorer
 from sdlora.sampling import generate as sampling
 from sdlora.training.callbacks.saving import Checkpoints
@@ -25,7 +26,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "scoring": (Scorer, "score"),
     "export": (sdlora.commands.train.results, "export_last"),
     "choice": (sdlora.commands.train.results, "export_chosen"),
-    "page": (sdlora.commands.train.results, "write_html_report"),
+    "page": (LivePage, "write_end"),
 }
 
 
