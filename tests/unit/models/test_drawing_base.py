@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sdlora.adapters.lora import add_lora, disabled, lora_parameters
+from sdlora.adapters.lora import add_lora, lora_parameters
 from sdlora.adapters.spec import LoraSpec
+from sdlora.adapters.strength import disabled
 from sdlora.assembly import base_model
 from sdlora.assembly.family_limits import check_family_limits
-from sdlora.commands.train.preparation import _check_without_weights
+from sdlora.commands.train.model_checks import check_without_weights
 from sdlora.commands.train.step_estimate import step_memory
 from sdlora.config.rules import ConfigError
 from sdlora.evaluation.evaluator import Evaluator
@@ -94,7 +95,7 @@ def test_it_draws_with_the_adapter_and_the_base_is_as_it_was(
 ) -> None:
     """The pictures of a run are those that ``evaluate.py`` draws; the levels are its own, too."""
     config = config_of(name, random_bases[name], f"model.draw_with={few_steps[name]}")
-    _check_without_weights(config)
+    check_without_weights(config)
     family = with_adapter(base_model.load(config.model, config.lora, "fp32", 0))
     own = drawn(family)
     family.drawing_base = base_model.load_drawing_base(config.model, "fp32", 0)
@@ -173,7 +174,7 @@ def test_what_cannot_draw_is_refused_before_a_weight_is_read(
     def message(folder: object) -> str:
         config = config_of("z_image", base, f"model.draw_with={folder}")
         with pytest.raises(ModelError) as error:
-            _check_without_weights(config)
+            check_without_weights(config)
         return str(error.value)
 
     assert message(few_steps["flux2_klein"]).startswith(
