@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from PIL import Image
 
+from sdlora.captioning.beam_search import most_probable_texts
 from sdlora.captioning.captioner import Compute, Wishes
 from sdlora.captioning.network_loading import load_network, load_processor
-
-NUM_BEAMS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +31,7 @@ class Blip:
     def caption(self, images: Sequence[Image.Image]) -> list[str]:
         """Describe pictures; see ``Captioner``."""
         inputs = self.processor(images=list(images), return_tensors="pt")
-        tokens = self.network.generate(
-            **inputs.to(self.network.device, self.network.dtype),
-            max_new_tokens=self.max_new_tokens,
-            num_beams=NUM_BEAMS,
-            do_sample=False,
-        )
-        texts: list[str] = self.processor.batch_decode(tokens, skip_special_tokens=True)
-        return texts
+        return most_probable_texts(self.network, self.processor, inputs, self.max_new_tokens)
 
 
 def load(folder: Path, compute: Compute, wishes: Wishes) -> Blip:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from PIL import Image
 
+from sdlora.captioning.beam_search import most_probable_texts
 from sdlora.captioning.captioner import Compute, Wishes
 from sdlora.captioning.network_loading import CaptionerError, load_network, load_processor
 
 DEFAULT_TASK = "detailed_caption"
-NUM_BEAMS = 3  # as in the model's own examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +37,7 @@ class Florence2:
         """Describe pictures; see ``Captioner``."""
         asked = [f"<{self.task.upper()}>"] * len(images)
         inputs = self.processor(images=list(images), text=asked, return_tensors="pt")
-        tokens = self.network.generate(
-            **inputs.to(self.network.device, self.network.dtype),
-            max_new_tokens=self.max_new_tokens,
-            num_beams=NUM_BEAMS,
-            do_sample=False,
-        )
-        texts: list[str] = self.processor.batch_decode(tokens, skip_special_tokens=True)
-        return texts
+        return most_probable_texts(self.network, self.processor, inputs, self.max_new_tokens)
 
 
 def load(folder: Path, compute: Compute, wishes: Wishes) -> Florence2:
